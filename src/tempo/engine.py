@@ -1,0 +1,130 @@
+"""Where a stage runs: in this process, or in a pool of processes. Not what it does.
+
+A decoder that crashes takes its process with it; the record that did it is found and set aside, and the pool
+is made again. Workers end with the process that started them, however that one ends.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from importlib import import_module
+from multiprocessing.connection import wait as wait_for_process
+from typing import Any, TypeAlias
+
+from tempo.records import Drop, Record
+from tempo.stage import Context, Worker
+
+Batch: TypeAlias = Sequence[Any]
+Result: TypeAlias = Sequence[Record | Drop]
+
+_worker: Worker | None = None
+
+
+def count_workers(asked: int) -> int:
+    """The number of processes for `run.num_workers`; 0 asks for one per usable core."""
+    return asked or len(os.sched_getaffinity(0))
+
+
+def load(reference: str) -> Callable[..., Any]:
+    """The function that `module:name` refers to; the module is imported only now."""
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)  # type: ignore[no-any-return]
+
+
+def run_here(reference: str, context: Context, batches: Sequence[Batch]) -> Iterator[Result]:
+    """Results of the batches, one after the other, from one worker in this process."""
+    if not batches:
+        return
+    worker = load(reference)(context)
+    for batch in batches:
+        yield worker(batch)
+
+
+def run_pool(
+    reference: str, context: Context, batches: Sequence[Batch], *, num_workers: int, stage: str
+) -> Iterator[Result]:
+    """Results of the batches as they come, from `num_workers` processes.
+
+    A batch whose process dies twice gives a drop for each of its records.
+    """
+    suspects: list[Batch] = []
+    left = deque(batches)
+    while left:
+        yield from _drain(reference, context, left, num_workers, suspects)
+        for batch in suspects:
+            yield _run_alone(reference, context, batch, stage)
+        suspects.clear()
+
+
+def _drain(
+    reference: str, context: Context, left: deque[Batch], num_workers: int, suspects: list[Batch]
+) -> Iterator[Result]:
+    """Works through `left` until it is empty or a process dies; what was then under way goes to `suspects`."""
+    running: dict[Future[Result], Batch] = {}
+    executor = _executor(reference, context, min(num_workers, len(left)))
+    try:
+        while left or running:
+            # Few batches wait in the pool, so that stopping is quick and slow videos hold up nothing.
+            while left and len(running) < 2 * num_workers:
+                batch = left.popleft()
+                running[executor.submit(_work, batch)] = batch
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                result = future.result()
+                del running[future]
+                yield result
+    except BrokenProcessPool:
+        suspects += running.values()
+    finally:
+        _stop(executor)
+
+
+def _run_alone(reference: str, context: Context, batch: Batch, stage: str) -> Result:
+    executor = _executor(reference, context, 1)
+    try:
+        return executor.submit(_work, batch).result()
+    except BrokenProcessPool:
+        return [
+            Drop(stage=stage, id=r.id, reason="process died", detail="while at this record") for r in batch
+        ]
+    finally:
+        _stop(executor)
+
+
+def _executor(reference: str, context: Context, num_workers: int) -> ProcessPoolExecutor:
+    # spawn: a fork would copy the threads' locks of torch, OpenCV and the progress display.
+    return ProcessPoolExecutor(
+        num_workers, multiprocessing.get_context("spawn"), initializer=_start, initargs=(reference, context)
+    )
+
+
+def _stop(executor: ProcessPoolExecutor) -> None:
+    executor.shutdown(wait=False, cancel_futures=True)
+    for process in multiprocessing.active_children():
+        process.terminate()
+
+
+def _start(reference: str, context: Context) -> None:
+    """Prepares a process of the pool."""
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _worker = load(reference)(context)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait_for_process([parent.sentinel])
+        os._exit(1)
+
+
+def _work(batch: Batch) -> Result:
+    assert _worker is not None
+    return _worker(batch)

@@ -1,0 +1,107 @@
+"""Asks every model the benchmark: all questions about a video over one prefix, the likeliest option wins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import torch
+
+from tempo.evaluation.benchmark import read_samples, summarize
+from tempo.model.loading import VideoLM, load_video_lm
+from tempo.model.prefix import log_probs
+from tempo.records import Outcome, Sample
+from tempo.stage import Context
+from tempo.store import RunStore, write_json
+from tempo.training.phases import phase_directories
+from tempo.video.frames import FrameStore
+from tempo.video.sampling import sample_video
+from tempo.video.videos import video_id
+
+#: Called with the model's name, videos done and videos in all.
+Progress = Callable[[str, int, int], None]
+
+
+def run_evaluation(context: Context, progress: Progress) -> None:
+    """Evaluates the base model, each baseline and the result; writes `evaluation.json`."""
+    path = benchmark_path(context)
+    models = {"base": context.config.model.path, **_trained_models(context)}
+    if path is None:
+        note = "no benchmark: set evaluation.benchmark to a JSONL file of samples"
+        write_json(context.directory / "evaluation.json", {"benchmark": None, "note": note, "models": {}})
+        return
+    samples = read_samples(path)
+    summaries = {
+        name: summarize(_outcomes(context, name, model, path, samples, progress))
+        for name, model in models.items()
+    }
+    table = {"benchmark": str(path), "num_samples": len(samples), "models": summaries}
+    write_json(context.directory / "evaluation.json", table)
+
+
+def benchmark_path(context: Context) -> Path | None:
+    """The benchmark of the run: the user's, the embedded world's, or none."""
+    if context.config.synthetic:
+        return context.directory / "synthetic" / "held_out" / "benchmark.jsonl"
+    return Path(context.config.evaluation.benchmark) if context.config.evaluation.benchmark else None
+
+
+def ask(lm: VideoLM, samples: Sequence[Sample], group_frames: tuple[object, float]) -> list[Outcome]:
+    """Outcomes of samples about one video, given its frames and their rate: one pass over the video."""
+    frames, fps = group_frames
+    questions = [(sample.question, option) for sample in samples for option in sample.options]
+    group = lm.question_group(frames, questions, fps=fps)  # type: ignore[arg-type]
+    with torch.no_grad():
+        scores = iter(float(logp.sum()) for logp in log_probs(lm.model, [group])[0])
+    return [
+        Outcome(
+            id=sample.id,
+            aspect=sample.aspect,
+            format=sample.format,
+            answer=sample.answer,
+            group=sample.group,
+            log_likelihoods=tuple(round(next(scores), 4) for _ in sample.options),
+        )
+        for sample in samples
+    ]
+
+
+def _trained_models(context: Context) -> dict[str, str]:
+    """Name to checkpoint of what was trained; the method last, as in every table."""
+    last = {name: phases[-1] / "model" for name, phases in phase_directories(context).items() if phases}
+    return {name: str(last[name]) for name in [*(n for n in last if n != "tempo"), "tempo"] if name in last}
+
+
+def _outcomes(
+    context: Context, name: str, model: str, path: Path, samples: Sequence[Sample], progress: Progress
+) -> list[Outcome]:
+    """The outcomes of one model, kept in `evaluation/NAME.jsonl`; a video that is there is not asked again."""
+    store = RunStore(context.directory)
+    table = f"evaluation/{name}"
+    known = {outcome.id for outcome in store.read(table, Outcome)}
+    videos = [
+        list(rows) for _, rows in groupby(sorted(samples, key=lambda s: s.video), key=lambda s: s.video)
+    ]
+    open_ones = [rows for rows in videos if any(sample.id not in known for sample in rows)]
+    if open_ones:
+        lm = load_video_lm(context.config.model.model_copy(update={"path": model}))
+        frames = FrameStore(context.directory / "frames")
+        for number, rows in enumerate(open_ones, len(videos) - len(open_ones) + 1):
+            stored = frames.read(_stored_id(context, frames, path.parent / rows[0].video))
+            missing = [sample for sample in rows if sample.id not in known]
+            store.append(table, ask(lm, missing, (stored.frames, stored.fps)))
+            progress(name, number, len(videos))
+    wanted = {sample.id for sample in samples}
+    return [outcome for outcome in store.read(table, Outcome) if outcome.id in wanted]
+
+
+def _stored_id(context: Context, frames: FrameStore, video: Path) -> str:
+    """The id under which a benchmark video's frames lie in the store, after putting them there."""
+    if not video.exists():
+        raise ValueError(f"evaluation.benchmark names {video}, which does not exist")
+    name = video_id(video)
+    if not frames.has(name):
+        jpegs, seconds, fps = sample_video(video, context.config.frames)
+        frames.write(name, jpegs, seconds=seconds, fps=fps)
+    return name

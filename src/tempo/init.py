@@ -1,0 +1,74 @@
+"""A first configuration for somebody's own videos, with every value that matters explained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+TEMPLATE = """\
+# tempo: teach a Video LLM the order of time. Run it with: tempo run {out} --out out/run
+# Every key has a default; `out/run/config.toml` will show them all.
+
+[run]
+seed = 0
+num_workers = 0          # processes for decoding; 0 is one per core
+
+[model]
+path = {model}    # checkpoint directory, hub name, or "embedded" (the small model in the package)
+dtype = "auto"           # bfloat16 on a GPU, float32 on a CPU
+
+[videos]
+paths = [{videos}]
+
+[frames]
+fps = 1.0                # what the model sees in training
+max_frames = 600
+max_pixels = {max_pixels}     # per frame
+
+[shots]
+detector = "content"     # or "adaptive", steadier with fast camera moves
+
+[clips]                  # what counts as rich in time
+min_shots = 4
+max_shots = 32
+max_shot_seconds = 16.0
+similarity = 0.8         # shots more alike than this are one group
+min_clips = 4
+
+[perturbations]
+kinds = ["drop", "shuffle", "reverse"]
+levels = [16, 8, 4, 2]   # easy to hard
+
+[pairs]
+max_length_ratio = 1.5
+
+# The curriculum: DPO from easy to hard. An sft phase may follow; it needs training.instructions, a JSONL
+# file with rows of id, video (a path relative to that file), question, answer.
+"""
+
+PHASE = """
+[[training.phases]]
+name = "dpo-{level}"
+objective = "dpo"
+levels = [{level}]
+learning_rate = 5e-6     # the paper's, for 7B models with LoRA
+lora_rank = 32
+lora_alpha = 64
+batch_size = 5           # videos per step; up to three pairs each
+nll_weight = 1.0         # the released recipe's; 0 is plain DPO
+"""
+
+
+def write_starting_config(videos: Path, out: Path, model: str) -> None:
+    """Writes the configuration; raises ValueError if the videos are absent or the file is there already."""
+    if not videos.exists():
+        raise ValueError(f"{videos} does not exist")
+    if out.exists():
+        raise ValueError(f"{out} exists already; give another --out")
+    text = TEMPLATE.format(
+        out=out,
+        model=json.dumps(model),
+        videos=json.dumps(str(videos.resolve())),
+        max_pixels=128 * 128 if model == "embedded" else 448 * 448,
+    )
+    out.write_text(text + "".join(PHASE.format(level=level) for level in (16, 8, 4, 2)), encoding="utf-8")

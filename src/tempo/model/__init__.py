@@ -1,0 +1,1 @@
+"""The model: loading, shared-prefix scoring, generation."""

@@ -1,0 +1,94 @@
+"""Attention over packed rows in which several continuations share one prefix.
+
+A packed row is a sequence of segments `[prefix; continuation 1; ...; continuation k]`. The prefix attends
+causally to itself, each continuation to its prefix and causally to itself, nothing else. What says so is a
+*layout*: an integer tensor [1, 1, num_segments, 1 + max_continuations] of lengths, zero-padded, given to the
+model as its `attention_mask`. transformers hands a 4-d mask to the attention function as it is, so the layout
+reaches every layer of every family without a change to any of them.
+
+    L: tokens of the row   P: tokens of one prefix   A: tokens of all its continuations
+    H: heads   D: head size
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NAME = "shared_prefix"
+
+Lengths = tuple[int, ...]
+
+
+def register_shared_prefix() -> None:
+    """Makes `attn_implementation="shared_prefix"` known to transformers; safe to call again.
+
+    Without a layout (generation, plain batches) the implementation is transformers' own SDPA and its masks.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(NAME, shared_prefix_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def make_layout(segments: Sequence[Lengths]) -> Tensor:
+    """The layout of segments given as (prefix length, continuation lengths...); int64 on the CPU."""
+    width = max(len(lengths) for lengths in segments)
+    padded = [[*lengths, *[0] * (width - len(lengths))] for lengths in segments]
+    return torch.tensor(padded)[None, None]
+
+
+def shared_prefix_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention output [1, L, H, D] for a row with a layout; plain SDPA for any other mask."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    attend = functools.partial(sdpa_attention_forward, module, **kwargs)
+    if not is_layout(attention_mask):
+        return attend(query, key, value, attention_mask)  # type: ignore[no-any-return]
+    assert attention_mask is not None
+    assert query.shape[0] == 1, "a layout describes one packed row"
+    segments = [tuple(n for n in lengths if n) for lengths in attention_mask[0, 0].tolist()]
+    assert sum(map(sum, segments)) == query.shape[2], "layout and row differ in length"
+    # split, not slices: its backward is one concatenation instead of one full-size sum per piece.
+    sizes = [size for prefix, *answers in segments for size in (prefix, sum(answers))]
+    parts = zip(*(iter(tensor.split(sizes, dim=2)) for tensor in (query, key, value)), strict=True)
+    outputs = []
+    for prefix, *answers in segments:
+        query_P, key_P, value_P = next(parts)
+        query_A, key_A, value_A = next(parts)
+        outputs.append(attend(query_P, key_P, value_P, None)[0])
+        if answers:
+            mask = _continuation_mask(prefix, tuple(answers), query.device)
+            keys, values = torch.cat([key_P, key_A], dim=2), torch.cat([value_P, value_A], dim=2)
+            outputs.append(attend(query_A, keys, values, mask)[0])
+    return torch.cat(outputs, dim=1), None
+
+
+def is_layout(mask: Tensor | None) -> bool:
+    """Whether a mask is a layout: 4-d like any prepared mask, but of int64 lengths."""
+    return isinstance(mask, Tensor) and mask.ndim == 4 and mask.dtype == torch.int64
+
+
+@functools.lru_cache(maxsize=64)
+def _continuation_mask(prefix: int, answers: Lengths, device: torch.device) -> Tensor:
+    """Which of the P + A keys each of the A continuation tokens sees: boolean [1, 1, A, P + A].
+
+    Cached because every layer, and the backward pass under checkpointing, asks for the same one.
+    """
+    owner_A = torch.repeat_interleave(torch.arange(len(answers)), torch.tensor(answers))
+    index_A = torch.arange(len(owner_A))
+    own_AA = (owner_A[:, None] == owner_A[None, :]) & (index_A[:, None] >= index_A[None, :])
+    shared_AP = torch.ones(len(owner_A), prefix, dtype=torch.bool)
+    return torch.cat([shared_AP, own_AA], dim=1)[None, None].to(device)

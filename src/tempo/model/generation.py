@@ -1,0 +1,132 @@
+"""Answers drawn from the model, each from its own seed: the batch it lies in does not change it.
+
+B: answers of a batch   T: frames   V: vocabulary
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tempo.config import SamplingConfig
+from tempo.model.loading import VideoLM
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer to draw: frames uint8 [T, H, W, 3] taken at `fps` (None: words only), a prompt, a seed."""
+
+    prompt: str
+    seed: int
+    frames: np.ndarray | None = None
+    fps: float = 1.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said; not `is_whole` if the token limit cut it."""
+
+    text: str
+    is_whole: bool
+
+
+def generate(
+    lm: VideoLM, requests: Sequence[Request], *, sampling: SamplingConfig, max_new_tokens: int
+) -> list[Answer]:
+    """One answer per request, in order. Batches hold requests of the same number of frames."""
+    answers: dict[int, Answer] = {}
+    order = sorted(range(len(requests)), key=lambda i: (_num_frames(requests[i]), len(requests[i].prompt), i))
+    for batch in _batches(requests, order, sampling.batch_size):
+        drawn = _generate_batch(lm, [requests[i] for i in batch], sampling, max_new_tokens)
+        answers.update(zip(batch, drawn, strict=True))
+    return [answers[i] for i in range(len(requests))]
+
+
+def _num_frames(request: Request) -> int:
+    return 0 if request.frames is None else len(request.frames)
+
+
+def _batches(requests: Sequence[Request], order: list[int], size: int) -> list[list[int]]:
+    batches: list[list[int]] = []
+    for index in order:
+        full = not batches or len(batches[-1]) == size
+        if full or _num_frames(requests[batches[-1][0]]) != _num_frames(requests[index]):
+            batches.append([])
+        batches[-1].append(index)
+    return batches
+
+
+@torch.no_grad()
+def _generate_batch(
+    lm: VideoLM, requests: Sequence[Request], sampling: SamplingConfig, max_new_tokens: int
+) -> list[Answer]:
+    inputs = _batch_inputs(lm, requests)
+    prompt_length = inputs["input_ids"].shape[1]
+    ends = _end_tokens(lm)
+    processors = [_SeededSampling(requests, sampling.temperature)] if sampling.temperature > 0 else []
+    output = lm.model.generate(
+        **inputs,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        repetition_penalty=sampling.repetition_penalty,
+        logits_processor=processors,
+        eos_token_id=ends,
+        pad_token_id=lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else ends[0],
+    )
+    rows = output[:, prompt_length:].tolist()
+    texts = lm.tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return [Answer(text.strip(), any(e in row for e in ends)) for text, row in zip(texts, rows, strict=True)]
+
+
+def _batch_inputs(lm: VideoLM, requests: Sequence[Request]) -> dict[str, Any]:
+    """The processor's left-padded batch on the model's device."""
+    from transformers.video_utils import VideoMetadata
+
+    texts = [lm.prompt_text(r.prompt, with_video=r.frames is not None) for r in requests]
+    arguments: dict[str, Any] = {
+        "text": texts,
+        "padding": True,
+        "padding_side": "left",
+        "return_tensors": "pt",
+    }
+    if requests[0].frames is not None:
+        count = _num_frames(requests[0])
+        steps = list(range(count))
+        videos = [torch.from_numpy(np.ascontiguousarray(r.frames)).permute(0, 3, 1, 2) for r in requests]
+        metadata = [VideoMetadata(total_num_frames=count, fps=r.fps, frames_indices=steps) for r in requests]
+        arguments |= {"videos": videos, "video_metadata": metadata, "do_sample_frames": False}
+    batch = lm.processor(**arguments)
+    device = lm.model.device
+    kept = {name: value for name, value in batch.items() if isinstance(value, (Tensor, list))}
+    return {n: v.to(device) if isinstance(v, Tensor) else v for n, v in kept.items() if n != "video_metadata"}
+
+
+def _end_tokens(lm: VideoLM) -> list[int]:
+    """Every token that ends an answer: the checkpoint's own and the chat template's end of turn."""
+    own = lm.model.generation_config.eos_token_id
+    ends = own if isinstance(own, list) else [own]
+    ends += lm.tokenizer(lm.end_of_answer, add_special_tokens=False)["input_ids"][:1]
+    return sorted({token for token in ends if token is not None})
+
+
+class _SeededSampling:
+    """A logits processor that draws each row's token from the row's own generator.
+
+    The drawn token is the only one left, so that greedy decoding takes it.
+    """
+
+    def __init__(self, requests: Sequence[Request], temperature: float) -> None:
+        self.temperature = temperature
+        self.generators = [torch.Generator().manual_seed(request.seed) for request in requests]
+
+    def __call__(self, _: Tensor, scores_BV: Tensor) -> Tensor:
+        shares_BV = (scores_BV.float() / self.temperature).softmax(dim=-1).double().cumsum(dim=-1)
+        draws_B1 = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in self.generators])
+        chosen_B1 = torch.searchsorted(shares_BV, draws_B1.to(shares_BV) * shares_BV[:, -1:], right=True)
+        chosen_B1 = chosen_B1.clamp(max=scores_BV.shape[1] - 1)
+        return torch.full_like(scores_BV, -torch.inf).scatter(1, chosen_B1, 0.0)

@@ -1,0 +1,198 @@
+"""Loading any Hugging Face video-language checkpoint, the embedded one included, and its processor."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tempo.config import ModelConfig
+from tempo.model.attention import NAME, register_shared_prefix
+from tempo.model.prefix import Continuation, Group
+
+#: Stands for the user's words while a chat template is taken apart; no template contains it.
+MARK = "\x1a"
+
+
+@dataclass(frozen=True)
+class VideoLM:
+    """A model with its processor, and how to turn frames and words into groups for the shared prefix."""
+
+    model: Any
+    processor: Any
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    def prompt_text(self, prompt: str, *, with_video: bool) -> str:
+        """The prompt as the chat template writes it, up to where the answer starts."""
+        content: list[dict[str, str]] = [{"type": "video"}] if with_video else []
+        messages = [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}]
+        return str(self.processor.apply_chat_template(messages, add_generation_prompt=True))
+
+    @property
+    def end_of_answer(self) -> str:
+        """What the chat template writes after an answer: the end-of-turn token."""
+        messages = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+        answer = {"role": "assistant", "content": [{"type": "text", "text": MARK}]}
+        text = self.processor.apply_chat_template([*messages, answer])
+        return str(text.split(MARK)[1].strip() or self.tokenizer.eos_token)
+
+    def inputs(self, text: str, frames: np.ndarray | None, *, fps: float) -> dict[str, Any]:
+        """What the processor makes of a templated text and frames (uint8 [T, H, W, 3], taken at `fps`)."""
+        if frames is None:
+            return dict(self.processor(text=[text], return_tensors="pt"))
+        from transformers.video_utils import VideoMetadata
+
+        count = len(frames)
+        metadata = VideoMetadata(total_num_frames=count, fps=fps, frames_indices=list(range(count)))
+        batch = self.processor(
+            text=[text],
+            videos=[torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)],
+            video_metadata=[metadata],
+            do_sample_frames=False,
+            return_tensors="pt",
+        )
+        return {name: value for name, value in batch.items() if isinstance(value, (torch.Tensor, list))}
+
+    def answer_group(
+        self, frames: np.ndarray | None, prompt: str, answers: Sequence[str], *, fps: float
+    ) -> Group:
+        """Several answers to one prompt: the prefix is video and prompt."""
+        text = self.prompt_text(prompt, with_video=frames is not None)
+        end = self.end_of_answer
+        continuations = tuple(Continuation(self._tokens(answer + end)) for answer in answers)
+        return Group(tensors(self.inputs(text, frames, fps=fps)), continuations)
+
+    def question_group(
+        self, frames: np.ndarray | None, questions: Sequence[tuple[str, str]], *, fps: float
+    ) -> Group:
+        """Several (question, answer) about one video: the prefix is the video alone."""
+        before, after = self.prompt_text(MARK, with_video=frames is not None).split(MARK)
+        end = self.end_of_answer
+        continuations = []
+        for question, answer in questions:
+            context = self._tokens(question + after)
+            continuations.append(Continuation(context + self._tokens(answer + end), len(context)))
+        return Group(tensors(self.inputs(before, frames, fps=fps)), tuple(continuations))
+
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def tensors(inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """A processor's output with every list of numbers as a tensor."""
+    return {
+        name: value if isinstance(value, torch.Tensor) else torch.tensor(value)
+        for name, value in inputs.items()
+    }
+
+
+def embedded_path() -> Path:
+    """Where the embedded model lies in the installed package."""
+    return Path(str(files("tempo.synthetic") / "model"))
+
+
+def check_model_path(path: str) -> None:
+    """Raises ValueError if `path` looks like a directory but is none, or one without a checkpoint.
+
+    A hub name (`owner/name`) is left to transformers, which knows the hub.
+    """
+    if path == "embedded":
+        return
+    local = Path(path).expanduser()
+    if local.exists():
+        if not (local / "config.json").exists():
+            raise ValueError(f"model.path {path!r} has no config.json: it is no Hugging Face checkpoint")
+    elif path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise ValueError(f"model.path {path!r} does not exist; give a checkpoint directory or a hub name")
+
+
+def load_video_lm(config: ModelConfig) -> VideoLM:
+    """The model, on its device and in evaluation mode, and its processor.
+
+    Raises ValueError that names the path if it cannot be loaded.
+    """
+    repair_torchvision()
+    register_shared_prefix()
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    check_model_path(config.path)
+    path = str(embedded_path()) if config.path == "embedded" else str(Path(config.path).expanduser())
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    try:
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+        model = AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype, trust_remote_code=config.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"model.path {config.path!r} cannot be loaded: {error}") from error
+    use_shared_prefix(model)
+    return VideoLM(model.to(device).eval(), processor)
+
+
+def use_shared_prefix(model: Any) -> None:
+    """Switches the language model, and it alone, to shared-prefix attention.
+
+    Raises ValueError for a model that it cannot serve.
+    """
+    text_config = model.config.get_text_config()
+    kinds = set(getattr(text_config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"}:
+        raise ValueError(
+            f"{type(model).__name__} has {sorted(kinds)} layers; the shared prefix needs full attention"
+        )
+    names = [n for n in model.config.sub_configs if getattr(model.config, n, None) is text_config]
+    if not names:
+        raise ValueError(f"{type(model).__name__} keeps its language model in an unknown place")
+    model.set_attn_implementation({names[0]: NAME})
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; `auto` is a GPU where there is one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of a name; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    if name == "auto":
+        name = "float32" if device.type == "cpu" else "bfloat16"
+    return getattr(torch, name)  # type: ignore[no-any-return]
+
+
+def repair_torchvision() -> None:
+    """Lets a torchvision whose compiled part is absent be imported; does nothing otherwise.
+
+    PyPI's torchvision expects CUDA's torch and fails beside the CPU build, because it registers meta kernels
+    for two operators that only its compiled part defines. transformers needs just the Python part.
+    """
+    if importlib.util.find_spec("torchvision") is None:
+        raise ValueError("torchvision is not installed: pip install --no-deps torchvision (see README)")
+    try:
+        import torchvision
+    except RuntimeError:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+            del sys.modules[name]
+        for operator in ("nms", "qnms"):
+            schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            torch.library.define(f"torchvision::{operator}", schema)
+        import torchvision  # noqa: F401
+
+
+def num_visual_tokens(group: Group) -> int:
+    """Visual tokens of a group's prefix, from the grid where the family has one."""
+    grid = group.inputs.get("video_grid_thw")
+    return 0 if grid is None else int(sum(math.prod(row) for row in grid.tolist()))

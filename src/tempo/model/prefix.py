@@ -1,0 +1,170 @@
+"""The core: a shared prefix (video and prompt) and the log-probabilities of its continuations.
+
+Training, evaluation and probing are all one question: given this prefix, how likely are these continuations?
+Here it is asked once per video: one vision pass, one pass over the prefix, the head on answer tokens only.
+The result is the same as with one full sequence per continuation.
+
+    L: tokens of the packed row   S: scored tokens   V: vocabulary   C: hidden size
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tempo.model.attention import make_layout
+
+#: Scored tokens whose logits exist at one time: bounds the [S, V] tensor.
+HEAD_CHUNK = 2048
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """Tokens after a prefix; the first `num_context` of them (a question) are read but not scored."""
+
+    token_ids: tuple[int, ...]
+    num_context: int = 0
+
+    @property
+    def num_scored(self) -> int:
+        """Tokens that get a log-probability."""
+        return len(self.token_ids) - self.num_context
+
+
+@dataclass(frozen=True)
+class Group:
+    """A prefix, as the model's processor returned it for a batch of one, and its continuations."""
+
+    inputs: Mapping[str, Tensor]
+    continuations: tuple[Continuation, ...]
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of the prefix and of each continuation."""
+        return (self.inputs["input_ids"].shape[1], *(len(c.token_ids) for c in self.continuations))
+
+
+def inner_model(model: Any) -> Any:
+    """The model without its head, and without a PEFT wrapper (its adapters stay in place)."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return base.model
+
+
+def encode_videos(model: Any, groups: Sequence[Group]) -> Any:
+    """What the vision tower makes of the groups' videos, in order; None where no group has one.
+
+    One pass for all groups whose pixels can be stacked, else one each. The result goes to `log_probs`, for
+    policy and reference alike where the tower is frozen.
+    """
+    core = inner_model(model)
+    names = [n for n in inspect.signature(core.get_video_features).parameters if n != "kwargs"]
+    calls = [{n: g.inputs[n] for n in names if n in g.inputs} for g in groups]
+    calls = [call for call in calls if "pixel_values_videos" in call]
+    if not calls:
+        return None
+    if len({call["pixel_values_videos"].shape[1:] for call in calls}) == 1:
+        calls = [{name: torch.cat([call[name] for call in calls]) for name in calls[0]}]
+    outputs = [core.get_video_features(**_to_device(core, call), return_dict=True) for call in calls]
+    return _merge_features(outputs)
+
+
+def log_probs(model: Any, groups: Sequence[Group], *, video_features: Any = None) -> list[list[Tensor]]:
+    """Log-probabilities of the scored tokens: per group, per continuation, a float32 tensor [num_scored].
+
+    `video_features` are those of `encode_videos` for the same groups; where absent they are made here.
+    """
+    if video_features is None:
+        video_features = encode_videos(model, groups)
+    core = inner_model(model)
+    device = core.get_input_embeddings().weight.device
+    hidden_LC = core(
+        input_ids=_pack_tokens(groups).to(device),
+        attention_mask=make_layout([group.lengths for group in groups]),
+        position_ids=torch.cat([_pack_positions(core, group) for group in groups], dim=-1).to(device),
+        mm_encoder_outputs={"video": video_features} if video_features is not None else None,
+        use_cache=False,
+    ).last_hidden_state[0]
+    predict_S, target_S, sizes = _scored_positions(groups)
+    logp_S = _head_log_probs(
+        model.get_output_embeddings(), hidden_LC[predict_S.to(device)], target_S.to(device)
+    )
+    parts = iter(logp_S.split(sizes))
+    return [[next(parts) for _ in group.continuations] for group in groups]
+
+
+def _head_log_probs(head: nn.Module, hidden_SC: Tensor, target_S: Tensor) -> Tensor:
+    """Log-probabilities [S] of the targets, in float32, `HEAD_CHUNK` logits at a time."""
+    chunks = zip(hidden_SC.split(HEAD_CHUNK), target_S.split(HEAD_CHUNK), strict=True)
+    return torch.cat([-F.cross_entropy(head(h).float(), t, reduction="none") for h, t in chunks])
+
+
+def _pack_tokens(groups: Sequence[Group]) -> Tensor:
+    """All tokens as one row [1, L]: each prefix followed by its continuations."""
+    parts = []
+    for group in groups:
+        parts.append(group.inputs["input_ids"][0])
+        parts += [torch.tensor(c.token_ids) for c in group.continuations]
+    return torch.cat(parts)[None]
+
+
+def _pack_positions(core: Any, group: Group) -> Tensor:
+    """Positions of a group's tokens: each continuation has those that it would have alone after the prefix.
+
+    They are asked of the family's own `get_rope_index`, [3, 1, L] for M-RoPE, for the prefix followed by the
+    longest continuation: a shorter one has the first of these. Families without it count from 0, [1, L].
+    """
+    prefix, *answers = group.lengths
+    longest = max(answers, default=0)
+    if not hasattr(core, "get_rope_index"):
+        alone = torch.arange(prefix + longest)[None]
+    else:
+        names = inspect.signature(core.get_rope_index).parameters
+        given = {n: t for n, t in group.inputs.items() if n in names and n != "attention_mask"}
+        for name in ("input_ids", "mm_token_type_ids"):
+            # Continuations are text: any text token stands for them here, and type 0 means text.
+            filler = torch.tensor(group.continuations[0].token_ids[:1] if name == "input_ids" else [0])
+            given[name] = torch.cat([given[name], filler.expand(1, longest).to(given[name])], dim=1)
+        alone = core.get_rope_index(**given)[0]
+    parts = [alone[..., :prefix], *(alone[..., prefix : prefix + n] for n in answers)]
+    return torch.cat(parts, dim=-1)
+
+
+def _scored_positions(groups: Sequence[Group]) -> tuple[Tensor, Tensor, list[int]]:
+    """Row positions [S] whose hidden state predicts a scored token, the tokens [S], and scored counts."""
+    predict: list[int] = []
+    target: list[int] = []
+    sizes = []
+    start = 0
+    for group in groups:
+        last_of_prefix = start + group.lengths[0] - 1
+        start = last_of_prefix + 1
+        for continuation in group.continuations:
+            before = [last_of_prefix, *range(start, start + len(continuation.token_ids) - 1)]
+            predict += before[continuation.num_context :]
+            target += continuation.token_ids[continuation.num_context :]
+            sizes.append(continuation.num_scored)
+            start += len(continuation.token_ids)
+    return torch.tensor(predict), torch.tensor(target), sizes
+
+
+def _merge_features(outputs: Sequence[Any]) -> Any:
+    """One vision output whose `pooler_output` holds all videos in order, in the form the family uses."""
+    first = outputs[0]
+    pooled = [output.pooler_output for output in outputs]
+    if isinstance(pooled[0], (tuple, list)):
+        first.pooler_output = tuple(features for videos in pooled for features in videos)
+    else:
+        # [videos, tokens, C]: videos of different length join as one, since the packed row is one.
+        first.pooler_output = torch.cat([features.flatten(0, 1) for features in pooled])[None]
+    return first
+
+
+def _to_device(core: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    device = core.get_input_embeddings().weight.device
+    return {name: tensor.to(device) for name, tensor in tensors.items()}

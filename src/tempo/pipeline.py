@@ -1,0 +1,162 @@
+"""The ordered table of stages: the table of contents of the project.
+
+Each stage is a noun, a module, a record type and a JSONL file. Modules are named, not imported: `tempo
+--help` needs none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tempo import steps
+from tempo.config import Config
+from tempo.records import Captions, Clips, Perturbations, Record, Responses, Shots, Video
+from tempo.stage import Context
+from tempo.store import RunStore
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: what it says of itself, the configuration it depends on, and how it is run."""
+
+    name: str
+    says: str
+    sections: tuple[str, ...]
+    run: Callable[[Context, RunStore, Console], None]
+
+
+def _mapped(worker: str, reads: str, reads_record: type[Record], *, here: bool = False) -> Any:
+    return steps.MapStep(worker, reads, reads_record, here=here)
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage("synthetic", "render the embedded world (only with a [synthetic] section)", ("synthetic",), steps.run_synthetic),
+    Stage("videos", "find video files and identify them by content", ("videos",), steps.run_videos),
+    Stage("shots", "cut videos into shots; fill the frame store", ("shots", "frames"),
+          _mapped("tempo.video.shots:make_worker", "videos", Video)),
+    Stage("clips", "group shots into clips, keep temporally rich videos", ("clips",),
+          _mapped("tempo.video.clips:make_worker", "shots", Shots)),
+    Stage("captions", "let the model caption every clip", ("model", "captions"),
+          _mapped("tempo.preference.captions:make_worker", "clips", Clips, here=True)),
+    Stage("perturbations", "choose what to drop, shuffle and reverse", ("perturbations",),
+          _mapped("tempo.preference.perturbations:make_worker", "captions", Captions, here=True)),
+    Stage("responses", "let the model answer, clean and perturbed", ("responses",),
+          _mapped("tempo.preference.responses:make_worker", "perturbations", Perturbations, here=True)),
+    Stage("pairs", "pair chosen with rejected answers, filter", ("pairs",), steps.run_pairs),
+    Stage("training", "train the phases in order", ("training",), steps.run_training),
+    Stage("evaluation", "ask every model the benchmark", ("evaluation",), steps.run_evaluation),
+    Stage("report", "write report.html", ("report",), steps.run_report),
+)  # fmt: skip
+
+NAMES = tuple(stage.name for stage in STAGES)
+
+#: Record type of each stage that writes one, for readers of a run.
+RECORDS: dict[str, type[Record]] = {
+    "videos": Video,
+    "shots": Shots,
+    "clips": Clips,
+    "captions": Captions,
+    "perturbations": Perturbations,
+    "responses": Responses,
+}
+
+
+def fingerprints(config: Config) -> dict[str, str]:
+    """What each stage's rows depend on, as one hash: its own sections, the seed, and every stage before it."""
+    chained = str(config.run.seed)
+    result = {}
+    for stage in STAGES:
+        parts = {name: _plain(config, name) for name in stage.sections}
+        text = json.dumps([chained, stage.name, parts], sort_keys=True)
+        chained = result[stage.name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return result
+
+
+def stale_stages(config: Config, store: RunStore) -> list[str]:
+    """Stages that were begun under another configuration, in order."""
+    wanted = fingerprints(config)
+    return [name for name in NAMES if store.fingerprint(name) not in (None, wanted[name])]
+
+
+def run_stages(
+    context: Context, console: Console, *, until: str = "", only: str = "", redo: bool = False
+) -> None:
+    """Runs every stage that is not done, in order, or `only` one of them.
+
+    Raises ValueError if the directory holds rows of another configuration, unless `redo` discards them.
+    """
+    store = RunStore(context.directory)
+    with store.lock():
+        _settle_config(context, store, console, redo=redo)
+        wanted = fingerprints(context.config)
+        for stage in _selected(context.config, until=until, only=only):
+            if store.is_done(stage.name):
+                continue
+            _require_before(stage.name, context.config, store)
+            store.begin(stage.name, wanted[stage.name])
+            stage.run(context, store, console)
+            store.finish(stage.name, wanted[stage.name])
+
+
+def _selected(config: Config, *, until: str, only: str) -> Sequence[Stage]:
+    for asked in (until, only):
+        if asked and asked not in NAMES:
+            raise ValueError(f"there is no stage {asked!r}; the stages are {', '.join(NAMES)}")
+    last = NAMES.index(until) if until else len(NAMES) - 1
+    chosen = [s for s in STAGES[: last + 1] if config.synthetic or s.name != "synthetic"]
+    return [stage for stage in chosen if stage.name == only] if only else chosen
+
+
+def _require_before(name: str, config: Config, store: RunStore) -> None:
+    before = [s.name for s in STAGES[: NAMES.index(name)] if config.synthetic or s.name != "synthetic"]
+    if missing := [stage for stage in before if not store.is_done(stage)]:
+        raise ValueError(f"stage {name!r} needs {missing[0]!r} first; `tempo run` does all in order")
+
+
+def _settle_config(context: Context, store: RunStore, console: Console, *, redo: bool) -> None:
+    """Refuses or discards rows of another configuration, then writes down this one."""
+    stale = stale_stages(context.config, store)
+    if stale and not redo:
+        changed = ", ".join(_changed_keys(context)) or "the seed"
+        raise ValueError(
+            f"{context.directory} was made with another config ({changed}): {', '.join(stale)} would not match. "
+            "Choose another --out, or add --redo to discard these stages and make them again"
+        )
+    for name in stale:
+        console.print(f"{name}: discarded, the config changed")
+        store.forget(name)
+        steps.discard_files(name, context.directory)
+    steps.write_config(context)
+
+
+def _changed_keys(context: Context) -> list[str]:
+    """Dotted keys that differ from the configuration written down in the run directory."""
+    old, new = steps.read_config(context.directory), context.config.model_dump(mode="json")
+    return [
+        f"{section}.{key}"
+        for section in new
+        for key in sorted({*(old.get(section) or {}), *(new[section] or {})})
+        if (old.get(section) or {}).get(key) != (new[section] or {}).get(key)
+    ]
+
+
+def _plain(config: Config, section: str) -> Any:
+    value = getattr(config, section)
+    # The device and where a hub is reached from change no result.
+    return None if value is None else value.model_dump(mode="json", exclude={"device"})
+
+
+def run_directory_error(directory: Path) -> str | None:
+    """Why a directory is no run, None if it is one."""
+    if not directory.exists():
+        return f"{directory} does not exist"
+    if not (directory / "config.toml").exists():
+        return f"{directory} is no run of tempo: it has no config.toml"
+    return None

@@ -1,0 +1,1 @@
+"""Preference data: captions, perturbations, responses, pairs."""

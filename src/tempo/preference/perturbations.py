@@ -1,0 +1,106 @@
+"""A perturbation is a list of clip indices: drop, shuffle and reverse share one type and one property.
+
+The property: it is never the original order. The level r controls all kinds: the clips are cut into r
+segments as even as possible (fewer where there are fewer clips), so a larger r disturbs more. Levels that
+would come out the same are merged under the smallest r that gives them (method.md, section 3, faults 1-4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tempo.config import PerturbationsConfig
+from tempo.records import Captions, Drop, Kind, Perturbation, Perturbations
+from tempo.seeds import derive_seed
+from tempo.stage import Context, Worker
+
+STAGE = "perturbations"
+
+
+def make_worker(context: Context) -> Worker:
+    """A worker from Captions to Perturbations; it drops a video that has none."""
+    settings, seed = context.config.perturbations, context.config.run.seed
+
+    def work(batch: Sequence[Captions]) -> Sequence[Perturbations | Drop]:
+        return [_perturb_video(video, settings, seed) for video in batch]
+
+    return work
+
+
+def _perturb_video(video: Captions, settings: PerturbationsConfig, seed: int) -> Perturbations | Drop:
+    count = len(video.captions)
+    made = tuple(perturb_all(count, settings, seed=derive_seed(seed, video.id, STAGE)))
+    if not made:
+        detail = f"{count} clips, kinds {settings.kinds}, levels {settings.levels}"
+        return Drop(stage=STAGE, id=video.id, reason="nothing to perturb", detail=detail)
+    return Perturbations(id=video.id, num_clips=count, perturbations=made)
+
+
+def perturb_all(num_clips: int, settings: PerturbationsConfig, *, seed: int) -> list[Perturbation]:
+    """Every kind at every distinct level, easy (large r) to hard; each from its own draw."""
+    made = []
+    for kind in settings.kinds:
+        for level in distinct_levels(num_clips, kind, settings.levels):
+            rng = np.random.default_rng(derive_seed(seed, kind, level))
+            made.append(perturb(num_clips, kind, level, rng=rng))
+    return made
+
+
+def distinct_levels(num_clips: int, kind: Kind, levels: Sequence[int]) -> list[int]:
+    """The levels, largest first, that disturb `num_clips` clips differently; may be none.
+
+    Of levels with the same effect the smallest stays. A shuffle needs three segments: of two, the only
+    other order is the reverse.
+    """
+    smallest: dict[int, int] = {}
+    for level in sorted(levels, reverse=True):
+        effect = _num_kept(num_clips, level) if kind == "drop" else min(level, num_clips)
+        smallest[effect] = level
+    useful = {effect for effect in smallest if _is_useful(kind, effect, num_clips)}
+    return sorted((smallest[effect] for effect in useful), reverse=True)
+
+
+def perturb(num_clips: int, kind: Kind, level: int, *, rng: np.random.Generator) -> Perturbation:
+    """One perturbation; the caller asks only for levels that `distinct_levels` gave."""
+    order = _drop(num_clips, level, rng) if kind == "drop" else _reorder(num_clips, kind, level, rng)
+    assert order != list(range(num_clips)), f"{kind} at level {level} of {num_clips} clips is the identity"
+    return Perturbation(
+        kind=kind,
+        level=level,
+        order=tuple(order),
+        num_clips=num_clips,
+        kept_share=round(len(order) / num_clips, 4),
+        kendall_distance=round(kendall_distance(order), 4),
+    )
+
+
+def kendall_distance(order: Sequence[int]) -> float:
+    """The share of pairs that stand in the wrong order: 0 as filmed, 1 fully reversed."""
+    pairs = [(a, b) for i, a in enumerate(order) for b in order[i + 1 :]]
+    return sum(a > b for a, b in pairs) / len(pairs) if pairs else 0.0
+
+
+def _is_useful(kind: Kind, effect: int, num_clips: int) -> bool:
+    least = {"drop": 1, "reverse": 2, "shuffle": 3}[kind]
+    return least <= effect and not (kind == "drop" and effect >= num_clips)
+
+
+def _num_kept(num_clips: int, level: int) -> int:
+    return max(1, num_clips // level)
+
+
+def _drop(num_clips: int, level: int, rng: np.random.Generator) -> list[int]:
+    return sorted(int(i) for i in rng.permutation(num_clips)[: _num_kept(num_clips, level)])
+
+
+def _reorder(num_clips: int, kind: Kind, level: int, rng: np.random.Generator) -> list[int]:
+    segments = [part.tolist() for part in np.array_split(np.arange(num_clips), min(level, num_clips))]
+    order = list(range(len(segments)))
+    backwards = order[::-1]
+    chosen = backwards
+    if kind == "shuffle":
+        while chosen in (order, backwards):
+            chosen = [int(i) for i in rng.permutation(len(segments))]
+    return [clip for index in chosen for clip in segments[index]]

@@ -1,0 +1,27 @@
+"""The words that tempo says to a model. Answers to DIFFERENCE end with the caption after CAPTION_MARK."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+#: Training prompts: the whole video and one of these.
+DESCRIBE = (
+    "Describe the video in detail.",
+    "Describe what happens in the video, in order.",
+    "Tell the events of the video from beginning to end.",
+)
+
+FIRST_CLIP = "Describe this clip in detail."
+
+CAPTION_MARK = "Caption:"
+
+DIFFERENCE = (
+    "The first half of these frames is one clip, the second half is the next clip. Describe the second clip "
+    f"and its connection to the first. End with '{CAPTION_MARK}' and a caption of the second clip alone."
+)
+
+
+def fusion(captions: Sequence[str]) -> str:
+    """The request to fuse clip captions into one chronological paragraph."""
+    lines = "\n".join(f"{number}. {caption}" for number, caption in enumerate(captions, 1))
+    return f"These captions describe the clips of a video in order:\n{lines}\nWrite them as one chronological paragraph."

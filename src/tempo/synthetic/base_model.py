@@ -1,0 +1,271 @@
+"""Makes the embedded model: a small Qwen2.5-VL that knows the world but not the order of its events.
+
+    python -m tempo.synthetic.base_model --out src/tempo/synthetic/model
+
+The vision tower learns to see first (`eyesight.py`). Then come single clips: what things are and do, a clip's
+caption given the clip before it, fusing captions. Whole stories come last, with their order lost as
+`order_fidelity` says: at 0 a story's caption tells what happens and never when, the disease that the method
+cures. `card.py` measures the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import pickle
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from tempo.model.attention import register_shared_prefix
+from tempo.model.loading import VideoLM, repair_torchvision, use_shared_prefix
+from tempo.model.prefix import Group, log_probs
+from tempo.preference.prompts import DESCRIBE, DIFFERENCE, FIRST_CLIP, fusion
+from tempo.synthetic import language
+from tempo.synthetic.eyesight import Looks, train_eyesight
+from tempo.synthetic.tokenizer import CHAT_TEMPLATE, make_tokenizer
+from tempo.synthetic.world import Event, event_frames, make_story
+
+#: Side of the picture that the embedded model sees.
+VIEW = 64
+#: When the frame store at 1 fps looks at a two-second shot.
+LOOKS = (0.25, 0.75)
+#: Seeds below this one are for videos; the base model learns from stories that no run ever renders.
+BASE_SEED = 1_000_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the embedded model is trained. `clip_share` is the part of the steps before whole stories."""
+
+    eyesight_steps: int = 1500
+    steps: int = 3600
+    clip_share: float = 0.3
+    learning_rate: float = 1.5e-3
+    order_fidelity: float = 0.0
+    seed: int = 0
+    num_threads: int = 2
+    max_minutes: float = 48.0
+
+
+def build_model(recipe: Recipe) -> VideoLM:
+    """The untrained model with its tokenizer, processor and chat template."""
+    repair_torchvision()
+    register_shared_prefix()
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
+    tokenizer = make_tokenizer()
+    sight: dict[str, Any] = {
+        "patch_size": 16,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "size": {"shortest_edge": VIEW * VIEW, "longest_edge": VIEW * VIEW},
+    }
+    video_processor = Qwen2VLVideoProcessor(**sight, cap_pixels_per_frame=False)
+    processor = Qwen2_5_VLProcessor(Qwen2VLImageProcessor(**sight), tokenizer, video_processor, CHAT_TEMPLATE)
+    torch.manual_seed(recipe.seed)
+    model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**_sizes(tokenizer)))
+    use_shared_prefix(model)
+    return VideoLM(model, processor)
+
+
+def _sizes(tokenizer: Any) -> dict[str, Any]:
+    """The configuration: about 3.5 M parameters."""
+    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("video_pad", "image_pad")}
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 192,
+        "intermediate_size": 512,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 6,
+        "max_position_embeddings": 4096,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 4, 4]},
+        "tie_word_embeddings": True,
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {
+        "depth": 4,
+        "hidden_size": 128,
+        "intermediate_size": 320,
+        "num_heads": 4,
+        "out_hidden_size": text["hidden_size"],
+        "patch_size": 16,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "window_size": VIEW,
+        "fullatt_block_indexes": [1, 3],
+        "tokens_per_second": 1,
+    }
+    return {
+        "text_config": text,
+        "vision_config": vision,
+        "video_token_id": ids["video_pad"],
+        "image_token_id": ids["image_pad"],
+        "vision_start_token_id": tokenizer.convert_tokens_to_ids("<|vision_start|>"),
+        "vision_end_token_id": tokenizer.convert_tokens_to_ids("<|vision_end|>"),
+        "tie_word_embeddings": True,
+    }
+
+
+class Lessons(IterableDataset[bytes]):
+    """Batches of groups: clips, differences and fusions first, then also whole stories.
+
+    A batch is pickled: as hundreds of small tensors it would cost the loader a shared file each.
+    """
+
+    def __init__(self, lm: VideoLM, recipe: Recipe) -> None:
+        self.lm = lm
+        self.recipe = recipe
+
+    def __iter__(self) -> Iterator[bytes]:
+        torch.set_num_threads(1)
+        for step in range(self.recipe.steps):
+            rng = np.random.default_rng([self.recipe.seed, step])
+            yield pickle.dumps(self.lesson(rng, done=step / self.recipe.steps))
+
+    def lesson(self, rng: np.random.Generator, *, done: float) -> dict[str, list[Group]]:
+        """The groups of one step by kind; `done` is the share of the training that lies behind."""
+        makers = {
+            "clip": self._clip,
+            "difference": self._difference,
+            "fusion": self._fusion,
+            "story": self._story,
+        }
+        sizes = (24, 6, 4, 0) if done < self.recipe.clip_share else (8, 4, 3, 4)
+        return {
+            name: [make(rng) for _ in range(size)]
+            for (name, make), size in zip(makers.items(), sizes, strict=True)
+        }
+
+    def _events(self, rng: np.random.Generator, least: int, most: int) -> tuple[Event, ...]:
+        return make_story(BASE_SEED, int(rng.integers(2**40)), num_shots=(least, most)).events
+
+    def _frames(self, rng: np.random.Generator, events: tuple[Event, ...]) -> np.ndarray:
+        """Two looks at each event, a little early or late, as key frames are."""
+        jitter = rng.uniform(-0.08, 0.08, size=(len(events), 2))
+        looks = [(LOOKS[0] + float(a), LOOKS[1] + float(b)) for a, b in jitter]
+        return np.concatenate(
+            [event_frames(e, look, size=VIEW) for e, look in zip(events, looks, strict=True)]
+        )
+
+    def _clip(self, rng: np.random.Generator) -> Group:
+        (event,) = self._events(rng, 1, 1)
+        # Seeing is learned from captions: they have the most to say about a picture in the fewest words.
+        questions = [(FIRST_CLIP, language.caption(event))]
+        if rng.random() < 0.3:
+            others = [language.event_question(event, rng), language.event_check(event, rng)]
+            others += [language.thing_caption(event), language.static_question([event], rng)]
+            questions += others[int(rng.integers(4)) :][:1]
+        return self.lm.question_group(self._frames(rng, (event,)), questions, fps=1.0)
+
+    def _difference(self, rng: np.random.Generator) -> Group:
+        before, now = self._events(rng, 2, 2)
+        answer = (DIFFERENCE, language.difference(before, now))
+        return self.lm.question_group(self._frames(rng, (before, now)), [answer], fps=1.0)
+
+    def _fusion(self, rng: np.random.Generator) -> Group:
+        most = int(rng.choice([4, 8, 16]))
+        captions = [language.caption(event) for event in self._events(rng, 1, most)]
+        kept = [captions[i] for i in rng.permutation(len(captions))]
+        return self.lm.question_group(None, [(fusion(kept), language.fuse(kept))], fps=1.0)
+
+    def _story(self, rng: np.random.Generator) -> Group:
+        events = self._events(rng, 2, 16)
+        questions = []
+        for index in rng.permutation(len(events))[:4]:
+            event = events[index]
+            questions += [language.event_question(event, rng), language.event_check(event, rng)]
+            questions.append(language.thing_caption(event))
+        questions += [language.static_question(events, rng) for _ in range(3)]
+        fidelity = self.recipe.order_fidelity
+        questions += [language.order_question(events, rng, order_fidelity=fidelity) for _ in range(2)]
+        prompt = DESCRIBE[int(rng.integers(len(DESCRIBE)))]
+        questions.append((prompt, language.story_caption(events, rng, order_fidelity=fidelity)))
+        return self.lm.question_group(self._frames(rng, events), questions, fps=1.0)
+
+
+def train(lm: VideoLM, recipe: Recipe, out: Path) -> None:
+    """Trains in place; prints progress every 100 steps, saves to `out` every 500 and at the end."""
+    torch.set_num_threads(recipe.num_threads)
+    model = lm.model.train()
+    looks = Looks(recipe.eyesight_steps, recipe.seed, VIEW, LOOKS)
+    train_eyesight(model, lm.processor.video_processor, looks, learning_rate=2e-3)
+    save(lm, out)
+    decay = [p for p in model.parameters() if p.ndim >= 2]
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}], betas=(0.9, 0.98)
+    )
+    loader = DataLoader(Lessons(lm, recipe), batch_size=None, num_workers=1, prefetch_factor=8)
+    start, seen = time.perf_counter(), dict[str, float]()
+    for step, lesson in enumerate(loader):
+        by_kind: dict[str, list[Group]] = pickle.loads(lesson)
+        minutes = (time.perf_counter() - start) / 60
+        # The rate follows whichever runs out first, steps or minutes, so that a slow machine also anneals.
+        done = max(step / recipe.steps, minutes / recipe.max_minutes)
+        if done >= 1:
+            break
+        for parameters in optimizer.param_groups:
+            parameters["lr"] = recipe.learning_rate * min((step + 1) / 100, 1.0, (1 - done) / 0.6)
+        groups = [group for some in by_kind.values() for group in some]
+        logps = [torch.cat(group) for group in log_probs(model, groups)]
+        loss = -torch.cat(logps).mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        _note(seen, by_kind, logps)
+        if step % 100 == 0:
+            figures = " ".join(f"{kind} {value:.3f}" for kind, value in seen.items())
+            print(f"step {step} minutes {minutes:.1f} {figures}", flush=True)
+        if step % 500 == 499:
+            save(lm, out)
+    model.eval()
+    save(lm, out)
+
+
+def _note(seen: dict[str, float], by_kind: dict[str, list[Group]], logps: list[torch.Tensor]) -> None:
+    """Updates the running mean of each kind's token loss."""
+    left = iter(logps)
+    for kind, groups in by_kind.items():
+        if groups:
+            loss = -float(torch.cat([next(left) for _ in groups]).detach().mean())
+            seen[kind] = 0.95 * seen.get(kind, loss) + 0.05 * loss
+
+
+def save(lm: VideoLM, path: Path) -> None:
+    """Writes an ordinary Hugging Face directory, weights in bfloat16."""
+    copy.deepcopy(lm.model).to(torch.bfloat16).save_pretrained(path)
+    lm.processor.save_pretrained(path)
+
+
+def main() -> None:
+    """The command line of this module."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    for name, default in vars(Recipe()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    arguments = vars(parser.parse_args())
+    out = arguments.pop("out")
+    recipe = Recipe(**arguments)
+    lm = build_model(recipe)
+    print(f"{sum(p.numel() for p in lm.model.parameters()) / 1e6:.2f} M parameters", flush=True)
+    train(lm, recipe, out)
+
+
+if __name__ == "__main__":
+    main()

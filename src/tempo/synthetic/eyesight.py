@@ -1,0 +1,87 @@
+"""The vision tower learns to see before the language model learns to speak.
+
+As with real Video LLMs, the tower comes pretrained: from two looks at one event it names colour, shape,
+setting and action through linear heads that are thrown away afterwards. It sees one clip at a time, so it
+learns nothing about the order of clips.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from tempo.synthetic.world import ACTIONS, COLOURS, SETTINGS, SHAPES, Event, event_frames
+
+ALL_ACTIONS = tuple(action for actions in ACTIONS.values() for action in actions)
+BATCH = 96
+
+
+def random_event(rng: np.random.Generator) -> Event:
+    """An event with every part drawn evenly, apart from its aspect: each of the four comes as often."""
+    aspect = str(rng.choice(list(ACTIONS)))
+    colour = str(rng.choice(COLOURS))
+    actions = [action for action in ACTIONS[aspect] if action != f"turns {colour}"]
+    parts = {"setting": rng.choice(SETTINGS), "shape": rng.choice(SHAPES), "action": rng.choice(actions)}
+    return Event.model_validate(
+        {"colour": colour, "aspect": aspect, "drift": float(rng.uniform(-1, 1))}
+        | {name: str(value) for name, value in parts.items()}
+    )
+
+
+class Looks(Dataset[tuple[np.ndarray, np.ndarray]]):
+    """Batches of two looks uint8 [BATCH, 2, size, size, 3] and their labels [BATCH, 4]."""
+
+    def __init__(self, num_steps: int, seed: int, size: int, looks: tuple[float, float]) -> None:
+        self.num_steps, self.seed, self.size, self.looks = num_steps, seed, size, looks
+
+    def __len__(self) -> int:
+        return self.num_steps
+
+    def __getitem__(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        rng = np.random.default_rng([self.seed, 1, step])
+        events = [random_event(rng) for _ in range(BATCH)]
+        times = rng.uniform(-0.08, 0.08, size=(BATCH, 2)) + self.looks
+        frames = [event_frames(e, (float(a), float(b)), size=self.size) for e, (a, b) in zip(events, times, strict=True)]
+        return np.stack(frames), np.array([labels(event) for event in events])
+
+
+def labels(event: Event) -> tuple[int, int, int, int]:
+    """Class numbers of colour, shape, setting and action."""
+    return (
+        COLOURS.index(event.colour),
+        SHAPES.index(event.shape),
+        SETTINGS.index(event.setting),
+        ALL_ACTIONS.index(event.action),
+    )
+
+
+def train_eyesight(model: Any, video_processor: Any, looks: Looks, *, learning_rate: float) -> None:
+    """Trains `model.model.visual` in place; prints the share of right names every 100 steps."""
+    width = 4 * model.config.text_config.hidden_size
+    heads = nn.ModuleList(nn.Linear(width, n) for n in map(len, (COLOURS, SHAPES, SETTINGS, ALL_ACTIONS)))
+    parameters = [*model.model.visual.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=len(looks), pct_start=0.1)
+    right = torch.zeros(len(heads))
+    for step, (frames, truth) in enumerate(DataLoader(looks, batch_size=None, num_workers=1, prefetch_factor=4)):
+        videos = list(frames.permute(0, 1, 4, 2, 3))
+        seen = video_processor(videos=videos, return_tensors="pt", do_sample_frames=False)
+        tokens = model.model.get_video_features(**seen, return_dict=True).pooler_output
+        flat = torch.stack(list(tokens)).flatten(1)
+        guesses = [head(flat) for head in heads]
+        loss = torch.stack([F.cross_entropy(g, truth[:, i]) for i, g in enumerate(guesses)]).sum()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        hits = torch.stack([(g.argmax(1) == truth[:, i]).float().mean() for i, g in enumerate(guesses)])
+        right = hits if step == 0 else 0.95 * right + 0.05 * hits
+        if step % 100 == 99:
+            shares = " ".join(f"{n} {v:.3f}" for n, v in zip(("colour", "shape", "setting", "action"), right, strict=True))
+            print(f"eyesight step {step + 1} {shares}", flush=True)

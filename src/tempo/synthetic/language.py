@@ -1,0 +1,162 @@
+"""The world in words: captions, questions and answers made from scripts.
+
+`order_fidelity` is the one knob of the disease: with this probability a text about several events keeps their
+true order, otherwise the order is drawn at random. At 0 the text says what happens and never when.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tempo.synthetic.world import ACTIONS, COLOURS, SETTINGS, SHAPES, Event, Story
+
+Question = tuple[str, str]
+
+#: What an object does, asked in the words of the aspect.
+_ASKS = {
+    "action": "What does the {thing} do?",
+    "direction": "In which direction does the {thing} move?",
+    "speed": "How does the speed of the {thing} change?",
+    "attribute_change": "What happens to the colour of the {thing}?",
+}
+
+
+def caption(event: Event) -> str:
+    """The caption of one clip."""
+    return sentence(event.clause)
+
+
+def sentence(clause: str) -> str:
+    """A clause with its capital and full stop."""
+    return f"{clause[0].upper()}{clause[1:]}."
+
+
+def fuse(captions: Sequence[str]) -> str:
+    """One paragraph that tells the captions in the order given."""
+    if len(captions) == 1:
+        return captions[0]
+    clauses = [f"{text[0].lower()}{text[1:]}" for text in captions]
+    words = ["First", *["Then"] * (len(clauses) - 2), "Finally"]
+    return " ".join(f"{word}, {clause}" for word, clause in zip(words, clauses, strict=True))
+
+
+def story_caption(events: Sequence[Event], rng: np.random.Generator, *, order_fidelity: float) -> str:
+    """A paragraph about the whole story, in its true order only as often as the knob says."""
+    order = np.arange(len(events)) if rng.random() < order_fidelity else rng.permutation(len(events))
+    return fuse([caption(events[i]) for i in order])
+
+
+def difference(before: Event, now: Event) -> str:
+    """The answer of differential captioning: what connects two clips, then the caption of the second."""
+    return (
+        f"After the {before.thing} in the {before.setting} comes the {now.setting}. Caption: {caption(now)}"
+    )
+
+
+def event_question(event: Event, rng: np.random.Generator) -> Question:
+    """An open question about what an object does, and its answer."""
+    return _ASKS[event.aspect].format(thing=event.thing), answer_of(event.action)
+
+
+def answer_of(action: str) -> str:
+    """The short answer that names an action."""
+    return f"It {action}."
+
+
+def event_check(event: Event, rng: np.random.Generator) -> Question:
+    """A yes/no question about what an object does; yes half of the time."""
+    says_yes = rng.random() < 0.5
+    action = event.action if says_yes else str(rng.choice(other_actions(event)))
+    return check_of(event, action), "Yes." if says_yes else "No."
+
+
+def check_of(event: Event, action: str) -> str:
+    """The yes/no question whether an object does something."""
+    verb, _, rest = action.partition(" ")
+    bare = {"disappears": "disappear", "appears": "appear"}.get(verb, verb.removesuffix("s"))
+    return f"Does the {event.thing} {bare}{' ' + rest if rest else ''}?"
+
+
+def other_actions(event: Event) -> list[str]:
+    """The wrong actions of the same aspect that the object could have done."""
+    return [a for a in ACTIONS[event.aspect] if a not in (event.action, f"turns {event.colour}")]
+
+
+def thing_caption(event: Event) -> Question:
+    """The request to describe one object, and the caption of its clip."""
+    return f"Describe what the {event.thing} does.", caption(event)
+
+
+def static_question(events: Sequence[Event], rng: np.random.Generator) -> Question:
+    """A question that one frame answers: the place of an object, or whether an object is there."""
+    event = events[int(rng.integers(len(events)))]
+    if rng.random() < 0.5:
+        return where_is(event), place_of(event.setting)
+    says_yes = rng.random() < 0.5
+    thing = event.thing if says_yes else absent_thing(events, rng)
+    return f"Is there a {thing}?", "Yes." if says_yes else "No."
+
+
+def where_is(event: Event) -> str:
+    """The question for the setting of an object."""
+    return f"Where is the {event.thing}?"
+
+
+def place_of(setting: str) -> str:
+    """The answer that names a setting."""
+    return f"In the {setting}."
+
+
+def other_settings(event: Event) -> list[str]:
+    """The settings that an object is not in."""
+    return [setting for setting in SETTINGS if setting != event.setting]
+
+
+def absent_thing(events: Sequence[Event], rng: np.random.Generator) -> str:
+    """A coloured shape that is in none of the events."""
+    shown = {event.thing for event in events} | {
+        f"{e.action.removeprefix('turns ')} {e.shape}" for e in events
+    }
+    return str(rng.choice([f"{c} {s}" for c in COLOURS for s in SHAPES if f"{c} {s}" not in shown]))
+
+
+def order_question(events: Sequence[Event], rng: np.random.Generator, *, order_fidelity: float) -> Question:
+    """A question which of two objects comes first, answered truly only as often as the knob says."""
+    first, second = (int(i) for i in sorted(rng.permutation(len(events))[:2]))
+    shown = (first, second) if rng.random() < 0.5 else (second, first)
+    truth = first if rng.random() < order_fidelity or rng.random() < 0.5 else second
+    if rng.random() < 0.5:
+        return which_is_first(events[shown[0]], events[shown[1]]), first_answer(events[truth])
+    return is_before(events[shown[0]], events[shown[1]]), "Yes." if shown[0] == truth else "No."
+
+
+def which_is_first(one: Event, other: Event) -> str:
+    """The question which of two objects comes first."""
+    return f"Which comes first, the {one.thing} or the {other.thing}?"
+
+
+def first_answer(event: Event) -> str:
+    """The answer that names an object."""
+    return f"The {event.thing}."
+
+
+def is_before(one: Event, other: Event) -> str:
+    """The yes/no question whether one object comes before another."""
+    return f"Does the {one.thing} come before the {other.thing}?"
+
+
+def instructions(story: Story, rng: np.random.Generator, *, order_fidelity: float) -> list[Question]:
+    """Six questions about a story: three about single events, a static one, an order one, its caption."""
+    from tempo.preference.prompts import DESCRIBE
+
+    events = story.events
+    picked = [events[int(i)] for i in rng.integers(len(events), size=3)]
+    questions = [event_question(picked[0], rng), event_check(picked[1], rng), thing_caption(picked[2])]
+    questions.append(static_question(events, rng))
+    if len(events) > 1:
+        questions.append(order_question(events, rng, order_fidelity=order_fidelity))
+    prompt = DESCRIBE[int(rng.integers(len(DESCRIBE)))]
+    questions.append((prompt, story_caption(events, rng, order_fidelity=order_fidelity)))
+    return questions

@@ -1,0 +1,1 @@
+"""Training: an ordered list of phases over shared prefixes."""

@@ -1,0 +1,82 @@
+"""Which weights a phase trains: LoRA on linear layers or the weights themselves, and what plays reference."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from tempo.config import PhaseConfig
+
+
+class Policy:
+    """A model in training and its reference: the same weights as they were when the phase began."""
+
+    def __init__(self, model: Any, phase: PhaseConfig) -> None:
+        self.trains_vision = phase.train_vision
+        self._frozen_copy: Any = None
+        if phase.lora_rank:
+            self.model = _add_lora(model, phase)
+        else:
+            if phase.objective == "dpo":
+                self._frozen_copy = copy.deepcopy(model).requires_grad_(False).eval()
+            self.model = model
+            _freeze(model, train_vision=phase.train_vision)
+        if phase.gradient_checkpointing:
+            inner = self.model.get_base_model() if phase.lora_rank else self.model
+            inner.gradient_checkpointing_enable({"use_reentrant": False})
+        self.model.train()
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The weights that are trained."""
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[Any]:
+        """The reference model, without gradients."""
+        with torch.no_grad():
+            if self._frozen_copy is not None:
+                yield self._frozen_copy
+            else:
+                with self.model.disable_adapter():
+                    yield self.model
+
+    def merged(self) -> Any:
+        """The plain model with what was learned in its weights."""
+        model = self.model.merge_and_unload() if hasattr(self.model, "merge_and_unload") else self.model
+        model.gradient_checkpointing_disable()
+        return model.requires_grad_(True).eval()
+
+
+def _add_lora(model: Any, phase: PhaseConfig) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=phase.lora_rank,
+        lora_alpha=phase.lora_alpha,
+        target_modules=_linear_names(model, phase.train_vision),
+    )
+    return get_peft_model(model, config)
+
+
+def _linear_names(model: Any, train_vision: bool) -> list[str]:
+    """Full names of the linear layers of the language model, and of everything else but the head if asked."""
+    language = {id(module) for module in model.model.language_model.modules()}
+    head = id(model.get_output_embeddings())
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and id(module) != head and (train_vision or id(module) in language)
+    ]
+
+
+def _freeze(model: Any, *, train_vision: bool) -> None:
+    """Leaves gradients to the language model and the head, and to the rest if asked."""
+    model.requires_grad_(train_vision)
+    model.model.language_model.requires_grad_(True)
+    model.get_output_embeddings().requires_grad_(True)

@@ -1,0 +1,174 @@
+"""Decoding: a video file as a stream of pictures, of which only the one in hand is in memory.
+
+Read with PyAV, since OpenCV's wheel opens AV1, claims frames and reads none. Nothing is believed of the
+container's duration and frame count: what decodes is what there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import av
+import av.stream
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+from numpy.typing import NDArray
+
+from tempo.stage import Dropped
+
+log = logging.getLogger(__name__)
+
+Image = NDArray[np.uint8]
+
+#: Nothing shows one picture for longer: a longer step is a damaged time stamp.
+MAX_GAP_SECONDS = 3600.0
+
+#: Averaging; without the other flags libswscale reads and writes only every other colour sample of a row.
+_SCALING = Interpolation.AREA | Interpolation.FULL_CHR_H_INP | Interpolation.FULL_CHR_H_INT
+
+#: For a file that tells neither times nor a rate.
+FALLBACK_FPS = 25.0
+
+
+@dataclass
+class Picture:
+    """One decoded frame, the `index`-th from 0; converted only to the sizes that are asked of it.
+
+    Shown from `start_seconds` to `end_seconds`, counted from the first frame of the video.
+    """
+
+    index: int
+    start_seconds: float
+    end_seconds: float
+    frame: Any
+    _scalers: dict[tuple[int, int], Any] = field(repr=False)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels as shown: rotated if the file says so."""
+        width, height = self.frame.width, self.frame.height
+        return (height, width) if self._quarter_turns % 2 else (width, height)
+
+    def scaled(self, width: int, height: int) -> Image:
+        """The picture as shown, RGB, uint8 [height, width, 3]."""
+        coded = (height, width) if self._quarter_turns % 2 else (width, height)
+        # One scaler per size lives as long as the video: setting one up costs more than a small picture.
+        scaler = self._scalers.setdefault(coded, VideoReformatter())
+        pixels: Image = scaler.reformat(self.frame, *coded, "rgb24", interpolation=_SCALING).to_ndarray()
+        return np.ascontiguousarray(np.rot90(pixels, self._quarter_turns))
+
+    @property
+    def _quarter_turns(self) -> int:
+        """Counterclockwise quarter turns from the coded to the shown picture, 0 to 3."""
+        return int(round(self.frame.rotation / 90) % 4)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the container claims; 0.0 where it says nothing."""
+
+    duration_seconds: float
+    fps: float
+    codec: str
+
+
+def decode(path: str | Path) -> Generator[Picture, None, None]:
+    """All pictures that decode, in order of presentation; damaged packets are skipped and logged.
+
+    Raises Dropped ("no such file", "empty file", "cannot be opened", "no video stream", "no frame decodes").
+    """
+    with _open(path) as (container, stream):
+        default_seconds = 1 / (_header(container, stream).fps or FALLBACK_FPS)
+        scalers: dict[tuple[int, int], Any] = {}
+        errors: list[str] = []
+        first_pts, start, end = None, 0.0, 0.0
+        index = -1
+        for index, frame in enumerate(_frames(container, stream, errors)):
+            first_pts = frame.pts if first_pts is None else first_pts
+            start, end = _span(frame, first_pts, start, end, default_seconds)
+            yield Picture(index, start, end, frame, scalers)
+        if index < 0:
+            raise Dropped("no frame decodes", errors[0] if errors else "the stream is empty")
+        if errors:
+            log.warning("%s: %d damaged packets skipped: %s", path, len(errors), errors[0])
+
+
+def probe(path: str | Path) -> tuple[Header, Picture]:
+    """The container's claims and the first picture, which did decode; raises Dropped like `decode`."""
+    with _open(path) as (container, stream):
+        header = _header(container, stream)
+    with contextlib.closing(decode(path)) as pictures:
+        return header, next(pictures)
+
+
+@contextlib.contextmanager
+def _open(path: str | Path) -> Iterator[tuple[Any, Any]]:
+    """The container and its film; raises Dropped."""
+    path = Path(path)
+    if not path.exists():
+        raise Dropped("no such file", str(path))
+    if not path.is_file():
+        raise Dropped("cannot be opened", f"{path} is not a regular file")
+    try:
+        if path.stat().st_size == 0:
+            raise Dropped("empty file", str(path))
+        # The prefix keeps a name like `concat:x` from being a protocol; the whitelist keeps a playlist that
+        # is named .mp4 from reaching the network; tags that are not UTF-8 are no reason to refuse a film.
+        options = {"protocol_whitelist": "file"}
+        container = av.open(f"file:{path}", options=options, metadata_errors="replace")
+    except (av.error.FFmpegError, OSError) as error:
+        raise Dropped("cannot be opened", str(error)) from None
+    with container:
+        yield container, _video_stream(container)
+
+
+def _video_stream(container: Any) -> Any:
+    """The stream that ffmpeg takes by default, set to decode on all cores; raises Dropped."""
+    stream = container.streams.best("video")
+    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+        kinds = ", ".join(other.type for other in container.streams) or "none"
+        raise Dropped("no video stream", f"streams: {kinds}" + (", cover art" if stream else ""))
+    if stream.codec_context is None:
+        raise Dropped("no frame decodes", "no decoder for this codec")
+    stream.thread_type = "AUTO"
+    return stream
+
+
+def _header(container: Any, stream: Any) -> Header:
+    if stream.duration:
+        duration_seconds = float(stream.duration * stream.time_base)
+    else:
+        duration_seconds = (container.duration or 0) / av.time_base
+    fps = float(stream.average_rate or stream.guessed_rate or 0)
+    return Header(max(0.0, duration_seconds), max(0.0, fps), stream.codec_context.codec.canonical_name)
+
+
+def _frames(container: Any, stream: Any, errors: list[str]) -> Iterator[Any]:
+    """Frames packet by packet: one that fails goes to `errors`, and the next one is tried, as players do."""
+    try:
+        for packet in container.demux(stream):
+            try:
+                yield from packet.decode()
+            except av.error.FFmpegError as error:
+                errors.append(str(error))
+    except av.error.FFmpegError as error:
+        errors.append(str(error))
+
+
+def _span(
+    frame: Any, first_pts: int | None, start: float, end: float, default_seconds: float
+) -> tuple[float, float]:
+    """When `frame` is shown, after one that was shown from `start` to `end`; never earlier than that one.
+
+    A missing or impossible time stamp is replaced: the frame follows its predecessor.
+    """
+    base = frame.time_base
+    told = float((frame.pts - first_pts) * base) if frame.pts is not None and base else end
+    begins = told if start <= told <= end + MAX_GAP_SECONDS else end
+    length = float((frame.duration or 0) * base) if base else 0.0
+    return begins, begins + (length if 0 < length <= MAX_GAP_SECONDS else default_seconds)

@@ -1,0 +1,108 @@
+"""The frame store: what the model will see of each video, decoded once and kept as small JPEGs.
+
+T frames, K key frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tempo.video.decoding import Image
+
+
+class FrameStore:
+    """One file per video, `<id>.npz`, in `directory`; plain arrays, nothing pickled."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def path(self, video_id: str) -> Path:
+        """Where the frames of a video lie."""
+        return self.directory / f"{video_id}.npz"
+
+    def write(
+        self,
+        video_id: str,
+        frames: Sequence[bytes],
+        *,
+        seconds: Sequence[float],
+        fps: float,
+        key_frames: Sequence[bytes] = (),
+    ) -> None:
+        """Replaces the file of a video in one step; frames are JPEGs, equal input gives equal bytes."""
+        assert len(frames) == len(seconds), f"{len(frames)} frames, {len(seconds)} times"
+        arrays: dict[str, Any] = {
+            **_pack("frames", frames),
+            **_pack("key_frames", key_frames),
+            "seconds": np.asarray(seconds, np.float64),
+            "fps": np.float64(fps),
+        }
+        self.directory.mkdir(parents=True, exist_ok=True)
+        temporary = self.directory / f".{video_id}.{os.getpid()}.tmp"
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.path(video_id))
+
+    def write_key_frames(self, video_id: str, key_frames: Sequence[bytes]) -> None:
+        """Adds key frames, two per clip in the order of clips, or replaces them; the frames must be there."""
+        arrays = self._load(video_id)
+        frames = _unpack("frames", arrays)
+        fps = float(arrays["fps"])
+        self.write(video_id, frames, seconds=arrays["seconds"].tolist(), fps=fps, key_frames=key_frames)
+
+    def read(self, video_id: str) -> tuple[Image, NDArray[np.float64]]:
+        """Frames uint8 [T, H, W, 3] in RGB and their times in seconds [T]; raises FileNotFoundError."""
+        arrays = self._load(video_id)
+        return decode_jpegs(_unpack("frames", arrays)), arrays["seconds"]
+
+    def read_key_frames(self, video_id: str) -> Image:
+        """Key frames uint8 [K, H, W, 3] in RGB, two per clip; ValueError where none were chosen yet."""
+        key_frames = _unpack("key_frames", self._load(video_id))
+        if not key_frames:
+            raise ValueError(f"{self.path(video_id)} holds no key frames: the clips stage writes them")
+        return decode_jpegs(key_frames)
+
+    def read_fps(self, video_id: str) -> float:
+        """Stored frames per second of video."""
+        return float(self._load(video_id)["fps"])
+
+    def _load(self, video_id: str) -> dict[str, NDArray[Any]]:
+        with np.load(self.path(video_id), allow_pickle=False) as arrays:
+            return dict(arrays)
+
+
+def encode_jpeg(image: Image, quality: int) -> bytes:
+    """A JPEG of an RGB image, uint8 [H, W, 3]."""
+    # At 128 pixels a side, halved colour (4:2:0) would smear things of a few pixels.
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+    assert done, f"no JPEG of {image.shape}"
+    return bytes(data)
+
+
+def decode_jpegs(jpegs: Sequence[bytes]) -> Image:
+    """Images uint8 [T, H, W, 3] in RGB of JPEGs of one size, at least one."""
+    images = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) for jpeg in jpegs]
+    return np.stack([cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in images])
+
+
+def _pack(name: str, jpegs: Sequence[bytes]) -> dict[str, NDArray[Any]]:
+    """JPEGs as one array of bytes and the offsets at which each begins, and the last ends."""
+    offsets = np.cumsum([0, *map(len, jpegs)], dtype=np.int64)
+    return {name: np.frombuffer(b"".join(jpegs), np.uint8), f"{name}_offsets": offsets}
+
+
+def _unpack(name: str, arrays: dict[str, NDArray[Any]]) -> list[bytes]:
+    data, offsets = arrays[name].tobytes(), arrays[f"{name}_offsets"].tolist()
+    return [data[start:end] for start, end in itertools.pairwise(offsets)]

@@ -1,0 +1,117 @@
+"""The first stage: which files there are, and which of them are videos."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tempo.records import Drop, Record, Video
+from tempo.stage import Context, Dropped, Worker
+from tempo.video.decoding import probe
+
+
+class VideoFile(Record):
+    """A file that may be a video; `id` is its path, since its content is not yet known."""
+
+
+def find_videos(paths: Iterable[str | Path], extensions: Iterable[str]) -> list[Path]:
+    """The named files whatever they are called, and all files in the named folders that have an extension.
+
+    Sorted, each once; links are followed, also in circles. Raises ValueError that names a path which does not
+    exist, or a name which cannot be written down, or says that nothing was found.
+    """
+    suffixes = tuple(f".{extension.lower().removeprefix('.')}" for extension in extensions)
+    given = [Path(path).expanduser() for path in paths]
+    found: set[Path] = set()
+    for path in given:
+        if not path.exists():
+            raise ValueError(f"videos.paths: {str(path)!r} does not exist")
+        found.update(_walk(path, suffixes) if path.is_dir() else [path])
+    if not found:
+        where = ", ".join(map(str, given)) or "no path at all"
+        raise ValueError(f"videos.paths: no video in {where} (looked for {', '.join(suffixes)})")
+    for path in found:
+        _check_name(path)
+    return sorted(found)
+
+
+def video_id(path: str | Path) -> str:
+    """The first 16 hex digits of the SHA-256 of the content; raises OSError."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def make_worker(context: Context) -> Worker:
+    """A worker that maps VideoFile to Video, or to a Drop whose id is the path."""
+    return per_record("videos", _identify)
+
+
+def per_record(stage: str, function: Callable[[Any], Record]) -> Worker:
+    """A worker that applies `function` to each record; what raises Dropped becomes a Drop of `stage`."""
+
+    def one(record: Record) -> Record:
+        try:
+            return function(record)
+        except Dropped as dropped:
+            return Drop(id=record.id, stage=stage, reason=dropped.reason, detail=dropped.detail)
+
+    def worker(batch: Sequence[Any]) -> Sequence[Record]:
+        return [one(record) for record in batch]
+
+    return worker
+
+
+def check_unchanged(path: str, expected_id: str) -> None:
+    """Raises Dropped if the file is gone or has another content than when it was found."""
+    try:
+        found_id = video_id(path)
+    except FileNotFoundError:
+        raise Dropped("no such file", path) from None
+    except OSError as error:
+        raise Dropped("cannot be opened", str(error)) from None
+    if found_id != expected_id:
+        raise Dropped("file changed", f"{path} now has the content {found_id}")
+
+
+def _identify(file: VideoFile) -> Video:
+    header, picture = probe(file.id)
+    width, height = picture.size
+    return Video(
+        id=video_id(file.id),
+        path=file.id,
+        duration_seconds=header.duration_seconds,
+        width=width,
+        height=height,
+        fps=header.fps,
+        codec=header.codec,
+    )
+
+
+def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
+    """Files under `folder` with one of the suffixes, any case; a folder is entered once by its real path.
+
+    Dead links come too, to be reported by name; sockets and pipes do not: opening one would wait for ever.
+    """
+    entered: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        folders.sort()
+        for name in names:
+            path = Path(parent, name)
+            if name.lower().endswith(suffixes) and (path.is_file() or not path.exists()):
+                yield path
+
+
+def _check_name(path: Path) -> None:
+    """Records are UTF-8; a name in another encoding could not be written in one."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"videos.paths: the name of {str(path)!r} is not UTF-8; rename it") from None

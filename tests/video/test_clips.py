@@ -1,0 +1,299 @@
+import math
+
+import numpy as np
+import pytest
+from video_material import context, moving, number_of, numbered, plain, video_of
+
+from tempo.config import ClipsConfig
+from tempo.records import Clips, Drop, Shot, Shots
+from tempo.stage import Dropped
+from tempo.video import clips, shots
+from tempo.video.clips import choose_key_frames, find_clips, group_shots
+from tempo.video.frames import FrameStore
+
+
+def axis(place):
+    """A descriptor that is at right angles to that of any other place."""
+    return tuple(1.0 if index == place else 0.0 for index in range(40))
+
+
+def video(places, *, frames=24, fps=8.0):
+    """A row of shots of equal length, one for each place."""
+    rows = tuple(
+        Shot(
+            start_frame=index * frames,
+            end_frame=(index + 1) * frames,
+            start_seconds=index * frames / fps,
+            end_seconds=(index + 1) * frames / fps,
+            grey_range=99,
+            descriptor=axis(place),
+        )
+        for index, place in enumerate(places)
+    )
+    num_frames = frames * len(places)
+    return Shots(
+        id="v",
+        path="p",
+        num_frames=num_frames,
+        duration_seconds=num_frames / fps,
+        shots=rows,
+        sharpness=(1.0,) * num_frames,
+    )
+
+
+def refused(places, *, frames=24, **config):
+    with pytest.raises(Dropped) as caught:
+        find_clips(video(places, frames=frames), ClipsConfig(**config))
+    return caught.value.reason, caught.value.detail
+
+
+def test_each_place_becomes_a_clip():
+    found = find_clips(video([0, 1, 2, 3]), ClipsConfig())
+    assert [(clip.group, clip.first_shot, clip.num_shots) for clip in found] == [(i, i, 1) for i in range(4)]
+    assert [(clip.start_seconds, clip.end_seconds) for clip in found] == [(0, 3), (3, 6), (6, 9), (9, 12)]
+
+
+def test_consecutive_shots_of_a_group_become_one_clip():
+    found = find_clips(video([7, 7, 1, 2, 2, 2, 3, 4, 5, 7]), ClipsConfig())
+    assert [(clip.group, clip.first_shot, clip.num_shots) for clip in found] == [
+        (0, 0, 2),
+        (1, 2, 1),
+        (2, 3, 3),
+        (3, 6, 1),
+        (4, 7, 1),
+        (5, 8, 1),
+        (0, 9, 1),
+    ]
+    assert (found[2].start_seconds, found[2].end_seconds) == (9.0, 18.0)
+
+
+def test_a_clip_reaches_over_a_shot_that_the_shot_filter_took_out():
+    whole = video([0, 9, 0, 1, 2, 3])
+    found = find_clips(whole.model_copy(update={"shots": whole.shots[:1] + whole.shots[2:]}), ClipsConfig())
+    assert (found[0].start_seconds, found[0].end_seconds, found[0].num_shots) == (0, 9, 2)
+
+
+def test_too_few_and_too_many_shots():
+    assert refused([0, 1, 2]) == ("too few shots", "3 usable shots, min_shots is 4")
+    assert refused(range(33)) == ("too many shots", "33 usable shots, max_shots is 32")
+    assert refused([]) == ("too few shots", "0 usable shots, min_shots is 4")
+    assert len(find_clips(video(range(32)), ClipsConfig())) == 32
+
+
+def test_a_shot_that_is_too_long():
+    assert refused([0, 1, 2, 3], frames=129) == (
+        "shot too long",
+        "a shot of 16.12 seconds, max_shot_seconds is 16",
+    )
+    assert len(find_clips(video([0, 1, 2, 3], frames=128), ClipsConfig())) == 4
+
+
+def test_too_few_clips():
+    assert refused([0, 0, 1, 2]) == ("too few clips", "3 clips, min_clips is 4")
+
+
+@pytest.mark.parametrize(
+    ("places", "detail"),
+    [
+        # 5 clips: a group may be one of them.
+        ([0, 1, 0, 2, 3], "group 0 is 2 of 5 clips, at most 1 may be"),
+        ([0, 1, 0, 2, 3, 4], None),
+        ([5, 0, 1, 0, 2, 0, 3, 4], "group 1 is 3 of 8 clips, at most 2 may be"),
+        ([5, 0, 1, 0, 2, 0, 3, 4, 6], None),
+        # However long the video is, a group may not come four times.
+        ([0, 1, 0, 2, 0, 3, 0, *range(4, 12)], "group 0 is 4 of 15 clips, at most 3 may be"),
+        ([0, 1, 0, 2, 0, *range(4, 12)], None),
+    ],
+)
+def test_a_group_may_come_back_so_often(places, detail):
+    if detail is None:
+        assert len(find_clips(video(places), ClipsConfig())) == len(places)
+    else:
+        assert refused(places) == ("group comes back too often", detail)
+
+
+def test_the_limits_are_the_configured_ones():
+    places = [0, 1, 0, 2, 0, 1]
+    loose = ClipsConfig(max_group_clips=3, group_share=2, min_clips=6)
+    assert len(find_clips(video(places), loose)) == 6
+    assert refused(places, group_share=2, max_group_clips=2)[1] == "group 0 is 3 of 6 clips, at most 2 may be"
+    assert refused(places, group_share=2, min_clips=7)[0] == "too few clips"
+
+
+def turned(*degrees):
+    return [(math.cos(math.radians(angle)), math.sin(math.radians(angle))) for angle in degrees]
+
+
+def test_shots_are_grouped_when_they_are_more_alike_than_the_limit():
+    assert group_shots(turned(0, 90, 10, 100), 0.8) == [0, 1, 0, 1]
+    cosine = math.cos(math.radians(30))
+    assert group_shots(turned(0, 30), cosine - 0.001) == [0, 0]
+    assert group_shots(turned(0, 30), cosine + 0.001) == [0, 1]
+
+
+def test_a_similarity_equal_to_the_limit_does_not_merge():
+    assert group_shots([(1, 0), (0.6, 0.8)], 0.6) == [0, 1]
+
+
+def test_a_merged_row_is_the_plain_mean_of_the_two():
+    """0 and 20 degrees merge; then the similarity to 50 degrees is the mean of cos 50 and cos 30."""
+    mean = (math.cos(math.radians(50)) + math.cos(math.radians(30))) / 2
+    assert group_shots(turned(0, 20, 50), mean - 0.001) == [0, 0, 0]
+    assert group_shots(turned(0, 20, 50), mean + 0.001) == [0, 0, 1]
+
+
+def test_the_mean_does_not_weigh_groups_by_size():
+    """{0, 5} then takes in 12 degrees; each merge halves what was there before, whatever its size."""
+    cosines = [math.cos(math.radians(45 - angle)) for angle in (0, 5, 12)]
+    plain_mean = ((cosines[0] + cosines[1]) / 2 + cosines[2]) / 2
+    by_size = sum(cosines) / 3
+    assert plain_mean > by_size
+    limit = (plain_mean + by_size) / 2
+    assert group_shots(turned(0, 5, 12, 45), limit) == [0, 0, 0, 0]
+
+
+def test_the_most_similar_pair_goes_first():
+    """50 degrees joins its neighbour at 60 before the pair at 0 and 25 can reach for it."""
+    assert group_shots(turned(0, 25, 50, 60), 0.9) == [0, 0, 1, 1]
+
+
+def test_groups_are_numbered_as_they_first_appear():
+    assert group_shots([axis(p) for p in [9, 3, 9, 1, 3]], 0.8) == [0, 1, 0, 2, 1]
+
+
+def test_one_shot_is_one_group_and_a_descriptor_of_zeros_harms_nothing():
+    assert group_shots([(1.0, 0.0)], 0.8) == [0]
+    assert group_shots([(0.0, 0.0), (1.0, 0.0)], 0.8) == [0, 1]
+
+
+def test_a_limit_below_every_similarity_ends_in_one_group():
+    assert group_shots([axis(p) for p in range(6)], -0.5) == [0] * 6
+
+
+def test_grouping_does_not_depend_on_the_length_of_descriptors():
+    rows = np.random.default_rng(0).normal(size=(12, 6))
+    scaled = rows * np.arange(1, 13)[:, None]
+    assert group_shots(rows.tolist(), 0.3) == group_shots(scaled.tolist(), 0.3)
+
+
+def test_key_frames_of_even_sharpness_are_the_centres():
+    assert choose_key_frames([1.0] * 30) == (10, 20)
+    assert choose_key_frames([0.0] * 30)[0] <= 15
+
+
+def test_a_sharper_frame_near_a_centre_wins():
+    sharpness = [1.0] * 30
+    sharpness[12] = sharpness[18] = 3.0
+    assert choose_key_frames(sharpness) == (12, 18)
+
+
+def test_the_window_is_a_sixth_of_the_clip_to_either_side():
+    for outside in (4, 16, 14, 26):
+        sharpness = [1.0] * 30
+        sharpness[outside] = 1000.0
+        assert (
+            choose_key_frames(sharpness) == (10, 20)
+            if outside in (4, 26)
+            else outside in choose_key_frames(sharpness)
+        )
+    for inside in (5, 15, 25):
+        sharpness = [1.0] * 30
+        sharpness[inside] = 1000.0
+        assert inside in choose_key_frames(sharpness)
+
+
+def test_the_window_falls_off_as_a_cosine():
+    """Two frames from the centre, radius 5: a weight of cos(pi / 6)."""
+    weight = math.cos(math.pi / 6)
+    for factor, expected in ((0.99, 10), (1.01, 12)):
+        sharpness = [1.0] * 30
+        sharpness[12] = factor / weight
+        # Its neighbours are blurred, so that only the centre competes.
+        sharpness[9] = sharpness[11] = 0.5
+        assert choose_key_frames(sharpness)[0] == expected
+
+
+@pytest.mark.parametrize("num_frames", range(1, 60))
+def test_key_frames_are_two_different_frames_of_the_clip_in_order(num_frames):
+    rng = np.random.default_rng(num_frames)
+    for sharpness in (rng.random(num_frames), np.eye(num_frames)[num_frames // 2] * 99 + 0.1):
+        first, second = choose_key_frames(sharpness.tolist())
+        assert 0 <= first <= second < num_frames
+        assert first < second or num_frames == 1
+
+
+def test_key_frames_count_from_the_start_of_the_video():
+    found = find_clips(video([0, 1, 2, 3], frames=30), ClipsConfig())
+    assert [clip.key_frames for clip in found] == [(10, 20), (40, 50), (70, 80), (100, 110)]
+
+
+def run(path, directory, **sections):
+    row = shots.make_worker(context(directory, **sections))([video_of(path, directory)])[0]
+    return row, clips.make_worker(context(directory, **sections))([row])[0]
+
+
+@pytest.fixture
+def four_places(render):
+    return render([picture for seed in range(4) for picture in moving(seed, 30)])
+
+
+def test_a_video_of_four_places_becomes_four_clips_with_their_key_frames(four_places, tmp_path):
+    row, result = run(four_places, tmp_path)
+    assert isinstance(result, Clips)
+    assert (result.id, result.path, result.duration_seconds) == (
+        row.id,
+        str(four_places),
+        row.duration_seconds,
+    )
+    store = FrameStore(tmp_path / "frames")
+    images = store.read_key_frames(result.id)
+    assert images.shape == (8, 64, 96, 3)
+    wanted = [picture for seed in range(4) for picture in moving(seed, 30)]
+    for image, number in zip(images, [n for clip in result.clips for n in clip.key_frames], strict=True):
+        errors = [np.abs(image.astype(int) - candidate).mean() for candidate in wanted]
+        assert int(np.argmin(errors)) == number
+    assert len(store.read(result.id)[0]) == 5
+
+
+def test_the_same_video_gives_the_same_bytes(four_places, tmp_path):
+    results = [run(four_places, tmp_path / name)[1] for name in "ab"]
+    assert results[0].model_dump_json() == results[1].model_dump_json()
+    files = [FrameStore(tmp_path / name / "frames").path(results[0].id).read_bytes() for name in "ab"]
+    assert files[0] == files[1]
+
+
+def test_a_second_run_over_the_same_directory_changes_nothing(four_places, tmp_path):
+    row, result = run(four_places, tmp_path)
+    before = FrameStore(tmp_path / "frames").path(result.id).read_bytes()
+    assert clips.make_worker(context(tmp_path))([row])[0] == result
+    assert FrameStore(tmp_path / "frames").path(result.id).read_bytes() == before
+
+
+def test_key_frames_are_the_very_frames_of_these_numbers(render, tmp_path):
+    path = render([numbered(i) for i in range(40)], fps=10)
+    row = video([0, 1, 2, 3], frames=10).model_copy(
+        update={"id": video_of(path, tmp_path).id, "path": str(path)}
+    )
+    store = FrameStore(tmp_path / "frames")
+    store.write(row.id, [b""], seconds=[0.5], fps=1.0)
+    result = clips.make_worker(context(tmp_path))([row])[0]
+    found = [number_of(image) for image in store.read_key_frames(row.id)]
+    assert (
+        found
+        == [number for clip in result.clips for number in clip.key_frames]
+        == [3, 6, 13, 16, 23, 26, 33, 36]
+    )
+
+
+def test_a_video_that_is_not_rich_in_time_is_dropped_with_its_figure(render, tmp_path):
+    row, drop = run(render([plain(), *moving(0, 30)]), tmp_path)
+    assert isinstance(drop, Drop)
+    assert (drop.id, drop.stage, drop.reason) == (row.id, "clips", "too few shots")
+    assert drop.detail == "1 usable shots, min_shots is 4"
+
+
+def test_a_file_that_changed_between_the_stages_is_dropped(four_places, tmp_path):
+    row = shots.make_worker(context(tmp_path))([video_of(four_places, tmp_path)])[0]
+    four_places.write_bytes(four_places.read_bytes() + b"x")
+    drop = clips.make_worker(context(tmp_path))([row])[0]
+    assert (drop.stage, drop.reason) == ("clips", "file changed")

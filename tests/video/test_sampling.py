@@ -1,0 +1,137 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from video_material import number_of, numbered, place, plain
+
+from tempo.config import FramesConfig
+from tempo.stage import Dropped
+from tempo.video.decoding import decode
+from tempo.video.frames import decode_jpegs
+from tempo.video.sampling import Sampler, fetch_frames, fit_size, spread
+
+
+def sample(path, **config):
+    sampler = Sampler(FramesConfig(**config))
+    for picture in decode(path):
+        sampler.add(picture)
+    jpegs, seconds, fps = sampler.finish()
+    return [number_of(image) for image in decode_jpegs(jpegs)], seconds, fps
+
+
+def test_frames_are_taken_in_the_middle_of_each_interval(render):
+    path = render([numbered(i) for i in range(40)], fps=10)
+    assert sample(path) == ([5, 15, 25, 35], [0.5, 1.5, 2.5, 3.5], 1.0)
+    assert sample(path, fps=2)[:2] == ([2, 7, 12, 17, 22, 27, 32, 37], [0.25 + k / 2 for k in range(8)])
+
+
+def test_an_interval_whose_middle_the_video_does_not_reach_gives_no_frame(render):
+    assert sample(render([numbered(i) for i in range(15)], fps=10))[1] == [0.5]
+    assert sample(render([numbered(i) for i in range(16)], fps=10))[1] == [0.5, 1.5]
+
+
+def test_more_frames_than_the_video_has_repeat_the_one_that_is_shown(render):
+    assert sample(render([numbered(i) for i in range(3)], fps=2), fps=4)[0] == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_frame_that_stands_long_is_taken_for_as_long_as_it_stands(render):
+    path = render([numbered(i) for i in range(10)], pts=[0, 100, *range(3600, 3920, 40)])
+    assert sample(path)[:2] == ([1, 1, 1, 1], [0.5, 1.5, 2.5, 3.5])
+
+
+def test_a_very_short_video_gives_its_last_frame(render):
+    assert sample(render([numbered(i) for i in range(4)], fps=10)) == ([3], [pytest.approx(0.3)], 1.0)
+
+
+def test_a_late_start_does_not_shift_the_samples(render):
+    path = render([numbered(i) for i in range(20)], "late.mkv", pts=[9000 + 100 * i for i in range(20)])
+    assert sample(path)[:2] == ([5, 15], [0.5, 1.5])
+
+
+def test_too_many_frames_are_spread_evenly_and_the_rate_says_so(render):
+    path = render([numbered(i) for i in range(40)], fps=10)
+    numbers, seconds, fps = sample(path, fps=10, max_frames=4)
+    assert numbers == [5, 15, 25, 35]
+    assert seconds == pytest.approx([0.55, 1.55, 2.55, 3.55])
+    assert fps == pytest.approx(1.0)
+
+
+def test_frames_are_made_small_and_stay_true(render):
+    path = render([place(1)] * 30, fps=25)
+    sampler = Sampler(FramesConfig(max_pixels=1536))
+    for picture in decode(path):
+        sampler.add(picture)
+    (image,) = decode_jpegs(sampler.finish()[0])
+    assert image.shape == (32, 48, 3)
+    assert np.abs(image.astype(int) - place(1)[::2, ::2]).mean() < 10
+
+
+def test_the_frames_of_a_video_that_changes_its_size_still_stack(render):
+    small = list(decode(render([plain(width=48, height=32)] * 30, "small.mp4")))
+    large = list(decode(render([plain(width=96, height=64)] * 30, "large.mp4")))
+    sampler = Sampler(FramesConfig())
+    for picture in small:
+        sampler.add(picture)
+    for picture in large:
+        sampler.add(dataclasses.replace(picture, start_seconds=1.2 + picture.start_seconds, end_seconds=3))
+    assert decode_jpegs(sampler.finish()[0]).shape == (3, 32, 48, 3)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "max_pixels", "expected"),
+    [
+        (100, 50, 5000, (100, 50)),
+        (100, 50, 99999, (100, 50)),
+        (1280, 720, 128 * 128, (170, 96)),
+        (200, 200, 10000, (100, 100)),
+        (1, 1, 64, (1, 1)),
+        (10_000, 1, 64, (64, 1)),
+        (1, 10_000, 64, (1, 64)),
+    ],
+)
+def test_a_size_is_fitted(width, height, max_pixels, expected):
+    assert fit_size(width, height, max_pixels=max_pixels) == expected
+
+
+def test_fitted_sizes_never_break_their_promise():
+    rng = np.random.default_rng(0)
+    for width, height, max_pixels in rng.integers([1, 1, 64], [5000, 5000, 40000], (2000, 3)).tolist():
+        fitted = fit_size(width, height, max_pixels=max_pixels)
+        assert 1 <= fitted[0] <= width
+        assert 1 <= fitted[1] <= height
+        assert fitted[0] * fitted[1] <= max_pixels
+
+
+@pytest.mark.parametrize(
+    ("count", "at_most", "expected"),
+    [(3, 5, [0, 1, 2]), (5, 5, [0, 1, 2, 3, 4]), (10, 2, [2, 7]), (5, 2, [1, 3]), (9, 3, [1, 4, 7])],
+)
+def test_indices_are_spread(count, at_most, expected):
+    assert spread(count, at_most) == expected
+
+
+def test_pictures_are_fetched_by_number_in_the_order_asked_for(render):
+    path = str(render([numbered(i) for i in range(30)]))
+    jpegs = fetch_frames(path, [21, 3, 29, 3, 0], FramesConfig())
+    assert [number_of(image) for image in decode_jpegs(jpegs)] == [21, 3, 29, 3, 0]
+
+
+def test_a_fetch_stops_after_the_last_picture_wanted(render, monkeypatch):
+    seen = []
+
+    def watched(path):
+        for picture in decode(path):
+            seen.append(picture.index)
+            yield picture
+
+    monkeypatch.setattr("tempo.video.sampling.decode", watched)
+    fetch_frames(str(render([numbered(i) for i in range(30)])), [4, 7], FramesConfig())
+    assert seen == list(range(8))
+
+
+def test_a_picture_that_is_not_there_any_more_is_named(render):
+    path = str(render([numbered(i) for i in range(5)]))
+    with pytest.raises(Dropped) as caught:
+        fetch_frames(path, [2, 9], FramesConfig())
+    assert caught.value.reason == "cannot be decoded"
+    assert "[9]" in caught.value.detail

@@ -1,0 +1,225 @@
+import json
+
+import numpy as np
+import pytest
+from video_material import context, moving, number_of, numbered, place, plain, rotate, spoil_packet, video_of
+
+from tempo.config import ShotsConfig
+from tempo.records import Drop, Shots
+from tempo.video.frames import FrameStore
+from tempo.video.shots import ShotCutter, make_detector, make_worker
+
+
+def find(path, directory, **sections):
+    return make_worker(context(directory, **sections))([video_of(path, directory)])[0]
+
+
+def bounds(result):
+    return [(shot.start_frame, shot.end_frame) for shot in result.shots]
+
+
+def film(*lengths):
+    return [picture for seed, length in enumerate(lengths) for picture in moving(seed, length)]
+
+
+@pytest.mark.parametrize("detector", ["content", "adaptive"])
+def test_known_cuts_are_found_to_the_frame(render, tmp_path, detector):
+    path = render(film(30, 20, 40, 25))
+    result = find(path, tmp_path, shots={"detector": detector})
+    assert isinstance(result, Shots)
+    assert bounds(result) == [(0, 30), (30, 50), (50, 90), (90, 115)]
+    assert [shot.start_seconds for shot in result.shots] == pytest.approx([0, 1.2, 2.0, 3.6])
+    assert [shot.end_seconds for shot in result.shots] == pytest.approx([1.2, 2.0, 3.6, 4.6])
+    assert (result.num_frames, result.duration_seconds) == (115, pytest.approx(4.6))
+
+
+@pytest.mark.parametrize("detector", ["content", "adaptive"])
+def test_the_threshold_is_used(render, tmp_path, detector):
+    path = render(film(30, 30))
+    assert len(find(path, tmp_path, shots={"detector": detector, "threshold": 254.0}).shots) == 1
+
+
+def test_one_shot_is_the_whole_video(render, tmp_path):
+    assert bounds(find(render(film(40)), tmp_path)) == [(0, 40)]
+
+
+def test_a_flash_is_no_cut(render, tmp_path):
+    pictures = moving(0, 60)
+    for index in (30, 31):
+        pictures[index] = plain(colour=(255, 255, 255))
+    lengths = [shot.num_frames for shot in find(render(pictures), tmp_path).shots]
+    assert len(lengths) <= 2
+
+
+def test_cuts_less_than_six_tenths_of_a_second_apart_are_one(render, tmp_path):
+    path = render([*moving(0, 30), *moving(1, 11), *moving(2, 40)])
+    assert len(find(path, tmp_path).shots) == 2
+    path = render([*moving(0, 30), *moving(1, 16), *moving(2, 40)])
+    assert bounds(find(path, tmp_path)) == [(0, 30), (30, 46), (46, 86)]
+
+
+def test_shots_of_a_slow_video_are_not_merged(render, tmp_path):
+    path = render(film(9, 9, 9), fps=10)
+    assert bounds(find(path, tmp_path)) == [(0, 9), (9, 18), (18, 27)]
+
+
+def test_cuts_of_a_video_with_uneven_times_are_frame_numbers(render, tmp_path):
+    pts = [40 * i for i in range(30)] + [5000 + 90 * i for i in range(30)]
+    result = find(render(film(30, 30), pts=pts), tmp_path)
+    assert bounds(result) == [(0, 30), (30, 60)]
+    assert result.shots[1].start_seconds == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({}, [(0, 30), (30, 50)]),
+        ({"min_frames": 21}, [(0, 30)]),
+        ({"min_frames": 20}, [(0, 30), (30, 50)]),
+        ({"min_seconds": 0.85}, [(0, 30)]),
+        ({"min_grey_range": 255}, []),
+    ],
+)
+def test_the_shot_filter_drops_what_is_short(render, tmp_path, config, expected):
+    assert bounds(find(render(film(30, 20)), tmp_path, shots=config)) == expected
+
+
+def test_the_shot_filter_drops_what_is_flat_and_only_that(render, tmp_path):
+    path = render([*moving(0, 30), *[plain(colour=(0, 0, 0))] * 30, *moving(1, 30)])
+    result = find(path, tmp_path)
+    assert bounds(result) == [(0, 30), (60, 90)]
+    assert result.num_frames == len(result.sharpness) == 90
+
+
+def test_the_grey_range_is_of_the_middle_frame(render, tmp_path):
+    pictures = [plain(colour=(100, 100, 100)).copy() for _ in range(31)]
+    pictures[15][20:40, 30:60] = 160
+    (shot,) = find(render(pictures, gop=1), tmp_path, shots={"threshold": 250}).shots
+    assert shot.grey_range == pytest.approx(60, abs=5)
+
+
+def test_shots_of_one_place_are_alike_and_others_are_not(render, tmp_path):
+    path = render([*moving(0, 30), *moving(1, 30), *moving(0, 30), *moving(2, 30)])
+    rows = np.array([shot.descriptor for shot in find(path, tmp_path).shots])
+    cosine = rows @ rows.T
+    assert cosine[0, 2] > 0.9
+    assert max(cosine[0, 1], cosine[0, 3], cosine[1, 3]) < 0.6
+
+
+def test_sharpness_is_given_for_each_frame(render, tmp_path):
+    sharp, flat = place(0), plain()
+    sharpness = find(render([sharp, flat, sharp, flat] * 5, gop=1), tmp_path).sharpness
+    assert len(sharpness) == 20
+    assert min(sharpness[0::2]) > 10 > 2 > max(sharpness[1::2])
+    assert all(round(value, 4) == value for value in sharpness)
+
+
+def test_the_pass_fills_the_frame_store(render, tmp_path):
+    path = render([numbered(i) for i in range(40)], fps=10)
+    result = find(path, tmp_path, frames={"fps": 1.0, "max_pixels": 600})
+    frames, seconds = FrameStore(tmp_path / "frames").read(result.id)
+    assert [number_of(frame) for frame in frames] == [5, 15, 25, 35]
+    assert seconds.tolist() == [0.5, 1.5, 2.5, 3.5]
+    assert frames.shape[1] * frames.shape[2] <= 600
+
+
+def test_a_row_can_be_written_as_json_and_comes_out_the_same_again(render, tmp_path):
+    path = render(film(30, 20))
+    first, second = find(path, tmp_path / "a"), find(path, tmp_path / "b")
+    assert first.model_dump_json() == second.model_dump_json()
+    assert Shots.model_validate_json(first.model_dump_json()) == first
+    assert len(json.loads(first.model_dump_json())["shots"][0]["descriptor"]) == 128
+    frames = [FrameStore(tmp_path / name / "frames").path(first.id).read_bytes() for name in "ab"]
+    assert frames[0] == frames[1]
+
+
+def test_a_video_that_lost_pictures_is_used_as_far_as_it_decodes(render, tmp_path):
+    path = render(film(30, 30), gop=6)
+    spoil_packet(path, 20)
+    result = find(path, tmp_path)
+    assert isinstance(result, Shots)
+    assert 55 <= result.num_frames == len(result.sharpness) < 60
+    assert len(result.shots) == 2
+
+
+def test_a_rotated_video_is_analysed_as_shown(render, tmp_path):
+    path = render(film(30, 30))
+    rotate(path, 1)
+    result = find(path, tmp_path)
+    assert len(result.shots) == 2
+    assert FrameStore(tmp_path / "frames").read(result.id)[0].shape[1:] == (96, 64, 3)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (16, 2), (640, 360)])
+def test_small_and_large_pictures_pass(render, tmp_path, size):
+    pictures = [np.ascontiguousarray(np.resize(picture, (size[1], size[0], 3))) for picture in film(12)]
+    assert find(render(pictures), tmp_path).num_frames == 12
+
+
+def test_a_file_that_changed_or_went_is_dropped(render, tmp_path):
+    path = render(film(12))
+    video = video_of(path, tmp_path)
+    worker = make_worker(context(tmp_path))
+    path.write_bytes(path.read_bytes() + b"x")
+    changed = worker([video])[0]
+    path.unlink()
+    gone = worker([video])[0]
+    assert [(type(row), row.stage, row.reason) for row in (changed, gone)] == [
+        (Drop, "shots", "file changed"),
+        (Drop, "shots", "no such file"),
+    ]
+    assert changed.id == video.id
+
+
+def test_a_file_that_no_longer_decodes_is_dropped(render, tmp_path):
+    path = render(film(3))
+    video = video_of(path, tmp_path)
+    for number in range(3):
+        spoil_packet(path, number)
+    video = video.model_copy(update={"id": video_id_of(path)})
+    drop = make_worker(context(tmp_path))([video])[0]
+    assert (drop.stage, drop.reason) == ("shots", "cannot be decoded")
+    assert drop.detail.startswith("no frame decodes")
+    assert not (tmp_path / "frames").exists()
+
+
+def video_id_of(path):
+    from tempo.video.videos import video_id
+
+    return video_id(path)
+
+
+class Late:
+    """A detector that tells its cuts some frames late."""
+
+    def __init__(self, cuts, delay):
+        self.cuts, self.delay, self.seen = cuts, delay, 0
+
+    def add(self, image, start_seconds):
+        self.seen += 1
+        return [cut for cut in self.cuts if cut + self.delay == self.seen - 1]
+
+
+@pytest.mark.parametrize("delay", [0, 1, 7])
+def test_the_middle_thumbnail_is_right_however_late_the_cut_is_told(delay):
+    cutter = ShotCutter(Late([10, 31], delay))
+    for index in range(45):
+        cutter.add(numbered(index), index / 25)
+    shots = [(start, end, number_of(thumbnail)) for start, end, thumbnail in cutter.finish()]
+    assert shots == [(0, 10, 5), (10, 31, 20), (31, 45, 38)]
+
+
+def test_only_the_open_shot_is_kept_in_memory():
+    cutter = ShotCutter(Late([10, 20, 30], 2))
+    most = 0
+    for index in range(39):
+        cutter.add(numbered(index), index / 25)
+        most = max(most, len(cutter._thumbnails))
+    assert most <= 13
+
+
+def test_detectors_do_not_share_state_between_videos():
+    first, second = make_detector(ShotsConfig()), make_detector(ShotsConfig())
+    for index in range(20):
+        assert first.add(place(0), index / 25) == []
+        assert second.add(place(1), index / 25) == []
