@@ -1,4 +1,4 @@
-"""The configuration: one section per stage, read from TOML; unknown keys and bad values are refused by name."""
+"""The configuration: one section per stage, read from TOML; unknown keys and bad values are refused."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RunConfig(Section):
 
 
 class ModelConfig(Section):
-    """Any Hugging Face video-language checkpoint, by path or hub name; `embedded` is the one in the package."""
+    """A Hugging Face video-language checkpoint, by path or hub name; `embedded` is the package's own."""
 
     path: str = "embedded"
     device: str = "auto"
@@ -115,7 +115,7 @@ class CaptionsConfig(SamplingConfig):
 
 
 class PerturbationsConfig(Section):
-    """Which perturbations are made. `distinct` merges levels that would be the same, `paper` keeps its faults."""
+    """Which perturbations are made; `distinct` merges levels that would come out the same."""
 
     kinds: tuple[Kind, ...] = ("drop", "shuffle", "reverse")
     levels: tuple[int, ...] = (16, 8, 4, 2)

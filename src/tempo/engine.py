@@ -66,7 +66,7 @@ def run_pool(
 def _drain(
     reference: str, context: Context, left: deque[Batch], num_workers: int, suspects: list[Batch]
 ) -> Iterator[Result]:
-    """Works through `left` until it is empty or a process dies; what was then under way goes to `suspects`."""
+    """Works through `left` until it is empty or a process dies; what was then under way is suspect."""
     running: dict[Future[Result], Batch] = {}
     executor = _executor(reference, context, min(num_workers, len(left)))
     try:

@@ -37,11 +37,12 @@ def _mapped(worker: str, reads: str, reads_record: type[Record], *, here: bool =
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("synthetic", "render the embedded world (only with a [synthetic] section)", ("synthetic",), steps.run_synthetic),
+    Stage("synthetic", "render the embedded world (only with a [synthetic] section)", ("synthetic",),
+          steps.run_synthetic),
     Stage("videos", "find video files and identify them by content", ("videos",), steps.run_videos),
     Stage("shots", "cut videos into shots; fill the frame store", ("shots", "frames"),
           _mapped("tempo.video.shots:make_worker", "videos", Video)),
-    Stage("clips", "group shots into clips, keep temporally rich videos", ("clips",),
+    Stage("clips", "group shots into clips, keep temporally rich videos", ("clips", "frames"),
           _mapped("tempo.video.clips:make_worker", "shots", Shots)),
     Stage("captions", "let the model caption every clip", ("model", "captions"),
           _mapped("tempo.preference.captions:make_worker", "clips", Clips, here=True)),
@@ -69,7 +70,7 @@ RECORDS: dict[str, type[Record]] = {
 
 
 def fingerprints(config: Config) -> dict[str, str]:
-    """What each stage's rows depend on, as one hash: its own sections, the seed, and every stage before it."""
+    """What each stage's rows depend on, as one hash: its own sections, the seed, every stage before it."""
     chained = str(config.run.seed)
     result = {}
     for stage in STAGES:
@@ -126,8 +127,8 @@ def _settle_config(context: Context, store: RunStore, console: Console, *, redo:
     if stale and not redo:
         changed = ", ".join(_changed_keys(context)) or "the seed"
         raise ValueError(
-            f"{context.directory} was made with another config ({changed}): {', '.join(stale)} would not match. "
-            "Choose another --out, or add --redo to discard these stages and make them again"
+            f"{context.directory} was made with another config ({changed}), so these stages would not match: "
+            f"{', '.join(stale)}. Choose another --out, or add --redo to make them again"
         )
     for name in stale:
         console.print(f"{name}: discarded, the config changed")

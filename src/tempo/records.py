@@ -2,7 +2,7 @@
 
 Every record is frozen and carries the `id` of the video it belongs to (pairs carry their own), so that a
 stage can be resumed, sorted and joined by id alone. Frame numbers count decoded frames from 0; times are
-presentation times in seconds, the first frame at its own time.
+presentation times in seconds from the first frame on.
 """
 
 from __future__ import annotations

@@ -67,7 +67,10 @@ def text_group(*, lengths: list[int], seed: int = 2) -> Group:
 def _qwen():
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-    text = {**TEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}}
+    text = {
+        **TEXT,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]},
+    }
     vision = {
         "depth": 2,
         "hidden_size": 32,

@@ -20,7 +20,8 @@ SHORT, LONG = 2, 33
 
 
 def largest_difference(ours, theirs):
-    pairs = [(a, b) for one, other in zip(ours, theirs, strict=True) for a, b in zip(one, other, strict=True)]
+    rows = zip(ours, theirs, strict=True)
+    pairs = [pair for one, other in rows for pair in zip(one, other, strict=True)]
     return max(float((a - b).abs().max()) for a, b in pairs)
 
 
@@ -106,7 +107,7 @@ def phase(**changes):
 
 
 def perturb_adapters(policy):
-    """LoRA starts at zero, where policy and reference agree: move it, so that the loss has something to say."""
+    """LoRA starts at zero, where policy and reference agree; moved, the loss has something to say."""
     torch.manual_seed(5)
     for name, parameter in policy.model.named_parameters():
         if "lora_B" in name:

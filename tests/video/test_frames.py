@@ -22,12 +22,12 @@ def store(tmp_path):
 
 def test_what_is_written_is_read(store):
     store.write("a", jpegs([1, 2, 3]), seconds=[0.5, 1.5, 2.5], fps=1.0, key_frames=jpegs([7, 8]))
-    frames, seconds = store.read("a")
+    frames, seconds, _ = store.read("a")
     assert (frames.dtype, frames.shape) == (np.uint8, (3, 64, 96, 3))
     assert numbers(frames) == [1, 2, 3]
     assert seconds.tolist() == [0.5, 1.5, 2.5]
     assert numbers(store.read_key_frames("a")) == [7, 8]
-    assert store.read_fps("a") == 1.0
+    assert store.read("a").fps == 1.0
 
 
 def test_key_frames_are_added_and_replaced_and_the_frames_stay(store):
@@ -38,7 +38,7 @@ def test_key_frames_are_added_and_replaced_and_the_frames_stay(store):
         assert numbers(store.read_key_frames("a")) == wanted
         assert np.array_equal(store.read("a")[0], before)
         assert store.read("a")[1].tolist() == [0.5, 1.5]
-        assert store.read_fps("a") == 0.25
+        assert store.read("a").fps == 0.25
 
 
 def test_key_frames_that_were_not_chosen_yet_are_missed_by_name(store):

@@ -117,7 +117,7 @@ def test_sharpness_is_given_for_each_frame(render, tmp_path):
 def test_the_pass_fills_the_frame_store(render, tmp_path):
     path = render([numbered(i) for i in range(40)], fps=10)
     result = find(path, tmp_path, frames={"fps": 1.0, "max_pixels": 600})
-    frames, seconds = FrameStore(tmp_path / "frames").read(result.id)
+    frames, seconds, _ = FrameStore(tmp_path / "frames").read(result.id)
     assert [number_of(frame) for frame in frames] == [5, 15, 25, 35]
     assert seconds.tolist() == [0.5, 1.5, 2.5, 3.5]
     assert frames.shape[1] * frames.shape[2] <= 600

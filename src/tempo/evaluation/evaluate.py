@@ -76,13 +76,12 @@ def _trained_models(context: Context) -> dict[str, str]:
 def _outcomes(
     context: Context, name: str, model: str, path: Path, samples: Sequence[Sample], progress: Progress
 ) -> list[Outcome]:
-    """The outcomes of one model, kept in `evaluation/NAME.jsonl`; a video that is there is not asked again."""
+    """The outcomes of one model, kept in `evaluation/NAME.jsonl`: a sample in it is not asked again."""
     store = RunStore(context.directory)
     table = f"evaluation/{name}"
     known = {outcome.id for outcome in store.read(table, Outcome)}
-    videos = [
-        list(rows) for _, rows in groupby(sorted(samples, key=lambda s: s.video), key=lambda s: s.video)
-    ]
+    ordered = sorted(samples, key=lambda sample: sample.video)
+    videos = [list(rows) for _, rows in groupby(ordered, key=lambda sample: sample.video)]
     open_ones = [rows for rows in videos if any(sample.id not in known for sample in rows)]
     if open_ones:
         lm = load_video_lm(context.config.model.model_copy(update={"path": model}))

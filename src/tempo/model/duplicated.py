@@ -1,4 +1,4 @@
-"""The plain form: one full sequence `[video; prompt; continuation]` per continuation, each with its vision pass.
+"""The plain form: one full sequence `[video; prompt; continuation]`, and one vision pass, per continuation.
 
 It is what other trainers do, and what the shared prefix must equal. The tests, the benchmarks and nobody else
 compute with it.
@@ -35,5 +35,5 @@ def _score(model: Any, group: Group, continuation: Continuation) -> Tensor:
             inputs[name] = torch.cat([inputs[name], more], dim=1)
     output = model(**{name: value.to(device) for name, value in inputs.items()}, use_cache=False)
     logits = output.logits[0, -len(continuation.token_ids) - 1 : -1].float()
-    logp = logits.log_softmax(dim=-1).gather(1, tokens[0, :, None].to(device))[:, 0]
+    logp: Tensor = logits.log_softmax(dim=-1).gather(1, tokens[0, :, None].to(device))[:, 0]
     return logp[continuation.num_context :]

@@ -24,4 +24,5 @@ DIFFERENCE = (
 def fusion(captions: Sequence[str]) -> str:
     """The request to fuse clip captions into one chronological paragraph."""
     lines = "\n".join(f"{number}. {caption}" for number, caption in enumerate(captions, 1))
-    return f"These captions describe the clips of a video in order:\n{lines}\nWrite them as one chronological paragraph."
+    head = "These captions describe the clips of a video in order:"
+    return f"{head}\n{lines}\nWrite them as one chronological paragraph."

@@ -45,7 +45,7 @@ BASE_SEED = 1_000_000
 class Recipe:
     """How the embedded model is trained. `clip_share` is the part of the steps before whole stories."""
 
-    eyesight_steps: int = 1500
+    eyesight_steps: int = 500
     steps: int = 3600
     clip_share: float = 0.3
     learning_rate: float = 1.5e-3

@@ -46,7 +46,10 @@ class Looks(Dataset[tuple[np.ndarray, np.ndarray]]):
         rng = np.random.default_rng([self.seed, 1, step])
         events = [random_event(rng) for _ in range(BATCH)]
         times = rng.uniform(-0.08, 0.08, size=(BATCH, 2)) + self.looks
-        frames = [event_frames(e, (float(a), float(b)), size=self.size) for e, (a, b) in zip(events, times, strict=True)]
+        frames = [
+            event_frames(e, (float(a), float(b)), size=self.size)
+            for e, (a, b) in zip(events, times, strict=True)
+        ]
         return np.stack(frames), np.array([labels(event) for event in events])
 
 
@@ -66,9 +69,13 @@ def train_eyesight(model: Any, video_processor: Any, looks: Looks, *, learning_r
     heads = nn.ModuleList(nn.Linear(width, n) for n in map(len, (COLOURS, SHAPES, SETTINGS, ALL_ACTIONS)))
     parameters = [*model.model.visual.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=len(looks), pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=len(looks), pct_start=0.1
+    )
     right = torch.zeros(len(heads))
-    for step, (frames, truth) in enumerate(DataLoader(looks, batch_size=None, num_workers=1, prefetch_factor=4)):
+    for step, (frames, truth) in enumerate(
+        DataLoader(looks, batch_size=None, num_workers=1, prefetch_factor=4)
+    ):
         videos = list(frames.permute(0, 1, 4, 2, 3))
         seen = video_processor(videos=videos, return_tensors="pt", do_sample_frames=False)
         tokens = model.model.get_video_features(**seen, return_dict=True).pooler_output
@@ -83,5 +90,7 @@ def train_eyesight(model: Any, video_processor: Any, looks: Looks, *, learning_r
         hits = torch.stack([(g.argmax(1) == truth[:, i]).float().mean() for i, g in enumerate(guesses)])
         right = hits if step == 0 else 0.95 * right + 0.05 * hits
         if step % 100 == 99:
-            shares = " ".join(f"{n} {v:.3f}" for n, v in zip(("colour", "shape", "setting", "action"), right, strict=True))
+            shares = " ".join(
+                f"{n} {v:.3f}" for n, v in zip(("colour", "shape", "setting", "action"), right, strict=True)
+            )
             print(f"eyesight step {step + 1} {shares}", flush=True)

@@ -9,13 +9,21 @@ import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from tempo.video.decoding import Image
+
+
+class Stored(NamedTuple):
+    """Frames uint8 [T, H, W, 3] in RGB, their times in seconds [T], and frames per second of video."""
+
+    frames: Image
+    seconds: NDArray[np.float64]
+    fps: float
 
 
 class FrameStore:
@@ -60,10 +68,15 @@ class FrameStore:
         fps = float(arrays["fps"])
         self.write(video_id, frames, seconds=arrays["seconds"].tolist(), fps=fps, key_frames=key_frames)
 
-    def read(self, video_id: str) -> tuple[Image, NDArray[np.float64]]:
-        """Frames uint8 [T, H, W, 3] in RGB and their times in seconds [T]; raises FileNotFoundError."""
+    def has(self, video_id: str) -> bool:
+        """Whether the frames of a video are there."""
+        return self.path(video_id).exists()
+
+    def read(self, video_id: str) -> Stored:
+        """The frames of a video, their times and their rate; raises FileNotFoundError."""
         arrays = self._load(video_id)
-        return decode_jpegs(_unpack("frames", arrays)), arrays["seconds"]
+        frames = decode_jpegs(_unpack("frames", arrays))
+        return Stored(frames, arrays["seconds"], float(arrays["fps"]))
 
     def read_key_frames(self, video_id: str) -> Image:
         """Key frames uint8 [K, H, W, 3] in RGB, two per clip; ValueError where none were chosen yet."""
@@ -71,10 +84,6 @@ class FrameStore:
         if not key_frames:
             raise ValueError(f"{self.path(video_id)} holds no key frames: the clips stage writes them")
         return decode_jpegs(key_frames)
-
-    def read_fps(self, video_id: str) -> float:
-        """Stored frames per second of video."""
-        return float(self._load(video_id)["fps"])
 
     def _load(self, video_id: str) -> dict[str, NDArray[Any]]:
         with np.load(self.path(video_id), allow_pickle=False) as arrays:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from pathlib import Path
 
 from tempo.config import FramesConfig
 from tempo.stage import Dropped
@@ -55,6 +56,14 @@ class Sampler:
     def _encode(self, picture: Picture) -> bytes:
         # The size of the first picture holds for all, so that the frames of a video stack.
         return encode_jpeg(picture.scaled(*self._size), self._config.jpeg_quality)
+
+
+def sample_video(path: str | Path, config: FramesConfig) -> tuple[list[bytes], list[float], float]:
+    """What a Sampler takes of a whole video: JPEGs, times in seconds, frames per second; raises Dropped."""
+    sampler = Sampler(config)
+    for picture in decode(path):
+        sampler.add(picture)
+    return sampler.finish()
 
 
 def fetch_frames(path: str, indices: Iterable[int], config: FramesConfig) -> list[bytes]:

@@ -1,0 +1,128 @@
+"""The registered attention: what a layout is, and that without one it is plain SDPA."""
+
+import pytest
+import torch
+
+from tempo.model.attention import (
+    NAME,
+    is_layout,
+    make_layout,
+    register_shared_prefix,
+    shared_prefix_attention,
+)
+
+
+class Layer(torch.nn.Module):
+    """Just enough of an attention layer for the attention function."""
+
+    is_causal = True
+    num_key_value_groups = 2
+
+
+def random_heads(length, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(1, 4, length, 8, generator=generator)
+    key, value = (torch.randn(1, 2, length, 8, generator=generator) for _ in range(2))
+    return query, key, value
+
+
+def square_mask(segments):
+    """The dense mask that a layout stands for: boolean [L, L]."""
+    length = sum(map(sum, segments))
+    mask = torch.zeros(length, length, dtype=torch.bool)
+    start = 0
+    for prefix, *answers in segments:
+        own_start = start
+        for size in (prefix, *answers):
+            for row in range(own_start, own_start + size):
+                mask[row, start : start + (0 if own_start == start else prefix)] = True
+                mask[row, own_start : row + 1] = True
+            own_start += size
+        start = own_start
+    return mask
+
+
+def dense_attention(query, key, value, mask):
+    key, value = (tensor.repeat_interleave(2, dim=1) for tensor in (key, value))
+    return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
+
+
+SEGMENTS = [
+    [(5,)],
+    [(5, 1)],
+    [(5, 3, 2)],
+    [(1, 4, 1, 7)],
+    [(5, 3, 2), (7, 4)],
+    [(3,), (2, 6, 6), (9, 1)],
+]
+
+
+@pytest.mark.parametrize("segments", SEGMENTS)
+def test_a_layout_means_its_square_mask(segments):
+    heads = random_heads(sum(map(sum, segments)))
+    output, weights = shared_prefix_attention(Layer(), *heads, make_layout(segments))
+    assert weights is None
+    assert torch.allclose(output, dense_attention(*heads, square_mask(segments)), atol=1e-6)
+
+
+def test_no_layout_is_causal_sdpa():
+    heads = random_heads(6)
+    output, _ = shared_prefix_attention(Layer(), *heads, None)
+    causal = torch.ones(6, 6, dtype=torch.bool).tril()
+    assert torch.allclose(output, dense_attention(*heads, causal), atol=1e-6)
+
+
+def test_a_prepared_mask_is_used_as_it_is():
+    heads = random_heads(6)
+    mask = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
+    mask[..., 0] = True
+    mask[..., 2:, 1] = False
+    output, _ = shared_prefix_attention(Layer(), *heads, mask)
+    assert torch.allclose(output, dense_attention(*heads, mask[0, 0]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("mask", "expected"),
+    [
+        (None, False),
+        (torch.ones(2, 5, dtype=torch.int64), False),
+        (torch.ones(1, 1, 5, 5, dtype=torch.bool), False),
+        (torch.zeros(1, 1, 5, 5), False),
+        (make_layout([(3, 2)]), True),
+    ],
+)
+def test_what_counts_as_a_layout(mask, expected):
+    assert is_layout(mask) is expected
+
+
+def test_a_layout_is_padded_with_zeros():
+    assert make_layout([(5, 3, 2), (7, 4)]).tolist() == [[[[5, 3, 2], [7, 4, 0]]]]
+
+
+def test_a_layout_that_does_not_fit_the_row_is_noticed():
+    with pytest.raises(AssertionError, match="differ in length"):
+        shared_prefix_attention(Layer(), *random_heads(9), make_layout([(5, 3)]))
+
+
+def test_no_mask_is_square(monkeypatch):
+    """The largest mask built for a long prefix has one row per answer token, not per token."""
+    from tempo.model import attention
+
+    shapes = []
+    original = attention._continuation_mask
+    monkeypatch.setattr(
+        attention, "_continuation_mask", lambda *a: shapes.append(original(*a).shape) or original(*a)
+    )
+    shared_prefix_attention(Layer(), *random_heads(1010), make_layout([(1000, 4, 6)]))
+    assert shapes == [(1, 1, 10, 1010)]
+
+
+def test_registering_twice_is_harmless():
+    from tempo.model.loading import repair_torchvision
+
+    repair_torchvision()
+    from transformers import AttentionInterface
+
+    register_shared_prefix()
+    register_shared_prefix()
+    assert AttentionInterface()[NAME] is shared_prefix_attention

@@ -1,0 +1,330 @@
+"""The configuration says no by name, and its defaults are the method's."""
+
+from __future__ import annotations
+
+import pytest
+import tomli_w
+from pydantic import ValidationError
+
+from tempo.config import Config, load_config, parse_config
+from tempo.stage import Context
+from tempo.steps import write_config
+
+OWN = {"videos": {"paths": ["films"]}}
+DPO = {"name": "dpo-16", "objective": "dpo", "learning_rate": 5e-6}
+SFT = {"name": "sft", "objective": "sft", "learning_rate": 1e-4}
+
+
+def refusal(data):
+    """What is said against a configuration of somebody's own videos with these sections."""
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the callers look at the words
+        parse_config({**OWN, **data})
+    return str(caught.value)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A function that writes plain data as TOML and returns the path."""
+
+    def to_file(data):
+        path = tmp_path / "tempo.toml"
+        path.write_text(tomli_w.dumps(data))
+        return path
+
+    return to_file
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "expected"),
+    [
+        ("frames", "fps", 1.0),
+        ("frames", "max_frames", 600),
+        ("shots", "min_frames", 8),
+        ("shots", "min_seconds", 0.2),
+        ("shots", "min_grey_range", 10),
+        ("clips", "min_shots", 4),
+        ("clips", "max_shots", 32),
+        ("clips", "max_shot_seconds", 16.0),
+        ("clips", "similarity", 0.8),
+        ("clips", "min_clips", 4),
+        ("clips", "max_group_clips", 3),
+        ("clips", "group_share", 3),
+        ("captions", "temperature", 0.7),
+        ("captions", "repetition_penalty", 1.05),
+        ("responses", "temperature", 0.7),
+        ("responses", "repetition_penalty", 1.05),
+        ("perturbations", "kinds", ("drop", "shuffle", "reverse")),
+        ("perturbations", "levels", (16, 8, 4, 2)),
+        ("pairs", "max_length_ratio", 1.5),
+        ("pairs", "drop_chosen_longer", True),
+        ("training", "max_tokens", 16384),
+        ("model", "trust_remote_code", False),
+        ("run", "seed", 0),
+    ],
+)
+def test_default_is_that_of_the_method(section, key, expected):
+    assert getattr(getattr(parse_config(OWN), section), key) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("lora_rank", 32),
+        ("lora_alpha", 64),
+        ("train_vision", False),
+        ("warmup_share", 0.05),
+        ("epochs", 1),
+        ("beta", 0.1),
+        ("nll_weight", 1.0),
+    ],
+)
+def test_default_of_a_dpo_phase_is_that_of_the_method(key, expected):
+    (phase,) = parse_config({**OWN, "training": {"phases": [DPO]}}).training.phases
+    assert getattr(phase, key) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "key", "hint"),
+    [
+        ({"frames": {"fpss": 1}}, "frames.fpss", "'fps'"),
+        ({"video": {"paths": ["x"]}}, "video", "'videos'"),
+        ({"clips": {"similarty": 0.9}}, "clips.similarty", "'similarity'"),
+        ({"training": {"phase": []}}, "training.phase", "'phases'"),
+        ({"training": {"phases": [{**DPO, "learning_rat": 1}]}}, "training.phases.0.learning_rat", "'learning_rate'"),
+        ({"training": {"phases": [DPO, {**SFT, "epoch": 1}]}}, "training.phases.1.epoch", "'epochs'"),
+    ],
+)  # fmt: skip
+def test_unknown_key_is_named_with_the_likeliest_one(data, key, hint):
+    said = refusal(data)
+    assert said.startswith(f"{key}: unknown key")
+    assert f"did you mean {hint}?" in said
+
+
+def test_unknown_key_of_the_optional_section_is_named_with_the_likeliest_one():
+    with pytest.raises(ValueError, match=r"synthetic\.num_video: unknown key; did you mean 'num_videos'"):
+        parse_config({"synthetic": {"num_video": 3}})
+
+
+def test_unknown_key_like_no_other_lists_all_keys():
+    said = refusal({"frames": {"zzz": 1}})
+    assert "did you mean" not in said
+    for known in ("fps", "max_frames", "max_pixels", "jpeg_quality"):
+        assert known in said
+
+
+@pytest.mark.parametrize(
+    ("data", "key", "value"),
+    [
+        ({"frames": {"fps": 0}}, "frames.fps", "0"),
+        ({"frames": {"fps": "fast"}}, "frames.fps", "'fast'"),
+        ({"frames": {"fps": float("nan")}}, "frames.fps", "nan"),
+        ({"frames": {"max_frames": 1}}, "frames.max_frames", "1"),
+        ({"frames": {"jpeg_quality": 101}}, "frames.jpeg_quality", "101"),
+        ({"frames": 3}, "frames", "3"),
+        ({"run": {"num_workers": -1}}, "run.num_workers", "-1"),
+        ({"run": {"seed": 1.5}}, "run.seed", "1.5"),
+        ({"run": {"seed": -1}}, "run.seed", "-1"),
+        ({"model": {"path": 7}}, "model.path", "7"),
+        ({"model": {"dtype": "int4"}}, "model.dtype", "'int4'"),
+        ({"shots": {"detector": "magic"}}, "shots.detector", "'magic'"),
+        ({"shots": {"min_grey_range": 256}}, "shots.min_grey_range", "256"),
+        ({"clips": {"similarity": 1.5}}, "clips.similarity", "1.5"),
+        ({"clips": {"max_shot_seconds": 0}}, "clips.max_shot_seconds", "0"),
+        ({"clips": {"min_clips": 1}}, "clips.min_clips", "1"),
+        ({"captions": {"temperature": -0.1}}, "captions.temperature", "-0.1"),
+        ({"responses": {"repetition_penalty": 0.9}}, "responses.repetition_penalty", "0.9"),
+        ({"responses": {"input_form": "sound"}}, "responses.input_form", "'sound'"),
+        ({"perturbations": {"kinds": ["cut"]}}, "perturbations.kinds.0", "'cut'"),
+        ({"perturbations": {"levels": ["hard"]}}, "perturbations.levels.0", "'hard'"),
+        ({"pairs": {"max_length_ratio": 0.5}}, "pairs.max_length_ratio", "0.5"),
+        ({"training": {"phases": 3}}, "training.phases", "3"),
+        ({"training": {"phases": [{**DPO, "name": "a b"}]}}, "training.phases.0.name", "'a b'"),
+        ({"training": {"phases": [{**DPO, "objective": "ppo"}]}}, "training.phases.0.objective", "'ppo'"),
+        ({"training": {"phases": [{**DPO, "learning_rate": 0}]}}, "training.phases.0.learning_rate", "0"),
+        ({"training": {"phases": [{**DPO, "beta": 0}]}}, "training.phases.0.beta", "0"),
+        ({"training": {"baselines": {"plain": 3}}}, "training.baselines.plain", "3"),
+    ],
+)
+def test_bad_value_is_refused_by_key_and_shown(data, key, value):
+    said = refusal(data)
+    assert said.startswith(f"{key}: ")
+    assert f"(got {value})" in said
+
+
+def test_every_fault_is_named_at_once():
+    lines = refusal({"frames": {"fps": 0, "max_frame": 1}, "clips": {"similarity": 2}}).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["frames.fps", "frames.max_frame", "clips.similarity"]
+
+
+@pytest.mark.parametrize("missing", ["name", "objective", "learning_rate"])
+def test_phase_without_a_needed_key_is_refused_by_that_key(missing):
+    phase = {key: value for key, value in DPO.items() if key != missing}
+    assert refusal({"training": {"phases": [phase]}}).startswith(
+        f"training.phases.0.{missing}: Field required"
+    )
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"perturbations": {"levels": []}}, ["perturbations", "levels", "()"]),
+        ({"perturbations": {"levels": [4, 1]}}, ["perturbations", "levels", "(4, 1)"]),
+        ({"perturbations": {"levels": [4, 4]}}, ["perturbations", "levels", "(4, 4)"]),
+        ({"perturbations": {"kinds": []}}, ["perturbations", "kinds", "()"]),
+        ({"perturbations": {"kinds": ["drop", "drop"]}}, ["perturbations", "kinds", "('drop', 'drop')"]),
+        ({"training": {"phases": [DPO, DPO]}}, ["training", "phases", "dpo-16"]),
+        ({"training": {"phases": [DPO], "baselines": {"a": ["dpo-3"]}}}, ["baselines.a", "dpo-3", "dpo-16"]),
+        ({"training": {"phases": [{**DPO, "levels": [16, 5]}]}}, ["levels", "[5]", "perturbations.levels"]),
+        ({"training": {"phases": [SFT]}}, ["training.instructions"]),
+        ({"synthetic": {}}, ["videos.paths", "[synthetic]"]),
+        ({"videos": {"paths": []}}, ["videos.paths", "[synthetic]"]),
+        ({"clips": {"min_shots": 9, "max_shots": 5}}, ["clips", "min_shots", "9", "max_shots", "5"]),
+    ],
+)
+def test_values_that_do_not_fit_together_are_refused_by_name(data, words):
+    said = refusal(data)
+    for word in words:
+        assert word in said
+
+
+def test_world_with_more_shots_at_least_than_at_most_is_refused():
+    with pytest.raises(ValueError, match=r"min_shots.*9.*max_shots.*5"):
+        parse_config({"synthetic": {"min_shots": 9, "max_shots": 5}})
+
+
+@pytest.mark.parametrize(
+    ("phase", "idle"),
+    [
+        ({**SFT, "levels": [16]}, "levels"),
+        ({**SFT, "kinds": ["drop"]}, "kinds"),
+        ({**SFT, "beta": 0.2}, "beta"),
+        ({**SFT, "nll_weight": 0.5}, "nll_weight"),
+        ({**DPO, "lora_rank": 0, "lora_alpha": 8}, "lora_alpha"),
+    ],
+)
+def test_phase_option_that_would_do_nothing_is_refused(phase, idle):
+    said = refusal({"training": {"phases": [phase], "instructions": "i.jsonl"}})
+    assert said.startswith("training.phases.0: ")
+    assert phase["name"] in said
+    assert f"{idle} would do nothing" in said
+
+
+def test_benchmark_beside_the_embedded_world_is_refused():
+    with pytest.raises(ValueError, match=r"evaluation\.benchmark would do nothing"):
+        parse_config({"synthetic": {}, "evaluation": {"benchmark": "b.jsonl"}})
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", "base", "tempo"])
+def test_baseline_whose_name_is_a_path_or_taken_is_refused(name):
+    """Names become folders, and rows of the table beside `base` and `tempo`."""
+    assert name in refusal({"training": {"phases": [DPO], "baselines": {name: ["dpo-16"]}}})
+
+
+def test_configuration_is_frozen():
+    with pytest.raises(ValidationError):
+        parse_config(OWN).run.seed = 3
+
+
+def test_embedded_world_needs_no_further_key():
+    assert parse_config({"synthetic": {}}).model.path == "embedded"
+
+
+@pytest.mark.parametrize(
+    ("override", "section", "key", "expected"),
+    [
+        ("run.seed=7", "run", "seed", 7),
+        ("frames.fps=0.5", "frames", "fps", 0.5),
+        ("model.trust_remote_code=true", "model", "trust_remote_code", True),
+        ("model.path=/models/qwen", "model", "path", "/models/qwen"),
+        ("model.path=Qwen/Qwen2.5-VL-7B-Instruct", "model", "path", "Qwen/Qwen2.5-VL-7B-Instruct"),
+        ('model.path="two words"', "model", "path", "two words"),
+        ("model.path=two words", "model", "path", "two words"),
+        ("model.path=a=b", "model", "path", "a=b"),
+        (" model.dtype =bfloat16", "model", "dtype", "bfloat16"),
+        ("perturbations.levels=[4, 2]", "perturbations", "levels", (4, 2)),
+        ("evaluation.benchmark=", "evaluation", "benchmark", ""),
+    ],
+)
+def test_override_is_toml_or_a_bare_string(write, override, section, key, expected):
+    config = load_config(write(OWN), [override])
+    assert getattr(getattr(config, section), key) == expected
+
+
+def test_override_reaches_a_nested_table(write):
+    path = write({**OWN, "training": {"phases": [DPO]}})
+    assert load_config(path, ['training.baselines.one=["dpo-16"]']).training.baselines == {"one": ("dpo-16",)}
+
+
+def test_override_replaces_the_phases_as_a_whole(write):
+    path = write({**OWN, "training": {"phases": [DPO]}})
+    phases = '[{name = "only", objective = "dpo", learning_rate = 1e-3}]'
+    (phase,) = load_config(path, [f"training.phases={phases}"]).training.phases
+    assert (phase.name, phase.learning_rate) == ("only", 1e-3)
+
+
+def test_last_of_two_overrides_holds_and_the_rest_of_the_section_stays(write):
+    config = load_config(write({**OWN, "frames": {"max_frames": 9}}), ["frames.fps=2", "frames.fps=3"])
+    assert (config.frames.fps, config.frames.max_frames) == (3.0, 9)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("run.seed", "section.key=value"),
+        ("=3", "section.key=value"),
+        ("run.=3", "section.key=value"),
+        (".seed=3", "section.key=value"),
+        ("run.seed.more=3", "'seed' is not a section"),
+        ("training.phases.0.epochs=2", "'phases' is not a section"),
+    ],
+)
+def test_malformed_override_is_refused_and_shown(write, override, words):
+    path = write({**OWN, "run": {"seed": 1}, "training": {"phases": [DPO]}})
+    with pytest.raises(ValueError, match="--set") as caught:
+        load_config(path, [override])
+    assert repr(override) in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_override_of_an_unknown_key_is_refused_by_name(write):
+    with pytest.raises(ValueError, match=r"run\.sed: unknown key; did you mean 'seed'"):
+        load_config(write(OWN), ["run.sed=1"])
+
+
+def test_missing_file_is_named_with_the_way_to_make_one(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.toml does not exist; `tempo init` writes one"):
+        load_config(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    "content", [b"[run\nseed = 1", b"seed: 1", b"\xff\xfe", b"[run]\nseed = 1\nseed = 2"]
+)
+def test_file_that_is_not_toml_is_named(tmp_path, content):
+    path = tmp_path / "broken.toml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"broken\.toml cannot be read as TOML"):
+        load_config(path)
+
+
+def test_folder_in_place_of_a_file_is_named(tmp_path):
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        OWN,
+        {"synthetic": {}},
+        {**OWN, "shots": {"threshold": 20.0}},
+        {**OWN, "training": {"phases": [DPO, {**DPO, "name": "half", "levels": [4], "kinds": ["drop"]}]}},
+        {"synthetic": {}, "training": {"phases": [DPO, SFT], "baselines": {"sft-only": ["sft"]}}},
+        {**OWN, "training": {"phases": [{**DPO, "lora_rank": 0}]}},
+    ],
+    ids=["own", "synthetic", "threshold", "dpo", "sft", "no-lora"],
+)
+def test_configuration_written_into_a_run_is_read_back_the_same(tmp_path, data):
+    """`config.toml` of a run starts the same run again."""
+    config = Config.model_validate(data)
+    write_config(Context(config, tmp_path))
+    assert load_config(tmp_path / "config.toml") == config
