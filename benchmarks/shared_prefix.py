@@ -129,9 +129,8 @@ def main():
         rate = f"{seconds[form]:.3f} s a step, {arguments.rejected / seconds[form]:.2f} pairs/s"
         print(f"{form:>10}: {rate}, {memory[form]:.0f} MB above the model")
     speed, room = seconds["duplicated"] / seconds["packed"], memory["packed"] / memory["duplicated"]
-    print(
-        f"packed is {speed:.2f}x as fast in {room:.2f}x the memory; relative gradient difference {difference:.1e}"
-    )
+    print(f"packed is {speed:.2f}x as fast in {room:.2f}x the memory")
+    print(f"relative gradient difference {difference:.1e}")
     if arguments.json:
         row = {"seconds": seconds, "megabytes": memory, "ratio": speed, "gradient_difference": difference}
         print(json.dumps(row))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 Kind = Literal["drop", "shuffle", "reverse"]
 
@@ -174,6 +174,14 @@ class Sample(Record):
     options: tuple[str, ...]
     answer: int
     group: str = ""
+
+    @model_validator(mode="after")
+    def _check(self) -> Sample:
+        if len(self.options) < 2:
+            raise ValueError(f"{len(self.options)} options, a choice needs two at least")
+        if not 0 <= self.answer < len(self.options):
+            raise ValueError(f"answer {self.answer} is none of {len(self.options)} options")
+        return self
 
 
 class Outcome(Record):

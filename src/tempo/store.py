@@ -121,6 +121,25 @@ class _AnyRecord(Record):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+def read_rows(path: Path, record: type[R], *, key: str) -> list[R]:
+    """The rows of a JSONL file that somebody else wrote.
+
+    Raises ValueError that names the configuration `key`, the file, and the first line that is no such record.
+    """
+    try:
+        # Only a newline ends a row: str.splitlines would also cut at U+2028 and the like inside a text.
+        text = path.read_bytes().decode("utf-8").removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{key} {path} cannot be read: {error}") from None
+    rows = []
+    for number, line in enumerate(text.split("\n") if text else [], 1):
+        try:
+            rows.append(record.model_validate_json(line))
+        except ValueError as error:
+            raise ValueError(f"{path} line {number} is no {record.__name__.lower()}: {error}") from None
+    return rows
+
+
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Replaces `path` by the lines in one step: readers see the old file or the new one, never half."""
     write_text(path, "".join(f"{line}\n" for line in lines))

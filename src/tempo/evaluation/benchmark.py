@@ -9,28 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from tempo.records import Outcome, Sample
+from tempo.store import read_rows
 
 #: Aspects that one frame answers; the rest need time.
 STATIC_ASPECTS = ("static",)
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """The samples of a benchmark file; raises ValueError that names a line that is none."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ValueError(f"evaluation.benchmark {path} cannot be read: {error}") from None
-    samples = []
-    for number, line in enumerate(lines, 1):
-        try:
-            sample = Sample.model_validate_json(line)
-        except ValueError as error:
-            raise ValueError(f"{path} line {number} is no benchmark sample: {error}") from None
-        if not 0 <= sample.answer < len(sample.options):
-            raise ValueError(
-                f"{path} line {number}: answer {sample.answer} is none of {len(sample.options)} options"
-            )
-        samples.append(sample)
+    """The samples of a benchmark file; raises ValueError that names the line that is none."""
+    samples = read_rows(path, Sample, key="evaluation.benchmark")
+    first: dict[str, int] = {}
+    for number, sample in enumerate(samples, 1):
+        if (other := first.setdefault(sample.id, number)) != number:
+            raise ValueError(f"{path} line {number}: {sample.id!r} is the id of line {other} too")
     return samples
 
 

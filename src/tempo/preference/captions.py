@@ -28,6 +28,8 @@ def make_worker(context: Context) -> Worker:
         texts: list[str | None] = [None] * len(requests)
         for attempt in range(settings.retries + 1):
             open_ones = [i for i, text in enumerate(texts) if text is None]
+            if not open_ones:
+                break
             again = [replace(requests[i], seed=derive_seed(requests[i].seed, attempt)) for i in open_ones]
             answers = generate(lm, again, sampling=settings, max_new_tokens=settings.max_new_tokens)
             for i, answer in zip(open_ones, answers, strict=True):

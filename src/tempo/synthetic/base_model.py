@@ -46,13 +46,13 @@ class Recipe:
     """How the embedded model is trained. `clip_share` is the part of the steps before whole stories."""
 
     eyesight_steps: int = 500
-    steps: int = 3600
+    steps: int = 3200
     clip_share: float = 0.3
     learning_rate: float = 1.5e-3
     order_fidelity: float = 0.0
     seed: int = 0
     num_threads: int = 2
-    max_minutes: float = 48.0
+    max_minutes: float = 42.0
 
 
 def build_model(recipe: Recipe) -> VideoLM:
@@ -143,7 +143,7 @@ class Lessons(IterableDataset[bytes]):
             "fusion": self._fusion,
             "story": self._story,
         }
-        sizes = (24, 6, 4, 0) if done < self.recipe.clip_share else (8, 4, 3, 4)
+        sizes = (16, 6, 6, 0) if done < self.recipe.clip_share else (6, 4, 4, 4)
         return {
             name: [make(rng) for _ in range(size)]
             for (name, make), size in zip(makers.items(), sizes, strict=True)

@@ -98,9 +98,9 @@ pipeline_tag: video-text-to-text
 # tempo's embedded model
 
 A Qwen2.5-VL of 3.6 M parameters that lives in the embedded world of tempo (`tempo.synthetic`): coloured
-shapes that act in settings. It knows what happens and not when: its training told the true order of a story with
-probability {fidelity} (`order_fidelity`), and at random otherwise. All data is synthetic. It says nothing
-sensible about natural videos.
+shapes that act in settings. It knows what happens and not when: its training told the true order of a story
+with probability {fidelity} (`order_fidelity`), and at random otherwise. All data is synthetic. It says
+nothing sensible about natural videos.
 
 Made by `python -m tempo.synthetic.base_model --out src/tempo/synthetic/model` with the recipe
 `{recipe}`; measured by `python -m tempo.synthetic.card src/tempo/synthetic/model` on stories that no training

@@ -14,6 +14,11 @@ from tempo.synthetic.world import ACTIONS, COLOURS, SETTINGS, SHAPES, Event, Sto
 
 Question = tuple[str, str]
 
+ORDINALS = tuple(
+    "First Second Third Fourth Fifth Sixth Seventh Eighth Ninth Tenth Eleventh Twelfth Thirteenth Fourteenth "
+    "Fifteenth Sixteenth".split()
+)
+
 #: What an object does, asked in the words of the aspect.
 _ASKS = {
     "action": "What does the {thing} do?",
@@ -34,12 +39,13 @@ def sentence(clause: str) -> str:
 
 
 def fuse(captions: Sequence[str]) -> str:
-    """One paragraph that tells the captions in the order given."""
-    if len(captions) == 1:
-        return captions[0]
+    """One paragraph that tells the captions in the order given, at most as many as there are ORDINALS.
+
+    Counting words, not "then": a small model learns to copy from a numbered list only if it can tell from its
+    own words how far it has come (docs/log.md).
+    """
     clauses = [f"{text[0].lower()}{text[1:]}" for text in captions]
-    words = ["First", *["Then"] * (len(clauses) - 2), "Finally"]
-    return " ".join(f"{word}, {clause}" for word, clause in zip(words, clauses, strict=True))
+    return " ".join(f"{word}, {clause}" for word, clause in zip(ORDINALS, clauses, strict=False))
 
 
 def story_caption(events: Sequence[Event], rng: np.random.Generator, *, order_fidelity: float) -> str:

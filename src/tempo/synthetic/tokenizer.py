@@ -69,6 +69,7 @@ def _as_fast(backend: Any) -> Any:
 def _corpus() -> Iterator[str]:
     """Enough text of the world for every word of it to become a token."""
     yield from [*DESCRIBE, DIFFERENCE, FIRST_CLIP, "system\nuser\nassistant\n"] * 200
+    yield from [f"{word}, a. {word}, a" for word in language.ORDINALS] * 200
     for index in range(1500):
         rng = np.random.default_rng([7, index])
         story = make_story(7, index, num_shots=(2, 16))

@@ -26,7 +26,8 @@ class Policy:
                 self._frozen_copy = copy.deepcopy(model).requires_grad_(False).eval()
             self.model = model
             _freeze(model, train_vision=phase.train_vision)
-        if phase.gradient_checkpointing:
+        self._checkpoints = phase.gradient_checkpointing
+        if self._checkpoints:
             inner = self.model.get_base_model() if phase.lora_rank else self.model
             inner.gradient_checkpointing_enable({"use_reentrant": False})
         self.model.train()
@@ -49,7 +50,8 @@ class Policy:
     def merged(self) -> Any:
         """The plain model with what was learned in its weights."""
         model = self.model.merge_and_unload() if hasattr(self.model, "merge_and_unload") else self.model
-        model.gradient_checkpointing_disable()
+        if self._checkpoints:
+            model.gradient_checkpointing_disable()
         return model.requires_grad_(True).eval()
 
 

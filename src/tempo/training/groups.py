@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -11,6 +11,7 @@ from tempo.config import PhaseConfig
 from tempo.model.loading import VideoLM
 from tempo.model.prefix import Group
 from tempo.records import Instruction, Pair, Video
+from tempo.store import read_rows
 from tempo.video.frames import FrameStore
 
 
@@ -55,7 +56,7 @@ def sft_lessons(path: Path, videos: Sequence[Video], frames: FrameStore) -> list
     """
     known = {str(Path(video.path).resolve()): video.id for video in videos}
     rows: dict[str, list[tuple[str, str]]] = {}
-    for row in read_instructions(path):
+    for row in read_rows(path, Instruction, key="training.instructions"):
         video = str((path.parent / row.video).resolve())
         if video not in known:
             raise ValueError(
@@ -64,21 +65,6 @@ def sft_lessons(path: Path, videos: Sequence[Video], frames: FrameStore) -> list
         if frames.has(known[video]):
             rows.setdefault(known[video], []).append((row.question, row.answer))
     return [Lesson(f"{video_id}/sft", video_id, questions=tuple(rows[video_id])) for video_id in sorted(rows)]
-
-
-def read_instructions(path: Path) -> Iterator[Instruction]:
-    """The rows of an instruction file; raises ValueError that names a line that is none."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ValueError(f"training.instructions {path} cannot be read: {error}") from None
-    for number, line in enumerate(lines, 1):
-        try:
-            yield Instruction.model_validate_json(line)
-        except ValueError as error:
-            raise ValueError(
-                f"{path} line {number} is no instruction (id, video, question, answer): {error}"
-            ) from None
 
 
 def check_lengths(lessons: Sequence[Lesson], lm: VideoLM, frames: FrameStore, *, max_tokens: int) -> None:

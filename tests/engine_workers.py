@@ -1,0 +1,72 @@
+"""Worker factories for the tests of the engine; processes of a pool import them by name."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+from tempo.records import Captions, Drop
+
+
+def process_of(context):
+    """Answers each record with the process that worked on it, and leaves a file of that name."""
+
+    def work(batch):
+        (context.directory / f"{os.getpid()}.pid").touch()
+        return [Captions(id=record.id, captions=(str(os.getpid()),)) for record in batch]
+
+    return work
+
+
+def shout(context):
+    """Answers `a` with `A`; drops ids that begin with `bad`."""
+
+    def one(record):
+        if record.id.startswith("bad"):
+            return Drop(id=record.id, stage="shout", reason="bad name")
+        return Captions(id=record.id, captions=(record.id.upper(),))
+
+    return lambda batch: [one(record) for record in batch]
+
+
+def mortal(context):
+    """As `shout`, but `exit` and `segfault` end the process, and `raise` raises."""
+    shouting = shout(context)
+
+    def work(batch):
+        for record in batch:
+            with (context.directory / f"{record.id}.begun").open("a") as file:
+                file.write("x")
+            if record.id.startswith("exit"):
+                os._exit(3)
+            if record.id.startswith("segfault"):
+                ctypes.string_at(0)
+            if record.id.startswith("raise"):
+                raise RuntimeError(f"cannot work on {record.id}")
+        return shouting(batch)
+
+    return work
+
+
+def counted(context):
+    """As `shout`; leaves a file each time that it is made."""
+    number = len(list(context.directory.glob("made-*")))
+    (context.directory / f"made-{number}-{os.getpid()}").touch()
+    return shout(context)
+
+
+def unmakeable(context):
+    """A factory that fails, as one with a bad setting or a missing library does."""
+    raise ValueError("the factory has nothing to work with")
+
+
+def endless(context):
+    """Says that it works, and never comes to an end."""
+
+    def work(batch):
+        (Path(context.directory) / f"{os.getpid()}.pid").touch()
+        while True:
+            os.read(os.pipe()[0], 1)
+
+    return work

@@ -1,0 +1,191 @@
+"""Pairs join responses with clips by id, and the filter says what stopped each pair it stops."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tempo.config import Config, PairsConfig
+from tempo.preference.pairs import make_pairs, pair_fault
+from tempo.preference.prompts import DESCRIBE
+from tempo.records import Clip, Clips, Pair, Perturbation, Response, Responses
+from tempo.stage import Context
+from tempo.store import RunStore
+
+
+def words(count, start=0):
+    """A text of so many words; with another start it shares none of them."""
+    return " ".join(f"w{start + i}" for i in range(count))
+
+
+def pair(kind, chosen, rejected):
+    return Pair(
+        id=f"v/{kind}-04",
+        video_id="v",
+        video="v.mp4",
+        prompt="p",
+        chosen=chosen,
+        rejected=rejected,
+        kind=kind,
+        level=4,
+        order=(1, 0),
+        num_clips=4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen", "rejected", "reason", "figure"),
+    [
+        ("shuffle", words(10), words(10, 50), None, ""),
+        ("reverse", words(15), words(10, 50), None, ""),
+        ("shuffle", words(10), words(15, 50), None, ""),
+        ("shuffle", words(16), words(10, 50), "lengths differ too much", "1.60 over 1.5"),
+        ("reverse", words(10), words(16, 50), "lengths differ too much", "1.60 over 1.5"),
+        ("shuffle", words(10), "", "lengths differ too much", "10.00 over 1.5"),
+        ("drop", words(10), words(9, 50), None, ""),
+        ("drop", words(40), words(9, 50), None, ""),
+        ("drop", words(10), words(10, 50), "chosen is not longer", "10 against 10 words"),
+        ("drop", words(10), words(12, 50), "chosen is not longer", "10 against 12 words"),
+        ("drop", words(10), words(10), "same text", "10 words"),
+        ("reverse", words(10), words(10), "same text", "10 words"),
+        ("shuffle", words(10), f"So: {words(10)} end", "chosen is part of rejected", "10 of 12 words"),
+        ("drop", words(10), words(12), "chosen is part of rejected", "10 of 12 words"),
+        ("shuffle", words(12), words(10), None, ""),
+    ],
+)
+def test_filter(kind, chosen, rejected, reason, figure):
+    fault = pair_fault(pair(kind, chosen, rejected), PairsConfig())
+    assert (fault[0] if fault else None) == reason
+    if fault:
+        assert figure in fault[1]
+
+
+def test_length_of_drop_pairs_matters_only_if_asked_for():
+    """Fault 3: a rule that gives the answer away by length can be switched off."""
+    longer = pair("drop", words(10), words(12, 50))
+    assert pair_fault(longer, PairsConfig(drop_chosen_longer=True)) is not None
+    assert pair_fault(longer, PairsConfig(drop_chosen_longer=False)) is None
+
+
+def test_length_ratio_is_the_one_asked_for():
+    uneven = pair("reverse", words(16), words(10, 50))
+    assert pair_fault(uneven, PairsConfig(max_length_ratio=1.6)) is None
+    assert "over 1.59" in pair_fault(uneven, PairsConfig(max_length_ratio=1.59))[1]
+
+
+def perturbation(kind, level, order):
+    return Perturbation(
+        kind=kind, level=level, order=order, num_clips=4, kept_share=len(order) / 4, kendall_distance=0.5
+    )
+
+
+def clips_of(name):
+    clip = Clip(group=0, first_shot=0, num_shots=1, start_seconds=0, end_seconds=1, key_frames=(3,))
+    return Clips(id=name, path=f"/films/{name}.mp4", duration_seconds=4, clips=(clip,) * 4)
+
+
+def responses_of(name, start):
+    """Chosen with its own words; of the four rejected ones the shuffle is too long."""
+    return Responses(
+        id=name,
+        num_clips=4,
+        chosen=words(10, start),
+        rejected=(
+            Response(perturbation=perturbation("drop", 4, (2,)), text=words(3, start + 20)),
+            Response(perturbation=perturbation("shuffle", 4, (1, 0, 3, 2)), text=words(30, start + 30)),
+            Response(perturbation=perturbation("reverse", 16, (3, 2, 1, 0)), text=words(11, start + 60)),
+            Response(perturbation=perturbation("reverse", 2, (2, 3, 0, 1)), text=words(12, start + 80)),
+        ),
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run whose stages wrote their rows in different orders, and dropped a video in between."""
+    store = RunStore(tmp_path)
+    store.append("clips", [clips_of(name) for name in ("c", "gone", "a", "b")])
+    store.append(
+        "responses", [responses_of("b", 1000), responses_of("a", 2000), responses_of("c", 3000)]
+    )
+    return Context(Config.model_validate({"videos": {"paths": ["unused"]}}), tmp_path)
+
+
+def test_pairs_are_joined_by_id_and_never_by_position(run):
+    """Fault 10."""
+    pairs, _ = make_pairs(run)
+    starts = {"b": 1000, "a": 2000, "c": 3000}
+    assert {row.video_id for row in pairs} == {"a", "b", "c"}
+    for row in pairs:
+        assert row.video == f"/films/{row.video_id}.mp4"
+        assert row.chosen == words(10, starts[row.video_id])
+        number = int(row.rejected.split()[0][1:])
+        assert starts[row.video_id] < number < starts[row.video_id] + 100
+
+
+def test_id_is_video_kind_and_level_and_pairs_are_sorted_by_it(run):
+    pairs, _ = make_pairs(run)
+    assert [row.id for row in pairs] == [
+        f"{video}/{tail}" for video in "abc" for tail in ("drop-04", "reverse-02", "reverse-16")
+    ]
+
+
+def test_pair_carries_the_perturbation_that_made_its_rejected_answer(run):
+    pairs, _ = make_pairs(run)
+    found = {(row.kind, row.level): (row.order, row.rejected.split()[0]) for row in pairs if row.video_id == "a"}
+    assert found == {
+        ("drop", 4): ((2,), "w2020"),
+        ("reverse", 16): ((3, 2, 1, 0), "w2060"),
+        ("reverse", 2): ((2, 3, 0, 1), "w2080"),
+    }
+    assert {row.num_clips for row in pairs} == {4}
+
+
+def test_stopped_pairs_are_set_aside_with_reason_and_figure(run):
+    _, drops = make_pairs(run)
+    assert sorted(drop.id for drop in drops) == ["a/shuffle-04", "b/shuffle-04", "c/shuffle-04"]
+    assert {(drop.stage, drop.reason, drop.detail) for drop in drops} == {
+        ("pairs", "lengths differ too much", "ratio 3.00 over 1.5")
+    }
+
+
+def test_every_response_becomes_a_pair_or_a_drop(run):
+    pairs, drops = make_pairs(run)
+    assert len({row.id for row in [*pairs, *drops]}) == len(pairs) + len(drops) == 12
+
+
+def test_prompt_is_one_of_the_instructions_and_the_same_for_a_whole_video(run):
+    pairs, _ = make_pairs(run)
+    for video in "abc":
+        (prompt,) = {row.prompt for row in pairs if row.video_id == video}
+        assert prompt in DESCRIBE
+
+
+def test_prompts_vary_over_videos(tmp_path):
+    store = RunStore(tmp_path)
+    names = [f"v{i}" for i in range(40)]
+    store.append("clips", map(clips_of, names))
+    store.append("responses", [responses_of(name, 100 * i) for i, name in enumerate(names)])
+    context = Context(Config.model_validate({"videos": {"paths": ["unused"]}}), tmp_path)
+    assert {row.prompt for row in make_pairs(context)[0]} == set(DESCRIBE)
+
+
+def test_pairs_do_not_depend_on_the_order_of_the_rows(run):
+    before = make_pairs(run)[0]
+    for name in ("clips", "responses"):
+        path = run.directory / f"{name}.jsonl"
+        path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+    assert make_pairs(run)[0] == before
+
+
+def test_video_whose_perturbed_answers_were_all_cut_gives_no_pair(tmp_path):
+    store = RunStore(tmp_path)
+    store.append("clips", [clips_of("a")])
+    store.append("responses", [responses_of("a", 0).model_copy(update={"rejected": ()})])
+    context = Context(Config.model_validate({"videos": {"paths": ["unused"]}}), tmp_path)
+    assert make_pairs(context) == ([], [])
+
+
+def test_pair_survives_its_file(run):
+    pairs, _ = make_pairs(run)
+    assert [Pair.model_validate(json.loads(row.model_dump_json())) for row in pairs] == pairs

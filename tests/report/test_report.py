@@ -1,0 +1,159 @@
+"""The page: one file, true to the rows it shows."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from tempo.config import parse_config
+from tempo.records import Captions, Clip, Clips, Drop, Pair, Shot, Shots
+from tempo.report.report import _marked, choose_pairs, picture_source, report_data, write_report
+from tempo.stage import Context
+from tempo.store import RunStore, write_json
+from tempo.video.frames import FrameStore, encode_jpeg
+
+
+def clips(video, count=4):
+    rows = [
+        Clip(
+            group=i,
+            first_shot=i,
+            num_shots=1,
+            start_seconds=2.0 * i,
+            end_seconds=2.0 * i + 2,
+            key_frames=(24 * i + 8, 24 * i + 16),
+        )
+        for i in range(count)
+    ]
+    return Clips(id=video, path=f"/videos/{video}.mp4", duration_seconds=2.0 * count, clips=tuple(rows))
+
+
+def shots(video, count=4):
+    rows = [
+        Shot(
+            start_frame=24 * i,
+            end_frame=24 * i + 24,
+            start_seconds=2.0 * i,
+            end_seconds=2.0 * i + 2,
+            grey_range=99,
+            descriptor=(1.0,),
+        )
+        for i in range(count)
+    ]
+    return Shots(
+        id=video, path=f"/videos/{video}.mp4", num_frames=96, duration_seconds=8.0, shots=tuple(rows), sharpness=(1.0,)
+    )
+
+
+def pair(video, kind="reverse", level=4, order=(3, 2, 1, 0), *, chosen="One. <Two>.", rejected="Two. One."):
+    return Pair(
+        id=f"{video}/{kind}-{level:02d}",
+        video_id=video,
+        video=f"/videos/{video}.mp4",
+        prompt="Describe.",
+        chosen=chosen,
+        rejected=rejected,
+        kind=kind,
+        level=level,
+        order=order,
+        num_clips=4,
+    )
+
+
+@pytest.fixture
+def context(tmp_path):
+    """A run of two videos, pairs in another order than the videos, and one drop."""
+    directory = tmp_path / "run"
+    store = RunStore(directory)
+    store.append("clips", [clips("aa"), clips("bb")])
+    store.append("shots", [shots("aa"), shots("bb")])
+    store.append("captions", [Captions(id="bb", captions=("b0", "b1", "b2", "b3"))])
+    store.append("pairs", [pair("bb"), pair("aa", "drop", 2, (0, 2))])
+    store.append("dropped", [Drop(id="cc", stage="clips", reason="too few clips", detail="2, min_clips is 4")])
+    frames = FrameStore(directory / "frames")
+    for number, video in enumerate(("aa", "bb")):
+        jpegs = [encode_jpeg(np.full((8, 8, 3), 100 * number + 10 * i, np.uint8), 95) for i in range(8)]
+        frames.write(video, jpegs, seconds=range(8), fps=1.0, key_frames=jpegs)
+    return Context(parse_config({"videos": {"paths": ["x"]}}), directory)
+
+
+def test_the_page_is_one_file_that_loads_nothing(context):
+    page = write_report(context).read_text()
+    assert page.startswith("<!doctype html>")
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert sources
+    assert all(source.startswith("data:") for source in sources)
+
+
+def test_a_run_that_has_barely_begun_has_a_page_too(tmp_path):
+    context = Context(parse_config({"videos": {"paths": ["x"]}}), tmp_path)
+    page = write_report(context).read_text()
+    assert "Not evaluated yet." in page
+    assert "No pair yet." in page
+
+
+def test_pairs_are_joined_to_their_own_video(context):
+    """Fault of the released viewer: it joined by position."""
+    frames = FrameStore(context.directory / "frames")
+    own = {video: picture_source(frames.read_key_frames(video)[0]) for video in ("aa", "bb")}
+    for shown in report_data(context)["pairs"]:
+        assert shown["as_filmed"][0]["picture"] == own[shown["id"].split("/")[0]]
+
+
+def test_the_second_strip_follows_the_perturbation(context):
+    shown = {p["kind"]: p for p in report_data(context)["pairs"]}
+    assert [cell["number"] for cell in shown["reverse"]["as_shown"]] == [3, 2, 1, 0]
+    assert [cell["number"] for cell in shown["drop"]["as_shown"]] == [0, 2]
+    assert [cell["kept"] for cell in shown["drop"]["as_filmed"]] == [True, False, True, False]
+
+
+def test_captions_stand_under_their_clips(context):
+    videos = {video["id"]: video for video in report_data(context)["videos"]}
+    assert [clip["caption"] for clip in videos["bb"]["clips"]] == ["b0", "b1", "b2", "b3"]
+    assert [clip["caption"] for clip in videos["aa"]["clips"]] == [""] * 4
+
+
+def test_drops_are_counted_by_reason(context):
+    (row,) = report_data(context)["drops"]
+    assert (row["stage"], row["reason"], row["count"]) == ("clips", "too few clips", 1)
+
+
+def test_texts_are_escaped_and_differences_marked(context):
+    page = write_report(context).read_text()
+    assert "&lt;Two&gt;." in page
+    assert "<Two>" not in page
+    assert _marked("a b c", "a c") == "a <mark>b </mark>c"
+    assert _marked("a & b", "a & b") == "a &amp; b"
+
+
+def test_accuracies_are_those_of_the_evaluation(context):
+    score = {"accuracy": 0.625, "num_samples": 8, "interval": [0.3, 0.86]}
+    summary = {**score, "static": score, "group_score": score, "by_aspect": {"event_order": score}, "by_format": {}}
+    write_json(context.directory / "evaluation.json", {"benchmark": "b", "models": {"base": summary}})
+    page = write_report(context).read_text()
+    assert "62.5" in page
+    assert "event order" in page
+
+
+def test_curves_show_every_phase(context):
+    for name in ("01-dpo-4", "02-sft"):
+        path = context.directory / "train" / name / "metrics.jsonl"
+        path.parent.mkdir(parents=True)
+        rows = [{"step": s, "loss": 1.0 / s, "rewards/accuracies": 0.5, "rewards/margins": 0.1} for s in (1, 2)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    curves = report_data(context)["curves"]
+    assert curves.startswith("<svg")
+    assert "01-dpo-4" in curves
+    assert "02-sft" in curves
+
+
+def test_the_same_run_gives_the_same_page(context):
+    assert write_report(context).read_bytes() == write_report(context).read_bytes()
+
+
+def test_shown_pairs_take_turns_over_kinds_and_levels():
+    pairs = [pair(v, k, level) for v in "ab" for k in ("drop", "reverse") for level in (2, 4)]
+    chosen = choose_pairs(pairs, 3)
+    assert [(p.kind, p.level) for p in chosen] == [("drop", 2), ("reverse", 2), ("drop", 4)]
+    assert [p.video_id for p in chosen[:2]] == ["a", "b"]

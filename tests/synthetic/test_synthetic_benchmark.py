@@ -1,0 +1,185 @@
+"""The embedded benchmark: every right answer is true to the script, and no text gives it away."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+
+import pytest
+
+from tempo.synthetic import language
+from tempo.synthetic.benchmark import conflicting_samples, story_samples, twin
+from tempo.synthetic.world import ACTIONS, make_story
+
+NUM_STORIES = 400
+STORIES = [make_story(0, 1_000_000 + i, num_shots=(4, 16)) for i in range(NUM_STORIES)]
+ASKED = [(story, story_samples(story, seed=0, number=i)) for i, story in enumerate(STORIES)]
+SAMPLES = [sample for _, samples in ASKED for sample in samples]
+ASPECTS = (*ACTIONS, "event_order", "static")
+FORMATS = ("multiple_choice", "yes_no", "caption_matching")
+
+
+def is_true(story, question, option):
+    """Whether an option answers a question truly, told from the script and the words alone."""
+    events = {event.thing: event for event in story.events}
+    place = {thing: i for i, thing in enumerate(events)}
+    captions = [language.caption(event) for event in story.events]
+    if named := re.fullmatch(r"Which comes first, the (.+) or the (.+)\?", question):
+        return option == f"The {min(named.groups(), key=place.get)}."
+    if named := re.fullmatch(r"Does the (.+) come before the (.+)\?", question):
+        return option == ("Yes." if place[named[1]] < place[named[2]] else "No.")
+    if named := re.fullmatch(r"Is there a (.+)\?", question):
+        return option == ("Yes." if named[1] in events else "No.")
+    if named := re.fullmatch(r"Where is the (.+)\?", question):
+        return option == f"In the {events[named[1]].setting}."
+    if named := re.fullmatch(r"Describe what the (.+) does\.", question):
+        return option == language.caption(events[named[1]])
+    if named := re.fullmatch(r"Does the (\w+ \w+) (\w+ ?\w*)\?", question):
+        event = events[named[1]]
+        asked = {language.check_of(event, action) for action in ACTIONS[event.aspect]}
+        assert question in asked
+        return option == ("Yes." if question == language.check_of(event, event.action) else "No.")
+    if thing := next((thing for thing in events if f"the {thing}" in question), None):
+        return option == f"It {events[thing].action}."
+    return option == language.fuse(captions)
+
+
+def by_kind(samples):
+    """Samples by aspect, format and number of options."""
+    kinds = defaultdict(list)
+    for sample in samples:
+        kinds[sample.aspect, sample.format, len(sample.options)].append(sample)
+    return kinds
+
+
+def near(share, num_samples):
+    return pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / num_samples))
+
+
+def test_right_option_and_it_alone_is_true_to_the_script():
+    for story, samples in ASKED:
+        for sample in samples:
+            truths = [is_true(story, sample.question, option) for option in sample.options]
+            assert truths == [i == sample.answer for i in range(len(sample.options))], sample
+
+
+def test_every_aspect_is_asked_in_every_format_it_has():
+    kinds = {(sample.aspect, sample.format) for sample in SAMPLES}
+    assert kinds == {(a, f) for a in ASPECTS for f in FORMATS} - {("static", "caption_matching")}
+
+
+def test_aspect_is_asked_only_of_stories_that_show_it():
+    for story, samples in ASKED:
+        shown = {event.aspect for event in story.events} | {"event_order", "static"}
+        assert {sample.aspect for sample in samples} == shown
+
+
+def test_options_are_two_or_four_and_never_the_same_twice():
+    for sample in SAMPLES:
+        assert len(sample.options) in (2, 4)
+        assert len(set(sample.options)) == len(sample.options)
+
+
+def test_ids_differ_and_name_the_video_of_their_story():
+    assert len({sample.id for sample in SAMPLES}) == len(SAMPLES)
+    for story, samples in ASKED:
+        assert {sample.video for sample in samples} == {f"{story.id}.mp4"}
+
+
+def test_samples_are_made_by_seed_and_number_alone():
+    for number in (3, 0, 7):
+        assert story_samples(STORIES[number], seed=0, number=number) == ASKED[number][1]
+
+
+def test_each_place_among_the_options_is_right_equally_often():
+    for kind, samples in by_kind(SAMPLES).items():
+        counts = Counter(sample.answer for sample in samples)
+        for place in range(kind[2]):
+            assert counts[place] / len(samples) == near(1 / kind[2], len(samples)), kind
+
+
+def test_yes_is_right_half_of_the_time_in_every_aspect():
+    for kind, samples in by_kind(SAMPLES).items():
+        if kind[1] == "yes_no":
+            says_yes = [sample.options[sample.answer] == "Yes." for sample in samples]
+            assert abs(sum(says_yes) / len(says_yes) - 0.5) < 0.05, kind
+
+
+def test_object_named_first_is_the_first_one_half_of_the_time():
+    named_first = [
+        sample.question.split(" the ")[1].startswith(sample.options[sample.answer][4:-1])
+        for sample in SAMPLES
+        if sample.question.startswith("Which comes first")
+    ]
+    assert sum(named_first) == NUM_STORIES / 2
+
+
+def learned_rates(samples):
+    """How often each text was right where it was offered: all that a judge without eyes could learn."""
+    right, offered = Counter(), Counter()
+    for sample in samples:
+        right[sample.options[sample.answer]] += 1
+        offered.update(sample.options)
+    return {text: (right[text] + 0.5) / (offered[text] + 1) for text in offered}
+
+
+@pytest.mark.parametrize("judge", ["most often right", "longest", "shortest", "first in the alphabet"])
+def test_judge_without_eyes_scores_near_chance(judge):
+    """Of the texts it reads half of the benchmark with its answers, and is asked the other half."""
+    half = len(SAMPLES) // 2
+    rates = learned_rates(SAMPLES[:half])
+    value = {
+        "most often right": lambda text: rates.get(text, 0.5),
+        "longest": len,
+        "shortest": lambda text: -len(text),
+        "first in the alphabet": lambda text: [-ord(letter) for letter in text],
+    }[judge]
+    for kind, samples in by_kind(SAMPLES[half:]).items():
+        right = 0.0
+        for sample in samples:
+            values = [value(option) for option in sample.options]
+            best = [i for i, one in enumerate(values) if one == max(values)]
+            right += (sample.answer in best) / len(best)
+        assert right / len(samples) == near(1 / kind[2], len(samples)), kind
+
+
+def test_same_question_has_different_answers_in_different_stories():
+    """A question whose answer never changes could be learned by heart."""
+    answers = defaultdict(Counter)
+    for sample in SAMPLES:
+        if sample.format != "caption_matching":
+            answers[sample.question][sample.options[sample.answer]] += 1
+    asked_often = [counts for counts in answers.values() if counts.total() >= 12]
+    assert len(asked_often) > 10
+    assert all(max(counts.values()) < counts.total() for counts in asked_often)
+
+
+def test_twin_shows_the_same_shots_from_the_last_to_the_first():
+    story = STORIES[0]
+    assert twin(story).events == story.events[::-1]
+    assert twin(story).id != story.id
+    assert twin(twin(story)).events == story.events
+
+
+def test_conflicting_group_has_the_same_options_and_for_each_video_another_answer():
+    for story in STORIES:
+        one, other = conflicting_samples(story)
+        assert one.group == other.group
+        assert (one.question, one.options) == (other.question, other.options)
+        assert {one.answer, other.answer} == {0, 1}
+        assert one.options[0] != one.options[1]
+        assert (one.video, other.video) == (f"{story.id}.mp4", f"{twin(story).id}.mp4")
+
+
+def test_right_option_of_a_conflicting_group_tells_the_order_of_its_video():
+    for story in STORIES:
+        for shown, sample in zip((story, twin(story)), conflicting_samples(story), strict=True):
+            truth = language.fuse([language.caption(event) for event in shown.events])
+            assert sample.options[sample.answer] == truth
+
+
+def test_groups_and_ids_of_conflicting_samples_differ():
+    samples = [sample for story in STORIES for sample in conflicting_samples(story)]
+    assert len({sample.id for sample in [*samples, *SAMPLES]}) == len(samples) + len(SAMPLES)
+    assert set(Counter(sample.group for sample in samples).values()) == {2}

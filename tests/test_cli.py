@@ -1,0 +1,389 @@
+"""The command line: quick to answer, and bad input is one message that names the thing and spoils nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import tomllib
+
+import av
+import numpy as np
+import pytest
+import tomli_w
+
+from tempo import cli, pipeline
+from tempo.config import load_config
+from tempo.records import Drop, Video
+from tempo.store import DROPPED, RunStore
+
+HEAVY = ("torch", "transformers", "peft", "accelerate", "cv2", "av", "scenedetect", "matplotlib", "jinja2")
+
+
+@pytest.fixture
+def tempo(monkeypatch, capsys):
+    """A function that runs a command in this process and returns (exit code, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tempo", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+def film(path, level=60):
+    """A tiny video; another grey level is another content."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=8, options={"preset": "ultrafast"})
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for index in range(8):
+            picture = np.full((64, 64, 3), level + index, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+@pytest.fixture
+def films(tmp_path):
+    """A folder with two videos, a copy of one, a broken one and a text."""
+    folder = tmp_path / "films"
+    folder.mkdir()
+    film(folder / "a.mp4")
+    film(folder / "b.mp4", 150)
+    (folder / "copy of a.mp4").write_bytes((folder / "a.mp4").read_bytes())
+    (folder / "broken.mp4").write_bytes(b"no video at all")
+    (folder / "notes.txt").write_text("no video either")
+    return folder
+
+
+@pytest.fixture
+def write(tmp_path, films):
+    """A function that writes a configuration for the films with these sections and returns its path."""
+
+    def config(name="tempo.toml", **sections):
+        path = tmp_path / name
+        data = {"run": {"num_workers": 1}, "videos": {"paths": [str(films)]}, **sections}
+        path.write_text(tomli_w.dumps(data))
+        return path
+
+    return config
+
+
+def tree(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+def assert_refused(result, *words):
+    """Exit code 2 and one message on stderr that has these words, and no traceback."""
+    code, out, err = result
+    assert code == 2
+    assert "Traceback" not in out + err
+    assert out == ""
+    assert err.strip()
+    for word in words:
+        assert word in err
+
+
+def run_python(script):
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+
+
+def test_import_of_the_command_line_is_light():
+    loaded = set(run_python("import sys, tempo.cli; print(*sys.modules)").split())
+    assert "tempo.pipeline" in loaded
+    assert not loaded & set(HEAVY)
+
+
+def test_help_is_quick():
+    """Half a second on an idle machine; here there may be others."""
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "tempo", "--help"], capture_output=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) <= 2
+
+
+def test_help_names_every_command_and_stage(tempo):
+    code, out, _ = tempo("--help")
+    assert code == 0
+    for name in ("run", "status", "init", *pipeline.NAMES):
+        assert f" {name} " in out
+
+
+def test_help_shows_brackets_as_they_are(tempo):
+    """`[synthetic]` is a section, not a colour."""
+    assert "[synthetic]" in tempo("--help")[1]
+
+
+@pytest.mark.parametrize("command", ["run", "status", "init", *pipeline.NAMES])
+def test_every_command_has_its_help(tempo, command):
+    code, out, _ = tempo(command, "--help")
+    assert code == 0
+    assert "Usage:" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["dance"], ["dance"]),
+        (["run"], ["CONFIG"]),
+        (["run", "tempo.toml"], ["--out"]),
+        (["run", "tempo.toml", "--out", "o", "--loud"], ["--loud"]),
+        (["status"], ["DIRECTORY"]),
+        (["init"], ["VIDEOS"]),
+    ],
+)
+def test_wrong_command_line_is_refused(tempo, arguments, words):
+    assert_refused(tempo(*arguments), *words)
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        ({"frames": {"fpss": 2}}, ["frames.fpss", "unknown key", "fps"]),
+        ({"frames": {"fps": "fast"}}, ["frames.fps", "'fast'"]),
+        ({"frames": {"fps": -1.0}}, ["frames.fps", "-1.0"]),
+        ({"run": {"seed": "x"}}, ["run.seed", "'x'"]),
+        ({"perturbations": {"levels": [1]}}, ["levels", "(1,)"]),
+        ({"training": {"phases": [{"name": "s", "objective": "sft", "learning_rate": 1e-4}]}},
+         ["training.instructions"]),
+        ({"synthetic": {}}, ["videos.paths", "[synthetic]"]),
+    ],
+)  # fmt: skip
+def test_bad_configuration_is_refused_before_anything_is_made(tempo, write, tmp_path, sections, words):
+    config = write(**sections)
+    before = tree(tmp_path)
+    assert_refused(tempo("run", config, "--out", tmp_path / "out"), *words)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("frames.fps", ["--set", "frames.fps", "section.key=value"]),
+        ("frames.fps=no", ["frames.fps", "'no'"]),
+        ("frame.fps=2", ["frame", "unknown key", "'frames'"]),
+    ],
+)
+def test_bad_override_is_refused_before_anything_is_made(tempo, write, tmp_path, override, words):
+    config = write()
+    before = tree(tmp_path)
+    assert_refused(tempo("run", config, "--out", tmp_path / "out", "--set", override), *words)
+    assert tree(tmp_path) == before
+
+
+def test_missing_configuration_is_named(tempo, tmp_path):
+    assert_refused(tempo("run", tmp_path / "none.toml", "--out", tmp_path / "out"), "none.toml", "tempo init")
+    assert not (tmp_path / "out").exists()
+
+
+def test_configuration_that_is_not_toml_is_named(tempo, tmp_path):
+    (tmp_path / "bad.toml").write_text("not toml")
+    assert_refused(tempo("run", tmp_path / "bad.toml", "--out", tmp_path / "out"), "bad.toml", "TOML")
+
+
+def test_unknown_stage_is_named_with_those_there_are_before_anything_is_made(tempo, write, tmp_path):
+    config = write()
+    before = tree(tmp_path)
+    result = tempo("run", config, "--out", tmp_path / "out", "--until", "vidoes")
+    assert_refused(result, "'vidoes'", *pipeline.NAMES)
+    assert tree(tmp_path) == before
+
+
+def test_missing_video_folder_is_named(tempo, write, tmp_path):
+    config = write(videos={"paths": [str(tmp_path / "nowhere")]})
+    result = tempo("run", config, "--out", tmp_path / "out", "--until", "videos")
+    assert_refused(result, "videos.paths", "nowhere", "does not exist")
+
+
+def test_folder_without_videos_is_named_and_the_run_goes_on_once_there_is_one(tempo, write, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    config = write(videos={"paths": [str(empty)]})
+    command = ("run", config, "--out", tmp_path / "out", "--until", "videos")
+    assert_refused(tempo(*command), "videos.paths", "empty", ".mp4")
+    film(empty / "late.mp4")
+    assert tempo(*command)[0] == 0
+    assert len(RunStore(tmp_path / "out").read("videos", Video)) == 1
+
+
+def test_model_that_does_not_exist_is_refused_before_hours_of_decoding(tempo, write, tmp_path):
+    config = write(model={"path": str(tmp_path / "no such model")})
+    result = tempo("run", config, "--out", tmp_path / "out", "--until", "videos")
+    assert_refused(result, "model.path", "no such model")
+
+
+@pytest.mark.parametrize(
+    ("key", "sections"),
+    [
+        ("evaluation.benchmark", {"evaluation": {"benchmark": "/no/such/benchmark.jsonl"}}),
+        (
+            "training.instructions",
+            {
+                "training": {
+                    "instructions": "/no/such/instructions.jsonl",
+                    "phases": [{"name": "sft", "objective": "sft", "learning_rate": 1e-4}],
+                }
+            },
+        ),
+    ],
+)
+def test_missing_input_of_a_late_stage_is_refused_at_once(tempo, write, tmp_path, key, sections):
+    result = tempo("run", write(**sections), "--out", tmp_path / "out", "--until", "videos")
+    assert_refused(result, key, "/no/such/")
+
+
+def test_file_in_place_of_a_run_directory_is_named_and_kept(tempo, write, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    assert_refused(tempo("run", write(), "--out", tmp_path / "out", "--until", "videos"), str(tmp_path / "out"))
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_stage_out_of_turn_says_what_comes_before(tempo, write, tmp_path):
+    assert_refused(tempo("clips", write(), "--out", tmp_path / "out"), "'clips' needs 'videos' first")
+
+
+def test_rendering_without_a_synthetic_section_is_refused_and_not_passed_over(tempo, write, tmp_path):
+    assert_refused(tempo("synthetic", write(), "--out", tmp_path / "out"), "[synthetic]")
+
+
+def test_run_until_videos_keeps_what_is_a_video_and_says_why_of_the_rest(tempo, write, tmp_path, films):
+    config, out = write(), tmp_path / "out"
+    code, shown, _ = tempo("run", config, "--out", out, "--until", "videos")
+    assert code == 0
+    assert f"tempo status {out}" in shown
+    store = RunStore(out)
+    assert [row.path for row in sorted(store.read("videos", Video), key=lambda row: row.path)] == [
+        str(films / "a.mp4"),
+        str(films / "b.mp4"),
+    ]
+    reasons = {row.id: row.reason for row in store.read(DROPPED, Drop)}
+    assert reasons.keys() == {str(films / "broken.mp4"), str(films / "copy of a.mp4")}
+    assert reasons[str(films / "copy of a.mp4")] == "duplicate"
+    assert load_config(out / "config.toml") == load_config(config)
+    assert json.loads((out / "environment.json").read_text())["python"]
+
+    # Again, and as a stage of its own: done is done.
+    before = tree(out)
+    for again in (("run", config, "--out", out, "--until", "videos"), ("videos", config, "--out", out)):
+        assert tempo(*again)[0] == 0
+        assert tree(out) == before
+
+    # What it is drawn on may change without a new run; what it is made of may not.
+    assert tempo("videos", config, "--out", out, "--set", "run.num_workers=2")[0] == 0
+    before = tree(out)
+    for override, key in (("run.seed=1", "seed"), ('videos.extensions=["mp4"]', "videos.extensions")):
+        refused = tempo("run", config, "--out", out, "--until", "videos", "--set", override)
+        assert_refused(refused, str(out), "another config", key, "--redo")
+        assert tree(out) == before
+
+    # A mistake in the same command discards nothing.
+    wrong = ("run", config, "--out", out, "--set", "run.seed=1", "--redo", "--until", "vidoes")
+    assert_refused(tempo(*wrong), "vidoes")
+    assert tree(out) == before
+
+    # With --redo the stage is made anew, under the new configuration.
+    code, shown, _ = tempo("videos", config, "--out", out, "--set", "run.seed=1", "--redo")
+    assert code == 0
+    assert "videos: discarded" in shown
+    assert tomllib.loads((out / "config.toml").read_text())["run"]["seed"] == 1
+    assert len(store.read("videos", Video)) == 2
+
+    code, shown, _ = tempo("status", out)
+    assert code == 0
+    assert "duplicate" in shown
+
+
+def test_directory_in_use_is_refused(tempo, write, tmp_path):
+    with RunStore(tmp_path / "out").lock():
+        assert_refused(tempo("videos", write(), "--out", tmp_path / "out"), "in use", str(tmp_path / "out"))
+
+
+def test_stopping_says_how_to_go_on(tempo, write, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run_stages", stop)
+    code, _, err = tempo("run", write(), "--out", tmp_path / "out")
+    assert code == 130
+    assert "goes on where it stopped" in err
+
+
+def test_fault_of_the_program_is_not_taken_for_one_of_the_user(tempo, write, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(pipeline, "run_stages", fail)
+    with pytest.raises(RuntimeError, match="a fault"):
+        tempo("run", write(), "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "name", ["films", "my films", 'the "best" ones', "back\\slash", "it's", "été 映画", "films 🎬", "a # b", "[x]"]
+)
+def test_init_writes_a_configuration_that_loads_whatever_the_folder_is_called(tempo, tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    out = tmp_path / "made.toml"
+    code, shown, _ = tempo("init", folder, "--out", out)
+    assert code == 0
+    assert f"tempo run {out}" in shown
+    config = load_config(out)
+    assert config.videos.paths == (str(folder),)
+    assert [phase.levels for phase in config.training.phases] == [(16,), (8,), (4,), (2,)]
+
+
+@pytest.mark.parametrize("model", ["embedded", "Qwen/Qwen2.5-VL-7B-Instruct", 'C:\\models\\"q"'])
+def test_init_takes_any_model(tempo, films, tmp_path, model):
+    assert tempo("init", films, "--out", tmp_path / "made.toml", "--model", model)[0] == 0
+    assert load_config(tmp_path / "made.toml").model.path == model
+
+
+def test_init_says_in_its_file_what_holds_anyway(tempo, films, tmp_path):
+    """Apart from the phases and the size of a frame, the written values are the defaults."""
+    tempo("init", films, "--out", tmp_path / "made.toml")
+    made = load_config(tmp_path / "made.toml").model_dump()
+    (tmp_path / "bare.toml").write_text(tomli_w.dumps({"videos": {"paths": [str(films)]}}))
+    bare = load_config(tmp_path / "bare.toml").model_dump()
+    assert {section for section in made if made[section] != bare[section]} == {"training"}
+
+
+def test_init_never_overwrites(tempo, films, tmp_path):
+    (tmp_path / "made.toml").write_text("mine")
+    assert_refused(tempo("init", films, "--out", tmp_path / "made.toml"), "made.toml", "exists already")
+    assert (tmp_path / "made.toml").read_text() == "mine"
+
+
+def test_init_without_videos_is_refused(tempo, tmp_path):
+    assert_refused(tempo("init", tmp_path / "nowhere", "--out", tmp_path / "made.toml"), "nowhere")
+    assert not (tmp_path / "made.toml").exists()
+
+
+def test_init_into_a_folder_that_is_not_there_works_or_is_refused_by_name(tempo, films, tmp_path):
+    out = tmp_path / "deep" / "made.toml"
+    result = tempo("init", films, "--out", out)
+    if result[0] == 0:
+        load_config(out)
+    else:
+        assert_refused(result, str(out))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("nowhere", ["does not exist"]),
+        ("films", ["no run of tempo", "config.toml"]),
+        ("films/a.mp4", ["no run of tempo"]),
+    ],
+)
+def test_status_of_what_is_no_run_is_refused_by_name(tempo, films, tmp_path, name, words):
+    before = tree(tmp_path)
+    assert_refused(tempo("status", tmp_path / name), name, *words)
+    assert tree(tmp_path) == before

@@ -1,0 +1,279 @@
+"""The whole method on a few small stories: its contracts, its restarts, and its kills."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tempo import pipeline
+from tempo.config import load_config
+from tempo.pipeline import NAMES, fingerprints, run_stages
+from tempo.records import Captions, Clips, Drop, Pair, Perturbations, Video
+from tempo.stage import Context
+from tempo.store import RunStore
+
+CONFIG = """
+[run]
+num_workers = 1
+[synthetic]
+num_videos = 7
+num_held_out = 2
+min_shots = 4
+max_shots = 6
+[frames]
+max_pixels = 4096
+[captions]
+max_new_tokens = 64
+[responses]
+max_new_tokens = 128
+[training.baselines]
+sft_only = ["sft"]
+[[training.phases]]
+name = "dpo-4"
+objective = "dpo"
+levels = [8, 4]
+learning_rate = 1e-3
+lora_rank = 4
+[[training.phases]]
+name = "dpo-2"
+objective = "dpo"
+levels = [2]
+learning_rate = 1e-3
+lora_rank = 4
+[[training.phases]]
+name = "sft"
+objective = "sft"
+learning_rate = 1e-3
+lora_rank = 4
+"""
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def config_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "small.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(config_path, tmp_path_factory):
+    """A finished run."""
+    context = Context(load_config(config_path), tmp_path_factory.mktemp("out") / "run")
+    run_stages(context, QUIET)
+    return context
+
+
+def digest(directory, *names):
+    return {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in names}
+
+
+DATA = ("videos.jsonl", "shots.jsonl", "clips.jsonl", "captions.jsonl", "responses.jsonl", "pairs.jsonl")
+
+
+def test_every_stage_is_done_and_leaves_what_the_contract_says(finished):
+    store = RunStore(finished.directory)
+    assert all(store.is_done(name) for name in NAMES)
+    for name in ("config.toml", "environment.json", "evaluation.json", "report.html", "dropped.jsonl"):
+        assert (finished.directory / name).stat().st_size > 0
+    pair = json.loads((finished.directory / "pairs.jsonl").read_text().splitlines()[0])
+    names = {"video_id", "video", "prompt", "chosen", "rejected", "kind", "level", "order", "num_clips"}
+    assert names <= pair.keys()
+    drop = json.loads((finished.directory / "dropped.jsonl").read_text().splitlines()[0])
+    assert drop.keys() == {"stage", "id", "reason", "detail"}
+
+
+def test_every_file_has_pairs_or_a_reason(finished):
+    store = RunStore(finished.directory)
+    dropped = {drop.id.split("/")[0] for drop in store.read("dropped", Drop)}
+    with_pairs = {pair.video_id for pair in store.read("pairs", Pair)}
+    videos = {video.id for video in store.read("videos", Video)}
+    assert len(videos) == 7
+    assert videos <= dropped | with_pairs
+
+
+def test_no_pair_is_as_filmed_and_levels_are_distinct(finished):
+    store = RunStore(finished.directory)
+    pairs = store.read("pairs", Pair)
+    assert pairs
+    for pair in pairs:
+        assert pair.order != tuple(range(pair.num_clips))
+    for row in store.read("perturbations", Perturbations):
+        for kind in ("drop", "shuffle", "reverse"):
+            orders = [p.order for p in row.perturbations if p.kind == kind]
+            assert len(set(orders)) == len(orders)
+
+
+def test_shots_and_clips_are_those_of_the_scripts(finished):
+    folder = finished.directory / "synthetic" / "videos"
+    scripts = [json.loads(line) for line in (folder / "scripts.jsonl").read_text().splitlines()]
+    num_events = {script["id"]: len(script["events"]) for script in scripts}
+    store = RunStore(finished.directory)
+    rows = store.read("clips", Clips)
+    assert len(rows) == 6
+    assert {Path(row.path).stem: len(row.clips) for row in rows}.items() <= num_events.items()
+
+
+def test_captions_stand_with_their_own_clips(finished):
+    store = RunStore(finished.directory)
+    clips = {row.id: row for row in store.read("clips", Clips)}
+    for row in store.read("captions", Captions):
+        assert len(row.captions) == len(clips[row.id].clips)
+
+
+def test_the_evaluation_names_every_model_with_samples_and_interval(finished):
+    models = json.loads((finished.directory / "evaluation.json").read_text())["models"]
+    assert list(models) == ["base", "sft_only", "tempo"]
+    for summary in models.values():
+        low, high = summary["interval"]
+        assert low <= summary["accuracy"] <= high
+        assert summary["num_samples"] == models["base"]["num_samples"] > 10
+        assert "event_order" in summary["by_aspect"]
+
+
+def test_the_model_is_a_plain_checkpoint(finished):
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model = AutoModelForImageTextToText.from_pretrained(finished.directory / "model")
+    AutoProcessor.from_pretrained(finished.directory / "model")
+    assert not any("lora" in name for name, _ in model.named_parameters())
+    assert type(model).__name__ == "Qwen2_5_VLForConditionalGeneration"
+
+
+def test_the_baseline_starts_from_the_base_and_has_the_same_steps(finished):
+    rows = [
+        [json.loads(line) for line in (finished.directory / place / "metrics.jsonl").read_text().splitlines()]
+        for place in ("train/03-sft", "baselines/sft_only/01-sft")
+    ]
+    assert [row["learning_rate"] for row in rows[0]] == [row["learning_rate"] for row in rows[1]]
+    assert rows[0][0]["loss"] != rows[1][0]["loss"]
+
+
+def test_a_finished_run_starts_again_and_does_nothing(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.directory.rglob("*.safetensors")}
+    start = time.perf_counter()
+    run_stages(finished, QUIET)
+    assert time.perf_counter() - start < 5
+    assert before == {path: path.stat().st_mtime_ns for path in finished.directory.rglob("*.safetensors")}
+
+
+def test_another_run_of_the_same_config_gives_the_same_bytes(finished, config_path, tmp_path):
+    """With two workers instead of one."""
+    context = Context(load_config(config_path, ["run.num_workers=2"]), tmp_path / "again")
+    run_stages(context, QUIET, until="pairs")
+    for name in ("captions.jsonl", "perturbations.jsonl", "responses.jsonl"):
+        assert digest(finished.directory, name) == digest(context.directory, name)
+    strip = "synthetic/videos"
+    texts = [(d / "pairs.jsonl").read_text().replace(str(d), "") for d in (finished.directory, context.directory)]
+    assert strip in texts[0]
+    assert texts[0] == texts[1]
+
+
+def start_run(config_path, out, *more):
+    command = [sys.executable, "-m", "tempo", "run", str(config_path), "--out", out, "--until", "pairs", *more]
+    return subprocess.Popen(command, cwd=out_parent(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def out_parent(out):
+    return Path(out).parent if Path(out).is_absolute() else None
+
+
+def test_kills_change_nothing(finished, config_path, tmp_path):
+    """SIGKILL again and again at random moments, over all data stages; in the end the same bytes."""
+    rng = random.Random(0)
+    out = tmp_path / "killed"
+    kills = 0
+    while True:
+        process = start_run(config_path, str(out))
+        try:
+            # A run that is let alone takes about ten seconds; starting takes one.
+            process.wait(timeout=rng.uniform(1.0, 5.0) if kills < 6 else 120)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+            continue
+        assert process.returncode == 0, process.stderr.read()
+        break
+    assert kills >= 2
+    for name in ("captions.jsonl", "perturbations.jsonl", "responses.jsonl"):
+        assert digest(finished.directory, name) == digest(out, name)
+    texts = [(d / "pairs.jsonl").read_text().replace(str(d), "") for d in (finished.directory, out)]
+    assert texts[0] == texts[1]
+
+
+def test_ctrl_c_stops_within_seconds_and_says_how_to_go_on(config_path, tmp_path):
+    process = start_run(config_path, str(tmp_path / "stopped"), "--set", "synthetic.num_videos=200")
+    time.sleep(3)
+    os.kill(process.pid, signal.SIGINT)
+    start = time.perf_counter()
+    _, error = process.communicate(timeout=20)
+    assert time.perf_counter() - start < 5
+    assert process.returncode == 130
+    assert "the same command goes on" in error
+    assert "Traceback" not in error
+
+
+def test_another_config_is_refused_and_nothing_is_touched(finished, config_path):
+    before = digest(finished.directory, *DATA, "config.toml")
+    changed = Context(load_config(config_path, ["clips.similarity=0.7"]), finished.directory)
+    with pytest.raises(ValueError, match=r"another config \(clips\.similarity\).*clips, captions.*--redo"):
+        run_stages(changed, QUIET)
+    assert digest(finished.directory, *DATA, "config.toml") == before
+
+
+def test_redo_makes_only_the_stale_stages_again(config_path, tmp_path):
+    out = tmp_path / "redo"
+    run_stages(Context(load_config(config_path), out), QUIET, until="clips")
+    before = digest(out, "videos.jsonl", "shots.jsonl")
+    changed = Context(load_config(config_path, ["clips.min_clips=5"]), out)
+    run_stages(changed, QUIET, until="clips", redo=True)
+    assert digest(out, "videos.jsonl", "shots.jsonl") == before
+    reasons = [drop.reason for drop in RunStore(out).read("dropped", Drop)]
+    assert "too few clips" in reasons
+
+
+def test_a_stage_alone_needs_the_one_before_it(config_path, tmp_path):
+    context = Context(load_config(config_path), tmp_path / "alone")
+    with pytest.raises(ValueError, match="'captions' needs 'synthetic' first"):
+        run_stages(context, QUIET, only="captions")
+
+
+@pytest.mark.parametrize(
+    ("override", "first_stale"),
+    [
+        ("run.seed=1", "synthetic"),
+        ("shots.min_seconds=0.3", "shots"),
+        ("frames.fps=2.0", "shots"),
+        ("responses.temperature=0.5", "responses"),
+        ("training.max_tokens=9999", "training"),
+        ("report.num_pairs=2", "report"),
+    ],
+)
+def test_a_change_makes_its_stage_and_what_follows_stale(config_path, override, first_stale):
+    old, new = fingerprints(load_config(config_path)), fingerprints(load_config(config_path, [override]))
+    stale = [name for name in NAMES if old[name] != new[name]]
+    assert stale == list(NAMES[NAMES.index(first_stale) :])
+
+
+@pytest.mark.parametrize("override", ["run.num_workers=2", "model.device=cpu"])
+def test_what_changes_no_result_makes_nothing_stale(config_path, override):
+    assert fingerprints(load_config(config_path)) == fingerprints(load_config(config_path, [override]))
+
+
+def test_stage_names_are_their_files_and_subcommands():
+    from tempo.cli import app
+
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert set(NAMES) <= commands
+    for stage in pipeline.STAGES:
+        assert stage.name.isidentifier()
