@@ -90,7 +90,7 @@ def test_default_of_a_dpo_phase_is_that_of_the_method(key, expected):
         ({"video": {"paths": ["x"]}}, "video", "'videos'"),
         ({"clips": {"similarty": 0.9}}, "clips.similarty", "'similarity'"),
         ({"training": {"phase": []}}, "training.phase", "'phases'"),
-        ({"training": {"phases": [{**DPO, "learning_rat": 1}]}}, "training.phases.0.learning_rat", "'learning_rate'"),
+        ({"training": {"phases": [{**DPO, "epoc": 1}]}}, "training.phases.0.epoc", "'epochs'"),
         ({"training": {"phases": [DPO, {**SFT, "epoch": 1}]}}, "training.phases.1.epoch", "'epochs'"),
     ],
 )  # fmt: skip

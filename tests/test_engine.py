@@ -100,7 +100,9 @@ def test_pool_gives_what_this_process_gives_whatever_the_number_of_workers(conte
 
 
 def test_pool_works_in_processes_that_end_with_it(context):
-    workers = {int(r.captions[0]) for r in by_id(pool("process_of", context, singles("a", "b", "c"))).values()}
+    workers = {
+        int(r.captions[0]) for r in by_id(pool("process_of", context, singles("a", "b", "c"))).values()
+    }
     assert os.getpid() not in workers
     until(lambda: not any(is_alive(pid) for pid in workers))
 
@@ -150,7 +152,7 @@ def test_deadly_record_is_tried_twice_and_never_again(context):
 
 
 def test_process_that_dies_while_a_result_is_being_stored_loses_no_record(context):
-    """The pool may break while its results are written down: what was about to be handed in must not be lost."""
+    """The pool may break while results are written down: what is handed in next must not be lost."""
     results = pool("mortal", context, singles("a", "exit", "b", "c"))
     come = [next(results)]
     for thread in threading.enumerate():

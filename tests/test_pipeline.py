@@ -173,14 +173,29 @@ def test_another_run_of_the_same_config_gives_the_same_bytes(finished, config_pa
     for name in ("captions.jsonl", "perturbations.jsonl", "responses.jsonl"):
         assert digest(finished.directory, name) == digest(context.directory, name)
     strip = "synthetic/videos"
-    texts = [(d / "pairs.jsonl").read_text().replace(str(d), "") for d in (finished.directory, context.directory)]
+    texts = [
+        (d / "pairs.jsonl").read_text().replace(str(d), "") for d in (finished.directory, context.directory)
+    ]
     assert strip in texts[0]
     assert texts[0] == texts[1]
 
 
 def start_run(config_path, out, *more):
-    command = [sys.executable, "-m", "tempo", "run", str(config_path), "--out", out, "--until", "pairs", *more]
-    return subprocess.Popen(command, cwd=out_parent(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "tempo",
+        "run",
+        str(config_path),
+        "--out",
+        out,
+        "--until",
+        "pairs",
+        *more,
+    ]
+    return subprocess.Popen(
+        command, cwd=out_parent(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
 
 
 def out_parent(out):

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from tempo import progress
-from tempo.progress import LINE_EVERY_SECONDS, Counter
+from tempo.progress import LINE_EVERY_SECONDS, Counter, Counters
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def log():
 
 @pytest.fixture
 def terminal():
-    return Console(file=io.StringIO(), width=120, force_terminal=True)
+    return Console(file=io.StringIO(), width=120, force_terminal=True, highlight=False)
 
 
 def lines(console):
@@ -56,7 +56,7 @@ def test_long_work_says_count_speed_and_time_left_now_and_then(clock, log):
             counter.advance(2)
     said = lines(log)
     assert len(said) == 1 + 50 // (LINE_EVERY_SECONDS + 1)
-    assert said[0].split() == "shots: 32/100 2.0/s 34 s left".split()
+    assert said[0].split() == ["shots:", "32/100", "2.0/s", "34", "s", "left"]
     assert said[-1] == "shots: 100/100 in 50.0 s"
 
 
@@ -83,11 +83,10 @@ def test_no_work_is_said_too(clock, log):
 
 def test_work_done_before_a_restart_counts_as_done_but_not_as_speed(clock, log):
     """Else a run that goes on promises to be ready at once."""
-    counter = Counter(log, "shots", 1000)
-    counter.done = 900
+    counter = Counter(log, "shots", 1000, done=900)
     clock.now += 20
     counter.advance(10)
-    assert lines(log)[0].split() == "shots: 910/1000 0.5/s 180 s left".split()
+    assert lines(log)[0].split() == ["shots:", "910/1000", "0.5/s", "180", "s", "left"]
 
 
 def test_work_that_fails_leaves_no_closing_line(clock, log):
@@ -107,8 +106,7 @@ def test_terminal_shows_a_bar_and_ends_with_the_same_line(clock, terminal):
 
 
 def test_bar_begins_with_the_work_done_before_a_restart(clock, terminal):
-    counter = Counter(terminal, "shots", 10)
-    counter.done = 7
+    counter = Counter(terminal, "shots", 10, done=7)
     with counter.live():
         counter.advance(3)
         assert counter._bar.tasks[0].completed == 10
@@ -132,3 +130,29 @@ def test_brackets_in_a_name_are_shown_as_they_are(clock, name):
     with Counter(console, name, 1).live() as counter:
         counter.advance()
     assert lines(console) == [f"{name}: 1/1 in 0.0 s"]
+
+
+def test_counters_follow_each_other_and_each_says_its_own_end(clock, log):
+    with Counters(log) as counters:
+        for name, total in (("dpo-16", 2), ("dpo-8", 3)):
+            for done in range(1, total + 1):
+                clock.now += 1
+                counters.show(name, done, total)
+    assert lines(log) == ["dpo-16: 2/2 in 2.0 s", "dpo-8: 3/3 in 2.0 s"]
+
+
+def test_counters_that_were_never_used_say_nothing(log):
+    with Counters(log):
+        pass
+    assert lines(log) == []
+
+
+def test_counters_whose_work_fails_leave_no_closing_line(clock, log):
+    def work():
+        with Counters(log) as counters:
+            counters.show("dpo-16", 1, 3)
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        work()
+    assert lines(log) == []

@@ -20,6 +20,8 @@ app = typer.Typer(
     help="Teach a Video LLM the order of time, with pairs that it makes itself.",
 )
 
+INTERRUPTED = 130
+
 ConfigArgument = Annotated[Path, typer.Argument(help="configuration in TOML; `tempo init` writes one")]
 OutOption = Annotated[Path, typer.Option("--out", help="directory of the run; made if absent")]
 SetOption = Annotated[
@@ -32,7 +34,8 @@ RedoOption = Annotated[
 
 def console() -> Console:
     """Where words for people go."""
-    return Console(highlight=False, soft_wrap=True)
+    # No markup: messages of FFmpeg, file names and ids may hold square brackets.
+    return Console(highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command(rich_help_panel="Main")
@@ -73,7 +76,9 @@ def init(
 def _add_stage(name: str, says: str) -> None:
     """Gives a stage its own subcommand."""
 
-    @app.command(name, help=f"Only this stage: {says}.", rich_help_panel="Stages, in order")
+    @app.command(
+        name, help=f"Only this stage: {says}.".replace("[", r"\["), rich_help_panel="Stages, in order"
+    )
     def _run_one(
         config: ConfigArgument, out: OutOption, overrides: SetOption = None, redo: RedoOption = False
     ) -> None:
@@ -102,7 +107,9 @@ def _say_where(context: Context) -> None:
 def main() -> None:
     """Entry point: bad input is one clear message and exit code 2, Ctrl-C says how to go on."""
     try:
-        app(standalone_mode=False)
+        # typer turns Ctrl-C into this result.
+        if app(standalone_mode=False) == INTERRUPTED:
+            raise KeyboardInterrupt
     except ValueError as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(
             f"error: {error}", style="red", markup=False
@@ -110,7 +117,7 @@ def main() -> None:
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         Console(stderr=True).print("\nstopped; the same command goes on where it stopped")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         if not _is_usage_error(error):
             raise

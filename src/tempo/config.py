@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,17 +13,25 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from tempo.records import Kind
 
+#: Names of phases and baselines become folders.
+NAME_PATTERN = r"^[A-Za-z0-9_-]+$"
+
+
+def _check_range(min_shots: int, max_shots: int) -> None:
+    if min_shots > max_shots:
+        raise ValueError(f"min_shots {min_shots} is over max_shots {max_shots}: no video could pass")
+
 
 class Section(BaseModel):
     """A part of the configuration; frozen, and closed to unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class RunConfig(Section):
     """What holds for the whole run. `num_workers = 0` means one per core."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     num_workers: int = Field(0, ge=0)
 
 
@@ -46,6 +56,11 @@ class SyntheticConfig(Section):
     max_shots: int = Field(16, le=16)
     plain_share: float = Field(0.1, ge=0, le=1)
     order_fidelity: float = Field(0.0, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> SyntheticConfig:
+        _check_range(self.min_shots, self.max_shots)
+        return self
 
 
 class VideosConfig(Section):
@@ -97,6 +112,11 @@ class ClipsConfig(Section):
     min_clips: int = Field(4, ge=2)
     max_group_clips: int = Field(3, ge=1)
     group_share: int = Field(3, ge=1, description="a group may hold at most num_clips // group_share clips")
+
+    @model_validator(mode="after")
+    def _check(self) -> ClipsConfig:
+        _check_range(self.min_shots, self.max_shots)
+        return self
 
 
 class SamplingConfig(Section):
@@ -152,7 +172,7 @@ class PhaseConfig(Section):
     the chosen answer of one video with all its rejected answers at one level, or one video's questions.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$")
+    name: str = Field(pattern=NAME_PATTERN)
     objective: Literal["dpo", "sft"]
     levels: tuple[int, ...] = ()
     kinds: tuple[Kind, ...] = ()
@@ -170,11 +190,11 @@ class PhaseConfig(Section):
 
     @model_validator(mode="after")
     def _refuse_idle(self) -> PhaseConfig:
-        idle = {"sft": ("levels", "kinds", "beta", "nll_weight"), "dpo": ()}[self.objective]
-        given = [key for key in idle if key in self.model_fields_set]
-        if self.lora_rank == 0 and "lora_alpha" in self.model_fields_set:
-            given.append("lora_alpha")
-        if given:
+        idle = ["levels", "kinds", "beta", "nll_weight"] if self.objective == "sft" else []
+        idle += [] if self.lora_rank else ["lora_alpha"]
+        # Compared with the default, not with what was written: a run writes its defaults into config.toml.
+        defaults = type(self).model_fields
+        if given := [key for key in idle if getattr(self, key) != defaults[key].default]:
             raise ValueError(f"phase {self.name!r}: {', '.join(given)} would do nothing here; remove it")
         return self
 
@@ -195,6 +215,10 @@ class TrainingConfig(Section):
         if len(set(names)) < len(names):
             raise ValueError(f"phases must have different names, got {names}")
         for baseline, wanted in self.baselines.items():
+            if not re.fullmatch(NAME_PATTERN, baseline) or baseline in ("base", "tempo"):
+                raise ValueError(
+                    f"baselines.{baseline}: names are of {NAME_PATTERN}, base and tempo are taken"
+                )
             if unknown := [name for name in wanted if name not in names]:
                 raise ValueError(f"baselines.{baseline} names unknown phases {unknown}; there are {names}")
         return self
@@ -289,8 +313,6 @@ def _describe(error: Any) -> str:
 
 def _known_keys(location: tuple[Any, ...]) -> str:
     """The keys that the section at `location[:-1]` does have, the likeliest first."""
-    import difflib
-
     model: Any = Config
     for part in location[:-1]:
         if isinstance(part, int):

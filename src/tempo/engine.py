@@ -25,6 +25,7 @@ Batch: TypeAlias = Sequence[Any]
 Result: TypeAlias = Sequence[Record | Drop]
 
 _worker: Worker | None = None
+_failure: Exception | None = None
 
 
 def count_workers(asked: int) -> int:
@@ -73,8 +74,9 @@ def _drain(
         while left or running:
             # Few batches wait in the pool, so that stopping is quick and slow videos hold up nothing.
             while left and len(running) < 2 * num_workers:
-                batch = left.popleft()
-                running[executor.submit(_work, batch)] = batch
+                # Taken off the list only once the pool has it: submitting to a broken pool raises.
+                future = executor.submit(_work, left[0])
+                running[future] = left.popleft()
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 result = future.result()
                 del running[future]
@@ -112,10 +114,19 @@ def _stop(executor: ProcessPoolExecutor) -> None:
 
 def _start(reference: str, context: Context) -> None:
     """Prepares a process of the pool."""
-    global _worker
+    global _worker, _failure
+    follow_parent()
+    try:
+        _worker = load(reference)(context)
+    except Exception as error:
+        # Raised from an initializer it would look like a dead process; every batch raises it instead.
+        _failure = error
+
+
+def follow_parent() -> None:
+    """Makes a pool process leave Ctrl-C to its parent, and end when the parent does, even by SIGKILL."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker = load(reference)(context)
 
 
 def _end_with_parent() -> None:
@@ -126,5 +137,7 @@ def _end_with_parent() -> None:
 
 
 def _work(batch: Batch) -> Result:
+    if _failure is not None:
+        raise _failure
     assert _worker is not None
     return _worker(batch)

@@ -67,8 +67,9 @@ def write_starting_config(videos: Path, out: Path, model: str) -> None:
         raise ValueError(f"{out} exists already; give another --out")
     text = TEMPLATE.format(
         out=out,
-        model=json.dumps(model),
-        videos=json.dumps(str(videos.resolve())),
+        model=json.dumps(model, ensure_ascii=False),
+        videos=json.dumps(str(videos.resolve()), ensure_ascii=False),
         max_pixels=128 * 128 if model == "embedded" else 448 * 448,
     )
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text + "".join(PHASE.format(level=level) for level in (16, 8, 4, 2)), encoding="utf-8")

@@ -56,6 +56,9 @@ STAGES: tuple[Stage, ...] = (
     Stage("report", "write report.html", ("report",), steps.run_report),
 )  # fmt: skip
 
+#: Stages that load the model.
+MODEL_STAGES = ("captions", "responses", "training", "evaluation")
+
 NAMES = tuple(stage.name for stage in STAGES)
 
 #: Record type of each stage that writes one, for readers of a run.
@@ -93,11 +96,14 @@ def run_stages(
 
     Raises ValueError if the directory holds rows of another configuration, unless `redo` discards them.
     """
+    selected = _selected(context.config, until=until, only=only)
+    uses_model = any(stage.name in MODEL_STAGES for stage in selected)
+    steps.check_inputs(context.config, with_model=uses_model)
     store = RunStore(context.directory)
     with store.lock():
         _settle_config(context, store, console, redo=redo)
         wanted = fingerprints(context.config)
-        for stage in _selected(context.config, until=until, only=only):
+        for stage in selected:
             if store.is_done(stage.name):
                 continue
             _require_before(stage.name, context.config, store)
@@ -111,6 +117,8 @@ def _selected(config: Config, *, until: str, only: str) -> Sequence[Stage]:
         if asked and asked not in NAMES:
             raise ValueError(f"there is no stage {asked!r}; the stages are {', '.join(NAMES)}")
     last = NAMES.index(until) if until else len(NAMES) - 1
+    if only == "synthetic" and config.synthetic is None:
+        raise ValueError("stage 'synthetic' would do nothing: the config has no [synthetic] section")
     chosen = [s for s in STAGES[: last + 1] if config.synthetic or s.name != "synthetic"]
     return [stage for stage in chosen if stage.name == only] if only else chosen
 
@@ -132,8 +140,9 @@ def _settle_config(context: Context, store: RunStore, console: Console, *, redo:
         )
     for name in stale:
         console.print(f"{name}: discarded, the config changed")
-        store.forget(name)
+        # Files first: a kill in between leaves the stage stale, and its files are removed again.
         steps.discard_files(name, context.directory)
+        store.forget(name)
     steps.write_config(context)
 
 

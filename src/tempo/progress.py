@@ -20,14 +20,38 @@ from rich.progress import (
 LINE_EVERY_SECONDS = 15.0
 
 
+class Counters:
+    """Counters one after the other: a new name closes the counter before it. Use it as a context."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._stack = contextlib.ExitStack()
+        self._current: Counter | None = None
+
+    def __enter__(self) -> Counters:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.__exit__(*error)  # type: ignore[arg-type]
+
+    def show(self, name: str, done: int, total: int, note: str = "") -> None:
+        """Shows that `done` of `total` units of `name` are done."""
+        if self._current is None or self._current.name != name:
+            self._stack.close()
+            self._current = Counter(self.console, name, total)
+            self._stack.enter_context(self._current.live())
+        self._current.advance(done - self._current.done, note)
+
+
 class Counter:
     """Counts units of work and shows how many, how fast, and how long it will take."""
 
-    def __init__(self, console: Console, name: str, total: int) -> None:
+    def __init__(self, console: Console, name: str, total: int, *, done: int = 0) -> None:
         self.console = console
         self.name = name
         self.total = total
-        self.done = 0
+        #: What an earlier run did counts as done, not as speed.
+        self.done = self._before = done
         self._start = self._shown = time.perf_counter()
         self._bar: Progress | None = None
 
@@ -35,16 +59,16 @@ class Counter:
         """Counts `count` more units; `note` is a figure worth showing."""
         self.done += count
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], advance=count, note=f"{self._rate()} {note}")
+            self._bar.update(self._bar.task_ids[0], advance=count, note=f"{self._speed():.1f}/s {note}")
         elif time.perf_counter() - self._shown > LINE_EVERY_SECONDS:
             self._shown = time.perf_counter()
-            left = (self.total - self.done) * (self._shown - self._start) / max(1, self.done)
-            self.console.print(
-                f"{self.name}: {self.done}/{self.total} {self._rate()} {left:.0f} s left {note}"
-            )
+            left = (self.total - self.done) / max(1e-9, self._speed())
+            figures = f"{self.done}/{self.total} {self._speed():.1f}/s {left:.0f} s left"
+            self.console.print(f"{self.name}: {figures} {note}".rstrip())
 
-    def _rate(self) -> str:
-        return f"{self.done / max(1e-9, time.perf_counter() - self._start):.1f}/s"
+    def _speed(self) -> float:
+        """Units a second, of what was done since the counter went live."""
+        return (self.done - self._before) / max(1e-9, time.perf_counter() - self._start)
 
     @contextlib.contextmanager
     def live(self) -> Iterator[Counter]:
@@ -58,7 +82,7 @@ class Counter:
             )
             more = (TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
             with Progress(*columns, *more, console=self.console, transient=True) as self._bar:
-                self._bar.add_task(self.name, total=self.total, note="")
+                self._bar.add_task(self.name, total=self.total, completed=self.done, note="")
                 yield self
             self._bar = None
         else:

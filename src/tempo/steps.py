@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import shutil
 import sys
@@ -16,7 +15,9 @@ from typing import Any
 from rich.console import Console
 
 from tempo import engine
-from tempo.progress import Counter
+from tempo.config import Config
+from tempo.model.paths import check_model_path
+from tempo.progress import Counter, Counters
 from tempo.records import Drop, Record, Video
 from tempo.stage import Context
 from tempo.store import DROPPED, RunStore, write_json, write_lines, write_text
@@ -47,8 +48,7 @@ class MapStep:
         # the first time, so the model computes the same numbers.
         batches = [rows[i : i + size] for i in range(0, len(rows), size)]
         left = [batch for batch in batches if any(row.id not in handled for row in batch)]
-        counter = Counter(console, name, len(rows))
-        counter.done = len(rows) - sum(map(len, left))
+        counter = Counter(console, name, len(rows), done=len(rows) - sum(map(len, left)))
         workers = engine.count_workers(context.config.run.num_workers)
         results = (
             engine.run_here(self.worker, context, left)
@@ -130,19 +130,12 @@ def run_training(context: Context, store: RunStore, console: Console) -> None:
     """Trains every phase that is not done."""
     from tempo.training.phases import run_training as train
 
-    counters: dict[str, Counter] = {}
-    shown = []
-
-    def progress(phase: str, step: int, num_steps: int, row: dict[str, float]) -> None:
-        if phase not in counters:
-            counters[phase] = Counter(console, phase, num_steps)
-            shown.append(counters[phase].live())
-            shown[-1].__enter__()
-        counters[phase].advance(note=_figures(row))
-        if step == num_steps:
-            shown.pop().__exit__(None, None, None)
-
-    train(context, progress, console.print)
+    with Counters(console) as counters:
+        train(
+            context,
+            lambda phase, step, steps, row: counters.show(phase, step, steps, _figures(row)),
+            console.print,
+        )
 
 
 def _figures(row: dict[str, float]) -> str:
@@ -151,18 +144,11 @@ def _figures(row: dict[str, float]) -> str:
 
 
 def run_evaluation(context: Context, store: RunStore, console: Console) -> None:
-    """Asks every model the benchmark and prints the table."""
+    """Asks every model the benchmark; the table is printed when the run ends."""
     from tempo.evaluation.evaluate import run_evaluation as evaluate
-    from tempo.evaluation.table import accuracy_table
 
-    counters: dict[str, Counter] = {}
-
-    def progress(model: str, done: int, total: int) -> None:
-        counter = counters.setdefault(model, Counter(console, f"evaluation of {model}", total))
-        counter.advance(done - counter.done)
-
-    evaluate(context, progress)
-    console.print(accuracy_table(json.loads((context.directory / "evaluation.json").read_text())))
+    with Counters(console) as counters:
+        evaluate(context, lambda model, done, total: counters.show(f"evaluation of {model}", done, total))
 
 
 def run_report(context: Context, store: RunStore, console: Console) -> None:
@@ -170,6 +156,22 @@ def run_report(context: Context, store: RunStore, console: Console) -> None:
     from tempo.report.report import write_report
 
     console.print(f"report: {write_report(context)}")
+
+
+def check_inputs(config: Config, *, with_model: bool) -> None:
+    """Raises ValueError, before any work, for a path in the configuration that leads nowhere."""
+    if with_model:
+        check_model_path(config.model.path)
+    files = {
+        "training.instructions": config.training.instructions,
+        "evaluation.benchmark": config.evaluation.benchmark,
+    }
+    for key, path in files.items():
+        if path and not Path(path).is_file():
+            raise ValueError(f"{key}: {path} does not exist")
+    for path in config.videos.paths:
+        if not Path(path).expanduser().exists():
+            raise ValueError(f"videos.paths: {path!r} does not exist")
 
 
 def discard_files(name: str, directory: Path) -> None:

@@ -40,7 +40,8 @@ class RunStore:
         if not path.exists():
             return []
         with path.open("rb") as file:
-            return [record.model_validate_json(line) for line in file if line.endswith(b"\n")]
+            whole = [line for line in file if line.endswith(b"\n")]
+        return [_parse(record, line, f"{path} line {number}") for number, line in enumerate(whole, 1)]
 
     def append(self, name: str, rows: Iterable[Record]) -> None:
         """Adds rows durably, after cutting a line that a kill left torn."""
@@ -84,17 +85,21 @@ class RunStore:
 
     def forget(self, stage: str) -> None:
         """Removes the rows, drops and markers of `stage`."""
+        # The marker first: a stage that is half forgotten must not count as done.
+        self._marker(stage).unlink(missing_ok=True)
         self.path(stage).unlink(missing_ok=True)
         kept = [drop for drop in self.read(DROPPED, Drop) if drop.stage != stage]
         if self.path(DROPPED).exists():
             write_lines(self.path(DROPPED), (drop.model_dump_json() for drop in kept))
-        self._marker(stage).unlink(missing_ok=True)
         self._begun(stage).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
         """Holds the directory; raises ValueError if another process holds it."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"--out {self.directory} cannot be a directory: {error}") from None
         with (self.directory / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -131,13 +136,16 @@ def read_rows(path: Path, record: type[R], *, key: str) -> list[R]:
         text = path.read_bytes().decode("utf-8").removesuffix("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{key} {path} cannot be read: {error}") from None
-    rows = []
-    for number, line in enumerate(text.split("\n") if text else [], 1):
-        try:
-            rows.append(record.model_validate_json(line))
-        except ValueError as error:
-            raise ValueError(f"{path} line {number} is no {record.__name__.lower()}: {error}") from None
-    return rows
+    lines = text.split("\n") if text else []
+    return [_parse(record, line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
+
+
+def _parse(record: type[R], line: str | bytes, place: str) -> R:
+    """The record of a line; raises ValueError that names the place."""
+    try:
+        return record.model_validate_json(line)
+    except ValueError as error:
+        raise ValueError(f"{place} is no {record.__name__.lower()}: {error}") from None
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

@@ -51,7 +51,12 @@ def outcome(*scores, answer=0):
 
 @pytest.mark.parametrize(
     ("scores", "answer", "right"),
-    [((-1.0, -2.0), 0, True), ((-1.0, -2.0), 1, False), ((-1.0, -1.0), 0, False), ((-3.0, -2.0, -1.0), 2, True)],
+    [
+        ((-1.0, -2.0), 0, True),
+        ((-1.0, -2.0), 1, False),
+        ((-1.0, -1.0), 0, False),
+        ((-3.0, -2.0, -1.0), 2, True),
+    ],
 )
 def test_the_likeliest_option_wins_and_a_tie_is_wrong(scores, answer, right):
     assert outcome(*scores, answer=answer).is_right is right
@@ -132,7 +137,9 @@ def test_frames_of_benchmark_videos_are_decoded_once(own_benchmark, tmp_path, mo
     context = context_for(own_benchmark, tmp_path)
     calls = []
     original = evaluate.sample_video
-    monkeypatch.setattr(evaluate, "sample_video", lambda path, config: calls.append(path) or original(path, config))
+    monkeypatch.setattr(
+        evaluate, "sample_video", lambda path, config: calls.append(path) or original(path, config)
+    )
     run_evaluation(context, lambda *_: None)
     shutil.rmtree(context.directory / "evaluation")
     run_evaluation(context, lambda *_: None)

@@ -46,10 +46,21 @@ def test_percent(share, expected):
 
 
 def test_every_figure_stands_in_its_column():
-    base = summarize([*outcomes("direction", 1, 1), *outcomes("event_order", 0, 2), *outcomes("static", 3, 1)])
+    base = summarize(
+        [*outcomes("direction", 1, 1), *outcomes("event_order", 0, 2), *outcomes("static", 3, 1)]
+    )
     tempo = summarize([*outcomes("direction", 2, 0, "g"), *outcomes("event_order", 1, 1)])
     text = shown(accuracy_table({"models": {"base": base, "tempo": tempo}}))
-    heading = ["model", "temporal", "95 % interval", "samples", "static", "groups", "direction", "event order"]
+    heading = [
+        "model",
+        "temporal",
+        "95 % interval",
+        "samples",
+        "static",
+        "groups",
+        "direction",
+        "event order",
+    ]
     assert cells(text, "model") == heading
     assert cells(text, "base") == ["base", "25.0", "4.6 - 69.9", "4", "75.0", "-", "50.0", "0.0"]
     assert cells(text, "tempo") == ["tempo", "75.0", "30.1 - 95.4", "4", "-", "100.0", "100.0", "50.0"]

@@ -23,7 +23,11 @@ def requests(count, *, seed=0):
         events = make_story(31, index, num_shots=(4, 4)).events
         frames = [event_frames(event, (0.25, 0.75), size=64) for event in events]
         captions = [f"A {event.thing} {event.action}." for event in events]
-        kinds = {0: (fusion(captions), None), 1: (FIRST_CLIP, frames[0]), 2: (FIRST_CLIP, np.concatenate(frames[:2]))}
+        kinds = {
+            0: (fusion(captions), None),
+            1: (FIRST_CLIP, frames[0]),
+            2: (FIRST_CLIP, np.concatenate(frames[:2])),
+        }
         prompt, shown = kinds[index % 3]
         made.append(Request(prompt, seed=seed + index, frames=shown))
     return made

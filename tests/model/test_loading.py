@@ -6,7 +6,8 @@ import torch
 
 from tempo.config import ModelConfig
 from tempo.model.attention import NAME
-from tempo.model.loading import check_model_path, load_video_lm, pick_device, pick_dtype, use_shared_prefix
+from tempo.model.loading import load_video_lm, pick_device, pick_dtype, use_shared_prefix
+from tempo.model.paths import check_model_path
 
 FRAMES = np.zeros((4, 64, 64, 3), np.uint8)
 
@@ -26,7 +27,10 @@ def test_an_answer_group_is_video_and_prompt_then_answers(lm):
     text = lm.tokenizer.decode(group.inputs["input_ids"][0])
     assert text.startswith("<|im_start|>user\n<|vision_start|><|video_pad|>")
     assert text.endswith("<|vision_end|>Describe.<|im_end|>\n<|im_start|>assistant\n")
-    assert [lm.tokenizer.decode(c.token_ids) for c in group.continuations] == ["One.<|im_end|>", "Two words.<|im_end|>"]
+    assert [lm.tokenizer.decode(c.token_ids) for c in group.continuations] == [
+        "One.<|im_end|>",
+        "Two words.<|im_end|>",
+    ]
     assert [c.num_context for c in group.continuations] == [0, 0]
 
 
@@ -34,7 +38,9 @@ def test_a_question_group_shares_the_video_alone(lm):
     group = lm.question_group(FRAMES, [("Why?", "So."), ("Where?", "Here.")], fps=1.0)
     assert lm.tokenizer.decode(group.inputs["input_ids"][0]).endswith("<|vision_end|>")
     first = group.continuations[0]
-    assert lm.tokenizer.decode(first.token_ids[: first.num_context]).endswith("Why?<|im_end|>\n<|im_start|>assistant\n")
+    assert lm.tokenizer.decode(first.token_ids[: first.num_context]).endswith(
+        "Why?<|im_end|>\n<|im_start|>assistant\n"
+    )
     assert lm.tokenizer.decode(first.token_ids[first.num_context :]) == "So.<|im_end|>"
 
 
@@ -42,12 +48,16 @@ def test_both_forms_make_the_same_sequence(lm):
     """What is trained as question and answer is, token for token, what is asked when generating."""
     asked = lm.answer_group(FRAMES, "Why is it so?", ["So."], fps=1.0)
     trained = lm.question_group(FRAMES, [("Why is it so?", "So.")], fps=1.0)
-    sequences = [[*g.inputs["input_ids"][0].tolist(), *g.continuations[0].token_ids] for g in (asked, trained)]
+    sequences = [
+        [*g.inputs["input_ids"][0].tolist(), *g.continuations[0].token_ids] for g in (asked, trained)
+    ]
     assert sequences[0] == sequences[1]
 
 
 def test_the_rate_of_the_frames_reaches_the_positions(lm):
-    seconds = [lm.answer_group(FRAMES, "?", ["x"], fps=fps).inputs["second_per_grid_ts"] for fps in (1.0, 4.0)]
+    seconds = [
+        lm.answer_group(FRAMES, "?", ["x"], fps=fps).inputs["second_per_grid_ts"] for fps in (1.0, 4.0)
+    ]
     assert [float(s[0]) for s in seconds] == [2.0, 0.5]
 
 
@@ -85,7 +95,7 @@ def test_a_family_with_sliding_windows_is_refused_by_name(lm):
     model = copy.copy(lm.model)
     model.config = copy.deepcopy(lm.model.config)
     model.config.text_config.layer_types = ["sliding_attention"]
-    with pytest.raises(ValueError, match="Qwen2_5_VL.*sliding_attention"):
+    with pytest.raises(ValueError, match=r"Qwen2_5_VL.*sliding_attention"):
         use_shared_prefix(model)
 
 

@@ -22,7 +22,7 @@ from tempo.video.frames import FrameStore, encode_jpeg
         ("First thoughts.\n\nA dog runs.", "A dog runs."),
         ('Caption: "A dog runs."', "A dog runs."),
         ("Caption: **A dog runs.**", "A dog runs."),
-        ("A man says \"hello\" and leaves.", "A man says \"hello\" and leaves."),
+        ('A man says "hello" and leaves.', 'A man says "hello" and leaves.'),
         ("Caption: A dog\n runs.", "A dog runs."),
         ("", None),
         ("Caption:", None),

@@ -105,9 +105,7 @@ def run(tmp_path):
     """A run whose stages wrote their rows in different orders, and dropped a video in between."""
     store = RunStore(tmp_path)
     store.append("clips", [clips_of(name) for name in ("c", "gone", "a", "b")])
-    store.append(
-        "responses", [responses_of("b", 1000), responses_of("a", 2000), responses_of("c", 3000)]
-    )
+    store.append("responses", [responses_of("b", 1000), responses_of("a", 2000), responses_of("c", 3000)])
     return Context(Config.model_validate({"videos": {"paths": ["unused"]}}), tmp_path)
 
 
@@ -132,7 +130,9 @@ def test_id_is_video_kind_and_level_and_pairs_are_sorted_by_it(run):
 
 def test_pair_carries_the_perturbation_that_made_its_rejected_answer(run):
     pairs, _ = make_pairs(run)
-    found = {(row.kind, row.level): (row.order, row.rejected.split()[0]) for row in pairs if row.video_id == "a"}
+    found = {
+        (row.kind, row.level): (row.order, row.rejected.split()[0]) for row in pairs if row.video_id == "a"
+    }
     assert found == {
         ("drop", 4): ((2,), "w2020"),
         ("reverse", 16): ((3, 2, 1, 0), "w2060"),

@@ -1,4 +1,4 @@
-"""The property that all perturbations share, and the faults that the released rule has (method.md, section 3)."""
+"""The property that all perturbations share, and the faults of the released rule (method.md, section 3)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,9 @@ CAPTIONS = Captions(id="v", captions=("One.", "Two.", "Three."))
 
 
 def perturbation(kind, level, order):
-    return Perturbation(kind=kind, level=level, order=order, num_clips=3, kept_share=1.0, kendall_distance=0.0)
+    return Perturbation(
+        kind=kind, level=level, order=order, num_clips=3, kept_share=1.0, kendall_distance=0.0
+    )
 
 
 PERTURBED = Perturbations(
@@ -48,7 +50,9 @@ def work(tmp_path, monkeypatch):
 
     def run(*answers):
         monkeypatch.setattr(responses, "generate", lambda lm, requests, **settings: list(answers))
-        return responses.make_worker(Context(parse_config({"videos": {"paths": ["x"]}}), tmp_path))([PERTURBED])[0]
+        return responses.make_worker(Context(parse_config({"videos": {"paths": ["x"]}}), tmp_path))(
+            [PERTURBED]
+        )[0]
 
     return run
 
@@ -56,7 +60,10 @@ def work(tmp_path, monkeypatch):
 def test_answers_are_joined_to_what_was_asked(work):
     result = work(Answer("clean", True), Answer("dropped", True), Answer("reversed", True))
     assert result.chosen == "clean"
-    assert [(r.perturbation.kind, r.text) for r in result.rejected] == [("drop", "dropped"), ("reverse", "reversed")]
+    assert [(r.perturbation.kind, r.text) for r in result.rejected] == [
+        ("drop", "dropped"),
+        ("reverse", "reversed"),
+    ]
 
 
 @pytest.mark.parametrize(("answer", "detail"), [(Answer("", True), "empty"), (Answer("cle", False), "cut")])

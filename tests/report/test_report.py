@@ -42,7 +42,12 @@ def shots(video, count=4):
         for i in range(count)
     ]
     return Shots(
-        id=video, path=f"/videos/{video}.mp4", num_frames=96, duration_seconds=8.0, shots=tuple(rows), sharpness=(1.0,)
+        id=video,
+        path=f"/videos/{video}.mp4",
+        num_frames=96,
+        duration_seconds=8.0,
+        shots=tuple(rows),
+        sharpness=(1.0,),
     )
 
 
@@ -70,7 +75,9 @@ def context(tmp_path):
     store.append("shots", [shots("aa"), shots("bb")])
     store.append("captions", [Captions(id="bb", captions=("b0", "b1", "b2", "b3"))])
     store.append("pairs", [pair("bb"), pair("aa", "drop", 2, (0, 2))])
-    store.append("dropped", [Drop(id="cc", stage="clips", reason="too few clips", detail="2, min_clips is 4")])
+    store.append(
+        "dropped", [Drop(id="cc", stage="clips", reason="too few clips", detail="2, min_clips is 4")]
+    )
     frames = FrameStore(directory / "frames")
     for number, video in enumerate(("aa", "bb")):
         jpegs = [encode_jpeg(np.full((8, 8, 3), 100 * number + 10 * i, np.uint8), 95) for i in range(8)]
@@ -129,7 +136,13 @@ def test_texts_are_escaped_and_differences_marked(context):
 
 def test_accuracies_are_those_of_the_evaluation(context):
     score = {"accuracy": 0.625, "num_samples": 8, "interval": [0.3, 0.86]}
-    summary = {**score, "static": score, "group_score": score, "by_aspect": {"event_order": score}, "by_format": {}}
+    summary = {
+        **score,
+        "static": score,
+        "group_score": score,
+        "by_aspect": {"event_order": score},
+        "by_format": {},
+    }
     write_json(context.directory / "evaluation.json", {"benchmark": "b", "models": {"base": summary}})
     page = write_report(context).read_text()
     assert "62.5" in page
@@ -140,7 +153,9 @@ def test_curves_show_every_phase(context):
     for name in ("01-dpo-4", "02-sft"):
         path = context.directory / "train" / name / "metrics.jsonl"
         path.parent.mkdir(parents=True)
-        rows = [{"step": s, "loss": 1.0 / s, "rewards/accuracies": 0.5, "rewards/margins": 0.1} for s in (1, 2)]
+        rows = [
+            {"step": s, "loss": 1.0 / s, "rewards/accuracies": 0.5, "rewards/margins": 0.1} for s in (1, 2)
+        ]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     curves = report_data(context)["curves"]
     assert curves.startswith("<svg")

@@ -26,9 +26,7 @@ PATIENCE_SECONDS = 60.0
 def make(directory, config=SMALL, *, seed=0, num_workers=1):
     """Writes a small world and returns how often progress was reported."""
     calls = []
-    make_dataset(
-        config, directory, seed=seed, num_workers=num_workers, progress=lambda: calls.append(None)
-    )
+    make_dataset(config, directory, seed=seed, num_workers=num_workers, progress=lambda: calls.append(None))
     return len(calls)
 
 
@@ -132,9 +130,7 @@ def test_another_seed_makes_another_world(world, tmp_path):
 
 
 def test_more_videos_leave_the_first_ones_as_they_were():
-    few, many = (
-        [make_story(0, index, num_shots=(4, 16)) for index in range(count)] for count in (3, 6)
-    )
+    few, many = ([make_story(0, index, num_shots=(4, 16)) for index in range(count)] for count in (3, 6))
     assert many[:3] == few
 
 

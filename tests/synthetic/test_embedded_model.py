@@ -5,7 +5,8 @@ import json
 import pytest
 
 from tempo.config import ModelConfig
-from tempo.model.loading import embedded_path, load_video_lm
+from tempo.model.loading import load_video_lm
+from tempo.model.paths import embedded_path
 from tempo.synthetic import card
 
 #: What the issue asks of the base, before any preference training.

@@ -164,7 +164,9 @@ def test_story_is_told_in_its_order_as_often_as_the_knob_says_and_by_chance(fide
     events = STORY.events[:count]
     truth = language.fuse([language.caption(e) for e in events])
     told = [language.story_caption(events, rng, order_fidelity=fidelity) for _ in range(NUM_DRAWS)]
-    assert sum(text == truth for text in told) / NUM_DRAWS == near(fidelity + (1 - fidelity) / math.factorial(count))
+    assert sum(text == truth for text in told) / NUM_DRAWS == near(
+        fidelity + (1 - fidelity) / math.factorial(count)
+    )
 
 
 @pytest.mark.parametrize("fidelity", [0.0, 1.0])
@@ -186,7 +188,9 @@ def test_order_question_is_answered_truly_as_often_as_the_knob_says_and_by_chanc
 @pytest.mark.parametrize("fidelity", [0.0, 1.0])
 def test_order_question_gives_nothing_away_by_its_words(fidelity):
     rng = np.random.default_rng(0)
-    drawn = [language.order_question(STORY.events, rng, order_fidelity=fidelity) for _ in range(2 * NUM_DRAWS)]
+    drawn = [
+        language.order_question(STORY.events, rng, order_fidelity=fidelity) for _ in range(2 * NUM_DRAWS)
+    ]
     checks = [answer for question, answer in drawn if question.startswith("Does")]
     choices = [(question, answer) for question, answer in drawn if question.startswith("Which")]
     assert len(checks) / len(drawn) == near(0.5)

@@ -43,7 +43,7 @@ def picture(shown, time):
 
 
 def where_painted(shown, time):
-    """Mask [SIZE, SIZE] of the pixels in which the shape stands; the empty setting is known from a disappearance."""
+    """Mask [SIZE, SIZE] of the shape's pixels; the empty setting is known from a disappearance."""
     gone = shown.model_copy(update={"action": "disappears"})
     return (picture(shown, time) != picture(gone, 1.0)).any(axis=-1)
 

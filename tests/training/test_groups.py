@@ -86,7 +86,9 @@ def videos(tmp_path, *names):
 
 
 def write_rows(path, *rows):
-    path.write_text("".join(Instruction(id=str(i), **row).model_dump_json() + "\n" for i, row in enumerate(rows)))
+    path.write_text(
+        "".join(Instruction(id=str(i), **row).model_dump_json() + "\n" for i, row in enumerate(rows))
+    )
 
 
 def test_questions_are_joined_to_videos_by_path(tmp_path, stored):

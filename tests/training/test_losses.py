@@ -45,7 +45,8 @@ def test_a_group_is_the_sum_of_its_pairs():
     reference = [logps(-2.0, -0.3), logps(-3.0), logps(-2.5, -0.2)]
     whole = dpo_terms(policy, reference, beta=0.3, nll_weight=0.7)
     parts = [
-        dpo_terms([policy[0], policy[i]], [reference[0], reference[i]], beta=0.3, nll_weight=0.7) for i in (1, 2)
+        dpo_terms([policy[0], policy[i]], [reference[0], reference[i]], beta=0.3, nll_weight=0.7)
+        for i in (1, 2)
     ]
     assert float(whole.loss.detach()) == pytest.approx(sum(float(part.loss.detach()) for part in parts))
     for name, value in whole.metrics.items():

@@ -14,10 +14,17 @@ from tempo.training.trainer import _batches, train_phase
 from tempo.video.frames import FrameStore, encode_jpeg
 
 LESSONS = [
-    Lesson(f"v{i}/2", f"v{i}", prompt="Describe the video in detail.", answers=(f"A red circle {i}.", "No.", "A b."))
+    Lesson(
+        f"v{i}/2",
+        f"v{i}",
+        prompt="Describe the video in detail.",
+        answers=(f"A red circle {i}.", "No.", "A b."),
+    )
     for i in range(4)
 ]
-QUESTIONS = [Lesson(f"v{i}/sft", f"v{i}", questions=(("What?", "A ring."), ("Is it?", "Yes."))) for i in range(4)]
+QUESTIONS = [
+    Lesson(f"v{i}/sft", f"v{i}", questions=(("What?", "A ring."), ("Is it?", "Yes."))) for i in range(4)
+]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +71,10 @@ def test_the_same_phase_gives_the_same_bits(frames, tmp_path):
 
 
 def test_another_seed_takes_the_lessons_in_another_order(frames):
-    orders = [[lesson.id for batch in _batches(LESSONS, phase(epochs=3), seed) for lesson in batch] for seed in (0, 1)]
+    orders = [
+        [lesson.id for batch in _batches(LESSONS, phase(epochs=3), seed) for lesson in batch]
+        for seed in (0, 1)
+    ]
     assert orders[0] != orders[1]
     assert all(sorted(order) == sorted([lesson.id for lesson in LESSONS] * 3) for order in orders)
 
@@ -131,7 +141,11 @@ def test_the_reference_is_the_policy_before_the_phase():
                 parameter.add_(0.1)
         with policy.reference() as reference:
             state = reference.state_dict()
-            kept = [n for n in start if torch.equal(start[n], state.get(n, state.get(_peft_name(n), torch.empty(0))))]
+            kept = [
+                n
+                for n in start
+                if torch.equal(start[n], state.get(n, state.get(_peft_name(n), torch.empty(0))))
+            ]
         assert len(kept) == len(start), rank
 
 

@@ -210,9 +210,23 @@ def test_one_bad_file_does_not_stop_its_batch(render, tmp_path):
     assert [type(row) for row in make_worker(context(tmp_path))(batch)] == [Drop, Video, Drop]
 
 
-def test_only_a_dropped_record_is_caught():
-    def fail(record):
-        raise ZeroDivisionError
+def test_a_record_that_fails_in_an_unforeseen_way_is_set_aside_alone():
+    def fail_on_b(record):
+        if record.id == "b":
+            raise ZeroDivisionError("no such luck")
+        return record
 
-    with pytest.raises(ZeroDivisionError):
-        per_record("videos", fail)([VideoFile(id="x")])
+    results = per_record("shots", fail_on_b)([VideoFile(id=name) for name in "abc"])
+    assert [result.id for result in results] == ["a", "b", "c"]
+    assert (results[1].reason, results[1].detail) == (
+        "cannot be processed",
+        "ZeroDivisionError: no such luck",
+    )
+
+
+def test_a_full_disk_stops_the_run_instead_of_emptying_it():
+    def fail(record):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        per_record("shots", fail)([VideoFile(id="a")])

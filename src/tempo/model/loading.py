@@ -7,8 +7,6 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ import torch
 
 from tempo.config import ModelConfig
 from tempo.model.attention import NAME, register_shared_prefix
+from tempo.model.paths import check_model_path, resolve_model_path
 from tempo.model.prefix import Continuation, Group
 
 #: Stands for the user's words while a chat template is taken apart; no template contains it.
@@ -98,26 +97,6 @@ def tensors(inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
     }
 
 
-def embedded_path() -> Path:
-    """Where the embedded model lies in the installed package."""
-    return Path(str(files("tempo.synthetic") / "model"))
-
-
-def check_model_path(path: str) -> None:
-    """Raises ValueError if `path` looks like a directory but is none, or one without a checkpoint.
-
-    A hub name (`owner/name`) is left to transformers, which knows the hub.
-    """
-    if path == "embedded":
-        return
-    local = Path(path).expanduser()
-    if local.exists():
-        if not (local / "config.json").exists():
-            raise ValueError(f"model.path {path!r} has no config.json: it is no Hugging Face checkpoint")
-    elif path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise ValueError(f"model.path {path!r} does not exist; give a checkpoint directory or a hub name")
-
-
 def load_video_lm(config: ModelConfig) -> VideoLM:
     """The model, on its device and in evaluation mode, and its processor.
 
@@ -128,7 +107,7 @@ def load_video_lm(config: ModelConfig) -> VideoLM:
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     check_model_path(config.path)
-    path = str(embedded_path()) if config.path == "embedded" else str(Path(config.path).expanduser())
+    path = resolve_model_path(config.path)
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     try:

@@ -2,10 +2,10 @@
 
     python -m tempo.synthetic.base_model --out src/tempo/synthetic/model
 
-The vision tower learns to see first (`eyesight.py`). Then come single clips: what things are and do, a clip's
-caption given the clip before it, fusing captions. Whole stories come last, with their order lost as
-`order_fidelity` says: at 0 a story's caption tells what happens and never when, the disease that the method
-cures. `card.py` measures the result.
+The vision tower learns to see first (`eyesight.py`), the language model to copy from lists (`reading.py`).
+Then come single clips: what things are and do, a clip's caption given the clip before it. Whole stories come
+last, with their order lost as `order_fidelity` says: at 0 a story's caption tells what happens and never
+when, the disease that the method cures. `card.py` measures the result.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from torch.utils.data import DataLoader, IterableDataset
 from tempo.model.attention import register_shared_prefix
 from tempo.model.loading import VideoLM, repair_torchvision, use_shared_prefix
 from tempo.model.prefix import Group, log_probs
-from tempo.preference.prompts import DESCRIBE, DIFFERENCE, FIRST_CLIP, fusion
+from tempo.preference.prompts import DESCRIBE, DIFFERENCE, FIRST_CLIP
 from tempo.synthetic import language
 from tempo.synthetic.eyesight import Looks, train_eyesight
+from tempo.synthetic.reading import fusion_group, train_reading
 from tempo.synthetic.tokenizer import CHAT_TEMPLATE, make_tokenizer
 from tempo.synthetic.world import Event, event_frames, make_story
 
@@ -46,13 +47,14 @@ class Recipe:
     """How the embedded model is trained. `clip_share` is the part of the steps before whole stories."""
 
     eyesight_steps: int = 500
-    steps: int = 3200
-    clip_share: float = 0.3
+    reading_steps: int = 1500
+    steps: int = 1900
+    clip_share: float = 0.35
     learning_rate: float = 1.5e-3
     order_fidelity: float = 0.0
     seed: int = 0
     num_threads: int = 2
-    max_minutes: float = 42.0
+    max_minutes: float = 24.0
 
 
 def build_model(recipe: Recipe) -> VideoLM:
@@ -143,13 +145,13 @@ class Lessons(IterableDataset[bytes]):
             "fusion": self._fusion,
             "story": self._story,
         }
-        sizes = (16, 6, 6, 0) if done < self.recipe.clip_share else (6, 4, 4, 4)
+        sizes = (32, 6, 2, 0) if done < self.recipe.clip_share else (8, 4, 2, 4)
         return {
             name: [make(rng) for _ in range(size)]
             for (name, make), size in zip(makers.items(), sizes, strict=True)
         }
 
-    def _events(self, rng: np.random.Generator, least: int, most: int) -> tuple[Event, ...]:
+    def draw_events(self, rng: np.random.Generator, least: int, most: int) -> tuple[Event, ...]:
         return make_story(BASE_SEED, int(rng.integers(2**40)), num_shots=(least, most)).events
 
     def _frames(self, rng: np.random.Generator, events: tuple[Event, ...]) -> np.ndarray:
@@ -161,7 +163,7 @@ class Lessons(IterableDataset[bytes]):
         )
 
     def _clip(self, rng: np.random.Generator) -> Group:
-        (event,) = self._events(rng, 1, 1)
+        (event,) = self.draw_events(rng, 1, 1)
         # Seeing is learned from captions: they have the most to say about a picture in the fewest words.
         questions = [(FIRST_CLIP, language.caption(event))]
         if rng.random() < 0.3:
@@ -171,18 +173,15 @@ class Lessons(IterableDataset[bytes]):
         return self.lm.question_group(self._frames(rng, (event,)), questions, fps=1.0)
 
     def _difference(self, rng: np.random.Generator) -> Group:
-        before, now = self._events(rng, 2, 2)
+        before, now = self.draw_events(rng, 2, 2)
         answer = (DIFFERENCE, language.difference(before, now))
         return self.lm.question_group(self._frames(rng, (before, now)), [answer], fps=1.0)
 
     def _fusion(self, rng: np.random.Generator) -> Group:
-        most = int(rng.choice([4, 8, 16]))
-        captions = [language.caption(event) for event in self._events(rng, 1, most)]
-        kept = [captions[i] for i in rng.permutation(len(captions))]
-        return self.lm.question_group(None, [(fusion(kept), language.fuse(kept))], fps=1.0)
+        return fusion_group(self.lm, rng, self.draw_events, most=int(rng.choice([4, 8, 16])))
 
     def _story(self, rng: np.random.Generator) -> Group:
-        events = self._events(rng, 2, 16)
+        events = self.draw_events(rng, 2, 16)
         questions = []
         for index in rng.permutation(len(events))[:4]:
             event = events[index]
@@ -202,13 +201,16 @@ def train(lm: VideoLM, recipe: Recipe, out: Path) -> None:
     model = lm.model.train()
     looks = Looks(recipe.eyesight_steps, recipe.seed, VIEW, LOOKS)
     train_eyesight(model, lm.processor.video_processor, looks, learning_rate=2e-3)
+    lessons = Lessons(lm, recipe)
+    most_steps = recipe.reading_steps
+    train_reading(lm, lessons.draw_events, seed=recipe.seed, most_steps=most_steps, learning_rate=1.5e-3)
     save(lm, out)
     decay = [p for p in model.parameters() if p.ndim >= 2]
     plain = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
         [{"params": decay, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}], betas=(0.9, 0.98)
     )
-    loader = DataLoader(Lessons(lm, recipe), batch_size=None, num_workers=1, prefetch_factor=8)
+    loader = DataLoader(lessons, batch_size=None, num_workers=1, prefetch_factor=8)
     start, seen = time.perf_counter(), dict[str, float]()
     for step, lesson in enumerate(loader):
         by_kind: dict[str, list[Group]] = pickle.loads(lesson)

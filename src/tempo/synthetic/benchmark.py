@@ -12,6 +12,7 @@ import numpy as np
 
 from tempo.preference.prompts import DESCRIBE
 from tempo.records import Sample
+from tempo.seeds import derive_seed
 from tempo.synthetic import language
 from tempo.synthetic.world import ACTIONS, Event, Story
 
@@ -27,7 +28,7 @@ def twin(story: Story) -> Story:
 
 def story_samples(story: Story, *, seed: int, number: int) -> list[Sample]:
     """All samples of one held-out story; `number` is its place in the benchmark and balances the answers."""
-    rng = np.random.default_rng([seed, number])
+    rng = np.random.default_rng(derive_seed(seed, story.id, "benchmark"))
     questions = [*_aspects(story.events, rng, number), *_order(story.events, rng, number)]
     questions += [*_static(story.events, rng, number)]
     samples = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -9,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from tempo.config import SyntheticConfig
+from tempo.engine import follow_parent
 from tempo.records import Instruction
+from tempo.seeds import derive_seed
 from tempo.store import write_lines
 from tempo.synthetic import benchmark, language
 from tempo.synthetic.world import Story, make_story, render_story
@@ -32,7 +35,8 @@ def make_dataset(
     for _, folder in jobs:
         folder.mkdir(parents=True, exist_ok=True)
     # Encoding releases nothing: processes, not threads, and few jobs in flight so that Ctrl-C is quick.
-    with ProcessPoolExecutor(num_workers) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(num_workers, context, initializer=follow_parent) as pool:
         for _ in pool.map(_render, *zip(*jobs, strict=True), chunksize=4):
             progress()
     _write_scripts(directory / "videos", train)
@@ -70,8 +74,8 @@ def _write_scripts(folder: Path, stories: list[Story]) -> None:
 
 def _instructions(stories: list[Story], *, seed: int, order_fidelity: float) -> Iterator[Instruction]:
     """Instruction data of all stories; paths are relative to the file they will stand in."""
-    for number, story in enumerate(stories):
-        rng = np.random.default_rng([seed, 2, number])
+    for story in stories:
+        rng = np.random.default_rng(derive_seed(seed, story.id, "instructions"))
         for index, (question, answer) in enumerate(
             language.instructions(story, rng, order_fidelity=order_fidelity)
         ):

@@ -14,9 +14,9 @@ from tempo.synthetic.world import ACTIONS, COLOURS, SETTINGS, SHAPES, Event, Sto
 
 Question = tuple[str, str]
 
-ORDINALS = tuple(
-    "First Second Third Fourth Fifth Sixth Seventh Eighth Ninth Tenth Eleventh Twelfth Thirteenth Fourteenth "
-    "Fifteenth Sixteenth".split()
+ORDINALS = (
+    *("First", "Second", "Third", "Fourth", "Fifth", "Sixth", "Seventh", "Eighth", "Ninth", "Tenth"),
+    *("Eleventh", "Twelfth", "Thirteenth", "Fourteenth", "Fifteenth", "Sixteenth"),
 )
 
 #: What an object does, asked in the words of the aspect.
@@ -44,6 +44,7 @@ def fuse(captions: Sequence[str]) -> str:
     Counting words, not "then": a small model learns to copy from a numbered list only if it can tell from its
     own words how far it has come (docs/log.md).
     """
+    assert len(captions) <= len(ORDINALS), f"{len(captions)} captions, {len(ORDINALS)} ordinals"
     clauses = [f"{text[0].lower()}{text[1:]}" for text in captions]
     return " ".join(f"{word}, {clause}" for word, clause in zip(ORDINALS, clauses, strict=False))
 

@@ -88,17 +88,28 @@ def make_story(seed: int, index: int, *, num_shots: tuple[int, int], plain: bool
     """
     rng = np.random.default_rng([seed, index])
     count = int(rng.integers(1, 4) if plain else rng.integers(num_shots[0], num_shots[1] + 1))
-    things = rng.permutation(len(COLOURS) * len(SHAPES))[:count]
+    things = [int(thing) for thing in rng.permutation(len(COLOURS) * len(SHAPES))[:count]]
     settings = _settings(rng, count)
-    events = [_event(rng, settings[i], int(things[i])) for i in range(count)]
+    taken = set(things)
+    events = []
+    for setting, thing in zip(settings, things, strict=True):
+        events.append(_event(rng, setting, thing, taken))
     return Story(id=f"story-{seed}-{index:05d}", events=tuple(events))
 
 
-def _event(rng: np.random.Generator, setting: str, thing: int) -> Event:
+def _event(rng: np.random.Generator, setting: str, thing: int, taken: set[int]) -> Event:
+    """A random event of a thing (colour and shape as one number).
+
+    What it turns into joins `taken`: no shape may come to look like another of the story, or a question about
+    that one would have two answers.
+    """
     colour, shape = COLOURS[thing // len(SHAPES)], SHAPES[thing % len(SHAPES)]
-    aspect = str(rng.choice(list(ACTIONS)))
-    choices = [action for action in ACTIONS[aspect] if action != f"turns {colour}"]
-    action, drift = str(rng.choice(choices)), round(float(rng.uniform(-1, 1)), 3)
+    turned = {f"turns {c}": i * len(SHAPES) + thing % len(SHAPES) for i, c in enumerate(COLOURS)}
+    free = {aspect: [a for a in actions if turned.get(a) not in taken] for aspect, actions in ACTIONS.items()}
+    aspect = str(rng.choice([name for name, actions in free.items() if actions]))
+    action, drift = str(rng.choice(free[aspect])), round(float(rng.uniform(-1, 1)), 3)
+    if action in turned:
+        taken.add(turned[action])
     return Event.model_validate(
         {
             "setting": setting,

@@ -50,13 +50,19 @@ def make_worker(context: Context) -> Worker:
 
 
 def per_record(stage: str, function: Callable[[Any], Record]) -> Worker:
-    """A worker that applies `function` to each record; what raises Dropped becomes a Drop of `stage`."""
+    """A worker that applies `function` to each record; one on which it fails becomes a Drop of `stage`."""
 
     def one(record: Record) -> Record:
         try:
             return function(record)
         except Dropped as dropped:
             return Drop(id=record.id, stage=stage, reason=dropped.reason, detail=dropped.detail)
+        except (OSError, MemoryError):
+            # A full disk or memory is no fault of the video: it must stop the run, not empty it.
+            raise
+        except Exception as error:
+            detail = f"{type(error).__name__}: {error}"
+            return Drop(id=record.id, stage=stage, reason="cannot be processed", detail=detail)
 
     def worker(batch: Sequence[Any]) -> Sequence[Record]:
         return [one(record) for record in batch]
