@@ -22,9 +22,9 @@ import torch
 
 def make_step(arguments):
     """The policy, the phase and the group that both forms work on."""
-    from tempo.config import ModelConfig, PhaseConfig
     from tempo.model.loading import load_video_lm
     from tempo.model.prefix import Continuation, Group
+    from tempo.sections import ModelConfig, PhaseConfig
     from tempo.training.adapters import Policy
 
     torch.set_num_threads(arguments.threads)

@@ -250,7 +250,7 @@ def test_redo_makes_only_the_stale_stages_again(config_path, tmp_path):
     out = tmp_path / "redo"
     run_stages(Context(load_config(config_path), out), QUIET, until="clips")
     before = digest(out, "videos.jsonl", "shots.jsonl")
-    changed = Context(load_config(config_path, ["clips.min_clips=5"]), out)
+    changed = Context(load_config(config_path, ["clips.min_clips=6"]), out)
     run_stages(changed, QUIET, until="clips", redo=True)
     assert digest(out, "videos.jsonl", "shots.jsonl") == before
     reasons = [drop.reason for drop in RunStore(out).read("dropped", Drop)]

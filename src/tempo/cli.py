@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -106,6 +107,8 @@ def _say_where(context: Context) -> None:
 
 def main() -> None:
     """Entry point: bad input is one clear message and exit code 2, Ctrl-C says how to go on."""
+    # Libraries tell each other about names that will change; the user can do nothing about it.
+    warnings.simplefilter("ignore", FutureWarning)
     try:
         # typer turns Ctrl-C into this result.
         if app(standalone_mode=False) == INTERRUPTED:

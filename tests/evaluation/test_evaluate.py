@@ -6,17 +6,19 @@ import shutil
 import pytest
 import torch
 
-from tempo.config import ModelConfig, parse_config
+from tempo.config import parse_config
 from tempo.evaluation import evaluate
 from tempo.evaluation.evaluate import ask, run_evaluation
 from tempo.model.duplicated import duplicated_log_probs
 from tempo.model.loading import load_video_lm
 from tempo.records import Outcome
+from tempo.sections import ModelConfig
 from tempo.stage import Context
 from tempo.store import RunStore
 from tempo.synthetic import benchmark
 from tempo.synthetic.card import story_view
-from tempo.synthetic.world import make_story, render_story
+from tempo.synthetic.drawing import render_story
+from tempo.synthetic.world import make_story
 
 STORY = make_story(77, 0, num_shots=(4, 4))
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from families import make_group, make_model, text_group
 
-from tempo.config import PhaseConfig
 from tempo.model import prefix
 from tempo.model.duplicated import duplicated_log_probs
 from tempo.model.prefix import Group, encode_videos, log_probs
+from tempo.sections import PhaseConfig
 from tempo.training.adapters import Policy
 from tempo.training.losses import dpo_terms
 from tempo.training.trainer import dpo_row, sft_row

@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from tempo.config import Config, PairsConfig
+from tempo.config import Config
 from tempo.preference.pairs import make_pairs, pair_fault
 from tempo.preference.prompts import DESCRIBE
 from tempo.records import Clip, Clips, Pair, Perturbation, Response, Responses
+from tempo.sections import PairsConfig
 from tempo.stage import Context
 from tempo.store import RunStore
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tempo.config import Config, PerturbationsConfig
+from tempo.config import Config
 from tempo.preference.perturbations import (
     distinct_levels,
     kendall_distance,
@@ -22,6 +22,7 @@ from tempo.preference.perturbations import (
     perturb_all,
 )
 from tempo.records import Captions, Drop
+from tempo.sections import PerturbationsConfig
 from tempo.stage import Context
 
 KINDS = ("drop", "shuffle", "reverse")

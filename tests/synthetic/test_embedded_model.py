@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from tempo.config import ModelConfig
 from tempo.model.loading import load_video_lm
 from tempo.model.paths import embedded_path
+from tempo.sections import ModelConfig
 from tempo.synthetic import card
 
 #: What the issue asks of the base, before any preference training.

@@ -8,24 +8,18 @@ import av
 import numpy as np
 import pytest
 
-from tempo.config import ClipsConfig
-from tempo.synthetic import world
-from tempo.synthetic.world import (
-    ACTIONS,
-    COLOURS,
+from tempo.sections import ClipsConfig
+from tempo.synthetic import drawing
+from tempo.synthetic.drawing import (
     FPS,
-    SETTINGS,
-    SHAPES,
     SHOT_FRAMES,
     SIZE,
-    Event,
-    Story,
     draw_event,
     event_frames,
-    make_story,
     render_story,
     story_frames,
 )
+from tempo.synthetic.world import ACTIONS, COLOURS, SETTINGS, SHAPES, Event, Story, make_story
 
 ASPECT_OF = {action: aspect for aspect, actions in ACTIONS.items() for action in actions}
 STORIES = [make_story(3, index, num_shots=(4, 16)) for index in range(150)]
@@ -274,7 +268,7 @@ def test_rendering_that_fails_leaves_no_video(tmp_path, monkeypatch):
         yield np.zeros((SIZE, SIZE, 3), np.uint8)
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(world, "story_frames", broken)
+    monkeypatch.setattr(drawing, "story_frames", broken)
     with pytest.raises(OSError, match="no space"):
         render_story(Story(id="a", events=()), tmp_path / "a.mp4")
     assert not (tmp_path / "a.mp4").exists()

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from tempo.config import PhaseConfig
 from tempo.model.prefix import Continuation, Group
 from tempo.records import Instruction, Pair, Video
+from tempo.sections import PhaseConfig
 from tempo.training.groups import dpo_lessons, pack_rows, sft_lessons
 from tempo.video.frames import FrameStore, encode_jpeg
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from video_material import context, moving, number_of, numbered, plain, video_of
 
-from tempo.config import ClipsConfig
 from tempo.records import Clips, Drop, Shot, Shots
+from tempo.sections import ClipsConfig
 from tempo.stage import Dropped
 from tempo.video import clips, shots
 from tempo.video.clips import choose_key_frames, find_clips, group_shots

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from video_material import context, moving, number_of, numbered, place, plain, rotate, spoil_packet, video_of
 
-from tempo.config import ShotsConfig
 from tempo.records import Drop, Shots
+from tempo.sections import ShotsConfig
 from tempo.video.frames import FrameStore
 from tempo.video.shots import ShotCutter, make_detector, make_worker
 

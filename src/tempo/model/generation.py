@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempo.config import SamplingConfig
 from tempo.model.loading import VideoLM
+from tempo.sections import SamplingConfig
 
 
 @dataclass(frozen=True)

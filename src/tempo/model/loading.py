@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tempo.config import ModelConfig
 from tempo.model.attention import NAME, register_shared_prefix
 from tempo.model.paths import check_model_path, resolve_model_path
 from tempo.model.prefix import Continuation, Group
+from tempo.sections import ModelConfig
 
 #: Stands for the user's words while a chat template is taken apart; no template contains it.
 MARK = "\x1a"
@@ -105,7 +105,10 @@ def load_video_lm(config: ModelConfig) -> VideoLM:
     repair_torchvision()
     register_shared_prefix()
     from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers.utils import logging
 
+    # Phases load a checkpoint each: a bar per load would drown the run's own progress.
+    logging.disable_progress_bar()
     check_model_path(config.path)
     path = resolve_model_path(config.path)
     device = pick_device(config.device)

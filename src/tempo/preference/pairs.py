@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tempo.config import PairsConfig
 from tempo.preference.prompts import DESCRIBE
 from tempo.records import Clips, Drop, Pair, Response, Responses
+from tempo.sections import PairsConfig
 from tempo.seeds import derive_seed
 from tempo.stage import Context
 from tempo.store import RunStore

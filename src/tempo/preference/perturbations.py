@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tempo.config import PerturbationsConfig
 from tempo.records import Captions, Drop, Kind, Perturbation, Perturbations
+from tempo.sections import PerturbationsConfig
 from tempo.seeds import derive_seed
 from tempo.stage import Context, Worker
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from tempo.config import ModelConfig, SamplingConfig
 from tempo.evaluation.benchmark import summarize
 from tempo.evaluation.evaluate import ask
 from tempo.model.generation import Request, generate
@@ -21,10 +20,12 @@ from tempo.model.loading import VideoLM, load_video_lm
 from tempo.preference.captions import clean_caption
 from tempo.preference.prompts import DIFFERENCE, FIRST_CLIP, fusion
 from tempo.records import Outcome, Sample
+from tempo.sections import ModelConfig, SamplingConfig
 from tempo.store import write_text
 from tempo.synthetic import benchmark, language
-from tempo.synthetic.base_model import LOOKS, VIEW, Recipe
-from tempo.synthetic.world import Story, event_frames, make_story
+from tempo.synthetic.drawing import event_frames
+from tempo.synthetic.lessons import LOOKS, VIEW, Recipe
+from tempo.synthetic.world import Story, make_story
 
 #: Stories of this seed are in no training set and in no run's benchmark.
 CARD_SEED = 900_000

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tempo.config import SyntheticConfig
 from tempo.engine import follow_parent
 from tempo.records import Instruction
+from tempo.sections import SyntheticConfig
 from tempo.seeds import derive_seed
 from tempo.store import write_lines
 from tempo.synthetic import benchmark, language
-from tempo.synthetic.world import Story, make_story, render_story
+from tempo.synthetic.drawing import render_story
+from tempo.synthetic.world import Story, make_story
 
 #: Held-out stories are numbered from here, so that no size of the training set reaches them.
 FIRST_HELD_OUT = 1_000_000

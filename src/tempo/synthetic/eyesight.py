@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from tempo.synthetic.world import ACTIONS, COLOURS, SETTINGS, SHAPES, Event, event_frames
+from tempo.synthetic.drawing import event_frames
+from tempo.synthetic.world import ACTIONS, COLOURS, SETTINGS, SHAPES, Event
 
 ALL_ACTIONS = tuple(action for actions in ACTIONS.values() for action in actions)
 BATCH = 96

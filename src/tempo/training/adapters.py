@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tempo.config import PhaseConfig
+from tempo.sections import PhaseConfig
 
 
 class Policy:

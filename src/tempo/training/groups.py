@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from tempo.config import PhaseConfig
 from tempo.model.loading import VideoLM
 from tempo.model.prefix import Group
 from tempo.records import Instruction, Pair, Video
+from tempo.sections import PhaseConfig
 from tempo.store import read_rows
 from tempo.video.frames import FrameStore
 

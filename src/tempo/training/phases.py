@@ -7,9 +7,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tempo.config import Config, PhaseConfig
+from tempo.config import Config
 from tempo.model.loading import VideoLM, load_video_lm
 from tempo.records import Pair, Video
+from tempo.sections import PhaseConfig
 from tempo.stage import Context
 from tempo.store import RunStore, write_json
 from tempo.training.groups import Lesson, check_lengths, dpo_lessons, sft_lessons

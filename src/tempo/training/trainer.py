@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tempo.config import PhaseConfig
 from tempo.model.loading import VideoLM
 from tempo.model.prefix import Group, encode_videos, log_probs
+from tempo.sections import PhaseConfig
 from tempo.seeds import derive_seed
 from tempo.training.adapters import Policy
 from tempo.training.groups import Lesson, pack_rows

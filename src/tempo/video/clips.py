@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tempo.config import ClipsConfig
 from tempo.records import Clip, Clips, Shot, Shots
+from tempo.sections import ClipsConfig
 from tempo.stage import Context, Dropped, Worker
 from tempo.video.frames import FrameStore
 from tempo.video.sampling import fetch_frames

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from tempo.config import FramesConfig
+from tempo.sections import FramesConfig
 from tempo.stage import Dropped
 from tempo.video.decoding import Picture, decode
 from tempo.video.frames import encode_jpeg

@@ -11,8 +11,9 @@ import numpy as np
 from scenedetect import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector, ContentDetector
 
-from tempo.config import Config, ShotsConfig
+from tempo.config import Config
 from tempo.records import Shot, Shots, Video
+from tempo.sections import ShotsConfig
 from tempo.stage import Context, Dropped, Worker
 from tempo.video.decoding import Image, Picture, decode
 from tempo.video.frames import FrameStore
