@@ -1,0 +1,39 @@
+"""The README is true: its tree has a line for every file, and its commands exist."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+#: What stands in fenced blocks: commands, the flow, the tree.
+BLOCKS = "\n".join(README.split("```")[1::2])
+
+
+def test_the_tree_has_a_line_for_every_file_and_no_other():
+    tree = README.split("## The tree")[1].split("```")[1]
+    folders, listed = {}, set()
+    for line in tree.strip().splitlines():
+        indent, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
+        folders[indent] = name
+        if name.endswith(".py"):
+            listed.add("".join(folders[level] for level in range(indent)) + name)
+    present = {str(path.relative_to(ROOT)) for path in (ROOT / "src" / "tempo").rglob("*.py")}
+    assert listed == {path for path in present if not path.endswith(("__init__.py", "__main__.py"))}
+
+
+def test_paths_named_in_the_readme_exist():
+    for path in re.findall(r"(?:configs|benchmarks|docs|tests)/[\w/]+\.\w+", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_make_targets_named_in_the_readme_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", BLOCKS, re.MULTILINE):
+        assert f"\n{target}:" in makefile, target
+
+
+def test_subcommands_named_in_the_readme_exist():
+    from tempo.pipeline import NAMES
+
+    for name in re.findall(r"^tempo (\w+)", BLOCKS, re.MULTILINE):
+        assert name in (*NAMES, "run", "status", "init"), name
