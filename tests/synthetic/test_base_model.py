@@ -1,0 +1,135 @@
+"""How the embedded model is made: what each lesson shows, and which weights it moves."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from tempo.preference.prompts import DESCRIBE, DIFFERENCE, FIRST_CLIP
+from tempo.synthetic.base_model import build_model, save
+from tempo.synthetic.eyesight import ALL_ACTIONS, BATCH, Looks, labels, random_event, train_eyesight
+from tempo.synthetic.lessons import LOOKS, VIEW, Lessons, Recipe
+from tempo.synthetic.reading import fusion_group, train_reading
+from tempo.synthetic.world import ACTIONS, COLOURS, SETTINGS, SHAPES
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return build_model(Recipe())
+
+
+@pytest.fixture
+def fresh(lm):
+    """The untrained model, to train in the test."""
+    return type(lm)(copy.deepcopy(lm.model), lm.processor)
+
+
+def texts(lm, groups):
+    """The whole text of every continuation, and the part that is scored."""
+    rows = [(c.token_ids, c.num_context) for group in groups for c in group.continuations]
+    return [(lm.tokenizer.decode(ids[:n]), lm.tokenizer.decode(ids[n:])) for ids, n in rows]
+
+
+def changed(before, after):
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_every_word_of_the_world_is_one_token(lm):
+    words = [*COLOURS, *SHAPES, *SETTINGS, *{word for a in ALL_ACTIONS for word in a.split()}]
+    assert [word for word in words if len(lm.tokenizer.tokenize(f" {word}")) > 1] == []
+
+
+def test_any_text_survives_the_tokenizer(lm):
+    text = "Straße, 東京, 🙂\n\ttabs"
+    assert lm.tokenizer.decode(lm.tokenizer(text)["input_ids"]) == text
+
+
+def test_labels_name_the_event():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        event = random_event(rng)
+        colour, shape, setting, action = labels(event)
+        assert (COLOURS[colour], SHAPES[shape], SETTINGS[setting]) == (
+            event.colour,
+            event.shape,
+            event.setting,
+        )
+        assert ALL_ACTIONS[action] == event.action in ACTIONS[event.aspect]
+
+
+def test_looks_are_drawn_from_seed_and_step():
+    looks = Looks(3, 0, VIEW, LOOKS)
+    frames, truth = looks[1]
+    assert frames.shape == (BATCH, 2, VIEW, VIEW, 3)
+    assert truth.shape == (BATCH, 4)
+    assert np.array_equal(frames, looks[1][0])
+    assert not np.array_equal(frames, looks[2][0])
+
+
+def test_eyesight_moves_the_vision_tower_alone(fresh):
+    before = copy.deepcopy(fresh.model.state_dict())
+    train_eyesight(fresh.model, fresh.processor.video_processor, Looks(2, 0, VIEW, LOOKS), learning_rate=1e-3)
+    moved = changed(before, fresh.model.state_dict())
+    assert moved
+    assert all(".visual." in name for name in moved)
+
+
+def test_reading_moves_the_language_model_alone(fresh):
+    before = copy.deepcopy(fresh.model.state_dict())
+    draw = Lessons(fresh, Recipe()).draw_events
+    train_reading(fresh, draw, seed=0, most_steps=2, learning_rate=1e-3)
+    moved = changed(before, fresh.model.state_dict())
+    assert moved
+    assert not any(".visual." in name for name in moved)
+
+
+def test_a_fusion_tells_its_list_in_the_order_given(lm):
+    draw = Lessons(lm, Recipe()).draw_events
+    group = fusion_group(lm, np.random.default_rng(3), draw, most=4)
+    ((question, answer),) = texts(lm, [group])
+    listed = [line.split(". ", 1)[1] for line in question.splitlines() if line[:1].isdigit()]
+    told = [part.split(", ", 1)[1] for part in answer.removesuffix("<|im_end|>").split(". ")]
+    assert [text.lower().rstrip(".") for text in listed] == [text.lower().rstrip(".") for text in told]
+
+
+def test_clips_come_before_stories(lm):
+    lessons = Lessons(lm, Recipe(clip_share=0.5))
+    early, late = (lessons.lesson(np.random.default_rng(0), done=done) for done in (0.4, 0.6))
+    assert not early["story"]
+    assert late["story"]
+    assert all(questions[0].endswith("assistant\n") for questions in texts(lm, early["clip"]))
+
+
+def test_a_clip_is_captioned_alone_and_a_difference_ends_with_the_second_caption(lm):
+    lesson = Lessons(lm, Recipe()).lesson(np.random.default_rng(0), done=0.0)
+    assert all(texts(lm, [group])[0][0].startswith(FIRST_CLIP) for group in lesson["clip"])
+    for question, answer in texts(lm, lesson["difference"]):
+        assert question.startswith(DIFFERENCE)
+        assert "Caption: A " in answer
+
+
+@pytest.mark.parametrize(("fidelity", "expected"), [(0.0, False), (1.0, True)])
+def test_the_knob_decides_whether_a_story_is_told_in_order(lm, fidelity, expected):
+    lessons = Lessons(lm, Recipe(order_fidelity=fidelity))
+    in_order = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        events = Lessons(lm, Recipe()).draw_events(np.random.default_rng(seed), 2, 16)
+        told = [
+            answer for question, answer in texts(lm, [lessons._story(rng)]) if question.startswith(DESCRIBE)
+        ]
+        places = [told[0].index(event.clause) for event in events]
+        in_order.append(places == sorted(places))
+    assert all(in_order) if expected else sum(in_order) <= 6
+
+
+def test_a_saved_model_is_loaded_by_the_common_code(lm, tmp_path):
+    from tempo.model.loading import load_video_lm
+    from tempo.sections import ModelConfig
+
+    save(lm, tmp_path / "model")
+    loaded = load_video_lm(ModelConfig(path=str(tmp_path / "model")))
+    expected = {name: value.to(torch.bfloat16).float() for name, value in lm.model.state_dict().items()}
+    assert not changed(expected, loaded.model.state_dict())
+    assert sum(file.stat().st_size for file in (tmp_path / "model").iterdir()) <= 10e6
