@@ -27,7 +27,7 @@ def make_model(family: str, *, seed: int = 0):
     repair_torchvision()
     register_shared_prefix()
     torch.manual_seed(seed)
-    model = {"qwen2_5_vl": _qwen, "llava_onevision": _llava}[family]().float().eval()
+    model = MODELS[family]().float().eval()
     for parameter in model.parameters():
         # The default initialisation is so small that wrong attention would hardly show.
         if parameter.ndim >= 2:
@@ -39,17 +39,19 @@ def make_model(family: str, *, seed: int = 0):
 def make_group(family: str, *, num_steps: int, lengths: list[int], context: int = 0, seed: int = 1) -> Group:
     """A group whose video has `num_steps` time steps and whose continuations have the given lengths."""
     generator = torch.Generator().manual_seed(seed)
-    inputs = {"qwen2_5_vl": _qwen_video, "llava_onevision": _llava_video}[family](num_steps, generator)
+    inputs = VIDEOS[family](num_steps, generator)
 
     def words(count):
         return torch.randint(3, 80, (count,), generator=generator)
 
     video_tokens = inputs.pop("num_video_tokens")
-    video = torch.full((video_tokens,), VIDEO)
-    ids = torch.cat([words(2), torch.tensor([START]), video, torch.tensor([END]), words(4)])[None]
+    # Qwen3-VL writes a time stamp before each step of the video; the others write the video in one piece.
+    steps = num_steps if family == "qwen3_vl" else 1
+    step = [words(2), torch.tensor([START]), torch.full((video_tokens // steps,), VIDEO), torch.tensor([END])]
+    ids = torch.cat([*step * steps, words(4)])[None]
     inputs["input_ids"] = ids
     inputs["attention_mask"] = torch.ones_like(ids)
-    if family == "qwen2_5_vl":
+    if family in WITH_TOKEN_TYPES:
         inputs["mm_token_type_ids"] = torch.where(ids == VIDEO, 2, 0)
     answers = tuple(Continuation(tuple(words(length).tolist()), context) for length in lengths)
     return Group(inputs, answers)
@@ -137,3 +139,104 @@ def _llava_video(num_steps, generator):
     # 4 x 4 patches pooled to 2 x 2 a frame, and one newline token for the video.
     pixels = torch.randn(1, num_steps, 3, 16, 16, generator=generator)
     return {"pixel_values_videos": pixels, "num_video_tokens": 4 * num_steps + 1}
+
+
+def _qwen2():
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    text = {
+        **TEXT,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]},
+    }
+    vision = {
+        "depth": 2,
+        "embed_dim": 32,
+        "num_heads": 2,
+        "mlp_ratio": 2,
+        "hidden_size": 48,
+        "patch_size": 4,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    }
+    config = Qwen2VLConfig(text_config=text, vision_config=vision, **SPECIAL)
+    return Qwen2VLForConditionalGeneration(config)
+
+
+def _qwen3():
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2], "mrope_interleaved": True}
+    vision = {
+        "depth": 2,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_heads": 2,
+        "out_hidden_size": 48,
+        "patch_size": 4,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "num_position_embeddings": 64,
+        "deepstack_visual_indexes": [0, 1],
+    }
+    text = {**TEXT, "head_dim": 12, "rope_parameters": rope}
+    return Qwen3VLForConditionalGeneration(Qwen3VLConfig(text_config=text, vision_config=vision, **SPECIAL))
+
+
+def _internvl():
+    from transformers import InternVLConfig, InternVLForConditionalGeneration
+
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": [16, 16],
+        "patch_size": [4, 4],
+    }
+    text = {"model_type": "qwen2", **TEXT}
+    config = InternVLConfig(
+        text_config=text,
+        vision_config=vision,
+        image_token_id=VIDEO,
+        downsample_ratio=0.5,
+        vision_feature_layer=-1,
+    )
+    return InternVLForConditionalGeneration(config)
+
+
+def _internvl_video(num_steps, generator):
+    # A video is as many images; 4 x 4 patches of each are shuffled to 2 x 2 tokens.
+    pixels = torch.randn(num_steps, 3, 16, 16, generator=generator)
+    return {"pixel_values": pixels, "num_video_tokens": 4 * num_steps}
+
+
+SPECIAL = {
+    "video_token_id": VIDEO,
+    "image_token_id": 93,
+    "vision_start_token_id": START,
+    "vision_end_token_id": END,
+    "tie_word_embeddings": False,
+}
+MODELS = {
+    "qwen2_vl": _qwen2,
+    "qwen2_5_vl": _qwen,
+    "qwen3_vl": _qwen3,
+    "llava_onevision": _llava,
+    "internvl": _internvl,
+}
+
+
+def _qwen3_video(num_steps, generator):
+    video = _qwen_video(num_steps, generator)
+    del video["second_per_grid_ts"]
+    return video
+
+
+VIDEOS = {
+    "qwen2_vl": _qwen3_video,
+    "qwen2_5_vl": _qwen_video,
+    "qwen3_vl": _qwen3_video,
+    "llava_onevision": _llava_video,
+    "internvl": _internvl_video,
+}
+WITH_TOKEN_TYPES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from families import make_group, make_model, text_group
+from families import MODELS, make_group, make_model, text_group
 
 from tempo.model import prefix
 from tempo.model.duplicated import duplicated_log_probs
@@ -30,7 +30,7 @@ def relative_difference(ours, theirs):
     return float(torch.cat([(a - b).flatten() for a, b in zip(ours, theirs, strict=True)]).norm() / scale)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", sorted(MODELS))
 @pytest.mark.parametrize("num_steps", [SHORT, LONG])
 def test_log_probs_equal_the_plain_form(family, num_steps):
     model = make_model(family)
@@ -39,7 +39,7 @@ def test_log_probs_equal_the_plain_form(family, num_steps):
         assert largest_difference(log_probs(model, [group]), duplicated_log_probs(model, [group])) < 1e-4
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", sorted(MODELS))
 def test_several_videos_of_different_length_share_a_row(family):
     model = make_model(family)
     groups = [make_group(family, num_steps=n, lengths=[5, 3], seed=n) for n in (3, 17, 8)]

@@ -56,25 +56,39 @@ def inner_model(model: Any) -> Any:
     return base.model
 
 
-def encode_videos(model: Any, groups: Sequence[Group]) -> Any:
+#: Where a family's processor puts pictures, its name for them, and the method that encodes them. Families
+#: that treat a video as many images have only the second.
+_SIGHTS = (
+    ("pixel_values_videos", "video", "get_video_features"),
+    ("pixel_values", "image", "get_image_features"),
+)
+
+
+def encode_videos(model: Any, groups: Sequence[Group]) -> dict[str, Any] | None:
     """What the vision tower makes of the groups' videos, in order; None where no group has one.
 
     One pass for all groups whose pixels can be stacked, else one each. The result goes to `log_probs`, for
     policy and reference alike where the tower is frozen.
     """
     core = inner_model(model)
-    names = [n for n in inspect.signature(core.get_video_features).parameters if n != "kwargs"]
-    calls = [{n: g.inputs[n] for n in names if n in g.inputs} for g in groups]
-    calls = [call for call in calls if "pixel_values_videos" in call]
-    if not calls:
-        return None
-    if len({call["pixel_values_videos"].shape[1:] for call in calls}) == 1:
-        calls = [{name: torch.cat([call[name] for call in calls]) for name in calls[0]}]
-    outputs = [core.get_video_features(**_to_device(core, call), return_dict=True) for call in calls]
-    return _merge_features(outputs)
+    for pixels, modality, method in _SIGHTS:
+        calls = [group.inputs for group in groups if pixels in group.inputs]
+        if calls:
+            return {modality: _encode(core, getattr(core, method), calls, pixels)}
+    return None
 
 
-def log_probs(model: Any, groups: Sequence[Group], *, video_features: Any = None) -> list[list[Tensor]]:
+def _encode(core: Any, method: Any, calls: Sequence[Mapping[str, Tensor]], pixels: str) -> Any:
+    names = [name for name in inspect.signature(method).parameters if name in calls[0]]
+    batches = [{name: call[name] for name in names} for call in calls]
+    if len({batch[pixels].shape[1:] for batch in batches}) == 1:
+        batches = [{name: torch.cat([batch[name] for batch in batches]) for name in names}]
+    return _merge_features([method(**_to_device(core, batch), return_dict=True) for batch in batches])
+
+
+def log_probs(
+    model: Any, groups: Sequence[Group], *, video_features: dict[str, Any] | None = None
+) -> list[list[Tensor]]:
     """Log-probabilities of the scored tokens: per group, per continuation, a float32 tensor [num_scored].
 
     `video_features` are those of `encode_videos` for the same groups; where absent they are made here.
@@ -87,7 +101,8 @@ def log_probs(model: Any, groups: Sequence[Group], *, video_features: Any = None
         input_ids=_pack_tokens(groups).to(device),
         attention_mask=make_layout([group.lengths for group in groups]),
         position_ids=torch.cat([_pack_positions(core, group) for group in groups], dim=-1).to(device),
-        mm_encoder_outputs={"video": video_features} if video_features is not None else None,
+        # A copy: some families note in it what they encoded themselves.
+        mm_encoder_outputs=dict(video_features) if video_features else None,
         use_cache=False,
     ).last_hidden_state[0]
     predict_S, target_S, sizes = _scored_positions(groups)
@@ -154,15 +169,24 @@ def _scored_positions(groups: Sequence[Group]) -> tuple[Tensor, Tensor, list[int
 
 
 def _merge_features(outputs: Sequence[Any]) -> Any:
-    """One vision output whose `pooler_output` holds all videos in order, in the form the family uses."""
+    """One vision output that holds all videos in order, in the form the family uses."""
     first = outputs[0]
-    pooled = [output.pooler_output for output in outputs]
-    if isinstance(pooled[0], (tuple, list)):
-        first.pooler_output = tuple(features for videos in pooled for features in videos)
-    else:
-        # [videos, tokens, C]: videos of different length join as one, since the packed row is one.
-        first.pooler_output = torch.cat([features.flatten(0, 1) for features in pooled])[None]
+    if len(outputs) > 1:
+        first.pooler_output = _join([output.pooler_output for output in outputs])
+        if getattr(first, "deepstack_features", None) is not None:
+            layers = zip(*(output.deepstack_features for output in outputs), strict=True)
+            first.deepstack_features = [_join(layer) for layer in layers]
     return first
+
+
+def _join(features: Sequence[Any]) -> Any:
+    """Features of several videos as those of one: tuples of [tokens, C], or tensors [videos, tokens, C]."""
+    if isinstance(features[0], (tuple, list)):
+        return tuple(tokens for videos in features for tokens in videos)
+    if len({videos.shape[1:] for videos in features}) == 1:
+        return torch.cat(list(features))
+    # Videos of different length join as one, since the packed row is one.
+    return torch.cat([videos.flatten(0, 1) for videos in features])[None]
 
 
 def _to_device(core: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
