@@ -2,6 +2,10 @@
 
     python -m tempo.synthetic.base_model --out src/tempo/synthetic/model
 
+With `--go-on-from DIR` the last part goes on from a checkpoint, also with several processes:
+
+    torchrun --nproc-per-node 2 -m tempo.synthetic.base_model --go-on-from DIR --out DIR --num-threads 1
+
 The vision tower learns to see first (`eyesight.py`), the language model to copy from lists (`reading.py`).
 Then come single clips: what things are and do, a clip's caption given the clip before it. Whole stories come
 last, with their order lost as `order_fidelity` says: at 0 a story's caption tells what happens and never
@@ -12,18 +16,20 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 import pickle
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import distributed, nn
 from torch.utils.data import DataLoader
 
 from tempo.model.attention import register_shared_prefix
-from tempo.model.loading import VideoLM, repair_torchvision, use_shared_prefix
+from tempo.model.loading import VideoLM, load_video_lm, repair_torchvision, use_shared_prefix
 from tempo.model.prefix import Group, log_probs
+from tempo.sections import ModelConfig
 from tempo.synthetic.eyesight import Looks, train_eyesight
 from tempo.synthetic.lessons import LOOKS, VIEW, Lessons, Recipe
 from tempo.synthetic.reading import train_reading
@@ -95,46 +101,62 @@ def _sizes(tokenizer: Any) -> dict[str, Any]:
 
 
 def train(lm: VideoLM, recipe: Recipe, out: Path) -> None:
-    """Trains in place; prints progress every 100 steps, saves to `out` every 500 and at the end."""
+    """Trains in place: eyesight, reading, then all lessons; saves to `out` after each part."""
     torch.set_num_threads(recipe.num_threads)
-    model = lm.model.train()
     looks = Looks(recipe.eyesight_steps, recipe.seed, VIEW, LOOKS)
-    train_eyesight(model, lm.processor.video_processor, looks, learning_rate=2e-3)
-    lessons = Lessons(lm, recipe)
-    most_steps = recipe.reading_steps
-    train_reading(lm, lessons.draw_events, seed=recipe.seed, most_steps=most_steps, learning_rate=1.5e-3)
+    train_eyesight(lm.model, lm.processor.video_processor, looks, learning_rate=2e-3)
+    draw = Lessons(lm, recipe).draw_events
+    train_reading(lm, draw, seed=recipe.seed, most_steps=recipe.reading_steps, learning_rate=1.5e-3)
     save(lm, out)
-    decay = [p for p in model.parameters() if p.ndim >= 2]
-    plain = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}], betas=(0.9, 0.98)
-    )
-    loader = DataLoader(lessons, batch_size=None, num_workers=1, prefetch_factor=8)
-    start, seen = time.perf_counter(), dict[str, float]()
+    train_lessons(lm, recipe, out)
+
+
+def train_lessons(lm: VideoLM, recipe: Recipe, out: Path) -> None:
+    """Trains on all lessons; prints progress every 100 steps, saves to `out` every 500 and at the end.
+
+    Under `torchrun` every process takes lessons of its own and gradients are averaged.
+    """
+    rank, model = int(os.environ.get("RANK", "0")), lm.model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.02)
+    loader = DataLoader(Lessons(lm, recipe, rank), batch_size=None, num_workers=1, prefetch_factor=8)
+    start, minutes, seen = time.perf_counter(), 0.0, dict[str, float]()
     for step, lesson in enumerate(loader):
-        by_kind: dict[str, list[Group]] = pickle.loads(lesson)
-        minutes = (time.perf_counter() - start) / 60
         # The rate follows whichever runs out first, steps or minutes, so that a slow machine also anneals.
         done = max(step / recipe.steps, minutes / recipe.max_minutes)
         if done >= 1:
             break
         for parameters in optimizer.param_groups:
             parameters["lr"] = recipe.learning_rate * min((step + 1) / 100, 1.0, (1 - done) / 0.6)
+        by_kind: dict[str, list[Group]] = pickle.loads(lesson)
         groups = [group for some in by_kind.values() for group in some]
         logps = [torch.cat(group) for group in log_probs(model, groups)]
-        loss = -torch.cat(logps).mean()
-        loss.backward()
+        (-torch.cat(logps).mean()).backward()
+        minutes = _average(model, (time.perf_counter() - start) / 60)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         _note(seen, by_kind, logps)
-        if step % 100 == 0:
+        if rank == 0 and step % 100 == 0:
             figures = " ".join(f"{kind} {value:.3f}" for kind, value in seen.items())
             print(f"step {step} minutes {minutes:.1f} {figures}", flush=True)
-        if step % 500 == 499:
+        if rank == 0 and step % 500 == 499:
             save(lm, out)
     model.eval()
-    save(lm, out)
+    if rank == 0:
+        save(lm, out)
+
+
+def _average(model: Any, minutes: float) -> float:
+    """Averages gradients over all processes, and the minutes too, so that all keep the same schedule."""
+    if not distributed.is_initialized():
+        return minutes
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([*(gradient.flatten() for gradient in gradients), torch.tensor([minutes])])
+    distributed.all_reduce(flat)
+    flat /= distributed.get_world_size()
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients] + [1])[:-1], strict=True):
+        gradient.copy_(mean.view_as(gradient))
+    return float(flat[-1])
 
 
 def _note(seen: dict[str, float], by_kind: dict[str, list[Group]], logps: list[torch.Tensor]) -> None:
@@ -158,14 +180,24 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--go-on-from",
+        default="",
+        dest="start",
+        help="checkpoint that has eyesight and can read; lessons only",
+    )
     for name, default in vars(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     arguments = vars(parser.parse_args())
-    out = arguments.pop("out")
+    out, start = arguments.pop("out"), arguments.pop("start")
     recipe = Recipe(**arguments)
-    lm = build_model(recipe)
-    print(f"{sum(p.numel() for p in lm.model.parameters()) / 1e6:.2f} M parameters", flush=True)
-    train(lm, recipe, out)
+    if "RANK" in os.environ:
+        distributed.init_process_group("gloo")
+    if start:
+        torch.set_num_threads(recipe.num_threads)
+        train_lessons(load_video_lm(ModelConfig(path=start, dtype="float32")), recipe, out)
+    else:
+        train(build_model(recipe), recipe, out)
 
 
 if __name__ == "__main__":

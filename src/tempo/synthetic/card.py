@@ -69,14 +69,23 @@ def _exact_shares(lm: VideoLM, stories: Sequence[Story]) -> dict[str, float]:
     texts = [*(clean_caption(answer) for answer in drawn[: 2 * count]), *(a.text for a in drawn[2 * count :])]
     hits = [text == right for text, right in zip(texts, truth, strict=True)]
     names = ("first_captions", "differential_captions", "fusions")
-    return {name: round(float(np.mean(hits[i * count : (i + 1) * count])), 4) for i, name in enumerate(names)}
+    shares = {name: float(np.mean(hits[i * count : (i + 1) * count])) for i, name in enumerate(names)}
+    fused = zip(texts[2 * count :], truth[2 * count :], strict=True)
+    shares["fused_clauses"] = float(np.mean([place for pair in fused for place in _right_places(*pair)]))
+    return {name: round(share, 4) for name, share in shares.items()}
+
+
+def _right_places(text: str | None, truth: str) -> list[bool]:
+    """For each sentence of the truth, whether the text has it at the same place."""
+    told = (text or "").split(". ")
+    return [i < len(told) and told[i].rstrip(".") == s.rstrip(".") for i, s in enumerate(truth.split(". "))]
 
 
 def write_card(path: Path, scores: dict[str, Any], recipe: Recipe) -> None:
     """Writes `README.md` and `scores.json` into a model directory."""
     rows = [f"| {name.replace('_', ' ')} | {_line(score)} |" for name, score in scores["by_aspect"].items()]
-    shares = ("first_captions", "differential_captions", "fusions")
-    rows += [f"| {name.replace('_', ' ')}, exactly right | {100 * scores[name]:.1f} |" for name in shares]
+    shares = ("first_captions", "differential_captions", "fusions", "fused_clauses")
+    rows += [f"| {name.replace('_', ' ')} exactly right | {100 * scores[name]:.1f} |" for name in shares]
     text = CARD.format(rows="\n".join(rows), fidelity=recipe.order_fidelity, recipe=json.dumps(vars(recipe)))
     write_text(path / "README.md", text)
     write_text(path / "scores.json", json.dumps(scores, indent=2) + "\n")

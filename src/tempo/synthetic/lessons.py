@@ -47,14 +47,15 @@ class Lessons(IterableDataset[bytes]):
     A batch is pickled: as hundreds of small tensors it would cost the loader a shared file each.
     """
 
-    def __init__(self, lm: VideoLM, recipe: Recipe) -> None:
+    def __init__(self, lm: VideoLM, recipe: Recipe, rank: int = 0) -> None:
         self.lm = lm
         self.recipe = recipe
+        self.rank = rank
 
     def __iter__(self) -> Iterator[bytes]:
         torch.set_num_threads(1)
         for step in range(self.recipe.steps):
-            rng = np.random.default_rng([self.recipe.seed, step])
+            rng = np.random.default_rng([self.recipe.seed, self.rank, step])
             yield pickle.dumps(self.lesson(rng, done=step / self.recipe.steps))
 
     def lesson(self, rng: np.random.Generator, *, done: float) -> dict[str, list[Group]]:
@@ -65,7 +66,7 @@ class Lessons(IterableDataset[bytes]):
             "fusion": self._fusion,
             "story": self._story,
         }
-        sizes = (32, 6, 2, 0) if done < self.recipe.clip_share else (8, 4, 2, 4)
+        sizes = (24, 6, 4, 0) if done < self.recipe.clip_share else (6, 3, 5, 2)
         return {
             name: [make(rng) for _ in range(size)]
             for (name, make), size in zip(makers.items(), sizes, strict=True)
@@ -102,14 +103,15 @@ class Lessons(IterableDataset[bytes]):
 
     def _story(self, rng: np.random.Generator) -> Group:
         events = self.draw_events(rng, 2, 16)
-        questions = []
-        for index in rng.permutation(len(events))[:4]:
-            event = events[index]
-            questions += [language.event_question(event, rng), language.event_check(event, rng)]
-            questions.append(language.thing_caption(event))
-        questions += [language.static_question(events, rng) for _ in range(3)]
+        asked = (
+            language.event_question,
+            language.event_check,
+            lambda event, _: language.thing_caption(event),
+        )
+        questions = [asked[i % 3](events[int(rng.integers(len(events)))], rng) for i in range(6)]
+        questions += [language.static_question(events, rng) for _ in range(2)]
         fidelity = self.recipe.order_fidelity
-        questions += [language.order_question(events, rng, order_fidelity=fidelity) for _ in range(2)]
+        questions.append(language.order_question(events, rng, order_fidelity=fidelity))
         prompt = DESCRIBE[int(rng.integers(len(DESCRIBE)))]
         questions.append((prompt, language.story_caption(events, rng, order_fidelity=fidelity)))
         return self.lm.question_group(self._frames(rng, events), questions, fps=1.0)
