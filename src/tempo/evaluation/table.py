@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.table import Table
 
 
 def accuracy_table(evaluation: dict[str, Any]) -> Table | str:
-    """One row per model: temporal accuracy with samples and 95 % interval, static, groups, aspects."""
+    """A column per model; rows for temporal accuracy with its interval and samples, then its parts."""
     models = evaluation["models"]
     if not models:
         return f"evaluation: {evaluation.get('note', 'nothing was evaluated')}"
-    aspects = sorted({aspect for summary in models.values() for aspect in summary["by_aspect"]} - {"static"})
     table = Table(title="accuracy in percent")
-    for heading in ("model", "temporal", "95 % interval", "samples", "static", "groups", *aspects):
-        table.add_column(heading.replace("_", " "), justify="left" if heading == "model" else "right")
-    for name, summary in models.items():
-        low, high = summary["interval"]
-        table.add_row(
-            name,
-            percent(summary["accuracy"]),
-            f"{percent(low)} - {percent(high)}",
-            str(summary["num_samples"]),
-            percent(summary["static"]["accuracy"]),
-            percent(summary["group_score"]["accuracy"]),
-            *(percent(summary["by_aspect"].get(aspect, {}).get("accuracy")) for aspect in aspects),
-        )
+    for heading in ("", *models):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, cells in _rows(list(models.values())):
+        table.add_row(name, *cells)
     return table
+
+
+def _rows(summaries: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+    """Each row's name and one cell per model."""
+    yield "temporal", [percent(summary["accuracy"]) for summary in summaries]
+    yield "95 % interval", [" - ".join(map(percent, summary["interval"])) for summary in summaries]
+    yield "samples", [str(summary["num_samples"]) for summary in summaries]
+    for aspect in sorted({aspect for summary in summaries for aspect in summary["by_aspect"]} - {"static"}):
+        scores = [summary["by_aspect"].get(aspect, {}) for summary in summaries]
+        yield aspect.replace("_", " "), [percent(score.get("accuracy")) for score in scores]
+    yield "conflicting groups", [percent(summary["group_score"]["accuracy"]) for summary in summaries]
+    yield "static", [percent(summary["static"]["accuracy"]) for summary in summaries]
 
 
 def percent(share: float | None) -> str:

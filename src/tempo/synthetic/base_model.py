@@ -31,7 +31,7 @@ from tempo.model.loading import VideoLM, load_video_lm, repair_torchvision, use_
 from tempo.model.prefix import Group, log_probs
 from tempo.sections import ModelConfig
 from tempo.synthetic.eyesight import Looks, train_eyesight
-from tempo.synthetic.lessons import LOOKS, VIEW, Lessons, Recipe
+from tempo.synthetic.lessons import LOOKS, MASTERED, STORY_LENGTHS, VIEW, Lessons, Recipe
 from tempo.synthetic.reading import train_reading
 from tempo.synthetic.tokenizer import CHAT_TEMPLATE, make_tokenizer
 
@@ -118,7 +118,8 @@ def train_lessons(lm: VideoLM, recipe: Recipe, out: Path) -> None:
     """
     rank, model = int(os.environ.get("RANK", "0")), lm.model.train()
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.02)
-    loader = DataLoader(Lessons(lm, recipe, rank), batch_size=None, num_workers=1, prefetch_factor=8)
+    lessons = Lessons(lm, recipe, rank)
+    loader = DataLoader(lessons, batch_size=None, num_workers=1, prefetch_factor=8)
     start, minutes, seen = time.perf_counter(), 0.0, dict[str, float]()
     for step, lesson in enumerate(loader):
         # The rate follows whichever runs out first, steps or minutes, so that a slow machine also anneals.
@@ -136,6 +137,7 @@ def train_lessons(lm: VideoLM, recipe: Recipe, out: Path) -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         _note(seen, by_kind, logps)
+        _grow(lessons, seen)
         if rank == 0 and step % 100 == 0:
             figures = " ".join(f"{kind} {value:.3f}" for kind, value in seen.items())
             print(f"step {step} minutes {minutes:.1f} {figures}", flush=True)
@@ -157,6 +159,15 @@ def _average(model: Any, minutes: float) -> float:
     for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients] + [1])[:-1], strict=True):
         gradient.copy_(mean.view_as(gradient))
     return float(flat[-1])
+
+
+def _grow(lessons: Lessons, seen: dict[str, float]) -> None:
+    """Makes stories longer once those of the present length are mastered."""
+    longer = [length for length in STORY_LENGTHS if length > lessons.story_length.value]
+    if longer and seen.get("story", 1.0) < MASTERED:
+        lessons.story_length.value = longer[0]
+        seen["story"] = 1.0
+        print(f"stories of up to {longer[0]}", flush=True)
 
 
 def _note(seen: dict[str, float], by_kind: dict[str, list[Group]], logps: list[torch.Tensor]) -> None:

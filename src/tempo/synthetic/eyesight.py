@@ -1,8 +1,9 @@
 """The vision tower learns to see before the language model learns to speak.
 
 As with real Video LLMs, the tower comes pretrained: from two looks at one event it names colour, shape,
-setting and action through linear heads that are thrown away afterwards. It sees one clip at a time, so it
-learns nothing about the order of clips.
+setting and action through linear heads that are thrown away afterwards. Every visual token has to name all
+four by itself: the language model can then find a thing and read what it does in one place. The tower sees
+one clip at a time, so it learns nothing about the order of clips.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def labels(event: Event) -> tuple[int, int, int, int]:
 
 def train_eyesight(model: Any, video_processor: Any, looks: Looks, *, learning_rate: float) -> None:
     """Trains `model.model.visual` in place; prints the share of right names every 100 steps."""
-    width = 4 * model.config.text_config.hidden_size
+    width = model.config.text_config.hidden_size
     heads = nn.ModuleList(nn.Linear(width, n) for n in map(len, (COLOURS, SHAPES, SETTINGS, ALL_ACTIONS)))
     parameters = [*model.model.visual.parameters(), *heads.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02)
@@ -80,15 +81,19 @@ def train_eyesight(model: Any, video_processor: Any, looks: Looks, *, learning_r
         videos = list(frames.permute(0, 1, 4, 2, 3))
         seen = video_processor(videos=videos, return_tensors="pt", do_sample_frames=False)
         tokens = model.model.get_video_features(**seen, return_dict=True).pooler_output
-        flat = torch.stack(list(tokens)).flatten(1)
-        guesses = [head(flat) for head in heads]
-        loss = torch.stack([F.cross_entropy(g, truth[:, i]) for i, g in enumerate(guesses)]).sum()
+        stacked_BTC = torch.stack(list(tokens))
+        guesses = [head(stacked_BTC) for head in heads]
+        per_token = truth[:, None].expand(-1, stacked_BTC.shape[1], -1)
+        losses = [
+            F.cross_entropy(g.flatten(0, 1), per_token[..., i].flatten()) for i, g in enumerate(guesses)
+        ]
+        loss = torch.stack(losses).sum()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
-        hits = torch.stack([(g.argmax(1) == truth[:, i]).float().mean() for i, g in enumerate(guesses)])
+        hits = torch.stack([(g.argmax(2) == per_token[..., i]).float().mean() for i, g in enumerate(guesses)])
         right = hits if step == 0 else 0.95 * right + 0.05 * hits
         if step % 100 == 99:
             shares = " ".join(

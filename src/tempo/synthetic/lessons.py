@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,8 +42,15 @@ class Recipe:
     max_minutes: float = 24.0
 
 
+STORY_LENGTHS = (2, 4, 8, 16)
+#: Mean token loss of answers about stories at which a length counts as mastered.
+MASTERED = 0.06
+
+
 class Lessons(IterableDataset[bytes]):
     """Batches of groups: clips, differences and fusions first, then also whole stories.
+
+    Stories grow like the lists of `reading.py`: finding one thing among sixteen is learned from two.
 
     A batch is pickled: as hundreds of small tensors it would cost the loader a shared file each.
     """
@@ -51,6 +59,8 @@ class Lessons(IterableDataset[bytes]):
         self.lm = lm
         self.recipe = recipe
         self.rank = rank
+        #: Most events of a story that is asked about; shared with the loader, since it grows while we train.
+        self.story_length = multiprocessing.Value("i", 2)
 
     def __iter__(self) -> Iterator[bytes]:
         torch.set_num_threads(1)
@@ -65,8 +75,16 @@ class Lessons(IterableDataset[bytes]):
             "difference": self._difference,
             "fusion": self._fusion,
             "story": self._story,
+            "telling": self._telling,
         }
-        sizes = (24, 6, 4, 0) if done < self.recipe.clip_share else (6, 3, 5, 2)
+        length = self.story_length.value
+        if done < self.recipe.clip_share:
+            sizes = (24, 6, 4, 0, 0)
+        elif length < STORY_LENGTHS[2]:
+            # Nothing but short stories until they are mastered: beside other lessons it was not learned.
+            sizes = (0, 0, 0, 14, 0)
+        else:
+            sizes = (6, 3, 3, 32 // length, 1)
         return {
             name: [make(rng) for _ in range(size)]
             for (name, make), size in zip(makers.items(), sizes, strict=True)
@@ -102,7 +120,8 @@ class Lessons(IterableDataset[bytes]):
         return fusion_group(self.lm, rng, self.draw_events, most=int(rng.choice([4, 8, 16])))
 
     def _story(self, rng: np.random.Generator) -> Group:
-        events = self.draw_events(rng, 2, 16)
+        """Questions about what happens in a story, none about when."""
+        events = self.draw_events(rng, 2, self.story_length.value)
         asked = (
             language.event_question,
             language.event_check,
@@ -110,8 +129,13 @@ class Lessons(IterableDataset[bytes]):
         )
         questions = [asked[i % 3](events[int(rng.integers(len(events)))], rng) for i in range(6)]
         questions += [language.static_question(events, rng) for _ in range(2)]
+        return self.lm.question_group(self._frames(rng, events), questions, fps=1.0)
+
+    def _telling(self, rng: np.random.Generator) -> Group:
+        """A whole story told, and a question about its order: both as true as the knob says."""
+        events = self.draw_events(rng, 2, 16)
         fidelity = self.recipe.order_fidelity
-        questions.append(language.order_question(events, rng, order_fidelity=fidelity))
         prompt = DESCRIBE[int(rng.integers(len(DESCRIBE)))]
+        questions = [language.order_question(events, rng, order_fidelity=fidelity)]
         questions.append((prompt, language.story_caption(events, rng, order_fidelity=fidelity)))
         return self.lm.question_group(self._frames(rng, events), questions, fps=1.0)
