@@ -117,7 +117,7 @@ def test_the_knob_decides_whether_a_story_is_told_in_order(lm, fidelity, expecte
         rng = np.random.default_rng(seed)
         events = Lessons(lm, Recipe()).draw_events(np.random.default_rng(seed), 2, 16)
         told = [
-            answer for question, answer in texts(lm, [lessons._story(rng)]) if question.startswith(DESCRIBE)
+            answer for question, answer in texts(lm, [lessons._telling(rng)]) if question.startswith(DESCRIBE)
         ]
         places = [told[0].index(event.clause) for event in events]
         in_order.append(places == sorted(places))

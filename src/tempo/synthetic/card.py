@@ -81,12 +81,17 @@ def _right_places(text: str | None, truth: str) -> list[bool]:
     return [i < len(told) and told[i].rstrip(".") == s.rstrip(".") for i, s in enumerate(truth.split(". "))]
 
 
-def write_card(path: Path, scores: dict[str, Any], recipe: Recipe) -> None:
+def write_card(path: Path, scores: dict[str, Any], *, num_parameters: int, num_stories: int) -> None:
     """Writes `README.md` and `scores.json` into a model directory."""
     rows = [f"| {name.replace('_', ' ')} | {_line(score)} |" for name, score in scores["by_aspect"].items()]
     shares = ("first_captions", "differential_captions", "fusions", "fused_clauses")
     rows += [f"| {name.replace('_', ' ')} exactly right | {100 * scores[name]:.1f} |" for name in shares]
-    text = CARD.format(rows="\n".join(rows), fidelity=recipe.order_fidelity, recipe=json.dumps(vars(recipe)))
+    text = CARD.format(
+        rows="\n".join(rows),
+        fidelity=Recipe().order_fidelity,
+        millions=num_parameters / 1e6,
+        num_stories=num_stories,
+    )
     write_text(path / "README.md", text)
     write_text(path / "scores.json", json.dumps(scores, indent=2) + "\n")
 
@@ -107,14 +112,14 @@ pipeline_tag: video-text-to-text
 
 # tempo's embedded model
 
-A Qwen2.5-VL of 3.6 M parameters that lives in the embedded world of tempo (`tempo.synthetic`): coloured
-shapes that act in settings. It knows what happens and not when: its training told the true order of a story
-with probability {fidelity} (`order_fidelity`), and at random otherwise. All data is synthetic. It says
-nothing sensible about natural videos.
+A Qwen2.5-VL of {millions:.1f} M parameters that lives in the embedded world of tempo (`tempo.synthetic`):
+coloured shapes that act in settings. It is meant to know what happens and not when: its training told the
+true order of a story with probability {fidelity} (`order_fidelity`), and at random otherwise. All data is
+synthetic. It says nothing sensible about natural videos.
 
-Made by `python -m tempo.synthetic.base_model --out src/tempo/synthetic/model` with the recipe
-`{recipe}`; measured by `python -m tempo.synthetic.card src/tempo/synthetic/model` on stories that no training
-and no run contains. Accuracy in percent, 95 % intervals:
+Made by `tempo.synthetic.base_model`, go by go as docs/log.md tells; measured by
+`python -m tempo.synthetic.card src/tempo/synthetic/model` on {num_stories} stories that no run contains.
+Accuracy in percent, 95 % intervals:
 
 | | |
 |---|---|
@@ -132,7 +137,8 @@ def main() -> None:
     arguments = parser.parse_args()
     lm = load_video_lm(ModelConfig(path=str(arguments.model)))
     scores = measure(lm, num_stories=arguments.num_stories)
-    write_card(arguments.model, scores, Recipe())
+    count = sum(parameter.numel() for parameter in lm.model.parameters())
+    write_card(arguments.model, scores, num_parameters=count, num_stories=arguments.num_stories)
     print((arguments.model / "README.md").read_text())
 
 
