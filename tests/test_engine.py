@@ -167,6 +167,7 @@ def test_pool_that_is_left_early_leaves_no_process(context):
     next(results)
     results.close()
     until(lambda: not multiprocessing.active_children())
+    assert multiprocessing.active_children() == []
 
 
 RUN_ENDLESS = """

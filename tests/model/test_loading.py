@@ -75,7 +75,7 @@ def test_a_path_that_does_not_exist_is_named(path):
 
 @pytest.mark.parametrize("name", ["embedded", "Qwen/Qwen2.5-VL-7B-Instruct"])
 def test_names_pass(name):
-    check_model_path(name)
+    assert check_model_path(name) is None
 
 
 def test_a_directory_without_a_checkpoint_is_named(tmp_path):

@@ -57,37 +57,49 @@ def train_phase(
 
     Raises ValueError if the loss is not finite: the checkpoint before the phase is then the last good one.
     """
-    from accelerate import Accelerator
-    from transformers import get_cosine_schedule_with_warmup
-
     torch.manual_seed(derive_seed(seed, phase.name, "weights"))
-    policy = Policy(lm.model, phase)
-    accelerator = Accelerator(cpu=lm.model.device.type == "cpu")
     num_steps = phase.epochs * math.ceil(len(lessons) / phase.batch_size)
-    optimizer = torch.optim.AdamW(policy.parameters, lr=phase.learning_rate, weight_decay=0.0)
-    num_warmup = math.ceil(phase.warmup_share * num_steps)
-    schedule = get_cosine_schedule_with_warmup(optimizer, num_warmup, num_steps)
-    optimizer, schedule = accelerator.prepare(optimizer, schedule)
+    learner = Learner(Policy(lm.model, phase), phase, num_steps)
     metrics_path.parent.mkdir(parents=True, exist_ok=True)
     with metrics_path.open("w", encoding="utf-8") as log:
         for step, batch in enumerate(_batches(lessons, phase, seed), 1):
             start = time.perf_counter()
-            groups = [lesson.group(lm, frames) for lesson in batch]
-            row = _step(policy, groups, phase, max_tokens, accelerator.backward)
-            norm = accelerator.clip_grad_norm_(policy.parameters, phase.max_grad_norm)
-            row |= {"grad_norm": float(norm), "learning_rate": schedule.get_last_lr()[0]}
-            if not math.isfinite(row["loss"]):
-                raise ValueError(
-                    f"phase {phase.name!r}: the loss is {row['loss']} at step {step}; lower its learning_rate"
-                )
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad()
+            row = learner.learn([lesson.group(lm, frames) for lesson in batch], max_tokens=max_tokens)
             row |= {"step": step, "seconds": time.perf_counter() - start}
             log.write(json.dumps({name: round(value, 6) for name, value in row.items()}) + "\n")
             log.flush()
             progress(step, num_steps, row)
-    return VideoLM(policy.merged(), lm.processor)
+    return VideoLM(learner.policy.merged(), lm.processor)
+
+
+class Learner:
+    """A policy with its optimizer and schedule: AdamW, cosine after a linear warm-up."""
+
+    def __init__(self, policy: Policy, phase: PhaseConfig, num_steps: int) -> None:
+        from accelerate import Accelerator
+        from transformers import get_cosine_schedule_with_warmup
+
+        self.policy = policy
+        self.phase = phase
+        on_cpu = policy.parameters[0].device.type == "cpu"
+        self._accelerator = Accelerator(cpu=on_cpu)
+        optimizer = torch.optim.AdamW(policy.parameters, lr=phase.learning_rate, weight_decay=0.0)
+        num_warmup = math.ceil(phase.warmup_share * num_steps)
+        schedule = get_cosine_schedule_with_warmup(optimizer, num_warmup, num_steps)
+        self._optimizer, self._schedule = self._accelerator.prepare(optimizer, schedule)
+
+    def learn(self, groups: Sequence[Group], *, max_tokens: int) -> dict[str, float]:
+        """One optimizer step on a batch, and its metrics; raises ValueError if the loss is not finite."""
+        row = _accumulate(self.policy, groups, self.phase, max_tokens, self._accelerator.backward)
+        if not math.isfinite(row["loss"]):
+            name, loss = self.phase.name, row["loss"]
+            raise ValueError(f"phase {name!r}: the loss is {loss}; lower its learning_rate")
+        norm = self._accelerator.clip_grad_norm_(self.policy.parameters, self.phase.max_grad_norm)
+        row |= {"grad_norm": float(norm), "learning_rate": self._schedule.get_last_lr()[0]}
+        self._optimizer.step()
+        self._schedule.step()
+        self._optimizer.zero_grad()
+        return row
 
 
 def _batches(lessons: Sequence[Lesson], phase: PhaseConfig, seed: int) -> Iterator[list[Lesson]]:
@@ -98,7 +110,7 @@ def _batches(lessons: Sequence[Lesson], phase: PhaseConfig, seed: int) -> Iterat
             yield [lessons[i] for i in order[start : start + phase.batch_size]]
 
 
-def _step(
+def _accumulate(
     policy: Policy,
     groups: Sequence[Group],
     phase: PhaseConfig,
