@@ -126,6 +126,13 @@ def test_the_batch_is_a_mean_over_pairs_however_rows_are_packed(frames, tmp_path
         assert four_rows[name] == pytest.approx(one_row[name], rel=1e-4, abs=1e-5), name
 
 
+def test_a_phase_of_a_single_step_learns(frames, tmp_path):
+    before = load_video_lm(ModelConfig()).model.state_dict()
+    after, rows = train(frames, tmp_path, phase(batch_size=4))
+    assert len(rows) == 1
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
 def test_a_loss_that_is_not_finite_stops_the_phase(frames, tmp_path):
     with pytest.raises(ValueError, match=r"phase 'p'.*learning_rate"):
         train(frames, tmp_path, phase(learning_rate=1e30, epochs=4, max_grad_norm=1e30))

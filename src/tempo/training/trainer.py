@@ -84,7 +84,8 @@ class Learner:
         on_cpu = policy.parameters[0].device.type == "cpu"
         self._accelerator = Accelerator(cpu=on_cpu)
         optimizer = torch.optim.AdamW(policy.parameters, lr=phase.learning_rate, weight_decay=0.0)
-        num_warmup = math.ceil(phase.warmup_share * num_steps)
+        # The rate is 0 at the first step of a warm-up: a phase of a single step would learn nothing.
+        num_warmup = min(math.ceil(phase.warmup_share * num_steps), num_steps - 1)
         schedule = get_cosine_schedule_with_warmup(optimizer, num_warmup, num_steps)
         self._optimizer, self._schedule = self._accelerator.prepare(optimizer, schedule)
 
