@@ -133,7 +133,6 @@ def test_unknown_key_like_no_other_lists_all_keys():
         ({"clips": {"min_clips": 1}}, "clips.min_clips", "1"),
         ({"captions": {"temperature": -0.1}}, "captions.temperature", "-0.1"),
         ({"responses": {"repetition_penalty": 0.9}}, "responses.repetition_penalty", "0.9"),
-        ({"responses": {"input_form": "sound"}}, "responses.input_form", "'sound'"),
         ({"perturbations": {"kinds": ["cut"]}}, "perturbations.kinds.0", "'cut'"),
         ({"perturbations": {"levels": ["hard"]}}, "perturbations.levels.0", "'hard'"),
         ({"pairs": {"max_length_ratio": 0.5}}, "pairs.max_length_ratio", "0.5"),
@@ -328,3 +327,10 @@ def test_configuration_written_into_a_run_is_read_back_the_same(tmp_path, data):
     config = Config.model_validate(data)
     write_config(Context(config, tmp_path))
     assert load_config(tmp_path / "config.toml") == config
+
+
+@pytest.mark.parametrize(
+    ("section", "key"), [("responses", "input_form"), ("perturbations", "rule"), ("evaluation", "batch_size")]
+)
+def test_an_option_that_would_do_nothing_does_not_exist(section, key):
+    assert refusal({section: {key: "x"}}).startswith(f"{section}.{key}: unknown key")

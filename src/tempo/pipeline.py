@@ -17,7 +17,7 @@ from rich.console import Console
 
 from tempo import steps
 from tempo.config import Config
-from tempo.records import Captions, Clips, Perturbations, Record, Responses, Shots, Video
+from tempo.records import Captions, Clips, Perturbations, Record, Shots, Video
 from tempo.stage import Context
 from tempo.store import RunStore
 
@@ -60,16 +60,6 @@ STAGES: tuple[Stage, ...] = (
 MODEL_STAGES = ("captions", "responses", "training", "evaluation")
 
 NAMES = tuple(stage.name for stage in STAGES)
-
-#: Record type of each stage that writes one, for readers of a run.
-RECORDS: dict[str, type[Record]] = {
-    "videos": Video,
-    "shots": Shots,
-    "clips": Clips,
-    "captions": Captions,
-    "perturbations": Perturbations,
-    "responses": Responses,
-}
 
 
 def fingerprints(config: Config) -> dict[str, str]:

@@ -132,11 +132,10 @@ class CaptionsConfig(SamplingConfig):
 
 
 class PerturbationsConfig(Section):
-    """Which perturbations are made; `distinct` merges levels that would come out the same."""
+    """Which perturbations are made; levels that would come out the same are merged."""
 
     kinds: tuple[Kind, ...] = ("drop", "shuffle", "reverse")
     levels: tuple[int, ...] = (16, 8, 4, 2)
-    rule: Literal["distinct"] = "distinct"
 
     @model_validator(mode="after")
     def _check(self) -> PerturbationsConfig:
@@ -150,7 +149,6 @@ class PerturbationsConfig(Section):
 class ResponsesConfig(SamplingConfig):
     """The fusion of clip captions into one paragraph, clean and perturbed."""
 
-    input_form: Literal["captions"] = "captions"
     max_new_tokens: int = Field(1024, ge=1)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -172,9 +171,3 @@ def repair_torchvision() -> None:
             schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
             torch.library.define(f"torchvision::{operator}", schema)
         import torchvision  # noqa: F401
-
-
-def num_visual_tokens(group: Group) -> int:
-    """Visual tokens of a group's prefix, from the grid where the family has one."""
-    grid = group.inputs.get("video_grid_thw")
-    return 0 if grid is None else int(sum(math.prod(row) for row in grid.tolist()))

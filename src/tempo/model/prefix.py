@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from tempo.model.attention import make_layout
 
-#: Scored tokens whose logits exist at one time: bounds the [S, V] tensor.
+#: Scored tokens whose logits are made at one time. Without gradients this bounds the [S, V] tensor; with
+#: them, autograd keeps what each chunk needs for the way back.
 HEAD_CHUNK = 2048
 
 
