@@ -4,26 +4,28 @@ import numpy as np
 import pytest
 import torch
 
+from tempo.model.loading import load_video_lm
 from tempo.model.prefix import Continuation, Group
 from tempo.records import Instruction, Pair, Video
-from tempo.sections import PhaseConfig
-from tempo.training.groups import dpo_lessons, pack_rows, sft_lessons
+from tempo.sections import ModelConfig, PhaseConfig
+from tempo.training.groups import Lesson, check_lengths, dpo_lessons, pack_rows, sft_lessons
 from tempo.video.frames import FrameStore, encode_jpeg
 
 
-def pair(video, kind, level):
-    return Pair(
-        id=f"{video}/{kind}-{level:02d}",
-        video_id=video,
-        video=f"{video}.mp4",
-        prompt="Describe.",
-        chosen=f"all of {video}",
-        rejected=f"{kind} {level}",
-        kind=kind,
-        level=level,
-        order=(1, 0),
-        num_clips=2,
-    )
+def pair(video, kind, level, **changes):
+    row = {
+        "id": f"{video}/{kind}-{level:02d}",
+        "video_id": video,
+        "video": f"{video}.mp4",
+        "prompt": "Describe.",
+        "chosen": f"all of {video}",
+        "rejected": f"{kind} {level}",
+        "kind": kind,
+        "level": level,
+        "order": (1, 0),
+        "num_clips": 2,
+    }
+    return Pair(**row | changes)
 
 
 PAIRS = [pair(v, k, level) for v in ("b", "a") for k in ("drop", "reverse") for level in (4, 2)]
@@ -37,10 +39,45 @@ def test_one_lesson_per_video_and_level_with_the_chosen_answer_first():
     lessons = dpo_lessons(PAIRS, phase())
     assert [lesson.id for lesson in lessons] == ["a/2", "a/4", "b/2", "b/4"]
     assert lessons[1].answers == ("all of a", "drop 4", "reverse 4")
+    assert lessons[1].labels == (("drop", 4), ("reverse", 4))
 
 
-def test_the_order_of_the_file_changes_nothing():
-    assert dpo_lessons(PAIRS[::-1], phase()) == dpo_lessons(PAIRS, phase())
+@pytest.mark.parametrize(
+    ("grouping", "ids", "num_rejected"),
+    [
+        ("video", ["a", "b"], 4),
+        ("level", ["a/2", "a/4", "b/2", "b/4"], 2),
+        ("pair", [f"{v}/{k}-0{level}" for v in "ab" for level in (2, 4) for k in ("drop", "reverse")], 1),
+    ],
+)
+def test_grouping_says_which_pairs_of_a_video_share_its_prefix(grouping, ids, num_rejected):
+    lessons = dpo_lessons(PAIRS, phase(grouping=grouping))
+    assert [lesson.id for lesson in lessons] == ids
+    assert {len(lesson.answers) - 1 for lesson in lessons} == {num_rejected}
+    told = [
+        (lesson.video_id, lesson.prompt, lesson.answers[0], rejected, *label)
+        for lesson in lessons
+        for rejected, label in zip(lesson.answers[1:], lesson.labels, strict=True)
+    ]
+    assert sorted(told) == sorted(
+        (p.video_id, p.prompt, p.chosen, p.rejected, p.kind, p.level) for p in PAIRS
+    )
+
+
+@pytest.mark.parametrize("grouping", ["video", "level", "pair"])
+def test_the_order_of_the_file_changes_nothing(grouping):
+    settings = phase(grouping=grouping)
+    assert dpo_lessons(PAIRS[::-1], settings) == dpo_lessons(PAIRS, settings)
+
+
+@pytest.mark.parametrize("change", [{"chosen": "another account"}, {"prompt": "Tell."}])
+@pytest.mark.parametrize("grouping", ["video", "level"])
+def test_pairs_with_another_chosen_answer_or_prompt_have_a_lesson_of_their_own(change, grouping):
+    other = pair("a", "shuffle", 4, **change)
+    lessons = dpo_lessons([*PAIRS, other], phase(grouping=grouping, levels=[4]))
+    (own,) = [lesson for lesson in lessons if "shuffle 4" in lesson.answers]
+    assert (own.prompt, own.answers) == (other.prompt, (other.chosen, "shuffle 4"))
+    assert len({lesson.id for lesson in lessons}) == len(lessons) == 3
 
 
 @pytest.mark.parametrize(
@@ -83,6 +120,62 @@ def stored(tmp_path):
 def videos(tmp_path, *names):
     facts = {"duration_seconds": 1.0, "width": 8, "height": 8, "fps": 1.0, "codec": "h264"}
     return [Video(id=name, path=str(tmp_path / f"{name}.mp4"), **facts) for name in names]
+
+
+class CountingStore(FrameStore):
+    """A frame store that knows what was read."""
+
+    def __init__(self, directory):
+        super().__init__(directory)
+        self.read_ids = []
+
+    def read(self, video_id):
+        self.read_ids.append(video_id)
+        return super().read(video_id)
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return load_video_lm(ModelConfig())
+
+
+def test_a_row_is_as_long_as_it_was_measured_and_its_video_is_read_once(lm, stored):
+    told = [Lesson(f"one/{i}", "one", "Describe.", ("A ring.", "No." * i)) for i in (1, 2, 9)]
+    asked = [
+        Lesson(f"two/{i}", "two", questions=(("What?" * i, "A ring."), ("Is it?", "Yes."))) for i in (1, 5)
+    ]
+    for lessons, longest in ((told, "one/9"), (asked, "two/5")):
+        frames = CountingStore(stored.directory)
+        size = max(sum(lesson.group(lm, stored).lengths) for lesson in lessons)
+        check_lengths(lessons, lm, frames, max_tokens=size)
+        with pytest.raises(ValueError, match=rf"^{longest}: its packed row has {size} tokens"):
+            check_lengths(lessons, lm, frames, max_tokens=size - 1)
+        assert frames.read_ids == [longest[:3]] * 2
+
+
+def test_phases_of_a_run_share_what_was_measured(lm, stored):
+    frames, known = CountingStore(stored.directory), {}
+    lessons = [Lesson(f"{v}/2", v, "Describe.", ("A ring.", "No.")) for v in ("one", "two")]
+    for _ in range(2):
+        check_lengths(lessons, lm, frames, max_tokens=9999, prefix_lengths=known)
+    assert frames.read_ids == ["one", "two"]
+    assert known.keys() == {("one", "Describe."), ("two", "Describe.")}
+    check_lengths(
+        [Lesson("one/x", "one", "Tell.", ("A.", "B."))], lm, frames, max_tokens=9999, prefix_lengths=known
+    )
+    assert frames.read_ids == ["one", "two", "one"]
+
+
+def test_a_row_of_several_pairs_that_does_not_fit_may_be_split(lm, stored):
+    pairs = [pair("one", kind, 4) for kind in ("drop", "reverse")]
+    with pytest.raises(ValueError, match="raise it, set grouping = 'pair' in the phase, or lower"):
+        check_lengths(dpo_lessons(pairs, phase()), lm, stored, max_tokens=5)
+    with pytest.raises(ValueError, match=r"raise it, or lower"):
+        check_lengths(dpo_lessons(pairs, phase(grouping="pair")), lm, stored, max_tokens=5)
+
+
+def test_no_lesson_is_never_too_long(lm, stored):
+    check_lengths([], lm, stored, max_tokens=1)
 
 
 def write_rows(path, *rows):

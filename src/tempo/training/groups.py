@@ -2,51 +2,94 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from tempo.model.loading import VideoLM
 from tempo.model.prefix import Group
-from tempo.records import Instruction, Pair, Video
+from tempo.records import Instruction, Pair, PairKind, Video
 from tempo.sections import PhaseConfig
 from tempo.store import read_rows
 from tempo.video.frames import FrameStore
 
 
+class Label(NamedTuple):
+    """The perturbation that a rejected answer came from."""
+
+    kind: PairKind
+    level: int
+
+
 @dataclass(frozen=True)
 class Lesson:
-    """A group before its frames are read: chosen and rejected answers, or questions with answers."""
+    """A group before its frames are read: chosen and rejected answers, or questions with answers.
+
+    `answers` begins with the chosen one; `labels` has one entry for each of the others.
+    """
 
     id: str
     video_id: str
     prompt: str = ""
     answers: tuple[str, ...] = ()
+    labels: tuple[Label, ...] = ()
     questions: tuple[tuple[str, str], ...] = ()
 
     def group(self, lm: VideoLM, frames: FrameStore) -> Group:
         """The tokens and pixels of this lesson."""
         stored = frames.read(self.video_id)
+        return self._over(lm, stored.frames, stored.fps)
+
+    def num_answer_tokens(self, lm: VideoLM) -> int:
+        """Tokens after the prefix, of all continuations together; no frame is read."""
+        return sum(self._over(lm, None, 1.0).lengths[1:])
+
+    def _over(self, lm: VideoLM, frames: np.ndarray | None, fps: float) -> Group:
         if self.questions:
-            return lm.question_group(stored.frames, self.questions, fps=stored.fps)
-        return lm.answer_group(stored.frames, self.prompt, self.answers, fps=stored.fps)
+            return lm.question_group(frames, self.questions, fps=fps)
+        return lm.answer_group(frames, self.prompt, self.answers, fps=fps)
 
 
 def dpo_lessons(pairs: Iterable[Pair], phase: PhaseConfig) -> list[Lesson]:
-    """One lesson per video and level that the phase asks for: chosen first, then the rejected answers."""
+    """The pairs that the phase asks for as lessons, by `phase.grouping`; sorted, whatever their order was.
+
+    Pairs share a lesson only where they share video, prompt and chosen answer.
+    """
     wanted = [
-        pair
+        (_unit(pair, phase), pair)
         for pair in pairs
         if (not phase.levels or pair.level in phase.levels) and (not phase.kinds or pair.kind in phase.kinds)
     ]
-    wanted.sort(key=lambda pair: (pair.video_id, pair.level, pair.id))
-    lessons = []
-    for (video_id, level), rows in groupby(wanted, key=lambda pair: (pair.video_id, pair.level)):
-        alike = list(rows)
-        answers = (alike[0].chosen, *(pair.rejected for pair in alike))
-        lessons.append(Lesson(f"{video_id}/{level}", video_id, prompt=alike[0].prompt, answers=answers))
-    return lessons
+    wanted.sort(key=lambda row: (row[0], row[1].level, row[1].id))
+    units = [[pair for _, pair in rows] for _, rows in groupby(wanted, key=lambda row: row[0])]
+    taken: Counter[str] = Counter()
+    return [_lesson(alike, phase, taken) for alike in units]
+
+
+def _unit(pair: Pair, phase: PhaseConfig) -> tuple[str, int, str, str, str]:
+    """What the pairs of one lesson have in common."""
+    level = 0 if phase.grouping == "video" else pair.level
+    return pair.video_id, level, pair.id if phase.grouping == "pair" else "", pair.prompt, pair.chosen
+
+
+def _lesson(alike: Sequence[Pair], phase: PhaseConfig, taken: Counter[str]) -> Lesson:
+    first = alike[0]
+    names = {"video": first.video_id, "level": f"{first.video_id}/{first.level}", "pair": first.id}
+    name = names[phase.grouping]
+    taken[name] += 1
+    return Lesson(
+        # Several accounts of one video make several lessons, which must not share their name.
+        id=name if taken[name] == 1 else f"{name}#{taken[name]}",
+        video_id=first.video_id,
+        prompt=first.prompt,
+        answers=(first.chosen, *(pair.rejected for pair in alike)),
+        labels=tuple(Label(pair.kind, pair.level) for pair in alike),
+    )
 
 
 def sft_lessons(path: Path, videos: Sequence[Video], frames: FrameStore) -> list[Lesson]:
@@ -67,14 +110,37 @@ def sft_lessons(path: Path, videos: Sequence[Video], frames: FrameStore) -> list
     return [Lesson(f"{video_id}/sft", video_id, questions=tuple(rows[video_id])) for video_id in sorted(rows)]
 
 
-def check_lengths(lessons: Sequence[Lesson], lm: VideoLM, frames: FrameStore, *, max_tokens: int) -> None:
-    """Raises ValueError that names the longest lesson if its packed row does not fit."""
-    longest = max(((sum(lesson.group(lm, frames).lengths), lesson.id) for lesson in lessons), default=(0, ""))
-    if longest[0] > max_tokens:
+def check_lengths(
+    lessons: Sequence[Lesson],
+    lm: VideoLM,
+    frames: FrameStore,
+    *,
+    max_tokens: int,
+    prefix_lengths: dict[tuple[str, str], int] | None = None,
+) -> None:
+    """Raises ValueError that names the longest lesson if its packed row does not fit.
+
+    `prefix_lengths` (video and prompt to tokens) is filled on the way. Frames are read only for a prefix that
+    is not in it, so the phases of a run, which share processor and frames, may share it.
+    """
+    known = {} if prefix_lengths is None else prefix_lengths
+    sizes = ((_row_length(lesson, lm, frames, known), lesson) for lesson in lessons)
+    size, lesson = max(sizes, key=lambda found: found[0], default=(0, None))
+    if lesson and size > max_tokens:
+        finer = ", set grouping = 'pair' in the phase" if len(lesson.labels) > 1 else ""
         raise ValueError(
-            f"{longest[1]}: its packed row has {longest[0]} tokens, training.max_tokens is {max_tokens}; "
-            "raise it, or lower frames.max_frames, frames.fps or frames.max_pixels"
+            f"{lesson.id}: its packed row has {size} tokens, training.max_tokens is {max_tokens}; "
+            f"raise it{finer}, or lower frames.max_frames, frames.fps or frames.max_pixels"
         )
+
+
+def _row_length(lesson: Lesson, lm: VideoLM, frames: FrameStore, known: dict[tuple[str, str], int]) -> int:
+    prefix = (lesson.video_id, lesson.prompt)
+    if prefix not in known:
+        lengths = lesson.group(lm, frames).lengths
+        known[prefix] = lengths[0]
+        return sum(lengths)
+    return known[prefix] + lesson.num_answer_tokens(lm)
 
 
 def pack_rows(groups: Sequence[Group], *, max_tokens: int) -> list[list[Group]]:
