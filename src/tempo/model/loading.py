@@ -13,7 +13,8 @@ import torch
 
 from tempo.model.attention import NAME, register_shared_prefix
 from tempo.model.paths import check_model_path, resolve_model_path
-from tempo.model.prefix import Continuation, Group
+from tempo.model.prefix import Continuation, Group, language_model
+from tempo.model.support import check_processor, check_support
 from tempo.sections import ModelConfig
 
 #: Stands for the user's words while a chat template is taken apart; no template contains it.
@@ -115,12 +116,28 @@ def load_video_lm(config: ModelConfig) -> VideoLM:
     try:
         processor = AutoProcessor.from_pretrained(path, trust_remote_code=config.trust_remote_code)
         model = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, trust_remote_code=config.trust_remote_code
+            path, dtype=dtype, trust_remote_code=config.trust_remote_code, **_quantized(config, device, dtype)
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, ImportError) as error:
         raise ValueError(f"model.path {config.path!r} cannot be loaded: {error}") from error
+    check_processor(processor)
     use_shared_prefix(model)
-    return VideoLM(model.to(device).eval(), processor)
+    # bitsandbytes has put its weights where they belong, and refuses to be moved.
+    return VideoLM((model if config.quantization != "none" else model.to(device)).eval(), processor)
+
+
+def _quantized(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """What transformers is told where the checkpoint is held in four bits."""
+    if config.quantization == "none":
+        return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(
+            f"model.quantization {config.quantization!r} needs bitsandbytes: install the extra `quantize`"
+        )
+    from transformers import BitsAndBytesConfig
+
+    four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    return {"quantization_config": four_bits, "device_map": {"": device}}
 
 
 def use_shared_prefix(model: Any) -> None:
@@ -128,16 +145,14 @@ def use_shared_prefix(model: Any) -> None:
 
     Raises ValueError for a model that it cannot serve.
     """
+    check_support(model)
     text_config = model.config.get_text_config()
-    kinds = set(getattr(text_config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        raise ValueError(
-            f"{type(model).__name__} has {sorted(kinds)} layers; the shared prefix needs full attention"
-        )
     names = [n for n in model.config.sub_configs if getattr(model.config, n, None) is text_config]
     if not names:
         raise ValueError(f"{type(model).__name__} keeps its language model in an unknown place")
     model.set_attn_implementation({names[0]: NAME})
+    if language_model(model).config._attn_implementation != NAME:
+        raise ValueError(f"{type(model).__name__} does not take another attention for its language model")
 
 
 def pick_device(name: str) -> torch.device:

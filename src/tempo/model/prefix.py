@@ -17,12 +17,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from tempo.model.attention import make_layout
 
-#: Scored tokens whose logits are made at one time. Without gradients this bounds the [S, V] tensor; with
-#: them, autograd keeps what each chunk needs for the way back.
-HEAD_CHUNK = 2048
+#: Scored tokens whose logits exist at one time, on the way there and on the way back: with 152k words in
+#: bfloat16 about 0.16 GB, and twice that for each of the two float32 copies that the softmax needs.
+HEAD_CHUNK = 512
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,20 @@ def inner_model(model: Any) -> Any:
     return base.model
 
 
+def language_model(model: Any) -> Any:
+    """The language model within, whatever the family calls it (`language_model`, `text_model`)."""
+    return inner_model(model).get_decoder()
+
+
 #: Where a family's processor puts pictures, its name for them, and the method that encodes them. Families
 #: that treat a video as many images have only the second.
 _SIGHTS = (
     ("pixel_values_videos", "video", "get_video_features"),
     ("pixel_values", "image", "get_image_features"),
 )
+
+
+_COMPRESSION = "video_compression_mask"
 
 
 def encode_videos(model: Any, groups: Sequence[Group]) -> dict[str, Any] | None:
@@ -84,7 +93,7 @@ def _encode(core: Any, method: Any, calls: Sequence[Mapping[str, Tensor]], pixel
     batches = [{name: call[name] for name in names} for call in calls]
     if len({batch[pixels].shape[1:] for batch in batches}) == 1:
         batches = [{name: torch.cat([batch[name] for batch in batches]) for name in names}]
-    return _merge_features([method(**_to_device(core, batch), return_dict=True) for batch in batches])
+    return merge_features([method(**_to_device(core, batch), return_dict=True) for batch in batches])
 
 
 def log_probs(
@@ -104,6 +113,7 @@ def log_probs(
         position_ids=torch.cat([_pack_positions(core, group) for group in groups], dim=-1).to(device),
         # A copy: some families note in it what they encoded themselves.
         mm_encoder_outputs=dict(video_features) if video_features else None,
+        **_kept_features(groups),
         use_cache=False,
     ).last_hidden_state[0]
     predict_S, target_S, sizes = _scored_positions(groups)
@@ -114,10 +124,26 @@ def log_probs(
     return [[next(parts) for _ in group.continuations] for group in groups]
 
 
+def _kept_features(groups: Sequence[Group]) -> dict[str, Tensor]:
+    """Which of the videos' features have a token: VideoLLaMA3 drops those that repeat the frame before."""
+    masks = [g.inputs[_COMPRESSION] for g in groups if _COMPRESSION in g.inputs]
+    return {_COMPRESSION: torch.cat(masks)} if masks else {}
+
+
 def _head_log_probs(head: nn.Module, hidden_SC: Tensor, target_S: Tensor) -> Tensor:
-    """Log-probabilities [S] of the targets, in float32, `HEAD_CHUNK` logits at a time."""
-    chunks = zip(hidden_SC.split(HEAD_CHUNK), target_S.split(HEAD_CHUNK), strict=True)
-    return torch.cat([-F.cross_entropy(head(h).float(), t, reduction="none") for h, t in chunks])
+    """Log-probabilities [S] of the targets, in float32; no [S, V] tensor is made or kept for the way back."""
+
+    def score(hidden: Tensor, target: Tensor) -> Tensor:
+        return -F.cross_entropy(head(hidden).float(), target, reduction="none")
+
+    scored = []
+    for hidden, target in zip(hidden_SC.split(HEAD_CHUNK), target_S.split(HEAD_CHUNK), strict=True):
+        if torch.is_grad_enabled():
+            # Made again on the way back: one more product with the head, a fraction of a layer's work.
+            scored.append(checkpoint(score, hidden, target, use_reentrant=False, preserve_rng_state=False))
+        else:
+            scored.append(score(hidden, target))
+    return torch.cat(scored)
 
 
 def _pack_tokens(groups: Sequence[Group]) -> Tensor:
@@ -169,7 +195,7 @@ def _scored_positions(groups: Sequence[Group]) -> tuple[Tensor, Tensor, list[int
     return torch.tensor(predict), torch.tensor(target), sizes
 
 
-def _merge_features(outputs: Sequence[Any]) -> Any:
+def merge_features(outputs: Sequence[Any]) -> Any:
     """One vision output that holds all videos in order, in the form the family uses."""
     first = outputs[0]
     if len(outputs) > 1:
