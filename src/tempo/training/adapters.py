@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tempo.model.prefix import language_model
 from tempo.sections import PhaseConfig
 
 
@@ -18,6 +19,7 @@ class Policy:
 
     def __init__(self, model: Any, phase: PhaseConfig) -> None:
         self.trains_vision = phase.train_vision
+        self._phase = phase
         self._frozen_copy: Any = None
         if phase.lora_rank:
             self.model = _add_lora(model, phase)
@@ -47,8 +49,16 @@ class Policy:
                 with self.model.disable_adapter():
                     yield self.model
 
-    def merged(self) -> Any:
-        """The plain model with what was learned in its weights."""
+    def merged(self, whole: Any | None = None) -> Any:
+        """The plain model with what was learned in its weights.
+
+        Over quantized weights LoRA is merged into the `whole` ones that they were made from.
+        """
+        if whole is not None:
+            learned = {name: p for name, p in self.model.named_parameters() if "lora_" in name}
+            target = _add_lora(whole, self._phase)
+            target.load_state_dict(learned, strict=False)
+            return target.merge_and_unload().eval()
         model = self.model.merge_and_unload() if hasattr(self.model, "merge_and_unload") else self.model
         if self._checkpoints:
             model.gradient_checkpointing_disable()
@@ -68,7 +78,7 @@ def _add_lora(model: Any, phase: PhaseConfig) -> Any:
 
 def _linear_names(model: Any, train_vision: bool) -> list[str]:
     """Full names of the linear layers of the language model, and of everything else but the head if asked."""
-    language = {id(module) for module in model.model.language_model.modules()}
+    language = {id(module) for module in language_model(model).modules()}
     head = id(model.get_output_embeddings())
     return [
         name
@@ -80,5 +90,5 @@ def _linear_names(model: Any, train_vision: bool) -> list[str]:
 def _freeze(model: Any, *, train_vision: bool) -> None:
     """Leaves gradients to the language model and the head, and to the rest if asked."""
     model.requires_grad_(train_vision)
-    model.model.language_model.requires_grad_(True)
+    language_model(model).requires_grad_(True)
     model.get_output_embeddings().requires_grad_(True)

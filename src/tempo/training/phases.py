@@ -5,42 +5,59 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tempo.config import Config
+from tempo.model.features import FeatureStore
 from tempo.model.loading import VideoLM, load_video_lm
+from tempo.model.selfcheck import self_check
+from tempo.processes import num_processes, process_rank, wait_for_all
 from tempo.records import Pair, Video
 from tempo.sections import PhaseConfig
 from tempo.stage import Context
 from tempo.store import RunStore, write_json
+from tempo.training.checkpoints import forget_state
 from tempo.training.groups import Lesson, check_lengths, dpo_lessons, sft_lessons
-from tempo.training.trainer import train_phase
+from tempo.training.reference import ReferenceStore, model_key
+from tempo.training.trainer import Surroundings, train_phase
 from tempo.video.frames import FrameStore
 
-#: Called with the phase's directory, step, number of steps and the step's metrics.
-Progress = Callable[[str, int, int, dict[str, float]], None]
+
+@dataclass(frozen=True)
+class Session:
+    """A run's training: what it is given, and who is told how it goes (nobody by default)."""
+
+    context: Context
+    #: Called with the phase's directory, step, number of steps and the step's metrics.
+    progress: Callable[[str, int, int, dict[str, float]], None] = lambda place, step, steps, row: None
+    #: Called with what a person should know.
+    tell: Callable[[str], None] = lambda text: None
+    #: Video and prompt to tokens: measured once for all phases.
+    prefix_lengths: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
-def run_training(context: Context, progress: Progress, tell: Callable[[str], None]) -> None:
+def run_training(session: Session) -> None:
     """Trains the method and every baseline, each phase that is not done yet; writes `model/` last.
 
-    A DPO phase whose levels have no pair is passed over, and `tell` says so; without any pair at all there is
-    nothing to train on, and ValueError says so.
+    A DPO phase whose levels have no pair is passed over and said so; without any pair at all there is nothing
+    to train on, and ValueError says that.
     """
+    context = session.context
     config = context.config
-    _check_pairs(context, tell)
-    final = run_phases(context, config.training.phases, context.directory / "train", progress)
+    _check_pairs(context, session.tell)
+    final = run_phases(session, config.training.phases, context.directory / "train")
     by_name = {phase.name: phase for phase in config.training.phases}
     for name, wanted in config.training.baselines.items():
         phases = [by_name[phase] for phase in wanted]
-        run_phases(context, phases, context.directory / "baselines" / name, progress)
-    _copy_model(final, context.directory / "model")
+        run_phases(session, phases, context.directory / "baselines" / name)
+    if process_rank() == 0:
+        _copy_model(final, context.directory / "model")
 
 
-def run_phases(
-    context: Context, phases: Sequence[PhaseConfig], directory: Path, progress: Progress
-) -> Path | str:
+def run_phases(session: Session, phases: Sequence[PhaseConfig], directory: Path) -> Path | str:
     """The path of the last phase's checkpoint, the base model's where there is no phase."""
+    context = session.context
     start: Path | str = context.config.model.path
     pairs = RunStore(context.directory).read("pairs", Pair)
     for number, phase in enumerate(phases, 1):
@@ -48,7 +65,7 @@ def run_phases(
             continue
         target = directory / f"{number:02d}-{phase.name}"
         if not (target / "done.json").exists():
-            _run_phase(context, phase, start, target, progress)
+            _run_phase(session, phase, start, target)
         start = target / "model"
     return start
 
@@ -84,32 +101,57 @@ def _check_pairs(context: Context, tell: Callable[[str], None]) -> None:
         )
 
 
-def _run_phase(
-    context: Context, phase: PhaseConfig, start: Path | str, target: Path, progress: Progress
-) -> None:
-    # A phase that was stopped half-way is begun again: its steps are seeded, so the result is the same.
-    shutil.rmtree(target, ignore_errors=True)
-    config = context.config
+def _run_phase(session: Session, phase: PhaseConfig, start: Path | str, target: Path) -> None:
+    context = session.context
+    config, place = context.config, str(target.relative_to(context.directory))
     frames = FrameStore(context.directory / "frames")
-    lm = load_video_lm(config.model.model_copy(update={"path": str(start)}))
     lessons = _lessons(context, phase, frames)
-    check_lengths(lessons, lm, frames, max_tokens=config.training.max_tokens)
-    trained = train_phase(
-        lm,
-        phase,
-        lessons,
+    reference = _reference(context, phase, start, lessons, frames)
+    source = config.model.model_copy(update={"path": str(start)})
+    lm = load_video_lm(source)
+    whole = source.model_copy(update={"quantization": "none"})
+    limit = config.training.max_tokens
+    check_lengths(lessons, lm, frames, max_tokens=limit, prefix_lengths=session.prefix_lengths)
+    features = None
+    if phase.cache_features:
+        features = FeatureStore(context.directory / "train" / "features", lm.model)
+    self_check(lm, lessons[0].group(lm, frames))
+    surroundings = Surroundings(
         frames=frames,
         seed=config.run.seed,
-        max_tokens=config.training.max_tokens,
-        metrics_path=target / "metrics.jsonl",
-        progress=lambda step, steps, row: progress(
-            str(target.relative_to(context.directory)), step, steps, row
-        ),
+        max_tokens=limit,
+        directory=target,
+        checkpoint_minutes=config.training.checkpoint_minutes,
+        reference=reference,
+        features=features,
+        load_whole=(lambda: load_video_lm(whole)) if source != whole else None,
+        progress=lambda step, steps, row: session.progress(place, step, steps, row),
+        tell=session.tell,
     )
-    save_checkpoint(trained, target / "model")
-    write_json(
-        target / "done.json", {"phase": json.loads(phase.model_dump_json()), "num_lessons": len(lessons)}
-    )
+    trained = train_phase(lm, phase, lessons, surroundings)
+    if process_rank() == 0:
+        save_checkpoint(trained, target / "model")
+        done = {"phase": json.loads(phase.model_dump_json()), "num_lessons": len(lessons)}
+        write_json(target / "done.json", done)
+        forget_state(target / "state")
+    wait_for_all()
+
+
+def _reference(
+    context: Context, phase: PhaseConfig, start: Path | str, lessons: Sequence[Lesson], frames: FrameStore
+) -> ReferenceStore | None:
+    """The reference's log-probabilities on disk, where the phase wants them there; else None."""
+    if not phase.cache_reference and phase.reference == "reset":
+        return None
+    model = context.config.model
+    path = model.path if phase.reference == "fixed" else start
+    lm = load_video_lm(model.model_copy(update={"path": str(path)}))
+    directory = context.directory / "train" / "reference"
+    key = model_key(lm, path)
+    store = ReferenceStore(directory, key=key, rank=process_rank())
+    store.fill(lm, (lesson.group(lm, frames) for lesson in lessons[process_rank() :: num_processes()]))
+    wait_for_all()
+    return ReferenceStore(directory, key=key)
 
 
 def _lessons(context: Context, phase: PhaseConfig, frames: FrameStore) -> list[Lesson]:

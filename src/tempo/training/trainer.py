@@ -1,157 +1,149 @@
-"""One phase: lessons in a seeded order, packed rows, one optimizer step per batch.
+"""One phase: lessons in their order, one optimizer step per batch, and a state to go on from after a stop.
 
-A thin loop over accelerate: what differs from a stock trainer is the step itself, which shares a prefix among
-answers and a vision pass between policy and reference, and that is most of the code.
+A thin loop over accelerate (`learner.py`): what differs from a stock trainer is the step itself (`step.py`),
+which shares a prefix among answers and a vision pass between policy and reference.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
+from tempo.model.features import FeatureStore
 from tempo.model.loading import VideoLM
-from tempo.model.prefix import Group, encode_videos, log_probs
 from tempo.sections import PhaseConfig
 from tempo.seeds import derive_seed
 from tempo.training.adapters import Policy
-from tempo.training.groups import Lesson, pack_rows
-from tempo.training.losses import dpo_terms, sft_loss
+from tempo.training.advice import advise
+from tempo.training.curriculum import Curriculum
+from tempo.training.groups import Lesson
+from tempo.training.learner import Learner
+from tempo.training.loader import Batch, load_batches
+from tempo.training.losses import Metrics
+from tempo.training.reference import ReferenceStore
 from tempo.video.frames import FrameStore
 
 
-@dataclass
-class Tally:
-    """Sums over the rows of one batch."""
+@dataclass(frozen=True)
+class Surroundings:
+    """What a phase is given beside its lessons; `reference` and `features` where they lie on disk."""
 
-    count: int = 0
-    loss: float = 0.0
-    metrics: dict[str, float] = field(default_factory=dict)
-
-    def add(self, loss: Tensor, metrics: dict[str, float]) -> None:
-        """Adds one row's loss and metrics, already divided by the size of the batch."""
-        self.loss += float(loss.detach())
-        for name, value in metrics.items():
-            self.metrics[name] = self.metrics.get(name, 0.0) + value
+    frames: FrameStore
+    seed: int
+    max_tokens: int
+    #: Where metrics, and the state of a phase that was stopped half-way, are kept.
+    directory: Path
+    checkpoint_minutes: float = 10.0
+    reference: ReferenceStore | None = None
+    features: FeatureStore | None = None
+    #: Loads the weights that a quantized model was made from.
+    load_whole: Callable[[], VideoLM] | None = None
+    #: Called with step, number of steps and the step's metrics.
+    progress: Callable[[int, int, dict[str, float]], None] = lambda step, steps, row: None
+    #: Called with every warning, once.
+    tell: Callable[[str], None] = lambda text: None
 
 
 def train_phase(
-    lm: VideoLM,
-    phase: PhaseConfig,
-    lessons: Sequence[Lesson],
-    *,
-    frames: FrameStore,
-    seed: int,
-    max_tokens: int,
-    metrics_path: Path,
-    progress: Callable[[int, int, dict[str, float]], None],
+    lm: VideoLM, phase: PhaseConfig, lessons: Sequence[Lesson], surroundings: Surroundings
 ) -> VideoLM:
-    """The model after the phase, LoRA merged; a row of metrics per step goes to `metrics_path`.
+    """The model after the phase, LoRA merged; a row of metrics per step goes to `metrics.jsonl`.
 
-    Raises ValueError if the loss is not finite: the checkpoint before the phase is then the last good one.
+    A phase that was stopped half-way goes on where its state was last kept, with the same numbers as without
+    the stop. Raises ValueError if the loss is not finite; the state before stays.
     """
-    torch.manual_seed(derive_seed(seed, phase.name, "weights"))
-    num_steps = phase.epochs * math.ceil(len(lessons) / phase.batch_size)
-    learner = Learner(Policy(lm.model, phase), phase, num_steps)
-    metrics_path.parent.mkdir(parents=True, exist_ok=True)
-    with metrics_path.open("w", encoding="utf-8") as log:
-        for step, batch in enumerate(_batches(lessons, phase, seed), 1):
-            start = time.perf_counter()
-            row = learner.learn([lesson.group(lm, frames) for lesson in batch], max_tokens=max_tokens)
-            row |= {"step": step, "seconds": time.perf_counter() - start}
-            log.write(json.dumps({name: round(value, 6) for name, value in row.items()}) + "\n")
-            log.flush()
-            progress(step, num_steps, row)
-    return VideoLM(learner.policy.merged(), lm.processor)
+    torch.manual_seed(derive_seed(surroundings.seed, phase.name, "weights"))
+    curriculum = Curriculum(lessons, phase, seed=surroundings.seed)
+    learner = Learner(Policy(lm.model, phase), phase, curriculum.num_batches, surroundings.features)
+    run = _Run(learner, phase, curriculum, surroundings)
+    run.go_on()
+    for batch in run.batches(lm):
+        run.learn(batch)
+    whole = surroundings.load_whole().model if surroundings.load_whole else None
+    return VideoLM(learner.merged(whole), lm.processor)
 
 
-class Learner:
-    """A policy with its optimizer and schedule: AdamW, cosine after a linear warm-up."""
+class _Run:
+    """A phase on its way: its place in the curriculum, its metrics so far, its state on disk."""
 
-    def __init__(self, policy: Policy, phase: PhaseConfig, num_steps: int) -> None:
-        from accelerate import Accelerator
-        from transformers import get_cosine_schedule_with_warmup
+    def __init__(
+        self, learner: Learner, phase: PhaseConfig, curriculum: Curriculum, surroundings: Surroundings
+    ) -> None:
+        self._learner = learner
+        self._phase = phase
+        self._curriculum = curriculum
+        self._around = surroundings
+        self._state = surroundings.directory / "state"
+        self._log = surroundings.directory / "metrics.jsonl"
+        self._rows: list[dict[str, float]] = []
+        self._told: set[str] = set()
+        #: The curriculum as it was before the last batch was drawn, and what it is to be told after that.
+        self._place = curriculum.state_dict()
+        self._feedback: Metrics | None = None
+        self._has_drawn = False
+        self._saved_at = time.perf_counter()
 
-        self.policy = policy
-        self.phase = phase
-        on_cpu = policy.parameters[0].device.type == "cpu"
-        self._accelerator = Accelerator(cpu=on_cpu)
-        optimizer = torch.optim.AdamW(policy.parameters, lr=phase.learning_rate, weight_decay=0.0)
-        # The rate is 0 at the first step of a warm-up: a phase of a single step would learn nothing.
-        num_warmup = min(math.ceil(phase.warmup_share * num_steps), num_steps - 1)
-        schedule = get_cosine_schedule_with_warmup(optimizer, num_warmup, num_steps)
-        self._optimizer, self._schedule = self._accelerator.prepare(optimizer, schedule)
+    def go_on(self) -> None:
+        """Puts back the state of a phase that was stopped half-way; otherwise begins with an empty log."""
+        if place := self._learner.restore(self._state):
+            self._curriculum.load_state(place["curriculum"])
+            self._feedback = Metrics({name: tuple(entry) for name, entry in place["feedback"].items()})
+            lines = self._log.read_text(encoding="utf-8").splitlines()
+            self._rows = [json.loads(line) for line in lines[: place["step"]]]
+            self._told = set(advise(self._rows, self._phase))
+        self._around.directory.mkdir(parents=True, exist_ok=True)
+        if self._learner.is_main:
+            self._log.write_text("".join(json.dumps(row) + "\n" for row in self._rows), encoding="utf-8")
 
-    def learn(self, groups: Sequence[Group], *, max_tokens: int) -> dict[str, float]:
-        """One optimizer step on a batch, and its metrics; raises ValueError if the loss is not finite."""
-        row = _accumulate(self.policy, groups, self.phase, max_tokens, self._accelerator.backward)
-        if not math.isfinite(row["loss"]):
-            name, loss = self.phase.name, row["loss"]
-            raise ValueError(f"phase {name!r}: the loss is {loss}; lower its learning_rate")
-        norm = self._accelerator.clip_grad_norm_(self.policy.parameters, self.phase.max_grad_norm)
-        row |= {"grad_norm": float(norm), "learning_rate": self._schedule.get_last_lr()[0]}
-        self._optimizer.step()
-        self._schedule.step()
-        self._optimizer.zero_grad()
-        return row
+    def batches(self, lm: VideoLM) -> Iterator[Batch]:
+        """The batches that are left, the next one made while this one is learned from."""
+        return load_batches(
+            self._next_lessons,
+            lambda lesson: lesson.group(lm, self._around.frames),
+            rank=self._learner.rank,
+            num_processes=self._learner.num_processes,
+        )
 
+    def _next_lessons(self) -> list[Lesson]:
+        # A batch is drawn while the one before it is learned from, so it knows of those before that one. What
+        # the state on disk was told last belongs after the first draw, which was made before the stop.
+        if self._has_drawn and self._feedback is not None:
+            self._curriculum.feedback(self._feedback)
+            self._feedback = None
+        self._has_drawn = True
+        self._place = self._curriculum.state_dict()
+        return self._curriculum.next_batch()
 
-def _batches(lessons: Sequence[Lesson], phase: PhaseConfig, seed: int) -> Iterator[list[Lesson]]:
-    for epoch in range(phase.epochs):
-        generator = torch.Generator().manual_seed(derive_seed(seed, phase.name, "order", epoch))
-        order = torch.randperm(len(lessons), generator=generator).tolist()
-        for start in range(0, len(order), phase.batch_size):
-            yield [lessons[i] for i in order[start : start + phase.batch_size]]
+    def learn(self, batch: Batch) -> None:
+        """One optimizer step, its row of metrics, and now and then the state."""
+        start = time.perf_counter()
+        step = len(self._rows) + 1
+        torch.manual_seed(derive_seed(self._around.seed, self._phase.name, "step", step))
+        row, metrics = self._learner.learn(batch, self._around.reference, max_tokens=self._around.max_tokens)
+        row |= {"step": step, "seconds": time.perf_counter() - start + batch.waiting_seconds}
+        self._note({name: round(value, 6) for name, value in row.items()})
+        self._feedback = metrics
+        if time.perf_counter() - self._saved_at >= 60 * self._around.checkpoint_minutes:
+            self._save(step)
 
+    def _note(self, row: dict[str, float]) -> None:
+        self._rows.append(row)
+        if self._learner.is_main:
+            with self._log.open("a", encoding="utf-8") as log:
+                log.write(json.dumps(row) + "\n")
+        self._around.progress(len(self._rows), self._curriculum.num_batches, row)
+        for name, text in advise(self._rows, self._phase).items():
+            if name not in self._told:
+                self._told.add(name)
+                self._around.tell(text)
 
-def _accumulate(
-    policy: Policy,
-    groups: Sequence[Group],
-    phase: PhaseConfig,
-    max_tokens: int,
-    backward: Callable[[Tensor], Any],
-) -> dict[str, float]:
-    """Accumulates the gradients of the batch's mean loss; the mean is over pairs (DPO) or tokens (SFT)."""
-    tally = Tally()
-    if phase.objective == "dpo":
-        count = sum(len(group.continuations) - 1 for group in groups)
-    else:
-        count = sum(c.num_scored for group in groups for c in group.continuations)
-    for row in pack_rows(groups, max_tokens=max_tokens):
-        loss, metrics = (dpo_row if phase.objective == "dpo" else sft_row)(policy, row, phase)
-        backward(loss / count)
-        tally.add(loss / count, {name: value / count for name, value in metrics.items()})
-    return {"loss": tally.loss, **tally.metrics}
-
-
-def dpo_row(policy: Policy, row: Sequence[Group], phase: PhaseConfig) -> tuple[Tensor, dict[str, float]]:
-    """Summed DPO loss and metrics of one packed row; a frozen tower sees each video once for both models."""
-    shared = None
-    if not policy.trains_vision:
-        with torch.no_grad():
-            shared = encode_videos(policy.model, row)
-    with policy.reference() as reference_model:
-        reference = log_probs(reference_model, row, video_features=shared)
-    answers = log_probs(policy.model, row, video_features=shared)
-    total = torch.zeros((), device=answers[0][0].device)
-    metrics: dict[str, float] = {}
-    for own, other in zip(answers, reference, strict=True):
-        terms = dpo_terms(own, other, beta=phase.beta, nll_weight=phase.nll_weight)
-        total = total + terms.loss
-        metrics = {name: metrics.get(name, 0.0) + value for name, value in terms.metrics.items()}
-    return total, metrics
-
-
-def sft_row(policy: Policy, row: Sequence[Group], _: PhaseConfig) -> tuple[Tensor, dict[str, float]]:
-    """Summed NLL of one packed row of questions and answers."""
-    with torch.set_grad_enabled(policy.trains_vision):
-        features = encode_videos(policy.model, row)
-    answers = log_probs(policy.model, row, video_features=features)
-    return sft_loss([answer for group in answers for answer in group])[0], {}
+    def _save(self, step: int) -> None:
+        assert self._feedback is not None
+        place = {"step": step, "curriculum": self._place, "feedback": self._feedback.sums}
+        self._learner.save(self._state, place)
+        self._saved_at = time.perf_counter()

@@ -1,0 +1,101 @@
+"""Visual features on disk: a frozen tower sees each video once in a run, whatever the epochs and phases."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tempo.model.prefix import Group, encode_videos, inner_model, language_model, merge_features
+
+
+class FeatureStore:
+    """A file per video, `KEY/<hash>.safetensors`; the key stands for the tower, the hash for the pixels."""
+
+    def __init__(self, directory: Path, model: Any) -> None:
+        self._directory = directory / tower_key(model)
+
+    @torch.no_grad()
+    def encode(self, model: Any, groups: Sequence[Group]) -> dict[str, Any] | None:
+        """What `encode_videos` returns for the groups; only videos that are not on disk are encoded."""
+        outputs = [self._one(model, group) for group in groups]
+        found = [output for output in outputs if output is not None]
+        if not found:
+            return None
+        (modality,) = {name for output in found for name in output}
+        return {modality: merge_features([output[modality] for output in found])}
+
+    def _one(self, model: Any, group: Group) -> dict[str, Any] | None:
+        path = self._directory / f"{pixels_key(group)}.safetensors"
+        if path.exists():
+            device = model.get_input_embeddings().weight.device
+            return _unpack(path, device)
+        output = encode_videos(model, [group])
+        if output is not None:
+            _write(path, _pack(output))
+        return output
+
+
+def tower_key(model: Any) -> str:
+    """A hash of all weights outside the language model and the head."""
+    language = {id(parameter) for parameter in language_model(model).parameters()}
+    language |= {id(parameter) for parameter in model.get_output_embeddings().parameters()}
+    digest = hashlib.sha256()
+    for name, parameter in inner_model(model).named_parameters():
+        if id(parameter) not in language:
+            digest.update(f"{name} {parameter.dtype}".encode())
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def pixels_key(group: Group) -> str:
+    """A hash of everything in a group's inputs but its words."""
+    digest = hashlib.sha256()
+    for name in sorted(group.inputs):
+        if name not in ("input_ids", "attention_mask", "mm_token_type_ids"):
+            tensor = group.inputs[name].contiguous()
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _pack(output: dict[str, Any]) -> dict[str, Tensor]:
+    ((modality, features),) = output.items()
+    layers = {"pooled": features.pooler_output}
+    for number, layer in enumerate(getattr(features, "deepstack_features", None) or []):
+        layers[f"deepstack{number}"] = layer
+    # A family gives a tensor, or one per video: of a single video that is a list of one.
+    return {
+        f"{modality}/{name}/{'tensor' if isinstance(layer, Tensor) else 'list'}": (
+            layer if isinstance(layer, Tensor) else layer[0]
+        ).contiguous()
+        for name, layer in layers.items()
+    }
+
+
+def _unpack(path: Path, device: torch.device) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    tensors = load_file(path, device=str(device))
+    layers = {}
+    for key, tensor in sorted(tensors.items()):
+        modality, name, form = key.split("/")
+        layers[name] = tensor if form == "tensor" else (tensor,)
+    deepstack = [layers[name] for name in sorted(layers) if name != "pooled"]
+    return {modality: SimpleNamespace(pooler_output=layers["pooled"], deepstack_features=deepstack or None)}
+
+
+def _write(path: Path, tensors: dict[str, Tensor]) -> None:
+    """The file appears whole or not at all; of two processes with the same video either may win."""
+    from safetensors.torch import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    save_file(tensors, temporary)
+    os.replace(temporary, path)
