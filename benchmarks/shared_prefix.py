@@ -1,139 +1,205 @@
-"""Time and peak memory of one DPO step, packed and duplicated, side by side in one run.
+"""One DPO step with each video encoded once, beside the duplicated form and the real trl.DPOTrainer.
 
-    python benchmarks/shared_prefix.py [--rejected 3] [--frames 64] [--answer 60]
+    python benchmarks/shared_prefix.py [--quick | --full] [--no-trl] [--threads 1]
 
-The model is the embedded one; frames and words are made up, since only their number matters. Both forms
-compute the same loss and gradients, and the difference is printed. Each form is timed in a fresh process,
-in turn, so that its peak memory is its own.
+Every form gets the same checkpoint, pictures, texts, LoRA weights and optimizer, does the same arithmetic in
+float32 and runs in a process of its own, in turn with the others. What is timed is a whole step: policy,
+reference, backward and optimizer, without the processor's work on the pictures. Peers:
+
+    duplicated               the plain form, pair by pair: two full sequences, through policy and reference
+    duplicated, one batch    the same, all pairs in one backward pass, as a device batch of all pairs
+    trl                      trl.DPOTrainer, all pairs of the video in one batch
+    trl, accumulated         trl.DPOTrainer, one pair at a time with gradient accumulation
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
-import resource
-import statistics
-import time
+import functools
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from typing import Any
 
-import numpy as np
-import torch
+from harness import (
+    Measured,
+    Row,
+    Summary,
+    add_rows,
+    in_turn,
+    quiet_environment,
+    rate_row,
+    rows_table,
+    table,
+)
+from material import Setting, checkpoint, make_group, make_material
+from policies import BETA, make_policy, take_steps, warm_up
+from trl_peer import measure_trl
 
-
-def make_step(arguments):
-    """The policy, the phase and the group that both forms work on."""
-    from tempo.model.loading import load_video_lm
-    from tempo.model.prefix import Continuation, Group
-    from tempo.sections import ModelConfig, PhaseConfig
-    from tempo.training.adapters import Policy
-
-    torch.set_num_threads(arguments.threads)
-    lm = load_video_lm(ModelConfig(path=arguments.model))
-    # Pictures large enough to fill the prompt; the processor of the embedded model would shrink them.
-    lm.processor.video_processor.size = {
-        "shortest_edge": arguments.side**2,
-        "longest_edge": arguments.side**2,
-    }
-    rng = np.random.default_rng(0)
-    frames = rng.integers(0, 255, size=(arguments.frames, arguments.side, arguments.side, 3), dtype=np.uint8)
-    group = lm.answer_group(frames, "Describe the video in detail.", ["x"], fps=1.0)
-    answers = rng.integers(20, 500, size=(arguments.rejected + 1, arguments.answer)).tolist()
-    group = Group(group.inputs, tuple(Continuation(tuple(answer)) for answer in answers))
-    phase = PhaseConfig(name="bench", objective="dpo", learning_rate=1e-4, lora_rank=32)
-    torch.manual_seed(0)
-    policy = Policy(lm.model, phase)
-    for name, parameter in policy.model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.02)
-    return policy, phase, group
+NAME = "dpo_step"
+#: Visual tokens of the prompt, rejected answers, tokens of an answer.
+GRID = tuple(product((512, 2048, 8192), (1, 3), (50, 300)))
 
 
-def packed(policy, phase, group):
-    """Our step."""
-    from tempo.training.trainer import dpo_row
+def packed_step(policy: Any, group: Any, *, lap: Callable[[str], None] = lambda part: None) -> float:
+    """Ours: one vision pass, one row of all answers for the policy and one for the reference.
 
-    loss, _ = dpo_row(policy, [group], phase)
+    `lap` is called with a part's name when it is done.
+    """
+    import torch
+
+    from tempo.model.prefix import encode_videos, log_probs
+
+    with torch.no_grad():
+        seen = encode_videos(policy.model, [group])
+    lap("vision")
+    with policy.reference() as reference_model:
+        reference = log_probs(reference_model, [group], video_features=seen)[0]
+    lap("reference")
+    own = log_probs(policy.model, [group], video_features=seen)[0]
+    lap("policy, forward")
+    loss = dpo_loss(own, reference)
     loss.backward()
+    lap("policy, backward")
     return float(loss.detach())
 
 
-def duplicated(policy, phase, group):
-    """The step of other trainers: two full sequences per pair, through policy and reference."""
-    from tempo.model.duplicated import duplicated_log_probs
-    from tempo.model.prefix import Group
-    from tempo.training.losses import dpo_terms
+def duplicated_step(policy: Any, group: Any, *, one_batch: bool) -> float:
+    """The plain form; one backward pass per pair, or one for all."""
+    import torch
 
-    total = 0.0
-    for rejected in group.continuations[1:]:
-        pair = Group(group.inputs, (group.continuations[0], rejected))
+    from tempo.model.duplicated import duplicated_log_probs
+
+    losses = []
+    num_pairs = len(group.continuations) - 1
+    for pair in pairs_of(group):
         with policy.reference() as reference_model:
             reference = duplicated_log_probs(reference_model, [pair])[0]
-        own = duplicated_log_probs(policy.model, [pair])[0]
-        loss = dpo_terms(own, reference, beta=phase.beta, nll_weight=phase.nll_weight).loss
-        loss.backward()
-        total += float(loss.detach())
-    return total
+        losses.append(dpo_loss(duplicated_log_probs(policy.model, [pair])[0], reference) / num_pairs)
+        if not one_batch:
+            losses[-1].backward()
+    total = torch.stack(losses).sum()
+    if one_batch:
+        total.backward()
+    return float(total.detach())
 
 
-def measure(form, arguments, queue):
-    """Puts seconds per step, megabytes above the model's own, loss and gradients on the queue."""
-    policy, phase, group = make_step(arguments)
-    step = {"packed": packed, "duplicated": duplicated}[form]
-    before = peak_megabytes()
-    seconds = []
-    for _ in range(arguments.steps + 1):
-        for parameter in policy.parameters:
-            parameter.grad = None
-        start = time.perf_counter()
-        loss = step(policy, phase, group)
-        seconds.append(time.perf_counter() - start)
-    gradient = torch.cat([p.grad.flatten() for p in policy.parameters]).numpy()
-    queue.put((seconds[1:], peak_megabytes() - before, loss, gradient, group.lengths[0]))
+def pairs_of(group: Any) -> Iterator[Any]:
+    """One group per rejected answer."""
+    from tempo.model.prefix import Group
+
+    chosen, *rejected = group.continuations
+    for answer in rejected:
+        yield Group(group.inputs, (chosen, answer))
 
 
-def peak_megabytes():
-    """The largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def dpo_loss(policy: Sequence[Any], reference: Sequence[Any]) -> Any:
+    """The mean over pairs of -log sigmoid(beta * margin) (arXiv 2305.18290, equation 7)."""
+    import torch
+    import torch.nn.functional as F
+
+    chosen, *rejected = [own.sum() - other.sum() for own, other in zip(policy, reference, strict=True)]
+    return -F.logsigmoid(BETA * (chosen - torch.stack(rejected))).mean()
 
 
-def main():
-    """Prints the table; with --json also one line of JSON."""
+def measure(form: Callable[[Any, Any], float], setting: Setting) -> Measured:
+    """One of our two forms in this process."""
+    material = make_material(setting)
+    warm_up(material.lm)
+    group = make_group(material)
+    policy = make_policy(material.lm.model)
+    return take_steps(policy, lambda: form(policy, group), setting.steps)
+
+
+FORMS: dict[str, Callable[[Setting], Measured]] = {
+    "packed": functools.partial(measure, packed_step),
+    "duplicated": functools.partial(measure, functools.partial(duplicated_step, one_batch=False)),
+    "duplicated, one batch": functools.partial(measure, functools.partial(duplicated_step, one_batch=True)),
+    "trl": functools.partial(measure_trl, accumulate=False),
+    "trl, accumulated": functools.partial(measure_trl, accumulate=True),
+}
+
+
+def compare(setting: Setting, names: Sequence[str], *, rounds: int) -> tuple[list[Row], dict[str, Summary]]:
+    """Packed beside the named peers: their rows and all summaries; prints what it saw."""
+    seen = in_turn({name: FORMS[name] for name in ("packed", *names)}, setting, rounds=rounds)
+    pairs = setting.num_rejected
+    print(f"\n{setting}, {setting.threads} thread(s), median of {rounds} x {setting.steps} steps\n")
+    lines = [
+        [
+            name,
+            f"{pairs / summary.seconds:.3g}",
+            f"{summary.peak_megabytes:.0f}",
+            " ".join(f"{loss:.5f}" for loss in summary.losses),
+        ]
+        for name, summary in seen.items()
+    ]
+    print(table(["form", "pairs/s", "peak MB above the model", "loss of the first steps"], lines), flush=True)
+    rows = [
+        rate_row(
+            NAME,
+            str(setting),
+            ours=seen["packed"],
+            peer=seen[name],
+            peer_name=name,
+            count=pairs,
+            unit="pairs/s",
+        )
+        for name in names
+    ]
+    return rows, seen
+
+
+def faster(names: Sequence[str], seen: dict[str, Summary]) -> list[str]:
+    """The duplicated form, and of the others the one that took less time."""
+    others = [name for name in names if name.startswith("trl")]
+    return ["duplicated", *sorted(others, key=lambda name: seen[name].seconds)[:1]]
+
+
+def quick(make_setting: Callable[..., Setting], peers: Sequence[str], *, rounds: int) -> Iterator[Row]:
+    """All peers at 512 visual tokens, then the plain form and the faster TRL at 2,048."""
+    rows, seen = compare(make_setting(512, 3, 50, steps=3), peers, rounds=1)
+    yield from rows
+    yield from compare(make_setting(2048, 3, 50, steps=1), faster(peers, seen), rounds=rounds)[0]
+
+
+def full(make_setting: Callable[..., Setting], peers: Sequence[str], *, rounds: int) -> Iterator[Row]:
+    """The whole grid with all peers; one rejected answer is one pair, with nothing to accumulate."""
+    for visual, rejected, answer in GRID:
+        names = [name for name in peers if rejected > 1 or name in ("duplicated", "trl")]
+        yield from compare(make_setting(visual, rejected, answer, steps=2), names, rounds=rounds)[0]
+
+
+def parse() -> argparse.Namespace:
+    """The options."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="embedded")
-    parser.add_argument("--rejected", type=int, default=3)
-    parser.add_argument("--frames", type=int, default=64)
-    parser.add_argument("--side", type=int, default=128, help="pixels of a frame's side")
-    parser.add_argument("--answer", type=int, default=60, help="tokens of an answer")
-    parser.add_argument("--steps", type=int, default=5)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="two cells of the grid (the default)")
+    size.add_argument("--full", action="store_true", help="the whole grid, about an hour or more")
+    parser.add_argument("--model", default="embedded", help="embedded, small or a checkpoint's directory")
+    parser.add_argument("--no-trl", action="store_true", help="without trl.DPOTrainer")
     parser.add_argument("--rounds", type=int, default=2, help="fresh processes of each form, in turn")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    context = multiprocessing.get_context("spawn")
-    results = {"packed": [], "duplicated": []}
-    for _ in range(arguments.rounds):
-        for form, rows in results.items():
-            queue = context.Queue()
-            process = context.Process(target=measure, args=(form, arguments, queue))
-            process.start()
-            rows.append(queue.get())
-            process.join()
-    seconds = {form: statistics.median(s for row in rows for s in row[0]) for form, rows in results.items()}
-    memory = {form: max(row[1] for row in rows) for form, rows in results.items()}
-    ours, theirs = results["packed"][0], results["duplicated"][0]
-    difference = float(np.linalg.norm(ours[3] - theirs[3]) / np.linalg.norm(theirs[3]))
-    print(f"prompt {ours[4]} tokens, 1 chosen + {arguments.rejected} rejected of {arguments.answer} tokens")
-    for form in results:
-        rate = f"{seconds[form]:.3f} s a step, {arguments.rejected / seconds[form]:.2f} pairs/s"
-        print(f"{form:>10}: {rate}, {memory[form]:.0f} MB above the model")
-    speed, room = seconds["duplicated"] / seconds["packed"], memory["packed"] / memory["duplicated"]
-    print(f"packed is {speed:.2f}x as fast in {room:.2f}x the memory")
-    print(f"relative gradient difference {difference:.1e}")
-    if arguments.json:
-        row = {"seconds": seconds, "megabytes": memory, "ratio": speed, "gradient_difference": difference}
-        print(json.dumps(row))
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Prints the tables and writes each comparison into out/bench.json as soon as it is made."""
+    arguments = parse()
+    quiet_environment(arguments.threads)
+    has_trl = not arguments.no_trl and importlib.util.find_spec("trl") is not None
+    if not has_trl:
+        print("without trl: pip install -c constraints.txt 'tempo-dpo[bench]'")
+    peers = [name for name in FORMS if name != "packed" and (has_trl or not name.startswith("trl"))]
+    path = checkpoint(arguments.model)
+    make_setting = functools.partial(Setting, arguments.model, path, threads=arguments.threads)
+    rows = []
+    for row in (full if arguments.full else quick)(make_setting, peers, rounds=arguments.rounds):
+        rows.append(row)
+        add_rows([row])
+    print("\n" + rows_table(rows))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,158 @@
+"""Instruction tuning over one prefix, beside one question per row: the same questions, losses and gradients.
+
+    python benchmarks/sft.py [--questions 5] [--visual-tokens 2048] [--model embedded]
+
+Ours packs all questions and answers about a video over the video's one encoding. The plain form is what
+other trainers do: a row `[video; question; answer]` each, with its own vision pass, one backward pass per
+row. Both are the mean negative log-likelihood over all answer tokens, and both step the optimizer once per
+video. Here frames go in as a video, as tempo gives them to a model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from harness import Measured, Row, add_rows, in_turn, quiet_environment, rate_row, rows_table
+from material import checkpoint, load_lm, make_answer
+from policies import make_policy, take_steps, warm_up
+
+NAME = "sft_step"
+
+
+@dataclass(frozen=True)
+class SftSetting:
+    """One video and its questions; `path` is the checkpoint's, `side` in pixels."""
+
+    model: str
+    path: str
+    num_visual_tokens: int
+    num_questions: int
+    num_question_tokens: int = 15
+    num_answer_tokens: int = 30
+    steps: int = 1
+    side: int = 256
+    threads: int = 1
+
+    def __str__(self) -> str:
+        words = f"{self.num_question_tokens} + {self.num_answer_tokens} tokens"
+        return (
+            f"{self.model}, {self.num_visual_tokens} visual tokens, {self.num_questions} questions of {words}"
+        )
+
+
+def make_questions(setting: SftSetting) -> tuple[Any, Any]:
+    """The model, and the group of all questions over the video."""
+    lm = load_lm(setting.path, side=setting.side, threads=setting.threads)
+    questions = [
+        (
+            make_answer(lm.tokenizer, setting.num_question_tokens, "", seed=2 * index),
+            make_answer(lm.tokenizer, setting.num_answer_tokens, lm.end_of_answer, seed=2 * index + 1),
+        )
+        for index in range(setting.num_questions)
+    ]
+    frames = make_frames(lm.processor.video_processor, setting.num_visual_tokens, setting.side)
+    return lm, lm.question_group(frames, questions, fps=1.0)
+
+
+def make_frames(processor: Any, num_visual_tokens: int, side: int) -> np.ndarray:
+    """Frames of noise, uint8 [T, side, side, 3]; raises ValueError where none give so many visual tokens."""
+    each = (side // (processor.patch_size * processor.merge_size)) ** 2
+    if not each or num_visual_tokens % each:
+        raise ValueError(f"{num_visual_tokens} visual tokens are no multiple of the {each} of a time step")
+    count = num_visual_tokens // each * processor.temporal_patch_size
+    return np.random.default_rng(0).integers(0, 255, (count, side, side, 3), dtype=np.uint8)
+
+
+def packed_step(policy: Any, group: Any) -> float:
+    """Ours: one vision pass, one row."""
+    import torch
+
+    from tempo.model.prefix import encode_videos, log_probs
+
+    with torch.no_grad():
+        seen = encode_videos(policy.model, [group])
+    loss = -torch.cat(log_probs(policy.model, [group], video_features=seen)[0]).mean()
+    loss.backward()
+    return float(loss.detach())
+
+
+def plain_step(policy: Any, group: Any) -> float:
+    """One row per question, accumulated."""
+    from tempo.model.duplicated import duplicated_log_probs
+    from tempo.model.prefix import Group
+
+    num_scored = sum(continuation.num_scored for continuation in group.continuations)
+    total = 0.0
+    for continuation in group.continuations:
+        row = Group(group.inputs, (continuation,))
+        loss = -duplicated_log_probs(policy.model, [row])[0][0].sum() / num_scored
+        loss.backward()
+        total += float(loss.detach())
+    return total
+
+
+def measure(form: Any, setting: SftSetting) -> Measured:
+    """One form in this process."""
+    lm, group = make_questions(setting)
+    warm_up(lm)
+    policy = make_policy(lm.model, "sft")
+    return take_steps(policy, lambda: form(policy, group), setting.steps)
+
+
+FORMS = {
+    "packed": functools.partial(measure, packed_step),
+    "one question per row": functools.partial(measure, plain_step),
+}
+
+
+def compare(setting: SftSetting, *, rounds: int) -> Row:
+    """The row of both forms."""
+    seen = in_turn(FORMS, setting, rounds=rounds)
+    return rate_row(
+        NAME,
+        str(setting),
+        ours=seen["packed"],
+        peer=seen["one question per row"],
+        peer_name="one question per row",
+        count=setting.num_questions,
+        unit="samples/s",
+    )
+
+
+def parse() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="embedded", help="embedded, small or a checkpoint's directory")
+    parser.add_argument("--questions", type=int, default=5)
+    parser.add_argument("--visual-tokens", type=int, default=2048)
+    parser.add_argument("--steps", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=2, help="fresh processes of each form, in turn")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Prints the table and writes its row into out/bench.json."""
+    arguments = parse()
+    quiet_environment(arguments.threads)
+    setting = SftSetting(
+        arguments.model,
+        checkpoint(arguments.model),
+        arguments.visual_tokens,
+        arguments.questions,
+        steps=arguments.steps,
+        threads=arguments.threads,
+    )
+    row = compare(setting, rounds=arguments.rounds)
+    add_rows([row])
+    print("\n" + rows_table([row]))
+
+
+if __name__ == "__main__":
+    main()
