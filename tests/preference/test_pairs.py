@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 
 import pytest
+from rich.console import Console
 
 from tempo.config import Config
-from tempo.preference.pairs import make_pairs, pair_fault
+from tempo.preference.pairs import HELD_OUT, make_pairs, pair_fault, word_difference
 from tempo.preference.prompts import DESCRIBE
+from tempo.preference.selection import Selection
 from tempo.records import Clip, Clips, Pair, Perturbation, Response, Responses
 from tempo.sections import PairsConfig
 from tempo.stage import Context
+from tempo.steps import discard_files, run_pairs
 from tempo.store import RunStore
 
 
@@ -65,14 +68,62 @@ def test_filter(kind, chosen, rejected, reason, figure):
 def test_length_of_drop_pairs_matters_only_if_asked_for():
     """Fault 3: a rule that gives the answer away by length can be switched off."""
     longer = pair("drop", words(10), words(12, 50))
-    assert pair_fault(longer, PairsConfig(drop_chosen_longer=True)) is not None
-    assert pair_fault(longer, PairsConfig(drop_chosen_longer=False)) is None
+    assert pair_fault(longer, PairsConfig(length="paper")) is not None
+    assert pair_fault(longer, PairsConfig(length="any")) is None
+    assert pair_fault(longer, PairsConfig(length="fair")) is None
 
 
 def test_length_ratio_is_the_one_asked_for():
     uneven = pair("reverse", words(16), words(10, 50))
     assert pair_fault(uneven, PairsConfig(max_length_ratio=1.6)) is None
     assert "over 1.59" in pair_fault(uneven, PairsConfig(max_length_ratio=1.59))[1]
+
+
+def plain_distance(first, second):
+    """Edit distance of word lists by its definition."""
+    if not first or not second:
+        return len(first) + len(second)
+    return min(
+        plain_distance(first[1:], second) + 1,
+        plain_distance(first, second[1:]) + 1,
+        plain_distance(first[1:], second[1:]) + (first[0] != second[0]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("", ""),
+        ("a", ""),
+        ("", "a b"),
+        ("a b c", "a b c"),
+        ("a b c", "c b a"),
+        ("a b c d", "c d a b"),
+        ("a a b", "b a a a b"),
+        ("a b c d e", "b c d e a"),
+        ("one two three", "two zero three one"),
+    ],
+)
+def test_word_difference_is_edits_over_words_of_the_longer(first, second):
+    words, others = first.split(), second.split()
+    expected = plain_distance(words, others) / max(1, len(words), len(others))
+    assert word_difference(first, second) == pytest.approx(expected)
+    assert word_difference(second, first) == pytest.approx(expected)
+
+
+def test_moved_sentences_count_as_different():
+    """The same words in another order are what this project is about: no duplicate."""
+    assert word_difference("A dog runs. A cat sleeps.", "A cat sleeps. A dog runs.") >= 0.5
+
+
+def test_texts_that_differ_too_little_are_stopped_with_the_figure():
+    nearly = pair("shuffle", words(20), words(19) + " other")
+    assert pair_fault(nearly, PairsConfig()) is None
+    assert pair_fault(nearly, PairsConfig(min_difference=0.05)) is None
+    assert pair_fault(nearly, PairsConfig(min_difference=0.06)) == (
+        "texts differ too little",
+        "0.050 under 0.06",
+    )
 
 
 def perturbation(kind, level, order):
@@ -112,7 +163,7 @@ def run(tmp_path):
 
 def test_pairs_are_joined_by_id_and_never_by_position(run):
     """Fault 10."""
-    pairs, _ = make_pairs(run)
+    pairs = make_pairs(run).pairs
     starts = {"b": 1000, "a": 2000, "c": 3000}
     assert {row.video_id for row in pairs} == {"a", "b", "c"}
     for row in pairs:
@@ -123,14 +174,14 @@ def test_pairs_are_joined_by_id_and_never_by_position(run):
 
 
 def test_id_is_video_kind_and_level_and_pairs_are_sorted_by_it(run):
-    pairs, _ = make_pairs(run)
+    pairs = make_pairs(run).pairs
     assert [row.id for row in pairs] == [
         f"{video}/{tail}" for video in "abc" for tail in ("drop-04", "reverse-02", "reverse-16")
     ]
 
 
 def test_pair_carries_the_perturbation_that_made_its_rejected_answer(run):
-    pairs, _ = make_pairs(run)
+    pairs = make_pairs(run).pairs
     found = {
         (row.kind, row.level): (row.order, row.rejected.split()[0]) for row in pairs if row.video_id == "a"
     }
@@ -143,7 +194,7 @@ def test_pair_carries_the_perturbation_that_made_its_rejected_answer(run):
 
 
 def test_stopped_pairs_are_set_aside_with_reason_and_figure(run):
-    _, drops = make_pairs(run)
+    drops = make_pairs(run).drops
     assert sorted(drop.id for drop in drops) == ["a/shuffle-04", "b/shuffle-04", "c/shuffle-04"]
     assert {(drop.stage, drop.reason, drop.detail) for drop in drops} == {
         ("pairs", "lengths differ too much", "ratio 3.00 over 1.5")
@@ -151,12 +202,13 @@ def test_stopped_pairs_are_set_aside_with_reason_and_figure(run):
 
 
 def test_every_response_becomes_a_pair_or_a_drop(run):
-    pairs, drops = make_pairs(run)
+    made = make_pairs(run)
+    pairs, drops = made.pairs, made.drops
     assert len({row.id for row in [*pairs, *drops]}) == len(pairs) + len(drops) == 12
 
 
 def test_prompt_is_one_of_the_instructions_and_the_same_for_a_whole_video(run):
-    pairs, _ = make_pairs(run)
+    pairs = make_pairs(run).pairs
     for video in "abc":
         (prompt,) = {row.prompt for row in pairs if row.video_id == video}
         assert prompt in DESCRIBE
@@ -168,15 +220,15 @@ def test_prompts_vary_over_videos(tmp_path):
     store.append("clips", map(clips_of, names))
     store.append("responses", [responses_of(name, 100 * i) for i, name in enumerate(names)])
     context = Context(Config.model_validate({"videos": {"paths": ["unused"]}}), tmp_path)
-    assert {row.prompt for row in make_pairs(context)[0]} == set(DESCRIBE)
+    assert {row.prompt for row in make_pairs(context).pairs} == set(DESCRIBE)
 
 
 def test_pairs_do_not_depend_on_the_order_of_the_rows(run):
-    before = make_pairs(run)[0]
+    before = make_pairs(run).pairs
     for name in ("clips", "responses"):
         path = run.directory / f"{name}.jsonl"
         path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
-    assert make_pairs(run)[0] == before
+    assert make_pairs(run).pairs == before
 
 
 def test_video_whose_perturbed_answers_were_all_cut_gives_no_pair(tmp_path):
@@ -184,9 +236,41 @@ def test_video_whose_perturbed_answers_were_all_cut_gives_no_pair(tmp_path):
     store.append("clips", [clips_of("a")])
     store.append("responses", [responses_of("a", 0).model_copy(update={"rejected": ()})])
     context = Context(Config.model_validate({"videos": {"paths": ["unused"]}}), tmp_path)
-    assert make_pairs(context) == ([], [])
+    assert make_pairs(context) == Selection([], [], [])
 
 
 def test_pair_survives_its_file(run):
-    pairs, _ = make_pairs(run)
+    pairs = make_pairs(run).pairs
     assert [Pair.model_validate(json.loads(row.model_dump_json())) for row in pairs] == pairs
+
+
+def test_selection_comes_after_the_filter_and_its_drops_are_told(run):
+    settings = run.config.pairs.model_copy(update={"max_per_video": 1})
+    context = Context(run.config.model_copy(update={"pairs": settings}), run.directory)
+    made = make_pairs(context)
+    assert sorted(row.video_id for row in made.pairs) == ["a", "b", "c"]
+    reasons = [drop.reason for drop in made.drops]
+    assert reasons.count("lengths differ too much") == 3
+    assert reasons.count("too many pairs of one video") == 6
+
+
+def run_stage(run, **settings):
+    update = run.config.pairs.model_copy(update=settings)
+    context = Context(run.config.model_copy(update={"pairs": update}), run.directory)
+    run_pairs(context, RunStore(run.directory), Console(quiet=True))
+
+
+def test_stage_writes_held_out_pairs_to_their_own_file(run):
+    run_stage(run, held_out_share=0.5)
+    store = RunStore(run.directory)
+    kept, held_out = store.read("pairs", Pair), store.read(HELD_OUT, Pair)
+    assert len(kept) + len(held_out) == 9
+    assert not {row.video_id for row in kept} & {row.video_id for row in held_out}
+
+
+def test_stage_writes_no_held_out_file_unless_asked_and_removes_it_with_the_pairs(run):
+    run_stage(run)
+    assert not RunStore(run.directory).path(HELD_OUT).exists()
+    run_stage(run, held_out_share=0.5)
+    discard_files("pairs", run.directory)
+    assert not RunStore(run.directory).path(HELD_OUT).exists()

@@ -8,7 +8,14 @@ import pytest
 
 from tempo.config import parse_config
 from tempo.records import Captions, Clip, Clips, Drop, Pair, Shot, Shots
-from tempo.report.report import _marked, choose_pairs, picture_source, report_data, write_report
+from tempo.report.report import (
+    _difficulty,
+    _marked,
+    choose_pairs,
+    picture_source,
+    report_data,
+    write_report,
+)
 from tempo.stage import Context
 from tempo.store import RunStore, write_json
 from tempo.video.frames import FrameStore, encode_jpeg
@@ -108,11 +115,33 @@ def test_pairs_are_joined_to_their_own_video(context):
         assert shown["as_filmed"][0]["picture"] == own[shown["id"].split("/")[0]]
 
 
+def test_imported_pairs_are_shown_without_strips(tmp_path):
+    """A run that imports its pairs has no clips."""
+    made_elsewhere = pair("aa", "other", 0, ()).model_copy(update={"num_clips": 0})
+    RunStore(tmp_path).append("pairs", [made_elsewhere])
+    context = Context(parse_config({"videos": {"paths": ["x"]}, "pairs": {"import_from": "y"}}), tmp_path)
+    (shown,) = report_data(context)["pairs"]
+    assert (shown["as_filmed"], shown["as_shown"]) == ([], [])
+    assert "One." in write_report(context).read_text()
+
+
 def test_the_second_strip_follows_the_perturbation(context):
     shown = {p["kind"]: p for p in report_data(context)["pairs"]}
     assert [cell["number"] for cell in shown["reverse"]["as_shown"]] == [3, 2, 1, 0]
     assert [cell["number"] for cell in shown["drop"]["as_shown"]] == [0, 2]
     assert [cell["kept"] for cell in shown["drop"]["as_filmed"]] == [True, False, True, False]
+
+
+def test_the_difficulty_of_a_perturbation_is_told(context):
+    shown = {p["kind"]: p["difficulty"] for p in report_data(context)["pairs"]}
+    assert shown["reverse"] == "4 of 4 clips kept, 100% of their pairs turned round"
+    assert shown["drop"] == "2 of 4 clips kept"
+
+
+def test_a_perturbation_that_changes_nothing_is_named():
+    """The rule `paper` has such shuffles."""
+    unchanged = pair("a", "shuffle", 2).model_copy(update={"order": (0, 1, 2, 3)})
+    assert "changes nothing" in _difficulty(unchanged)
 
 
 def test_captions_stand_under_their_clips(context):
@@ -132,6 +161,48 @@ def test_texts_are_escaped_and_differences_marked(context):
     assert "<Two>" not in page
     assert _marked("a b c", "a c") == "a <mark>b </mark>c"
     assert _marked("a & b", "a & b") == "a &amp; b"
+
+
+def test_the_audit_stands_on_the_page_with_its_verdict(context):
+    assert "Not audited yet." in write_report(context).read_text()
+    cells = {"accuracy": 0.712, "interval": [0.68, 0.74], "num_pairs": 300, "num_videos": 40}
+    unknown = {"accuracy": None, "interval": None, "num_pairs": 9, "num_videos": 3}
+    judge = {**cells, "by_kind": {"drop": {**cells, "accuracy": 1.0}}, "by_level": {"16": unknown}}
+    audit = {"num_pairs": 300, "num_audited": 300, "num_videos": 40, "telling_words": {}}
+    write_json(
+        context.directory / "audit.json",
+        {**audit, "judges": {"longer": judge, "words": judge}, "verdict": "Length alone tells 71 %"},
+    )
+    shown = report_data(context)["audit"]
+    assert shown["headings"] == ["", "pairs", "longer text", "words"]
+    assert shown["rows"] == [
+        ["all pairs", "300", "71.2", "71.2"],
+        ["95 % interval", "", "68.0 - 74.0", "68.0 - 74.0"],
+        ["drop", "300", "100.0", "100.0"],
+        ["r = 16", "9", "-", "-"],
+    ]
+    page = write_report(context).read_text()
+    assert "Length alone tells 71 %" in page
+    assert "68.0 - 74.0" in page
+
+
+def test_a_judge_that_saw_only_some_of_the_kinds_has_a_dash_for_the_others(context):
+    cells = {"accuracy": 0.5, "interval": [0.4, 0.6], "num_pairs": 300, "num_videos": 40}
+    judges = {
+        "longer": {**cells, "by_kind": {"drop": cells, "reverse": cells}, "by_level": {}},
+        "model": {**cells, "by_kind": {"drop": cells}, "by_level": {}},
+    }
+    audit = {"num_pairs": 9, "num_audited": 9, "num_videos": 40, "judges": judges, "verdict": "v"}
+    write_json(context.directory / "audit.json", audit)
+    assert report_data(context)["audit"]["rows"][-1] == ["reverse", "300", "50.0", "-"]
+
+
+def test_an_audit_of_too_few_pairs_shows_its_verdict_and_no_table(context):
+    audit = {"num_pairs": 9, "num_audited": 9, "num_videos": 3, "judges": {}, "verdict": "Too few to say"}
+    write_json(context.directory / "audit.json", audit)
+    page = write_report(context).read_text()
+    assert "Too few to say" in page
+    assert "longer text" not in page
 
 
 def test_accuracies_are_those_of_the_evaluation(context):

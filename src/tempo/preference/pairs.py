@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tempo.preference.prompts import DESCRIBE
-from tempo.records import Clips, Drop, Pair, Response, Responses
+import numpy as np
+
+from tempo.preference.prompts import describe_prompt
+from tempo.preference.selection import STAGE, Selection, num_words, select_pairs
+from tempo.records import Clips, Drop, Pair, Response, Responses, Unanswered
 from tempo.sections import PairsConfig
-from tempo.seeds import derive_seed
 from tempo.stage import Context
 from tempo.store import RunStore
 
-STAGE = "pairs"
+#: Pairs of held-out videos: training never reads them, evaluation and the probe may.
+HELD_OUT = "held_out_pairs"
 
 
-def make_pairs(context: Context) -> tuple[list[Pair], list[Drop]]:
-    """All pairs of the run that pass the filter, and those that do not, with what stopped them."""
+def make_pairs(context: Context) -> Selection:
+    """The pairs of the run that pass the filter and the selection, and those that do not, with the reason."""
     store = RunStore(context.directory)
+    seed = context.config.run.seed
     paths = {row.id: row.path for row in store.read("clips", Clips)}
     pairs: list[Pair] = []
     drops: list[Drop] = []
     for row in store.read("responses", Responses):
-        prompt = DESCRIBE[derive_seed(context.config.run.seed, row.id, "prompt") % len(DESCRIBE)]
+        prompt = describe_prompt(row.id, seed=seed)
+        drops += [_unanswered(row.id, left) for left in row.unanswered]
         for response in row.rejected:
             pair = _pair(row, response, prompt, Path(paths[row.id]))
             fault = pair_fault(pair, context.config.pairs)
@@ -29,7 +34,8 @@ def make_pairs(context: Context) -> tuple[list[Pair], list[Drop]]:
                 drops.append(Drop(stage=STAGE, id=pair.id, reason=fault[0], detail=fault[1]))
             else:
                 pairs.append(pair)
-    return sorted(pairs, key=lambda pair: pair.id), drops
+    selection = select_pairs(pairs, context.config.pairs, seed=seed)
+    return Selection(selection.pairs, selection.held_out, drops + selection.drops)
 
 
 def pair_fault(pair: Pair, settings: PairsConfig) -> tuple[str, str] | None:
@@ -37,19 +43,53 @@ def pair_fault(pair: Pair, settings: PairsConfig) -> tuple[str, str] | None:
 
     Lengths count words.
     """
-    chosen, rejected = len(pair.chosen.split()), len(pair.rejected.split())
+    chosen, rejected = num_words(pair)
     if pair.chosen == pair.rejected:
         return "same text", f"{chosen} words"
     if pair.chosen in pair.rejected:
         return "chosen is part of rejected", f"{chosen} of {rejected} words"
+    # The distance costs time for long texts: only where it is asked for.
+    if settings.min_difference:
+        difference = word_difference(pair.chosen, pair.rejected)
+        if difference < settings.min_difference:
+            return "texts differ too little", f"{difference:.3f} under {settings.min_difference}"
+    return _length_fault(pair, settings)
+
+
+def _length_fault(pair: Pair, settings: PairsConfig) -> tuple[str, str] | None:
+    chosen, rejected = num_words(pair)
     if pair.kind == "drop":
-        if settings.drop_chosen_longer and chosen <= rejected:
+        if settings.length == "paper" and chosen <= rejected:
             return "chosen is not longer", f"{chosen} against {rejected} words"
         return None
     ratio = max(chosen, rejected) / max(1, min(chosen, rejected))
     if ratio > settings.max_length_ratio:
         return "lengths differ too much", f"ratio {ratio:.2f} over {settings.max_length_ratio}"
     return None
+
+
+def word_difference(first: str, second: str) -> float:
+    """Words to insert, delete or replace to turn one text into the other, as a share of the longer text.
+
+    0 for the same words in the same order, 1 for texts that share nothing. Moved sentences count in full,
+    which a comparison of word sets would not see.
+    """
+    words, others = first.split(), second.split()
+    numbers = {word: number for number, word in enumerate({*words, *others})}
+    other_numbers = np.array([numbers[word] for word in others], dtype=np.int64)
+    places = np.arange(len(others) + 1)
+    distances = places
+    for count, word in enumerate(words, 1):
+        replaced = distances[:-1] + (other_numbers != numbers[word])
+        best = np.concatenate([[count], np.minimum(distances[1:] + 1, replaced)])
+        # Insertions run along the row: the least of every earlier place plus the steps from there.
+        distances = np.minimum.accumulate(best - places) + places
+    return float(distances[-1]) / max(1, len(words), len(others))
+
+
+def _unanswered(video_id: str, left: Unanswered) -> Drop:
+    pair_id = f"{video_id}/{left.kind}-{left.level:02d}"
+    return Drop(stage=STAGE, id=pair_id, reason="no rejected answer", detail=left.reason)
 
 
 def _pair(row: Responses, response: Response, prompt: str, video: Path) -> Pair:

@@ -17,7 +17,9 @@ import numpy as np
 from PIL import Image
 
 from tempo.evaluation.table import percent
+from tempo.preference.perturbations import kendall_distance
 from tempo.records import Captions, Clips, Drop, Pair, Shots
+from tempo.report.audit_table import audit_cells
 from tempo.stage import Context
 from tempo.store import DROPPED, RunStore, write_text
 from tempo.video.frames import FrameStore
@@ -51,6 +53,7 @@ def report_data(context: Context) -> dict[str, Any]:
         "drops": _drops(store),
         "videos": _videos(context, store, clips),
         "pairs": _pairs(context, pairs, clips),
+        "audit": _audit(context.directory),
         "curves": _curves(context.directory),
         "evaluation": _evaluation(context.directory),
     }
@@ -129,13 +132,28 @@ def _pairs(context: Context, pairs: Sequence[Pair], clips: dict[str, Clips]) -> 
             "kind": pair.kind,
             "level": pair.level,
             "prompt": pair.prompt,
-            "as_filmed": _strip(frames, clips[pair.video_id], range(pair.num_clips), kept=set(pair.order)),
-            "as_shown": _strip(frames, clips[pair.video_id], pair.order, kept=set(pair.order)),
+            "difficulty": _difficulty(pair),
+            "as_filmed": _strip(frames, clips.get(pair.video_id), range(pair.num_clips), set(pair.order)),
+            "as_shown": _strip(frames, clips.get(pair.video_id), pair.order, set(pair.order)),
             "chosen": _marked(pair.chosen, pair.rejected),
             "rejected": _marked(pair.rejected, pair.chosen),
         }
         for pair in choose_pairs(pairs, context.config.report.num_pairs)
     ]
+
+
+def _difficulty(pair: Pair) -> str:
+    """How far the perturbation is from the original order; an identity of the rule `paper` is named.
+
+    Empty for a pair made elsewhere, whose order is not known.
+    """
+    if not pair.order:
+        return ""
+    if pair.order == tuple(range(pair.num_clips)):
+        return "as filmed: this perturbation changes nothing"
+    kept = f"{len(pair.order)} of {pair.num_clips} clips kept"
+    turned = kendall_distance(pair.order)
+    return f"{kept}, {turned:.0%} of their pairs turned round" if turned else kept
 
 
 def choose_pairs(pairs: Sequence[Pair], count: int) -> list[Pair]:
@@ -152,8 +170,15 @@ def choose_pairs(pairs: Sequence[Pair], count: int) -> list[Pair]:
     return chosen[:count]
 
 
-def _strip(frames: FrameStore, row: Clips, order: Sequence[int], *, kept: set[int]) -> list[dict[str, Any]]:
-    """One cell per clip in the given order: its first key frame, and whether the perturbation kept it."""
+def _strip(
+    frames: FrameStore, row: Clips | None, order: Sequence[int], kept: set[int]
+) -> list[dict[str, Any]]:
+    """One cell per clip in the given order: its first key frame, and whether the perturbation kept it.
+
+    A run whose pairs were imported has no clips to show.
+    """
+    if row is None:
+        return []
     starts = np.cumsum([0, *(len(clip.key_frames) for clip in row.clips)])
     pictures = frames.read_key_frames(row.id)
     return [{"number": i, "picture": picture_source(pictures[starts[i]]), "kept": i in kept} for i in order]
@@ -213,6 +238,15 @@ def _curves(directory: Path) -> str:
     figure.savefig(data, format="svg", metadata={"Date": None})
     pyplot.close(figure)
     return data.getvalue()[data.getvalue().index("<svg") :]
+
+
+def _audit(directory: Path) -> dict[str, Any] | None:
+    path = directory / "audit.json"
+    if not path.exists():
+        return None
+    audit = json.loads(path.read_text())
+    headings, rows = audit_cells(audit)
+    return {"verdict": audit["verdict"], "headings": headings, "rows": rows}
 
 
 def _evaluation(directory: Path) -> dict[str, Any] | None:

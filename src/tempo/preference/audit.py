@@ -1,0 +1,136 @@
+"""The audit: how well the pairs can be told apart without the video, and what to do about it.
+
+A pair that length, words or the language model alone can tell apart may be won without watching; a model
+trained on it learns that instead of the order of time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tempo.evaluation.benchmark import wilson_interval
+from tempo.preference import judges
+from tempo.preference.verdict import MIN_VIDEOS, verdict
+from tempo.records import Pair
+from tempo.sections import AuditConfig, ModelConfig
+from tempo.seeds import derive_seed
+from tempo.store import RunStore
+
+#: Draws of the bootstrap; the interval's own error is then well under a tenth of its width.
+NUM_RESAMPLES = 1000
+
+
+def read_pairs(directory: Path) -> list[Pair]:
+    """The pairs in a directory; raises ValueError where it has none, or a line that is no pair."""
+    path = directory / "pairs.jsonl"
+    if not path.exists():
+        raise ValueError(
+            f"{directory} has no pairs.jsonl; `tempo run CONFIG --out {directory} --until pairs` makes it"
+        )
+    return RunStore(directory).read("pairs", Pair)
+
+
+def audit_pairs(
+    pairs: Sequence[Pair], settings: AuditConfig, *, seed: int, model: ModelConfig | None
+) -> dict[str, Any]:
+    """Accuracy and 95 % interval of every judge, overall, by kind and by level, and the verdict in words.
+
+    Without `model` the language model is not asked.
+    """
+    asked = choose_videos(pairs, settings.max_pairs, seed=seed)
+    num_videos = len({pair.video_id for pair in asked})
+    scores: dict[str, Any] = {}
+    telling: dict[str, list[str]] = {}
+    if num_videos >= MIN_VIDEOS:
+        scores, telling = _ask_about_texts(asked, seed=seed)
+        if model is not None and settings.max_model_pairs:
+            scores["model"] = _ask_model(asked, model, settings.max_model_pairs, seed=seed)
+    return {
+        "num_pairs": len(pairs),
+        "num_audited": len(asked),
+        "num_videos": num_videos,
+        "judges": scores,
+        "telling_words": telling,
+        "verdict": verdict(scores, num_pairs=len(asked), num_videos=num_videos),
+    }
+
+
+def _ask_about_texts(pairs: Sequence[Pair], *, seed: int) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """Scores of the judges that look at lengths and words, and the words that tell most."""
+    words_P, telling = judges.words_right(pairs, seed=seed)
+    rights = {
+        "longer": judges.longer_right(pairs),
+        "length": judges.length_right(pairs, seed=seed),
+        "words": words_P,
+    }
+    return {name: summarise(right_P, pairs, seed=seed) for name, right_P in rights.items()}, telling
+
+
+def _ask_model(pairs: Sequence[Pair], model: ModelConfig, max_pairs: int, *, seed: int) -> dict[str, Any]:
+    from tempo.model.loading import load_video_lm
+
+    asked = choose_videos(pairs, max_pairs, seed=seed)
+    return summarise(judges.model_right(asked, load_video_lm(model)), asked, seed=seed)
+
+
+def choose_videos(pairs: Sequence[Pair], max_pairs: int, *, seed: int) -> list[Pair]:
+    """All pairs of as many videos, drawn by the seed, as `max_pairs` allows; of `MIN_VIDEOS` at least."""
+    by_video: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        by_video.setdefault(pair.video_id, []).append(pair)
+    chosen: list[Pair] = []
+    drawn = sorted(by_video, key=lambda video: derive_seed(seed, video, "audit"))
+    for number, video in enumerate(drawn):
+        if number >= MIN_VIDEOS and len(chosen) + len(by_video[video]) > max_pairs:
+            break
+        chosen += by_video[video]
+    return sorted(chosen, key=lambda pair: pair.id)
+
+
+def summarise(right_P: judges.Array, pairs: Sequence[Pair], *, seed: int) -> dict[str, Any]:
+    """A judge's accuracy overall, by kind and by level (easiest first)."""
+    levels = sorted({pair.level for pair in pairs}, reverse=True)
+
+    def part(names: Sequence[str], wanted: str) -> dict[str, Any]:
+        videos = [pair.video_id for pair, name in zip(pairs, names, strict=True) if name == wanted]
+        return score(right_P[np.array(names) == wanted], videos, seed=seed)
+
+    kind_P, level_P = [pair.kind for pair in pairs], [str(pair.level) for pair in pairs]
+    return {
+        **score(right_P, [pair.video_id for pair in pairs], seed=seed),
+        "by_kind": {kind: part(kind_P, kind) for kind in sorted(set(kind_P))},
+        "by_level": {str(level): part(level_P, str(level)) for level in levels},
+    }
+
+
+def score(right_P: judges.Array, videos: Sequence[str], *, seed: int) -> dict[str, Any]:
+    """Accuracy with its 95 % interval; both None for fewer than `MIN_VIDEOS` videos.
+
+    Pairs of one video share their chosen answer, so the bootstrap draws whole videos. Where every pair is
+    right, or none, it knows no spread: Wilson's interval for as many samples as videos stands in.
+    """
+    names, index_P = np.unique(np.array(videos, dtype=str), return_inverse=True)
+    found: dict[str, Any] = {"num_pairs": len(videos), "num_videos": len(names)}
+    if len(names) < MIN_VIDEOS:
+        return {"accuracy": None, "interval": None, **found}
+    accuracy = float(right_P.mean())
+    if accuracy in (0.0, 1.0):
+        interval = wilson_interval(round(accuracy * len(names)), len(names))
+    else:
+        interval = _resample(index_P, right_P, seed=seed)
+    return {"accuracy": round(accuracy, 4), "interval": [round(bound, 4) for bound in interval], **found}
+
+
+def _resample(video_P: NDArray[np.intp], right_P: judges.Array, *, seed: int) -> tuple[float, float]:
+    """The middle 95 % of the accuracies over videos drawn with replacement."""
+    generator = np.random.default_rng(derive_seed(seed, "audit", "bootstrap"))
+    right_V, size_V = np.bincount(video_P, right_P), np.bincount(video_P)
+    num_videos = len(size_V)
+    times_RV = generator.multinomial(num_videos, np.full(num_videos, 1 / num_videos), size=NUM_RESAMPLES)
+    low, high = np.quantile((times_RV @ right_V) / (times_RV @ size_V), [0.025, 0.975])
+    return float(low), float(high)
