@@ -6,33 +6,15 @@ B: answers of a batch   T: frames   V: vocabulary
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tempo.model.answers import Answer, Request
 from tempo.model.loading import VideoLM
 from tempo.sections import SamplingConfig
-
-
-@dataclass(frozen=True)
-class Request:
-    """One answer to draw: frames uint8 [T, H, W, 3] taken at `fps` (None: words only), a prompt, a seed."""
-
-    prompt: str
-    seed: int
-    frames: np.ndarray | None = None
-    fps: float = 1.0
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What the model said; not `is_whole` if the token limit cut it."""
-
-    text: str
-    is_whole: bool
 
 
 def generate(

@@ -1,0 +1,69 @@
+"""What a stage asks of a model and what it hears, and where answers come from: this process or a server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from tempo.records import Drop
+from tempo.sections import SamplingConfig
+from tempo.stage import Context
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer to draw: frames uint8 [T, H, W, 3] taken at `fps` (None: words only), a prompt, a seed."""
+
+    prompt: str
+    seed: int
+    frames: np.ndarray | None = None
+    fps: float = 1.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model said; not `is_whole` if the token limit cut it.
+
+    With a `failure`, the reason why a server gave no answer at all, there is no text.
+    """
+
+    text: str
+    is_whole: bool
+    failure: str = ""
+
+
+class Generate(Protocol):
+    """Draws one answer per request, in order."""
+
+    def __call__(
+        self, requests: Sequence[Request], *, sampling: SamplingConfig, max_new_tokens: int
+    ) -> list[Answer]:
+        """The answers; none depends on what else is asked."""
+
+
+def answer_source(context: Context) -> Generate:
+    """The server of the [endpoint] section, else the model itself, loaded now."""
+    if context.config.endpoint is not None:
+        from tempo.model.endpoint import Endpoint
+
+        return Endpoint(context.config.endpoint, context.directory).generate
+
+    from tempo.model.generation import generate
+    from tempo.model.loading import load_video_lm
+
+    lm = load_video_lm(context.config.model)
+    return lambda requests, *, sampling, max_new_tokens: generate(
+        lm, requests, sampling=sampling, max_new_tokens=max_new_tokens
+    )
+
+
+def failure_drop(answers: Sequence[Answer | None], *, stage: str, id: str) -> Drop | None:
+    """The drop of a record that a server failed to answer; None if it answered everything."""
+    failures = [answer.failure for answer in answers if answer is not None and answer.failure]
+    if not failures:
+        return None
+    detail = f"{len(failures)} of {len(answers)} requests failed: {failures[0]}"
+    return Drop(stage=stage, id=id, reason="endpoint", detail=detail)

@@ -1,0 +1,163 @@
+"""Where a stage gets its answers: a server where one is configured, and then no local model is loaded."""
+
+import numpy as np
+import pytest
+from misbehaving_server import Server, echo, error, prompt_of, reply
+from rich.console import Console
+
+import tempo.model.loading
+from tempo.config import parse_config
+from tempo.model.answers import Answer, answer_source, failure_drop
+from tempo.model.endpoint import EndpointDown
+from tempo.preference import captions, responses
+from tempo.records import Captions, Clip, Clips, Drop, Perturbation, Perturbations, Responses
+from tempo.stage import Context
+from tempo.steps import MapStep, write_config
+from tempo.store import DROPPED, RunStore
+from tempo.video.frames import FrameStore, encode_jpeg
+
+RESPOND = MapStep("tempo.preference.responses:make_worker", "perturbations", Perturbations, "here")
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    def refuse(config):
+        raise AssertionError("a local model is loaded")
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(tempo.model.loading, "load_video_lm", refuse)
+    made = Server()
+    made.usual = echo
+    yield made
+    made.stop()
+
+
+def context(server, directory, **endpoint):
+    """A run of somebody's own videos whose answers this server draws."""
+    section = {"url": server.url, "model": "m", "retries": 1, "backoff_seconds": 0.01, **endpoint}
+    return Context(parse_config({"videos": {"paths": ["x"]}, "endpoint": section}), directory)
+
+
+def perturbations(video_id):
+    """A video of three clips and one perturbation."""
+    turned = Perturbation(
+        kind="reverse", level=2, order=(2, 1, 0), num_clips=3, kept_share=1.0, kendall_distance=1.0
+    )
+    return Perturbations(id=video_id, num_clips=3, perturbations=(turned,))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run directory that is ready for the responses to three videos."""
+    store = RunStore(tmp_path)
+    rows = [Captions(id=i, captions=(f"{i} one.", f"{i} two.", f"{i} three.")) for i in "abc"]
+    store.append("captions", rows)
+    store.append("perturbations", [perturbations(i) for i in "abc"])
+    return store
+
+
+def failing_for(words, status):
+    """Answers everything but prompts with these words."""
+    return lambda handler, body: (error(status, "no") if words in prompt_of(body) else echo)(handler, body)
+
+
+def test_responses_come_from_the_server(server, run):
+    RESPOND(context(server, run.directory), run, QUIET)
+    rows = run.read("responses", Responses)
+    assert [row.id for row in rows] == ["a", "b", "c"]
+    assert all("1. a one." in row.chosen and "1. a three." in row.rejected[0].text for row in rows[:1])
+    assert run.read(DROPPED, Drop) == []
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_video_that_the_server_fails_is_dropped_by_name_and_the_others_stay(server, run, status):
+    server.usual = failing_for("1. b three.", status)
+    RESPOND(context(server, run.directory), run, QUIET)
+    assert [row.id for row in run.read("responses", Responses)] == ["a", "c"]
+    (drop,) = run.read(DROPPED, Drop)
+    assert (drop.stage, drop.id, drop.reason) == ("responses", "b", "endpoint")
+    assert f"1 of 2 requests failed: HTTP {status}: no" in drop.detail
+
+
+def test_server_that_is_down_drops_nothing_and_the_run_goes_on_later(server, run):
+    server.usual = server.alive = error(503)
+    with pytest.raises(EndpointDown):
+        RESPOND(context(server, run.directory), run, QUIET)
+    assert run.read("responses", Responses) == []
+    assert run.read(DROPPED, Drop) == []
+    server.usual = echo
+    RESPOND(context(server, run.directory), run, QUIET)
+    assert len(run.read("responses", Responses)) == 3
+
+
+def test_cut_answer_of_a_server_is_no_answer(server, run):
+    server.usual = reply("half a sente", "length")
+    RESPOND(context(server, run.directory), run, QUIET)
+    assert {drop.reason for drop in run.read(DROPPED, Drop)} == {"no chosen answer"}
+
+
+@pytest.fixture
+def clips(tmp_path):
+    """A video of two clips with its key frames stored."""
+    jpegs = [encode_jpeg(np.full((8, 8, 3), 50 * i, np.uint8), 100) for i in range(4)]
+    FrameStore(tmp_path / "frames").write("v", jpegs, seconds=range(4), fps=1.0, key_frames=jpegs)
+    parts = [
+        Clip(
+            group=i, first_shot=i, num_shots=1, start_seconds=2 * i, end_seconds=2 * i + 2, key_frames=(8, 16)
+        )
+        for i in range(2)
+    ]
+    return Clips(id="v", path="v.mp4", duration_seconds=4.0, clips=tuple(parts))
+
+
+def test_captions_come_from_the_server_which_sees_the_key_frames(server, clips, tmp_path):
+    server.usual = reply("It turns. Caption: A ring turns.")
+    (row,) = captions.make_worker(context(server, tmp_path))([clips])
+    assert row.captions[1] == "A ring turns."
+    assert sorted(str(body).count("image_url':") for body in server.bodies) == [2, 4]
+
+
+def test_empty_caption_of_a_server_is_asked_for_again_and_a_failed_one_is_not(server, clips, tmp_path):
+    server.tricks.append(reply(""))
+    server.usual = reply("Caption: A ring turns.")
+    (row,) = captions.make_worker(context(server, tmp_path, concurrency=1))([clips])
+    assert row.captions == ("A ring turns.", "A ring turns.")
+    assert len(server.prompts) == 3
+
+    server.usual = error(400, "too large")
+    (row,) = captions.make_worker(context(server, tmp_path, model="n"))([clips])
+    assert (row.reason, row.stage) == ("endpoint", "captions")
+    assert len(server.prompts) == 5
+
+
+def test_without_a_server_the_model_itself_answers(server, tmp_path):
+    config = parse_config({"videos": {"paths": ["x"]}})
+    with pytest.raises(AssertionError, match="a local model is loaded"):
+        answer_source(Context(config, tmp_path))
+
+
+def test_what_failed_is_counted_and_its_first_reason_told():
+    good, bad = Answer("x", True), Answer("", False, "HTTP 400: no")
+    assert failure_drop([good, None], stage="s", id="i") is None
+    assert failure_drop([good, bad, None, bad], stage="s", id="i") == Drop(
+        stage="s", id="i", reason="endpoint", detail="2 of 4 requests failed: HTTP 400: no"
+    )
+
+
+def test_key_is_written_nowhere_in_a_run(server, run, monkeypatch):
+    monkeypatch.setenv("TEMPO_KEY", "sk-secret")
+    server.usual = failing_for("1. b three.", 400)
+    here = context(server, run.directory, key_variable="TEMPO_KEY")
+    write_config(here)
+    RESPOND(here, run, QUIET)
+    texts = {path.name: path.read_bytes() for path in run.directory.rglob("*") if path.is_file()}
+    assert {"config.toml", "environment.json", "answers.jsonl", "dropped.jsonl"} <= texts.keys()
+    assert not [name for name, text in texts.items() if b"sk-secret" in text]
+    assert server.headers[0]["Authorization"] == "Bearer sk-secret"
+
+
+def test_stages_named_in_the_table_are_those_that_ask():
+    from tempo.pipeline import ENDPOINT_STAGES
+
+    assert ENDPOINT_STAGES == (captions.STAGE, responses.STAGE)
