@@ -8,7 +8,7 @@ import pytest
 from video_material import HEIGHT, WIDTH, number_of, numbered, place, plain, rotate, spoil_packet
 
 from tempo.stage import Dropped
-from tempo.video.decoding import MAX_GAP_SECONDS, _span, decode, probe
+from tempo.video.decoding import MAX_GAP_SECONDS, Header, _span, decode, probe
 
 
 def numbers(path):
@@ -148,3 +148,10 @@ def test_probe_reads_the_claims_and_the_first_picture(render):
 def test_impossible_times_are_replaced(pts, duration, expected):
     frame = SimpleNamespace(pts=pts, duration=duration, time_base=Fraction(1, 1000))
     assert _span(frame, 0, 0.04, 0.08, 0.2) == pytest.approx(expected)
+
+
+def test_an_impossible_rate_is_replaced(render, monkeypatch):
+    """Found by the fuzz test: a damaged AVI claimed a picture in many years, and sampling it took as long."""
+    path = render([numbered(i) for i in range(3)], "bare.h264")
+    monkeypatch.setattr("tempo.video.decoding._header", lambda *_: Header(0.0, 1e-12, "h264"))
+    assert list(decode(path))[-1].end_seconds < 1

@@ -5,10 +5,9 @@ import pytest
 from video_material import number_of, numbered, place, plain
 
 from tempo.sections import FramesConfig
-from tempo.stage import Dropped
 from tempo.video.decoding import decode
 from tempo.video.frames import decode_jpegs
-from tempo.video.sampling import Sampler, fetch_frames, fit_size, spread
+from tempo.video.sampling import Sampler, fit_size, spread
 
 
 def sample(path, **config):
@@ -50,9 +49,9 @@ def test_a_late_start_does_not_shift_the_samples(render):
 
 def test_too_many_frames_are_spread_evenly_and_the_rate_says_so(render):
     path = render([numbered(i) for i in range(40)], fps=10)
-    numbers, seconds, fps = sample(path, fps=10, max_frames=4)
-    assert numbers == [5, 15, 25, 35]
-    assert seconds == pytest.approx([0.55, 1.55, 2.55, 3.55])
+    numbers, seconds, fps = sample(path, fps=4, max_frames=4)
+    assert numbers == [6, 16, 26, 36]
+    assert seconds == pytest.approx([0.625, 1.625, 2.625, 3.625])
     assert fps == pytest.approx(1.0)
 
 
@@ -110,28 +109,35 @@ def test_indices_are_spread(count, at_most, expected):
     assert spread(count, at_most) == expected
 
 
-def test_pictures_are_fetched_by_number_in_the_order_asked_for(render):
-    path = str(render([numbered(i) for i in range(30)]))
-    jpegs = fetch_frames(path, [21, 3, 29, 3, 0], FramesConfig())
-    assert [number_of(image) for image in decode_jpegs(jpegs)] == [21, 3, 29, 3, 0]
+class Still:
+    """A picture that tells its second, without a decoder."""
+
+    size = (8, 8)
+
+    def __init__(self, second):
+        self.start_seconds, self.end_seconds = float(second), second + 1.0
+
+    def scaled(self, width, height):
+        return numbered(int(self.start_seconds) % 40)[:height, :width]
 
 
-def test_a_fetch_stops_after_the_last_picture_wanted(render, monkeypatch):
-    seen = []
-
-    def watched(path):
-        for picture in decode(path):
-            seen.append(picture.index)
-            yield picture
-
-    monkeypatch.setattr("tempo.video.sampling.decode", watched)
-    fetch_frames(str(render([numbered(i) for i in range(30)])), [4, 7], FramesConfig())
-    assert seen == list(range(8))
+def stills(count, max_frames):
+    sampler = Sampler(FramesConfig(max_frames=max_frames))
+    most = 0
+    for second in range(count):
+        sampler.add(Still(second))
+        most = max(most, len(sampler._jpegs))
+    return sampler.finish(), most
 
 
-def test_a_picture_that_is_not_there_any_more_is_named(render):
-    path = str(render([numbered(i) for i in range(5)]))
-    with pytest.raises(Dropped) as caught:
-        fetch_frames(path, [2, 9], FramesConfig())
-    assert caught.value.reason == "cannot be decoded"
-    assert "[9]" in caught.value.detail
+@pytest.mark.parametrize("count", [3, 40, 41, 160, 500, 5000])
+def test_however_long_a_video_is_a_bounded_number_of_pictures_is_held(count):
+    (jpegs, seconds, fps), most = stills(count, max_frames=10)
+    assert most <= 4 * 10 + 1
+    exact = spread(count, 10)
+    # Beyond four times max_frames a picture is taken next to the evenly spread one, at most a part earlier.
+    tolerance = 0 if count <= 40 else count / 20
+    assert all(0 <= number + 0.5 - time <= tolerance for number, time in zip(exact, seconds, strict=True))
+    assert fps == pytest.approx(min(count, 10) / count)
+    shown = [number_of(image) for image in decode_jpegs(jpegs)]
+    assert shown == [int(time) % 40 for time in seconds]

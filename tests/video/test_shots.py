@@ -1,4 +1,5 @@
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -6,8 +7,12 @@ from video_material import context, moving, number_of, numbered, place, plain, r
 
 from tempo.records import Drop, Shots
 from tempo.sections import ShotsConfig
-from tempo.video.frames import FrameStore
-from tempo.video.shots import ShotCutter, make_detector, make_worker
+from tempo.video.decoding import decode
+from tempo.video.detectors import make_detector
+from tempo.video.frames import FrameStore, decode_jpegs
+from tempo.video.key_frames import choose_key_frames
+from tempo.video.shots import make_worker
+from tempo.video.survey import ShotCutter, survey
 
 
 def find(path, directory, **sections):
@@ -190,32 +195,60 @@ def video_id_of(path):
 
 
 class Late:
-    """A detector that tells its cuts some frames late."""
+    """A detector that tells its cuts some frames late, and what is left at the end."""
 
     def __init__(self, cuts, delay):
-        self.cuts, self.delay, self.seen = cuts, delay, 0
+        self.cuts, self.delay, self.seen = list(cuts), delay, 0
 
     def add(self, image, start_seconds):
         self.seen += 1
-        return [cut for cut in self.cuts if cut + self.delay == self.seen - 1]
+        told = [cut for cut in self.cuts if cut + self.delay < self.seen]
+        self.cuts = self.cuts[len(told) :]
+        return told
+
+    def finish(self):
+        return self.cuts
 
 
-@pytest.mark.parametrize("delay", [0, 1, 7])
-def test_the_middle_thumbnail_is_right_however_late_the_cut_is_told(delay):
-    cutter = ShotCutter(Late([10, 31], delay))
-    for index in range(45):
-        cutter.add(numbered(index), index / 25)
-    shots = [(start, end, number_of(thumbnail)) for start, end, thumbnail in cutter.finish()]
-    assert shots == [(0, 10, 5), (10, 31, 20), (31, 45, 38)]
-
-
-def test_only_the_open_shot_is_kept_in_memory():
-    cutter = ShotCutter(Late([10, 20, 30], 2))
+def cut(path, detector, **sections):
+    cutter = ShotCutter(detector, context(None, **sections).config)
     most = 0
-    for index in range(39):
-        cutter.add(numbered(index), index / 25)
-        most = max(most, len(cutter._thumbnails))
+    for picture in decode(path):
+        cutter.add(picture)
+        most = max(most, len(cutter._waiting))
+    return cutter.finish(picture.end_seconds), cutter, most
+
+
+def striped(num_frames):
+    """Pictures that tell their number and are no flat ones."""
+    pictures = [numbered(index) for index in range(num_frames)]
+    for picture in pictures:
+        picture[::8, :40] = 255
+    return pictures
+
+
+@pytest.mark.parametrize("delay", [0, 1, 7, 99])
+def test_shots_and_middles_are_right_however_late_the_cut_is_told(render, delay):
+    shots, cutter, _ = cut(render(striped(45)), Late([10, 31], delay))
+    assert [(shot.start_frame, shot.end_frame) for shot in shots] == [(0, 10), (10, 31), (31, 45)]
+    assert [shot.end_seconds for shot in shots] == pytest.approx([0.4, 1.24, 1.8])
+    middles = [number_of(image[:, 50:]) for image in decode_jpegs(cutter.looks.middles)]
+    assert middles == [5, 20, 38]
+    candidates = cutter.looks.candidates
+    assert [number_of(image[:, 50:]) for image in decode_jpegs(list(candidates.values()))] == list(candidates)
+    assert list(candidates) == [number for shot in shots for number in shot.candidates]
+
+
+def test_only_the_open_shot_is_kept_in_memory(render):
+    _, _, most = cut(render(striped(39)), Late([10, 20, 30], 2))
     assert most <= 13
+
+
+def test_a_shot_with_the_key_frames_of_a_rule_has_them_among_its_candidates(render):
+    path = render([place(seed) for seed in range(40)])
+    (shot,), cutter, _ = cut(path, Late([], 0))
+    assert set(choose_key_frames(cutter.sharpness)) <= set(shot.candidates)
+    assert len(shot.candidates) <= 2 + 8
 
 
 def test_detectors_do_not_share_state_between_videos():
@@ -223,3 +256,39 @@ def test_detectors_do_not_share_state_between_videos():
     for index in range(20):
         assert first.add(place(0), index / 25) == []
         assert second.add(place(1), index / 25) == []
+
+
+def test_a_file_that_is_written_to_while_it_is_read_is_dropped(render, tmp_path, monkeypatch):
+    path = render(film(30))
+    video = video_of(path, tmp_path)
+
+    def grows(path, config):
+        found = survey(path, config)
+        with open(path, "ab") as file:
+            file.write(b"x")
+        return found
+
+    monkeypatch.setattr("tempo.video.shots.survey", grows)
+    drop = make_worker(context(tmp_path))([video])[0]
+    assert (drop.stage, drop.reason) == ("shots", "file changed")
+    assert not (tmp_path / "frames").exists()
+
+
+def test_a_decoder_that_hangs_costs_one_video(render, tmp_path, monkeypatch):
+    path = render(film(30))
+    video, good = video_of(path, tmp_path), video_of(render(film(20), "good.mp4"), tmp_path)
+    released = threading.Event()
+
+    def hangs(name):
+        for picture in decode(name):
+            if name == str(path) and picture.index == 5:
+                released.wait()
+            yield picture
+
+    monkeypatch.setattr("tempo.video.survey.decode", hangs)
+    worker = make_worker(context(tmp_path, videos={"paths": ["unused"], "timeout_seconds": 1.0}))
+    drop, row = worker([video, good])
+    released.set()
+    assert (drop.stage, drop.reason) == ("shots", "decoder hangs")
+    assert "videos.timeout_seconds" in drop.detail
+    assert isinstance(row, Shots)

@@ -6,51 +6,77 @@ Rules and constants: TEMPO (arXiv 2503.16929) as gathered in method.md, section 
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from tempo.config import Config
 from tempo.records import Clip, Clips, Shot, Shots
 from tempo.sections import ClipsConfig
 from tempo.stage import Context, Dropped, Worker
-from tempo.video.frames import FrameStore
-from tempo.video.sampling import fetch_frames
-from tempo.video.videos import check_unchanged, per_record
+from tempo.video.features import load_embedder
+from tempo.video.frames import FrameStore, Looks
+from tempo.video.key_frames import choose_key_frames
+from tempo.video.shots import look_through
+from tempo.video.videos import per_record
 
 
 def make_worker(context: Context) -> Worker:
-    """A worker that maps Shots to Clips, adds their key frames to the frame store, or gives a Drop."""
+    """A worker that maps Shots to Clips, adds their key frames to the frame store, or gives a Drop.
+
+    Raises ValueError where `clips.features` names no checkpoint that can be used.
+    """
     store = FrameStore(context.directory / "frames")
     config = context.config
+    embed = None if config.clips.features == "embedded" else load_embedder(config.clips.features)
 
     def cut(video: Shots) -> Clips:
-        clips = find_clips(video, config.clips)
-        check_unchanged(video.path, video.id)
-        key_frames = [frame for clip in clips for frame in clip.key_frames]
-        store.write_key_frames(video.id, fetch_frames(video.path, key_frames, config.frames))
+        try:
+            check_shots(video.shots, config.clips)
+            seen = embed(_looks(video, store, config).middles) if embed else None
+            clips = find_clips(video, config.clips, seen)
+            looks = _looks(video, store, config)
+            key_frames = [looks.candidates[number] for clip in clips for number in clip.key_frames]
+            store.write_key_frames(video.id, key_frames)
+        finally:
+            # Taken up or not: a video that is not kept takes no room.
+            store.discard_looks(video.id)
         return Clips(id=video.id, path=video.path, duration_seconds=video.duration_seconds, clips=clips)
 
     return per_record("clips", cut)
 
 
-def find_clips(video: Shots, config: ClipsConfig) -> tuple[Clip, ...]:
-    """The clips of a video in time order; raises Dropped where the video is not rich in time."""
-    _check_shots(video.shots, config)
-    groups = group_shots([shot.descriptor for shot in video.shots], config.similarity)
+def _looks(video: Shots, store: FrameStore, config: Config) -> Looks:
+    """What the shots stage kept; made again, by the same pass, after it was discarded; raises Dropped."""
+    if (looks := store.read_looks(video.id)) is None:
+        look_through(video.path, video.id, store, config)
+        looks = store.read_looks(video.id)
+    assert looks is not None, "kept for every video with at most clips.max_shots shots"
+    return looks
+
+
+def find_clips(video: Shots, config: ClipsConfig, features: ArrayLike | None = None) -> tuple[Clip, ...]:
+    """The clips of a video in time order; raises Dropped where the video is not rich in time.
+
+    Shots are grouped by `features` [S, D], or by their own descriptors.
+    """
+    check_shots(video.shots, config)
+    rows = [shot.descriptor for shot in video.shots] if features is None else features
+    groups = group_shots(rows, config.similarity)
     runs = [(group, list(run)) for group, run in itertools.groupby(range(len(groups)), groups.__getitem__)]
     _check_groups([group for group, _ in runs], config)
     return tuple(_clip(video, group, run) for group, run in runs)
 
 
-def group_shots(descriptors: Sequence[Sequence[float]], similarity: float) -> list[int]:
-    """For each shot the number of its group, groups numbered as they first appear.
+def group_shots(descriptors: ArrayLike, similarity: float) -> list[int]:
+    """For each shot, of descriptors [S, D], the number of its group, groups numbered as they first appear.
 
     Agglomerative: the two most similar groups are merged while their cosine is above `similarity`; the merged
     row of the similarity matrix is the plain mean of the two (WPGMA, whatever the sizes of the groups).
     """
-    rows = np.asarray(descriptors, np.float64)
+    rows = np.array(descriptors, np.float64)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     # Rounded, so that which of two equal pairs comes first does not depend on the machine's BLAS.
     cosine_SS = np.round(rows @ rows.T, 6)
@@ -68,34 +94,11 @@ def group_shots(descriptors: Sequence[Sequence[float]], similarity: float) -> li
     return [numbers[member] for member in members]
 
 
-def choose_key_frames(sharpness: Sequence[float]) -> tuple[int, int]:
-    """Two frame numbers within a clip of these frames, earliest first; different if there are two.
-
-    Around 1/3 and 2/3 of the clip, (length / 3) // 2 frames to either side, the best product of sharpness
-    and a cosine window that falls off from the centre.
-    """
-    third = len(sharpness) // 3
-    radius = third // 2
-    first = _best(sharpness, third, radius, 0)
-    return first, _best(sharpness, 2 * len(sharpness) // 3, radius, first + 1)
-
-
-def _best(sharpness: Sequence[float], centre: int, radius: int, at_least: int) -> int:
-    """The best frame around `centre`, the earliest of equals; from `at_least` on if the clip has it."""
-    last = len(sharpness) - 1
-    lowest = min(max(centre - radius, at_least), last)
-    highest = max(min(centre + radius, last), lowest)
-    window = {
-        index: sharpness[index] * math.cos(math.pi / 2 * (index - centre) / (radius + 1))
-        for index in range(lowest, highest + 1)
-    }
-    return max(window, key=window.__getitem__)
-
-
 def _clip(video: Shots, group: int, run: Sequence[int]) -> Clip:
     """The clip of the shots numbered `run`."""
     first, last = video.shots[run[0]], video.shots[run[-1]]
-    key_frames = choose_key_frames(video.sharpness[first.start_frame : last.end_frame])
+    candidates = [n - first.start_frame for index in run for n in video.shots[index].candidates]
+    key_frames = choose_key_frames(video.sharpness[first.start_frame : last.end_frame], candidates)
     return Clip(
         group=group,
         first_shot=run[0],
@@ -106,8 +109,8 @@ def _clip(video: Shots, group: int, run: Sequence[int]) -> Clip:
     )
 
 
-def _check_shots(shots: Sequence[Shot], config: ClipsConfig) -> None:
-    """Video filter 1."""
+def check_shots(shots: Sequence[Shot], config: ClipsConfig) -> None:
+    """Video filter 1; raises Dropped."""
     if len(shots) < config.min_shots:
         raise Dropped("too few shots", f"{len(shots)} usable shots, min_shots is {config.min_shots}")
     if len(shots) > config.max_shots:

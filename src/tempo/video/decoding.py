@@ -28,10 +28,12 @@ Image = NDArray[np.uint8]
 #: Nothing shows one picture for longer: a longer step is a damaged time stamp.
 MAX_GAP_SECONDS = 3600.0
 
-#: Averaging; without the other flags libswscale reads and writes only every other colour sample of a row.
-_SCALING = Interpolation.AREA | Interpolation.FULL_CHR_H_INP | Interpolation.FULL_CHR_H_INT
+#: Averaging; without the other flags libswscale reads and writes only every other colour sample of a row,
+#: which is half the work and enough for measuring.
+_FAST = Interpolation.AREA
+_FINE = Interpolation.AREA | Interpolation.FULL_CHR_H_INP | Interpolation.FULL_CHR_H_INT
 
-#: For a file that tells neither times nor a rate.
+#: For a file that tells neither times nor a rate that can be.
 FALLBACK_FPS = 25.0
 
 
@@ -46,24 +48,32 @@ class Picture:
     start_seconds: float
     end_seconds: float
     frame: Any
-    _scalers: dict[tuple[int, int], Any] = field(repr=False)
+    _scalers: dict[tuple[int, int, bool], Any] = field(repr=False)
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height in pixels as shown: rotated if the file says so."""
         width, height = self.frame.width, self.frame.height
-        return (height, width) if self._quarter_turns % 2 else (width, height)
-
-    def scaled(self, width: int, height: int) -> Image:
-        """The picture as shown, RGB, uint8 [height, width, 3]."""
-        coded = (height, width) if self._quarter_turns % 2 else (width, height)
-        # One scaler per size lives as long as the video: setting one up costs more than a small picture.
-        scaler = self._scalers.setdefault(coded, VideoReformatter())
-        pixels: Image = scaler.reformat(self.frame, *coded, "rgb24", interpolation=_SCALING).to_ndarray()
-        return np.ascontiguousarray(np.rot90(pixels, self._quarter_turns))
+        return (height, width) if self.quarter_turns % 2 else (width, height)
 
     @property
-    def _quarter_turns(self) -> int:
+    def num_bytes(self) -> int:
+        """What the decoded frame takes in memory."""
+        return sum(plane.buffer_size for plane in self.frame.planes)
+
+    def scaled(self, width: int, height: int, *, fine: bool = True) -> Image:
+        """The picture as shown, RGB, uint8 [height, width, 3]; not `fine`: its colours at half the width."""
+        coded = (height, width) if self.quarter_turns % 2 else (width, height)
+        # One scaler per size lives as long as the video: setting one up costs more than a small picture.
+        scaler = self._scalers.setdefault((*coded, fine), VideoReformatter())
+        flags = _FINE if fine else _FAST
+        # One thread: waking others takes longer than a small picture.
+        frame = scaler.reformat(self.frame, *coded, "rgb24", interpolation=flags, threads=1)
+        pixels: Image = frame.to_ndarray()
+        return np.ascontiguousarray(np.rot90(pixels, self.quarter_turns))
+
+    @property
+    def quarter_turns(self) -> int:
         """Counterclockwise quarter turns from the coded to the shown picture, 0 to 3."""
         return int(round(self.frame.rotation / 90) % 4)
 
@@ -83,8 +93,10 @@ def decode(path: str | Path) -> Generator[Picture, None, None]:
     Raises Dropped ("no such file", "empty file", "cannot be opened", "no video stream", "no frame decodes").
     """
     with _open(path) as (container, stream):
-        default_seconds = 1 / (_header(container, stream).fps or FALLBACK_FPS)
-        scalers: dict[tuple[int, int], Any] = {}
+        fps = _header(container, stream).fps
+        # A damaged rate can be a picture in a million years.
+        default_seconds = 1 / (fps if fps * MAX_GAP_SECONDS >= 1 else FALLBACK_FPS)
+        scalers: dict[tuple[int, int, bool], Any] = {}
         errors: list[str] = []
         first_pts, start, end = None, 0.0, 0.0
         index = -1

@@ -26,8 +26,26 @@ class Stored(NamedTuple):
     fps: float
 
 
+class Sampled(NamedTuple):
+    """What is kept of a video at an even rate: JPEGs, their times in seconds, frames per second."""
+
+    frames: list[bytes]
+    seconds: list[float]
+    fps: float
+
+
+class Looks(NamedTuple):
+    """JPEGs by which clips are made: of frames that may become key frames, and the middle of each shot."""
+
+    candidates: dict[int, bytes]
+    middles: list[bytes]
+
+
 class FrameStore:
-    """One file per video, `<id>.npz`, in `directory`; plain arrays, nothing pickled."""
+    """One file per video, `<id>.npz`, in `directory`; plain arrays, nothing pickled.
+
+    Beside it, until clips are made, the video's looks in `looks/<id>.npz`.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -53,20 +71,35 @@ class FrameStore:
             "seconds": np.asarray(seconds, np.float64),
             "fps": np.float64(fps),
         }
-        self.directory.mkdir(parents=True, exist_ok=True)
-        temporary = self.directory / f".{video_id}.{os.getpid()}.tmp"
-        with temporary.open("wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.path(video_id))
+        _replace(self.path(video_id), arrays)
 
     def write_key_frames(self, video_id: str, key_frames: Sequence[bytes]) -> None:
         """Adds key frames, two per clip in the order of clips, or replaces them; the frames must be there."""
-        arrays = self._load(video_id)
+        arrays = _load(self.path(video_id))
         frames = _unpack("frames", arrays)
         fps = float(arrays["fps"])
         self.write(video_id, frames, seconds=arrays["seconds"].tolist(), fps=fps, key_frames=key_frames)
+
+    def write_looks(self, video_id: str, looks: Looks) -> None:
+        """Replaces the looks of a video in one step."""
+        numbers = np.asarray(list(looks.candidates), np.int64)
+        pictures = _pack("candidates", list(looks.candidates.values()))
+        _replace(self._looks(video_id), {"numbers": numbers, **pictures, **_pack("middles", looks.middles)})
+
+    def read_looks(self, video_id: str) -> Looks | None:
+        """The looks of a video; None where they were discarded."""
+        if not self._looks(video_id).exists():
+            return None
+        arrays = _load(self._looks(video_id))
+        candidates = zip(arrays["numbers"].tolist(), _unpack("candidates", arrays), strict=True)
+        return Looks(dict(candidates), _unpack("middles", arrays))
+
+    def discard_looks(self, video_id: str) -> None:
+        """Removes the looks of a video, if there are any."""
+        self._looks(video_id).unlink(missing_ok=True)
+
+    def _looks(self, video_id: str) -> Path:
+        return self.directory / "looks" / f"{video_id}.npz"
 
     def has(self, video_id: str) -> bool:
         """Whether the frames of a video are there."""
@@ -74,20 +107,20 @@ class FrameStore:
 
     def read(self, video_id: str) -> Stored:
         """The frames of a video, their times and their rate; raises FileNotFoundError."""
-        arrays = self._load(video_id)
+        arrays = _load(self.path(video_id))
         frames = decode_jpegs(_unpack("frames", arrays))
         return Stored(frames, arrays["seconds"], float(arrays["fps"]))
 
+    def read_jpegs(self, video_id: str) -> list[bytes]:
+        """The frames of a video as they are stored; raises FileNotFoundError."""
+        return _unpack("frames", _load(self.path(video_id)))
+
     def read_key_frames(self, video_id: str) -> Image:
         """Key frames uint8 [K, H, W, 3] in RGB, two per clip; ValueError where none were chosen yet."""
-        key_frames = _unpack("key_frames", self._load(video_id))
+        key_frames = _unpack("key_frames", _load(self.path(video_id)))
         if not key_frames:
             raise ValueError(f"{self.path(video_id)} holds no key frames: the clips stage writes them")
         return decode_jpegs(key_frames)
-
-    def _load(self, video_id: str) -> dict[str, NDArray[Any]]:
-        with np.load(self.path(video_id), allow_pickle=False) as arrays:
-            return dict(arrays)
 
 
 def encode_jpeg(image: Image, quality: int) -> bytes:
@@ -104,6 +137,26 @@ def decode_jpegs(jpegs: Sequence[bytes]) -> Image:
     """Images uint8 [T, H, W, 3] in RGB of JPEGs of one size, at least one."""
     images = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) for jpeg in jpegs]
     return np.stack([cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in images])
+
+
+def _replace(path: Path, arrays: dict[str, Any]) -> None:
+    """Writes arrays as `path` in one step; what cannot be written to its end leaves nothing behind."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Always the same name: what a killed process left is overwritten when its video is done again.
+    temporary = path.with_name(f".{path.stem}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _pack(name: str, jpegs: Sequence[bytes]) -> dict[str, NDArray[Any]]:

@@ -1,28 +1,31 @@
-"""Which pictures of a video are kept: at an even rate while it streams, or by number in a second pass."""
+"""Which pictures of a video are kept at an even rate while it streams."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from pathlib import Path
 
 from tempo.sections import FramesConfig
-from tempo.stage import Dropped
 from tempo.video.decoding import Picture, decode
-from tempo.video.frames import encode_jpeg
+from tempo.video.frames import Sampled, encode_jpeg
+
+#: A video that gives this many times `max_frames` is thinned while it streams.
+MAX_SURPLUS = 4
 
 
 class Sampler:
     """Takes the picture shown in the middle of each 1 / fps seconds of a stream of pictures.
 
-    Holds one picture, and the JPEGs taken: at the default size about 5 kB for each 1 / fps seconds.
+    Holds one picture, and at most MAX_SURPLUS * max_frames JPEGs, however long the video is: of more, every
+    second, then every fourth stays, and `finish` gives those next before the evenly spread ones.
     """
 
     def __init__(self, config: FramesConfig) -> None:
         self._config = config
         self._shown: Picture | None = None
         self._jpegs: list[bytes] = []
-        self._seconds: list[float] = []
+        self._count = 0
+        self._stride = 1
 
     def add(self, picture: Picture) -> None:
         """Takes the next picture of the video."""
@@ -32,56 +35,44 @@ class Sampler:
             self._size = fit_size(*picture.size, max_pixels=self._config.max_pixels)
         self._shown = picture
 
-    def finish(self) -> tuple[list[bytes], list[float], float]:
-        """JPEGs, their times in seconds, and frames per second, lower than asked if max_frames bit.
+    def finish(self) -> Sampled:
+        """Frames per second are lower than asked if max_frames bit.
 
         A video shorter than half an interval gives its last frame.
         """
         assert self._shown is not None, "finish() before any add()"
         self._take(self._shown, self._shown.end_seconds)
-        if not self._jpegs:
-            return [self._encode(self._shown)], [self._shown.start_seconds], self._config.fps
-        kept = spread(len(self._jpegs), self._config.max_frames)
-        fps = self._config.fps * len(kept) / len(self._jpegs)
-        return [self._jpegs[i] for i in kept], [self._seconds[i] for i in kept], fps
+        if not self._count:
+            return Sampled([self._encode(self._shown)], [self._shown.start_seconds], self._config.fps)
+        kept = [number // self._stride for number in spread(self._count, self._config.max_frames)]
+        fps = self._config.fps * len(kept) / self._count
+        return Sampled([self._jpegs[i] for i in kept], [self._seconds(i * self._stride) for i in kept], fps)
 
     def _take(self, picture: Picture, until_seconds: float) -> None:
         """Takes `picture` for each sample time before `until_seconds`; encoded once."""
         jpeg = b""
-        while (seconds := (len(self._seconds) + 0.5) / self._config.fps) < until_seconds:
-            jpeg = jpeg or self._encode(picture)
-            self._jpegs.append(jpeg)
-            self._seconds.append(seconds)
+        while self._seconds(self._count) < until_seconds:
+            if self._count % self._stride == 0:
+                jpeg = jpeg or self._encode(picture)
+                self._jpegs.append(jpeg)
+            self._count += 1
+            if len(self._jpegs) > MAX_SURPLUS * self._config.max_frames:
+                self._jpegs, self._stride = self._jpegs[::2], 2 * self._stride
+
+    def _seconds(self, number: int) -> float:
+        return (number + 0.5) / self._config.fps
 
     def _encode(self, picture: Picture) -> bytes:
         # The size of the first picture holds for all, so that the frames of a video stack.
         return encode_jpeg(picture.scaled(*self._size), self._config.jpeg_quality)
 
 
-def sample_video(path: str | Path, config: FramesConfig) -> tuple[list[bytes], list[float], float]:
-    """What a Sampler takes of a whole video: JPEGs, times in seconds, frames per second; raises Dropped."""
+def sample_video(path: str | Path, config: FramesConfig) -> Sampled:
+    """What a Sampler takes of a whole video; raises Dropped."""
     sampler = Sampler(config)
     for picture in decode(path):
         sampler.add(picture)
     return sampler.finish()
-
-
-def fetch_frames(path: str, indices: Iterable[int], config: FramesConfig) -> list[bytes]:
-    """JPEGs of the pictures with these decoded frame numbers, in the order asked for; raises Dropped."""
-    # A second decode of the file, up to the last picture wanted; issue 4 will merge it with the first.
-    wanted = list(indices)
-    last = max(wanted)
-    found: dict[int, bytes] = {}
-    size: tuple[int, int] | None = None
-    for picture in decode(path):
-        size = size or fit_size(*picture.size, max_pixels=config.max_pixels)
-        if picture.index in wanted:
-            found[picture.index] = encode_jpeg(picture.scaled(*size), config.jpeg_quality)
-        if picture.index >= last:
-            break
-    if missing := sorted(set(wanted) - set(found)):
-        raise Dropped("cannot be decoded", f"frames {missing} did not decode a second time")
-    return [found[index] for index in wanted]
 
 
 def fit_size(width: int, height: int, *, max_pixels: int) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import Any
 from tempo.records import Drop, Record, Video
 from tempo.stage import Context, Dropped, Worker
 from tempo.video.decoding import probe
+from tempo.video.patience import with_patience
 
 
 class VideoFile(Record):
@@ -46,7 +47,8 @@ def video_id(path: str | Path) -> str:
 
 def make_worker(context: Context) -> Worker:
     """A worker that maps VideoFile to Video, or to a Drop whose id is the path."""
-    return per_record("videos", _identify)
+    seconds = context.config.videos.timeout_seconds
+    return per_record("videos", lambda file: _identify(file, seconds))
 
 
 def per_record(stage: str, function: Callable[[Any], Record]) -> Worker:
@@ -82,8 +84,8 @@ def check_unchanged(path: str, expected_id: str) -> None:
         raise Dropped("file changed", f"{path} now has the content {found_id}")
 
 
-def _identify(file: VideoFile) -> Video:
-    header, picture = probe(file.id)
+def _identify(file: VideoFile, timeout_seconds: float) -> Video:
+    header, picture = with_patience(lambda beat: probe(file.id), timeout_seconds)
     width, height = picture.size
     return Video(
         id=video_id(file.id),

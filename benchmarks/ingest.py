@@ -1,0 +1,245 @@
+"""From file to clips: the one streaming pass beside pure decoding and beside the released code's way.
+
+    python benchmarks/ingest.py [--videos ../shared/videos] [--rendered 100] [--rounds 3]
+
+Every form works on the same files in the same run, in a process and on a core of its own, the forms in turn
+(a run has a process per core, so that is what counts there):
+
+- tempo: stages `shots` (PySceneDetect) and `clips`, from the file's hash to the key frames on disk.
+- pure decode: every frame decoded and let go.
+- released: method.md's description written plainly: three decodes (cuts; middle frames; key frames), each
+  with all frames of the video at full size in memory. It uses the same detector and descriptor, so only the
+  way differs. Files whose frames would take more than --max-gigabytes are left out of this comparison.
+- frame store: a video's training frames read back, beside decoding and sampling the file again.
+
+The peak of memory is the resident size above that of the idle process. Rows go into out/bench.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import harness
+import numpy as np
+from harness import Measured, Row, Summary
+
+from tempo.config import Config
+from tempo.records import Shots, Video
+from tempo.sections import ClipsConfig, FramesConfig, ShotsConfig
+from tempo.stage import Context, Dropped
+from tempo.video import clips, key_frames, pictures, shots
+from tempo.video.decoding import decode, probe
+from tempo.video.detectors import make_detector
+from tempo.video.frames import FrameStore
+from tempo.video.sampling import sample_video
+from tempo.video.survey import ANALYSIS_PIXELS, THUMBNAIL_SIZE
+from tempo.video.videos import find_videos, video_id
+
+CONFIG = Config.model_validate({"videos": {"paths": ["unused"]}})
+
+
+@dataclass(frozen=True)
+class File:
+    """A video that decodes: where it lies, how long it is, what its frames take at full size."""
+
+    path: str
+    id: str
+    seconds: float
+    gigabytes: float
+
+
+def describe(path: Path) -> File | None:
+    """What a file holds, by decoding it; None where nothing decodes."""
+    try:
+        _, first = probe(path)
+        *_, last = decode(path)
+    except Dropped:
+        return None
+    width, height = first.size
+    gigabytes = 3 * width * height * (last.index + 1) / 1e9
+    return File(str(path), video_id(path), last.end_seconds, gigabytes)
+
+
+def measure(work, files: list[File]) -> Measured:
+    """Seconds and peak of `work` over all files, on one core, after a warm-up on the shortest."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    with tempfile.TemporaryDirectory() as warm, tempfile.TemporaryDirectory() as cold:
+        work([min(files, key=lambda file: file.seconds)], Path(warm))
+        before = harness.forget_peak()
+        start = time.perf_counter()
+        work(files, Path(cold))
+        seconds = time.perf_counter() - start
+    return Measured((seconds,), max(harness.peak_megabytes() - before, 1.0), (), np.zeros(1))
+
+
+def tempo_way(files: list[File]) -> Measured:
+    """The stages `shots` and `clips`."""
+    return measure(_tempo_way, files)
+
+
+def _tempo_way(files: list[File], directory: Path) -> None:
+    context = Context(CONFIG, directory)
+    find, cut = shots.make_worker(context), clips.make_worker(context)
+    for file in files:
+        (row,) = find([_video(file)])
+        assert isinstance(row, Shots), row
+        cut([row])
+
+
+def pure_decode(files: list[File]) -> Measured:
+    """Every frame of every file, decoded and let go."""
+    return measure(lambda files, _: [sum(1 for _ in decode(file.path)) for file in files], files)
+
+
+def released_way(files: list[File]) -> Measured:
+    """Three decodes, frames at full size in memory."""
+    return measure(lambda files, _: [_released_way(file.path) for file in files], files)
+
+
+def _released_way(path: str) -> None:
+    starts_seconds, frames = _all_frames(path)
+    bounds = _shots(frames, starts_seconds)
+    del frames
+    _, frames = _all_frames(path)
+    groups = clips.group_shots(
+        [pictures.describe(_shrunk(frames[(start + end) // 2], THUMBNAIL_SIZE)) for start, end in bounds],
+        ClipsConfig().similarity,
+    )
+    del frames
+    _, frames = _all_frames(path)
+    for start, end in _runs(bounds, groups):
+        sharpness = [pictures.measure_sharpness(frame) for frame in frames[start:end]]
+        key_frames.choose_key_frames(sharpness)
+
+
+def _all_frames(path: str) -> tuple[list[float], list[np.ndarray]]:
+    starts_seconds, frames = [], []
+    for picture in decode(path):
+        starts_seconds.append(picture.start_seconds)
+        frames.append(picture.frame.to_ndarray(format="rgb24"))
+    return starts_seconds, frames
+
+
+def _shots(frames: list[np.ndarray], starts_seconds: list[float]) -> list[tuple[int, int]]:
+    detector, config = make_detector(ShotsConfig()), ShotsConfig()
+    scale = min(1.0, ANALYSIS_PIXELS / max(frames[0].shape[:2]))
+    size = tuple(max(1, round(side * scale)) for side in frames[0].shape[1::-1])
+    cuts = [0]
+    for frame, seconds in zip(frames, starts_seconds, strict=True):
+        cuts += detector.add(_shrunk(frame, size), seconds)
+    cuts += [*detector.finish(), len(frames)]
+    return [(a, b) for a, b in itertools.pairwise(cuts) if b - a >= config.min_frames] or [(0, len(frames))]
+
+
+def _runs(bounds: list[tuple[int, int]], groups: list[int]) -> list[tuple[int, int]]:
+    """First frame and frame after the last of each clip."""
+    runs: list[tuple[int, int]] = []
+    for index, (start, end) in enumerate(bounds):
+        joins = index > 0 and groups[index] == groups[index - 1]
+        runs = [*runs[:-1], (runs[-1][0], end)] if joins else [*runs, (start, end)]
+    return runs
+
+
+def _shrunk(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    import cv2
+
+    return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+
+
+def store_read(files: list[File]) -> tuple[Measured, Measured]:
+    """Reading the training frames of every file from the store, and decoding and sampling it again."""
+    with tempfile.TemporaryDirectory() as directory:
+        store = FrameStore(Path(directory))
+        for file in files:
+            sampled = sample_video(file.path, FramesConfig())
+            store.write(file.id, sampled.frames, seconds=sampled.seconds, fps=sampled.fps)
+        read = measure(lambda files, _: [store.read(file.id) for file in files], files)
+        again = measure(lambda files, _: [sample_video(file.path, FramesConfig()) for file in files], files)
+    return read, again
+
+
+def render(folder: Path, count: int) -> None:
+    """`count` videos of six shots of a second, 640x360, H.264, in which things move."""
+    for number in range(count):
+        rng = np.random.default_rng(number)
+        with av.open(str(folder / f"{number:03}.mp4"), "w") as container:
+            stream = container.add_stream("libx264", rate=25, options={"preset": "veryfast"})
+            stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
+            for _ in range(6):
+                blocks = rng.integers(0, 256, (9, 16, 3), dtype=np.uint8)
+                grain = rng.integers(0, 24, (360, 640, 1), dtype=np.uint8)
+                place = np.kron(blocks // 2, np.ones((40, 40, 1), np.uint8)) + grain
+                for step in range(25):
+                    picture = np.roll(place, 2 * step, axis=1)
+                    picture[100:180, 12 * step : 12 * step + 80] = 250
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(stream.encode())
+
+
+def make_row(setting: str, peer_name: str, files: list[File], ours: Summary, peer: Summary) -> Row:
+    """Seconds of video per second, ours and the peer's."""
+    length = sum(file.seconds for file in files)
+    return Row(
+        benchmark="ingest",
+        setting=f"{setting}, {len(files)} files, {length:.0f} s",
+        ours=round(length / ours.seconds, 2),
+        peer=round(length / peer.seconds, 2),
+        peer_name=peer_name,
+        unit="seconds of video/s",
+        ratio=round(peer.seconds / ours.seconds, 3),
+        peak_memory_ratio=round(ours.peak_megabytes / peer.peak_megabytes, 3),
+    )
+
+
+def compare(setting: str, files: list[File], *, rounds: int, max_gigabytes: float) -> list[Row]:
+    """All rows of one set of files."""
+    forms = {"tempo": tempo_way, "pure decode": pure_decode}
+    seen = harness.in_turn(forms, files, rounds=rounds)
+    rows = [make_row(setting, "pure decode", files, seen["tempo"], seen["pure decode"])]
+    print(f"{setting}: tempo takes {seen['tempo'].seconds / seen['pure decode'].seconds:.2f}x pure decoding")
+    small = [file for file in files if file.gigabytes <= max_gigabytes]
+    seen = harness.in_turn({"tempo": tempo_way, "released": released_way}, small, rounds=rounds)
+    rows.append(make_row(setting, "released code's way", small, seen["tempo"], seen["released"]))
+    pairs = [harness.in_fresh_process(store_read, files) for _ in range(rounds)]
+    read, again = (harness.summarise([pair[index] for pair in pairs]) for index in (0, 1))
+    return [*rows, make_row(f"{setting}, training frames", "decoding again", files, read, again)]
+
+
+def _video(file: File) -> Video:
+    values = {"duration_seconds": file.seconds, "width": 1, "height": 1, "fps": 25.0, "codec": "any"}
+    return Video(id=file.id, path=file.path, **values)
+
+
+def main() -> None:
+    """Prints the table and writes the rows."""
+    words = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=words)
+    parser.add_argument("--videos", type=Path, default=harness.OUT.parents[1] / "shared" / "videos")
+    parser.add_argument("--rendered", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--max-seconds", type=float, default=1e9, help="leave out longer videos")
+    parser.add_argument("--max-gigabytes", type=float, default=3.0)
+    arguments = parser.parse_args()
+    harness.quiet_environment(1)
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        render(Path(folder), arguments.rendered)
+        for setting, where in (("real", arguments.videos), ("rendered", Path(folder))):
+            found = find_videos([where], CONFIG.videos.extensions) if any(where.glob("*")) else []
+            files = [file for path in found if (file := describe(path))]
+            files = [file for file in files if file.seconds <= arguments.max_seconds]
+            limits = {"rounds": arguments.rounds, "max_gigabytes": arguments.max_gigabytes}
+            rows += compare(setting, files, **limits) if files else []
+    harness.add_rows(rows)
+    print(harness.rows_table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What place a picture shows, as SigLIP or CLIP sees it: for grouping shots. S shots, D features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tempo.video.frames import decode_jpegs
+
+#: Features float [S, D] of JPEGs.
+Embed: TypeAlias = Callable[[Sequence[bytes]], NDArray[np.float64]]
+
+#: Pictures that go through the model together.
+BATCH = 32
+
+
+def load_embedder(checkpoint: str) -> Embed:
+    """Image features by a SigLIP or CLIP checkpoint, a directory or a hub name.
+
+    Raises ValueError where it cannot be read, or has no image features.
+    """
+    import torch
+
+    from tempo.model.loading import repair_torchvision
+
+    repair_torchvision()
+    from transformers import AutoImageProcessor, AutoModel
+
+    try:
+        processor = AutoImageProcessor.from_pretrained(checkpoint)
+        model = AutoModel.from_pretrained(checkpoint)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"clips.features {checkpoint!r} cannot be loaded: {error}") from None
+    if not hasattr(model, "get_image_features"):
+        kind = type(model).__name__
+        raise ValueError(f"clips.features {checkpoint!r} is a {kind}; give a SigLIP or CLIP checkpoint")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = model.to(device).eval()
+
+    def embed(jpegs: Sequence[bytes]) -> NDArray[np.float64]:
+        batches = [jpegs[start : start + BATCH] for start in range(0, len(jpegs), BATCH)]
+        return np.concatenate([_features(model, processor, batch) for batch in batches])
+
+    return embed
+
+
+def _features(model: Any, processor: Any, jpegs: Sequence[bytes]) -> NDArray[np.float64]:
+    import torch
+
+    inputs = processor(images=list(decode_jpegs(jpegs)), return_tensors="pt").to(model.device)
+    with torch.inference_mode():
+        found = model.get_image_features(**inputs)
+    # A tensor, or an output that holds it, by version.
+    features = getattr(found, "pooler_output", found)
+    return np.asarray(features.float().cpu().numpy(), np.float64)

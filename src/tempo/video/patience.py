@@ -1,0 +1,70 @@
+"""A decoder that hangs holds up one video, not the run."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeAlias, TypeVar
+
+from tempo.stage import Dropped
+
+T = TypeVar("T")
+
+#: Called at every step forward; raises Dropped in work that was given up.
+Beat: TypeAlias = Callable[[], None]
+
+
+class _Pulse:
+    """When the work last moved on, and whether it was given up."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._last = time.monotonic()
+        self._given_up = False
+
+    def beat(self) -> None:
+        """Notes a step forward."""
+        if self._given_up:
+            raise self.dropped()
+        self._last = time.monotonic()
+
+    def give_up(self) -> None:
+        """Stops the work at its next step, if it ever takes one."""
+        self._given_up = True
+
+    def left_seconds(self) -> float:
+        """How much longer the next step may take."""
+        return self._last + self._seconds - time.monotonic()
+
+    def dropped(self) -> Dropped:
+        detail = f"no picture for {self._seconds:g} seconds (videos.timeout_seconds)"
+        return Dropped("decoder hangs", detail)
+
+
+def with_patience(work: Callable[[Beat], T], seconds: float) -> T:
+    """What `work(beat)` returns or raises; raises Dropped("decoder hangs") if it does not beat in `seconds`.
+
+    The work runs in a thread, since nothing else gets out of a call into a library that does not return. That
+    thread is left behind: it ends at its next beat, or with the process.
+    """
+    pulse, outcome = _Pulse(seconds), Future[T]()
+    threading.Thread(target=_fulfil, args=(outcome, work, pulse.beat), daemon=True).start()
+    while True:
+        try:
+            return outcome.result(timeout=max(0.0, pulse.left_seconds()))
+        except TimeoutError:
+            # Its own TimeoutError, of a network drive say, is not ours.
+            if outcome.done():
+                return outcome.result()
+            if pulse.left_seconds() <= 0:
+                pulse.give_up()
+                raise pulse.dropped() from None
+
+
+def _fulfil(outcome: Future[Any], work: Callable[[Beat], Any], beat: Beat) -> None:
+    try:
+        outcome.set_result(work(beat))
+    except BaseException as error:
+        outcome.set_exception(error)

