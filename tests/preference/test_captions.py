@@ -4,39 +4,13 @@ import numpy as np
 import pytest
 
 from tempo.config import parse_config
-from tempo.model.generation import Answer
+from tempo.model.answers import Answer
 from tempo.preference import captions
-from tempo.preference.captions import clean_caption, clip_requests
+from tempo.preference.captions import clip_requests
 from tempo.preference.prompts import DIFFERENCE, FIRST_CLIP
 from tempo.records import Captions, Clip, Clips, Drop
 from tempo.stage import Context
 from tempo.video.frames import FrameStore, encode_jpeg
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("A dog runs.", "A dog runs."),
-        ("It changes. Caption: A dog runs.", "A dog runs."),
-        ("caption: one Caption: two", "two"),
-        ("First thoughts.\n\nA dog runs.", "A dog runs."),
-        ('Caption: "A dog runs."', "A dog runs."),
-        ("Caption: **A dog runs.**", "A dog runs."),
-        ('A man says "hello" and leaves.', 'A man says "hello" and leaves.'),
-        ("Caption: A dog\n runs.", "A dog runs."),
-        ("", None),
-        ("Caption:", None),
-        ("It changes. Caption: ...", None),
-        ('""', None),
-    ],
-)
-def test_cleaning_keeps_the_whole_caption_or_nothing(text, expected):
-    """Faults of the released code: an empty caption, or only a quotation out of it."""
-    assert clean_caption(Answer(text, is_whole=True)) == expected
-
-
-def test_an_answer_cut_by_the_limit_is_no_caption():
-    assert clean_caption(Answer("Caption: A dog ru", is_whole=False)) is None
 
 
 def video(num_clips=3):
@@ -85,30 +59,75 @@ def test_seeds_differ_by_clip_and_follow_the_run(directory):
     assert len({*seeds[0], *seeds[2]}) == 6
 
 
-def worker(directory, monkeypatch, answers, *, retries):
+def worker(directory, monkeypatch, answers, **settings):
     """A captions worker whose model says `answers`, one list per round; and the rounds' seeds."""
     rounds = []
 
-    def fake_generate(lm, requests, **settings):
+    def fake_generate(requests, **_):
         rounds.append([request.seed for request in requests])
-        return [Answer(text, is_whole=True) for text in answers[len(rounds) - 1]]
+        said = answers[len(rounds) - 1]
+        return [text if isinstance(text, Answer) else Answer(text, is_whole=True) for text in said]
 
-    monkeypatch.setattr(captions, "load_video_lm", lambda config: None)
-    monkeypatch.setattr(captions, "generate", fake_generate)
-    config = parse_config({"videos": {"paths": ["x"]}, "captions": {"retries": retries}})
+    monkeypatch.setattr(captions, "answer_source", lambda context: fake_generate)
+    config = parse_config({"videos": {"paths": ["x"]}, "captions": settings})
     return captions.make_worker(Context(config, directory)), rounds
 
 
-def test_an_empty_caption_is_drawn_again_with_another_seed(directory, monkeypatch):
-    work, rounds = worker(directory, monkeypatch, [["one", "", "three"], ["two"]], retries=2)
+GOOD = ["one", "Caption: two", "Caption: three"]
+CUT = Answer("Caption: tw", is_whole=False)
+FAILED = Answer("", is_whole=False, failure="HTTP 500")
+
+
+@pytest.mark.parametrize("bad", ["", "Caption:", CUT, "two without a mark"])
+def test_a_caption_that_fails_is_drawn_again_with_another_seed(directory, monkeypatch, bad):
+    rows = [[GOOD[0], bad, GOOD[2]], ["Caption: two"]]
+    work, rounds = worker(directory, monkeypatch, rows, retries=2)
     assert work([video()]) == [Captions(id="v", captions=("one", "two", "three"))]
-    assert len(rounds) == 2
+    assert [len(seeds) for seeds in rounds] == [3, 1]
     assert rounds[1][0] not in rounds[0]
 
 
-def test_a_video_without_a_caption_is_dropped_with_its_clip_named(directory, monkeypatch):
-    work, _ = worker(directory, monkeypatch, [["one", "", "three"], [""]], retries=1)
+def test_a_mark_that_never_comes_gives_the_last_paragraph_of_the_last_try(directory, monkeypatch):
+    rows = [[GOOD[0], "x", GOOD[2]], ["y"], ["Compared with the first.\n\nz"]]
+    work, rounds = worker(directory, monkeypatch, rows, retries=2)
+    assert work([video()]) == [Captions(id="v", captions=("one", "z", "three"))]
+    assert len(rounds) == 3
+
+
+@pytest.mark.parametrize(("bad", "fault"), [("", "empty"), (CUT, "cut at captions.max_new_tokens")])
+def test_a_video_without_a_caption_is_dropped_with_its_clip_named(directory, monkeypatch, bad, fault):
+    work, _ = worker(directory, monkeypatch, [[GOOD[0], bad, GOOD[2]], [bad]], retries=1)
     (result,) = work([video()])
     assert isinstance(result, Drop)
     assert (result.stage, result.id, result.reason) == ("captions", "v", "no caption")
-    assert "clip 1 of 3" in result.detail
+    assert result.detail == f"clip 1 of 3: {fault}"
+
+
+def test_one_video_without_a_caption_does_not_touch_the_other(directory, monkeypatch):
+    other = video().model_copy(update={"id": "w"})
+    (directory / "frames" / "w.npz").write_bytes((directory / "frames" / "v.npz").read_bytes())
+    work, _ = worker(directory, monkeypatch, [[GOOD[0], "", GOOD[2], *GOOD]], retries=0)
+    dropped, kept = work([video(), other])
+    assert (dropped.id, dropped.reason) == ("v", "no caption")
+    assert kept == Captions(id="w", captions=("one", "two", "three"))
+
+
+def test_greedy_captions_are_not_drawn_again(directory, monkeypatch):
+    """The same words would come."""
+    work, rounds = worker(directory, monkeypatch, [["one", "unmarked", "Caption:"]], temperature=0)
+    (result,) = work([video()])
+    assert result.detail == "clip 2 of 3: empty"
+    assert len(rounds) == 1
+
+
+def test_retries_of_greedy_captions_are_refused():
+    config = {"videos": {"paths": ["x"]}, "captions": {"temperature": 0, "retries": 5}}
+    with pytest.raises(ValueError, match="captions: retries 5 would do nothing at temperature 0"):
+        parse_config(config)
+
+
+def test_what_a_server_failed_to_answer_is_not_asked_again_here(directory, monkeypatch):
+    work, rounds = worker(directory, monkeypatch, [[GOOD[0], FAILED, GOOD[2]]], retries=2)
+    (result,) = work([video()])
+    assert (result.reason, len(rounds)) == ("endpoint", 1)
+    assert "HTTP 500" in result.detail

@@ -20,8 +20,9 @@ from tempo.preference.perturbations import (
     make_worker,
     perturb,
     perturb_all,
+    perturb_as_released,
 )
-from tempo.records import Captions, Drop
+from tempo.records import Captions, Clip, Clips, Drop
 from tempo.sections import PerturbationsConfig
 from tempo.stage import Context
 
@@ -269,6 +270,79 @@ def test_shuffle_of_three_segments_finds_all_four_other_orders():
     assert made == {(0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1)}
 
 
+@pytest.mark.parametrize("num_clips", range(2, 65))
+def test_default_rule_for_every_number_of_clips_kind_and_level(num_clips):
+    made = all_of(num_clips, seed=num_clips)
+    assert {(p.kind, p.level) for p in made} == {
+        (kind, level) for kind in KINDS for level in distinct_levels(num_clips, kind, LEVELS)
+    }
+    for p in made:
+        assert p.order != tuple(range(num_clips))
+    for kind in ("drop", "reverse"):
+        effects = [(p.kept_share, p.kendall_distance) for p in made if p.kind == kind]
+        assert len(set(effects)) == len(effects)
+
+
+def as_released(num_clips, seed=0):
+    """The orders of the rule `paper` by kind and level."""
+    made = perturb_all(num_clips, PerturbationsConfig(rule="paper"), seed=seed)
+    assert [(p.kind, p.level) for p in made] == [(kind, level) for kind in KINDS for level in LEVELS]
+    return {(p.kind, p.level): p.order for p in made}
+
+
+@pytest.mark.parametrize("num_clips", range(2, 65))
+def test_paper_rule_makes_every_kind_at_every_level_from_blocks(num_clips):
+    for (kind, level), order in as_released(num_clips, seed=num_clips).items():
+        size = max(1, num_clips // level)
+        blocks = [tuple(range(num_clips))[start : start + size] for start in range(0, num_clips, size)]
+        if kind == "drop":
+            assert len(order) == size
+            assert list(order) == sorted(set(order) & set(range(num_clips)))
+        elif kind == "reverse":
+            assert order == tuple(itertools.chain.from_iterable(reversed(blocks)))
+        else:
+            assert sorted(order) == list(range(num_clips))
+            places = [order.index(block[0]) for block in blocks]
+            assert [order[p : p + len(b)] for p, b in zip(places, blocks, strict=True)] == blocks
+
+
+@pytest.mark.parametrize(
+    ("counts_of_clips", "collapsed"),
+    [(range(2, 4), (16, 8, 4, 2)), (range(4, 8), (16, 8, 4)), (range(8, 16), (16, 8)), (range(16, 65), ())],
+)
+def test_paper_rule_collapses_levels_as_the_released_code_does(counts_of_clips, collapsed):
+    """Fault 1: the same reverse, and as many clips dropped; only from 16 clips on are there four levels."""
+    for num_clips in counts_of_clips:
+        orders = as_released(num_clips)
+        reversed_orders = {level: orders["reverse", level] for level in LEVELS}
+        kept = {level: len(orders["drop", level]) for level in LEVELS}
+        for effects in (reversed_orders, kept):
+            assert len({effects[level] for level in collapsed}) <= 1
+            assert len(set(effects.values())) == len(LEVELS) - max(0, len(collapsed) - 1)
+
+
+@pytest.mark.parametrize("num_clips", [2, 4, 10, 32, 64])
+def test_half_of_the_paper_rules_hardest_shuffles_change_nothing(num_clips):
+    """Fault 2: two blocks have two orders, as filmed and reversed."""
+    reverse = as_released(num_clips)["reverse", 2]
+    orders = [as_released(num_clips, seed)["shuffle", 2] for seed in range(100)]
+    unchanged = orders.count(tuple(range(num_clips)))
+    assert 30 <= unchanged <= 70
+    assert orders.count(reverse) == 100 - unchanged
+
+
+def test_paper_rule_overshoots_the_level():
+    """Fault 4: 15 blocks of 15 clips at level 8; with an odd number three blocks at level 2."""
+    assert as_released(15)["reverse", 8] == tuple(range(15))[::-1]
+    assert as_released(5)["reverse", 2] == (4, 2, 3, 0, 1)
+
+
+def test_an_unchanged_shuffle_says_so_in_its_figures():
+    seeds = (np.random.default_rng(seed) for seed in range(100))
+    made = [perturb_as_released(4, "shuffle", 2, rng=rng) for rng in seeds]
+    assert {(p.kept_share, p.kendall_distance) for p in made} == {(1.0, 0.0), (1.0, round(4 / 6, 4))}
+
+
 def test_perturbation_is_frozen():
     with pytest.raises(ValidationError):
         all_of(4)[0].order = (0,)
@@ -289,6 +363,17 @@ def test_worker_answers_each_video_in_order_whatever_it_comes_with():
     assert [row.id for row in together] == ["a", "b"]
     assert [row.num_clips for row in together] == [6, 9]
     assert together == [*work([captions("a", 6)]), *worker()([captions("b", 9)])]
+
+
+def test_where_nothing_is_captioned_the_clips_are_counted():
+    clip = Clip(group=0, first_shot=0, num_shots=1, start_seconds=0, end_seconds=1, key_frames=(0, 1))
+    clips = Clips(id="a", path="a.mp4", duration_seconds=6, clips=(clip,) * 6)
+    assert worker()([clips]) == worker()([captions("a", 6)])
+
+
+def test_worker_takes_the_rule_from_the_config():
+    (row,) = worker(perturbations={"rule": "paper"})([captions("a", 4)])
+    assert [p.level for p in row.perturbations] == [16, 8, 4, 2] * 3
 
 
 def test_two_videos_and_two_seeds_have_their_own_draws():

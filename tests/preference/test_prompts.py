@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tempo.preference.prompts import CAPTION_MARK, DESCRIBE, DIFFERENCE, FIRST_CLIP, fusion
+from tempo.preference.prompts import CAPTION_MARK, DESCRIBE, DIFFERENCE, FIRST_CLIP, describe_prompt, fusion
 
 
 @pytest.mark.parametrize("count", [1, 2, 12])
@@ -30,6 +30,13 @@ def test_fusion_says_the_same_words_around_any_captions():
 def test_differential_captioning_names_the_mark_once_and_the_first_clip_does_not():
     assert DIFFERENCE.count(CAPTION_MARK) == 1
     assert CAPTION_MARK not in FIRST_CLIP
+
+
+def test_each_video_keeps_its_describe_prompt_and_all_are_used():
+    prompts = [describe_prompt(f"v{i}", seed=0) for i in range(50)]
+    assert prompts == [describe_prompt(f"v{i}", seed=0) for i in range(50)]
+    assert set(prompts) == set(DESCRIBE)
+    assert prompts != [describe_prompt(f"v{i}", seed=1) for i in range(50)]
 
 
 def test_training_prompts_differ_and_tell_the_caption_mark_to_nobody():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
-from tempo.model.generation import Answer, Request, generate
-from tempo.model.loading import load_video_lm
-from tempo.preference.prompts import CAPTION_MARK, DIFFERENCE, FIRST_CLIP
+from tempo.model.answers import Answer, Request, answer_source, failure_drop
+from tempo.preference.cleaning import clean_caption
+from tempo.preference.prompts import DIFFERENCE, FIRST_CLIP
 from tempo.records import Captions, Clips, Drop
 from tempo.seeds import derive_seed
 from tempo.stage import Context, Worker
@@ -17,27 +17,50 @@ from tempo.video.frames import FrameStore
 STAGE = "captions"
 
 
+class Drawn(NamedTuple):
+    """The last answer to a request and the caption in it, None if there is none."""
+
+    answer: Answer
+    caption: str | None
+
+
 def make_worker(context: Context) -> Worker:
     """A worker from Clips to Captions; it drops a video of which a clip stays without a caption."""
-    lm = load_video_lm(context.config.model)
+    generate = answer_source(context)
     store = FrameStore(context.directory / "frames")
     settings = context.config.captions
+    num_tries = settings.retries + 1 if settings.temperature else 1
+
+    def draw(requests: Sequence[Request]) -> list[Answer]:
+        return generate(requests, sampling=settings, max_new_tokens=settings.max_new_tokens)
 
     def work(batch: Sequence[Clips]) -> Sequence[Captions | Drop]:
         requests = [r for video in batch for r in clip_requests(video, store, seed=context.config.run.seed)]
-        texts: list[str | None] = [None] * len(requests)
-        for attempt in range(settings.retries + 1):
-            open_ones = [i for i, text in enumerate(texts) if text is None]
-            if not open_ones:
-                break
-            again = [replace(requests[i], seed=derive_seed(requests[i].seed, attempt)) for i in open_ones]
-            answers = generate(lm, again, sampling=settings, max_new_tokens=settings.max_new_tokens)
-            for i, answer in zip(open_ones, answers, strict=True):
-                texts[i] = clean_caption(answer)
-        remaining = iter(texts)
+        remaining = iter(draw_captions(requests, draw, num_tries=num_tries))
         return [_collect(video, [next(remaining) for _ in video.clips]) for video in batch]
 
     return work
+
+
+def draw_captions(
+    requests: Sequence[Request], draw: Callable[[Sequence[Request]], list[Answer]], *, num_tries: int
+) -> list[Drawn]:
+    """One caption per request; what fails is drawn again, each time with another seed."""
+    drawn = [Drawn(Answer("", is_whole=True), None)] * len(requests)
+    for number in range(num_tries):
+        # What a server failed to answer was asked often enough by then.
+        left = [i for i, row in enumerate(drawn) if row.caption is None and not row.answer.failure]
+        if not left:
+            break
+        again = [replace(requests[i], seed=derive_seed(requests[i].seed, number)) for i in left]
+        for i, answer in zip(left, draw(again), strict=True):
+            caption = clean_caption(
+                answer,
+                is_differential=requests[i].prompt == DIFFERENCE,
+                is_last_try=number + 1 == num_tries,
+            )
+            drawn[i] = Drawn(answer, caption)
+    return drawn
 
 
 def clip_requests(video: Clips, store: FrameStore, *, seed: int) -> list[Request]:
@@ -62,18 +85,13 @@ def clip_requests(video: Clips, store: FrameStore, *, seed: int) -> list[Request
     return requests
 
 
-def clean_caption(answer: Answer) -> str | None:
-    """The caption in an answer: what follows the last mark, else the last paragraph; None if empty or cut."""
-    if not answer.is_whole:
-        return None
-    text = re.split(re.escape(CAPTION_MARK), answer.text, flags=re.IGNORECASE)[-1].strip()
-    paragraphs = [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
-    caption = paragraphs[-1].strip(" \t\"'*_") if paragraphs else ""
-    return re.sub(r"\s+", " ", caption) if any(c.isalnum() for c in caption) else None
-
-
-def _collect(video: Clips, texts: Sequence[str | None]) -> Captions | Drop:
-    if None in texts:
-        detail = f"clip {texts.index(None)} of {len(texts)}: empty or cut at captions.max_new_tokens"
+def _collect(video: Clips, drawn: Sequence[Drawn]) -> Captions | Drop:
+    if failed := failure_drop([row.answer for row in drawn], stage=STAGE, id=video.id):
+        return failed
+    captions = [row.caption for row in drawn]
+    if None in captions:
+        index = captions.index(None)
+        fault = "empty" if drawn[index].answer.is_whole else "cut at captions.max_new_tokens"
+        detail = f"clip {index} of {len(captions)}: {fault}"
         return Drop(stage=STAGE, id=video.id, reason="no caption", detail=detail)
-    return Captions(id=video.id, captions=tuple(text for text in texts if text))
+    return Captions(id=video.id, captions=tuple(caption for caption in captions if caption))

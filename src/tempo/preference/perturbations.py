@@ -1,8 +1,9 @@
-"""A perturbation is a list of clip indices: drop, shuffle and reverse share one type and one property.
+"""A perturbation is a list of clip indices: drop, shuffle and reverse share one type.
 
-The property: it is never the original order. The level r controls all kinds: the clips are cut into r
-segments as even as possible (fewer where there are fewer clips), so a larger r disturbs more. Levels that
-would come out the same are merged under the smallest r that gives them (method.md, section 3, faults 1-4).
+The level r controls all kinds: a larger r disturbs more. By the rule `distinct`, the default, the clips are
+cut into r segments as even as possible (fewer where there are fewer clips), no perturbation is the original
+order, and levels that would come out the same are merged under the smallest r that gives them. The rule
+`paper` is that of the released code, which has none of these properties (method.md, sections 2 and 3).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tempo.records import Captions, Drop, Kind, Perturbation, Perturbations
+from tempo.records import Captions, Clips, Drop, Kind, Perturbation, Perturbations
 from tempo.sections import PerturbationsConfig
 from tempo.seeds import derive_seed
 from tempo.stage import Context, Worker
@@ -20,17 +21,20 @@ STAGE = "perturbations"
 
 
 def make_worker(context: Context) -> Worker:
-    """A worker from Captions to Perturbations; it drops a video that has none."""
+    """A worker from Captions, or from Clips where nothing is captioned, to Perturbations.
+
+    It drops a video that has none.
+    """
     settings, seed = context.config.perturbations, context.config.run.seed
 
-    def work(batch: Sequence[Captions]) -> Sequence[Perturbations | Drop]:
+    def work(batch: Sequence[Captions | Clips]) -> Sequence[Perturbations | Drop]:
         return [_perturb_video(video, settings, seed) for video in batch]
 
     return work
 
 
-def _perturb_video(video: Captions, settings: PerturbationsConfig, seed: int) -> Perturbations | Drop:
-    count = len(video.captions)
+def _perturb_video(video: Captions | Clips, settings: PerturbationsConfig, seed: int) -> Perturbations | Drop:
+    count = len(video.captions if isinstance(video, Captions) else video.clips)
     made = tuple(perturb_all(count, settings, seed=derive_seed(seed, video.id, STAGE)))
     if not made:
         detail = f"{count} clips, kinds {settings.kinds}, levels {settings.levels}"
@@ -39,12 +43,15 @@ def _perturb_video(video: Captions, settings: PerturbationsConfig, seed: int) ->
 
 
 def perturb_all(num_clips: int, settings: PerturbationsConfig, *, seed: int) -> list[Perturbation]:
-    """Every kind at every distinct level, easy (large r) to hard; each from its own draw."""
+    """Every kind at every level that the rule makes, easy (large r) to hard; each from its own draw."""
+    is_paper = settings.rule == "paper"
+    perturb_one = perturb_as_released if is_paper else perturb
     made = []
     for kind in settings.kinds:
-        for level in distinct_levels(num_clips, kind, settings.levels):
+        all_levels = sorted(settings.levels, reverse=True)
+        for level in all_levels if is_paper else distinct_levels(num_clips, kind, settings.levels):
             rng = np.random.default_rng(derive_seed(seed, kind, level))
-            made.append(perturb(num_clips, kind, level, rng=rng))
+            made.append(perturb_one(num_clips, kind, level, rng=rng))
     return made
 
 
@@ -66,6 +73,29 @@ def perturb(num_clips: int, kind: Kind, level: int, *, rng: np.random.Generator)
     """One perturbation; the caller asks only for levels that `distinct_levels` gave."""
     order = _drop(num_clips, level, rng) if kind == "drop" else _reorder(num_clips, kind, level, rng)
     assert order != list(range(num_clips)), f"{kind} at level {level} of {num_clips} clips is the identity"
+    return _measured(num_clips, kind, level, order)
+
+
+def perturb_as_released(num_clips: int, kind: Kind, level: int, *, rng: np.random.Generator) -> Perturbation:
+    """One perturbation by the authors' rule: blocks of max(1, num_clips // level) consecutive clips.
+
+    The same order may come at several levels, and a shuffle may change nothing.
+    """
+    if kind == "drop":
+        return _measured(num_clips, kind, level, _drop(num_clips, level, rng))
+    size = _num_kept(num_clips, level)
+    blocks = [list(range(num_clips))[start : start + size] for start in range(0, num_clips, size)]
+    places = rng.permutation(len(blocks)).tolist() if kind == "shuffle" else range(len(blocks))[::-1]
+    return _measured(num_clips, kind, level, [clip for place in places for clip in blocks[place]])
+
+
+def kendall_distance(order: Sequence[int]) -> float:
+    """The share of pairs that stand in the wrong order: 0 as filmed, 1 fully reversed."""
+    pairs = [(a, b) for i, a in enumerate(order) for b in order[i + 1 :]]
+    return sum(a > b for a, b in pairs) / len(pairs) if pairs else 0.0
+
+
+def _measured(num_clips: int, kind: Kind, level: int, order: Sequence[int]) -> Perturbation:
     return Perturbation(
         kind=kind,
         level=level,
@@ -74,12 +104,6 @@ def perturb(num_clips: int, kind: Kind, level: int, *, rng: np.random.Generator)
         kept_share=round(len(order) / num_clips, 4),
         kendall_distance=round(kendall_distance(order), 4),
     )
-
-
-def kendall_distance(order: Sequence[int]) -> float:
-    """The share of pairs that stand in the wrong order: 0 as filmed, 1 fully reversed."""
-    pairs = [(a, b) for i, a in enumerate(order) for b in order[i + 1 :]]
-    return sum(a > b for a, b in pairs) / len(pairs) if pairs else 0.0
 
 
 def _is_useful(kind: Kind, effect: int, num_clips: int) -> bool:

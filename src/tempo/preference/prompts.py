@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tempo.seeds import derive_seed
+
 #: Training prompts: the whole video and one of these.
 DESCRIBE = (
     "Describe the video in detail.",
@@ -19,6 +21,11 @@ DIFFERENCE = (
     "The first half of these frames is one clip, the second half is the next clip. Describe the second clip "
     f"and its connection to the first. End with '{CAPTION_MARK}' and a caption of the second clip alone."
 )
+
+
+def describe_prompt(video_id: str, *, seed: int) -> str:
+    """The one of DESCRIBE that a video is asked with, in training and where the model looks again."""
+    return DESCRIBE[derive_seed(seed, video_id, "prompt") % len(DESCRIBE)]
 
 
 def fusion(captions: Sequence[str]) -> str:

@@ -1,51 +1,75 @@
-"""Captions to responses: the model fuses the captions as filmed (chosen) and as perturbed (rejected)."""
+"""Perturbations to responses: the model tells of a video as filmed (chosen) and as perturbed (rejected)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tempo.model.generation import Answer, Request, generate
-from tempo.model.loading import load_video_lm
-from tempo.preference.prompts import fusion
-from tempo.records import Captions, Drop, Perturbations, Response, Responses
+from tempo.model.answers import Answer, Request, answer_source, failure_drop
+from tempo.preference.inputs import Ask, input_reader
+from tempo.records import Drop, Perturbations, Response, Responses, Unanswered
 from tempo.seeds import derive_seed
 from tempo.stage import Context, Worker
-from tempo.store import RunStore
 
 STAGE = "responses"
 
 
 def make_worker(context: Context) -> Worker:
-    """A worker from Perturbations to Responses; it drops a video without a whole chosen answer."""
-    lm = load_video_lm(context.config.model)
-    captions = {row.id: row for row in RunStore(context.directory).read("captions", Captions)}
+    """A worker from Perturbations to Responses; it drops a video without a chosen or any rejected answer."""
+    generate = answer_source(context)
     settings, seed = context.config.responses, context.config.run.seed
+    read_input = input_reader(context)
+
+    def respond(videos: Sequence[Perturbations]) -> list[Responses | Drop]:
+        asked = [requests_of(video, read_input(video.id), seed=seed) for video in videos]
+        requests = [request for row in asked for request in row if request]
+        drawn = iter(generate(requests, sampling=settings, max_new_tokens=settings.max_new_tokens))
+        answers = [[next(drawn) if request else None for request in row] for row in asked]
+        return [_collect(video, row) for video, row in zip(videos, answers, strict=True)]
 
     def work(batch: Sequence[Perturbations]) -> Sequence[Responses | Drop]:
-        requests = [r for video in batch for r in fusion_requests(video, captions[video.id], seed=seed)]
-        drawn = iter(generate(lm, requests, sampling=settings, max_new_tokens=settings.max_new_tokens))
-        return [_collect(v, next(drawn), [next(drawn) for _ in v.perturbations]) for v in batch]
+        if settings.input_form == "captions":
+            return respond(batch)
+        # The answers of a video hold its frames up to nine times: one video at a time bounds the memory.
+        return [result for video in batch for result in respond([video])]
 
     return work
 
 
-def fusion_requests(video: Perturbations, captions: Captions, *, seed: int) -> list[Request]:
-    """The clean request first, then one per perturbation."""
-    orders = [tuple(range(video.num_clips)), *(p.order for p in video.perturbations)]
-    names = ["chosen", *(f"{p.kind}-{p.level}" for p in video.perturbations)]
-    return [
-        Request(fusion([captions.captions[i] for i in order]), derive_seed(seed, video.id, "response", name))
-        for order, name in zip(orders, names, strict=True)
-    ]
+def requests_of(video: Perturbations, ask: Ask, *, seed: int) -> list[Request | None]:
+    """The clean request first, then one per perturbation; None where there is nothing new to ask."""
+    clean = ask(range(video.num_clips), derive_seed(seed, video.id, "response", "chosen"))
+    assert clean is not None, f"{video.id} as filmed shows nothing"
+    names = [f"{p.kind}-{p.level}" for p in video.perturbations]
+    seeds = [derive_seed(seed, video.id, "response", name) for name in names]
+    return [clean, *(ask(p.order, s) for p, s in zip(video.perturbations, seeds, strict=True))]
 
 
-def _collect(video: Perturbations, chosen: Answer, answers: Sequence[Answer]) -> Responses | Drop:
-    if not (chosen.text and chosen.is_whole):
-        detail = "empty" if not chosen.text else "cut at responses.max_new_tokens"
-        return Drop(stage=STAGE, id=video.id, reason="no chosen answer", detail=detail)
-    rejected = tuple(
-        Response(perturbation=perturbation, text=answer.text)
-        for perturbation, answer in zip(video.perturbations, answers, strict=True)
-        if answer.text and answer.is_whole
+def _collect(video: Perturbations, answers: Sequence[Answer | None]) -> Responses | Drop:
+    """The answers of a video, the clean one first, joined to what was asked."""
+    if failed := failure_drop(answers, stage=STAGE, id=video.id):
+        return failed
+    texts = [answer.text if answer else "" for answer in answers]
+    faults = [_fault(answer) for answer in answers]
+    if faults[0]:
+        return Drop(stage=STAGE, id=video.id, reason="no chosen answer", detail=faults[0])
+    joined = list(zip(video.perturbations, texts[1:], faults[1:], strict=True))
+    unanswered = [Unanswered(kind=p.kind, level=p.level, reason=fault) for p, _, fault in joined if fault]
+    if len(unanswered) == len(joined):
+        detail = "; ".join(f"{row.kind}-{row.level:02d} {row.reason}" for row in unanswered)
+        return Drop(stage=STAGE, id=video.id, reason="no rejected answer", detail=detail)
+    return Responses(
+        id=video.id,
+        num_clips=video.num_clips,
+        chosen=texts[0],
+        rejected=tuple(Response(perturbation=p, text=text) for p, text, fault in joined if not fault),
+        unanswered=tuple(unanswered),
     )
-    return Responses(id=video.id, num_clips=video.num_clips, chosen=chosen.text, rejected=rejected)
+
+
+def _fault(answer: Answer | None) -> str:
+    """Why an answer is of no use; empty if it is."""
+    if answer is None:
+        return "not asked: no frame of the video stands elsewhere"
+    if not answer.is_whole:
+        return "cut at responses.max_new_tokens"
+    return "" if any(c.isalnum() for c in answer.text) else "empty"
