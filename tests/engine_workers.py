@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 from pathlib import Path
 
 from tempo.records import Captions, Drop
@@ -68,5 +69,34 @@ def endless(context):
         (Path(context.directory) / f"{os.getpid()}.pid").touch()
         while True:
             os.read(os.pipe()[0], 1)
+
+    return work
+
+
+def stillborn(context):
+    """A factory that ends its process, as a broken library does when it is imported."""
+    os._exit(3)
+
+
+def surroundings(context):
+    """Answers with the working directory and the threads of the process."""
+    seen = (os.getcwd(), str(os.environ.get("OMP_NUM_THREADS")))
+    return lambda batch: [Captions(id=record.id, captions=seen) for record in batch]
+
+
+def patient(context):
+    """As `shout`, but `wait for x` returns only when `x` was answered; gives up after a minute."""
+    shouting = shout(context)
+
+    def work(batch):
+        for record in batch:
+            awaited = context.directory / record.id.removeprefix("wait for ")
+            if record.id == awaited.name:
+                awaited.touch()
+            for _ in range(1200):
+                if awaited.exists():
+                    break
+                time.sleep(0.05)
+        return shouting(batch)
 
     return work

@@ -17,6 +17,7 @@ import pytest
 from tempo import engine
 from tempo.config import Config
 from tempo.records import Captions, Drop, Record
+from tempo.sections import RunConfig
 from tempo.stage import Context
 
 PATIENCE_SECONDS = 60.0
@@ -66,6 +67,37 @@ def test_workers_asked_for_are_counted_and_zero_is_one_per_usable_core():
 
 def test_reference_names_a_function():
     assert engine.load("engine_workers:shout") is engine_workers.shout
+
+
+def on_ray(context, monkeypatch):
+    """The context with `run.engine` ray, and a list of what would have gone there."""
+    sent = []
+    monkeypatch.setattr("tempo.ray_engine.run_actors", lambda *_, **how: sent.append(how) or iter(()))
+    run = context.config.run.model_copy(update={"engine": "ray"})
+    return Context(context.config.model_copy(update={"run": run}), context.directory), sent
+
+
+def test_without_ray_it_is_refused_by_the_name_of_its_extra(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    engine.check_engine(RunConfig())
+    with pytest.raises(ValueError, match=r"run\.engine 'ray' needs Ray: pip install 'tempo-dpo\[ray\]'"):
+        engine.check_engine(RunConfig(engine="ray"))
+
+
+@pytest.mark.parametrize("place", ["here", "model"])
+def test_local_engine_keeps_a_model_in_this_process(context, place):
+    work = {"place": place, "stage": "captions"}
+    (row,) = by_id(engine.map_batches("engine_workers:process_of", context, singles("a"), **work)).values()
+    assert row.captions == (str(os.getpid()),)
+
+
+def test_ray_takes_the_stages_of_a_pool_or_a_model_and_no_other(context, monkeypatch):
+    context, sent = on_ray(context, monkeypatch)
+    for place in ("pool", "model", "here"):
+        work = {"place": place, "stage": "captions"}
+        came = by_id(engine.map_batches("engine_workers:shout", context, singles("a"), **work))
+        assert bool(came) == (place == "here")
+    assert sent == [{"holds_model": holds, "stage": "captions"} for holds in (False, True)]
 
 
 def test_run_here_keeps_the_order_of_batches_and_loads_once(context):

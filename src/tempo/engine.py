@@ -1,4 +1,4 @@
-"""Where a stage runs: in this process, or in a pool of processes. Not what it does.
+"""Where a stage runs: in this process, in a pool of processes, or on Ray. Not what it does.
 
 A decoder that crashes takes its process with it; the record that did it is found and set aside, and the pool
 is made again. Workers end with the process that started them, however that one ends.
@@ -6,6 +6,8 @@ is made again. Workers end with the process that started them, however that one 
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import multiprocessing
 import os
 import signal
@@ -16,13 +18,17 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from importlib import import_module
 from multiprocessing.connection import wait as wait_for_process
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from tempo.records import Drop, Record
+from tempo.sections import RunConfig
 from tempo.stage import Context, Worker
 
 Batch: TypeAlias = Sequence[Any]
 Result: TypeAlias = Sequence[Record | Drop]
+
+#: What a stage needs: nothing but this process, processes side by side, or the one that holds a model.
+Place: TypeAlias = Literal["here", "pool", "model"]
 
 _worker: Worker | None = None
 _failure: Exception | None = None
@@ -37,6 +43,39 @@ def load(reference: str) -> Callable[..., Any]:
     """The function that `module:name` refers to; the module is imported only now."""
     module, _, name = reference.partition(":")
     return getattr(import_module(module), name)  # type: ignore[no-any-return]
+
+
+def check_engine(run: RunConfig) -> None:
+    """Raises ValueError where the engine of a run is not installed."""
+    if run.engine == "ray" and importlib.util.find_spec("ray") is None:
+        raise ValueError("run.engine 'ray' needs Ray: pip install 'tempo-dpo[ray]'")
+
+
+@contextlib.contextmanager
+def session(run: RunConfig) -> Iterator[None]:
+    """What an engine starts, it keeps from stage to stage; here it ends, also by Ctrl-C."""
+    try:
+        yield
+    finally:
+        if run.engine == "ray":
+            from tempo.ray_engine import disconnect
+
+            disconnect()
+
+
+def map_batches(
+    reference: str, context: Context, batches: Sequence[Batch], *, place: Place, stage: str
+) -> Iterator[Result]:
+    """Results of the batches as they come, wherever `run.engine` has them done."""
+    run = context.config.run
+    if run.engine == "ray" and place != "here":
+        from tempo.ray_engine import run_actors
+
+        return run_actors(reference, context, batches, holds_model=place == "model", stage=stage)
+    if place == "pool":
+        workers = count_workers(run.num_workers)
+        return run_pool(reference, context, batches, num_workers=workers, stage=stage)
+    return run_here(reference, context, batches)
 
 
 def run_here(reference: str, context: Context, batches: Sequence[Batch]) -> Iterator[Result]:
@@ -92,11 +131,14 @@ def _run_alone(reference: str, context: Context, batch: Batch, stage: str) -> Re
     try:
         return executor.submit(_work, batch).result()
     except BrokenProcessPool:
-        return [
-            Drop(stage=stage, id=r.id, reason="process died", detail="while at this record") for r in batch
-        ]
+        return drop_batch(batch, stage)
     finally:
         _stop(executor)
+
+
+def drop_batch(batch: Batch, stage: str) -> Result:
+    """The drops of a batch whose process died twice."""
+    return [Drop(stage=stage, id=r.id, reason="process died", detail="while at this record") for r in batch]
 
 
 def _executor(reference: str, context: Context, num_workers: int) -> ProcessPoolExecutor:
