@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BENCH_READY := $(VENV)/.ready-bench
 
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench fuzz soak clean
 
 demo: $(READY)
 	$(BIN)/tempo run configs/tiny.toml --out out/demo
@@ -19,8 +20,11 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY)
+bench: $(BENCH_READY)
 	$(BIN)/python benchmarks/shared_prefix.py
+	$(BIN)/python benchmarks/sft.py
+	$(BIN)/python benchmarks/ingest.py
+	$(BIN)/python benchmarks/engine.py
 
 # torch first and pinned: left to itself, pip would fetch the CUDA build. torchvision without its needs, for
 # the same reason; transformers uses only its Python part.
@@ -30,6 +34,19 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps torchvision
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+# The peer to beat, and Ray; nothing else needs them. constraints.txt has their versions.
+$(BENCH_READY): $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt trl ray
+	touch $@
+
+# 300 damaged videos; the tests have 20.
+fuzz: $(READY)
+	TEMPO_FUZZ_FILES=300 $(BIN)/pytest tests/video/test_fuzz.py
+
+# 30 kills at random moments over all stages; the tests have 6 over those before training.
+soak: $(READY)
+	TEMPO_SOAK_KILLS=30 $(BIN)/pytest -s tests/test_pipeline.py -k kills_over_all_stages
 
 clean:
 	rm -rf $(VENV) out

@@ -235,6 +235,15 @@ def test_missing_input_of_a_late_stage_is_refused_before_hours_of_decoding(
     assert_refused(tempo("run", write(**sections), "--out", tmp_path / "out"), key, "/no/such/")
 
 
+@pytest.mark.parametrize("command", ["run", "videos"])
+def test_where_stages_run_can_be_said_on_the_command_line(tempo, write, tmp_path, command):
+    """The options are the keys `run.engine` and `run.ray_address`, checked like them."""
+    asked = (command, write(), "--out", tmp_path / "out")
+    assert_refused(tempo(*asked, "--address", "a:1"), "ray_address 'a:1' would do nothing", "'local'")
+    assert_refused(tempo(*asked, "--engine", "spark"), "run.engine", "'spark'")
+    assert_refused(tempo(*asked, "--engine", "ray", "--address", "ray://a:1"), "run.ray_address")
+
+
 def test_file_in_place_of_a_run_directory_is_named_and_kept(tempo, write, tmp_path):
     (tmp_path / "out").write_text("mine")
     assert_refused(

@@ -53,10 +53,15 @@ def write(tmp_path):
         ("captions", "repetition_penalty", 1.05),
         ("responses", "temperature", 0.7),
         ("responses", "repetition_penalty", 1.05),
+        ("responses", "input_form", "captions"),
+        ("perturbations", "rule", "distinct"),
         ("perturbations", "kinds", ("drop", "shuffle", "reverse")),
         ("perturbations", "levels", (16, 8, 4, 2)),
         ("pairs", "max_length_ratio", 1.5),
-        ("pairs", "drop_chosen_longer", True),
+        ("pairs", "length", "paper"),
+        ("pairs", "min_difference", 0.0),
+        ("pairs", "max_per_video", 0),
+        ("pairs", "held_out_share", 0.0),
         ("training", "max_tokens", 16384),
         ("model", "trust_remote_code", False),
         ("run", "seed", 0),
@@ -76,6 +81,12 @@ def test_default_is_that_of_the_method(section, key, expected):
         ("epochs", 1),
         ("beta", 0.1),
         ("nll_weight", 1.0),
+        ("loss", "sigmoid"),
+        ("label_smoothing", 0.0),
+        ("length", "sum"),
+        ("reference", "reset"),
+        ("grouping", "level"),
+        ("order", "random"),
     ],
 )
 def test_default_of_a_dpo_phase_is_that_of_the_method(key, expected):
@@ -122,6 +133,8 @@ def test_unknown_key_like_no_other_lists_all_keys():
         ({"frames": {"jpeg_quality": 101}}, "frames.jpeg_quality", "101"),
         ({"frames": 3}, "frames", "3"),
         ({"run": {"num_workers": -1}}, "run.num_workers", "-1"),
+        ({"run": {"engine": "spark"}}, "run.engine", "'spark'"),
+        ({"run": {"engine": "ray", "ray_address": "ray://a:1"}}, "run.ray_address", "'ray://a:1'"),
         ({"run": {"seed": 1.5}}, "run.seed", "1.5"),
         ({"run": {"seed": -1}}, "run.seed", "-1"),
         ({"model": {"path": 7}}, "model.path", "7"),
@@ -134,6 +147,8 @@ def test_unknown_key_like_no_other_lists_all_keys():
         ({"captions": {"temperature": -0.1}}, "captions.temperature", "-0.1"),
         ({"responses": {"repetition_penalty": 0.9}}, "responses.repetition_penalty", "0.9"),
         ({"perturbations": {"kinds": ["cut"]}}, "perturbations.kinds.0", "'cut'"),
+        ({"perturbations": {"rule": "papre"}}, "perturbations.rule", "'papre'"),
+        ({"responses": {"input_form": "clip"}}, "responses.input_form", "'clip'"),
         ({"perturbations": {"levels": ["hard"]}}, "perturbations.levels.0", "'hard'"),
         ({"pairs": {"max_length_ratio": 0.5}}, "pairs.max_length_ratio", "0.5"),
         ({"training": {"phases": 3}}, "training.phases", "3"),
@@ -166,6 +181,11 @@ def test_phase_without_a_needed_key_is_refused_by_that_key(missing):
 @pytest.mark.parametrize(
     ("data", "words"),
     [
+        ({"captions": {"temperature": 0, "retries": 5}}, ["captions", "retries 5", "temperature 0"]),
+        (
+            {"responses": {"input_form": "clips"}, "captions": {"retries": 1}},
+            ["[captions] would do nothing", "responses.input_form 'clips'"],
+        ),
         ({"perturbations": {"levels": []}}, ["perturbations", "levels", "()"]),
         ({"perturbations": {"levels": [4, 1]}}, ["perturbations", "levels", "(4, 1)"]),
         ({"perturbations": {"levels": [4, 4]}}, ["perturbations", "levels", "(4, 4)"]),
@@ -198,6 +218,18 @@ def test_world_with_more_shots_at_least_than_at_most_is_refused():
         ({**SFT, "kinds": ["drop"]}, "kinds"),
         ({**SFT, "beta": 0.2}, "beta"),
         ({**SFT, "nll_weight": 0.5}, "nll_weight"),
+        ({**SFT, "loss": "ipo"}, "loss"),
+        ({**SFT, "label_smoothing": 0.1}, "label_smoothing"),
+        ({**SFT, "length": "ld", "ld_alpha": 0.1}, "length, ld_alpha"),
+        ({**SFT, "reference": "fixed", "cache_reference": True}, "reference, cache_reference"),
+        ({**SFT, "grouping": "pair"}, "grouping"),
+        ({**SFT, "order": "adaptive", "mastered_accuracy": 0.5}, "order, mastered_accuracy"),
+        ({**DPO, "ld_alpha": 0.1}, "ld_alpha"),
+        ({**DPO, "length": "mean", "ld_alpha": 0.1}, "ld_alpha"),
+        ({**DPO, "loss": "ipo", "label_smoothing": 0.1}, "label_smoothing"),
+        ({**DPO, "loss": "hinge", "label_smoothing": 0.1}, "label_smoothing"),
+        ({**DPO, "loss": "sppo", "label_smoothing": 0.1}, "label_smoothing"),
+        ({**DPO, "mastered_accuracy": 0.5}, "mastered_accuracy"),
         ({**DPO, "lora_rank": 0, "lora_alpha": 8}, "lora_alpha"),
     ],
 )
@@ -206,6 +238,52 @@ def test_phase_option_that_would_do_nothing_is_refused(phase, idle):
     assert said.startswith("training.phases.0: ")
     assert phase["name"] in said
     assert f"{idle} would do nothing" in said
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("loss", "kto"), ("label_smoothing", 0.5), ("ld_alpha", 1.1), ("mastered_accuracy", 0)]
+)
+def test_phase_option_out_of_bounds_is_refused_by_its_key(key, value):
+    said = refusal({"training": {"phases": [{**DPO, key: value}]}})
+    assert said.startswith(f"training.phases.0.{key}: ")
+    assert f"(got {value!r})" in said
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"training": {"phases": [{**DPO, "order": "adaptive", "levels": [16]}]}}, "single level 16"),
+        ({"training": {"phases": [{**DPO, "order": "adaptive", "levels": [16, 16]}]}}, "single level 16"),
+        (
+            {"training": {"phases": [{**DPO, "order": "adaptive", "grouping": "video"}]}},
+            "grouping = 'video'",
+        ),
+        (
+            {"perturbations": {"levels": [4]}, "training": {"phases": [{**DPO, "order": "adaptive"}]}},
+            "perturbations.levels has the single level 4",
+        ),
+    ],
+)
+def test_an_adaptive_order_without_a_choice_is_refused(data, words):
+    said = refusal(data)
+    assert "phase 'dpo-16': order = 'adaptive' would do nothing" in said
+    assert words in said
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss": "sigmoid", "label_smoothing": 0.1},
+        {"loss": "ipo", "length": "mean"},
+        {"length": "ld", "ld_alpha": 0.0},
+        {"order": "adaptive", "levels": [16, 4], "mastered_accuracy": 1.0},
+        {"order": "adaptive", "grouping": "pair"},
+        {"reference": "fixed", "grouping": "video"},
+    ],
+)
+def test_options_of_a_dpo_phase_that_belong_together_are_taken(options):
+    (phase,) = parse_config({**OWN, "training": {"phases": [{**DPO, **options}]}}).training.phases
+    assert phase.model_dump(mode="json", include=set(options)) == options
 
 
 def test_benchmark_beside_the_embedded_world_is_refused():
@@ -319,8 +397,9 @@ def test_folder_in_place_of_a_file_is_named(tmp_path):
         {**OWN, "training": {"phases": [DPO, {**DPO, "name": "half", "levels": [4], "kinds": ["drop"]}]}},
         {"synthetic": {}, "training": {"phases": [DPO, SFT], "baselines": {"sft-only": ["sft"]}}},
         {**OWN, "training": {"phases": [{**DPO, "lora_rank": 0}]}},
+        {**OWN, "training": {"phases": [{**DPO, "length": "ld", "order": "adaptive", "reference": "fixed"}]}},
     ],
-    ids=["own", "synthetic", "threshold", "dpo", "sft", "no-lora"],
+    ids=["own", "synthetic", "threshold", "dpo", "sft", "no-lora", "options"],
 )
 def test_configuration_written_into_a_run_is_read_back_the_same(tmp_path, data):
     """`config.toml` of a run starts the same run again."""
@@ -329,8 +408,6 @@ def test_configuration_written_into_a_run_is_read_back_the_same(tmp_path, data):
     assert load_config(tmp_path / "config.toml") == config
 
 
-@pytest.mark.parametrize(
-    ("section", "key"), [("responses", "input_form"), ("perturbations", "rule"), ("evaluation", "batch_size")]
-)
+@pytest.mark.parametrize(("section", "key"), [("responses", "num_beams"), ("evaluation", "batch_size")])
 def test_an_option_that_would_do_nothing_does_not_exist(section, key):
     assert refusal({section: {key: "x"}}).startswith(f"{section}.{key}: unknown key")

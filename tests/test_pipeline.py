@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,6 +57,9 @@ lora_rank = 4
 """
 
 QUIET = Console(quiet=True)
+
+#: `make soak` sets it; the tests have a short form.
+SOAK_KILLS = int(os.environ.get("TEMPO_SOAK_KILLS", "0"))
 
 
 @pytest.fixture(scope="module")
@@ -202,28 +206,66 @@ def out_parent(out):
     return Path(out).parent if Path(out).is_absolute() else None
 
 
-def test_kills_change_nothing(finished, config_path, tmp_path):
-    """SIGKILL again and again at random moments, over all data stages; in the end the same bytes."""
-    rng = random.Random(0)
-    out = tmp_path / "killed"
+def run_with_kills(config_path, out, rng, *more, num_kills, longest_seconds):
+    """Starts a run again and again, killed at random moments at most so often, till it ends; the kills."""
     kills = 0
     while True:
-        process = start_run(config_path, str(out))
+        process = start_run(config_path, str(out), *more)
         try:
-            # A run that is let alone takes about ten seconds; starting takes one.
-            process.wait(timeout=rng.uniform(1.0, 5.0) if kills < 6 else 120)
+            process.wait(timeout=rng.uniform(1.0, longest_seconds) if kills < num_kills else 600)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
             kills += 1
             continue
         assert process.returncode == 0, process.stderr.read()
-        break
+        return kills
+
+
+def test_kills_change_nothing(finished, config_path, tmp_path):
+    """SIGKILL again and again at random moments, over all data stages; in the end the same bytes."""
+    out = tmp_path / "killed"
+    # A run that is let alone takes about ten seconds; starting takes one.
+    kills = run_with_kills(config_path, out, random.Random(0), num_kills=6, longest_seconds=5.0)
     assert kills >= 2
     for name in ("captions.jsonl", "perturbations.jsonl", "responses.jsonl"):
         assert digest(finished.directory, name) == digest(out, name)
     texts = [(d / "pairs.jsonl").read_text().replace(str(d), "") for d in (finished.directory, out)]
     assert texts[0] == texts[1]
+
+
+#: What tells times, versions, or how often the state is kept.
+OF_ITS_OWN = ("config.toml", "environment.json", "metrics.jsonl", "report.html", ".lock")
+
+
+def contents(out):
+    """The bytes of all that a run leaves, wherever it lies."""
+    left = (path for path in out.rglob("*") if path.is_file() and path.parent.name != "done")
+    return {
+        str(path.relative_to(out)): path.read_bytes().replace(str(out).encode(), b"")
+        for path in left
+        if path.name not in OF_ITS_OWN and ".tmp" not in str(path.relative_to(out))
+    }
+
+
+@pytest.mark.skipif(not SOAK_KILLS, reason="takes minutes: `make soak`")
+def test_many_kills_over_all_stages_change_nothing(finished, config_path, tmp_path):
+    """Killed as often as TEMPO_SOAK_KILLS says, over as many runs as that takes, training half-way too."""
+    begun, ended = (finished.directory / name for name in ("config.toml", "report.html"))
+    # Half of what a whole run takes: each is killed several times, and gets on all the same.
+    longest = 5 + (ended.stat().st_mtime - begun.stat().st_mtime) / 2
+    expected, rng, kills = contents(finished.directory), random.Random(1), 0
+    assert {"model/model.safetensors", "evaluation.json", "pairs.jsonl"} < expected.keys()
+    while kills < SOAK_KILLS:
+        out = tmp_path / f"killed {kills}"
+        more = ("--until", "report", "--set", "training.checkpoint_minutes=0.02")
+        left = SOAK_KILLS - kills
+        kills += run_with_kills(config_path, out, rng, *more, num_kills=left, longest_seconds=longest)
+        found = contents(out)
+        assert found.keys() == expected.keys()
+        assert [name for name in found if found[name] != expected[name]] == []
+        print(f"{kills} kills, the same bytes")
+        shutil.rmtree(out)
 
 
 def test_ctrl_c_stops_within_seconds_and_says_how_to_go_on(config_path, tmp_path):
@@ -269,6 +311,7 @@ def test_a_stage_alone_needs_the_one_before_it(config_path, tmp_path):
         ("run.seed=1", "synthetic"),
         ("shots.min_seconds=0.3", "shots"),
         ("frames.fps=2.0", "shots"),
+        ("perturbations.rule=paper", "perturbations"),
         ("responses.temperature=0.5", "responses"),
         ("training.max_tokens=9999", "training"),
         ("report.num_pairs=2", "report"),
@@ -280,7 +323,7 @@ def test_a_change_makes_its_stage_and_what_follows_stale(config_path, override, 
     assert stale == list(NAMES[NAMES.index(first_stale) :])
 
 
-@pytest.mark.parametrize("override", ["run.num_workers=2", "model.device=cpu"])
+@pytest.mark.parametrize("override", ["run.num_workers=2", "run.engine=ray", "model.device=cpu"])
 def test_what_changes_no_result_makes_nothing_stale(config_path, override):
     assert fingerprints(load_config(config_path)) == fingerprints(load_config(config_path, [override]))
 

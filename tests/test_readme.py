@@ -36,4 +36,4 @@ def test_subcommands_named_in_the_readme_exist():
     from tempo.pipeline import NAMES
 
     for name in re.findall(r"^tempo (\w+)", BLOCKS, re.MULTILINE):
-        assert name in (*NAMES, "run", "status", "init"), name
+        assert name in (*NAMES, "run", "status", "init", "export", "probe"), name

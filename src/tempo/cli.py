@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +14,7 @@ from rich.console import Console
 
 from tempo import pipeline
 from tempo.config import load_config
+from tempo.processes import process_rank
 from tempo.stage import Context
 
 app = typer.Typer(
@@ -23,6 +26,9 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 
+#: No space, quota used up, file larger than allowed.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 ConfigArgument = Annotated[Path, typer.Argument(help="configuration in TOML; `tempo init` writes one")]
 OutOption = Annotated[Path, typer.Option("--out", help="directory of the run; made if absent")]
 SetOption = Annotated[
@@ -30,6 +36,11 @@ SetOption = Annotated[
 ]
 RedoOption = Annotated[
     bool, typer.Option("--redo", help="discard stages made with another config, make them again")
+]
+
+EngineOption = Annotated[str, typer.Option(help="where stages run: local, or ray (extra `ray`)")]
+AddressOption = Annotated[
+    str, typer.Option(metavar="host:port", help="Ray cluster to join, or auto; one is started here without")
 ]
 
 
@@ -46,11 +57,14 @@ def run(
     until: Annotated[str, typer.Option(help="stop after this stage")] = "",
     overrides: SetOption = None,
     redo: RedoOption = False,
+    engine: EngineOption = "",
+    address: AddressOption = "",
 ) -> None:
     """Do every stage that is not done yet, from videos to the report."""
-    context = Context(load_config(config, overrides or []), out)
+    context = Context(load_config(config, _overrides(overrides, engine, address)), out)
     pipeline.run_stages(context, console(), until=until, redo=redo)
-    _say_where(context)
+    if process_rank() == 0:
+        _say_where(context)
 
 
 @app.command(rich_help_panel="Main")
@@ -74,6 +88,78 @@ def init(
     console().print(f"wrote {out}; next: tempo run {out} --out out/{videos.stem or 'run'}")
 
 
+@app.command(rich_help_panel="Main")
+def export(
+    directory: Annotated[Path, typer.Argument(help="directory of a run that has pairs")],
+    format_name: Annotated[str, typer.Option("--format", help="trl, ms-swift, llama-factory or parquet")],
+    out: Annotated[Path, typer.Option("--out", help="folder to write; must not exist, or be empty")],
+) -> None:
+    """Write the pairs of a run for another trainer, easy ones first."""
+    from tempo.preference.export import export_pairs
+
+    if error := pipeline.run_directory_error(directory):
+        raise ValueError(error)
+    num_pairs = export_pairs(directory, format_name, out)
+    console().print(f"wrote {num_pairs} pairs to {out}; pairs.import_from takes its pairs file back")
+
+
+@app.command(rich_help_panel="Main")
+def audit(
+    directory: Annotated[Path, typer.Argument(help="directory of a run that has pairs")],
+    no_model: Annotated[bool, typer.Option("--no-model", help="do not ask the language model")] = False,
+) -> None:
+    """Ask how well the pairs of a run can be told apart without the video; write audit.json."""
+    from tempo.report.audit_table import audit_table
+    from tempo.steps import audit_directory
+
+    result = audit_directory(directory, with_model=not no_model)
+    console().print(audit_table(result))
+    console().print(result["verdict"])
+
+
+@app.command(rich_help_panel="Main")
+def probe(
+    model: Annotated[str, typer.Argument(help="checkpoint directory or hub name, or `embedded`")],
+    videos: Annotated[Path, typer.Argument(help="folder of videos, one video, or directory of a run")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for all figures")] = None,
+    chart: Annotated[Path | None, typer.Option(help="file for a chart, .png or .svg")] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="JSONL of id and text, in place of the model's own descriptions")
+    ] = None,
+    save_text: Annotated[
+        Path | None, typer.Option(help="file for the model's descriptions, as --text takes them")
+    ] = None,
+    describe_with: Annotated[str, typer.Option(metavar="PROMPT", help="what the model is asked")] = "",
+    num_videos: Annotated[int, typer.Option(min=1, help="at most so many, drawn by the seed")] = 100,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="of a description")] = 512,
+    fps: Annotated[float | None, typer.Option(help="frames.fps; a run has its own")] = None,
+    max_frames: Annotated[int | None, typer.Option(help="frames.max_frames; a run has its own")] = None,
+    max_pixels: Annotated[int | None, typer.Option(help="frames.max_pixels; a run has its own")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of the perturbations and the intervals")] = 0,
+) -> None:
+    """Ask how much a model notices when a video is reversed, shuffled, cut or frozen; needs no labels."""
+    from tempo.evaluation.probe import ProbeSettings
+    from tempo.evaluation.probe_command import ProbeRequest, run_probe
+    from tempo.evaluation.probe_summary import probe_table
+
+    settings = ProbeSettings(num_videos=num_videos, max_new_tokens=max_new_tokens, seed=seed)
+    if describe_with:
+        settings = replace(settings, prompt=describe_with)
+    limits = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels}
+    frames = {key: value for key, value in limits.items() if value is not None}
+    request = ProbeRequest(model, videos, settings, frames, text, json_file, chart, save_text)
+    result = run_probe(request, console())
+    console().print(probe_table(result))
+    for row in result["left_out"]:
+        console().print(f"left out: {row['id']}: {row['reason']}: {row['detail']}")
+
+
+def _overrides(given: list[str] | None, engine: str, address: str) -> list[str]:
+    """What was given with --set, and the options that stand for a key."""
+    named = {"run.engine": engine, "run.ray_address": address}
+    return [*(given or []), *(f"{key}={value}" for key, value in named.items() if value)]
+
+
 def _add_stage(name: str, says: str) -> None:
     """Gives a stage its own subcommand."""
 
@@ -81,14 +167,20 @@ def _add_stage(name: str, says: str) -> None:
         name, help=f"Only this stage: {says}.".replace("[", r"\["), rich_help_panel="Stages, in order"
     )
     def _run_one(
-        config: ConfigArgument, out: OutOption, overrides: SetOption = None, redo: RedoOption = False
+        config: ConfigArgument,
+        out: OutOption,
+        overrides: SetOption = None,
+        redo: RedoOption = False,
+        engine: EngineOption = "",
+        address: AddressOption = "",
     ) -> None:
-        context = Context(load_config(config, overrides or []), out)
+        context = Context(load_config(config, _overrides(overrides, engine, address)), out)
         pipeline.run_stages(context, console(), only=name, redo=redo)
 
 
 for _stage in pipeline.STAGES:
-    _add_stage(_stage.name, _stage.says)
+    if not _stage.aside:
+        _add_stage(_stage.name, _stage.says)
 
 
 def _say_where(context: Context) -> None:
@@ -117,6 +209,12 @@ def main() -> None:
         Console(stderr=True, highlight=False, soft_wrap=True).print(
             f"error: {error}", style="red", markup=False
         )
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        text = f"error: the disk is full ({error}); free some space and give the same command again"
+        Console(stderr=True, highlight=False, soft_wrap=True).print(text, style="red", markup=False)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         Console(stderr=True).print("\nstopped; the same command goes on where it stopped")

@@ -11,8 +11,10 @@ from typing import Any
 from pydantic import BaseModel, ValidationError, model_validator
 
 from tempo.sections import (
+    AuditConfig,
     CaptionsConfig,
     ClipsConfig,
+    EndpointConfig,
     EvaluationConfig,
     FramesConfig,
     ModelConfig,
@@ -21,6 +23,7 @@ from tempo.sections import (
     ReportConfig,
     ResponsesConfig,
     RunConfig,
+    SamplingConfig,
     Section,
     ShotsConfig,
     SyntheticConfig,
@@ -28,12 +31,16 @@ from tempo.sections import (
     VideosConfig,
 )
 
+#: Stages whose place `pairs.import_from` takes.
+IMPORTED_STAGES = ("clips", "captions", "perturbations", "responses")
+
 
 class Config(Section):
     """A whole run."""
 
     run: RunConfig = RunConfig()
     model: ModelConfig = ModelConfig()
+    endpoint: EndpointConfig | None = None
     synthetic: SyntheticConfig | None = None
     videos: VideosConfig = VideosConfig()
     frames: FramesConfig = FramesConfig()
@@ -43,6 +50,7 @@ class Config(Section):
     perturbations: PerturbationsConfig = PerturbationsConfig()
     responses: ResponsesConfig = ResponsesConfig()
     pairs: PairsConfig = PairsConfig()
+    audit: AuditConfig = AuditConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     report: ReportConfig = ReportConfig()
@@ -53,13 +61,30 @@ class Config(Section):
             raise ValueError("give either videos.paths or a [synthetic] section: one of them, not both")
         if self.synthetic and self.evaluation.benchmark:
             raise ValueError("evaluation.benchmark would do nothing: the [synthetic] world brings its own")
+        if self.responses.input_form != "captions" and self.captions != CaptionsConfig():
+            raise ValueError(
+                f"[captions] would do nothing: with responses.input_form {self.responses.input_form!r} "
+                "nothing is captioned; remove it"
+            )
+        if self.pairs.import_from:
+            _refuse_idle_sections(self)
+        if self.endpoint:
+            _check_endpoint(self)
         unknown = {level for phase in self.training.phases for level in phase.levels} - set(
             self.perturbations.levels
         )
-        if unknown:
+        # Pairs made elsewhere bring levels of their own; a phase that finds none says so in training.
+        if unknown and not self.pairs.import_from:
             raise ValueError(
                 f"training phases ask for levels {sorted(unknown)} that perturbations.levels lacks"
             )
+        _refuse_idle_order(self)
+        for phase in self.training.phases:
+            if self.model.quantization != "none" and not phase.lora_rank:
+                raise ValueError(
+                    f"phase {phase.name!r}: lora_rank 0 trains the weights themselves, which a model with "
+                    f"model.quantization {self.model.quantization!r} does not have; give a lora_rank"
+                )
         if any(p.objective == "sft" for p in self.training.phases) and not (
             self.synthetic or self.training.instructions
         ):
@@ -67,6 +92,43 @@ class Config(Section):
                 "an sft phase needs training.instructions (a JSONL file of questions and answers)"
             )
         return self
+
+
+def _refuse_idle_order(config: Config) -> None:
+    """Raises ValueError for a phase that would go from easy to hard where pairs have a single level."""
+    levels = config.perturbations.levels
+    if config.pairs.import_from or len(levels) > 1:
+        return
+    for phase in config.training.phases:
+        if phase.order == "adaptive":
+            raise ValueError(
+                f"phase {phase.name!r}: order = 'adaptive' would do nothing: perturbations.levels has the "
+                f"single level {levels[0]}"
+            )
+
+
+def _refuse_idle_sections(config: Config) -> None:
+    """Raises ValueError for settings of the stages whose place imported pairs take."""
+    for name in IMPORTED_STAGES:
+        if getattr(config, name) != Config.model_fields[name].default:
+            raise ValueError(f"[{name}] would do nothing: the pairs come from pairs.import_from; remove it")
+
+
+def _check_endpoint(config: Config) -> None:
+    """Raises ValueError for settings that would do nothing with a server, or a server that would."""
+    if config.pairs.import_from:
+        raise ValueError("[endpoint] would do nothing: the pairs come from pairs.import_from; remove it")
+    assert config.endpoint is not None
+    asking = ["responses", *(["captions"] if config.responses.input_form == "captions" else [])]
+    for name in asking:
+        section = getattr(config, name)
+        if section.batch_size != SamplingConfig().batch_size:
+            raise ValueError(f"{name}.batch_size would do nothing: endpoint.concurrency takes its place")
+        if config.endpoint.server == "other" and section.repetition_penalty != 1:
+            raise ValueError(
+                f"{name}.repetition_penalty {section.repetition_penalty} would do nothing: endpoint.server "
+                "'other' has none; set it to 1.0, or name the server"
+            )
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -99,7 +161,8 @@ def _describe(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key; {_known_keys(error['loc'])}"
     message = error["msg"].removeprefix("Value error, ")
-    shown = "" if error["type"] == "value_error" else f" (got {error['input']!r})"
+    # The value that lacks a key is its whole section: long, and it might hold what nobody should read.
+    shown = "" if error["type"] in ("value_error", "missing") else f" (got {error['input']!r})"
     return f"{key}: {message}{shown}"
 
 

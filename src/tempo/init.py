@@ -26,7 +26,7 @@ max_frames = 600
 max_pixels = {max_pixels}     # per frame
 
 [shots]
-detector = "content"     # or "adaptive", steadier with fast camera moves
+detector = "content"     # or "adaptive" (fast camera moves), or "transnet" (learned; extra transnet)
 
 [clips]                  # what counts as rich in time
 min_shots = 4
@@ -38,6 +38,10 @@ min_clips = 4
 [perturbations]
 kinds = ["drop", "shuffle", "reverse"]
 levels = [16, 8, 4, 2]   # easy to hard
+rule = "distinct"        # "paper" is the released rule, faults included, for reproduction
+
+[responses]
+input_form = "captions"  # what is perturbed; "clips" and "video" show the model frames instead of captions
 
 [pairs]
 max_length_ratio = 1.5

@@ -15,26 +15,35 @@ from typing import Any
 
 from rich.console import Console
 
-from tempo import steps
-from tempo.config import Config
-from tempo.records import Captions, Clips, Perturbations, Record, Shots, Video
+from tempo import engine, steps
+from tempo.config import IMPORTED_STAGES, Config
+from tempo.processes import call_to_training, process_rank
+from tempo.records import Clips, Perturbations, Record, Video
 from tempo.stage import Context
 from tempo.store import RunStore
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: what it says of itself, the configuration it depends on, and how it is run."""
+    """One stage: what it says of itself, the configuration it depends on, and how it is run.
+
+    A stage `aside` looks at a run and changes no row of it: no stage needs it, only those that name the same
+    section become stale with it, and its subcommand takes the directory of a run.
+    """
 
     name: str
     says: str
     sections: tuple[str, ...]
     run: Callable[[Context, RunStore, Console], None]
+    aside: bool = False
 
 
-def _mapped(worker: str, reads: str, reads_record: type[Record], *, here: bool = False) -> Any:
-    return steps.MapStep(worker, reads, reads_record, here=here)
+def _mapped(worker: str, reads: str, reads_record: type[Record]) -> Any:
+    return steps.MapStep(worker, reads, reads_record, "pool")
 
+
+#: What answers depend on where a server draws them: not on where it is, nor on how patiently it is asked.
+SERVED = ("endpoint.model", "endpoint.server")
 
 STAGES: tuple[Stage, ...] = (
     Stage("synthetic", "render the embedded world (only with a [synthetic] section)", ("synthetic",),
@@ -43,21 +52,26 @@ STAGES: tuple[Stage, ...] = (
     Stage("shots", "cut videos into shots; fill the frame store", ("shots", "frames"),
           _mapped("tempo.video.shots:make_worker", "videos", Video)),
     Stage("clips", "group shots into clips, keep temporally rich videos", ("clips", "frames"),
-          _mapped("tempo.video.clips:make_worker", "shots", Shots)),
-    Stage("captions", "let the model caption every clip", ("model", "captions"),
-          _mapped("tempo.preference.captions:make_worker", "clips", Clips, here=True)),
-    Stage("perturbations", "choose what to drop, shuffle and reverse", ("perturbations",),
-          _mapped("tempo.preference.perturbations:make_worker", "captions", Captions, here=True)),
-    Stage("responses", "let the model answer, clean and perturbed", ("responses",),
-          _mapped("tempo.preference.responses:make_worker", "perturbations", Perturbations, here=True)),
+          steps.run_clips),
+    Stage("captions", "let the model caption every clip", ("model", *SERVED, "captions"),
+          steps.answered("tempo.preference.captions:make_worker", "clips", Clips)),
+    Stage("perturbations", "choose what to drop, shuffle and reverse",
+          ("perturbations", "responses.input_form"), steps.run_perturbations),
+    Stage("responses", "let the model answer, clean and perturbed", (*SERVED, "responses"),
+          steps.answered("tempo.preference.responses:make_worker", "perturbations", Perturbations)),
     Stage("pairs", "pair chosen with rejected answers, filter", ("pairs",), steps.run_pairs),
+    Stage("audit", "ask how well the pairs can be told apart without the video", ("audit",),
+          steps.run_audit, aside=True),
     Stage("training", "train the phases in order", ("training",), steps.run_training),
     Stage("evaluation", "ask every model the benchmark", ("evaluation",), steps.run_evaluation),
-    Stage("report", "write report.html", ("report",), steps.run_report),
+    Stage("report", "write report.html", ("report", "audit"), steps.run_report),
 )  # fmt: skip
 
 #: Stages that load the model.
 MODEL_STAGES = ("captions", "responses", "training", "evaluation")
+
+#: Stages that ask the server of an [endpoint] section, where there is one.
+ENDPOINT_STAGES = ("captions", "responses")
 
 NAMES = tuple(stage.name for stage in STAGES)
 
@@ -67,9 +81,10 @@ def fingerprints(config: Config) -> dict[str, str]:
     chained = str(config.run.seed)
     result = {}
     for stage in STAGES:
-        parts = {name: _plain(config, name) for name in stage.sections}
+        parts = {key: _plain(config, key) for key in stage.sections}
         text = json.dumps([chained, stage.name, parts], sort_keys=True)
-        chained = result[stage.name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        result[stage.name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        chained = chained if stage.aside else result[stage.name]
     return result
 
 
@@ -84,13 +99,18 @@ def run_stages(
 ) -> None:
     """Runs every stage that is not done, in order, or `only` one of them.
 
-    Raises ValueError if the directory holds rows of another configuration, unless `redo` discards them.
+    Of several processes the first does so; the others join the training. Raises ValueError if the directory
+    holds rows of another configuration, unless `redo` discards them.
     """
+    if process_rank() > 0:
+        steps.join_training(context)
+        return
     selected = _selected(context.config, until=until, only=only)
     uses_model = any(stage.name in MODEL_STAGES for stage in selected)
-    steps.check_inputs(context.config, with_model=uses_model)
+    uses_endpoint = any(stage.name in ENDPOINT_STAGES for stage in selected)
+    steps.check_inputs(context.config, with_model=uses_model, with_endpoint=uses_endpoint)
     store = RunStore(context.directory)
-    with store.lock():
+    with store.lock(), engine.session(context.config.run):
         _settle_config(context, store, console, redo=redo)
         wanted = fingerprints(context.config)
         for stage in selected:
@@ -100,6 +120,7 @@ def run_stages(
             store.begin(stage.name, wanted[stage.name])
             stage.run(context, store, console)
             store.finish(stage.name, wanted[stage.name])
+    call_to_training(context.config.model.device, is_wanted=False)
 
 
 def _selected(config: Config, *, until: str, only: str) -> Sequence[Stage]:
@@ -107,14 +128,28 @@ def _selected(config: Config, *, until: str, only: str) -> Sequence[Stage]:
         if asked and asked not in NAMES:
             raise ValueError(f"there is no stage {asked!r}; the stages are {', '.join(NAMES)}")
     last = NAMES.index(until) if until else len(NAMES) - 1
-    if only == "synthetic" and config.synthetic is None:
-        raise ValueError("stage 'synthetic' would do nothing: the config has no [synthetic] section")
-    chosen = [s for s in STAGES[: last + 1] if config.synthetic or s.name != "synthetic"]
+    idle = idle_stages(config)
+    if only in idle:
+        raise ValueError(f"stage {only!r} would do nothing: {idle[only]}")
+    chosen = [s for s in STAGES[: last + 1] if s.name not in idle]
     return [stage for stage in chosen if stage.name == only] if only else chosen
 
 
+def idle_stages(config: Config) -> dict[str, str]:
+    """Stages that a configuration has no use for, and why."""
+    idle = {}
+    if config.synthetic is None:
+        idle["synthetic"] = "the config has no [synthetic] section"
+    if config.responses.input_form != "captions":
+        idle["captions"] = f"responses.input_form is {config.responses.input_form!r}"
+    if config.pairs.import_from:
+        idle |= dict.fromkeys(IMPORTED_STAGES, "the pairs come from pairs.import_from")
+    return idle
+
+
 def _require_before(name: str, config: Config, store: RunStore) -> None:
-    before = [s.name for s in STAGES[: NAMES.index(name)] if config.synthetic or s.name != "synthetic"]
+    idle = idle_stages(config)
+    before = [s.name for s in STAGES[: NAMES.index(name)] if s.name not in idle and not s.aside]
     if missing := [stage for stage in before if not store.is_done(stage)]:
         raise ValueError(f"stage {name!r} needs {missing[0]!r} first; `tempo run` does all in order")
 
@@ -147,8 +182,12 @@ def _changed_keys(context: Context) -> list[str]:
     ]
 
 
-def _plain(config: Config, section: str) -> Any:
+def _plain(config: Config, key: str) -> Any:
+    """A section, or one value of it (`section.key`), as plain data."""
+    section, _, name = key.partition(".")
     value = getattr(config, section)
+    if name:
+        return getattr(value, name, None)
     # The device and where a hub is reached from change no result.
     return None if value is None else value.model_dump(mode="json", exclude={"device"})
 

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 Kind = Literal["drop", "shuffle", "reverse"]
 
+#: `other`: the pair was made elsewhere, from what is not known.
+PairKind = Literal["drop", "shuffle", "reverse", "other"]
+
 
 class Frozen(BaseModel):
     """A value that does not change and has no unknown fields."""
@@ -46,7 +49,10 @@ class Video(Record):
 
 
 class Shot(Frozen):
-    """Frames `start_frame` up to, not including, `end_frame` of one camera shot."""
+    """Frames `start_frame` up to, not including, `end_frame` of one camera shot.
+
+    `candidates` are the frames that may become key frames; where it is empty, all may.
+    """
 
     start_frame: int
     end_frame: int
@@ -54,6 +60,7 @@ class Shot(Frozen):
     end_seconds: float
     grey_range: int
     descriptor: tuple[float, ...]
+    candidates: tuple[int, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -102,7 +109,7 @@ class Captions(Record):
 
 
 class Perturbation(Frozen):
-    """An order of clip indices, `kind` at `level`; never `0, 1, .., num_clips - 1`.
+    """An order of clip indices, `kind` at `level`; `0, 1, .., num_clips - 1` only by the rule `paper`.
 
     `kept_share` is the share of clips that remain, `kendall_distance` the share of clip pairs whose order is
     turned round (0 for a drop, 1 for a full reversal).
@@ -130,23 +137,35 @@ class Response(Frozen):
     text: str
 
 
+class Unanswered(Frozen):
+    """A perturbation that got no usable answer, and why."""
+
+    kind: Kind
+    level: int
+    reason: str
+
+
 class Responses(Record):
-    """What the model said of a video clean (`chosen`) and perturbed."""
+    """What the model said of a video clean (`chosen`) and perturbed, and what it left unanswered."""
 
     num_clips: int
     chosen: str
     rejected: tuple[Response, ...]
+    unanswered: tuple[Unanswered, ...] = ()
 
 
 class Pair(Record):
-    """A training pair; `id` is video id, kind and level. `order` is the perturbation that made `rejected`."""
+    """A training pair; `id` is video id, kind and level. `order` is the perturbation that made `rejected`.
+
+    A pair made elsewhere (`pairs.import_from`) may be of the kind `other`, with level 0 and no order.
+    """
 
     video_id: str
     video: str
     prompt: str
     chosen: str
     rejected: str
-    kind: Kind
+    kind: PairKind
     level: int
     order: tuple[int, ...]
     num_clips: int

@@ -6,7 +6,7 @@ import platform
 import shutil
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,48 +17,54 @@ from rich.console import Console
 from tempo import engine
 from tempo.config import Config
 from tempo.model.paths import check_model_path
+from tempo.processes import call_to_training
 from tempo.progress import Counter, Counters
-from tempo.records import Drop, Record, Video
+from tempo.records import Captions, Clips, Drop, Record, Shots, Video
+from tempo.sections import AuditConfig, ModelConfig
 from tempo.stage import Context
 from tempo.store import DROPPED, RunStore, write_json, write_lines, write_text
 
-#: Videos that one worker call takes together where it runs here: a model draws their answers in batches.
-HERE_BATCH = 8
+#: Videos that one worker call takes together outside a pool: a model draws their answers in batches.
+BATCH_VIDEOS = 8
 
 
 @dataclass(frozen=True)
 class MapStep:
     """Maps the rows of `reads` through the worker, and writes what comes as it comes.
 
-    `here` keeps it in this process, several videos at a time: for stages that hold a model, or cost nothing.
+    Stages that hold a model, or cost nothing (`here`), take several videos at a time.
     """
 
     worker: str
     reads: str
     reads_record: type[Record]
-    here: bool
+    place: engine.Place
 
     def __call__(self, context: Context, store: RunStore, console: Console) -> None:
         """Does what is left of the stage."""
         name = self.worker.split(":")[0].rpartition(".")[2]
         rows = store.read(self.reads, self.reads_record)
         handled = store.handled_ids(name)
-        size = HERE_BATCH if self.here else 1
+        size = 1 if self.place == "pool" else BATCH_VIDEOS
         # Batches are cut before the handled ones are left out: a resumed batch holds the same records as
         # the first time, so the model computes the same numbers.
         batches = [rows[i : i + size] for i in range(0, len(rows), size)]
         left = [batch for batch in batches if any(row.id not in handled for row in batch)]
         counter = Counter(console, name, len(rows), done=len(rows) - sum(map(len, left)))
-        workers = engine.count_workers(context.config.run.num_workers)
-        results = (
-            engine.run_here(self.worker, context, left)
-            if self.here
-            else engine.run_pool(self.worker, context, left, num_workers=workers, stage=name)
-        )
         with counter.live():
-            for result in results:
+            for result in engine.map_batches(self.worker, context, left, place=self.place, stage=name):
                 write_result(store, name, [row for row in result if row.id not in handled])
                 counter.advance(len(result))
+
+
+def answered(worker: str, reads: str, reads_record: type[Record]) -> Callable[..., None]:
+    """The stage of a worker whose answers a model draws; a server is asked from here, where its key is."""
+
+    def run(context: Context, store: RunStore, console: Console) -> None:
+        place: engine.Place = "here" if context.config.endpoint else "model"
+        MapStep(worker, reads, reads_record, place)(context, store, console)
+
+    return run
 
 
 def write_result(store: RunStore, name: str, rows: Sequence[Record]) -> None:
@@ -91,12 +97,9 @@ def run_videos(context: Context, store: RunStore, console: Console) -> None:
     files = [str(path) for path in find_videos(paths, context.config.videos.extensions)]
     handled = {row.path for row in store.read("videos", Video)} | store.handled_ids("videos")
     batches = [[VideoFile(id=path)] for path in files if path not in handled]
-    workers = engine.count_workers(context.config.run.num_workers)
+    worker = "tempo.video.videos:make_worker"
     with Counter(console, "videos", len(batches)).live() as counter:
-        results = engine.run_pool(
-            "tempo.video.videos:make_worker", context, batches, num_workers=workers, stage="videos"
-        )
-        for result in results:
+        for result in engine.map_batches(worker, context, batches, place="pool", stage="videos"):
             write_result(store, "videos", result)
             counter.advance()
     _drop_duplicates(store)
@@ -115,27 +118,89 @@ def _drop_duplicates(store: RunStore) -> None:
     write_lines(store.path("videos"), (video.model_dump_json() for video in first.values()))
 
 
-def run_pairs(context: Context, store: RunStore, console: Console) -> None:
-    """Makes all pairs in one piece."""
-    from tempo.preference.pairs import make_pairs
+def run_clips(context: Context, store: RunStore, console: Console) -> None:
+    """Makes clips in the pool, or in one process where a model compares the shots."""
+    place: engine.Place = "pool" if context.config.clips.features == "embedded" else "model"
+    MapStep("tempo.video.clips:make_worker", "shots", Shots, place)(context, store, console)
 
-    pairs, drops = make_pairs(context)
+
+def run_perturbations(context: Context, store: RunStore, console: Console) -> None:
+    """Perturbs the captioned videos, or all that have clips where nothing is captioned."""
+    of_captions = context.config.responses.input_form == "captions"
+    reads, record = ("captions", Captions) if of_captions else ("clips", Clips)
+    worker = "tempo.preference.perturbations:make_worker"
+    MapStep(worker, reads, record, "here")(context, store, console)
+
+
+def run_pairs(context: Context, store: RunStore, console: Console) -> None:
+    """Makes all pairs in one piece; those of held-out videos go to a file of their own."""
+    from tempo.preference.importing import import_pairs
+    from tempo.preference.pairs import HELD_OUT, make_pairs
+
+    made = import_pairs(context) if context.config.pairs.import_from else make_pairs(context)
     known = store.handled_ids("pairs")
-    store.append(DROPPED, [drop for drop in drops if drop.id not in known])
-    write_lines(store.path("pairs"), (pair.model_dump_json() for pair in pairs))
-    console.print(f"pairs: {len(pairs)} kept, {len(drops)} filtered out")
+    store.append(DROPPED, [drop for drop in made.drops if drop.id not in known])
+    write_lines(store.path("pairs"), (pair.model_dump_json() for pair in made.pairs))
+    held_out = ""
+    if context.config.pairs.held_out_share:
+        write_lines(store.path(HELD_OUT), (pair.model_dump_json() for pair in made.held_out))
+        held_out = f"{len(made.held_out)} held out, "
+    console.print(f"pairs: {len(made.pairs)} kept, {held_out}{len(made.drops)} filtered out")
+
+
+def run_audit(context: Context, store: RunStore, console: Console) -> None:
+    """Asks how well the pairs can be told apart without the video; writes `audit.json`."""
+    from tempo.preference.audit import audit_pairs, read_pairs
+
+    config = context.config
+    pairs = read_pairs(context.directory)
+    audit = audit_pairs(pairs, config.audit, seed=config.run.seed, model=config.model)
+    write_json(context.directory / "audit.json", audit)
+    console.print(f"audit: {audit['verdict']}")
+
+
+def audit_directory(directory: Path, *, with_model: bool) -> dict[str, Any]:
+    """Audits the pairs of a directory as its config.toml says; writes `audit.json` and returns its content.
+
+    A directory with nothing but pairs has no model to ask. Raises ValueError where there are no pairs.
+    """
+    from tempo.preference.audit import audit_pairs, read_pairs
+
+    pairs = read_pairs(directory)
+    # Only what the audit needs: a run of another version may have keys that this one does not know.
+    plain = read_config(directory)
+    if with_model and "model" not in plain:
+        raise ValueError(f"{directory}/config.toml names no model to ask; add --no-model")
+    settings = AuditConfig.model_validate(plain.get("audit", {}))
+    model = ModelConfig.model_validate(plain["model"]) if with_model else None
+    audit = audit_pairs(pairs, settings, seed=int(plain.get("run", {}).get("seed", 0)), model=model)
+    write_json(directory / "audit.json", audit)
+    return audit
 
 
 def run_training(context: Context, store: RunStore, console: Console) -> None:
     """Trains every phase that is not done."""
+    from tempo.training.phases import Session
     from tempo.training.phases import run_training as train
 
+    call_to_training(context.config.model.device, is_wanted=True)
     with Counters(console) as counters:
         train(
-            context,
-            lambda phase, step, steps, row: counters.show(phase, step, steps, _figures(row)),
-            console.print,
+            Session(
+                context,
+                lambda phase, step, steps, row: counters.show(phase, step, steps, _figures(row)),
+                console.print,
+            )
         )
+
+
+def join_training(context: Context) -> None:
+    """What every process but the first does: trains along whenever it is called."""
+    from tempo.training.phases import Session
+    from tempo.training.phases import run_training as train
+
+    while call_to_training(context.config.model.device, is_wanted=False):
+        train(Session(context))
 
 
 def _figures(row: dict[str, float]) -> str:
@@ -158,11 +223,17 @@ def run_report(context: Context, store: RunStore, console: Console) -> None:
     console.print(f"report: {write_report(context)}")
 
 
-def check_inputs(config: Config, *, with_model: bool) -> None:
-    """Raises ValueError, before any work, for a path in the configuration that leads nowhere."""
+def check_inputs(config: Config, *, with_model: bool, with_endpoint: bool = False) -> None:
+    """Raises ValueError, before any work, for a path that leads nowhere or a server's key that is not set."""
+    engine.check_engine(config.run)
     if with_model:
         check_model_path(config.model.path)
+    if with_endpoint and config.endpoint:
+        from tempo.model.chat import read_key
+
+        read_key(config.endpoint)
     files = {
+        "pairs.import_from": config.pairs.import_from,
         "training.instructions": config.training.instructions,
         "evaluation.benchmark": config.evaluation.benchmark,
     }
@@ -179,6 +250,8 @@ def discard_files(name: str, directory: Path) -> None:
     beside = {
         "synthetic": ["synthetic"],
         "shots": ["frames"],
+        "pairs": ["held_out_pairs.jsonl"],
+        "audit": ["audit.json"],
         "training": ["train", "baselines", "model"],
         "evaluation": ["evaluation", "evaluation.json"],
         "report": ["report.html"],
