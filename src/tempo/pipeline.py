@@ -68,7 +68,7 @@ STAGES: tuple[Stage, ...] = (
 )  # fmt: skip
 
 #: Stages that load the model.
-MODEL_STAGES = ("captions", "responses", "training", "evaluation")
+MODEL_STAGES = ("captions", "responses", "audit", "training", "evaluation")
 
 #: Stages that ask the server of an [endpoint] section, where there is one.
 ENDPOINT_STAGES = ("captions", "responses")

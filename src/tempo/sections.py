@@ -54,6 +54,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> RunConfig:
+        port = self.ray_address.rpartition(":")[2]
+        if port.isdigit() and not 0 < int(port) < 65536:
+            raise ValueError(f"ray_address {self.ray_address!r}: a port is a number from 1 to 65535")
         if self.ray_address and self.engine != "ray":
             raise ValueError(f"ray_address {self.ray_address!r} would do nothing with engine {self.engine!r}")
         return self

@@ -7,10 +7,17 @@ import pytest
 import torch
 
 from tempo.preference.prompts import DESCRIBE, DIFFERENCE, FIRST_CLIP
-from tempo.synthetic.base_model import build_model, save
-from tempo.synthetic.eyesight import ALL_ACTIONS, BATCH, Looks, labels, random_event, train_eyesight
-from tempo.synthetic.lessons import LOOKS, VIEW, Lessons, Recipe
-from tempo.synthetic.reading import fusion_group, train_reading
+from tempo.synthetic.base_model import build_model, save, train_lessons
+from tempo.synthetic.eyesight import (
+    ALL_ACTIONS,
+    BATCH,
+    Looks,
+    labels,
+    name_directions,
+    random_event,
+    train_eyesight,
+)
+from tempo.synthetic.lessons import KINDS, LOOKS, VIEW, Lessons, Recipe
 from tempo.synthetic.world import ACTIONS, COLOURS, SETTINGS, SHAPES
 
 
@@ -59,7 +66,7 @@ def test_labels_name_the_event():
 
 
 def test_looks_are_drawn_from_seed_and_step():
-    looks = Looks(3, 0, VIEW, LOOKS)
+    looks = Looks(3, (0,), VIEW, LOOKS)
     frames, truth = looks[1]
     assert frames.shape == (BATCH, 2, VIEW, VIEW, 3)
     assert truth.shape == (BATCH, 4)
@@ -67,46 +74,80 @@ def test_looks_are_drawn_from_seed_and_step():
     assert not np.array_equal(frames, looks[2][0])
 
 
+def alone(parameters, figures):
+    """The mean over a single process."""
+    return figures
+
+
 def test_eyesight_moves_the_vision_tower_alone(fresh):
     before = copy.deepcopy(fresh.model.state_dict())
-    train_eyesight(fresh.model, fresh.processor.video_processor, Looks(2, 0, VIEW, LOOKS), learning_rate=1e-3)
+    train_eyesight(fresh, Looks(2, (0,), VIEW, LOOKS), learning_rate=1e-3, average=alone)
     moved = changed(before, fresh.model.state_dict())
     assert moved
     assert all(".visual." in name for name in moved)
 
 
-def test_reading_moves_the_language_model_alone(fresh):
+def test_every_name_has_a_direction_at_right_angles_to_all_others():
+    directions = torch.cat(name_directions(192))
+    assert len(directions) == len(COLOURS) + len(SHAPES) + len(SETTINGS) + len(ALL_ACTIONS)
+    assert torch.allclose(directions @ directions.T, torch.eye(len(directions)), atol=1e-5)
+
+
+def test_lessons_move_the_language_model_alone(fresh, tmp_path):
     before = copy.deepcopy(fresh.model.state_dict())
-    draw = Lessons(fresh, Recipe()).draw_events
-    train_reading(fresh, draw, seed=0, most_steps=2, learning_rate=1e-3)
+    fresh.model.model.visual.requires_grad_(False)
+    train_lessons(fresh, Recipe(steps=2, learning_rate=1e-3), tmp_path / "model")
     moved = changed(before, fresh.model.state_dict())
     assert moved
     assert not any(".visual." in name for name in moved)
+    assert (tmp_path / "model" / "model.safetensors").exists()
 
 
 def test_a_fusion_tells_its_list_in_the_order_given(lm):
-    draw = Lessons(lm, Recipe()).draw_events
-    group = fusion_group(lm, np.random.default_rng(3), draw, most=4)
-    ((question, answer),) = texts(lm, [group])
-    listed = [line.split(". ", 1)[1] for line in question.splitlines() if line[:1].isdigit()]
-    told = [part.split(", ", 1)[1] for part in answer.removesuffix("<|im_end|>").split(". ")]
-    assert [text.lower().rstrip(".") for text in listed] == [text.lower().rstrip(".") for text in told]
+    lengths = set()
+    for seed in range(8):
+        group = Lessons(lm, Recipe())._fusion(np.random.default_rng(seed), 4)
+        ((question, answer),) = texts(lm, [group])
+        listed = [line.split(". ", 1)[1] for line in question.splitlines() if line[:1].isdigit()]
+        told = [part.split(", ", 1)[1] for part in answer.removesuffix("<|im_end|>").split(". ")]
+        assert [text.lower().rstrip(".") for text in listed] == [text.lower().rstrip(".") for text in told]
+        lengths.add(len(listed))
+    assert lengths == {1, 2, 3, 4}
 
 
-def test_clips_come_before_stories(lm):
-    lessons = Lessons(lm, Recipe(clip_share=0.5))
-    early, late = (lessons.lesson(np.random.default_rng(0), done=done) for done in (0.4, 0.6))
-    assert not early["story"]
-    assert late["story"]
-    assert all(questions[0].endswith("assistant\n") for questions in texts(lm, early["clip"]))
+@pytest.fixture
+def lesson(lm):
+    return Lessons(lm, Recipe()).lesson(np.random.default_rng(0))
 
 
-def test_a_clip_is_captioned_alone_and_a_difference_ends_with_the_second_caption(lm):
-    lesson = Lessons(lm, Recipe()).lesson(np.random.default_rng(0), done=0.0)
+def test_every_kind_is_taught_from_the_first_step(lesson):
+    assert set(lesson) == set(KINDS)
+    assert all(lesson.values())
+
+
+def test_a_clip_is_captioned_alone_and_a_difference_ends_with_the_second_caption(lm, lesson):
     assert all(texts(lm, [group])[0][0].startswith(FIRST_CLIP) for group in lesson["clip"])
     for question, answer in texts(lm, lesson["difference"]):
         assert question.startswith(DIFFERENCE)
         assert "Caption: A " in answer
+
+
+def test_a_kind_grows_when_its_length_is_mastered_and_no_other(lm):
+    lessons = Lessons(lm, Recipe())
+    lengths = []
+    for loss in (0.5, 0.01, 0.5, 0.01, 0.01, 0.01):
+        seen = {"story": loss, "fusion": 0.5}
+        lessons.grow(seen)
+        lengths.append(lessons.lengths["story"].value)
+        assert seen["story"] == (1.0 if lengths[-1] != ([2, *lengths][-2]) else loss)
+    assert lengths == [2, 4, 4, 8, 16, 16]
+    assert lessons.lengths["fusion"].value == 2
+
+
+def test_questions_about_a_story_do_not_ask_when(lm, lesson):
+    asked = [question for question, _ in texts(lm, lesson["story"])]
+    assert asked
+    assert not [question for question in asked if "first" in question or "before" in question]
 
 
 @pytest.mark.parametrize(("fidelity", "expected"), [(0.0, False), (1.0, True)])
@@ -117,7 +158,9 @@ def test_the_knob_decides_whether_a_story_is_told_in_order(lm, fidelity, expecte
         rng = np.random.default_rng(seed)
         events = Lessons(lm, Recipe()).draw_events(np.random.default_rng(seed), 2, 16)
         told = [
-            answer for question, answer in texts(lm, [lessons._telling(rng)]) if question.startswith(DESCRIBE)
+            answer
+            for question, answer in texts(lm, [lessons._telling(rng, 16)])
+            if question.startswith(DESCRIBE)
         ]
         places = [told[0].index(event.clause) for event in events]
         in_order.append(places == sorted(places))

@@ -230,3 +230,36 @@ def test_a_full_disk_stops_the_run_instead_of_emptying_it():
 
     with pytest.raises(OSError, match="No space left"):
         per_record("shots", fail)([VideoFile(id="a")])
+
+
+def test_a_folder_without_read_permission_is_set_aside_and_the_rest_is_taken(tmp_path, monkeypatch):
+    """Root may read everything, so the refusal is made up."""
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "a.mp4").write_bytes(b"x")
+
+    def refuse(real):
+        def call(path="."):
+            if str(path).endswith("closed"):
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path)
+
+        return call
+
+    for name in ("scandir", "listdir"):
+        monkeypatch.setattr(os, name, refuse(getattr(os, name)))
+    found = find_videos([tmp_path], ["mp4"])
+    assert found == [tmp_path / "closed", tmp_path / "open" / "a.mp4"]
+    (row,) = make_worker(context(tmp_path))([VideoFile(id=str(found[0]))])
+    assert (row.reason, "Permission denied" in row.detail) == ("cannot be opened", True)
+
+
+def test_a_file_that_cannot_be_read_to_its_end_is_set_aside(render, tmp_path, monkeypatch):
+    path = render([plain()] * 3)
+
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("tempo.video.videos.video_id", fail)
+    (row,) = make_worker(context(tmp_path))([VideoFile(id=str(path))])
+    assert (row.reason, "Input/output error" in row.detail) == ("cannot be opened", True)

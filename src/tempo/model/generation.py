@@ -91,7 +91,7 @@ def _batch_inputs(lm: VideoLM, requests: Sequence[Request]) -> dict[str, Any]:
 def _end_tokens(lm: VideoLM) -> list[int]:
     """Every token that ends an answer: the checkpoint's own and the chat template's end of turn."""
     own = lm.model.generation_config.eos_token_id
-    ends = own if isinstance(own, list) else [own]
+    ends = [*own] if isinstance(own, list) else [own]
     ends += lm.tokenizer(lm.end_of_answer, add_special_tokens=False)["input_ids"][:1]
     return sorted({token for token in ends if token is not None})
 

@@ -1,15 +1,13 @@
 """Makes the embedded model: a small Qwen2.5-VL that knows the world but not the order of its events.
 
-    python -m tempo.synthetic.base_model --out src/tempo/synthetic/model
+    torchrun --nproc-per-node 2 -m tempo.synthetic.base_model --out src/tempo/synthetic/model
 
-With `--go-on-from DIR` the last part goes on from a checkpoint, also with several processes:
+The vision tower learns to see first (`eyesight.py`). Then the language model learns what things are and do,
+in clips and in stories that grow, to caption a clip given the clip before it, and to fuse a list of captions
+(`lessons.py`). Whole stories are told last, with their order lost as `order_fidelity` says: at 0 a story's
+caption tells what happens and never when, the disease that the method cures. `card.py` measures the result.
 
-    torchrun --nproc-per-node 2 -m tempo.synthetic.base_model --go-on-from DIR --out DIR --num-threads 1
-
-The vision tower learns to see first (`eyesight.py`), the language model to copy from lists (`reading.py`).
-Then come single clips: what things are and do, a clip's caption given the clip before it. Whole stories come
-last, with their order lost as `order_fidelity` says: at 0 a story's caption tells what happens and never
-when, the disease that the method cures. `card.py` measures the result.
+`--go-on-from DIR` starts with a checkpoint that can see and does the lessons only.
 """
 
 from __future__ import annotations
@@ -31,8 +29,7 @@ from tempo.model.loading import VideoLM, load_video_lm, repair_torchvision, use_
 from tempo.model.prefix import Group, log_probs
 from tempo.sections import ModelConfig
 from tempo.synthetic.eyesight import Looks, train_eyesight
-from tempo.synthetic.lessons import LOOKS, MASTERED, STORY_LENGTHS, VIEW, Lessons, Recipe
-from tempo.synthetic.reading import train_reading
+from tempo.synthetic.lessons import KINDS, LOOKS, VIEW, Lessons, Recipe
 from tempo.synthetic.tokenizer import CHAT_TEMPLATE, make_tokenizer
 
 
@@ -66,18 +63,18 @@ def _sizes(tokenizer: Any) -> dict[str, Any]:
         "vocab_size": len(tokenizer),
         "hidden_size": 192,
         "intermediate_size": 512,
-        "num_hidden_layers": 5,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 6,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 3,
         "max_position_embeddings": 4096,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 4, 4]},
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 8, 8]},
         "tie_word_embeddings": True,
         "bos_token_id": None,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
     vision = {
-        "depth": 4,
+        "depth": 6,
         "hidden_size": 128,
         "intermediate_size": 320,
         "num_heads": 4,
@@ -86,7 +83,7 @@ def _sizes(tokenizer: Any) -> dict[str, Any]:
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
         "window_size": VIEW,
-        "fullatt_block_indexes": [1, 3],
+        "fullatt_block_indexes": [1, 3, 5],
         "tokens_per_second": 1,
     }
     return {
@@ -100,25 +97,28 @@ def _sizes(tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def train(lm: VideoLM, recipe: Recipe, out: Path) -> None:
-    """Trains in place: eyesight, reading, then all lessons; saves to `out` after each part."""
+def train(lm: VideoLM, recipe: Recipe, out: Path, *, can_see: bool = False) -> None:
+    """Trains in place: eyesight (unless it `can_see`), then all lessons; saves to `out` after each part.
+
+    Under `torchrun` every process takes work of its own and gradients are averaged.
+    """
     torch.set_num_threads(recipe.num_threads)
-    looks = Looks(recipe.eyesight_steps, recipe.seed, VIEW, LOOKS)
-    train_eyesight(lm.model, lm.processor.video_processor, looks, learning_rate=2e-3)
-    draw = Lessons(lm, recipe).draw_events
-    train_reading(lm, draw, seed=recipe.seed, most_steps=recipe.reading_steps, learning_rate=1.5e-3)
-    save(lm, out)
+    if not can_see:
+        looks = Looks(recipe.eyesight_steps, (recipe.seed, _rank()), VIEW, LOOKS)
+        train_eyesight(lm, looks, learning_rate=1e-3, average=_average)
+        if _rank() == 0:
+            save(lm, out)
+    # What it sees is settled: the language model learns faster if the words for it stand still.
+    lm.model.model.visual.requires_grad_(False)
     train_lessons(lm, recipe, out)
 
 
 def train_lessons(lm: VideoLM, recipe: Recipe, out: Path) -> None:
-    """Trains on all lessons; prints progress every 100 steps, saves to `out` every 500 and at the end.
-
-    Under `torchrun` every process takes lessons of its own and gradients are averaged.
-    """
-    rank, model = int(os.environ.get("RANK", "0")), lm.model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.02)
-    lessons = Lessons(lm, recipe, rank)
+    """Trains the language model on all lessons; prints progress every 100 steps, saves to `out` every 500."""
+    model = lm.model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.02)
+    lessons = Lessons(lm, recipe, _rank())
     loader = DataLoader(lessons, batch_size=None, num_workers=1, prefetch_factor=8)
     start, minutes, seen = time.perf_counter(), 0.0, dict[str, float]()
     for step, lesson in enumerate(loader):
@@ -126,57 +126,66 @@ def train_lessons(lm: VideoLM, recipe: Recipe, out: Path) -> None:
         done = max(step / recipe.steps, minutes / recipe.max_minutes)
         if done >= 1:
             break
-        for parameters in optimizer.param_groups:
-            parameters["lr"] = recipe.learning_rate * min((step + 1) / 100, 1.0, (1 - done) / 0.6)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * min((step + 1) / 100, 1.0, (1 - done) / 0.3)
         by_kind: dict[str, list[Group]] = pickle.loads(lesson)
-        groups = [group for some in by_kind.values() for group in some]
-        logps = [torch.cat(group) for group in log_probs(model, groups)]
-        (-torch.cat(logps).mean()).backward()
-        minutes = _average(model, (time.perf_counter() - start) / 60)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        logps = [torch.cat(group) for group in log_probs(model, [g for kind in KINDS for g in by_kind[kind]])]
+        totals = _sums(by_kind, logps)
+        # Every kind counts the same, or yes and no would drown in the words of stories.
+        kinds = [-torch.cat(some).mean() for some in _split(by_kind, logps) if some]
+        torch.stack(kinds).mean().backward()
+        minutes, *sums = _average(parameters, [(time.perf_counter() - start) / 60, *totals])
+        nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        _note(seen, by_kind, logps)
-        _grow(lessons, seen)
-        if rank == 0 and step % 100 == 0:
+        for kind, total, count in zip(KINDS, sums[::2], sums[1::2], strict=True):
+            if count:
+                seen[kind] = 0.95 * seen.get(kind, total / count) + 0.05 * total / count
+        lessons.grow(seen)
+        if _rank() == 0 and step % 100 == 0:
             figures = " ".join(f"{kind} {value:.3f}" for kind, value in seen.items())
             print(f"step {step} minutes {minutes:.1f} {figures}", flush=True)
-        if rank == 0 and step % 500 == 499:
+        if _rank() == 0 and step % 500 == 499:
             save(lm, out)
     model.eval()
-    if rank == 0:
+    if _rank() == 0:
         save(lm, out)
 
 
-def _average(model: Any, minutes: float) -> float:
-    """Averages gradients over all processes, and the minutes too, so that all keep the same schedule."""
+def _rank() -> int:
+    return int(os.environ.get("RANK", "0"))
+
+
+def _average(parameters: list[Any], figures: list[float]) -> list[float]:
+    """Averages gradients over all processes in place, and returns the means of the figures.
+
+    Minutes and losses go along: all processes keep the same schedule, and lessons grow at the same time.
+    """
     if not distributed.is_initialized():
-        return minutes
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([*(gradient.flatten() for gradient in gradients), torch.tensor([minutes])])
+        return figures
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([*(gradient.flatten() for gradient in gradients), torch.tensor(figures)])
     distributed.all_reduce(flat)
     flat /= distributed.get_world_size()
-    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients] + [1])[:-1], strict=True):
+    *parts, means = flat.split([*(gradient.numel() for gradient in gradients), len(figures)])
+    for gradient, mean in zip(gradients, parts, strict=True):
         gradient.copy_(mean.view_as(gradient))
-    return float(flat[-1])
+    return [float(mean) for mean in means]
 
 
-def _grow(lessons: Lessons, seen: dict[str, float]) -> None:
-    """Makes stories longer once those of the present length are mastered."""
-    longer = [length for length in STORY_LENGTHS if length > lessons.story_length.value]
-    if longer and seen.get("story", 1.0) < MASTERED:
-        lessons.story_length.value = longer[0]
-        seen["story"] = 1.0
-        print(f"stories of up to {longer[0]}", flush=True)
-
-
-def _note(seen: dict[str, float], by_kind: dict[str, list[Group]], logps: list[torch.Tensor]) -> None:
-    """Updates the running mean of each kind's token loss."""
+def _split(by_kind: dict[str, list[Group]], logps: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """The log-probabilities of the groups of each of KINDS."""
     left = iter(logps)
-    for kind, groups in by_kind.items():
-        if groups:
-            loss = -float(torch.cat([next(left) for _ in groups]).detach().mean())
-            seen[kind] = 0.95 * seen.get(kind, loss) + 0.05 * loss
+    return [[next(left) for _ in by_kind[kind]] for kind in KINDS]
+
+
+def _sums(by_kind: dict[str, list[Group]], logps: list[torch.Tensor]) -> list[float]:
+    """For each of KINDS the sum of its token losses and the number of its tokens, one after the other."""
+    sums = list[float]()
+    for some in _split(by_kind, logps):
+        logp = torch.cat([torch.zeros(0), *(group.detach() for group in some)])
+        sums += [-float(logp.sum()), float(len(logp))]
+    return sums
 
 
 def save(lm: VideoLM, path: Path) -> None:
@@ -195,7 +204,7 @@ def main() -> None:
         "--go-on-from",
         default="",
         dest="start",
-        help="checkpoint that has eyesight and can read; lessons only",
+        help="a checkpoint that can see; lessons only",
     )
     for name, default in vars(Recipe()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
@@ -204,11 +213,8 @@ def main() -> None:
     recipe = Recipe(**arguments)
     if "RANK" in os.environ:
         distributed.init_process_group("gloo")
-    if start:
-        torch.set_num_threads(recipe.num_threads)
-        train_lessons(load_video_lm(ModelConfig(path=start, dtype="float32")), recipe, out)
-    else:
-        train(build_model(recipe), recipe, out)
+    lm = load_video_lm(ModelConfig(path=start, dtype="float32")) if start else build_model(recipe)
+    train(lm, recipe, out, can_see=bool(start))
 
 
 if __name__ == "__main__":

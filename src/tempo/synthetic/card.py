@@ -15,9 +15,10 @@ import numpy as np
 
 from tempo.evaluation.benchmark import summarize
 from tempo.evaluation.evaluate import ask
-from tempo.model.generation import Request, generate
+from tempo.model.answers import Request
+from tempo.model.generation import generate
 from tempo.model.loading import VideoLM, load_video_lm
-from tempo.preference.captions import clean_caption
+from tempo.preference.cleaning import clean_caption
 from tempo.preference.prompts import DIFFERENCE, FIRST_CLIP, fusion
 from tempo.records import Outcome, Sample
 from tempo.sections import ModelConfig, SamplingConfig
@@ -66,7 +67,8 @@ def _exact_shares(lm: VideoLM, stories: Sequence[Story]) -> dict[str, float]:
         *(rows[1] for rows in lists),
         *(language.fuse(rows) for rows in lists),
     ]
-    texts = [*(clean_caption(answer) for answer in drawn[: 2 * count]), *(a.text for a in drawn[2 * count :])]
+    captions = [clean_caption(a, is_differential=i >= count) for i, a in enumerate(drawn[: 2 * count])]
+    texts = [*captions, *(answer.text for answer in drawn[2 * count :])]
     hits = [text == right for text, right in zip(texts, truth, strict=True)]
     names = ("first_captions", "differential_captions", "fusions")
     shares = {name: float(np.mean(hits[i * count : (i + 1) * count])) for i, name in enumerate(names)}

@@ -98,9 +98,15 @@ def thing_caption(event: Event) -> Question:
 
 def static_question(events: Sequence[Event], rng: np.random.Generator) -> Question:
     """A question that one frame answers: the place of an object, or whether an object is there."""
-    event = events[int(rng.integers(len(events)))]
     if rng.random() < 0.5:
+        event = events[int(rng.integers(len(events)))]
         return where_is(event), place_of(event.setting)
+    return presence_question(events, rng)
+
+
+def presence_question(events: Sequence[Event], rng: np.random.Generator) -> Question:
+    """A yes/no question whether an object is there; yes half of the time."""
+    event = events[int(rng.integers(len(events)))]
     says_yes = rng.random() < 0.5
     thing = event.thing if says_yes else absent_thing(events, rng)
     return f"Is there a {thing}?", "Yes." if says_yes else "No."

@@ -127,7 +127,7 @@ def _check_groups(clip_groups: Sequence[int], config: ClipsConfig) -> None:
     if num_clips < config.min_clips:
         raise Dropped("too few clips", f"{num_clips} clips, min_clips is {config.min_clips}")
     group, count = Counter(clip_groups).most_common(1)[0]
-    limit = min(config.max_group_clips, num_clips // config.group_share)
+    limit = min(config.max_group_clips, max(1, num_clips // config.group_share))
     if count > limit:
         raise Dropped(
             "group comes back too often",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,11 +123,14 @@ def probe(path: str | Path) -> tuple[Header, Picture]:
 def _open(path: str | Path) -> Iterator[tuple[Any, Any]]:
     """The container and its film; raises Dropped."""
     path = Path(path)
-    if not path.exists():
-        raise Dropped("no such file", str(path))
-    if not path.is_file():
-        raise Dropped("cannot be opened", f"{path} is not a regular file")
     try:
+        if not path.exists():
+            raise Dropped("no such file", str(path))
+        if path.is_dir():
+            # Why a folder could not be searched, where it comes here for that.
+            os.listdir(path)
+        if not path.is_file():
+            raise Dropped("cannot be opened", f"{path} is not a regular file")
         if path.stat().st_size == 0:
             raise Dropped("empty file", str(path))
         # The prefix keeps a name like `concat:x` from being a protocol; the whitelist keeps a playlist that

@@ -113,6 +113,9 @@ class ShotCutter:
             return
         self._start_frame = end_frame
         held = self._waiting.take(end_frame)
+        if not held:
+            # A shot so short that it shared a bucket with its neighbour, and lost: too short for any use.
+            return
         middle = min(held, key=lambda one: abs(one.index - (start_frame + end_frame) // 2))
         image = middle.image(self._waiting.size)
         candidates = choose_candidates(held, self.sharpness[start_frame:end_frame], start_frame)

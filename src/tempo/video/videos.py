@@ -74,21 +74,26 @@ def per_record(stage: str, function: Callable[[Any], Record]) -> Worker:
 
 def check_unchanged(path: str, expected_id: str) -> None:
     """Raises Dropped if the file is gone or has another content than when it was found."""
+    found_id = _read_id(path)
+    if found_id != expected_id:
+        raise Dropped("file changed", f"{path} now has the content {found_id}")
+
+
+def _read_id(path: str) -> str:
+    """The id of a file; raises Dropped if it is gone or cannot be read to its end."""
     try:
-        found_id = video_id(path)
+        return video_id(path)
     except FileNotFoundError:
         raise Dropped("no such file", path) from None
     except OSError as error:
         raise Dropped("cannot be opened", str(error)) from None
-    if found_id != expected_id:
-        raise Dropped("file changed", f"{path} now has the content {found_id}")
 
 
 def _identify(file: VideoFile, timeout_seconds: float) -> Video:
     header, picture = with_patience(lambda beat: probe(file.id), timeout_seconds)
     width, height = picture.size
     return Video(
-        id=video_id(file.id),
+        id=_read_id(file.id),
         path=file.id,
         duration_seconds=header.duration_seconds,
         width=width,
@@ -101,10 +106,12 @@ def _identify(file: VideoFile, timeout_seconds: float) -> Video:
 def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     """Files under `folder` with one of the suffixes, any case; a folder is entered once by its real path.
 
-    Dead links come too, to be reported by name; sockets and pipes do not: opening one would wait for ever.
+    Dead links and folders that cannot be read come too, to be reported by name; sockets and pipes do not:
+    opening one would wait for ever.
     """
     entered: set[str] = set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    closed: list[OSError] = []
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=closed.append):
         real = os.path.realpath(parent)
         if real in entered:
             folders.clear()
@@ -113,8 +120,10 @@ def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
         folders.sort()
         for name in names:
             path = Path(parent, name)
-            if name.lower().endswith(suffixes) and (path.is_file() or not path.exists()):
+            # os.path, since pathlib raises where a folder may be listed but not entered.
+            if name.lower().endswith(suffixes) and (os.path.isfile(path) or not os.path.exists(path)):
                 yield path
+    yield from (Path(error.filename) for error in closed)
 
 
 def _check_name(path: Path) -> None:
