@@ -79,6 +79,10 @@ class Config(Section):
                 f"training phases ask for levels {sorted(unknown)} that perturbations.levels lacks"
             )
         _refuse_idle_order(self)
+        if self.training.phases and self.model.dtype == "float16":
+            raise ValueError(
+                "model.dtype 'float16' cannot be trained: its gradients vanish or overflow; take bfloat16"
+            )
         for phase in self.training.phases:
             if self.model.quantization != "none" and not phase.lora_rank:
                 raise ValueError(

@@ -23,12 +23,32 @@ def num_processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def make_accelerator(device: str) -> Any:
-    """accelerate's view of the processes and of how weights are spread over them; joins them first."""
-    from accelerate import Accelerator
-    from accelerate.utils import InitProcessGroupKwargs
+def make_accelerator(device: str, *, find_unused_parameters: bool = False) -> Any:
+    """accelerate's view of the processes, which it joins first.
 
-    return Accelerator(cpu=device == "cpu", kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+    Raises ValueError for what its launcher can be told and tempo does not do.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+
+    handlers = [
+        InitProcessGroupKwargs(timeout=PATIENCE),
+        # Some towers have layers that their features do not come from.
+        DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters),
+    ]
+    accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=handlers)
+    kind = accelerator.distributed_type.name
+    told = {
+        f"distributed_type {kind}": kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"),
+        "gradient_accumulation_steps": accelerator.gradient_accumulation_steps != 1,
+        "mixed_precision": accelerator.mixed_precision != "no",
+    }
+    if refused := [name for name, is_set in told.items() if is_set]:
+        raise ValueError(
+            f"accelerate launch: {', '.join(refused)} cannot be used; tempo copies the weights to each "
+            "process (configs/accelerate/ddp.yaml), and batch_size and model.dtype say the rest"
+        )
+    return accelerator
 
 
 def call_to_training(device: str, *, is_wanted: bool) -> bool:

@@ -352,6 +352,14 @@ class PhaseConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _refuse_idle_cache(self) -> PhaseConfig:
+        if self.cache_reference and self.reference == "fixed":
+            raise ValueError(
+                f"phase {self.name!r}: cache_reference would do nothing: a fixed reference is always on disk"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _refuse_stale_features(self) -> PhaseConfig:
         if self.cache_features and self.train_vision:
             raise ValueError(

@@ -12,18 +12,24 @@ def phase(**changes):
 
 def rows(accuracies, chosen=0.0, rejected=-0.1):
     return [
-        {"rewards/accuracies": accuracy, "rewards/chosen": chosen, "rewards/rejected": rejected}
-        for accuracy in accuracies
+        {
+            "rewards/accuracies": accuracy,
+            "rewards/chosen": chosen,
+            "rewards/rejected": rejected,
+            # The first step of a warm-up has no rate.
+            "learning_rate": 0.0 if number == 0 else 1e-3,
+        }
+        for number, accuracy in enumerate(accuracies)
     ]
 
 
 @pytest.mark.parametrize(
     ("accuracies", "expected"),
     [
-        ([0, 1, 1, 1, 1, 1], ["trivial pairs"]),
-        ([0, 1, 1, 0.9, 1, 1, 1, 1], []),
+        ([0, 0, 1, 1, 1, 1, 1], ["trivial pairs"]),
+        ([0, 0, 1, 1, 0.9, 1, 1, 1, 1], []),
         ([0, 0.5, 0.6, 0.7, 0.8, 1, 1, 1, 1, 1, 1], []),
-        ([0, 1, 1], []),
+        ([0, 0, 1, 1], []),
     ],
 )
 def test_pairs_that_are_won_at_once_are_called_trivial(accuracies, expected):

@@ -115,6 +115,28 @@ def test_a_loss_that_is_not_finite_stops_the_phase(frames, tmp_path):
         train(frames, tmp_path, phase(learning_rate=1e30, epochs=4, max_grad_norm=1e30))
 
 
+def test_a_gradient_that_is_not_finite_changes_nothing(frames, tmp_path, monkeypatch):
+    """The loss may be finite where its gradient is not."""
+    from tempo.training import learner
+
+    real, seen = learner.row_loss, []
+
+    def poisoned(answers, *rest):
+        loss, metrics = real(answers, *rest)
+        seen.append(loss)
+        if len(seen) == 3:
+            loss.register_hook(lambda gradient: gradient * float("inf"))
+        return loss, metrics
+
+    monkeypatch.setattr(learner, "row_loss", poisoned)
+    with pytest.raises(ValueError, match="norm of the gradient is"):
+        train(frames, tmp_path, phase(epochs=3), checkpoint_minutes=0)
+    monkeypatch.setattr(learner, "row_loss", real)
+    _, rows = train(frames, tmp_path, phase(epochs=3))
+    _, whole = train(frames, tmp_path / "whole", phase(epochs=3))
+    assert timeless(rows) == timeless(whole)
+
+
 def test_the_reference_is_the_policy_before_the_phase():
     lm = load_video_lm(ModelConfig())
     start = {name: value.clone() for name, value in lm.model.state_dict().items()}

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader
 from tempo.model.attention import register_shared_prefix
 from tempo.model.loading import VideoLM, load_video_lm, repair_torchvision, use_shared_prefix
 from tempo.model.prefix import Group, log_probs
+from tempo.processes import process_rank
 from tempo.sections import ModelConfig
 from tempo.synthetic.eyesight import Looks, train_eyesight
 from tempo.synthetic.lessons import KINDS, LOOKS, VIEW, Lessons, Recipe
@@ -104,9 +105,9 @@ def train(lm: VideoLM, recipe: Recipe, out: Path, *, can_see: bool = False) -> N
     """
     torch.set_num_threads(recipe.num_threads)
     if not can_see:
-        looks = Looks(recipe.eyesight_steps, (recipe.seed, _rank()), VIEW, LOOKS)
+        looks = Looks(recipe.eyesight_steps, (recipe.seed, process_rank()), VIEW, LOOKS)
         train_eyesight(lm, looks, learning_rate=1e-3, average=_average)
-        if _rank() == 0:
+        if process_rank() == 0:
             save(lm, out)
     # What it sees is settled: the language model learns faster if the words for it stand still.
     lm.model.model.visual.requires_grad_(False)
@@ -118,7 +119,7 @@ def train_lessons(lm: VideoLM, recipe: Recipe, out: Path) -> None:
     model = lm.model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.02)
-    lessons = Lessons(lm, recipe, _rank())
+    lessons = Lessons(lm, recipe, process_rank())
     loader = DataLoader(lessons, batch_size=None, num_workers=1, prefetch_factor=8)
     start, minutes, seen = time.perf_counter(), 0.0, dict[str, float]()
     for step, lesson in enumerate(loader):
@@ -142,18 +143,14 @@ def train_lessons(lm: VideoLM, recipe: Recipe, out: Path) -> None:
             if count:
                 seen[kind] = 0.95 * seen.get(kind, total / count) + 0.05 * total / count
         lessons.grow(seen)
-        if _rank() == 0 and step % 100 == 0:
+        if process_rank() == 0 and step % 100 == 0:
             figures = " ".join(f"{kind} {value:.3f}" for kind, value in seen.items())
             print(f"step {step} minutes {minutes:.1f} {figures}", flush=True)
-        if _rank() == 0 and step % 500 == 499:
+        if process_rank() == 0 and step % 500 == 499:
             save(lm, out)
     model.eval()
-    if _rank() == 0:
+    if process_rank() == 0:
         save(lm, out)
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", "0"))
 
 
 def _average(parameters: list[Any], figures: list[float]) -> list[float]:

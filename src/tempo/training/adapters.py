@@ -20,14 +20,19 @@ class Policy:
     def __init__(self, model: Any, phase: PhaseConfig) -> None:
         self.trains_vision = phase.train_vision
         self._phase = phase
+        #: What products are computed in.
+        self.dtype = model.dtype
         self._frozen_copy: Any = None
         if phase.lora_rank:
             self.model = _add_lora(model, phase)
         else:
-            if phase.objective == "dpo":
+            if phase.objective == "dpo" and phase.reference == "reset" and not phase.cache_reference:
                 self._frozen_copy = copy.deepcopy(model).requires_grad_(False).eval()
             self.model = model
             _freeze(model, train_vision=phase.train_vision)
+            # In half precision a step of a small rate is smaller than what a weight can show.
+            for parameter in self.parameters:
+                parameter.data = parameter.data.float()
         self._checkpoints = phase.gradient_checkpointing
         if self._checkpoints:
             inner = self.model.get_base_model() if phase.lora_rank else self.model
@@ -57,12 +62,13 @@ class Policy:
         if whole is not None:
             learned = {name: p for name, p in self.model.named_parameters() if "lora_" in name}
             target = _add_lora(whole, self._phase)
-            target.load_state_dict(learned, strict=False)
+            unknown = target.load_state_dict(learned, strict=False).unexpected_keys
+            assert not unknown, f"the whole model has no {unknown[:3]}"
             return target.merge_and_unload().eval()
         model = self.model.merge_and_unload() if hasattr(self.model, "merge_and_unload") else self.model
         if self._checkpoints:
             model.gradient_checkpointing_disable()
-        return model.requires_grad_(True).eval()
+        return model.to(self.dtype).requires_grad_(True).eval()
 
 
 def _add_lora(model: Any, phase: PhaseConfig) -> Any:

@@ -27,12 +27,13 @@ def _mean(rows: Sequence[Row], name: str) -> float:
 
 
 def _trivial(rows: Sequence[Row], phase: PhaseConfig) -> str:
-    # At the first step policy and reference are the same: every margin is zero and no pair is won.
-    early = rows[1 : WINDOW + 1]
-    if min(row["rewards/accuracies"] for row in early) < 1:
+    # Until the first step with a rate has been taken, policy and reference are the same and no pair is won.
+    first = next((i for i, row in enumerate(rows) if row["learning_rate"] > 0), len(rows)) + 1
+    early = rows[first : first + WINDOW]
+    if len(early) < WINDOW or min(row["rewards/accuracies"] for row in early) < 1:
         return ""
     return (
-        f"phase {phase.name!r}: every pair is won from the second step on. Such pairs teach little: "
+        f"phase {phase.name!r}: every pair is won after the first step. Such pairs teach little: "
         "take harder levels (smaller numbers) or look with `tempo audit` whether length gives the answer away"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -33,9 +34,13 @@ def save_state(
     temporary.mkdir(parents=True)
     save_file(tensors, temporary / "state.safetensors")
     (temporary / "place.json").write_text(json.dumps(dict(place)), encoding="utf-8")
+    for file in temporary.iterdir():
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
     old = path.with_name(f"{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
     if path.exists():
+        # Only then: after a kill between the renames the old state is the only one.
+        shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
     temporary.rename(path)
     shutil.rmtree(old, ignore_errors=True)

@@ -35,7 +35,9 @@ class Learner:
         self._policy = policy
         self._phase = phase
         self._clock = Clock()
-        self._accelerator = make_accelerator(policy.parameters[0].device.type)
+        self._accelerator = make_accelerator(
+            policy.parameters[0].device.type, find_unused_parameters=phase.train_vision
+        )
         self._adam = torch.optim.AdamW(policy.parameters, lr=phase.learning_rate, weight_decay=0.0)
         # The rate is 0 at the first step of a warm-up: a phase of a single step would learn nothing.
         num_warmup = min(math.ceil(phase.warmup_share * num_steps), num_steps - 1)
@@ -67,24 +69,26 @@ class Learner:
     ) -> tuple[dict[str, float], Metrics]:
         """One optimizer step on a batch; its row of figures, and its metrics summed over all processes.
 
-        Raises ValueError if the loss is not finite.
+        Raises ValueError if the loss or its gradient is not finite; no weight is changed then.
         """
         self._clock.add("decode", batch.decode_seconds)
         self._clock.add("waiting", batch.waiting_seconds)
         with self._clock("all"):
             metrics = self._together(self._accumulate(batch, reference, max_tokens))
             row = metrics.means()
-            self._refuse_infinite(row["loss"])
+            self._refuse_infinite("loss", row["loss"])
             norm = self._accelerator.clip_grad_norm_(self._policy.parameters, self._phase.max_grad_norm)
+            # A loss may be finite and its gradient not: such a step would write it into every weight.
+            self._refuse_infinite("norm of the gradient", float(norm))
             row |= {"grad_norm": float(norm), "learning_rate": self._schedule.get_last_lr()[0]}
             self._optimizer.step()
             self._schedule.step()
             self._optimizer.zero_grad()
         return row | self._speed(batch, metrics), metrics
 
-    def _refuse_infinite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise ValueError(f"phase {self._phase.name!r}: the loss is {loss}; lower its learning_rate")
+    def _refuse_infinite(self, name: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise ValueError(f"phase {self._phase.name!r}: the {name} is {value}; lower its learning_rate")
 
     def _accumulate(self, batch: Batch, reference: ReferenceStore | None, max_tokens: int) -> Metrics:
         """Gradients of the batch's mean loss over pairs (DPO) or tokens (SFT), and this process's metrics.
@@ -148,8 +152,8 @@ class Learner:
         }
 
     def save(self, path: Path, place: Mapping[str, Any]) -> None:
-        """Keeps weights, optimizer, schedule and `place`, where one process holds all of them."""
-        if self.is_main and not self._is_sharded:
+        """Keeps weights, optimizer, schedule and `place`."""
+        if self.is_main:
             kept = dict(place) | {"schedule": self._schedule.state_dict()}
             save_state(path, self._named_parameters(), self._adam, kept)
 
@@ -162,10 +166,6 @@ class Learner:
             for group, rate in zip(self._adam.param_groups, schedule["_last_lr"], strict=True):
                 group["lr"] = rate
         return place
-
-    @property
-    def _is_sharded(self) -> bool:
-        return self._accelerator.distributed_type.name in ("FSDP", "DEEPSPEED")
 
     def _named_parameters(self) -> Any:
         return [(n, p) for n, p in self._policy.model.named_parameters() if p.requires_grad]

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from tempo.config import Config
 from tempo.model.features import FeatureStore
-from tempo.model.loading import VideoLM, load_video_lm
+from tempo.model.loading import VideoLM, load_video_lm, pick_device, pick_dtype
 from tempo.model.selfcheck import self_check
 from tempo.processes import num_processes, process_rank, wait_for_all
 from tempo.records import Pair, Video
-from tempo.sections import PhaseConfig
+from tempo.sections import ModelConfig, PhaseConfig
 from tempo.stage import Context
 from tempo.store import RunStore, write_json
 from tempo.training.checkpoints import forget_state
@@ -86,7 +86,11 @@ def _numbered(directory: Path, phases: Sequence[str]) -> list[Path]:
 
 
 def _check_pairs(context: Context, tell: Callable[[str], None]) -> None:
-    """Says which DPO phases have no pair; raises ValueError if none has."""
+    """Says which DPO phases have no pair; raises ValueError if none has, or an SFT phase has no question."""
+    frames = FrameStore(context.directory / "frames")
+    for phase in context.config.training.phases:
+        if phase.objective == "sft":
+            _lessons(context, phase, frames)
     pairs = RunStore(context.directory).read("pairs", Pair)
     phases = [phase for phase in context.config.training.phases if phase.objective == "dpo"]
     empty = [phase for phase in phases if not dpo_lessons(pairs, phase)]
@@ -106,25 +110,20 @@ def _run_phase(session: Session, phase: PhaseConfig, start: Path | str, target: 
     config, place = context.config, str(target.relative_to(context.directory))
     frames = FrameStore(context.directory / "frames")
     lessons = _lessons(context, phase, frames)
-    reference = _reference(context, phase, start, lessons, frames)
-    source = config.model.model_copy(update={"path": str(start)})
-    lm = load_video_lm(source)
-    whole = source.model_copy(update={"quantization": "none"})
-    limit = config.training.max_tokens
-    check_lengths(lessons, lm, frames, max_tokens=limit, prefix_lengths=session.prefix_lengths)
+    reference = _reference(session, phase, start, lessons, frames)
+    lm = _load(session, start, lessons, frames)
     features = None
     if phase.cache_features:
         features = FeatureStore(context.directory / "train" / "features", lm.model)
-    self_check(lm, lessons[0].group(lm, frames))
     surroundings = Surroundings(
         frames=frames,
         seed=config.run.seed,
-        max_tokens=limit,
+        max_tokens=config.training.max_tokens,
         directory=target,
         checkpoint_minutes=config.training.checkpoint_minutes,
         reference=reference,
         features=features,
-        load_whole=(lambda: load_video_lm(whole)) if source != whole else None,
+        load_whole=_whole_loader(config.model, start),
         progress=lambda step, steps, row: session.progress(place, step, steps, row),
         tell=session.tell,
     )
@@ -137,15 +136,38 @@ def _run_phase(session: Session, phase: PhaseConfig, start: Path | str, target: 
     wait_for_all()
 
 
+def _load(session: Session, path: Path | str, lessons: Sequence[Lesson], frames: FrameStore) -> VideoLM:
+    """A checkpoint that can be trained on all lessons; raises ValueError before any of them is taken."""
+    config = session.context.config
+    lm = load_video_lm(config.model.model_copy(update={"path": str(path)}))
+    limit = config.training.max_tokens
+    check_lengths(lessons, lm, frames, max_tokens=limit, prefix_lengths=session.prefix_lengths)
+    self_check(lm, lessons[0].group(lm, frames))
+    return lm
+
+
+def _whole_loader(model: ModelConfig, path: Path | str) -> Callable[[], VideoLM] | None:
+    """Loads into main memory what a quantized model was made from; None where nothing is quantized."""
+    if model.quantization == "none":
+        return None
+    dtype = str(pick_dtype(model.dtype, pick_device(model.device))).removeprefix("torch.")
+    plain = {"path": str(path), "quantization": "none", "device": "cpu", "dtype": dtype}
+    return lambda: load_video_lm(model.model_copy(update=plain))
+
+
 def _reference(
-    context: Context, phase: PhaseConfig, start: Path | str, lessons: Sequence[Lesson], frames: FrameStore
+    session: Session,
+    phase: PhaseConfig,
+    start: Path | str,
+    lessons: Sequence[Lesson],
+    frames: FrameStore,
 ) -> ReferenceStore | None:
     """The reference's log-probabilities on disk, where the phase wants them there; else None."""
     if not phase.cache_reference and phase.reference == "reset":
         return None
-    model = context.config.model
-    path = model.path if phase.reference == "fixed" else start
-    lm = load_video_lm(model.model_copy(update={"path": str(path)}))
+    context = session.context
+    path = context.config.model.path if phase.reference == "fixed" else start
+    lm = _load(session, path, lessons, frames)
     directory = context.directory / "train" / "reference"
     key = model_key(lm, path)
     store = ReferenceStore(directory, key=key, rank=process_rank())
@@ -158,7 +180,13 @@ def _lessons(context: Context, phase: PhaseConfig, frames: FrameStore) -> list[L
     store = RunStore(context.directory)
     if phase.objective == "dpo":
         return dpo_lessons(store.read("pairs", Pair), phase)
-    return sft_lessons(instructions_path(context), store.read("videos", Video), frames)
+    path = instructions_path(context)
+    lessons = sft_lessons(path, store.read("videos", Video), frames)
+    if not lessons:
+        raise ValueError(
+            f"phase {phase.name!r}: no question of {path} is about a video whose frames are there"
+        )
+    return lessons
 
 
 def instructions_path(context: Context) -> Path:

@@ -17,6 +17,7 @@ from torch import Tensor
 from tempo.model.loading import VideoLM
 from tempo.model.paths import resolve_model_path
 from tempo.model.prefix import Group, log_probs
+from tempo.training.step import autocast
 
 
 class ReferenceStore:
@@ -46,7 +47,8 @@ class ReferenceStore:
         """Computes what is missing with the reference model `lm`."""
         for group in groups:
             if self.get(group) is None:
-                with torch.no_grad():
+                device = lm.model.get_input_embeddings().weight.device
+                with torch.no_grad(), autocast(device, lm.model.dtype):
                     self.add(group, log_probs(lm.model, [group])[0])
 
 
@@ -75,12 +77,20 @@ def group_key(group: Group) -> str:
 
 def model_key(lm: VideoLM, path: str | Path) -> str:
     """A hash of a checkpoint: of its weights in a directory, of name and commit on a hub."""
+    import transformers
+
     quantized = bool(getattr(lm.model, "is_quantized", False))
-    known = [str(path), str(lm.model.dtype), quantized, getattr(lm.model.config, "_commit_hash", None)]
+    known = [
+        transformers.__version__,
+        str(path),
+        str(lm.model.dtype),
+        quantized,
+        getattr(lm.model.config, "_commit_hash", None),
+    ]
     digest = hashlib.sha256()
     directory = Path(resolve_model_path(str(path)))
     if directory.is_dir():
-        known[0] = directory.name
+        known[1] = directory.name
         for file in sorted(directory.glob("*.safetensors")):
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())

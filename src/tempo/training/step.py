@@ -40,10 +40,7 @@ class Step(nn.Module):
 
     def forward(self, row: Sequence[Group], known: LogProbs | None = None) -> tuple[LogProbs, LogProbs]:
         """Log-probabilities under policy and reference; the latter are `known`, or empty for SFT."""
-        # LoRA's weights are float32 beside a half-precision model; without this their products would be, too.
-        half = self._policy.model.dtype in (torch.bfloat16, torch.float16)
-        device = self._policy.parameters[0].device.type
-        with torch.autocast(device, self._policy.model.dtype, enabled=half):
+        with autocast(self._policy.parameters[0].device, self._policy.dtype):
             return self._score(row, known)
 
     def _score(self, row: Sequence[Group], known: LogProbs | None) -> tuple[LogProbs, LogProbs]:
@@ -64,6 +61,11 @@ class Step(nn.Module):
     def _for_reference(self, features: dict[str, Any] | None) -> dict[str, Any] | None:
         """The policy's own features where the tower is frozen; a trained tower has another reference."""
         return None if self._policy.trains_vision else features
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> Any:
+    """Products in `dtype`, where trained weights in float32 beside a half-precision model would rule."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 def row_loss(

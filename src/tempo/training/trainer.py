@@ -16,8 +16,10 @@ import torch
 
 from tempo.model.features import FeatureStore
 from tempo.model.loading import VideoLM
+from tempo.processes import wait_for_all
 from tempo.sections import PhaseConfig
 from tempo.seeds import derive_seed
+from tempo.store import write_lines
 from tempo.training.adapters import Policy
 from tempo.training.advice import advise
 from tempo.training.curriculum import Curriculum
@@ -55,7 +57,7 @@ def train_phase(
     """The model after the phase, LoRA merged; a row of metrics per step goes to `metrics.jsonl`.
 
     A phase that was stopped half-way goes on where its state was last kept, with the same numbers as without
-    the stop. Raises ValueError if the loss is not finite; the state before stays.
+    the stop. Raises ValueError if the loss or its gradient is not finite; the state before stays.
     """
     torch.manual_seed(derive_seed(surroundings.seed, phase.name, "weights"))
     curriculum = Curriculum(lessons, phase, seed=surroundings.seed)
@@ -64,8 +66,12 @@ def train_phase(
     run.go_on()
     for batch in run.batches(lm):
         run.learn(batch)
-    whole = surroundings.load_whole().model if surroundings.load_whole else None
-    return VideoLM(learner.merged(whole), lm.processor)
+    if surroundings.load_whole is None:
+        return VideoLM(learner.merged(), lm.processor)
+    # Only the first process writes what was learned.
+    return VideoLM(
+        learner.merged(surroundings.load_whole().model) if learner.is_main else lm.model, lm.processor
+    )
 
 
 class _Run:
@@ -95,10 +101,14 @@ class _Run:
             self._feedback = Metrics({name: tuple(entry) for name, entry in place["feedback"].items()})
             lines = self._log.read_text(encoding="utf-8").splitlines()
             self._rows = [json.loads(line) for line in lines[: place["step"]]]
+            assert len(self._rows) == place["step"], f"{self._log} is shorter than the state"
+        # No process rewrites the log while another still reads it.
+        wait_for_all()
+        if place:
             self._told = set(advise(self._rows, self._phase))
         self._around.directory.mkdir(parents=True, exist_ok=True)
         if self._learner.is_main:
-            self._log.write_text("".join(json.dumps(row) + "\n" for row in self._rows), encoding="utf-8")
+            write_lines(self._log, (json.dumps(row) for row in self._rows))
 
     def batches(self, lm: VideoLM) -> Iterator[Batch]:
         """The batches that are left, the next one made while this one is learned from."""
@@ -126,7 +136,7 @@ class _Run:
         torch.manual_seed(derive_seed(self._around.seed, self._phase.name, "step", step))
         row, metrics = self._learner.learn(batch, self._around.reference, max_tokens=self._around.max_tokens)
         row |= {"step": step, "seconds": time.perf_counter() - start + batch.waiting_seconds}
-        self._note({name: round(value, 6) for name, value in row.items()})
+        self._note({name: float(f"{value:.6g}") for name, value in row.items()})
         self._feedback = metrics
         if time.perf_counter() - self._saved_at >= 60 * self._around.checkpoint_minutes:
             self._save(step)
