@@ -70,32 +70,33 @@ class Config(Section):
             _refuse_idle_sections(self)
         if self.endpoint:
             _check_endpoint(self)
-        unknown = {level for phase in self.training.phases for level in phase.levels} - set(
-            self.perturbations.levels
-        )
-        # Pairs made elsewhere bring levels of their own; a phase that finds none says so in training.
-        if unknown and not self.pairs.import_from:
-            raise ValueError(
-                f"training phases ask for levels {sorted(unknown)} that perturbations.levels lacks"
-            )
-        _refuse_idle_order(self)
-        if self.training.phases and self.model.dtype == "float16":
-            raise ValueError(
-                "model.dtype 'float16' cannot be trained: its gradients vanish or overflow; take bfloat16"
-            )
-        for phase in self.training.phases:
-            if self.model.quantization != "none" and not phase.lora_rank:
-                raise ValueError(
-                    f"phase {phase.name!r}: lora_rank 0 trains the weights themselves, which a model with "
-                    f"model.quantization {self.model.quantization!r} does not have; give a lora_rank"
-                )
-        if any(p.objective == "sft" for p in self.training.phases) and not (
-            self.synthetic or self.training.instructions
-        ):
-            raise ValueError(
-                "an sft phase needs training.instructions (a JSONL file of questions and answers)"
-            )
+        _check_phases(self)
         return self
+
+
+def _check_phases(config: Config) -> None:
+    """Raises ValueError for phases that the rest of the configuration gives nothing to train on, or with."""
+    unknown = {level for phase in config.training.phases for level in phase.levels} - set(
+        config.perturbations.levels
+    )
+    # Pairs made elsewhere bring levels of their own; a phase that finds none says so in training.
+    if unknown and not config.pairs.import_from:
+        raise ValueError(f"training phases ask for levels {sorted(unknown)} that perturbations.levels lacks")
+    _refuse_idle_order(config)
+    if config.training.phases and config.model.dtype == "float16":
+        raise ValueError(
+            "model.dtype 'float16' cannot be trained: its gradients vanish or overflow; take bfloat16"
+        )
+    for phase in config.training.phases:
+        if config.model.quantization != "none" and not phase.lora_rank:
+            raise ValueError(
+                f"phase {phase.name!r}: lora_rank 0 trains the weights themselves, which a model with "
+                f"model.quantization {config.model.quantization!r} does not have; give a lora_rank"
+            )
+    if any(p.objective == "sft" for p in config.training.phases) and not (
+        config.synthetic or config.training.instructions
+    ):
+        raise ValueError("an sft phase needs training.instructions (a JSONL file of questions and answers)")
 
 
 def _refuse_idle_order(config: Config) -> None:

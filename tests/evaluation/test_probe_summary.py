@@ -8,9 +8,10 @@ import pytest
 
 from tempo import cli
 from tempo.evaluation import probe_command
+from tempo.evaluation.benchmark import cluster_interval
 from tempo.evaluation.probe import Comparison
 from tempo.evaluation.probe_chart import write_chart
-from tempo.evaluation.probe_summary import MIN_VIDEOS, cluster_interval, probe_table, summarize
+from tempo.evaluation.probe_summary import MIN_VIDEOS, probe_table, summarize
 from tempo.synthetic.drawing import render_story
 from tempo.synthetic.world import make_story
 

@@ -8,11 +8,17 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from tempo.records import Outcome, Sample
 from tempo.store import read_rows
 
 #: Aspects that one frame answers; the rest need time.
 STATIC_ASPECTS = ("static",)
+
+#: Draws of the bootstrap; the interval's own error is then well under a tenth of its width.
+NUM_RESAMPLES = 1000
 
 
 def read_samples(path: Path) -> list[Sample]:
@@ -73,3 +79,16 @@ def _share(num_right: int, num_samples: int) -> dict[str, Any]:
 def _scores_by(outcomes: Sequence[Outcome], key: Callable[[Outcome], str]) -> dict[str, Any]:
     names = sorted({key(outcome) for outcome in outcomes})
     return {name: score([o for o in outcomes if key(o) == name]) for name in names}
+
+
+def cluster_interval(values: ArrayLike, groups: Sequence[str], *, seed: int) -> tuple[float, float]:
+    """The 95 % bootstrap interval of a mean whose values are alike within a group (a video).
+
+    Whole groups are drawn again, with replacement. Where all values are the same it knows no spread.
+    """
+    names, group_N = np.unique(np.array(groups, dtype=str), return_inverse=True)
+    sum_G, size_G = np.bincount(group_N, np.asarray(values, np.float64)), np.bincount(group_N)
+    share = np.full(len(names), 1 / len(names))
+    times_RG = np.random.default_rng(seed).multinomial(len(names), share, size=NUM_RESAMPLES)
+    low, high = np.quantile((times_RG @ sum_G) / (times_RG @ size_G), [0.025, 0.975])
+    return float(low), float(high)

@@ -1,6 +1,6 @@
 """Win rates and margins of a probe with their intervals, as data and as a table for the terminal.
 
-N comparisons, V videos, R resamples.
+N comparisons.
 """
 
 from __future__ import annotations
@@ -9,16 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 from rich.table import Table
 
-from tempo.evaluation.benchmark import wilson_interval
+from tempo.evaluation.benchmark import cluster_interval, wilson_interval
 from tempo.evaluation.probe import Comparison
 from tempo.evaluation.table import percent
 from tempo.seeds import derive_seed
-
-#: Draws of the bootstrap; the interval's own error is then well under a tenth of its width.
-NUM_RESAMPLES = 1000
 
 #: Of fewer videos the bootstrap says too little: they get no interval.
 MIN_VIDEOS = 5
@@ -62,28 +58,15 @@ def score(comparisons: Sequence[Comparison], *, seed: int) -> dict[str, Any]:
     }
     found: dict[str, Any] = {"num_videos": len(set(videos)), "num_comparisons": len(comparisons)}
     for name, values in figures.items():
-        interval = cluster_interval(values, videos, seed=seed)
+        interval = None
+        if found["num_videos"] >= MIN_VIDEOS:
+            interval = cluster_interval(values, videos, seed=derive_seed(seed, "probe", "bootstrap"))
         if interval and name == "win_rate" and len({*values}) == 1 and values[0] in (0, 1):
             # All alike, so the bootstrap knows no spread: that of as many samples as videos stands in.
             interval = wilson_interval(int(values[0]) * found["num_videos"], found["num_videos"])
         found[name] = round(float(np.mean(values)), 5)
         found[f"{name}_interval"] = [round(bound, 5) for bound in interval] if interval else None
     return found
-
-
-def cluster_interval(values: ArrayLike, videos: Sequence[str], *, seed: int) -> tuple[float, float] | None:
-    """The 95 % interval of a mean whose values are alike within a video: whole videos are drawn again.
-
-    None for fewer than `MIN_VIDEOS` videos.
-    """
-    names, video_N = np.unique(np.array(videos, dtype=str), return_inverse=True)
-    if len(names) < MIN_VIDEOS:
-        return None
-    generator = np.random.default_rng(derive_seed(seed, "probe", "bootstrap"))
-    sum_V, size_V = np.bincount(video_N, np.asarray(values, np.float64)), np.bincount(video_N)
-    times_RV = generator.multinomial(len(names), np.full(len(names), 1 / len(names)), size=NUM_RESAMPLES)
-    low, high = np.quantile((times_RV @ sum_V) / (times_RV @ size_V), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def probe_table(summary: dict[str, Any]) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,23 +47,24 @@ def tower_key(model: Any) -> str:
     """A hash of all weights outside the language model and the head."""
     language = {id(parameter) for parameter in language_model(model).parameters()}
     language |= {id(parameter) for parameter in model.get_output_embeddings().parameters()}
-    digest = hashlib.sha256()
-    for name, parameter in inner_model(model).named_parameters():
-        if id(parameter) not in language:
-            digest.update(f"{name} {parameter.dtype}".encode())
-            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    tower = ((n, p) for n, p in inner_model(model).named_parameters() if id(p) not in language)
+    return str(hash_tensors(tower).hexdigest()[:16])
 
 
 def pixels_key(group: Group) -> str:
     """A hash of everything in a group's inputs but its words."""
+    words = ("input_ids", "attention_mask", "mm_token_type_ids")
+    seen = ((name, group.inputs[name]) for name in sorted(group.inputs) if name not in words)
+    return str(hash_tensors(seen).hexdigest()[:32])
+
+
+def hash_tensors(named: Iterable[tuple[str, Tensor]]) -> Any:
+    """The SHA-256 of names, shapes, types and bytes, in the order given; more may be added to it."""
     digest = hashlib.sha256()
-    for name in sorted(group.inputs):
-        if name not in ("input_ids", "attention_mask", "mm_token_type_ids"):
-            tensor = group.inputs[name].contiguous()
-            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            digest.update(tensor.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:32]
+    for name, tensor in named:
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest
 
 
 def _pack(output: dict[str, Any]) -> dict[str, Tensor]:

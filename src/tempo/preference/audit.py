@@ -11,18 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tempo.evaluation.benchmark import wilson_interval
+from tempo.evaluation.benchmark import cluster_interval, wilson_interval
 from tempo.preference import judges
 from tempo.preference.verdict import MIN_VIDEOS, verdict
 from tempo.records import Pair
 from tempo.sections import AuditConfig, ModelConfig
 from tempo.seeds import derive_seed
 from tempo.store import RunStore
-
-#: Draws of the bootstrap; the interval's own error is then well under a tenth of its width.
-NUM_RESAMPLES = 1000
 
 
 def read_pairs(directory: Path) -> list[Pair]:
@@ -114,23 +110,13 @@ def score(right_P: judges.Array, videos: Sequence[str], *, seed: int) -> dict[st
     Pairs of one video share their chosen answer, so the bootstrap draws whole videos. Where every pair is
     right, or none, it knows no spread: Wilson's interval for as many samples as videos stands in.
     """
-    names, index_P = np.unique(np.array(videos, dtype=str), return_inverse=True)
-    found: dict[str, Any] = {"num_pairs": len(videos), "num_videos": len(names)}
-    if len(names) < MIN_VIDEOS:
+    num_videos = len(set(videos))
+    found: dict[str, Any] = {"num_pairs": len(videos), "num_videos": num_videos}
+    if num_videos < MIN_VIDEOS:
         return {"accuracy": None, "interval": None, **found}
     accuracy = float(right_P.mean())
     if accuracy in (0.0, 1.0):
-        interval = wilson_interval(round(accuracy * len(names)), len(names))
+        interval = wilson_interval(round(accuracy * num_videos), num_videos)
     else:
-        interval = _resample(index_P, right_P, seed=seed)
+        interval = cluster_interval(right_P, videos, seed=derive_seed(seed, "audit", "bootstrap"))
     return {"accuracy": round(accuracy, 4), "interval": [round(bound, 4) for bound in interval], **found}
-
-
-def _resample(video_P: NDArray[np.intp], right_P: judges.Array, *, seed: int) -> tuple[float, float]:
-    """The middle 95 % of the accuracies over videos drawn with replacement."""
-    generator = np.random.default_rng(derive_seed(seed, "audit", "bootstrap"))
-    right_V, size_V = np.bincount(video_P, right_P), np.bincount(video_P)
-    num_videos = len(size_V)
-    times_RV = generator.multinomial(num_videos, np.full(num_videos, 1 / num_videos), size=NUM_RESAMPLES)
-    low, high = np.quantile((times_RV @ right_V) / (times_RV @ size_V), [0.025, 0.975])
-    return float(low), float(high)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tempo.model.features import hash_tensors
 from tempo.model.loading import VideoLM
 from tempo.model.paths import resolve_model_path
 from tempo.model.prefix import Group, log_probs
@@ -66,13 +67,9 @@ def _rows(path: Path) -> list[tuple[str, list[list[float]]]]:
 
 def group_key(group: Group) -> str:
     """A hash of what the log-probabilities depend on beside the model: pixels, prompt and answers."""
-    digest = hashlib.sha256()
-    for name in sorted(group.inputs):
-        tensor = group.inputs[name]
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    digest = hash_tensors(sorted(group.inputs.items()))
     digest.update(json.dumps([[c.token_ids, c.num_context] for c in group.continuations]).encode())
-    return digest.hexdigest()[:32]
+    return str(digest.hexdigest()[:32])
 
 
 def model_key(lm: VideoLM, path: str | Path) -> str:
