@@ -188,7 +188,7 @@ def _plain(config: Config, key: str) -> Any:
     value = getattr(config, section)
     if name:
         return getattr(value, name, None)
-    # The device and where a hub is reached from change no result.
+    # A run may go on on another device. With dtype "auto" that changes the precision of what is left.
     return None if value is None else value.model_dump(mode="json", exclude={"device"})
 
 

@@ -1,7 +1,7 @@
 """The plain form: one full sequence `[video; prompt; continuation]`, and one vision pass, per continuation.
 
-It is what other trainers do, and what the shared prefix must equal. The tests, the benchmarks and nobody else
-compute with it.
+It is what other trainers do, and what the shared prefix must equal. Only the tests, the benchmarks and the
+self-check of a run compute with it.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def make_worker(context: Context) -> Worker:
             key_frames = [looks.candidates[number] for clip in clips for number in clip.key_frames]
             store.write_key_frames(video.id, key_frames)
         finally:
-            # Taken up or not: a video that is not kept takes no room.
+            # Taken up or not. The training frames stay: instructions may ask about any video.
             store.discard_looks(video.id)
         return Clips(id=video.id, path=video.path, duration_seconds=video.duration_seconds, clips=clips)
 

@@ -7,6 +7,9 @@ that, the sharper of two neighbours stays, then of four: N pictures for L frames
 At the end of a shot its candidates are encoded: its own two key frames, and the sharpest of each eighth (in a
 short shot, of 12 frames).
 
+A learned detector tells of a cut some hundred frames late (detectors/transnet.py): then what must fit is the
+shot and those frames.
+
 So a clip of one shot gets exactly the frames of the rule while the shot fits. In all other cases the bucket
 of the rule's frame holds a candidate at least as sharp and less than B frames away (in a clip of several
 shots B is an eighth of the shot, or up to 24), so its place in the cosine window differs by at most
