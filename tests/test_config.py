@@ -7,8 +7,8 @@ import tomli_w
 from pydantic import ValidationError
 
 from tempo.config import Config, load_config, parse_config
+from tempo.run_files import write_config
 from tempo.stage import Context
-from tempo.steps import write_config
 
 OWN = {"videos": {"paths": ["films"]}}
 DPO = {"name": "dpo-16", "objective": "dpo", "learning_rate": 5e-6}

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tempo import engine, steps
+from tempo import engine, run_files, steps
 from tempo.config import IMPORTED_STAGES, Config
 from tempo.processes import call_to_training, process_rank
 from tempo.records import Clips, Perturbations, Record, Video
@@ -166,14 +166,14 @@ def _settle_config(context: Context, store: RunStore, console: Console, *, redo:
     for name in stale:
         console.print(f"{name}: discarded, the config changed")
         # Files first: a kill in between leaves the stage stale, and its files are removed again.
-        steps.discard_files(name, context.directory)
+        run_files.discard_files(name, context.directory)
         store.forget(name)
-    steps.write_config(context)
+    run_files.write_config(context)
 
 
 def _changed_keys(context: Context) -> list[str]:
     """Dotted keys that differ from the configuration written down in the run directory."""
-    old, new = steps.read_config(context.directory), context.config.model_dump(mode="json")
+    old, new = run_files.read_config(context.directory), context.config.model_dump(mode="json")
     return [
         f"{section}.{key}"
         for section in new

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import platform
-import shutil
-import sys
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +15,10 @@ from tempo.model.paths import check_model_path
 from tempo.processes import call_to_training
 from tempo.progress import Counter, Counters
 from tempo.records import Captions, Clips, Drop, Record, Shots, Video
+from tempo.run_files import read_config
 from tempo.sections import AuditConfig, ModelConfig
 from tempo.stage import Context
-from tempo.store import DROPPED, RunStore, write_json, write_lines, write_text
+from tempo.store import DROPPED, RunStore, write_json, write_lines
 
 #: Videos that one worker call takes together outside a pool: a model draws their answers in batches.
 BATCH_VIDEOS = 8
@@ -243,52 +239,3 @@ def check_inputs(config: Config, *, with_model: bool, with_endpoint: bool = Fals
     for path in config.videos.paths:
         if not Path(path).expanduser().exists():
             raise ValueError(f"videos.paths: {path!r} does not exist")
-
-
-def discard_files(name: str, directory: Path) -> None:
-    """Removes what a stage wrote beside its rows."""
-    beside = {
-        "synthetic": ["synthetic"],
-        "shots": ["frames"],
-        "pairs": ["held_out_pairs.jsonl"],
-        "audit": ["audit.json"],
-        "training": ["train", "baselines", "model"],
-        "evaluation": ["evaluation", "evaluation.json"],
-        "report": ["report.html"],
-    }
-    for entry in beside.get(name, []):
-        path = directory / entry
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-
-
-def write_config(context: Context) -> None:
-    """Writes the whole configuration, defaults included, and what it ran on."""
-    import tomli_w
-
-    plain = context.config.model_dump(mode="json", exclude_none=True, exclude_unset=False)
-    write_text(context.directory / "config.toml", tomli_w.dumps(plain))
-    write_json(context.directory / "environment.json", environment())
-
-
-def read_config(directory: Path) -> dict[str, Any]:
-    """The configuration written down in a run directory; empty where there is none."""
-    path = directory / "config.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
-def environment() -> dict[str, Any]:
-    """Versions of what the results depend on."""
-    names = ("tempo-dpo", "torch", "transformers", "peft", "accelerate", "av", "scenedetect", "numpy")
-    return {
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "num_cores": engine.count_workers(0),
-        "versions": {name: _version(name) for name in names},
-    }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

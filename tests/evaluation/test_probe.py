@@ -23,9 +23,9 @@ from tempo.model import prefix
 from tempo.model.loading import load_video_lm
 from tempo.preference.inputs import Footage
 from tempo.records import Clip, Clips, Drop, Pair
+from tempo.run_files import write_config
 from tempo.sections import FramesConfig, ModelConfig
 from tempo.stage import Context
-from tempo.steps import write_config
 from tempo.store import RunStore
 from tempo.video.frames import FrameStore, encode_jpeg
 

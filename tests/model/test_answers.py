@@ -11,8 +11,9 @@ from tempo.model.answers import Answer, answer_source, failure_drop
 from tempo.model.endpoint import EndpointDown
 from tempo.preference import captions, responses
 from tempo.records import Captions, Clip, Clips, Drop, Perturbation, Perturbations, Responses
+from tempo.run_files import write_config
 from tempo.stage import Context
-from tempo.steps import MapStep, write_config
+from tempo.steps import MapStep
 from tempo.store import DROPPED, RunStore
 from tempo.video.frames import FrameStore, encode_jpeg
 

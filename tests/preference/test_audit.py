@@ -16,9 +16,10 @@ from tempo.pipeline import NAMES, fingerprints, run_stages
 from tempo.preference import audit as module
 from tempo.preference.audit import audit_pairs, choose_videos, score, summarise
 from tempo.preference.selection import select_pairs
+from tempo.run_files import discard_files
 from tempo.sections import AuditConfig, ModelConfig, PairsConfig
 from tempo.stage import Context
-from tempo.steps import audit_directory, discard_files
+from tempo.steps import audit_directory
 from tempo.store import RunStore
 
 LENGTHS = ("longer", "length")

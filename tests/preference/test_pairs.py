@@ -12,9 +12,10 @@ from tempo.preference.pairs import HELD_OUT, make_pairs, pair_fault, word_differ
 from tempo.preference.prompts import DESCRIBE
 from tempo.preference.selection import Selection
 from tempo.records import Clip, Clips, Pair, Perturbation, Response, Responses
+from tempo.run_files import discard_files
 from tempo.sections import PairsConfig
 from tempo.stage import Context
-from tempo.steps import discard_files, run_pairs
+from tempo.steps import run_pairs
 from tempo.store import RunStore
 
 

@@ -1,0 +1,98 @@
+"""From videos to clips."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from tempo.sections.base import Section
+
+
+class SyntheticConfig(Section):
+    """The embedded world: `num_videos` stories to learn from and `num_held_out` to evaluate on.
+
+    `order_fidelity` is the share of instruction answers about several events that tell their true order; the
+    others tell a random one. Instruction data of the world, like that of the field, seldom depends on order.
+    """
+
+    num_videos: int = Field(160, ge=1)
+    num_held_out: int = Field(60, ge=1)
+    min_shots: int = Field(4, ge=2)
+    max_shots: int = Field(16, le=16)
+    plain_share: float = Field(0.1, ge=0, le=1)
+    order_fidelity: float = Field(0.5, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> SyntheticConfig:
+        _check_range(self.min_shots, self.max_shots)
+        return self
+
+
+class VideosConfig(Section):
+    """Files and folders to take videos from; folders are searched to any depth."""
+
+    paths: tuple[str, ...] = ()
+    extensions: tuple[str, ...] = (
+        "mp4",
+        "m4v",
+        "mov",
+        "mkv",
+        "webm",
+        "avi",
+        "mpg",
+        "mpeg",
+        "ts",
+        "flv",
+        "wmv",
+        "3gp",
+    )
+    timeout_seconds: float = Field(120.0, gt=0, description="longest wait for the next picture of a video")
+
+
+class FramesConfig(Section):
+    """The frame store: what the model sees. A frame is taken in the middle of each 1 / `fps` seconds."""
+
+    fps: float = Field(1.0, gt=0)
+    max_frames: int = Field(600, ge=2)
+    max_pixels: int = Field(128 * 128, ge=64, description="pixels of one stored frame at most")
+    jpeg_quality: int = Field(95, ge=1, le=100)
+
+
+class ShotsConfig(Section):
+    """Shot detection and the shot filter (method.md, section 2)."""
+
+    detector: Literal["content", "adaptive", "transnet"] = "content"
+    threshold: float | None = Field(None, gt=0, description="the detector's own default where unset")
+    min_frames: int = Field(8, ge=1)
+    min_seconds: float = Field(0.2, ge=0)
+    min_grey_range: int = Field(10, ge=0, le=255)
+
+    @model_validator(mode="after")
+    def _check(self) -> ShotsConfig:
+        if self.detector == "transnet" and (self.threshold or 0) >= 1:
+            raise ValueError(f"threshold {self.threshold:g} is no probability; 'transnet' takes 0 to 1")
+        return self
+
+
+class ClipsConfig(Section):
+    """Temporal richness and grouping (method.md, section 2)."""
+
+    min_shots: int = Field(4, ge=1)
+    max_shots: int = Field(32, ge=1)
+    max_shot_seconds: float = Field(16.0, gt=0)
+    features: str = Field("embedded", min_length=1, description="or a SigLIP or CLIP checkpoint")
+    similarity: float = Field(0.8, gt=-1, le=1)
+    min_clips: int = Field(4, ge=2)
+    max_group_clips: int = Field(3, ge=1)
+    group_share: int = Field(3, ge=1, description="a group may hold at most num_clips // group_share clips")
+
+    @model_validator(mode="after")
+    def _check(self) -> ClipsConfig:
+        _check_range(self.min_shots, self.max_shots)
+        return self
+
+
+def _check_range(min_shots: int, max_shots: int) -> None:
+    if min_shots > max_shots:
+        raise ValueError(f"min_shots {min_shots} is over max_shots {max_shots}: no video could pass")
