@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from tempo.config import Config
-from tempo.preference.pairs import HELD_OUT, make_pairs, pair_fault, word_difference
+from tempo.preference.pairs import HELD_OUT, make_pairs, mirror, pair_fault, word_difference
 from tempo.preference.prompts import DESCRIBE
 from tempo.preference.selection import Selection
 from tempo.records import Clip, Clips, Pair, Perturbation, Response, Responses
@@ -17,6 +20,7 @@ from tempo.sections import PairsConfig
 from tempo.stage import Context
 from tempo.steps import run_pairs
 from tempo.store import RunStore
+from tempo.video.frames import FrameStore, encode_jpeg
 
 
 def words(count, start=0):
@@ -134,8 +138,11 @@ def perturbation(kind, level, order):
 
 
 def clips_of(name):
-    clip = Clip(group=0, first_shot=0, num_shots=1, start_seconds=0, end_seconds=1, key_frames=(3,))
-    return Clips(id=name, path=f"/films/{name}.mp4", duration_seconds=4, clips=(clip,) * 4)
+    clips = tuple(
+        Clip(group=0, first_shot=i, num_shots=1, start_seconds=i, end_seconds=i + 1, key_frames=(3,))
+        for i in range(4)
+    )
+    return Clips(id=name, path=f"/films/{name}.mp4", duration_seconds=4, clips=clips)
 
 
 def responses_of(name, start):
@@ -275,3 +282,32 @@ def test_stage_writes_no_held_out_file_unless_asked_and_removes_it_with_the_pair
     run_stage(run, held_out_share=0.5)
     discard_files("pairs", run.directory)
     assert not RunStore(run.directory).path(HELD_OUT).exists()
+
+
+def test_the_mirror_of_a_pair_shows_the_perturbed_frames_and_swaps_the_answers():
+    one = pair("reverse", "first then last", "last then first")
+    image = mirror(one, np.array([0, 0, 1, 2]))
+    assert image.frames == (2, 0, 1)
+    assert (image.chosen, image.rejected) == (one.rejected, one.chosen)
+    assert image.id == f"{one.id}/mirror"
+    assert (image.kind, image.level, image.prompt) == (one.kind, one.level, one.prompt)
+
+
+@pytest.mark.parametrize("clip_T", [[1, 1, 1], [0, 0], [2, 3]], ids=["one left", "no change", "none left"])
+def test_frames_that_look_as_before_or_like_nothing_have_no_mirror(clip_T):
+    assert mirror(pair("reverse", "a b", "b a"), np.array(clip_T)) is None
+
+
+def test_with_mirrors_each_text_is_chosen_as_often_as_rejected(run):
+    store = FrameStore(run.directory / "frames")
+    for row in RunStore(run.directory).read("clips", Clips):
+        times = [0.5 * (clip.start_seconds + clip.end_seconds) for clip in row.clips]
+        picture = encode_jpeg(np.zeros((8, 8, 3), np.uint8), 90)
+        store.write(row.id, [picture] * len(times), seconds=times, fps=1.0)
+    plain = make_pairs(run).pairs
+    settings = run.config.pairs.model_copy(update={"mirror": True})
+    mirrored = make_pairs(replace(run, config=run.config.model_copy(update={"pairs": settings}))).pairs
+    assert [row for row in mirrored if not row.frames] == plain
+    assert len(mirrored) == 2 * len(plain)
+    assert Counter(row.chosen for row in mirrored) == Counter(row.rejected for row in mirrored)
+    assert len({row.id for row in mirrored}) == len(mirrored)

@@ -219,3 +219,19 @@ def test_a_bad_line_is_named(tmp_path, stored):
 def test_an_absent_file_is_named(tmp_path, stored):
     with pytest.raises(ValueError, match=r"training\.instructions.*nowhere\.jsonl"):
         sft_lessons(tmp_path / "nowhere.jsonl", [], stored)
+
+
+def test_a_mirrored_pair_is_a_lesson_of_its_own_over_the_frames_it_shows(tmp_path):
+    store = FrameStore(tmp_path)
+    pictures = [np.full((64, 64, 3), 40 * i, np.uint8) for i in range(4)]
+    store.write("a", [encode_jpeg(p, 95) for p in pictures], seconds=[0, 1, 2, 3], fps=1.0)
+    one = pair("a", "reverse", 4)
+    image = pair("a", "reverse", 4, id=f"{one.id}/mirror", frames=(2, 3, 0, 1))
+    plain, mirrored = dpo_lessons([one, image], phase())
+    assert (plain.frames, mirrored.frames) == ((), (2, 3, 0, 1))
+    lm = load_video_lm(ModelConfig())
+    shown = mirrored.group(lm, store).inputs["pixel_values_videos"]
+    whole = plain.group(lm, store).inputs["pixel_values_videos"]
+    half = len(whole) // 2
+    assert torch.equal(shown, torch.cat([whole[half:], whole[:half]]))
+    assert not torch.equal(shown, whole)

@@ -99,8 +99,13 @@ def _write_trl(job: Job) -> None:
     frames = FrameStore(job.run / "frames")
     ids = sorted({pair.video_id for pair in job.pairs})
     images = {video_id: _write_frames(frames, video_id, job) for video_id in ids}
-    _write_rows(job, (trl_row(pair, images[pair.video_id]) for pair in job.pairs))
+    _write_rows(job, (trl_row(pair, _shown(pair, images[pair.video_id])) for pair in job.pairs))
     write_text(job.folder / "README.md", trl_card(job.run, job.pairs, PAIRS_FILE))
+
+
+def _shown(pair: Pair, images: Sequence[str]) -> Sequence[str]:
+    """The frames that the pair is about, of those of its video as filmed."""
+    return [images[number] for number in pair.frames] or images
 
 
 def _write_frames(frames: FrameStore, video_id: str, job: Job) -> list[str]:
@@ -124,7 +129,12 @@ def _write_parquet(job: Job) -> None:
         raise ValueError("--format parquet needs pyarrow: pip install 'tempo-dpo[parquet]'") from None
     rows = [{**pair.model_dump(), "video": job.videos[pair.video_id]} for pair in job.pairs]
     text, number = pyarrow.string(), pyarrow.int32()
-    types = {"level": number, "num_clips": number, "order": pyarrow.list_(number)}
+    types = {
+        "level": number,
+        "num_clips": number,
+        "order": pyarrow.list_(number),
+        "frames": pyarrow.list_(number),
+    }
     schema = pyarrow.schema([(name, types.get(name, text)) for name in Pair.model_fields])
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=schema), job.folder / PARQUET_FILE)
     write_text(job.folder / "README.md", parquet_card(job.run, job.pairs, PARQUET_FILE))
@@ -145,6 +155,11 @@ def _write_rows(job: Job, rows: Iterable[Row]) -> None:
 
 def _present(pair: Pair, job: Job) -> str:
     """The path of a pair's video; raises ValueError if the file is gone, for the trainer would open it."""
+    if pair.frames:
+        raise ValueError(
+            f"pair {pair.id!r} is about a perturbed video (pairs.mirror), for which there is no file; export "
+            "as trl or parquet, or make the pairs without pairs.mirror"
+        )
     path = job.videos[pair.video_id]
     if not os.path.isfile(path):
         raise ValueError(

@@ -32,6 +32,7 @@ class Origin(Frozen):
     level: int = Field(0, ge=0)
     order: tuple[int, ...] = ()
     num_clips: int = Field(0, ge=0)
+    frames: tuple[int, ...] = ()
 
 
 class Draft(NamedTuple):
@@ -46,7 +47,8 @@ class Draft(NamedTuple):
 
 def origin_of(pair: Pair) -> Row:
     """The value of the column `tempo`."""
-    return {name: getattr(pair, name) for name in Origin.model_fields}
+    # A list that is empty in every row has no type, and `datasets` would not read it.
+    return {name: getattr(pair, name) for name in Origin.model_fields if name != "frames" or pair.frames}
 
 
 def ms_swift_row(pair: Pair, video: str) -> Row:

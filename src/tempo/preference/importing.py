@@ -129,6 +129,7 @@ def _pair(draft: Draft, folder: Path, library: Library) -> Pair:
         level=origin.level,
         order=origin.order,
         num_clips=origin.num_clips,
+        frames=origin.frames,
     )
 
 
@@ -157,4 +158,6 @@ def _fault(pair: Pair, frames: FrameStore) -> tuple[str, str] | None:
             return "empty text", f"{name} of {pair.id}"
     if pair.chosen == pair.rejected:
         return "same text", f"{pair.id}, {len(pair.chosen.split())} words"
+    if pair.frames and max(pair.frames) >= (count := len(frames.read_seconds(pair.video_id))):
+        return "its frames are others", f"{pair.id} shows frame {max(pair.frames)}, here there are {count}"
     return None

@@ -84,12 +84,16 @@ def key_frames_by_clip(video: Clips, store: FrameStore) -> Footage:
 
 
 def frames_by_clip(video: Clips, store: FrameStore) -> Footage:
-    """The stored frames of a video, each with the last clip that has begun by its time.
+    """The stored frames of a video, each with its clip."""
+    stored = store.read(video.id)
+    return Footage(stored.frames, clip_of_frames(video, stored.seconds), len(video.clips), stored.fps)
+
+
+def clip_of_frames(video: Clips, seconds: Sequence[float]) -> NDArray[np.int64]:
+    """For frames at these times [T], the last clip that has begun by then.
 
     So what lies between two clips goes with the earlier one, and what comes before all with the first: each
     frame belongs to exactly one clip.
     """
-    stored = store.read(video.id)
     starts_seconds = [clip.start_seconds for clip in video.clips]
-    begun_T = np.searchsorted(starts_seconds, stored.seconds, side="right")
-    return Footage(stored.frames, np.maximum(begun_T - 1, 0), len(starts_seconds), stored.fps)
+    return np.maximum(np.searchsorted(starts_seconds, seconds, side="right") - 1, 0)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from tempo.preference.inputs import arrange, clip_of_frames
 from tempo.preference.prompts import describe_prompt
 from tempo.preference.selection import STAGE, Selection, num_words, select_pairs
 from tempo.records import Clips, Drop, Pair, Response, Responses, Unanswered
 from tempo.sections import PairsConfig
 from tempo.stage import Context
 from tempo.store import RunStore
+from tempo.video.frames import FrameStore
 
 #: Pairs of held-out videos: training never reads them, evaluation and the probe may.
 HELD_OUT = "held_out_pairs"
@@ -35,7 +40,33 @@ def make_pairs(context: Context) -> Selection:
             else:
                 pairs.append(pair)
     selection = select_pairs(pairs, context.config.pairs, seed=seed)
-    return Selection(selection.pairs, selection.held_out, drops + selection.drops)
+    kept, held_out = selection.pairs, selection.held_out
+    if context.config.pairs.mirror:
+        kept, held_out = add_mirrors(kept, context), add_mirrors(held_out, context)
+    return Selection(kept, held_out, drops + selection.drops)
+
+
+def add_mirrors(pairs: Sequence[Pair], context: Context) -> list[Pair]:
+    """The pairs and the mirror image of each, sorted by id.
+
+    Where clips without a frame leave the frames as they were, or none of them, a pair has no mirror image.
+    """
+    frames = FrameStore(context.directory / "frames")
+    clips = {row.id: row for row in RunStore(context.directory).read("clips", Clips)}
+    mirrored = []
+    for video_id, rows in groupby(sorted(pairs, key=lambda pair: pair.id), key=lambda pair: pair.video_id):
+        clip_T = clip_of_frames(clips[video_id], frames.read_seconds(video_id))
+        mirrored += [image for pair in rows if (image := mirror(pair, clip_T))]
+    return sorted([*pairs, *mirrored], key=lambda pair: pair.id)
+
+
+def mirror(pair: Pair, clip_T: NDArray[np.int64]) -> Pair | None:
+    """The pair of the perturbed video, whose frames lie in the clips `clip_T`; None if nothing changes."""
+    shown_T = arrange(clip_T, pair.order)
+    if not len(shown_T) or np.array_equal(shown_T, np.arange(len(clip_T))):
+        return None
+    changes = {"chosen": pair.rejected, "rejected": pair.chosen, "frames": tuple(shown_T.tolist())}
+    return pair.model_copy(update={"id": f"{pair.id}/mirror", **changes})
 
 
 def pair_fault(pair: Pair, settings: PairsConfig) -> tuple[str, str] | None:

@@ -39,11 +39,20 @@ class Lesson:
     answers: tuple[str, ...] = ()
     labels: tuple[Label, ...] = ()
     questions: tuple[tuple[str, str], ...] = ()
+    #: Numbers of the stored frames that show the video perturbed; empty for the video as filmed.
+    frames: tuple[int, ...] = ()
+
+    @property
+    def prefix(self) -> tuple[str, str]:
+        """What the length of the prefix depends on: the video as it is shown, and the prompt."""
+        shown = f"{self.video_id} ({len(self.frames)} frames)" if self.frames else self.video_id
+        return shown, self.prompt
 
     def group(self, lm: VideoLM, frames: FrameStore) -> Group:
         """The tokens and pixels of this lesson."""
         stored = frames.read(self.video_id)
-        return self._over(lm, stored.frames, stored.fps)
+        shown = stored.frames[list(self.frames)] if self.frames else stored.frames
+        return self._over(lm, shown, stored.fps)
 
     def num_answer_tokens(self, lm: VideoLM) -> int:
         """Tokens after the prefix, of all continuations together; no frame is read."""
@@ -58,7 +67,7 @@ class Lesson:
 def dpo_lessons(pairs: Iterable[Pair], phase: PhaseConfig) -> list[Lesson]:
     """The pairs that the phase asks for as lessons, by `phase.grouping`; sorted, whatever their order was.
 
-    Pairs share a lesson only where they share video, prompt and chosen answer.
+    Pairs share a lesson only where they share video, frames, prompt and chosen answer.
     """
     wanted = [
         (_unit(pair, phase), pair)
@@ -71,10 +80,11 @@ def dpo_lessons(pairs: Iterable[Pair], phase: PhaseConfig) -> list[Lesson]:
     return [_lesson(alike, phase, taken) for alike in units]
 
 
-def _unit(pair: Pair, phase: PhaseConfig) -> tuple[str, int, str, str, str]:
+def _unit(pair: Pair, phase: PhaseConfig) -> tuple[str, int, str, str, str, tuple[int, ...]]:
     """What the pairs of one lesson have in common."""
     level = 0 if phase.grouping == "video" else pair.level
-    return pair.video_id, level, pair.id if phase.grouping == "pair" else "", pair.prompt, pair.chosen
+    name = pair.id if phase.grouping == "pair" else ""
+    return pair.video_id, level, name, pair.prompt, pair.chosen, pair.frames
 
 
 def _lesson(alike: Sequence[Pair], phase: PhaseConfig, taken: Counter[str]) -> Lesson:
@@ -89,6 +99,7 @@ def _lesson(alike: Sequence[Pair], phase: PhaseConfig, taken: Counter[str]) -> L
         prompt=first.prompt,
         answers=(first.chosen, *(pair.rejected for pair in alike)),
         labels=tuple(Label(pair.kind, pair.level) for pair in alike),
+        frames=first.frames,
     )
 
 
@@ -135,12 +146,11 @@ def check_lengths(
 
 
 def _row_length(lesson: Lesson, lm: VideoLM, frames: FrameStore, known: dict[tuple[str, str], int]) -> int:
-    prefix = (lesson.video_id, lesson.prompt)
-    if prefix not in known:
+    if lesson.prefix not in known:
         lengths = lesson.group(lm, frames).lengths
-        known[prefix] = lengths[0]
+        known[lesson.prefix] = lengths[0]
         return sum(lengths)
-    return known[prefix] + lesson.num_answer_tokens(lm)
+    return known[lesson.prefix] + lesson.num_answer_tokens(lm)
 
 
 def pack_rows(groups: Sequence[Group], *, max_tokens: int) -> list[list[Group]]:

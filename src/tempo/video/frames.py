@@ -111,6 +111,10 @@ class FrameStore:
         frames = decode_jpegs(_unpack("frames", arrays))
         return Stored(frames, arrays["seconds"], float(arrays["fps"]))
 
+    def read_seconds(self, video_id: str) -> NDArray[np.float64]:
+        """The times of the frames of a video in seconds, [T]; raises FileNotFoundError."""
+        return _load(self.path(video_id))["seconds"]
+
     def read_jpegs(self, video_id: str) -> list[bytes]:
         """The frames of a video as they are stored; raises FileNotFoundError."""
         return _unpack("frames", _load(self.path(video_id)))
