@@ -95,3 +95,15 @@ def test_the_model_is_left_as_it_was():
 def test_one_answer_is_enough():
     lm, group = make_case("qwen2_5_vl")
     assert self_check(lm, Group(group.inputs, (Continuation((5, 6, 7)),))) < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_asks_for_the_logits_of_answers_only(family):
+    lm, group = make_case(family)
+    sizes = []
+    head = lm.model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[-2]))
+    self_check(lm, group)
+    hook.remove()
+    # The last two passes are those of the plain form.
+    assert sizes[-2:] == [len(c.token_ids) + 1 for c in group.continuations[:2]]

@@ -6,6 +6,7 @@ self-check of a run compute with it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,12 +19,21 @@ from tempo.model.prefix import Continuation, Group
 _PER_TOKEN = {"attention_mask": 1, "mm_token_type_ids": 0}
 
 
-def duplicated_log_probs(model: Any, groups: Sequence[Group]) -> list[list[Tensor]]:
-    """What `log_probs` returns, computed the plain way."""
-    return [[_score(model, group, continuation) for continuation in group.continuations] for group in groups]
+def duplicated_log_probs(
+    model: Any, groups: Sequence[Group], *, answer_logits_only: bool = False
+) -> list[list[Tensor]]:
+    """What `log_probs` returns, computed the plain way.
+
+    `answer_logits_only` spares the [prompt x vocabulary] logits, gigabytes with a long video, where the model
+    can leave them out.
+    """
+    return [
+        [_score(model, group, c, answer_logits_only=answer_logits_only) for c in group.continuations]
+        for group in groups
+    ]
 
 
-def _score(model: Any, group: Group, continuation: Continuation) -> Tensor:
+def _score(model: Any, group: Group, continuation: Continuation, *, answer_logits_only: bool) -> Tensor:
     """Log-probabilities [num_scored] of one continuation after its own copy of the prefix."""
     device = model.get_input_embeddings().weight.device
     tokens = torch.tensor([continuation.token_ids])
@@ -33,7 +43,10 @@ def _score(model: Any, group: Group, continuation: Continuation) -> Tensor:
         if name in inputs:
             more = torch.full_like(tokens, filler).to(inputs[name])
             inputs[name] = torch.cat([inputs[name], more], dim=1)
-    output = model(**{name: value.to(device) for name, value in inputs.items()}, use_cache=False)
+    options: dict[str, Any] = {"use_cache": False}
+    if answer_logits_only and "logits_to_keep" in inspect.signature(model.forward).parameters:
+        options["logits_to_keep"] = tokens.shape[1] + 1
+    output = model(**{name: value.to(device) for name, value in inputs.items()}, **options)
     logits = output.logits[0, -len(continuation.token_ids) - 1 : -1].float()
     logp: Tensor = logits.log_softmax(dim=-1).gather(1, tokens[0, :, None].to(device))[:, 0]
     return logp[continuation.num_context :]

@@ -31,7 +31,8 @@ def self_check(lm: VideoLM, group: Group) -> float:
     was_training = lm.model.training
     lm.model.eval()
     try:
-        packed, plain = log_probs(lm.model, [pair])[0], duplicated_log_probs(lm.model, [pair])[0]
+        packed = log_probs(lm.model, [pair])[0]
+        plain = duplicated_log_probs(lm.model, [pair], answer_logits_only=True)[0]
     finally:
         lm.model.train(was_training)
     difference, tolerance = relative_difference(packed, plain), TOLERANCES[lm.model.dtype]
