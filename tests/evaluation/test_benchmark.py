@@ -8,6 +8,8 @@ import math
 import pytest
 
 from tempo.evaluation.benchmark import (
+    group_outcomes,
+    is_text_right,
     read_samples,
     score,
     score_groups,
@@ -96,14 +98,45 @@ def test_group_is_right_only_if_all_of_it_is_wherever_its_samples_stand():
         outcome("d0", right=True, group="d"),
         outcome("d1", right=True, group="d"),
     ]
-    assert (score_groups(rows)["accuracy"], score_groups(rows)["num_samples"]) == (0.5, 4)
+    scored = score_groups(group_outcomes(rows), is_text_right)
+    assert (scored["accuracy"], scored["num_samples"]) == (0.5, 4)
 
 
 def test_constant_answer_scores_no_conflicting_group():
     """Always the first option: half of the samples, none of the groups."""
     rows = [outcome(f"{g}-{i}", right=i == 0, group=g) for g in "abcdef" for i in (0, 1)]
     assert score(rows)["accuracy"] == 0.5
-    assert score_groups(rows)["accuracy"] == 0
+    assert score_groups(group_outcomes(rows), is_text_right)["accuracy"] == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "scores"),
+    [
+        ((-1.0, -2.0), (-2.0, -1.0), (1, 1, 1)),
+        # The first caption is likelier whatever is shown: each still prefers its video.
+        ((-1.0, -5.0), (-2.0, -4.0), (0, 1, 0)),
+        # Each video finds its caption, but the second video makes both likelier.
+        ((-5.0, -6.0), (-2.0, -1.0), (1, 0, 0)),
+        ((-2.0, -1.0), (-1.0, -2.0), (0, 0, 0)),
+        ((-1.0, -2.0), (-1.0, -0.5), (1, 0, 0)),
+    ],
+    ids=["both", "video only", "text only", "none", "a tie is wrong"],
+)
+def test_text_video_and_group_score_of_two_videos_and_two_captions(first, second, scores):
+    rows = [
+        Outcome(
+            id=str(i),
+            aspect="conflicting",
+            format="",
+            answer=i,
+            log_likelihoods=ll,
+            group="g",
+        )
+        for i, ll in enumerate((first, second))
+    ]
+    summary = summarize(rows)
+    found = tuple(summary[f"{name}_score"]["accuracy"] for name in ("text", "video", "group"))
+    assert found == scores
 
 
 def test_summary_keeps_static_questions_out_of_the_temporal_accuracy():

@@ -57,7 +57,8 @@ def test_every_figure_stands_in_its_row():
         "samples": ["4", "4"],
         "direction": ["50.0", "100.0"],
         "event order": ["0.0", "50.0"],
-        "conflicting groups": ["-", "100.0"],
+        "conflicting, text": ["-", "100.0"],
+        "conflicting, group": ["-", "100.0"],
         "static": ["75.0", "-"],
     }
     for name, expected in rows.items():

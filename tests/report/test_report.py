@@ -155,6 +155,16 @@ def test_drops_are_counted_by_reason(context):
     assert (row["stage"], row["reason"], row["count"]) == ("clips", "too few clips", 1)
 
 
+def test_names_and_reasons_are_escaped(context):
+    """Both may come from a file's name, which anybody can choose."""
+    row = Drop(stage="clips", id="<script>x</script>.mp4", reason="a<b", detail='"&"')
+    RunStore(context.directory).append("dropped", [row])
+    page = write_report(context).read_text()
+    assert "&lt;script&gt;x&lt;/script&gt;.mp4: &#34;&amp;&#34;" in page
+    assert "a&lt;b" in page
+    assert "<script>" not in page
+
+
 def test_texts_are_escaped_and_differences_marked(context):
     page = write_report(context).read_text()
     assert "&lt;Two&gt;." in page
@@ -210,7 +220,7 @@ def test_accuracies_are_those_of_the_evaluation(context):
     summary = {
         **score,
         "static": score,
-        "group_score": score,
+        **dict.fromkeys(("text_score", "video_score", "group_score"), score),
         "by_aspect": {"event_order": score},
         "by_format": {},
     }

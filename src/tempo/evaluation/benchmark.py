@@ -34,14 +34,18 @@ def read_samples(path: Path) -> list[Sample]:
 def summarize(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Accuracy, number of samples and 95 % interval: temporal overall, static, by aspect and by format.
 
-    `group_score` is the share of conflicting groups with every sample right (Vinoground's text score for
-    two videos and two captions asked of each).
+    Conflicting groups are scored as Vinoground does (arXiv 2410.02763). `text_score` is the share of groups
+    in which every video finds its caption likeliest, `video_score` of those in which every caption is
+    likeliest with its video, `group_score` of those in which both hold.
     """
+    groups = group_outcomes(outcomes)
     temporal = [o for o in outcomes if o.aspect not in STATIC_ASPECTS]
     return {
         **score(temporal),
         "static": score([o for o in outcomes if o.aspect in STATIC_ASPECTS]),
-        "group_score": score_groups([o for o in outcomes if o.group]),
+        "text_score": score_groups(groups, is_text_right),
+        "video_score": score_groups(groups, is_video_right),
+        "group_score": score_groups(groups, lambda rows: is_text_right(rows) and is_video_right(rows)),
         "by_aspect": _scores_by(outcomes, lambda outcome: outcome.aspect),
         "by_format": _scores_by(temporal, lambda outcome: outcome.format),
     }
@@ -52,11 +56,32 @@ def score(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return _share(sum(outcome.is_right for outcome in outcomes), len(outcomes))
 
 
-def score_groups(outcomes: Iterable[Outcome]) -> dict[str, Any]:
-    """Share of groups whose samples are all right."""
-    ordered = sorted(outcomes, key=lambda outcome: outcome.group)
-    groups = [list(rows) for _, rows in groupby(ordered, key=lambda outcome: outcome.group)]
-    return _share(sum(all(row.is_right for row in rows) for rows in groups), len(groups))
+def group_outcomes(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
+    """The outcomes of each group; those of no group are left out."""
+    ordered = sorted((o for o in outcomes if o.group), key=lambda outcome: outcome.group)
+    return [list(rows) for _, rows in groupby(ordered, key=lambda outcome: outcome.group)]
+
+
+def score_groups(
+    groups: Sequence[Sequence[Outcome]], is_right: Callable[[Sequence[Outcome]], bool]
+) -> dict[str, Any]:
+    """Share of groups that are right, with their number and 95 % interval."""
+    return _share(sum(map(is_right, groups)), len(groups))
+
+
+def is_text_right(rows: Sequence[Outcome]) -> bool:
+    """Whether every video of a group finds its own caption the likeliest."""
+    return all(row.is_right for row in rows)
+
+
+def is_video_right(rows: Sequence[Outcome]) -> bool:
+    """Whether every caption of a group is likelier with its own video than with any other; a tie is wrong."""
+    return all(
+        row.log_likelihoods[row.answer] > other.log_likelihoods[row.answer]
+        for row in rows
+        for other in rows
+        if other.answer != row.answer
+    )
 
 
 def wilson_interval(num_right: int, num_samples: int, *, z: float = 1.96) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from tempo.evaluation.benchmark import read_samples, summarize
 from tempo.model.loading import VideoLM, load_video_lm
 from tempo.model.prefix import log_probs
 from tempo.records import Outcome, Sample
+from tempo.rounds import earlier_rounds
 from tempo.stage import Context
 from tempo.store import RunStore, write_json
 from tempo.training.phases import phase_directories
@@ -24,7 +25,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def run_evaluation(context: Context, progress: Progress) -> None:
-    """Evaluates the base model, each baseline and the result; writes `evaluation.json`."""
+    """Evaluates base model, baselines, what earlier rounds left, and the result; writes `evaluation.json`."""
     path = benchmark_path(context)
     models = {"base": context.config.model.path, **_trained_models(context)}
     if path is None:
@@ -68,9 +69,12 @@ def ask(lm: VideoLM, samples: Sequence[Sample], group_frames: tuple[object, floa
 
 
 def _trained_models(context: Context) -> dict[str, str]:
-    """Name to checkpoint of what was trained; the method last, as in every table."""
+    """Name to checkpoint of what was trained: baselines, earlier rounds, the method, as in every table."""
     last = {name: phases[-1] / "model" for name, phases in phase_directories(context).items() if phases}
-    return {name: str(last[name]) for name in [*(n for n in last if n != "tempo"), "tempo"] if name in last}
+    method = last.pop("tempo", None)
+    last |= {f"round_{row.config.run.rounds}": row.directory / "model" for row in earlier_rounds(context)}
+    last |= {"tempo": method} if method else {}
+    return {name: str(path) for name, path in last.items()}
 
 
 def _outcomes(
@@ -87,7 +91,7 @@ def _outcomes(
         lm = load_video_lm(context.config.model.model_copy(update={"path": model}))
         frames = FrameStore(context.directory / "frames")
         for number, rows in enumerate(open_ones, len(videos) - len(open_ones) + 1):
-            stored = frames.read(_stored_id(context, frames, path.parent / rows[0].video))
+            stored = frames.read(stored_id(context, frames, path.parent / rows[0].video))
             missing = [sample for sample in rows if sample.id not in known]
             store.append(table, ask(lm, missing, (stored.frames, stored.fps)))
             progress(name, number, len(videos))
@@ -95,7 +99,15 @@ def _outcomes(
     return [outcome for outcome in store.read(table, Outcome) if outcome.id in wanted]
 
 
-def _stored_id(context: Context, frames: FrameStore, video: Path) -> str:
+def store_benchmark(context: Context) -> None:
+    """Puts the frames of all benchmark videos into the run's frame store."""
+    path = benchmark_path(context)
+    frames = FrameStore(context.directory / "frames")
+    for video in sorted({sample.video for sample in read_samples(path)}) if path else ():
+        stored_id(context, frames, path.parent / video)
+
+
+def stored_id(context: Context, frames: FrameStore, video: Path) -> str:
     """The id under which a benchmark video's frames lie in the store, after putting them there."""
     if not video.exists():
         raise ValueError(f"evaluation.benchmark names {video}, which does not exist")

@@ -29,7 +29,8 @@ def _rows(summaries: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
     for aspect in sorted({aspect for summary in summaries for aspect in summary["by_aspect"]} - {"static"}):
         scores = [summary["by_aspect"].get(aspect, {}) for summary in summaries]
         yield aspect.replace("_", " "), [percent(score.get("accuracy")) for score in scores]
-    yield "conflicting groups", [percent(summary["group_score"]["accuracy"]) for summary in summaries]
+    for name in ("text", "video", "group"):
+        yield f"conflicting, {name}", [percent(summary[f"{name}_score"]["accuracy"]) for summary in summaries]
     yield "static", [percent(summary["static"]["accuracy"]) for summary in summaries]
 
 

@@ -20,6 +20,7 @@ from tempo.evaluation.table import percent
 from tempo.preference.perturbations import kendall_distance
 from tempo.records import Captions, Clips, Drop, Pair, Shots
 from tempo.report.audit_table import audit_cells
+from tempo.rounds import round_directories
 from tempo.stage import Context
 from tempo.store import DROPPED, RunStore, write_text
 from tempo.video.frames import FrameStore
@@ -30,11 +31,10 @@ PICTURE_HEIGHT = 72
 
 def write_report(context: Context) -> Path:
     """Writes `report.html` and returns its path."""
-    from jinja2 import Environment, PackageLoader, select_autoescape
+    from jinja2 import Environment, PackageLoader
 
-    environment = Environment(
-        loader=PackageLoader("tempo.report"), autoescape=select_autoescape(), trim_blocks=True
-    )
+    # Not select_autoescape(): it goes by the ending, and does nothing for `.html.jinja`.
+    environment = Environment(loader=PackageLoader("tempo.report"), autoescape=True, trim_blocks=True)
     page = environment.get_template("report.html.jinja").render(**report_data(context))
     path = context.directory / "report.html"
     write_text(path, page)
@@ -49,6 +49,7 @@ def report_data(context: Context) -> dict[str, Any]:
     return {
         "directory": context.directory.name,
         "model": context.config.model.path,
+        "rounds": [_round(place) for place in round_directories(context.directory)],
         "counts": _counts(store, pairs),
         "drops": _drops(store),
         "videos": _videos(context, store, clips),
@@ -57,6 +58,12 @@ def report_data(context: Context) -> dict[str, Any]:
         "curves": _curves(context.directory),
         "evaluation": _evaluation(context.directory),
     }
+
+
+def _round(directory: Path) -> dict[str, Any]:
+    """An earlier round: its number, where it lies in the run, and how many pairs it made."""
+    pairs = RunStore(directory).read("pairs", Pair)
+    return {"number": directory.name, "place": f"rounds/{directory.name}", "num_pairs": len(pairs)}
 
 
 def _counts(store: RunStore, pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -212,7 +219,8 @@ def _curves(directory: Path) -> str:
             str(path.parent.relative_to(directory)),
             [json.loads(line) for line in path.read_text().splitlines()],
         )
-        for path in sorted(directory.glob("train/*/metrics.jsonl"))
+        for place in (*round_directories(directory), directory)
+        for path in sorted(place.glob("train/*/metrics.jsonl"))
     ]
     if not phases:
         return ""
@@ -262,7 +270,7 @@ def _evaluation(directory: Path) -> dict[str, Any] | None:
             "accuracy": percent(summary["accuracy"]),
             "interval": [percent(bound) for bound in summary["interval"]],
             "num_samples": summary["num_samples"],
-            "group_score": percent(summary["group_score"]["accuracy"]),
+            "groups": [percent(summary[f"{n}_score"]["accuracy"]) for n in ("text", "video", "group")],
             "aspects": [percent(summary["by_aspect"].get(aspect, {}).get("accuracy")) for aspect in aspects],
         }
         for name, summary in models.items()
