@@ -1,5 +1,7 @@
 """The check at the start of a run: it lets every family pass, and nothing that is computed wrongly."""
 
+import inspect
+
 import pytest
 import torch
 from families import FAMILIES, make_group, make_lm
@@ -100,6 +102,8 @@ def test_one_answer_is_enough():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_asks_for_the_logits_of_answers_only(family):
     lm, group = make_case(family)
+    if "logits_to_keep" not in inspect.signature(lm.model.forward).parameters:
+        pytest.skip("the family always computes the logits of the whole prompt")
     sizes = []
     head = lm.model.get_output_embeddings()
     hook = head.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[-2]))
