@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError, model_validator
 
@@ -71,6 +72,8 @@ class Config(Section):
         if self.endpoint:
             _check_endpoint(self)
         _check_phases(self)
+        if self.run.rounds > 1:
+            _check_rounds(self)
         return self
 
 
@@ -136,6 +139,23 @@ def _check_endpoint(config: Config) -> None:
             )
 
 
+def _check_rounds(config: Config) -> None:
+    """Raises ValueError where a round after the first would have nothing new to learn from."""
+    idle = f"run.rounds {config.run.rounds} would do nothing"
+    if config.pairs.import_from:
+        raise ValueError(f"{idle}: the pairs come from pairs.import_from; remove one of them")
+    if not any(phase.objective == "dpo" for phase in config.training.phases):
+        raise ValueError(f"{idle}: no phase of [training] has objective 'dpo'; add one, or remove run.rounds")
+    if config.endpoint:
+        raise ValueError(
+            f"run.rounds {config.run.rounds} cannot be used with [endpoint]: the server would go on serving "
+            "the model of the first round. Remove [endpoint]; or make each round a run of its own, with the "
+            "`model/` of the one before as model.path and on the server"
+        )
+    if taken := [name for name in config.training.baselines if re.fullmatch(r"round_\d+", name)]:
+        raise ValueError(f"baselines.{taken[0]}: with run.rounds {config.run.rounds} this name is taken")
+
+
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     """The checked configuration of a TOML file with `section.key=value` overrides, values in TOML syntax.
 
@@ -157,27 +177,30 @@ def parse_config(data: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise ValueError("\n".join(_describe(item) for item in error.errors())) from None
+        raise ValueError("\n".join(describe_error(item) for item in error.errors())) from None
 
 
-def _describe(error: Any) -> str:
-    """One line for one pydantic error: the dotted key, the problem, the value."""
+def describe_error(error: Any, model: type[BaseModel] = Config) -> str:
+    """One line for one pydantic error of `model`: the dotted key, the problem, the value."""
     key = ".".join(str(part) for part in error["loc"]) or "config"
     if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {_known_keys(error['loc'])}"
+        return f"{key}: unknown key; {_known_keys(error['loc'], model)}"
     message = error["msg"].removeprefix("Value error, ")
     # The value that lacks a key is its whole section: long, and it might hold what nobody should read.
     shown = "" if error["type"] in ("value_error", "missing") else f" (got {error['input']!r})"
     return f"{key}: {message}{shown}"
 
 
-def _known_keys(location: tuple[Any, ...]) -> str:
+def _known_keys(location: tuple[Any, ...], model: Any) -> str:
     """The keys that the section at `location[:-1]` does have, the likeliest first."""
-    model: Any = Config
+    is_name = False
     for part in location[:-1]:
-        if isinstance(part, int):
+        if isinstance(part, int) or is_name:
+            is_name = False
             continue
         annotation = model.model_fields[part].annotation
+        # What follows the key of a table of sections is a name that the user chose.
+        is_name = get_origin(annotation) is dict
         candidates = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
         model = next(a for a in candidates if issubclass(a, BaseModel))
     known = list(model.model_fields)

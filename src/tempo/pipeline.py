@@ -17,8 +17,10 @@ from rich.console import Console
 
 from tempo import engine, run_files, steps
 from tempo.config import IMPORTED_STAGES, Config
+from tempo.named_files import content_hashes
 from tempo.processes import call_to_training, process_rank
 from tempo.records import Clips, Perturbations, Record, Video
+from tempo.rounds import ROUND_STAGES, config_before, earlier_rounds, open_round
 from tempo.stage import Context
 from tempo.store import RunStore
 
@@ -77,11 +79,13 @@ NAMES = tuple(stage.name for stage in STAGES)
 
 
 def fingerprints(config: Config) -> dict[str, str]:
-    """What each stage's rows depend on, as one hash: its own sections, the seed, every stage before it."""
+    """What each stage's rows depend on, as one hash: its sections and files, the seed, stages before it."""
     chained = str(config.run.seed)
     result = {}
     for stage in STAGES:
-        parts = {key: _plain(config, key) for key in stage.sections}
+        parts = {key: _plain(config, key) for key in stage.sections} | content_hashes(config, stage.name)
+        if stage.name == ROUND_STAGES[0] and config.run.rounds > 1:
+            parts["round before"] = fingerprints(config_before(config))["training"]
         text = json.dumps([chained, stage.name, parts], sort_keys=True)
         result[stage.name] = hashlib.sha256(text.encode()).hexdigest()[:16]
         chained = chained if stage.aside else result[stage.name]
@@ -99,8 +103,9 @@ def run_stages(
 ) -> None:
     """Runs every stage that is not done, in order, or `only` one of them.
 
-    Of several processes the first does so; the others join the training. Raises ValueError if the directory
-    holds rows of another configuration, unless `redo` discards them.
+    Earlier rounds come between the stages that all share and those of the last. Of several processes the
+    first does so; the others join the training. Raises ValueError if the directory holds rows of another
+    configuration, unless `redo` discards them.
     """
     if process_rank() > 0:
         steps.join_training(context)
@@ -109,18 +114,58 @@ def run_stages(
     uses_model = any(stage.name in MODEL_STAGES for stage in selected)
     uses_endpoint = any(stage.name in ENDPOINT_STAGES for stage in selected)
     steps.check_inputs(context.config, with_model=uses_model, with_endpoint=uses_endpoint)
+    shared = [stage for stage in selected if _is_shared(stage)]
+    own = selected[len(shared) :]
+    with RunStore(context.directory).lock(), engine.session(context.config.run):
+        run_files.settle_config(context, _stale_everywhere(context), console, redo=redo)
+        _do(shared, context, console)
+        for earlier in earlier_rounds(context) if own else ():
+            _do_earlier(earlier, context, console, only=only)
+        if own:
+            open_round(context, context)
+            _announce(own, context, context, console)
+            _do(own, context, console)
+    call_to_training(context.config.model.device, round_number=0)
+
+
+def _is_shared(stage: Stage) -> bool:
+    """Whether all rounds share what it makes."""
+    return NAMES.index(stage.name) < NAMES.index(ROUND_STAGES[0])
+
+
+def _do(stages: Sequence[Stage], context: Context, console: Console) -> None:
+    """Runs those of the stages that are not done."""
+    store, wanted = RunStore(context.directory), fingerprints(context.config)
+    for stage in stages:
+        if store.is_done(stage.name):
+            continue
+        _require_before(stage.name, context.config, store)
+        store.begin(stage.name, wanted[stage.name])
+        stage.run(context, store, console)
+        store.finish(stage.name, wanted[stage.name])
+
+
+def _do_earlier(context: Context, run: Context, console: Console, *, only: str) -> None:
+    """Does what is left of a round before the last; raises ValueError where `only` a stage is asked for."""
     store = RunStore(context.directory)
-    with store.lock(), engine.session(context.config.run):
-        _settle_config(context, store, console, redo=redo)
-        wanted = fingerprints(context.config)
-        for stage in selected:
-            if store.is_done(stage.name):
-                continue
-            _require_before(stage.name, context.config, store)
-            store.begin(stage.name, wanted[stage.name])
-            stage.run(context, store, console)
-            store.finish(stage.name, wanted[stage.name])
-    call_to_training(context.config.model.device, is_wanted=False)
+    if store.is_done(ROUND_STAGES[-1]):
+        return
+    if only:
+        first = f"round {context.config.run.rounds} first; `tempo run` does all in order"
+        raise ValueError(f"stage {only!r} of the last round needs {first}")
+    idle = idle_stages(context.config)
+    stages = [stage for stage in STAGES if stage.name in ROUND_STAGES and stage.name not in idle]
+    with store.lock():
+        open_round(context, run)
+        run_files.write_config(context)
+        _announce(stages, context, run, console)
+        _do(stages, context, console)
+
+
+def _announce(stages: Sequence[Stage], context: Context, run: Context, console: Console) -> None:
+    store = RunStore(context.directory)
+    if run.config.run.rounds > 1 and any(not store.is_done(stage.name) for stage in stages):
+        console.print(f"round {context.config.run.rounds} of {run.config.run.rounds}: {context.directory}")
 
 
 def _selected(config: Config, *, until: str, only: str) -> Sequence[Stage]:
@@ -154,32 +199,17 @@ def _require_before(name: str, config: Config, store: RunStore) -> None:
         raise ValueError(f"stage {name!r} needs {missing[0]!r} first; `tempo run` does all in order")
 
 
-def _settle_config(context: Context, store: RunStore, console: Console, *, redo: bool) -> None:
-    """Refuses or discards rows of another configuration, then writes down this one."""
-    stale = stale_stages(context.config, store)
-    if stale and not redo:
-        changed = ", ".join(_changed_keys(context)) or "the seed"
-        raise ValueError(
-            f"{context.directory} was made with another config ({changed}), so these stages would not match: "
-            f"{', '.join(stale)}. Choose another --out, or add --redo to make them again"
-        )
-    for name in stale:
-        console.print(f"{name}: discarded, the config changed")
-        # Files first: a kill in between leaves the stage stale, and its files are removed again.
-        run_files.discard_files(name, context.directory)
-        store.forget(name)
-    run_files.write_config(context)
-
-
-def _changed_keys(context: Context) -> list[str]:
-    """Dotted keys that differ from the configuration written down in the run directory."""
-    old, new = run_files.read_config(context.directory), context.config.model_dump(mode="json")
-    return [
-        f"{section}.{key}"
-        for section in new
-        for key in sorted({*(old.get(section) or {}), *(new[section] or {})})
-        if (old.get(section) or {}).get(key) != (new[section] or {}).get(key)
-    ]
+def _stale_everywhere(context: Context) -> dict[str, tuple[str, Path]]:
+    """What a person calls each stale stage, in order, to its name and the directory of its round."""
+    stale = {
+        name: (name, context.directory) for name in stale_stages(context.config, RunStore(context.directory))
+    }
+    for earlier in earlier_rounds(context):
+        for name in stale_stages(earlier.config, RunStore(earlier.directory)):
+            # What is a link here is the run's.
+            if name in ROUND_STAGES:
+                stale[f"{name} of round {earlier.config.run.rounds}"] = (name, earlier.directory)
+    return stale
 
 
 def _plain(config: Config, key: str) -> Any:

@@ -6,13 +6,17 @@ import platform
 import shutil
 import sys
 import tomllib
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from tempo import engine
+from tempo.rounds import surplus_rounds
 from tempo.stage import Context
-from tempo.store import write_json, write_text
+from tempo.store import RunStore, write_json, write_text
 
 
 def discard_files(name: str, directory: Path) -> None:
@@ -20,6 +24,7 @@ def discard_files(name: str, directory: Path) -> None:
     beside = {
         "synthetic": ["synthetic"],
         "shots": ["frames"],
+        "captions": ["start"],
         "pairs": ["held_out_pairs.jsonl"],
         "audit": ["audit.json"],
         "training": ["train", "baselines", "model"],
@@ -28,7 +33,45 @@ def discard_files(name: str, directory: Path) -> None:
     }
     for entry in beside.get(name, []):
         path = directory / entry
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        is_folder = path.is_dir() and not path.is_symlink()
+        shutil.rmtree(path) if is_folder else path.unlink(missing_ok=True)
+
+
+def settle_config(
+    context: Context, stale: Mapping[str, tuple[str, Path]], console: Console, *, redo: bool
+) -> None:
+    """Refuses or discards rows of another configuration, then writes down this one.
+
+    `stale` has what a person calls each stale stage, its name, and the directory of its round.
+    """
+    surplus = surplus_rounds(context)
+    if (stale or surplus) and not redo:
+        changed = ", ".join(_changed_keys(context)) or "a file that it names has another content"
+        names = [*stale, *(f"round {path.name}" for path in surplus)]
+        raise ValueError(
+            f"{context.directory} was made with another config ({changed}), so these stages would not match: "
+            f"{', '.join(names)}. Choose another --out, or add --redo to make them again"
+        )
+    for words, (name, directory) in stale.items():
+        console.print(f"{words}: discarded, the config changed")
+        # Files first: a kill in between leaves the stage stale, and its files are removed again.
+        discard_files(name, directory)
+        RunStore(directory).forget(name)
+    for path in surplus:
+        console.print(f"round {path.name}: discarded, the config changed")
+        shutil.rmtree(path)
+    write_config(context)
+
+
+def _changed_keys(context: Context) -> list[str]:
+    """Dotted keys that differ from the configuration written down in the run directory."""
+    old, new = read_config(context.directory), context.config.model_dump(mode="json")
+    return [
+        f"{section}.{key}"
+        for section in new
+        for key in sorted({*(old.get(section) or {}), *(new[section] or {})})
+        if (old.get(section) or {}).get(key) != (new[section] or {}).get(key)
+    ]
 
 
 def write_config(context: Context) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -12,6 +13,8 @@ from rich.table import Table
 from tempo.evaluation.table import accuracy_table
 from tempo.pipeline import NAMES, run_directory_error
 from tempo.records import Drop
+from tempo.rounds import ROUND_STAGES, round_directories
+from tempo.run_files import read_config
 from tempo.store import DROPPED, RunStore
 
 
@@ -19,15 +22,24 @@ def print_status(directory: Path, console: Console) -> None:
     """Prints the state of a run; raises ValueError if there is none."""
     if error := run_directory_error(directory):
         raise ValueError(error)
-    store = RunStore(directory)
-    console.print(_stages(store))
-    if drops := store.read(DROPPED, Drop):
-        console.print(_reasons(drops))
+    num_rounds = read_config(directory).get("run", {}).get("rounds", 1)
+    for place in round_directories(directory):
+        _print_rows(place, ROUND_STAGES, f"round {place.name} of {num_rounds}: {place}", console)
+    title = f"round {num_rounds} of {num_rounds}: {directory}" if num_rounds > 1 else str(directory)
+    _print_rows(directory, NAMES, title, console)
     for line in training_lines(directory):
         console.print(line)
     evaluation = directory / "evaluation.json"
     if evaluation.exists():
         console.print(accuracy_table(json.loads(evaluation.read_text())))
+
+
+def _print_rows(directory: Path, names: Sequence[str], title: str, console: Console) -> None:
+    """Prints what came of these stages, and what was dropped on the way."""
+    store = RunStore(directory)
+    console.print(_stages(store, names, title))
+    if drops := store.read(DROPPED, Drop):
+        console.print(_reasons(drops))
 
 
 def training_lines(directory: Path) -> list[str]:
@@ -42,12 +54,12 @@ def training_lines(directory: Path) -> list[str]:
     return lines
 
 
-def _stages(store: RunStore) -> Table:
+def _stages(store: RunStore, names: Sequence[str], title: str) -> Table:
     drops = Counter(drop.stage for drop in store.read(DROPPED, Drop))
-    table = Table(title=str(store.directory))
+    table = Table(title=title)
     for heading in ("stage", "state", "rows", "dropped"):
         table.add_column(heading, justify="right" if heading in ("rows", "dropped") else "left")
-    for name in NAMES:
+    for name in names:
         begun = store.fingerprint(name) is not None
         state = "done" if store.is_done(name) else "begun" if begun else "-"
         path = store.path(name)

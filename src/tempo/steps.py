@@ -12,9 +12,11 @@ from rich.console import Console
 from tempo import engine
 from tempo.config import Config
 from tempo.model.paths import check_model_path
+from tempo.named_files import named_files
 from tempo.processes import call_to_training
 from tempo.progress import Counter, Counters
 from tempo.records import Captions, Clips, Drop, Record, Shots, Video
+from tempo.rounds import from_start, round_of
 from tempo.run_files import read_config
 from tempo.sections import AuditConfig, ModelConfig
 from tempo.stage import Context
@@ -58,7 +60,7 @@ def answered(worker: str, reads: str, reads_record: type[Record]) -> Callable[..
 
     def run(context: Context, store: RunStore, console: Console) -> None:
         place: engine.Place = "here" if context.config.endpoint else "model"
-        MapStep(worker, reads, reads_record, place)(context, store, console)
+        MapStep(worker, reads, reads_record, place)(from_start(context), store, console)
 
     return run
 
@@ -158,19 +160,23 @@ def run_audit(context: Context, store: RunStore, console: Console) -> None:
 def audit_directory(directory: Path, *, with_model: bool) -> dict[str, Any]:
     """Audits the pairs of a directory as its config.toml says; writes `audit.json` and returns its content.
 
-    A directory with nothing but pairs has no model to ask. Raises ValueError where there are no pairs.
+    A directory with nothing but pairs has no model to ask. Raises ValueError where there are no pairs, and
+    while a run is at work there: it audits its pairs itself, and may be about to replace them.
     """
     from tempo.preference.audit import audit_pairs, read_pairs
 
-    pairs = read_pairs(directory)
+    # Now for what may be wrong with it: the lock would make the directory.
+    read_pairs(directory)
     # Only what the audit needs: a run of another version may have keys that this one does not know.
     plain = read_config(directory)
     if with_model and "model" not in plain:
         raise ValueError(f"{directory}/config.toml names no model to ask; add --no-model")
     settings = AuditConfig.model_validate(plain.get("audit", {}))
     model = ModelConfig.model_validate(plain["model"]) if with_model else None
-    audit = audit_pairs(pairs, settings, seed=int(plain.get("run", {}).get("seed", 0)), model=model)
-    write_json(directory / "audit.json", audit)
+    seed = int(plain.get("run", {}).get("seed", 0))
+    with RunStore(directory).lock():
+        audit = audit_pairs(read_pairs(directory), settings, seed=seed, model=model)
+        write_json(directory / "audit.json", audit)
     return audit
 
 
@@ -179,7 +185,7 @@ def run_training(context: Context, store: RunStore, console: Console) -> None:
     from tempo.training.phases import Session
     from tempo.training.phases import run_training as train
 
-    call_to_training(context.config.model.device, is_wanted=True)
+    call_to_training(context.config.model.device, round_number=context.config.run.rounds)
     with Counters(console) as counters:
         train(
             Session(
@@ -195,8 +201,8 @@ def join_training(context: Context) -> None:
     from tempo.training.phases import Session
     from tempo.training.phases import run_training as train
 
-    while call_to_training(context.config.model.device, is_wanted=False):
-        train(Session(context))
+    while number := call_to_training(context.config.model.device, round_number=0):
+        train(Session(round_of(context, number)))
 
 
 def _figures(row: dict[str, float]) -> str:
@@ -228,14 +234,9 @@ def check_inputs(config: Config, *, with_model: bool, with_endpoint: bool = Fals
         from tempo.model.chat import read_key
 
         read_key(config.endpoint)
-    files = {
-        "pairs.import_from": config.pairs.import_from,
-        "training.instructions": config.training.instructions,
-        "evaluation.benchmark": config.evaluation.benchmark,
-    }
-    for key, path in files.items():
-        if path and not Path(path).is_file():
-            raise ValueError(f"{key}: {path} does not exist")
+    for key, file in named_files(config).items():
+        if not file.is_file():
+            raise ValueError(f"{key}: {file} does not exist")
     for path in config.videos.paths:
         if not Path(path).expanduser().exists():
             raise ValueError(f"videos.paths: {path!r} does not exist")

@@ -8,15 +8,17 @@ from pathlib import Path
 
 import torch
 
+from tempo.config import Config
 from tempo.evaluation.benchmark import read_samples, summarize
 from tempo.model.loading import VideoLM, load_video_lm
 from tempo.model.prefix import log_probs
 from tempo.records import Outcome, Sample
 from tempo.rounds import earlier_rounds
-from tempo.stage import Context
+from tempo.stage import Context, Dropped
 from tempo.store import RunStore, write_json
 from tempo.training.phases import phase_directories
-from tempo.video.frames import FrameStore
+from tempo.video.frames import FrameStore, Sampled
+from tempo.video.patience import with_patience
 from tempo.video.sampling import sample_video
 from tempo.video.videos import video_id
 
@@ -101,18 +103,28 @@ def _outcomes(
 
 def store_benchmark(context: Context) -> None:
     """Puts the frames of all benchmark videos into the run's frame store."""
-    path = benchmark_path(context)
-    frames = FrameStore(context.directory / "frames")
-    for video in sorted({sample.video for sample in read_samples(path)}) if path else ():
-        stored_id(context, frames, path.parent / video)
+    if path := benchmark_path(context):
+        frames = FrameStore(context.directory / "frames")
+        for video in sorted({sample.video for sample in read_samples(path)}):
+            stored_id(context, frames, path.parent / video)
 
 
 def stored_id(context: Context, frames: FrameStore, video: Path) -> str:
-    """The id under which a benchmark video's frames lie in the store, after putting them there."""
+    """The id under which a benchmark video's frames lie in the store, after putting them there.
+
+    Raises ValueError that names a video which is gone or cannot be used: all samples count, or none.
+    """
     if not video.exists():
         raise ValueError(f"evaluation.benchmark names {video}, which does not exist")
     name = video_id(video)
     if not frames.has(name):
-        jpegs, seconds, fps = sample_video(video, context.config.frames)
+        try:
+            jpegs, seconds, fps = _sample(video, context.config)
+        except Dropped as dropped:
+            raise ValueError(f"evaluation.benchmark names {video}, which cannot be used: {dropped}") from None
         frames.write(name, jpegs, seconds=seconds, fps=fps)
     return name
+
+
+def _sample(video: Path, config: Config) -> Sampled:
+    return with_patience(lambda beat: sample_video(video, config.frames, beat), config.videos.timeout_seconds)
