@@ -78,6 +78,15 @@ def stillborn(context):
     os._exit(3)
 
 
+def born_late(context):
+    """As `shout`, but the first process that makes it dies of that."""
+    try:
+        (context.directory / "first").touch(exist_ok=False)
+    except FileExistsError:
+        return shout(context)
+    os._exit(3)
+
+
 def surroundings(context):
     """Answers with the working directory and the threads of the process."""
     seen = (os.getcwd(), str(os.environ.get("OMP_NUM_THREADS")))

@@ -157,6 +157,26 @@ def test_factory_that_raises_ends_the_run_with_its_error(context):
         list(pool("unmakeable", context, singles("a", "b")))
 
 
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_factory_that_kills_its_process_ends_the_run_and_no_record_pays_for_it(context, num_workers):
+    come = []
+    with pytest.raises(
+        engine.NoWorkerError, match="died twice while engine_workers:stillborn was being made"
+    ):
+        come += pool("stillborn", context, singles("a", "b", "c"), num_workers)
+    assert come == []
+    until(lambda: not multiprocessing.active_children())
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_factory_that_kills_its_process_once_is_tried_again_and_no_record_is_lost(context, num_workers):
+    results = by_id(pool("born_late", context, singles("a", "b", "bad c", "d"), num_workers))
+    assert {name: type(row) for name, row in results.items()} == {
+        "a": Captions, "b": Captions, "bad c": Drop, "d": Captions
+    }  # fmt: skip
+    assert results["bad c"].reason == "bad name"
+
+
 @pytest.mark.parametrize("death", ["exit", "segfault"])
 def test_record_that_kills_its_process_is_dropped_and_all_others_come(context, death):
     names = [f"r{i}" for i in range(6)]

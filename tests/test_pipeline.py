@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tempo import pipeline
-from tempo.config import load_config
+from tempo import pipeline, run_files
+from tempo.config import load_config, parse_config
 from tempo.pipeline import NAMES, fingerprints, run_stages
 from tempo.records import Captions, Clips, Drop, Pair, Perturbations, Video
 from tempo.stage import Context
@@ -170,18 +170,35 @@ def test_a_finished_run_starts_again_and_does_nothing(finished):
     assert before == {path: path.stat().st_mtime_ns for path in finished.directory.rglob("*.safetensors")}
 
 
-def test_another_run_of_the_same_config_gives_the_same_bytes(finished, config_path, tmp_path):
-    """With two workers instead of one."""
-    context = Context(load_config(config_path, ["run.num_workers=2"]), tmp_path / "again")
+#: What tells times, versions, or how often the state is kept.
+OF_ITS_OWN = ("config.toml", "environment.json", "metrics.jsonl", "report.html", ".lock")
+
+
+def contents(out):
+    """The bytes of all that a run leaves, wherever it lies; also of what it should have cleared away."""
+    left = (path for path in out.rglob("*") if path.is_file() and path.parent.name != "done")
+    return {
+        str(path.relative_to(out)): path.read_bytes().replace(str(out).encode(), b"")
+        for path in left
+        if path.name not in OF_ITS_OWN
+    }
+
+
+@pytest.fixture(scope="module")
+def paired(config_path, tmp_path_factory):
+    """A run of the same up to its pairs, with two workers instead of one."""
+    out = tmp_path_factory.mktemp("out") / "paired"
+    context = Context(load_config(config_path, ["run.num_workers=2"]), out)
     run_stages(context, QUIET, until="pairs")
-    for name in ("captions.jsonl", "perturbations.jsonl", "responses.jsonl"):
-        assert digest(finished.directory, name) == digest(context.directory, name)
-    strip = "synthetic/videos"
-    texts = [
-        (d / "pairs.jsonl").read_text().replace(str(d), "") for d in (finished.directory, context.directory)
-    ]
-    assert strip in texts[0]
-    assert texts[0] == texts[1]
+    return context
+
+
+def test_another_run_of_the_same_config_gives_the_same_bytes(finished, paired):
+    found, whole = contents(paired.directory), contents(finished.directory)
+    assert {f"{name}.jsonl" for name in NAMES[1:8]} | {"dropped.jsonl"} <= found.keys()
+    assert {"synthetic", "frames"} <= {Path(name).parts[0] for name in found}
+    assert found.keys() <= whole.keys()
+    assert [name for name in found if found[name] != whole[name]] == []
 
 
 def start_run(config_path, out, *more):
@@ -198,7 +215,13 @@ def start_run(config_path, out, *more):
         *more,
     ]
     return subprocess.Popen(
-        command, cwd=out_parent(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=out_parent(out),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that a shell started in the background ignore Ctrl-C, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -222,30 +245,15 @@ def run_with_kills(config_path, out, rng, *more, num_kills, longest_seconds):
         return kills
 
 
-def test_kills_change_nothing(finished, config_path, tmp_path):
+def test_kills_change_nothing(paired, config_path, tmp_path):
     """SIGKILL again and again at random moments, over all data stages; in the end the same bytes."""
     out = tmp_path / "killed"
     # A run that is let alone takes about ten seconds; starting takes one.
     kills = run_with_kills(config_path, out, random.Random(0), num_kills=6, longest_seconds=5.0)
     assert kills >= 2
-    for name in ("captions.jsonl", "perturbations.jsonl", "responses.jsonl"):
-        assert digest(finished.directory, name) == digest(out, name)
-    texts = [(d / "pairs.jsonl").read_text().replace(str(d), "") for d in (finished.directory, out)]
-    assert texts[0] == texts[1]
-
-
-#: What tells times, versions, or how often the state is kept.
-OF_ITS_OWN = ("config.toml", "environment.json", "metrics.jsonl", "report.html", ".lock")
-
-
-def contents(out):
-    """The bytes of all that a run leaves, wherever it lies."""
-    left = (path for path in out.rglob("*") if path.is_file() and path.parent.name != "done")
-    return {
-        str(path.relative_to(out)): path.read_bytes().replace(str(out).encode(), b"")
-        for path in left
-        if path.name not in OF_ITS_OWN and ".tmp" not in str(path.relative_to(out))
-    }
+    found, expected = contents(out), contents(paired.directory)
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
 
 
 @pytest.mark.skipif(not SOAK_KILLS, reason="takes minutes: `make soak`")
@@ -268,14 +276,19 @@ def test_many_kills_over_all_stages_change_nothing(finished, config_path, tmp_pa
         shutil.rmtree(out)
 
 
-def test_ctrl_c_stops_within_seconds_and_says_how_to_go_on(config_path, tmp_path):
-    process = start_run(config_path, str(tmp_path / "stopped"), "--set", "synthetic.num_videos=200")
-    time.sleep(3)
-    os.kill(process.pid, signal.SIGINT)
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_ends_within_seconds_and_says_how_to_go_on(config_path, tmp_path, how, code):
+    """By Ctrl-C, or by `kill` where it runs in the background."""
+    out = tmp_path / "stopped"
+    process = start_run(config_path, str(out), "--set", "synthetic.num_videos=200")
+    # Not before the pool works: a process that is just being made would complain that its parent went.
+    while not list(out.glob("synthetic/videos/*.mp4")) and process.poll() is None:
+        time.sleep(0.05)
+    os.kill(process.pid, how)
     start = time.perf_counter()
-    _, error = process.communicate(timeout=20)
-    assert time.perf_counter() - start < 5
-    assert process.returncode == 130
+    _, error = process.communicate(timeout=60)
+    assert time.perf_counter() - start < 10
+    assert process.returncode == code
     assert "the same command goes on" in error
     assert "Traceback" not in error
 
@@ -321,6 +334,45 @@ def test_a_change_makes_its_stage_and_what_follows_stale(config_path, override, 
     old, new = fingerprints(load_config(config_path)), fingerprints(load_config(config_path, [override]))
     stale = [name for name in NAMES if old[name] != new[name]]
     assert stale == list(NAMES[NAMES.index(first_stale) :])
+
+
+@pytest.mark.parametrize(
+    ("key", "first_stale"),
+    [
+        ("pairs.import_from", "pairs"),
+        ("training.instructions", "training"),
+        ("evaluation.benchmark", "evaluation"),
+    ],
+)
+def test_another_content_of_a_named_file_makes_its_stage_and_what_follows_stale(tmp_path, key, first_stale):
+    path = tmp_path / "rows.jsonl"
+    section, _, name = key.partition(".")
+    config = parse_config({"videos": {"paths": ["x"]}, section: {name: str(path)}})
+    seen = []
+    for text in ("one\n", "two\n", None, "one\n"):
+        path.unlink() if text is None else path.write_text(text)
+        seen.append(fingerprints(config))
+    stale = [name for name in NAMES if seen[0][name] != seen[1][name]]
+    assert stale == list(NAMES[NAMES.index(first_stale) :])
+    # A file that is gone is no error here: `tempo status` wants fingerprints too.
+    assert seen[2][first_stale] not in (seen[0][first_stale], seen[1][first_stale])
+    assert seen[3] == seen[0]
+
+
+def test_a_named_file_that_changed_is_said_and_one_that_is_gone_is_named(tmp_path):
+    videos, named = tmp_path / "videos", tmp_path / "benchmark.jsonl"
+    videos.mkdir()
+    named.write_text("")
+    sections = {"videos": {"paths": [str(videos)]}, "evaluation": {"benchmark": str(named)}}
+    context = Context(parse_config(sections), tmp_path / "run")
+    RunStore(context.directory).begin("evaluation", fingerprints(context.config)["evaluation"])
+    run_files.write_config(context)
+    named.write_text("{}")
+    with pytest.raises(ValueError, match=r"\(a file that it names has another content\).*: evaluation\."):
+        run_stages(context, QUIET, until="videos")
+    named.unlink()
+    with pytest.raises(ValueError, match=r"^evaluation\.benchmark: .* does not exist"):
+        run_stages(context, QUIET, until="videos")
 
 
 @pytest.mark.parametrize("override", ["run.num_workers=2", "run.engine=ray", "model.device=cpu"])

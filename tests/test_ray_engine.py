@@ -108,6 +108,11 @@ def test_actors_see_the_directory_and_threads_of_this_process(context, monkeypat
         assert row.captions == (str(context.directory), str(threads))
 
 
+def test_ray_does_not_take_sigterm_from_the_run(cluster):
+    """It would end the process, without a word of how to go on."""
+    assert not str(getattr(signal.getsignal(signal.SIGTERM), "__module__", "")).startswith("ray.")
+
+
 def test_slow_record_holds_up_no_other(context):
     """The rest comes while one worker is still at the slow record, which nothing ends but the rest."""
     results = actors("patient", context, singles("wait for 6", *map(str, range(7))))
@@ -140,8 +145,14 @@ def test_factory_that_raises_ends_the_run_with_its_own_error(context):
 
 
 def test_factory_that_kills_its_process_ends_the_run_and_no_record_pays_for_it(context):
-    with pytest.raises(RuntimeError, match="died while its worker was being made"):
+    with pytest.raises(
+        engine.NoWorkerError, match="died twice while engine_workers:stillborn was being made"
+    ):
         list(actors("stillborn", context, singles("a", "b")))
+
+
+def test_factory_that_kills_its_process_once_is_tried_again(context):
+    assert set(by_id(actors("born_late", context, singles("a", "b", "c"), num_workers=1))) == {"a", "b", "c"}
 
 
 def test_run_directory_that_a_machine_lacks_is_named(context, tmp_path):
@@ -279,7 +290,13 @@ def test_a_ray_of_the_runs_own_listens_on_loopback_and_ends_with_it(tmp_path, ho
     script = tmp_path / "run_endless.py"
     script.write_text(RUN_ENDLESS)
     command = [sys.executable, str(script), str(tmp_path), str(Path(__file__).parent)]
-    run = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    run = subprocess.Popen(
+        command,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        # Tests that a shell started in the background ignore Ctrl-C, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     pids = []
     try:
         until(lambda: len(list(tmp_path.glob("*.pid"))) == 2 or run.poll() is not None)

@@ -289,6 +289,28 @@ def test_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         write_text(path, "new and longer")
     assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+
+
+KILLED_WHILE_WRITING = """
+import os, sys
+from pathlib import Path
+from tempo import store
+store.os.replace = lambda *_: os._exit(9)
+store.write_text(Path(sys.argv[1]), "new")
+"""
+
+
+def test_what_a_killed_process_was_writing_is_gone_with_the_next_write(tmp_path):
+    path = tmp_path / "file.txt"
+    write_text(path, "old")
+    assert (
+        subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, str(path)], check=False).returncode == 9
+    )
+    assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 2
+    write_text(path, "new and longer")
+    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
 
 
 def test_reader_never_sees_half_a_file(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from tempo import pipeline
 from tempo.config import load_config
 from tempo.processes import process_rank
 from tempo.stage import Context
+from tempo.stopping import Terminated, terminable
 
 app = typer.Typer(
     add_completion=False,
@@ -24,7 +25,8 @@ app = typer.Typer(
     help="Teach a Video LLM the order of time, with pairs that it makes itself.",
 )
 
-INTERRUPTED = 130
+#: Exit codes of Ctrl-C and of SIGTERM: 128 and the number of the signal.
+INTERRUPTED, TERMINATED = 130, 143
 
 #: No space, quota used up, file larger than allowed.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -154,6 +156,20 @@ def probe(
         console().print(f"left out: {row['id']}: {row['reason']}: {row['detail']}")
 
 
+@app.command(rich_help_panel="Main")
+def study(
+    config: Annotated[Path, typer.Argument(help="study in TOML, like configs/study.toml")],
+    out: Annotated[Path, typer.Option("--out", help="directory of the study; made if absent")],
+    rows: Annotated[str, typer.Option(metavar="A,B", help="only these rows, and what they need")] = "",
+    seeds: Annotated[str, typer.Option(metavar="0,1", help="these seeds in place of the study's")] = "",
+    workers: Annotated[int, typer.Option(min=0, help="processes; 0: one per core, one on a GPU")] = 0,
+) -> None:
+    """Train and measure rows of phases over seeds; say which claims of the paper hold, with figures."""
+    from tempo.study.command import StudyRequest, show_study
+
+    show_study(StudyRequest(config, out, rows, seeds, workers), console())
+
+
 def _overrides(given: list[str] | None, engine: str, address: str) -> list[str]:
     """What was given with --set, and the options that stand for a key."""
     named = {"run.engine": engine, "run.ray_address": address}
@@ -197,8 +213,9 @@ def _say_where(context: Context) -> None:
     )
 
 
+@terminable()
 def main() -> None:
-    """Entry point: bad input is one clear message and exit code 2, Ctrl-C says how to go on."""
+    """Entry point: bad input is one clear message and exit code 2, Ctrl-C and `kill` say how to go on."""
     # Libraries tell each other about names that will change; the user can do nothing about it.
     warnings.simplefilter("ignore", FutureWarning)
     try:
@@ -216,9 +233,9 @@ def main() -> None:
         text = f"error: the disk is full ({error}); free some space and give the same command again"
         Console(stderr=True, highlight=False, soft_wrap=True).print(text, style="red", markup=False)
         sys.exit(2)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort, Terminated) as stop:
         Console(stderr=True).print("\nstopped; the same command goes on where it stopped")
-        sys.exit(INTERRUPTED)
+        sys.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
     except Exception as error:
         if not _is_usage_error(error):
             raise

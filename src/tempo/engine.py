@@ -18,6 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from importlib import import_module
 from multiprocessing.connection import wait as wait_for_process
+from multiprocessing.synchronize import Event
 from typing import Any, Literal, TypeAlias
 
 from tempo.records import Drop, Record
@@ -30,8 +31,21 @@ Result: TypeAlias = Sequence[Record | Drop]
 #: What a stage needs: nothing but this process, processes side by side, or the one that holds a model.
 Place: TypeAlias = Literal["here", "pool", "model"]
 
+#: A fork would copy the threads' locks of torch, OpenCV and the progress display.
+SPAWN = multiprocessing.get_context("spawn")
+
 _worker: Worker | None = None
 _failure: Exception | None = None
+
+
+class NoWorkerError(ValueError):
+    """A process ended before its worker was made, and so did the one in its place: no record is to blame."""
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(
+            f"a process died twice while {reference} was being made in it, of lack of memory or of a library "
+            "that crashes when it is loaded; nothing was set aside for it"
+        )
 
 
 def count_workers(asked: int) -> int:
@@ -92,7 +106,7 @@ def run_pool(
 ) -> Iterator[Result]:
     """Results of the batches as they come, from `num_workers` processes.
 
-    A batch whose process dies twice gives a drop for each of its records.
+    A batch whose process dies twice gives a drop for each of its records. Raises NoWorkerError.
     """
     suspects: list[Batch] = []
     left = deque(batches)
@@ -108,7 +122,7 @@ def _drain(
 ) -> Iterator[Result]:
     """Works through `left` until it is empty or a process dies; what was then under way is suspect."""
     running: dict[Future[Result], Batch] = {}
-    executor = _executor(reference, context, min(num_workers, len(left)))
+    executor = _executor(reference, context, min(num_workers, len(left)), SPAWN.Event())
     try:
         while left or running:
             # Few batches wait in the pool, so that stopping is quick and slow videos hold up nothing.
@@ -127,13 +141,18 @@ def _drain(
 
 
 def _run_alone(reference: str, context: Context, batch: Batch, stage: str) -> Result:
-    executor = _executor(reference, context, 1)
-    try:
-        return executor.submit(_work, batch).result()
-    except BrokenProcessPool:
-        return drop_batch(batch, stage)
-    finally:
-        _stop(executor)
+    """The batch's results, or its drops if it kills its process."""
+    for _ in range(2):
+        made = SPAWN.Event()
+        executor = _executor(reference, context, 1, made)
+        try:
+            return executor.submit(_work, batch).result()
+        except BrokenProcessPool:
+            if made.is_set():
+                return drop_batch(batch, stage)
+        finally:
+            _stop(executor)
+    raise NoWorkerError(reference)
 
 
 def drop_batch(batch: Batch, stage: str) -> Result:
@@ -141,11 +160,9 @@ def drop_batch(batch: Batch, stage: str) -> Result:
     return [Drop(stage=stage, id=r.id, reason="process died", detail="while at this record") for r in batch]
 
 
-def _executor(reference: str, context: Context, num_workers: int) -> ProcessPoolExecutor:
-    # spawn: a fork would copy the threads' locks of torch, OpenCV and the progress display.
-    return ProcessPoolExecutor(
-        num_workers, multiprocessing.get_context("spawn"), initializer=_start, initargs=(reference, context)
-    )
+def _executor(reference: str, context: Context, num_workers: int, made: Event) -> ProcessPoolExecutor:
+    """A pool that sets `made` as soon as one of its workers is made."""
+    return ProcessPoolExecutor(num_workers, SPAWN, initializer=_start, initargs=(reference, context, made))
 
 
 def _stop(executor: ProcessPoolExecutor) -> None:
@@ -154,7 +171,7 @@ def _stop(executor: ProcessPoolExecutor) -> None:
         process.terminate()
 
 
-def _start(reference: str, context: Context) -> None:
+def _start(reference: str, context: Context, made: Event) -> None:
     """Prepares a process of the pool."""
     global _worker, _failure
     follow_parent()
@@ -163,6 +180,7 @@ def _start(reference: str, context: Context) -> None:
     except Exception as error:
         # Raised from an initializer it would look like a dead process; every batch raises it instead.
         _failure = error
+    made.set()
 
 
 def follow_parent() -> None:

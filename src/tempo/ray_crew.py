@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tempo.engine import Batch, Result, load
+from tempo.engine import Batch, NoWorkerError, Result, load
 from tempo.stage import Context, Worker
 
 
@@ -52,6 +52,7 @@ class Crew:
         self._errand = (reference, context, home)
         self._coming: dict[Any, Any] = {}
         self._busy: dict[Any, tuple[Any, Task]] = {}
+        self._has_lost_one = False
 
     @property
     def is_busy(self) -> bool:
@@ -70,19 +71,29 @@ class Crew:
     def wait(self) -> tuple[Any, Task | None, Result | None]:
         """The next actor to be done, its task if it had one, and the result: None if it died.
 
-        Raises what a worker raises, and RuntimeError if an actor dies before its worker is made.
+        Raises what a worker raises, and NoWorkerError if two actors in a row die before they have one.
         """
         (done, *_), _ = self._ray.wait([*self._coming, *self._busy])
         actor, task = self._busy.get(done) or (self._coming[done], None)
         result = self._get(done)
         if task is None and result is None:
-            raise RuntimeError("a Ray actor died while its worker was being made; Ray's logs say why")
+            self._replace(done)
+            return self.wait()
+        self._has_lost_one = False
         # Only now: until it has a result, an actor is among those that `dismiss` ends.
         for waited in (self._coming, self._busy):
             waited.pop(done, None)
         if result is None:
             self.release(actor)
         return actor, task, result
+
+    def _replace(self, lost: Any) -> None:
+        """Hires one more for an actor that died without a worker; raises NoWorkerError the second time."""
+        if self._has_lost_one:
+            raise NoWorkerError(self._errand[0])
+        self._has_lost_one = True
+        del self._coming[lost]
+        self.hire()
 
     def release(self, actor: Any) -> None:
         """Ends an actor; what it held is free for others."""

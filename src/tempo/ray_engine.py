@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,7 @@ def connect(run: RunConfig) -> None:
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
     }
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         _knock(run.ray_address)
         # "local": with no address Ray would join what RAY_ADDRESS or an earlier `ray start` left.
@@ -52,6 +54,8 @@ def connect(run: RunConfig) -> None:
         if not run.ray_address:
             raise
         raise ValueError(f"run.ray_address {run.ray_address!r}: no Ray cluster answers: {error}") from None
+    # Ray ends the process without a word.
+    signal.signal(signal.SIGTERM, on_sigterm)
     _connected = True
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 
 import pytest
 import torch
@@ -127,6 +128,24 @@ def test_a_video_that_is_missing_is_named(own_benchmark, tmp_path):
         run_evaluation(context_for(own_benchmark, tmp_path), lambda *_: None)
 
 
+def test_a_video_that_cannot_be_used_is_named_with_its_reason(own_benchmark, tmp_path, monkeypatch):
+    context = context_for(own_benchmark, tmp_path)
+    video = sorted(own_benchmark.parent.glob("*.mp4"))[0]
+    video.write_bytes(b"no video")
+    with pytest.raises(ValueError, match=rf"{video.name}, which cannot be used: cannot be opened: "):
+        run_evaluation(context, lambda *_: None)
+
+    settings = context.config.videos.model_copy(update={"timeout_seconds": 0.2})
+    hasty = Context(context.config.model_copy(update={"videos": settings}), context.directory)
+    released = threading.Event()
+    monkeypatch.setattr(evaluate, "sample_video", lambda *_: released.wait(60))
+    try:
+        with pytest.raises(ValueError, match=r"which cannot be used: decoder hangs: "):
+            run_evaluation(hasty, lambda *_: None)
+    finally:
+        released.set()
+
+
 def test_without_a_benchmark_the_file_says_so(tmp_path):
     context = Context(parse_config({"videos": {"paths": ["x"]}}), tmp_path / "run")
     run_evaluation(context, lambda *_: None)
@@ -140,7 +159,7 @@ def test_frames_of_benchmark_videos_are_decoded_once(own_benchmark, tmp_path, mo
     calls = []
     original = evaluate.sample_video
     monkeypatch.setattr(
-        evaluate, "sample_video", lambda path, config: calls.append(path) or original(path, config)
+        evaluate, "sample_video", lambda path, *how: calls.append(path) or original(path, *how)
     )
     run_evaluation(context, lambda *_: None)
     shutil.rmtree(context.directory / "evaluation")

@@ -1,13 +1,19 @@
 """The probe: what a model notices, in figures that reproduce; and which videos and words it takes."""
 
 import json
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
 
 import av
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from tempo.config import parse_config
+from tempo.evaluation import descriptions, probe_videos
 from tempo.evaluation import probe as module
 from tempo.evaluation.descriptions import Description, describe, read_texts, write_texts
 from tempo.evaluation.probe import ProbeSettings, compare, perturbed_views, probe
@@ -20,6 +26,7 @@ from tempo.evaluation.probe_videos import (
     read_video,
 )
 from tempo.model import prefix
+from tempo.model.answers import Answer
 from tempo.model.loading import load_video_lm
 from tempo.preference.inputs import Footage
 from tempo.records import Clip, Clips, Drop, Pair
@@ -28,6 +35,8 @@ from tempo.sections import FramesConfig, ModelConfig
 from tempo.stage import Context
 from tempo.store import RunStore
 from tempo.video.frames import FrameStore, encode_jpeg
+from tempo.video.sampling import sample_video
+from tempo.video.videos import video_id
 
 TEXT = "A red square appears, then a blue ring moves."
 
@@ -167,14 +176,14 @@ def test_the_clean_log_likelihood_is_that_of_the_whole_answer(lm):
 # Which videos
 
 
-def film(path, count=6, *, first=30, fps=1):
+def film(path, count=6, *, first=30, fps=1, size=(64, 64)):
     """A file of `count` grey pictures that get brighter."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast"})
-        stream.width = stream.height = 64
+        stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
         for index in range(count):
-            picture = np.full((64, 64, 3), first + 20 * index, np.uint8)
+            picture = np.full((*size[::-1], 3), first + 20 * index, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode(None))
 
@@ -206,6 +215,50 @@ def test_what_cannot_be_probed_is_left_out_with_its_reason(films, monkeypatch):
     assert {row.video for row in probed.comparisons} == set(ids)
     assert len(probed.descriptions) == 2
     assert sum(done) == 5
+
+
+def reasons(films, monkeypatch, **how):
+    """Why each of the films is left out, where any text would do for all of them."""
+    score_by(monkeypatch, lambda levels: -1.0)
+    videos = replace(open_videos(films, {}), **how)
+    texts = {video_id(path): TEXT for path in videos.paths}
+    probed = probe(FakeLM(), videos, ProbeSettings(texts=texts))
+    assert probed.comparisons
+    return {Path(row.id).name: (row.reason, row.detail) for row in probed.left_out}
+
+
+@pytest.mark.parametrize("error", [ValueError("bad value"), cv2.error("bad picture"), KeyError("bad key")])
+def test_a_video_at_which_a_library_fails_costs_itself_alone(films, monkeypatch, error):
+    def fail_at_b(path, *how):
+        if path.endswith("b.mp4"):
+            raise error
+        return sample_video(path, *how)
+
+    monkeypatch.setattr(probe_videos, "sample_video", fail_at_b)
+    reason, detail = reasons(films, monkeypatch)["b.mp4"]
+    assert (reason, detail) == ("cannot be processed", f"{type(error).__name__}: {error}")
+
+
+def test_a_decoder_that_hangs_costs_one_video(films, monkeypatch):
+    released = threading.Event()
+
+    def hang_at_b(path, config, beat):
+        if path.endswith("b.mp4"):
+            released.wait(60)
+        return sample_video(path, config, beat)
+
+    monkeypatch.setattr(probe_videos, "sample_video", hang_at_b)
+    start = time.monotonic()
+    try:
+        assert reasons(films, monkeypatch, timeout_seconds=0.5)["b.mp4"][0] == "decoder hangs"
+    finally:
+        released.set()
+    assert time.monotonic() - start < 30
+
+
+def test_a_picture_too_thin_for_any_model_is_left_out(films, monkeypatch):
+    film(films / "thin.mp4", size=(600, 2))
+    assert reasons(films, monkeypatch)["thin.mp4"][0] == "picture too thin"
 
 
 def test_a_video_without_a_given_text_is_left_out(films, monkeypatch):
@@ -280,11 +333,12 @@ def cut_video(name):
 
 
 def test_videos_of_a_run_come_from_its_frame_store_cut_as_its_clips(tmp_path):
-    directory = run_of(tmp_path, videos={"paths": ["/gone"]})
+    directory = run_of(tmp_path, videos={"paths": ["/gone"], "timeout_seconds": 7})
     RunStore(directory).append("clips", [cut_video("x"), cut_video("y")])
     for name in ("x", "y"):
         store_frames(directory, name, numbered(4))
     videos = open_videos(directory, {})
+    assert videos.timeout_seconds == 7
     rows = [read_video(videos, path) for path in videos.paths]
     assert [row.id for row in rows] == ["x", "y"]
     assert rows[0].footage.clip_T.tolist() == [0, 1, 1, 1]
@@ -340,6 +394,17 @@ def test_a_cut_description_is_set_aside(lm):
     (cut,) = describe(lm, [video], prompt="Describe the video in detail.", max_new_tokens=1)
     assert isinstance(cut, Drop)
     assert cut.reason == "no description"
+
+
+def test_a_description_is_bare_of_the_thoughts_before_it(monkeypatch):
+    """They are not about the video alone, and would be scored."""
+    said = [Answer("<think>Describe it.</think>A ring turns.", True), Answer("<think>Descr", False)]
+    monkeypatch.setattr(descriptions, "generate", lambda *_, **__: said)
+    found, cut = describe(
+        None, [seen(numbered(4), name) for name in "ab"], prompt="Describe.", max_new_tokens=9
+    )
+    assert found == Description(id="a", text="A ring turns.")
+    assert (cut.reason, cut.detail) == ("no description", "cut; more --max-new-tokens may help")
 
 
 def test_texts_are_read_as_they_were_written(tmp_path):

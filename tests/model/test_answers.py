@@ -7,7 +7,7 @@ from rich.console import Console
 
 import tempo.model.loading
 from tempo.config import parse_config
-from tempo.model.answers import Answer, answer_source, failure_drop
+from tempo.model.answers import Answer, answer_source, failure_drop, without_thoughts
 from tempo.model.endpoint import EndpointDown
 from tempo.preference import captions, responses
 from tempo.records import Captions, Clip, Clips, Drop, Perturbation, Perturbations, Responses
@@ -96,6 +96,56 @@ def test_cut_answer_of_a_server_is_no_answer(server, run):
     server.usual = reply("half a sente", "length")
     RESPOND(context(server, run.directory), run, QUIET)
     assert {drop.reason for drop in run.read(DROPPED, Drop)} == {"no chosen answer"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>A ring.\n\nIt turns.</think>\n\nA ring turns.", Answer("A ring turns.", True)),
+        (" <think>\n\n</think>A ring turns.", Answer("A ring turns.", True)),
+        # The template of the prompt ends in "<think>".
+        ("A ring, I see.\n</think>\nA ring turns.", Answer("A ring turns.", True)),
+        ("<think>A ring.</think>", Answer("", True)),
+        ("<think>A ring. Or is it", Answer("", False)),
+        ("I think a ring turns.", Answer("I think a ring turns.", True)),
+        ("A sign says <think> twice.", Answer("A sign says <think> twice.", True)),
+    ],
+)
+def test_thoughts_are_no_answer(text, expected):
+    assert without_thoughts(Answer(text, True)) == expected
+
+
+def test_an_answer_that_is_cut_after_its_thoughts_stays_cut():
+    assert without_thoughts(Answer("<think>x</think>A ri", False)) == Answer("A ri", False)
+
+
+def test_responses_of_a_reasoning_model_are_bare_of_its_thoughts(server, run):
+    server.usual = reply("<think>They want one paragraph.</think>\n\nA ring turns.")
+    RESPOND(context(server, run.directory), run, QUIET)
+    rows = run.read("responses", Responses)
+    assert [(row.chosen, row.rejected[0].text) for row in rows] == [("A ring turns.", "A ring turns.")] * 3
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"), [("<think>Hm.</think>", "empty"), ("<think>Hm.", "cut at responses.max_new_tokens")]
+)
+def test_thoughts_without_an_answer_drop_the_video(server, run, said, reason):
+    server.usual = reply(said)
+    RESPOND(context(server, run.directory), run, QUIET)
+    assert run.read("responses", Responses) == []
+    drops = run.read(DROPPED, Drop)
+    assert {(drop.reason, drop.detail) for drop in drops} == {("no chosen answer", reason)}
+
+
+def test_captions_of_a_reasoning_model_are_bare_of_its_thoughts(server, clips, tmp_path):
+    server.usual = reply(
+        "<think>The last part is the caption: a ring?</think>It turns. Caption: A ring turns."
+    )
+    (row,) = captions.make_worker(context(server, tmp_path))([clips])
+    assert row.captions == ("A ring turns.", "A ring turns.")
+    server.usual = reply("<think>Caption: A ring turns")
+    (drop,) = captions.make_worker(context(server, tmp_path, model="n"))([clips])
+    assert (drop.reason, drop.detail) == ("no caption", "clip 0 of 2: cut at captions.max_new_tokens")
 
 
 @pytest.fixture

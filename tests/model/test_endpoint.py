@@ -460,6 +460,8 @@ def test_ctrl_c_ends_within_seconds_and_keeps_what_came(server, ask, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", STOPPED, server.url, str(tmp_path)], stderr=subprocess.PIPE, text=True,
         env={**os.environ, "NO_PROXY": "127.0.0.1"},
+        # Tests that a shell started in the background ignore Ctrl-C, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     while len(server.bodies) < 10 and process.poll() is None:
         time.sleep(0.05)

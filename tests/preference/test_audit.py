@@ -167,6 +167,16 @@ def test_line_that_is_no_pair_is_named(tmp_path):
         audit_directory(tmp_path, with_model=False)
 
 
+def test_directory_in_which_a_run_is_at_work_is_not_audited(tmp_path):
+    RunStore(tmp_path).append("pairs", fair_pairs(40))
+    with RunStore(tmp_path).lock(), pytest.raises(ValueError, match="in use by another tempo run"):
+        audit_directory(tmp_path, with_model=False)
+    assert not (tmp_path / "audit.json").exists()
+    with pytest.raises(ValueError, match=r"has no pairs\.jsonl"):
+        audit_directory(tmp_path / "typo", with_model=False)
+    assert not (tmp_path / "typo").exists()
+
+
 def test_stage_writes_the_file_and_its_removal_leaves_nothing(tmp_path):
     config = parse_config({"videos": {"paths": [str(tmp_path)]}, "audit": {"max_model_pairs": 0}})
     store = RunStore(tmp_path / "run")

@@ -45,6 +45,8 @@ def shots(video, count=4):
             end_seconds=2.0 * i + 2,
             grey_range=99,
             descriptor=(1.0,),
+            candidates=(24 * i,),
+            sharpness=(1.0,),
         )
         for i in range(count)
     ]
@@ -54,7 +56,6 @@ def shots(video, count=4):
         num_frames=96,
         duration_seconds=8.0,
         shots=tuple(rows),
-        sharpness=(1.0,),
     )
 
 

@@ -1,6 +1,6 @@
 """Damaged files, made from small ones by a seeded generator: each ends as shots or as a drop with a reason.
 
-`TEMPO_FUZZ_FILES=300 pytest tests/video/test_fuzz.py` (`make fuzz`) is the long form.
+`TEMPO_FUZZ_FILES=3000 pytest tests/video/test_fuzz.py` (`make fuzz`) is the long form.
 """
 
 import os
@@ -14,7 +14,8 @@ from video_material import context, moving, video_of
 from tempo.records import Drop, Shots
 from tempo.video import clips, shots
 
-NUM_FILES = int(os.environ.get("TEMPO_FUZZ_FILES", "20"))
+#: By default one of each damage to each container.
+NUM_FILES = int(os.environ.get("TEMPO_FUZZ_FILES", "45"))
 
 #: How a clip is made: container, codec.
 SOURCES = (

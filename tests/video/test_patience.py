@@ -28,12 +28,12 @@ def test_work_that_stands_still_is_given_up():
 
 def test_slow_work_that_moves_on_is_waited_for():
     def slow(beat):
-        for _ in range(8):
-            time.sleep(0.1)
+        for _ in range(10):
+            time.sleep(0.2)
             beat()
         return "done"
 
-    assert with_patience(slow, 0.6) == "done"
+    assert with_patience(slow, 1.5) == "done"
 
 
 def test_work_that_was_given_up_ends_at_its_next_step():

@@ -80,10 +80,15 @@ def test_no_paths_at_all_is_refused():
         find_videos([], ["mp4"])
 
 
-def test_a_name_that_cannot_be_written_down_is_refused_by_name(tmp_path):
-    (tmp_path / os.fsdecode(b"caf\xe9.mp4")).write_bytes(b"x")
-    with pytest.raises(ValueError, match="not UTF-8"):
-        find_videos([tmp_path], ["mp4"])
+def test_a_name_that_cannot_be_written_down_is_set_aside_and_the_rest_is_taken(render, tmp_path):
+    render([plain()] * 3, "a.mp4").rename(tmp_path / os.fsdecode(b"caf\xe9.mp4"))
+    render([plain()] * 3, r"x\udce9.mp4")
+    found = find_videos([tmp_path], ["mp4"])
+    assert names(found, tmp_path) == [r"caf\udce9.mp4", r"x\udce9.mp4"]
+    drop, video = make_worker(context(tmp_path))([VideoFile(id=str(path)) for path in found])
+    assert (drop.id, drop.reason) == (str(found[0]), "name is not UTF-8")
+    assert drop.model_dump_json()
+    assert isinstance(video, Video), "a name may look like an escaped one"
 
 
 def test_the_id_is_of_the_content_not_of_the_name(tmp_path):

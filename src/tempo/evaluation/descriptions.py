@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tempo.evaluation.probe_videos import Seen, left_out
-from tempo.model.answers import Answer, Request
+from tempo.model.answers import Answer, Request, without_thoughts
 from tempo.model.generation import generate
 from tempo.model.loading import VideoLM
 from tempo.records import Drop, Record
@@ -30,14 +30,14 @@ def describe(
     requests = [Request(prompt, 0, video.footage.frames, video.footage.fps) for video in seen]
     greedy = SamplingConfig(temperature=0, batch_size=BATCH)
     answers = generate(lm, requests, sampling=greedy, max_new_tokens=max_new_tokens)
-    return [_own(video, answer) for video, answer in zip(seen, answers, strict=True)]
+    return [_own(video, without_thoughts(answer)) for video, answer in zip(seen, answers, strict=True)]
 
 
 def _own(video: Seen, answer: Answer) -> Description | Drop:
     """A cut answer is set aside: the end of turn after it would be scored, and the model did not say it."""
     if answer.text and answer.is_whole:
         return Description(id=video.id, text=answer.text)
-    fault = "cut; more --max-new-tokens may help" if answer.text else "the model said nothing"
+    fault = "the model said nothing" if answer.is_whole else "cut; more --max-new-tokens may help"
     return left_out(video.path, "no description", fault)
 
 

@@ -21,8 +21,9 @@ from tempo.seeds import derive_seed
 from tempo.stage import Dropped
 from tempo.store import RunStore
 from tempo.video.frames import FrameStore, decode_jpegs
+from tempo.video.patience import with_patience
 from tempo.video.sampling import sample_video
-from tempo.video.videos import find_videos, video_id
+from tempo.video.videos import check_shape, find_videos, video_id
 
 #: Segments of a video whose clips are not known: as many as the easiest level tells apart.
 NUM_SEGMENTS = max(PerturbationsConfig().levels)
@@ -33,10 +34,12 @@ class VideoSet:
     """Videos by path, and how their frames are taken.
 
     Of a run: the frames in its `store` are used where they are there, and `clips`, by path, say where to cut.
+    A decoder that gives no picture for `timeout_seconds` hangs.
     """
 
     paths: tuple[str, ...]
     frames: FramesConfig
+    timeout_seconds: float = VideosConfig().timeout_seconds
     store: FrameStore | None = None
     clips: Mapping[str, Clips] = field(default_factory=dict)
 
@@ -79,6 +82,11 @@ def read_video(videos: VideoSet, path: str) -> Seen | Drop:
         return left_out(path, dropped.reason, dropped.detail)
     except OSError as error:
         return left_out(path, "cannot be opened", str(error))
+    except MemoryError:
+        raise
+    except Exception as error:
+        # One video, or its file in the frame store, must not lose the figures of all others.
+        return left_out(path, "cannot be processed", f"{type(error).__name__}: {error}")
     if (count := len(seen.footage.frames)) < 2:
         detail = f"{count} frame at frames.fps {videos.frames.fps:g}, order needs 2; a higher rate gives more"
         return left_out(path, "too few frames", detail)
@@ -106,11 +114,13 @@ def _of_run(directory: Path) -> VideoSet:
         paths = [path for path, name in known.items() if name in held_out] or list(known)
     if not paths:
         raise ValueError(f"the run {directory} has no videos yet; `tempo status {directory}` shows it")
-    return VideoSet(tuple(paths), FramesConfig.model_validate(plain.get("frames", {})), store, clips)
+    seconds = plain.get("videos", {}).get("timeout_seconds", VideosConfig().timeout_seconds)
+    frames = FramesConfig.model_validate(plain.get("frames", {}))
+    return VideoSet(tuple(paths), frames, seconds, store, clips)
 
 
 def _read(videos: VideoSet, path: str) -> Seen:
-    """Raises Dropped or OSError."""
+    """Raises Dropped or OSError, and whatever a damaged file makes a library raise."""
     clips, store = videos.clips.get(path), videos.store
     if clips and store and store.has(clips.id):
         return Seen(clips.id, path, frames_by_clip(clips, store))
@@ -118,8 +128,9 @@ def _read(videos: VideoSet, path: str) -> Seen:
     if store and store.has(name):
         frames, _, fps = store.read(name)
     else:
-        sampled = sample_video(path, videos.frames)
+        sampled = with_patience(lambda beat: sample_video(path, videos.frames, beat), videos.timeout_seconds)
         frames, fps = decode_jpegs(sampled.frames), sampled.fps
+    check_shape(frames.shape[2], frames.shape[1])
     num_segments = min(len(frames), NUM_SEGMENTS)
     segment_T = np.arange(len(frames)) * num_segments // len(frames)
     return Seen(name, path, Footage(frames, segment_T, num_segments, fps))

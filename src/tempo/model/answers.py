@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,11 @@ import numpy as np
 from tempo.records import Drop
 from tempo.sections import SamplingConfig
 from tempo.stage import Context
+
+THINK = "<think>"
+
+#: What a reasoning model wrote before its answer; some chat templates open it within the prompt.
+_THOUGHTS = re.compile(rf"\s*(?:{THINK})?.*?</think>\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -45,12 +51,27 @@ class Generate(Protocol):
 
 
 def answer_source(context: Context) -> Generate:
-    """The server of the [endpoint] section, else the model itself, loaded now."""
-    if context.config.endpoint is not None:
-        from tempo.model.endpoint import Endpoint
+    """The server of the [endpoint] section, else the model itself, loaded now; what it thinks is left out."""
+    draw = _endpoint(context) or _local(context)
 
-        return Endpoint(context.config.endpoint, context.directory).generate
+    def generate(
+        requests: Sequence[Request], *, sampling: SamplingConfig, max_new_tokens: int
+    ) -> list[Answer]:
+        answers = draw(requests, sampling=sampling, max_new_tokens=max_new_tokens)
+        return [without_thoughts(answer) for answer in answers]
 
+    return generate
+
+
+def _endpoint(context: Context) -> Generate | None:
+    if context.config.endpoint is None:
+        return None
+    from tempo.model.endpoint import Endpoint
+
+    return Endpoint(context.config.endpoint, context.directory).generate
+
+
+def _local(context: Context) -> Generate:
     from tempo.model.generation import generate
     from tempo.model.loading import load_video_lm
 
@@ -58,6 +79,15 @@ def answer_source(context: Context) -> Generate:
     return lambda requests, *, sampling, max_new_tokens: generate(
         lm, requests, sampling=sampling, max_new_tokens=max_new_tokens
     )
+
+
+def without_thoughts(answer: Answer) -> Answer:
+    """The answer less the thoughts before it; empty and cut where the model never came to the end of them."""
+    if thoughts := _THOUGHTS.match(answer.text):
+        return replace(answer, text=answer.text[thoughts.end() :])
+    if answer.text.lstrip().startswith(THINK):
+        return replace(answer, text="", is_whole=False)
+    return answer
 
 
 def failure_drop(answers: Sequence[Answer | None], *, stage: str, id: str) -> Drop | None:

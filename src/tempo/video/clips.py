@@ -41,7 +41,8 @@ def make_worker(context: Context) -> Worker:
             key_frames = [looks.candidates[number] for clip in clips for number in clip.key_frames]
             store.write_key_frames(video.id, key_frames)
         finally:
-            # Taken up or not. The training frames stay: instructions may ask about any video.
+            # Taken up or not. The training frames stay: instructions may ask about any video, and with other
+            # thresholds (--redo) this one may be taken up, without a second decode of those that were not.
             store.discard_looks(video.id)
         return Clips(id=video.id, path=video.path, duration_seconds=video.duration_seconds, clips=clips)
 
@@ -49,11 +50,15 @@ def make_worker(context: Context) -> Worker:
 
 
 def _looks(video: Shots, store: FrameStore, config: Config) -> Looks:
-    """What the shots stage kept; made again, by the same pass, after it was discarded; raises Dropped."""
-    if (looks := store.read_looks(video.id)) is None:
+    """What the shots stage kept; made again, by the same pass, if it was discarded; raises Dropped.
+
+    Or if `[clips]` has changed since: other shots are kept then, or their middles too.
+    """
+    looks = store.read_looks(video.id)
+    if looks is None or (config.clips.features != "embedded" and not looks.middles):
         look_through(video.path, video.id, store, config)
         looks = store.read_looks(video.id)
-    assert looks is not None, "kept for every video with at most clips.max_shots shots"
+    assert looks is not None, "kept for every video that passes check_shots"
     return looks
 
 
@@ -97,8 +102,12 @@ def group_shots(descriptors: ArrayLike, similarity: float) -> list[int]:
 def _clip(video: Shots, group: int, run: Sequence[int]) -> Clip:
     """The clip of the shots numbered `run`."""
     first, last = video.shots[run[0]], video.shots[run[-1]]
-    candidates = [n - first.start_frame for index in run for n in video.shots[index].candidates]
-    key_frames = choose_key_frames(video.sharpness[first.start_frame : last.end_frame], candidates)
+    candidates = {
+        number - first.start_frame: sharpness
+        for index in run
+        for number, sharpness in zip(video.shots[index].candidates, video.shots[index].sharpness, strict=True)
+    }
+    key_frames = choose_key_frames(last.end_frame - first.start_frame, candidates)
     return Clip(
         group=group,
         first_shot=run[0],

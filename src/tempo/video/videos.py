@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,13 @@ from tempo.stage import Context, Dropped, Worker
 from tempo.video.decoding import probe
 from tempo.video.patience import with_patience
 
+#: Longer side of a picture over its shorter one: Qwen2-VL's processors raise at 200 and more, and when a thin
+#: picture is made small, rounding can double this.
+MAX_RATIO = 100
+
+#: A byte of a name that is not UTF-8, as it is written down.
+ESCAPED = re.compile(r"\\udc[89a-f][0-9a-f]")
+
 
 class VideoFile(Record):
     """A file that may be a video; `id` is its path, since its content is not yet known."""
@@ -21,8 +29,8 @@ class VideoFile(Record):
 def find_videos(paths: Iterable[str | Path], extensions: Iterable[str]) -> list[Path]:
     """The named files whatever they are called, and all files in the named folders that have an extension.
 
-    Sorted, each once; links are followed, also in circles. Raises ValueError that names a path which does not
-    exist, or a name which cannot be written down, or says that nothing was found.
+    Sorted, each once; links are followed, also in circles. A name that is not UTF-8 comes escaped: no file is
+    found under it. Raises ValueError that names a path which does not exist, or says that nothing was found.
     """
     suffixes = tuple(f".{extension.lower().removeprefix('.')}" for extension in extensions)
     given = [Path(path).expanduser() for path in paths]
@@ -34,9 +42,7 @@ def find_videos(paths: Iterable[str | Path], extensions: Iterable[str]) -> list[
     if not found:
         where = ", ".join(map(str, given)) or "no path at all"
         raise ValueError(f"videos.paths: no video in {where} (looked for {', '.join(suffixes)})")
-    for path in found:
-        _check_name(path)
-    return sorted(found)
+    return sorted({_writable(path) for path in found})
 
 
 def video_id(path: str | Path) -> str:
@@ -79,6 +85,12 @@ def check_unchanged(path: str, expected_id: str) -> None:
         raise Dropped("file changed", f"{path} now has the content {found_id}")
 
 
+def check_shape(width: int, height: int) -> None:
+    """Raises Dropped for a picture that no model takes."""
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise Dropped("picture too thin", f"{width} x {height} pixels, at most {MAX_RATIO} to 1 can be shown")
+
+
 def _read_id(path: str) -> str:
     """The id of a file; raises Dropped if it is gone or cannot be read to its end."""
     try:
@@ -90,8 +102,11 @@ def _read_id(path: str) -> str:
 
 
 def _identify(file: VideoFile, timeout_seconds: float) -> Video:
+    if ESCAPED.search(file.id) and not os.path.exists(file.id):
+        raise Dropped("name is not UTF-8", "rename the file")
     header, picture = with_patience(lambda beat: probe(file.id), timeout_seconds)
     width, height = picture.size
+    check_shape(width, height)
     return Video(
         id=_read_id(file.id),
         path=file.id,
@@ -126,9 +141,6 @@ def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
     yield from (Path(error.filename) for error in closed)
 
 
-def _check_name(path: Path) -> None:
-    """Records are UTF-8; a name in another encoding could not be written in one."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"videos.paths: the name of {str(path)!r} is not UTF-8; rename it") from None
+def _writable(path: Path) -> Path:
+    """The path as records, which are UTF-8, can hold it: bytes that are none as `\\udcNN`."""
+    return Path(str(path).encode("utf-8", "backslashreplace").decode())
