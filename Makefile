@@ -7,7 +7,7 @@ BENCH_READY := $(VENV)/.ready-bench
 
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
 
-.PHONY: demo test check bench fuzz soak clean
+.PHONY: demo test check bench study fuzz soak clean
 
 demo: $(READY)
 	$(BIN)/tempo run configs/tiny.toml --out out/demo
@@ -40,9 +40,13 @@ $(BENCH_READY): $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt trl ray
 	touch $@
 
-# 300 damaged videos; the tests have 20.
+# The main rows with two seeds; all of it: tempo study configs/study.toml --out out/study.
+study: $(READY)
+	$(BIN)/tempo study configs/study.toml --out out/study --rows base,sft_only,sft_then_dpo,method,best --seeds 1,2
+
+# 3000 damaged videos in two minutes; the tests have 45.
 fuzz: $(READY)
-	TEMPO_FUZZ_FILES=300 $(BIN)/pytest tests/video/test_fuzz.py
+	TEMPO_FUZZ_FILES=3000 $(BIN)/pytest tests/video/test_fuzz.py
 
 # 30 kills at random moments over all stages; the tests have 6 over those before training.
 soak: $(READY)

@@ -1,0 +1,1 @@
+"""The study: the method beside its baselines and variants, over seeds."""

@@ -1,0 +1,120 @@
+"""What the jobs of a study do. Each leaves its mark last, so that a job that was stopped is done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from tempo.pipeline import NAMES, fingerprints, run_stages
+from tempo.records import Drop
+from tempo.stage import Context
+from tempo.store import DROPPED, RunStore, write_json
+from tempo.study.plan import DataJob, Job, PhaseJob
+
+#: The last stage of a data job.
+LAST = "pairs"
+
+#: Per run directory and processor, what a process measured for one phase and needs for the next.
+_PREFIX_LENGTHS: dict[tuple[Path, str], dict[tuple[str, str], int]] = {}
+
+
+def do(job: Job) -> None:
+    """Does a job, unless it is done."""
+    if job.done.exists():
+        return
+    if isinstance(job, DataJob):
+        make_data(job)
+    elif isinstance(job, PhaseJob):
+        train(job)
+    else:
+        from tempo.study.measure import measure
+
+        write_json(job.done, measure(job, model_path(job.model)))
+
+
+def make_data(job: DataJob) -> None:
+    """Everything up to pairs, in the job's run directory."""
+    config = job.config
+    if job.pairs_by:
+        path = json.loads(Path(config.model.path).read_text())["model"]
+        config = config.model_copy(update={"model": config.model.model_copy(update={"path": path})})
+    if job.shares:
+        take_over(job.shares, Context(config, job.directory))
+    context, quiet = Context(config, job.directory), Console(quiet=True)
+    if job.is_truth:
+        from tempo.study.truth import tell_captions, tell_responses
+
+        run_stages(context, quiet, until="clips")
+        tell_captions(context)
+        run_stages(context, quiet, until="perturbations")
+        tell_responses(context)
+    run_stages(context, quiet, until=LAST)
+    if not job.shares:
+        from tempo.evaluation.evaluate import store_benchmark
+
+        store_benchmark(context)
+    write_json(job.done, {"key": job.key})
+
+
+def take_over(source: Path, context: Context) -> None:
+    """Begins a run with the stages of another one that were done under the same settings, as hard links.
+
+    Does nothing where the run has begun. The directory appears whole or not at all.
+    """
+    if context.directory.exists():
+        return
+    temporary = context.directory.with_name(f".{context.directory.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    old, new = RunStore(source), RunStore(temporary)
+    wanted = fingerprints(context.config)
+    for name in NAMES[: NAMES.index(LAST) + 1]:
+        if not old.is_done(name) or old.fingerprint(name) != wanted[name]:
+            break
+        if old.path(name).exists():
+            os.link(old.path(name), new.path(name))
+        new.append(DROPPED, [drop for drop in old.read(DROPPED, Drop) if drop.stage == name])
+        if name == "synthetic":
+            # A link, for the rows of videos hold paths, and instructions must mean the same files.
+            (temporary / name).symlink_to(os.path.relpath(source / name, context.directory))
+        if name == "shots":
+            shutil.copytree(source / "frames", temporary / "frames", copy_function=os.link)
+        new.finish(name, wanted[name])
+    temporary.rename(context.directory)
+
+
+def train(job: PhaseJob) -> None:
+    """One phase; a phase without a single pair is passed over and leaves the model that it began with."""
+    from tempo.training.phases import Session, run_phases
+
+    known = _PREFIX_LENGTHS.setdefault((job.data.directory, job.config.model.path), {})
+    session = Session(Context(job.config, job.data.directory), prefix_lengths=known)
+    path = run_phases(session, [job.phase], job.directory, start=model_path(job.start))
+    write_json(job.done, {"model": str(path)})
+
+
+def model_path(model: PhaseJob | str) -> str:
+    """The checkpoint that a phase left, or the one that is named."""
+    return str(json.loads(model.done.read_text())["model"]) if isinstance(model, PhaseJob) else model
+
+
+def first_steps(job: PhaseJob, count: int) -> dict[str, list[float]] | None:
+    """Loss and norm of the gradient over a phase's first steps; None if it was passed over."""
+    path = next(iter(sorted(job.directory.glob("*/metrics.jsonl"))), None)
+    if path is None:
+        return None
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:count]]
+    return {name: [row[name] for row in rows] for name in ("loss", "grad_norm")}
+
+
+def training_seconds(job: PhaseJob) -> float:
+    """Seconds of all steps of a phase."""
+    rows: list[dict[str, Any]] = []
+    for path in job.directory.glob("*/metrics.jsonl"):
+        rows += map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return float(sum(row["seconds"] for row in rows))
