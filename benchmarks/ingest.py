@@ -12,7 +12,8 @@ Every form works on the same files in the same run, in a process and on a core o
   way differs. Files whose frames would take more than --max-gigabytes are left out of this comparison.
 - frame store: a video's training frames read back, beside decoding and sampling the file again.
 
-The peak of memory is the resident size above that of the idle process. Rows go into out/bench.json.
+The peak of memory is the resident size above that of the idle process. Rows go into out/bench.json and count
+wall time; processor time, which neighbours on the machine disturb less, is printed beside it.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import av
 import harness
@@ -44,6 +48,8 @@ from tempo.video.videos import find_videos, video_id
 
 CONFIG = Config.model_validate({"videos": {"paths": ["unused"]}})
 
+Forms: TypeAlias = dict[str, Callable[[list["File"]], "Timed"]]
+
 
 @dataclass(frozen=True)
 class File:
@@ -53,6 +59,13 @@ class File:
     id: str
     seconds: float
     gigabytes: float
+
+
+@dataclass(frozen=True)
+class Timed(Measured):
+    """With the seconds that the processor worked."""
+
+    cpu_seconds: float
 
 
 def describe(path: Path) -> File | None:
@@ -67,19 +80,20 @@ def describe(path: Path) -> File | None:
     return File(str(path), video_id(path), last.end_seconds, gigabytes)
 
 
-def measure(work, files: list[File]) -> Measured:
+def measure(work: Callable[[list[File], Path], object], files: list[File]) -> Timed:
     """Seconds and peak of `work` over all files, on one core, after a warm-up on the shortest."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     with tempfile.TemporaryDirectory() as warm, tempfile.TemporaryDirectory() as cold:
         work([min(files, key=lambda file: file.seconds)], Path(warm))
         before = harness.forget_peak()
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         work(files, Path(cold))
-        seconds = time.perf_counter() - start
-    return Measured((seconds,), max(harness.peak_megabytes() - before, 1.0), (), np.zeros(1))
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - start_cpu
+    peak_megabytes = max(harness.peak_megabytes() - before, 1.0)
+    return Timed((seconds,), peak_megabytes, (), np.zeros(1), cpu_seconds)
 
 
-def tempo_way(files: list[File]) -> Measured:
+def tempo_way(files: list[File]) -> Timed:
     """The stages `shots` and `clips`."""
     return measure(_tempo_way, files)
 
@@ -93,12 +107,12 @@ def _tempo_way(files: list[File], directory: Path) -> None:
         cut([row])
 
 
-def pure_decode(files: list[File]) -> Measured:
+def pure_decode(files: list[File]) -> Timed:
     """Every frame of every file, decoded and let go."""
     return measure(lambda files, _: [sum(1 for _ in decode(file.path)) for file in files], files)
 
 
-def released_way(files: list[File]) -> Measured:
+def released_way(files: list[File]) -> Timed:
     """Three decodes, frames at full size in memory."""
     return measure(lambda files, _: [_released_way(file.path) for file in files], files)
 
@@ -116,7 +130,7 @@ def _released_way(path: str) -> None:
     _, frames = _all_frames(path)
     for start, end in _runs(bounds, groups):
         sharpness = [pictures.measure_sharpness(frame) for frame in frames[start:end]]
-        key_frames.choose_key_frames(sharpness)
+        key_frames.choose_key_frames(end - start, dict(enumerate(sharpness)))
 
 
 def _all_frames(path: str) -> tuple[list[float], list[np.ndarray]]:
@@ -201,15 +215,28 @@ def make_row(setting: str, peer_name: str, files: list[File], ours: Summary, pee
 def compare(setting: str, files: list[File], *, rounds: int, max_gigabytes: float) -> list[Row]:
     """All rows of one set of files."""
     forms = {"tempo": tempo_way, "pure decode": pure_decode}
-    seen = harness.in_turn(forms, files, rounds=rounds)
-    rows = [make_row(setting, "pure decode", files, seen["tempo"], seen["pure decode"])]
-    print(f"{setting}: tempo takes {seen['tempo'].seconds / seen['pure decode'].seconds:.2f}x pure decoding")
+    ours, peer = in_turn(setting, forms, files, rounds=rounds)
+    rows = [make_row(setting, "pure decode", files, ours, peer)]
     small = [file for file in files if file.gigabytes <= max_gigabytes]
-    seen = harness.in_turn({"tempo": tempo_way, "released": released_way}, small, rounds=rounds)
-    rows.append(make_row(setting, "released code's way", small, seen["tempo"], seen["released"]))
+    ours, peer = in_turn(setting, {"tempo": tempo_way, "released": released_way}, small, rounds=rounds)
+    rows.append(make_row(setting, "released code's way", small, ours, peer))
     pairs = [harness.in_fresh_process(store_read, files) for _ in range(rounds)]
     read, again = (harness.summarise([pair[index] for pair in pairs]) for index in (0, 1))
     return [*rows, make_row(f"{setting}, training frames", "decoding again", files, read, again)]
+
+
+def in_turn(setting: str, forms: Forms, files: list[File], *, rounds: int) -> list[Summary]:
+    """Each form in a process of its own, `rounds` times in turn; prints what each took."""
+    seen: dict[str, list[Timed]] = {name: [] for name in forms}
+    for _ in range(rounds):
+        for name, form in forms.items():
+            seen[name].append(harness.in_fresh_process(form, files))
+    for name, timed in seen.items():
+        summary = harness.summarise(timed)
+        cpu_seconds = statistics.median(one.cpu_seconds for one in timed)
+        took = f"{summary.seconds:.2f} s, {cpu_seconds:.2f} s of processor, {summary.peak_megabytes:.0f} MB"
+        print(f"{setting}, {len(files)} files, {name}: {took}")
+    return [harness.summarise(timed) for timed in seen.values()]
 
 
 def _video(file: File) -> Video:

@@ -51,7 +51,7 @@ class Video(Record):
 class Shot(Frozen):
     """Frames `start_frame` up to, not including, `end_frame` of one camera shot.
 
-    `candidates` are the frames that may become key frames; where it is empty, all may.
+    `candidates` are the frames that may become key frames, `sharpness` is that of each.
     """
 
     start_frame: int
@@ -60,7 +60,8 @@ class Shot(Frozen):
     end_seconds: float
     grey_range: int
     descriptor: tuple[float, ...]
-    candidates: tuple[int, ...] = ()
+    candidates: tuple[int, ...]
+    sharpness: tuple[float, ...]
 
     @property
     def num_frames(self) -> int:
@@ -74,13 +75,12 @@ class Shot(Frozen):
 
 
 class Shots(Record):
-    """The usable shots of a video, in time order, and the sharpness of each of its decoded frames."""
+    """The usable shots of a video, in time order."""
 
     path: str
     num_frames: int
     duration_seconds: float
     shots: tuple[Shot, ...]
-    sharpness: tuple[float, ...]
 
 
 class Clip(Frozen):

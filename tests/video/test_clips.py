@@ -9,7 +9,11 @@ from tempo.sections import ClipsConfig
 from tempo.stage import Dropped
 from tempo.video import clips, shots
 from tempo.video.clips import find_clips, group_shots
+from tempo.video.decoding import decode
 from tempo.video.frames import FrameStore
+from tempo.video.pictures import measure_sharpness
+from tempo.video.shrinking import Shrinker
+from tempo.video.survey import ANALYSIS_PIXELS
 
 
 def axis(place):
@@ -27,6 +31,8 @@ def video(places, *, frames=24, fps=8.0):
             end_seconds=(index + 1) * frames / fps,
             grey_range=99,
             descriptor=axis(place),
+            candidates=tuple(range(index * frames, (index + 1) * frames)),
+            sharpness=(1.0,) * frames,
         )
         for index, place in enumerate(places)
     )
@@ -37,7 +43,6 @@ def video(places, *, frames=24, fps=8.0):
         num_frames=num_frames,
         duration_seconds=num_frames / fps,
         shots=rows,
-        sharpness=(1.0,) * num_frames,
     )
 
 
@@ -238,9 +243,35 @@ def test_key_frames_are_the_very_frames_of_these_numbers(render, tmp_path):
 
 def test_key_frames_are_those_of_the_exact_rule(four_places, tmp_path):
     row, result = run(four_places, tmp_path)
-    everything = [shot.model_copy(update={"candidates": ()}) for shot in row.shots]
+    shrinker = Shrinker(ANALYSIS_PIXELS, stored_pixels=64)
+    sharpness = [round(measure_sharpness(shrinker.shrink(picture)[0]), 4) for picture in decode(four_places)]
+    everything = [
+        shot.model_copy(update={"candidates": numbers, "sharpness": tuple(sharpness[n] for n in numbers)})
+        for shot in row.shots
+        for numbers in [tuple(range(shot.start_frame, shot.end_frame))]
+    ]
     exact = find_clips(row.model_copy(update={"shots": tuple(everything)}), ClipsConfig())
     assert result.clips == exact
+
+
+def test_a_checkpoint_that_is_named_later_gets_the_middles_it_needs(four_places, tmp_path, monkeypatch):
+    """The shots stage keeps none for the embedded descriptor."""
+    seen = []
+    monkeypatch.setattr(
+        clips, "load_embedder", lambda name: lambda jpegs: seen.append(len(jpegs)) or np.eye(4)
+    )
+    row = shots.make_worker(context(tmp_path))([video_of(four_places, tmp_path)])[0]
+    result = clips.make_worker(context(tmp_path, clips={"features": "named"}))([row])[0]
+    assert seen == [4]
+    assert len(result.clips) == 4
+
+
+def test_pictures_of_a_shot_that_is_too_long_are_kept_once_it_is_allowed(four_places, tmp_path):
+    strict = context(tmp_path, clips={"max_shot_seconds": 0.5})
+    row = shots.make_worker(strict)([video_of(four_places, tmp_path)])[0]
+    assert not (tmp_path / "frames" / "looks").exists()
+    assert clips.make_worker(strict)([row])[0].reason == "shot too long"
+    assert len(clips.make_worker(context(tmp_path))([row])[0].clips) == 4
 
 
 def test_a_clip_of_two_shots_has_its_key_frames_from_the_candidates_of_both(render, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from video_material import HEIGHT, WIDTH, number_of, numbered, place, plain, rotate, spoil_packet
 
 from tempo.stage import Dropped
-from tempo.video.decoding import MAX_GAP_SECONDS, Header, _span, decode, probe
+from tempo.video.decoding import MAX_GAP_SECONDS, Header, _frames, _span, decode, probe
 
 
 def numbers(path):
@@ -107,6 +107,21 @@ def test_a_cut_off_file_gives_what_is_there(render):
     found = numbers(path)
     assert 5 < len(found) < 40
     assert found == list(range(len(found)))
+
+
+def test_a_stream_that_begins_half_way_ends_no_other():
+    """PyAV raises at its packets, and reads on when it is asked again; flipped bits make such files."""
+    read = iter([1, 2, None, 3, None, None, 4])
+
+    def demux(stream):
+        for number in read:
+            if number is None:
+                raise IndexError("list index out of range")
+            yield SimpleNamespace(decode=lambda number=number: [number])
+
+    errors = []
+    assert list(_frames(SimpleNamespace(demux=demux), None, errors)) == [1, 2, 3, 4]
+    assert errors == []
 
 
 def test_a_file_of_which_nothing_decodes_is_dropped(render):

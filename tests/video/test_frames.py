@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from video_material import number_of, numbered, place
 
-from tempo.video.frames import FrameStore, decode_jpegs, encode_jpeg
+from tempo.video.frames import FrameStore, Looks, decode_jpegs, encode_jpeg
 
 
 def jpegs(numbers):
@@ -107,3 +107,13 @@ def test_quality_matters():
 def test_frames_and_times_must_match(store):
     with pytest.raises(AssertionError):
         store.write("a", jpegs([1, 2]), seconds=[0.5], fps=1.0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
+def test_looks_that_a_power_cut_tore_are_none(tmp_path, share):
+    store = FrameStore(tmp_path)
+    store.write_looks("v", Looks({3: b"three", 9: b"nine"}, [b"middle"]))
+    assert store.read_looks("v") == Looks({3: b"three", 9: b"nine"}, [b"middle"])
+    path = tmp_path / "looks" / "v.npz"
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    assert store.read_looks("v") is None

@@ -3,7 +3,13 @@ import math
 import numpy as np
 import pytest
 
-from tempo.video.key_frames import choose_key_frames
+from tempo.video import key_frames
+
+
+def choose_key_frames(sharpness, candidates=None):
+    """Of a clip with the sharpness of every frame; all are candidates unless some are named."""
+    numbers = range(len(sharpness)) if candidates is None else candidates
+    return key_frames.choose_key_frames(len(sharpness), {number: sharpness[number] for number in numbers})
 
 
 def test_key_frames_of_even_sharpness_are_the_centres():

@@ -7,7 +7,7 @@ from video_material import number_of, numbered, place, plain
 from tempo.sections import FramesConfig
 from tempo.video.decoding import decode
 from tempo.video.frames import decode_jpegs
-from tempo.video.sampling import Sampler, fit_size, spread
+from tempo.video.sampling import Sampler, fit_size, sample_video, spread
 
 
 def sample(path, **config):
@@ -74,6 +74,33 @@ def test_the_frames_of_a_video_that_changes_its_size_still_stack(render):
     for picture in large:
         sampler.add(dataclasses.replace(picture, start_seconds=1.2 + picture.start_seconds, end_seconds=3))
     assert decode_jpegs(sampler.finish()[0]).shape == (3, 32, 48, 3)
+
+
+@pytest.mark.parametrize(
+    ("num_seconds", "expected"), [(1, (64, 96)), (4, (32, 48)), (9, (21, 31)), (30, (16, 24))]
+)
+def test_the_more_frames_a_video_has_the_smaller_they_are(render, num_seconds, expected):
+    path = render([place(1)] * (2 * num_seconds), fps=2)
+    jpegs = sample_video(path, FramesConfig(max_total_pixels=6144, max_frames=16)).frames
+    images = decode_jpegs(jpegs)
+    assert len(images) == min(num_seconds, 16)
+    assert images[0].shape[:2] == expected
+    assert len(images) * expected[0] * expected[1] <= 6144
+    rows, columns = np.linspace(0, 63, expected[0]).astype(int), np.linspace(0, 95, expected[1]).astype(int)
+    for image in images:
+        assert np.abs(image.astype(int) - place(1)[rows][:, columns]).mean() < 25
+
+
+def test_a_budget_that_does_not_bite_changes_nothing(render):
+    path = render([place(1)] * 8, fps=2)
+    budget = FramesConfig(max_pixels=1536, max_frames=40, max_total_pixels=4 * 1536)
+    assert sample_video(path, budget) == sample_video(path, FramesConfig(max_pixels=1536))
+
+
+@pytest.mark.parametrize("total", [0, 64 * 600 - 1, 16384 * 600])
+def test_a_budget_that_cannot_be_or_does_nothing_is_refused(total):
+    with pytest.raises(ValueError, match=f"max_total_pixels {total} must be at least 38400"):
+        FramesConfig(max_total_pixels=total)
 
 
 @pytest.mark.parametrize(

@@ -110,6 +110,26 @@ def test_building_the_network_leaves_the_process_as_it_was():
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+def test_it_runs_on_one_thread_wherever_it_runs_and_leaves_the_others_their_own(monkeypatch):
+    """Sums of several threads come out in another order: a cut could depend on the engine."""
+    import torch
+
+    seen = []
+
+    def network(frames):
+        seen.append(torch.get_num_threads())
+        return None, {"many_hot": torch.zeros(1, frames.shape[1], 1)}
+
+    monkeypatch.setattr(transnet, "load_model", lambda: network)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        cuts_of(np.zeros((3, 27, 48, 3), np.uint8), detector="transnet")
+        assert (seen, torch.get_num_threads()) == ([1], 2)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_threshold_is_a_probability():
     with pytest.raises(ValueError, match="no probability"):
         ShotsConfig(detector="transnet", threshold=27.0)

@@ -1,32 +1,21 @@
 import pytest
-from video_material import numbered
 
-from tempo.sections import FramesConfig
 from tempo.video import waiting
-from tempo.video.decoding import Picture
 from tempo.video.waiting import Held, Waiting, choose_candidates
 
 
-class Fake(Picture):
-    """A picture of a size that is claimed, and its frame number in its levels."""
+class Fake:
+    """A picture of a size that is claimed."""
 
-    def __init__(self, index, num_bytes=1000):
-        self.index, self._claimed = index, num_bytes
-
-    size = (8, 8)
-    num_bytes = property(lambda self: self._claimed)
-
-    def scaled(self, width, height, *, fine=True):
-        return numbered(self.index % 40)[:height, :width]
+    num_bytes = 1000
 
 
-def filled(sharpness, monkeypatch, *, room, num_bytes=1000):
-    monkeypatch.setattr(waiting, "HELD_BYTES", room * num_bytes)
-    monkeypatch.setattr(waiting, "MIN_HELD", min(room, 64))
-    pictures = Waiting(FramesConfig())
+def filled(sharpness, monkeypatch, *, room):
+    monkeypatch.setattr(waiting, "HELD_BYTES", room * Fake.num_bytes)
+    pictures = Waiting()
     most = 0
     for index, value in enumerate(sharpness):
-        pictures.add(Fake(index, num_bytes), value)
+        pictures.add(Held(index, value, Fake()))
         most = max(most, len(pictures))
     return pictures, most
 
@@ -53,29 +42,19 @@ def test_after_a_shot_the_next_is_kept_whole_again(monkeypatch):
     pictures, _ = filled([1.0] * 250, monkeypatch, room=100)
     pictures.take(250)
     for index in range(250, 300):
-        pictures.add(Fake(index), 1.0)
+        pictures.add(Held(index, 1.0, Fake()))
     assert len(pictures.take(300)) == 50
-
-
-def test_large_frames_are_copied_small_and_let_go(monkeypatch):
-    monkeypatch.setattr(waiting, "HELD_BYTES", 64 * 1000)
-    pictures = Waiting(FramesConfig())
-    for index in range(5):
-        pictures.add(Fake(index, num_bytes=1001), 1.0)
-    held = pictures.take(5)
-    assert not any(isinstance(one.source, Picture) for one in held)
-    assert held[2].image((8, 8)).shape == (8, 8, 3)
 
 
 def test_candidates_are_the_two_key_frames_and_the_sharpest_of_each_eighth():
     sharpness = [1.0] * 160
     for index in (6, 28, 54, 66, 88, 116, 122, 150):
         sharpness[index] = 2.0
-    held = [Held(100 + index, value, numbered(0)) for index, value in enumerate(sharpness)]
-    numbers = [one.index - 100 for one in choose_candidates(held, sharpness, 100)]
+    held = [Held(100 + index, value, Fake()) for index, value in enumerate(sharpness)]
+    numbers = [one.index - 100 for one in choose_candidates(held, 100, 260)]
     assert set(numbers) == {6, 28, 54, 66, 88, 116, 122, 150}
     assert numbers == sorted(numbers)
 
 
 def test_a_shot_of_one_picture_has_it_as_its_candidate():
-    assert [one.index for one in choose_candidates([Held(7, 0.0, numbered(0))], [0.0], 7)] == [7]
+    assert [one.index for one in choose_candidates([Held(7, 0.0, Fake())], 7, 8)] == [7]

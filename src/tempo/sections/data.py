@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from tempo.sections.base import Section
 
+#: Of one stored frame at least.
+MIN_PIXELS = 64
+
 
 class SyntheticConfig(Section):
     """The embedded world: `num_videos` stories to learn from and `num_held_out` to evaluate on.
@@ -51,12 +54,26 @@ class VideosConfig(Section):
 
 
 class FramesConfig(Section):
-    """The frame store: what the model sees. A frame is taken in the middle of each 1 / `fps` seconds."""
+    """The frame store: what the model sees. A frame is taken in the middle of each 1 / `fps` seconds.
+
+    Under `max_total_pixels`, the more frames a video has, the smaller they are; key frames are not.
+    """
 
     fps: float = Field(1.0, gt=0)
     max_frames: int = Field(600, ge=2)
-    max_pixels: int = Field(128 * 128, ge=64, description="pixels of one stored frame at most")
+    max_pixels: int = Field(128 * 128, ge=MIN_PIXELS, description="pixels of one stored frame at most")
+    max_total_pixels: int | None = Field(None, description="of all frames of a video; no limit where unset")
     jpeg_quality: int = Field(95, ge=1, le=100)
+
+    @model_validator(mode="after")
+    def _check(self) -> FramesConfig:
+        least, most = MIN_PIXELS * self.max_frames, self.max_pixels * self.max_frames
+        if self.max_total_pixels is not None and not least <= self.max_total_pixels < most:
+            raise ValueError(
+                f"max_total_pixels {self.max_total_pixels} must be at least {least}, {MIN_PIXELS} for each "
+                f"of max_frames, and under {most}, which max_frames and max_pixels keep anyway"
+            )
+        return self
 
 
 class ShotsConfig(Section):

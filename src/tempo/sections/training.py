@@ -48,7 +48,8 @@ class PhaseConfig(Section):
     length: Length = Field("sum", description="of token log-probabilities; TRL's ipo is ipo with mean")
     ld_alpha: float = Field(0.5, ge=0, le=1, description="weight of tokens beyond the common length; ld only")
     reference: Literal["reset", "fixed"] = Field(
-        "reset", description="the policy when the phase begins, or the model before the first phase"
+        "reset",
+        description="the policy when the phase begins, or the model before the first phase (there the same)",
     )
     cache_reference: bool = Field(
         False, description="keep the reference's log-probabilities on disk: for phases of several epochs"

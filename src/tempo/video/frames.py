@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,13 +85,16 @@ class FrameStore:
         """Replaces the looks of a video in one step."""
         numbers = np.asarray(list(looks.candidates), np.int64)
         pictures = _pack("candidates", list(looks.candidates.values()))
-        _replace(self._looks(video_id), {"numbers": numbers, **pictures, **_pack("middles", looks.middles)})
+        arrays = {"numbers": numbers, **pictures, **_pack("middles", looks.middles)}
+        # Waiting for the disk takes longer than a short video; they can be made again.
+        _replace(self._looks(video_id), arrays, is_durable=False)
 
     def read_looks(self, video_id: str) -> Looks | None:
-        """The looks of a video; None where they were discarded."""
-        if not self._looks(video_id).exists():
+        """The looks of a video; None where they were discarded, or a power cut has torn them."""
+        try:
+            arrays = _load(self._looks(video_id))
+        except (FileNotFoundError, EOFError, ValueError, zipfile.BadZipFile):
             return None
-        arrays = _load(self._looks(video_id))
         candidates = zip(arrays["numbers"].tolist(), _unpack("candidates", arrays), strict=True)
         return Looks(dict(candidates), _unpack("middles", arrays))
 
@@ -143,8 +147,11 @@ def decode_jpegs(jpegs: Sequence[bytes]) -> Image:
     return np.stack([cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in images])
 
 
-def _replace(path: Path, arrays: dict[str, Any]) -> None:
-    """Writes arrays as `path` in one step; what cannot be written to its end leaves nothing behind."""
+def _replace(path: Path, arrays: dict[str, Any], *, is_durable: bool = True) -> None:
+    """Writes arrays as `path` in one step; what cannot be written to its end leaves nothing behind.
+
+    What is not durable survives a kill, but no power cut.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Always the same name: what a killed process left is overwritten when its video is done again.
     temporary = path.with_name(f".{path.stem}.tmp")
@@ -152,7 +159,8 @@ def _replace(path: Path, arrays: dict[str, Any]) -> None:
         with temporary.open("wb") as file:
             np.savez(file, **arrays)
             file.flush()
-            os.fsync(file.fileno())
+            if is_durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

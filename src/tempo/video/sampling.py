@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 from tempo.sections import FramesConfig
 from tempo.video.decoding import Picture, decode
-from tempo.video.frames import Sampled, encode_jpeg
+from tempo.video.frames import Sampled, decode_jpegs, encode_jpeg
+from tempo.video.patience import Beat
 
 #: A video that gives this many times `max_frames` is thinned while it streams.
 MAX_SURPLUS = 4
@@ -32,7 +36,8 @@ class Sampler:
         if self._shown is not None:
             self._take(self._shown, picture.start_seconds)
         else:
-            self._size = fit_size(*picture.size, max_pixels=self._config.max_pixels)
+            # The size of the first picture holds for all, so that the frames of a video stack.
+            self._first_size = picture.size
         self._shown = picture
 
     def finish(self) -> Sampled:
@@ -46,7 +51,8 @@ class Sampler:
             return Sampled([self._encode(self._shown)], [self._shown.start_seconds], self._config.fps)
         kept = [number // self._stride for number in spread(self._count, self._config.max_frames)]
         fps = self._config.fps * len(kept) / self._count
-        return Sampled([self._jpegs[i] for i in kept], [self._seconds(i * self._stride) for i in kept], fps)
+        jpegs = [self._fitted(self._jpegs[i], len(kept)) for i in kept]
+        return Sampled(jpegs, [self._seconds(i * self._stride) for i in kept], fps)
 
     def _take(self, picture: Picture, until_seconds: float) -> None:
         """Takes `picture` for each sample time before `until_seconds`; encoded once."""
@@ -62,15 +68,34 @@ class Sampler:
     def _seconds(self, number: int) -> float:
         return (number + 0.5) / self._config.fps
 
+    def _size(self, num_frames: int) -> tuple[int, int]:
+        """Width and height of each of so many frames."""
+        max_pixels, total = self._config.max_pixels, self._config.max_total_pixels
+        if total is not None:
+            max_pixels = min(max_pixels, total // min(num_frames, self._config.max_frames))
+        return fit_size(*self._first_size, max_pixels=max_pixels)
+
     def _encode(self, picture: Picture) -> bytes:
-        # The size of the first picture holds for all, so that the frames of a video stack.
-        return encode_jpeg(picture.scaled(*self._size), self._config.jpeg_quality)
+        """As small as it will surely be in the end."""
+        size = self._size(len(self._jpegs) + 1)
+        return encode_jpeg(picture.scaled(*size), self._config.jpeg_quality)
+
+    def _fitted(self, jpeg: bytes, num_frames: int) -> bytes:
+        """One of so many frames, made smaller if that many together have too many pixels."""
+        if self._config.max_total_pixels is None:
+            return jpeg
+        (image,), size = decode_jpegs([jpeg]), self._size(num_frames)
+        if image.shape[1::-1] == size:
+            return jpeg
+        small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+        return encode_jpeg(small, self._config.jpeg_quality)
 
 
-def sample_video(path: str | Path, config: FramesConfig) -> Sampled:
-    """What a Sampler takes of a whole video; raises Dropped."""
+def sample_video(path: str | Path, config: FramesConfig, beat: Beat = lambda: None) -> Sampled:
+    """What a Sampler takes of a whole video; raises Dropped. Beats at every picture."""
     sampler = Sampler(config)
     for picture in decode(path):
+        beat()
         sampler.add(picture)
     return sampler.finish()
 

@@ -40,10 +40,9 @@ def look_through(path: str, video_id: str, store: FrameStore, config: Config) ->
     return Shots(
         id=video_id,
         path=path,
-        num_frames=len(found.sharpness),
+        num_frames=found.num_frames,
         duration_seconds=found.duration_seconds,
         shots=found.shots,
-        sharpness=found.sharpness,
     )
 
 

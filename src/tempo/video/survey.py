@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from tempo.config import Config
@@ -21,7 +20,7 @@ from tempo.video.detectors import Detector, make_detector
 from tempo.video.frames import Looks, Sampled, encode_jpeg
 from tempo.video.patience import Beat, with_patience
 from tempo.video.pictures import describe, measure_grey_range, measure_sharpness
-from tempo.video.sampling import Sampler
+from tempo.video.sampling import Sampler, fit_size
 from tempo.video.shrinking import Shrinker
 from tempo.video.waiting import Held, Waiting, choose_candidates
 
@@ -40,7 +39,7 @@ class Survey:
     """What one pass over a video finds; `looks` is None for a video with too many shots to be kept."""
 
     shots: tuple[Shot, ...]
-    sharpness: tuple[float, ...]
+    num_frames: int
     duration_seconds: float
     sampled: Sampled
     looks: Looks | None
@@ -61,7 +60,7 @@ def _pass(path: str, config: Config, beat: Beat) -> Survey:
         cutter.add(picture)
         end_seconds = picture.end_seconds
     shots = cutter.finish(end_seconds)
-    return Survey(tuple(shots), tuple(cutter.sharpness), end_seconds, sampler.finish(), cutter.looks)
+    return Survey(tuple(shots), cutter.num_frames, end_seconds, sampler.finish(), cutter.looks)
 
 
 def _pictures(path: str) -> Iterator[Picture]:
@@ -74,60 +73,66 @@ def _pictures(path: str) -> Iterator[Picture]:
 class ShotCutter:
     """Cuts a stream of pictures into shots, and keeps the pictures that may be needed of each.
 
-    `sharpness` is that of each picture so far, `looks` what was kept of the usable shots, None once there
-    are more of them than `clips.max_shots`.
+    `num_frames` counts the pictures so far; `looks` is what was kept of the usable shots, None once there are
+    more of them than `clips.max_shots`.
     """
 
     def __init__(self, detector: Detector, config: Config) -> None:
         self._detector = detector
         self._config = config
-        self._waiting = Waiting(config.frames)
-        self._shrinker = Shrinker(ANALYSIS_PIXELS)
+        self._waiting = Waiting()
+        self._shrinker = Shrinker(ANALYSIS_PIXELS, config.frames.max_pixels)
+        self._size: tuple[int, int] | None = None
         self._starts_seconds: list[float] = []
         self._start_frame = 0
         self._shots: list[Shot] = []
-        self.sharpness: list[float] = []
+        self.num_frames = 0
         self.looks: Looks | None = Looks({}, [])
 
     def add(self, picture: Picture) -> None:
         """Takes the next picture."""
-        image = self._shrinker.shrink(picture)
-        # Four decimals: there is one number a frame in the row.
-        self.sharpness.append(round(measure_sharpness(image), 4))
+        # The size of the first picture holds for all, as in the frame store.
+        self._size = self._size or fit_size(*picture.size, max_pixels=self._config.frames.max_pixels)
+        image, small = self._shrinker.shrink(picture)
+        # Four decimals: some of these numbers stand in the row.
+        self._waiting.add(Held(picture.index, round(measure_sharpness(image), 4), small))
         self._starts_seconds.append(picture.start_seconds)
-        self._waiting.add(picture, self.sharpness[-1])
-        for cut in self._detector.add(image, picture.start_seconds):
-            self._close(cut, self._starts_seconds[cut])
+        self.num_frames += 1
+        self._close_at(self._detector.add(image, picture.start_seconds))
 
     def finish(self, end_seconds: float) -> list[Shot]:
         """The usable shots, in time order."""
-        for cut in self._detector.finish():
-            self._close(cut, self._starts_seconds[cut])
-        self._close(len(self.sharpness), end_seconds)
+        self._close_at(self._detector.finish())
+        if self.num_frames > self._start_frame:
+            self._close(self.num_frames, end_seconds)
         return self._shots
+
+    def _close_at(self, cuts: Sequence[int]) -> None:
+        for cut in cuts:
+            if cut > self._start_frame:
+                self._close(cut, self._starts_seconds[cut - self._start_frame])
 
     def _close(self, end_frame: int, end_seconds: float) -> None:
         """Ends the open shot before `end_frame`."""
-        start_frame = self._start_frame
-        if end_frame <= start_frame:
-            return
+        start_frame, start_seconds = self._start_frame, self._starts_seconds[0]
         self._start_frame = end_frame
+        del self._starts_seconds[: end_frame - start_frame]
         held = self._waiting.take(end_frame)
         if not held:
             # A shot so short that it shared a bucket with its neighbour, and lost: too short for any use.
             return
         middle = min(held, key=lambda one: abs(one.index - (start_frame + end_frame) // 2))
-        image = middle.image(self._waiting.size)
-        candidates = choose_candidates(held, self.sharpness[start_frame:end_frame], start_frame)
-        thumbnail = cv2.resize(image, THUMBNAIL_SIZE, interpolation=cv2.INTER_AREA)
+        candidates = choose_candidates(held, start_frame, end_frame)
+        thumbnail = middle.source.scaled(*THUMBNAIL_SIZE)
         shot = Shot(
             start_frame=start_frame,
             end_frame=end_frame,
-            start_seconds=self._starts_seconds[start_frame],
+            start_seconds=start_seconds,
             end_seconds=end_seconds,
             grey_range=measure_grey_range(thumbnail),
             descriptor=tuple(np.round(describe(thumbnail), 4).tolist()),
             candidates=tuple(one.index for one in candidates),
+            sharpness=tuple(one.sharpness for one in candidates),
         )
         if _is_usable(shot, self._config.shots):
             self._shots.append(shot)
@@ -135,14 +140,17 @@ class ShotCutter:
 
     def _keep(self, middle: Held, candidates: Sequence[Held]) -> None:
         """Encodes the pictures of a usable shot, unless the video can no longer be kept."""
-        if len(self._shots) > self._config.clips.max_shots:
+        clips = self._config.clips
+        if len(self._shots) > clips.max_shots or self._shots[-1].seconds > clips.max_shot_seconds:
             self.looks = None
         if self.looks is not None:
             self.looks.candidates.update({one.index: self._encode(one) for one in candidates})
-            self.looks.middles.append(self._encode(middle))
+            # The embedded descriptor has seen all that it needs.
+            self.looks.middles.extend([self._encode(middle)] if clips.features != "embedded" else [])
 
     def _encode(self, one: Held) -> bytes:
-        return encode_jpeg(one.image(self._waiting.size), self._config.frames.jpeg_quality)
+        assert self._size is not None, "a picture waits, so there was a first"
+        return encode_jpeg(one.source.scaled(*self._size), self._config.frames.jpeg_quality)
 
 
 def _is_usable(shot: Shot, config: ShotsConfig) -> bool:

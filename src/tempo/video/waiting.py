@@ -1,9 +1,9 @@
 """Pictures whose shot has not ended yet, and which of them may become key frames.
 
 The rule (method.md, section 2) looks around 1/3 and 2/3 of a clip. Where a clip ends is known only later, so
-one pass must keep pictures. It keeps references to decoded frames, which cost nothing until one is chosen,
-or small copies of large ones, within HELD_BYTES. While a shot fits, nothing is lost; once it has outgrown
-that, the sharper of two neighbours stays, then of four: N pictures for L frames, in buckets of B <= 2 L / N.
+one pass must keep pictures. It keeps them as they come from shrinking.py, no larger than a stored frame
+needs, within HELD_BYTES. While a shot fits, nothing is lost; once it has outgrown that, the sharper of two
+neighbours stays, then of four: N pictures for L frames, in buckets of B <= 2 L / N.
 At the end of a shot its candidates are encoded: its own two key frames, and the sharpest of each eighth (in a
 short shot, of 12 frames).
 
@@ -24,16 +24,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tempo.sections import FramesConfig
-from tempo.video.decoding import Image, Picture
+from tempo.video.decoding import Picture
 from tempo.video.key_frames import choose_key_frames
-from tempo.video.sampling import fit_size
+from tempo.video.shrinking import Small
 
-#: What the pictures of one video may take in memory: 278 frames of 640x360, 2,000 small copies.
-HELD_BYTES = 96 << 20
-
-#: A frame so large that fewer than this would fit is copied small at once.
-MIN_HELD = 64
+#: What the pictures of one video may take in memory: 388 frames of 640x360 or 1280x720 at the default size.
+HELD_BYTES = 64 << 20
 
 #: Candidates of a shot for clips of several shots: one for each eighth, in a short shot for each 12 frames.
 NUM_BUCKETS, BUCKET_FRAMES = 8, 12
@@ -41,47 +37,31 @@ NUM_BUCKETS, BUCKET_FRAMES = 8, 12
 
 @dataclass(frozen=True)
 class Held:
-    """A picture that waits: the decoded frame itself, or a small copy of it."""
+    """A picture that waits, the `index`-th of the video."""
 
     index: int
     sharpness: float
-    source: Picture | Image
-
-    def image(self, size: tuple[int, int]) -> Image:
-        """RGB uint8 [H, W, 3] of the `size` (width, height) that the copies have."""
-        return self.source.scaled(*size) if isinstance(self.source, Picture) else self.source
+    source: Picture | Small
 
 
 class Waiting:
     """The pictures of frames from the start of the open shot on; its memory does not grow with the video."""
 
-    def __init__(self, config: FramesConfig) -> None:
-        self._config = config
+    def __init__(self) -> None:
         self._held: list[Held] = []
         self._bucket = 1
-        self._size: tuple[int, int] | None = None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of stored pictures, those of the first picture."""
-        assert self._size is not None, "size before any add()"
-        return self._size
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def add(self, picture: Picture, sharpness: float) -> None:
+    def add(self, one: Held) -> None:
         """Takes the next picture."""
-        self._size = self._size or fit_size(*picture.size, max_pixels=self._config.max_pixels)
-        large = picture.num_bytes * MIN_HELD > HELD_BYTES
-        num_bytes = 3 * self.size[0] * self.size[1] if large else picture.num_bytes
-        source = picture.scaled(*self.size) if large else picture
-        self._put(Held(picture.index, sharpness, source))
-        if len(self._held) * num_bytes > HELD_BYTES:
+        self._put(one)
+        if len(self._held) * one.source.num_bytes > HELD_BYTES:
             self._bucket *= 2
             held, self._held = self._held, []
-            for one in held:
-                self._put(one)
+            for other in held:
+                self._put(other)
 
     def take(self, end_frame: int) -> list[Held]:
         """The pictures before `end_frame`, which are let go here."""
@@ -98,16 +78,15 @@ class Waiting:
             self._held[-1] = one
 
 
-def choose_candidates(held: Sequence[Held], sharpness: Sequence[float], start_frame: int) -> list[Held]:
-    """The pictures of a shot that may become key frames: its own two, and the sharpest of each bucket.
-
-    `sharpness` is that of each frame of the shot, which begins at `start_frame`.
-    """
+def choose_candidates(held: Sequence[Held], start_frame: int, end_frame: int) -> list[Held]:
+    """The pictures of a shot that may become key frames: its own two, and the sharpest of each bucket."""
+    num_frames = end_frame - start_frame
     by_number = {one.index - start_frame: one for one in held}
-    chosen = set(choose_key_frames(sharpness, list(by_number)))
-    num_buckets = max(1, min(NUM_BUCKETS, len(sharpness) // BUCKET_FRAMES))
-    edges = np.linspace(0, len(sharpness), num_buckets + 1).round().astype(int).tolist()
+    sharpness = {number: one.sharpness for number, one in by_number.items()}
+    chosen = set(choose_key_frames(num_frames, sharpness))
+    num_buckets = max(1, min(NUM_BUCKETS, num_frames // BUCKET_FRAMES))
+    edges = np.linspace(0, num_frames, num_buckets + 1).round().astype(int).tolist()
     for first, end in itertools.pairwise(edges):
         bucket = [number for number in by_number if first <= number < end]
-        chosen.update([max(bucket, key=lambda number: by_number[number].sharpness)] if bucket else [])
+        chosen.update([max(bucket, key=sharpness.__getitem__)] if bucket else [])
     return [by_number[number] for number in sorted(chosen)]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable
+from array import array
 from typing import Any
 
 import cv2
 from scenedetect import FrameTimecode
-from scenedetect.detectors import AdaptiveDetector, ContentDetector
+from scenedetect.detector import FlashFilter
+from scenedetect.detectors import AdaptiveDetector
 
 from tempo.sections import ShotsConfig
 from tempo.video.decoding import Image
@@ -19,30 +20,69 @@ from tempo.video.decoding import Image
 MIN_SHOT_MICROSECONDS = 600_000
 
 
+#: The threshold of PySceneDetect's ContentDetector.
+CONTENT_THRESHOLD = 27.0
+
+
 class SceneDetectDetector:
     """PySceneDetect's ContentDetector or AdaptiveDetector; its own threshold unless one is configured."""
 
     def __init__(self, config: ShotsConfig) -> None:
-        options: dict[str, Any] = {"min_scene_len": MIN_SHOT_MICROSECONDS}
-        if config.detector == "content":
-            options |= {"threshold": config.threshold} if config.threshold else {}
-            self._detector = ContentDetector(**options)
-        else:
-            options |= {"adaptive_threshold": config.threshold} if config.threshold else {}
-            self._detector = AdaptiveDetector(**options)
-        self._starts_microseconds: list[int] = []
+        self._detector = _Content(config) if config.detector == "content" else _Adaptive(config)
+        # The library counts frames; counting microseconds instead, uneven rates do no harm.
+        self._starts_microseconds = array("q")
 
     def add(self, image: Image, start_seconds: float) -> list[int]:
         """Cuts that the next RGB picture makes known, as the frame numbers at which new shots begin."""
-        # The library counts frames; counting microseconds instead, uneven rates do no harm.
-        now = FrameTimecode(round(start_seconds * 1e6), fps=1e6)
-        self._starts_microseconds.append(now.frame_num)
-        return self._numbers(self._detector.process_frame(now, cv2.cvtColor(image, cv2.COLOR_RGB2BGR)))
+        self._starts_microseconds.append(round(start_seconds * 1e6))
+        cuts = self._detector.add(image, self._starts_microseconds[-1])
+        return [bisect.bisect_left(self._starts_microseconds, cut.frame_num) for cut in cuts]
 
     def finish(self) -> list[int]:
-        """Cuts that only the end of the video makes known."""
-        last = FrameTimecode(self._starts_microseconds[-1], fps=1e6)
-        return self._numbers(self._detector.post_process(last))
+        """None: neither detector waits for the end."""
+        return []
 
-    def _numbers(self, cuts: Iterable[Any]) -> list[int]:
-        return [bisect.bisect_left(self._starts_microseconds, cut.frame_num) for cut in cuts]
+
+class _Content:
+    """The score and the filter of ContentDetector, whose own sums in 32 bits take five times as long.
+
+    The score is the mean difference of hue, saturation and value to the picture before.
+    """
+
+    def __init__(self, config: ShotsConfig) -> None:
+        self._threshold = config.threshold or CONTENT_THRESHOLD
+        self._filter = FlashFilter(FlashFilter.Mode.MERGE, MIN_SHOT_MICROSECONDS)
+        self._last: Any = None
+        self._last_change = -MIN_SHOT_MICROSECONDS
+        self._is_quiet = False
+
+    def add(self, image: Image, now: int) -> list[Any]:
+        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        changes = self._last is not None and self._score(hsv) >= self._threshold
+        self._last = hsv
+        self._last_change = now if changes else self._last_change
+        # To a filter that merges nothing a quiet picture is nothing, and its numbers take longer than a score.
+        if self._is_quiet and not changes:
+            return []
+        cuts = list(self._filter.filter(_timecode(now), above_threshold=changes))
+        has_settled = not changes and now - self._last_change >= MIN_SHOT_MICROSECONDS
+        self._is_quiet = bool(cuts) or has_settled
+        return cuts
+
+    def _score(self, hsv: Any) -> float:
+        return float(cv2.norm(hsv, self._last, cv2.NORM_L1)) / float(hsv.size)
+
+
+class _Adaptive:
+    """AdaptiveDetector as it is."""
+
+    def __init__(self, config: ShotsConfig) -> None:
+        options: dict[str, Any] = {"adaptive_threshold": config.threshold} if config.threshold else {}
+        self._detector = AdaptiveDetector(min_scene_len=MIN_SHOT_MICROSECONDS, **options)
+
+    def add(self, image: Image, now: int) -> list[Any]:
+        return list(self._detector.process_frame(_timecode(now), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)))
+
+
+def _timecode(microseconds: int) -> FrameTimecode:
+    return FrameTimecode(microseconds, fps=1e6)

