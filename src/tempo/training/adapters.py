@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tempo.model.prefix import language_model
 from tempo.sections import PhaseConfig
@@ -22,12 +22,13 @@ class Policy:
         self._phase = phase
         #: What products are computed in.
         self.dtype = model.dtype
-        self._frozen_copy: Any = None
+        #: The reference where it is not this model without its adapter.
+        self.frozen_copy: Any = None
         if phase.lora_rank:
             self.model = _add_lora(model, phase)
         else:
             if phase.objective == "dpo" and phase.reference == "reset" and not phase.cache_reference:
-                self._frozen_copy = copy.deepcopy(model).requires_grad_(False).eval()
+                self.frozen_copy = copy.deepcopy(model).requires_grad_(False).eval()
             self.model = model
             _freeze(model, train_vision=phase.train_vision)
             # In half precision a step of a small rate is smaller than what a weight can show.
@@ -48,23 +49,24 @@ class Policy:
     def reference(self) -> Iterator[Any]:
         """The reference model, without gradients."""
         with torch.no_grad():
-            if self._frozen_copy is not None:
-                yield self._frozen_copy
+            if self.frozen_copy is not None:
+                yield self.frozen_copy
             else:
                 with self.model.disable_adapter():
                     yield self.model
 
-    def merged(self, whole: Any | None = None) -> Any:
-        """The plain model with what was learned in its weights.
+    def merged_into(self, whole: Any, learned: Mapping[str, Tensor]) -> Any:
+        """The `whole` plain model with the `learned` weights in it, named as in this one.
 
-        Over quantized weights LoRA is merged into the `whole` ones that they were made from.
+        Where this one's own weights are quantized, or in parts in several processes.
         """
-        if whole is not None:
-            learned = {name: p for name, p in self.model.named_parameters() if "lora_" in name}
-            target = _add_lora(whole, self._phase)
-            unknown = target.load_state_dict(learned, strict=False).unexpected_keys
-            assert not unknown, f"the whole model has no {unknown[:3]}"
-            return target.merge_and_unload().eval()
+        target = _add_lora(whole, self._phase) if self._phase.lora_rank else whole
+        unknown = target.load_state_dict(learned, strict=False).unexpected_keys
+        assert not unknown, f"the whole model has no {unknown[:3]}"
+        return (target.merge_and_unload() if self._phase.lora_rank else target).requires_grad_(True).eval()
+
+    def merged(self) -> Any:
+        """The plain model with what was learned in its weights."""
         model = self.model.merge_and_unload() if hasattr(self.model, "merge_and_unload") else self.model
         if self._checkpoints:
             model.gradient_checkpointing_disable()

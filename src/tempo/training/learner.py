@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,14 @@ from tempo.model.prefix import Group
 from tempo.processes import make_accelerator
 from tempo.sections import PhaseConfig
 from tempo.training.adapters import Policy
-from tempo.training.checkpoints import load_state, save_state
+from tempo.training.checkpoints import gather, load_state, save_state
 from tempo.training.clock import Clock
 from tempo.training.groups import pack_rows
 from tempo.training.loader import Batch
 from tempo.training.losses import Metrics
 from tempo.training.reference import ReferenceStore
 from tempo.training.step import LogProbs, Step, row_loss
+from tempo.training.updates import prepare
 
 
 class Learner:
@@ -38,12 +38,14 @@ class Learner:
         self._accelerator = make_accelerator(
             policy.parameters[0].device.type, find_unused_parameters=phase.train_vision
         )
+        if self._accelerator.is_fsdp2 and getattr(policy.model, "is_quantized", False):
+            raise ValueError("model.quantization: FSDP cannot share four-bit weights out; use ddp.yaml")
         self._adam = torch.optim.AdamW(policy.parameters, lr=phase.learning_rate, weight_decay=0.0)
         # The rate is 0 at the first step of a warm-up: a phase of a single step would learn nothing.
         num_warmup = min(math.ceil(phase.warmup_share * num_steps), num_steps - 1)
         self._schedule = get_cosine_schedule_with_warmup(self._adam, num_warmup, num_steps)
         step = Step(policy, phase, self._clock, features)
-        self._step, self._optimizer = self._accelerator.prepare(step, self._adam)
+        self._updates = prepare(self._accelerator, step, self._adam, max_grad_norm=phase.max_grad_norm)
 
     @property
     def is_main(self) -> bool:
@@ -60,9 +62,18 @@ class Learner:
         """How many processes learn together."""
         return int(self._accelerator.num_processes)
 
-    def merged(self, whole: Any | None = None) -> Any:
-        """The plain model with what was learned in its weights, or in the `whole` ones of a quantized one."""
-        return self._policy.merged(whole)
+    def merged(self) -> Any:
+        """The plain model with what was learned in its weights."""
+        return self._policy.merged()
+
+    def merged_into(self, load_whole: Callable[[], Any]) -> Any:
+        """The plain model that `load_whole` gives, with what was learned in its weights.
+
+        For weights that are quantized or in parts. All processes must call it; the first, which writes, gets
+        the plain model, the others their own.
+        """
+        learned = dict(gather(self._named_parameters(), keep=self.is_main))
+        return self._policy.merged_into(load_whole(), learned) if self.is_main else self._policy.model
 
     def learn(
         self, batch: Batch, reference: ReferenceStore | None, *, max_tokens: int
@@ -77,13 +88,11 @@ class Learner:
             metrics = self._together(self._accumulate(batch, reference, max_tokens))
             row = metrics.means()
             self._refuse_infinite("loss", row["loss"])
-            norm = self._accelerator.clip_grad_norm_(self._policy.parameters, self._phase.max_grad_norm)
+            rate, norm = self._schedule.get_last_lr()[0], self._updates.update()
             # A loss may be finite and its gradient not: such a step would write it into every weight.
-            self._refuse_infinite("norm of the gradient", float(norm))
-            row |= {"grad_norm": float(norm), "learning_rate": self._schedule.get_last_lr()[0]}
-            self._optimizer.step()
+            self._refuse_infinite("norm of the gradient", norm)
+            row |= {"grad_norm": norm, "learning_rate": rate}
             self._schedule.step()
-            self._optimizer.zero_grad()
         return row | self._speed(batch, metrics), metrics
 
     def _refuse_infinite(self, name: str, value: float) -> None:
@@ -104,21 +113,21 @@ class Learner:
         for number in range(num_rows):
             is_real = number < len(rows) and not batch.is_filler
             row = rows[number] if number < len(rows) else rows[0]
-            with self._sync(is_last=number == num_rows - 1):
+            with self._updates.row(is_last=number == num_rows - 1):
                 known = _known(reference, row)
-                answers, other = self._step(row, known)
+                answers, other = self._updates.step(row, known)
                 loss, found = row_loss(answers, other, [labels[id(g)] for g in row], self._phase)
                 # Processes average their gradients; the mean over all pairs needs their sum.
-                self._accelerator.backward(loss * (self.num_processes * is_real / count))
+                self._updates.backward(loss * (self.num_processes * is_real / count))
             if is_real:
                 metrics.add(found)
                 metrics.count("loss", float(loss.detach()), 0)
         metrics.sums["loss"] = (metrics.sums.get("loss", (0.0, 0))[0], own)
         return metrics
 
-    def _sync(self, *, is_last: bool) -> Any:
-        """Gradients go round once per step, with its last row."""
-        return contextlib.nullcontext() if is_last else self._accelerator.no_sync(self._step)
+    def agree(self, wish: bool) -> bool:
+        """Whether any process wishes it: clocks differ, and all must do the same."""
+        return bool(self._most(int(wish)))
 
     def _sum(self, number: int) -> int:
         return int(self._accelerator.reduce(torch.tensor(number, device=self._accelerator.device), "sum"))
@@ -152,14 +161,13 @@ class Learner:
         }
 
     def save(self, path: Path, place: Mapping[str, Any]) -> None:
-        """Keeps weights, optimizer, schedule and `place`."""
-        if self.is_main:
-            kept = dict(place) | {"schedule": self._schedule.state_dict()}
-            save_state(path, self._named_parameters(), self._adam, kept)
+        """Keeps weights, optimizer, schedule and `place`; all processes must call it."""
+        kept = dict(place) | {"schedule": self._schedule.state_dict()}
+        save_state(path, self._named_parameters(), self._updates, kept, writes=self.is_main)
 
     def restore(self, path: Path) -> dict[str, Any] | None:
         """Puts back what `save` kept and returns the place; None where nothing is."""
-        place = load_state(path, self._named_parameters(), self._adam)
+        place = load_state(path, self._named_parameters(), self._updates)
         if place is not None:
             schedule = place.pop("schedule")
             self._schedule.load_state_dict(schedule)

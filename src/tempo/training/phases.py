@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tempo.config import Config
 from tempo.model.features import FeatureStore
 from tempo.model.loading import VideoLM, load_video_lm, pick_device, pick_dtype
 from tempo.model.selfcheck import self_check
-from tempo.processes import num_processes, process_rank, wait_for_all
+from tempo.processes import num_processes, process_rank, shards_weights, wait_for_all
 from tempo.records import Pair, Video
+from tempo.rounds import from_start
 from tempo.sections import ModelConfig, PhaseConfig
 from tempo.stage import Context
 from tempo.store import RunStore, write_json
-from tempo.training.checkpoints import forget_state
+from tempo.training.checkpoints import forget_state, whole_directory
 from tempo.training.groups import Lesson, check_lengths, dpo_lessons, sft_lessons
 from tempo.training.reference import ReferenceStore, model_key
 from tempo.training.trainer import Surroundings, train_phase
@@ -46,7 +47,8 @@ def run_training(session: Session) -> None:
     context = session.context
     config = context.config
     _check_pairs(context, session.tell)
-    final = run_phases(session, config.training.phases, context.directory / "train")
+    method = replace(session, context=from_start(context))
+    final = run_phases(method, config.training.phases, context.directory / "train")
     by_name = {phase.name: phase for phase in config.training.phases}
     for name, wanted in config.training.baselines.items():
         phases = [by_name[phase] for phase in wanted]
@@ -55,10 +57,12 @@ def run_training(session: Session) -> None:
         _copy_model(final, context.directory / "model")
 
 
-def run_phases(session: Session, phases: Sequence[PhaseConfig], directory: Path) -> Path | str:
-    """The path of the last phase's checkpoint, the base model's where there is no phase."""
+def run_phases(
+    session: Session, phases: Sequence[PhaseConfig], directory: Path, *, start: Path | str = ""
+) -> Path | str:
+    """The path of the last phase's checkpoint, that of `start` (the run's model) where there is no phase."""
     context = session.context
-    start: Path | str = context.config.model.path
+    start = start or context.config.model.path
     pairs = RunStore(context.directory).read("pairs", Pair)
     for number, phase in enumerate(phases, 1):
         if phase.objective == "dpo" and not dpo_lessons(pairs, phase):
@@ -147,8 +151,8 @@ def _load(session: Session, path: Path | str, lessons: Sequence[Lesson], frames:
 
 
 def _whole_loader(model: ModelConfig, path: Path | str) -> Callable[[], VideoLM] | None:
-    """Loads into main memory what a quantized model was made from; None where nothing is quantized."""
-    if model.quantization == "none":
+    """Loads into main memory what quantized or sharded weights were made from; None where neither is so."""
+    if model.quantization == "none" and not shards_weights():
         return None
     dtype = str(pick_dtype(model.dtype, pick_device(model.device))).removeprefix("torch.")
     plain = {"path": str(path), "quantization": "none", "device": "cpu", "dtype": dtype}
@@ -199,20 +203,14 @@ def instructions_path(context: Context) -> Path:
 
 def save_checkpoint(lm: VideoLM, path: Path) -> None:
     """Writes a plain Hugging Face checkpoint with its processor; it appears whole or not at all."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    lm.model.save_pretrained(temporary)
-    lm.processor.save_pretrained(temporary)
-    shutil.rmtree(path, ignore_errors=True)
-    temporary.rename(path)
+    with whole_directory(path) as directory:
+        lm.model.save_pretrained(directory)
+        lm.processor.save_pretrained(directory)
 
 
 def _copy_model(source: Path | str, target: Path) -> None:
     """Puts the final checkpoint where users look for it. Without any phase there is nothing to put."""
     if isinstance(source, str):
         return
-    temporary = target.with_name(f"{target.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.copytree(source, temporary)
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
+    with whole_directory(target) as directory:
+        shutil.copytree(source, directory, dirs_exist_ok=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tempo.model.features import FeatureStore
-from tempo.model.prefix import Group, encode_videos, log_probs
+from tempo.model.prefix import Group, encode_videos, language_model, log_probs
 from tempo.sections import PhaseConfig
 from tempo.training.adapters import Policy
 from tempo.training.clock import Clock
@@ -35,8 +35,11 @@ class Step(nn.Module):
         self._phase = phase
         self._clock = clock
         self._features = features
-        # FSDP asks the outermost module which of its layers to shard by themselves.
-        self._no_split_modules = getattr(policy.model, "_no_split_modules", None)
+        # A part of this module, so that FSDP shards it too.
+        self.frozen_copy = policy.frozen_copy
+        # FSDP asks the outermost module which layers to gather one by one. Not those of a vision tower, which
+        # runs once for some rows and once per video for others: a process that gathers waits for the rest.
+        self._no_split_modules = sorted({type(layer).__name__ for layer in language_model(self.model).layers})
 
     def forward(self, row: Sequence[Group], known: LogProbs | None = None) -> tuple[LogProbs, LogProbs]:
         """Log-probabilities under policy and reference; the latter are `known`, or empty for SFT."""

@@ -43,7 +43,7 @@ class Surroundings:
     checkpoint_minutes: float = 10.0
     reference: ReferenceStore | None = None
     features: FeatureStore | None = None
-    #: Loads the weights that a quantized model was made from.
+    #: Loads the weights that quantized or sharded ones were made from.
     load_whole: Callable[[], VideoLM] | None = None
     #: Called with step, number of steps and the step's metrics.
     progress: Callable[[int, int, dict[str, float]], None] = lambda step, steps, row: None
@@ -66,12 +66,9 @@ def train_phase(
     run.go_on()
     for batch in run.batches(lm):
         run.learn(batch)
-    if surroundings.load_whole is None:
-        return VideoLM(learner.merged(), lm.processor)
-    # Only the first process writes what was learned.
-    return VideoLM(
-        learner.merged(surroundings.load_whole().model) if learner.is_main else lm.model, lm.processor
-    )
+    load = surroundings.load_whole
+    model = learner.merged() if load is None else learner.merged_into(lambda: load().model)
+    return VideoLM(model, lm.processor)
 
 
 class _Run:
@@ -138,7 +135,8 @@ class _Run:
         row |= {"step": step, "seconds": time.perf_counter() - start + batch.waiting_seconds}
         self._note({name: float(f"{value:.6g}") for name, value in row.items()})
         self._feedback = metrics
-        if time.perf_counter() - self._saved_at >= 60 * self._around.checkpoint_minutes:
+        is_due = time.perf_counter() - self._saved_at >= 60 * self._around.checkpoint_minutes
+        if self._learner.agree(is_due):
             self._save(step)
 
     def _note(self, row: dict[str, float]) -> None:
