@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from tempo.model.paths import EMBEDDED_MODELS
+
 TEMPLATE = """\
 # tempo: teach a Video LLM the order of time. Run it with: tempo run {out} --out out/run
 # Every key has a default; `out/run/config.toml` will show them all.
@@ -73,7 +75,7 @@ def write_starting_config(videos: Path, out: Path, model: str) -> None:
         out=out,
         model=json.dumps(model, ensure_ascii=False),
         videos=json.dumps(str(videos.resolve()), ensure_ascii=False),
-        max_pixels=128 * 128 if model == "embedded" else 448 * 448,
+        max_pixels=128 * 128 if model in EMBEDDED_MODELS else 448 * 448,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text + "".join(PHASE.format(level=level) for level in (16, 8, 4, 2)), encoding="utf-8")
