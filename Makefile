@@ -42,7 +42,8 @@ $(BENCH_READY): $(READY)
 
 # The main rows with two seeds; all of it: tempo study configs/study.toml --out out/study.
 study: $(READY)
-	$(BIN)/tempo study configs/study.toml --out out/study --rows base,sft_only,sft_then_dpo,method,best --seeds 1,2
+	$(BIN)/tempo study configs/study.toml --out out/study-short \
+		--rows base,sft_only,sft_then_dpo,method,best --seeds 1,2
 
 # 3000 damaged videos in two minutes; the tests have 45.
 fuzz: $(READY)

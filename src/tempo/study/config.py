@@ -12,6 +12,12 @@ from pydantic import Field, ValidationError, model_validator
 from tempo.config import Config, describe_error, parse_config
 from tempo.sections import PhaseConfig, Section
 
+#: Sections that rows may differ in. Frames, clips and the rest are what all rows are measured on.
+ROW_SECTIONS = ("captions", "perturbations", "responses", "pairs")
+
+#: What else a row may set: it changes instructions, and no video.
+ROW_KEYS = ("synthetic.order_fidelity",)
+
 #: A row whose pairs are made of the world's own scripts: what perfect captions would come to.
 TRUTH = "truth"
 
@@ -21,8 +27,9 @@ class RowConfig(Section):
 
     `start` names a row whose model it begins with. `pairs_by` says who makes its pairs: a row, a checkpoint,
     `truth` (the scripts of the embedded world), or by default the row's own `model`. `dpo` and `sft` override
-    keys of the phases of that objective, `data` those of the run (`section.key`). A `blind` row is asked the
-    benchmark without seeing the videos. `num_seeds` takes only the first of the seeds; 0 takes all.
+    keys of the phases of that objective, `data` those of the run (`section.key`, of `ROW_SECTIONS`). A
+    `blind` row is asked the benchmark without seeing the videos. `num_seeds` takes only the first of the
+    seeds; 0 takes all.
     """
 
     says: str
@@ -54,6 +61,8 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be different, got {list(self.seeds)}")
         known = {phase.name for phase in self.phases}
         earlier: set[str] = set()
         for name, row in self.rows.items():
@@ -61,6 +70,8 @@ class StudyConfig(Section):
                 raise ValueError(f"rows.{name}: unknown phases {unknown}; there are {sorted(known)}")
             if row.start and row.start not in earlier:
                 raise ValueError(f"rows.{name}.start: {row.start!r} is no row above it")
+            if row.pairs_by in self.rows and row.pairs_by not in earlier:
+                raise ValueError(f"rows.{name}.pairs_by: row {row.pairs_by!r} must stand above it")
             if row.start and row.model:
                 raise ValueError(f"rows.{name}.model would do nothing: it starts with {row.start!r}'s model")
             for other in (row.start, row.pairs_by):
@@ -76,6 +87,13 @@ def _refuse_idle(name: str, row: RowConfig, phases: Mapping[str, PhaseConfig]) -
     for objective in ("dpo", "sft"):
         if getattr(row, objective) and objective not in objectives:
             raise ValueError(f"rows.{name}.{objective} would do nothing: the row has no such phase")
+    for key in row.data:
+        section = key.partition(".")[0]
+        if section not in ROW_SECTIONS and key not in ROW_KEYS:
+            allowed = ", ".join((*(f"{name}.*" for name in ROW_SECTIONS), *ROW_KEYS))
+            raise ValueError(f"rows.{name}.data: {key} must be the same for all rows; they may set {allowed}")
+        if ("dpo" if section in ROW_SECTIONS else "sft") not in objectives:
+            raise ValueError(f"rows.{name}.data: {key} would do nothing: the row has no phase that reads it")
     if row.pairs_by and "dpo" not in objectives:
         raise ValueError(f"rows.{name}.pairs_by would do nothing: the row trains on no pairs")
 
@@ -99,7 +117,8 @@ def load_study(path: Path) -> tuple[StudyConfig, dict[str, Any]]:
         plain = tomllib.loads(base.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"base: {base} cannot be read: {error}") from None
-    plain.pop("training", None)
+    for key in ("phases", "baselines", "instructions"):
+        plain.get("training", {}).pop(key, None)
     return study, apply_values(plain, study.set, key="set")
 
 
@@ -116,6 +135,8 @@ def select(study: StudyConfig, *, rows: Sequence[str], seeds: Sequence[int]) -> 
         if name in needed:
             needed |= {other for other in (row.start, row.pairs_by) if other in study.rows}
     kept = {name: row for name, row in study.rows.items() if name in needed}
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds: they must be different, got {list(seeds)}")
     return study.model_copy(update={"rows": kept, "seeds": tuple(seeds) or study.seeds})
 
 
@@ -132,7 +153,7 @@ def apply_values(plain: Mapping[str, Any], values: Mapping[str, Any], *, key: st
 
 def run_config(plain: Mapping[str, Any], row: RowConfig, *, seed: int, key: str) -> Config:
     """The configuration of the run that makes a row's pairs; raises ValueError that names the row."""
-    values = {"run.seed": seed, "run.num_workers": 1, **row.data}
+    values = {**row.data, "run.seed": seed, "run.num_workers": 1}
     try:
         config = parse_config(apply_values(plain, values, key=f"{key}.data"))
     except ValueError as error:

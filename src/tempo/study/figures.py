@@ -23,8 +23,9 @@ ACCURACIES = (
     *("action", "speed", "direction", "attribute_change"),
 )
 SFT_START = ("sft_loss", "sft_grad_norm", "sft_grad_spread")
-#: Everything that has a mean; `order` is the mean of event order and conflicting videos.
-MEASURES = (*ACCURACIES, "order", "static", "win_rate", "margin", *SFT_START)
+#: Everything that has a mean; `order` is the mean of event order and conflicting videos, `over_chance` is
+#: temporal accuracy less that of drawing options.
+MEASURES = (*ACCURACIES, "order", "over_chance", "static", "win_rate", "margin", *SFT_START)
 #: What rows are compared by, and with which other row each.
 COMPARED = ("temporal", "event_order", "conflicting", "group_score", "order", "static", "win_rate", "margin")
 COMPARED_WITH: dict[str, tuple[str, ...]] = {
@@ -52,7 +53,11 @@ def value_of(row: Row, measure: str) -> float | None:
         values = [value_of(row, name) for name in ("event_order", "conflicting")]
         known = [value for value in values if value is not None]
         return sum(known) / 2 if len(known) == 2 else None
-    if measure in SFT_START:
+    if measure == "over_chance":
+        chance = (row.get("chance") or {}).get("temporal")
+        value = row["accuracy"].get("temporal")
+        value = None if chance is None or value is None else value - chance
+    elif measure in SFT_START:
         value = _sft_start(row.get("sft_start") or {}, measure)
     elif measure == "static":
         value = row.get("static_accuracy")

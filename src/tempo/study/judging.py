@@ -103,14 +103,14 @@ def kept(study: Study, row: str, *, at_least: float) -> Verdict:
 
 
 def blind_at_chance(study: Study, *, within: float) -> Verdict:
-    """Whether the model without video is right about half of the conflicting samples."""
-    entry = find_mean(study, "blind", "conflicting")
+    """Whether the model without video is right as often as one that draws options."""
+    entry = find_mean(study, "blind", "over_chance")
     if entry is None:
         return UNKNOWN, f"blind: {NOT_RUN}"
-    why = f"{name_of('conflicting')}: {share_text(entry)} % ({seeds_text(entry)})"
+    why = f"{name_of('over_chance')}: {share_text(entry)} points ({seeds_text(entry)})"
     if entry["interval"] is None:
         return UNKNOWN, why
-    low, high = (bound - 0.5 for bound in entry["interval"])
+    low, high = entry["interval"]
     outside = low > within or high < -within
     inside = -within <= low and high <= within
     return FAILS if outside else HOLDS if inside else UNKNOWN, why

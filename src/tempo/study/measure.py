@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tempo.evaluation.benchmark import read_samples, summarize
+from tempo.evaluation.benchmark import STATIC_ASPECTS, read_samples, summarize
 from tempo.evaluation.evaluate import ask, benchmark_path, stored_id
 from tempo.evaluation.probe import Comparison, compare
 from tempo.evaluation.probe_summary import summarize as summarize_probe
@@ -25,7 +25,8 @@ def measure(job: MeasureJob, path: str) -> dict[str, Any]:
     """The figures of the model at `path`: `accuracy`, `num_samples`, `static_accuracy`, `probe`."""
     context = Context(job.data.config, job.data.directory)
     lm = load_video_lm(context.config.model.model_copy(update={"path": path}))
-    summary = summarize(_outcomes(lm, context, blind=job.blind))
+    outcomes = _outcomes(lm, context, blind=job.blind)
+    summary = summarize(outcomes)
     scores = {"temporal": summary, **summary["by_aspect"]}
     scores |= {name: summary[name] for name in ("group_score", "text_score", "video_score")}
     comparisons = [] if job.blind else _probe(lm, context, job.probe_videos)
@@ -33,6 +34,10 @@ def measure(job: MeasureJob, path: str) -> dict[str, Any]:
         "accuracy": {name: score["accuracy"] for name, score in scores.items() if name != "static"},
         "num_samples": {name: score["num_samples"] for name, score in scores.items()},
         "static_accuracy": summary["static"]["accuracy"],
+        "chance": {
+            "temporal": _chance([o for o in outcomes if o.aspect not in STATIC_ASPECTS]),
+            "event_order": _chance([o for o in outcomes if o.aspect == "event_order"]),
+        },
         "probe": _figures(comparisons, context.config.run.seed) if comparisons else None,
     }
 
@@ -50,10 +55,16 @@ def _outcomes(lm: VideoLM, context: Context, *, blind: bool) -> list[Outcome]:
     return outcomes
 
 
+def _chance(outcomes: list[Outcome]) -> float:
+    """The accuracy of drawing an option."""
+    return float(np.mean([1 / len(outcome.log_likelihoods) for outcome in outcomes]))
+
+
 def _probe(lm: VideoLM, context: Context, num_videos: int) -> list[Comparison]:
     """What the model makes of the base model's own accounts of held-out videos, clean and perturbed."""
     store, frames = RunStore(context.directory), FrameStore(context.directory / "frames")
-    told = {pair.video_id: pair for pair in store.read("held_out_pairs", Pair)}
+    # A mirrored pair is about the perturbed video.
+    told = {pair.video_id: pair for pair in store.read("held_out_pairs", Pair) if not pair.frames}
     clips = {row.id: row for row in store.read("clips", Clips)}
     comparisons: list[Comparison] = []
     for name in sorted(told)[:num_videos]:

@@ -11,10 +11,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from tempo.config import Config
+from tempo.model.paths import check_model_path, resolve_model_path
 from tempo.sections import PhaseConfig
 from tempo.study.config import TRUTH, RowConfig, StudyConfig, row_phases, run_config
 
@@ -83,6 +85,8 @@ class Measured:
     row: str
     seed: int
     phases: tuple[PhaseJob, ...]
+    #: Those of the rows that it goes on from.
+    before: tuple[PhaseJob, ...]
     data: DataJob | None
     measure: MeasureJob
 
@@ -122,31 +126,38 @@ class _Planner:
         self._study, self._plain, self._directory, self._seed = study, plain, directory, seed
         self.jobs: dict[str, Job] = {}
         self._last: dict[str, PhaseJob | str] = {}
+        #: The checkpoint that a row, or the first of the rows it goes on from, began with.
+        self._origin: dict[str, str] = {}
+        self._chains: dict[str, tuple[PhaseJob, ...]] = {}
         self._shared: DataJob | None = None
-        self._shared = self._data("", RowConfig(says=""))
+        self._shared = self._data("", RowConfig(says=""), self._path())
 
     def row(self, name: str) -> Measured:
         """Plans one row; those that it refers to must have been planned."""
         row = self._study.rows[name]
         phases = row_phases(self._study, name)
         trains_pairs = any(phase.objective == "dpo" for phase in phases)
-        data = self._data(name, row if trains_pairs else row.model_copy(update={"model": ""}))
-        model: PhaseJob | str = self._last[row.start] if row.start else row.model or self._path()
+        origin = self._origin[row.start] if row.start else row.model or self._path()
+        # Without pairs to make, who would make them does not matter.
+        data = self._data(name, row, origin if trains_pairs else self._path())
+        model: PhaseJob | str = self._last[row.start] if row.start else origin
         chain: list[PhaseJob] = []
         for phase in phases:
-            model = self._phase(data, phase, model, row.model or self._path())
+            model = self._phase(data, phase, model, origin)
             chain.append(model)
-        self._last[name] = model
+        before = self._chains.get(row.start, ())
+        self._last[name], self._origin[name] = model, origin
+        self._chains[name] = (*before, *chain)
         measure = self._measure(model, blind=row.blind)
-        return Measured(name, self._seed, tuple(chain), data if trains_pairs else None, measure)
+        return Measured(name, self._seed, tuple(chain), before, data if trains_pairs else None, measure)
 
     def _path(self) -> str:
         return str(self._plain.get("model", {}).get("path", "embedded"))
 
-    def _data(self, name: str, row: RowConfig) -> DataJob:
-        """The data of a row; without a row the data that others share, with pairs held out for the probe."""
+    def _data(self, name: str, row: RowConfig, origin: str) -> DataJob:
+        """The data of a row; without a name the data that others share, with pairs held out for the probe."""
         config = run_config(self._plain, row, seed=self._seed, key=f"rows.{name}" if name else "base")
-        by = row.pairs_by or row.model
+        by = row.pairs_by or origin
         pairs_by = ""
         if by and by != TRUTH:
             model = self._last.get(by, by)
@@ -156,7 +167,7 @@ class _Planner:
         # The place of a model is no property of it: its key stands for it.
         left_out: dict[str, set[str]] = {"run": {"num_workers"}, "model": {"device", "path"}}
         settings = config.model_dump(mode="json", exclude=left_out)
-        known = pairs_by or config.model.path
+        known = pairs_by or model_key(config.model.path)
         key = f"{self._seed}-{_key('data', settings, known, by == TRUTH)}"
         shares = self._shared.directory if self._shared else None
         job = DataJob(key, self._directory / "data" / key, config, shares, pairs_by, by == TRUTH)
@@ -166,9 +177,9 @@ class _Planner:
         return job
 
     def _phase(self, data: DataJob, phase: PhaseConfig, start: PhaseJob | str, first: str) -> PhaseJob:
-        before = start.key if isinstance(start, PhaseJob) else start
+        before = start.key if isinstance(start, PhaseJob) else model_key(start)
         # A fixed reference is the model that the row began with.
-        key = _key("phase", data.key, before, first, phase.model_dump(mode="json"))
+        key = _key("phase", data.key, before, model_key(first), phase.model_dump(mode="json"))
         config = data.config.model_copy(
             update={"model": data.config.model.model_copy(update={"path": first})}
         )
@@ -177,11 +188,31 @@ class _Planner:
 
     def _measure(self, model: PhaseJob | str, *, blind: bool) -> MeasureJob:
         assert self._shared is not None
-        known = model.key if isinstance(model, PhaseJob) else model
+        known = model.key if isinstance(model, PhaseJob) else model_key(model)
         key = _key("measure", self._shared.key, known, blind, self._study.probe_videos)
         done = self._directory / "results" / f"{key}.json"
         job = MeasureJob(key, self._shared, model, done, self._study.probe_videos, blind)
         return self.jobs.setdefault(key, job)  # type: ignore[return-value]
+
+
+@cache
+def model_key(path: str) -> str:
+    """What a checkpoint is known by: a hash of its weights and words in a directory, else its name.
+
+    Raises ValueError for a directory that is no checkpoint.
+    """
+    check_model_path(path)
+    directory = Path(resolve_model_path(path))
+    if not directory.is_dir():
+        return path
+    digest = hashlib.sha256()
+    for file in sorted(
+        (*directory.glob("*.safetensors"), *directory.glob("*.json"), *directory.glob("*.jinja"))
+    ):
+        # What a card says changes nothing.
+        if file.name != "scores.json":
+            digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()[:16]
 
 
 def _key(*parts: Any) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tempo.engine import count_workers
-from tempo.store import RunStore, write_json
+from tempo.records import Pair
+from tempo.store import RunStore
 from tempo.study.config import StudyConfig, load_study, select
-from tempo.study.plan import Measured, Plan, make_plan
+from tempo.study.plan import Job, Measured, Plan, make_plan
 from tempo.study.schedule import run_jobs
-from tempo.study.work import first_steps, training_seconds
+from tempo.study.work import first_steps
+from tempo.training.groups import takes
 
 #: Steps of an SFT phase that count as its start.
 NUM_FIRST_STEPS = 10
@@ -44,32 +44,40 @@ def run_study(
         workers = num_workers or study.num_workers or default_workers()
         left = sum(not job.done.exists() for job in plan.jobs.values())
         tell(f"study: {len(plan.jobs)} jobs, {left} to do, {workers} at once")
-        start = time.monotonic()
         run_jobs(plan.jobs, num_workers=workers, progress=_teller(plan, tell))
-        minutes = _add_minutes(directory, (time.monotonic() - start) / 60)
         found = [collect(measured, study) for measured in plan.measured]
-        result = summarize_study(found, command=command, commit=commit(), minutes=round(minutes, 1))
+        jobs = [_result(job) for job in plan.jobs.values()]
+        commits = ", ".join(sorted({job["commit"] for job in jobs}))
+        minutes = sum(job["job_seconds"] for job in jobs) / 60 / workers
+        result = summarize_study(found, command=command, commit=commits, minutes=minutes)
         write_study(result, directory / "study.json")
         write_page(result, directory)
     return result
 
 
 def collect(measured: Measured, study: StudyConfig) -> dict[str, Any]:
-    """All that is known of one row with one seed."""
+    """All that is known of one row with one seed.
+
+    `phases` are those that found something to train on, from the base model on; `num_pairs` the pairs that
+    any of them took, `seconds` the time of all of them. Raises ValueError for a row whose pairs none took.
+    """
     row = study.rows[measured.row]
+    chain = [(job, _result(job)) for job in (*measured.before, *measured.phases)]
+    done = [(job, result) for job, result in chain if result["num_steps"]]
+    if measured.data and not any(job.phase.objective == "dpo" for job, _ in done):
+        raise ValueError(f"rows.{measured.row}: seed {measured.seed} has no pair that its phases ask for")
     tuned = next((job for job in measured.phases if job.phase.objective == "sft"), None)
-    num_pairs = 0
-    if measured.data is not None:
-        num_pairs = sum(1 for _ in RunStore(measured.data.directory).path("pairs").open("rb"))
+    figures = _result(measured.measure)
     return {
         "row": measured.row,
         "seed": measured.seed,
         "says": row.says,
-        "phases": list(row.phases),
-        **json.loads(measured.measure.done.read_text()),
+        "phases": [job.phase.name for job, _ in done],
+        **{key: value for key, value in figures.items() if key not in ("job_seconds", "commit")},
         "sft_start": first_steps(tuned, NUM_FIRST_STEPS) if tuned else None,
-        "num_pairs": num_pairs,
-        "seconds": round(sum(map(training_seconds, measured.phases)), 1),
+        "num_pairs": _num_pairs(measured),
+        "num_steps": sum(result["num_steps"] for _, result in done),
+        "seconds": round(sum(result["job_seconds"] for _, result in done), 1),
         "config": {
             **row.model_dump(mode="json", exclude={"says", "phases"}, exclude_defaults=True),
             "phases": [job.phase.model_dump(mode="json", exclude_defaults=True) for job in measured.phases],
@@ -77,23 +85,24 @@ def collect(measured: Measured, study: StudyConfig) -> dict[str, Any]:
     }
 
 
+def _num_pairs(measured: Measured) -> int:
+    """Pairs that any phase of the row took."""
+    if measured.data is None:
+        return 0
+    pairs = RunStore(measured.data.directory).read("pairs", Pair)
+    wanted = [job.phase for job in measured.phases if job.phase.objective == "dpo"]
+    return sum(any(takes(phase, pair) for phase in wanted) for pair in pairs)
+
+
+def _result(job: Job) -> dict[str, Any]:
+    return dict(json.loads(job.done.read_text()))
+
+
 def default_workers() -> int:
     """One process per core; a single one where there is a GPU, which two would only share."""
     import torch
 
     return 1 if torch.cuda.is_available() else count_workers(0)
-
-
-def commit() -> str:
-    """The commit that is checked out, with `+` where files differ from it; empty outside of a checkout."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    name = git("rev-parse", "--short", "HEAD")
-    return f"{name}+" if name and git("status", "--porcelain", "--untracked-files=no", str(here)) else name
 
 
 def _teller(plan: Plan, tell: Callable[[str], None]) -> Callable[[str, float, int, int], None]:
@@ -110,11 +119,3 @@ def _teller(plan: Plan, tell: Callable[[str], None]) -> Callable[[str, float, in
         tell(f"{done}/{total} {what} ({names.get(key, key)}) in {seconds:.0f} s")
 
     return progress
-
-
-def _add_minutes(directory: Path, minutes: float) -> float:
-    """Minutes of all goes at this study together."""
-    path = directory / "minutes.json"
-    before = float(json.loads(path.read_text())["minutes"]) if path.exists() else 0.0
-    write_json(path, {"minutes": before + minutes})
-    return before + minutes

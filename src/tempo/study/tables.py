@@ -37,7 +37,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "What the model sees when it answers": ("form_clips", "form_video"),
     "Loss, reference, tower": ("nll_0", "reference_fixed", "vision_trained"),
-    "Ideas beyond the paper": ("length_controlled", "two_rounds", "method_twice"),
+    "Ideas beyond the paper": ("length_controlled", "two_rounds", "method_twice", "method_long"),
     "Number of pairs": ("data_1_8", "data_1_4", "data_1_2"),
     "Two architectures": ("a_on_b", "b_base", "b_sft_only", "b_method", "b_on_a"),
 }

@@ -21,6 +21,7 @@ NAMES = {
     "video_score": "conflicting, video score",
     "attribute_change": "attribute change",
     "order": "order",
+    "over_chance": "temporal accuracy over chance",
     "static": "static questions",
     "win_rate": "probe win rate",
     "margin": "probe margin",

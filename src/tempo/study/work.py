@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from tempo.pipeline import NAMES, fingerprints, run_stages
 from tempo.records import Drop
 from tempo.stage import Context
 from tempo.store import DROPPED, RunStore, write_json
-from tempo.study.plan import DataJob, Job, PhaseJob
+from tempo.study.plan import DataJob, Job, MeasureJob, PhaseJob
 
 #: The last stage of a data job.
 LAST = "pairs"
@@ -24,20 +27,15 @@ _PREFIX_LENGTHS: dict[tuple[Path, str], dict[tuple[str, str], int]] = {}
 
 
 def do(job: Job) -> None:
-    """Does a job, unless it is done."""
+    """Does a job, unless it is done; beside what came out stand its seconds and the code that did it."""
     if job.done.exists():
         return
-    if isinstance(job, DataJob):
-        make_data(job)
-    elif isinstance(job, PhaseJob):
-        train(job)
-    else:
-        from tempo.study.measure import measure
-
-        write_json(job.done, measure(job, model_path(job.model)))
+    start = time.perf_counter()
+    made = _MAKERS[type(job)](job)
+    write_json(job.done, {**made, "job_seconds": round(time.perf_counter() - start, 1), "commit": commit()})
 
 
-def make_data(job: DataJob) -> None:
+def make_data(job: DataJob) -> dict[str, Any]:
     """Everything up to pairs, in the job's run directory."""
     config = job.config
     if job.pairs_by:
@@ -58,7 +56,7 @@ def make_data(job: DataJob) -> None:
         from tempo.evaluation.evaluate import store_benchmark
 
         store_benchmark(context)
-    write_json(job.done, {"key": job.key})
+    return {"key": job.key}
 
 
 def take_over(source: Path, context: Context) -> None:
@@ -88,14 +86,21 @@ def take_over(source: Path, context: Context) -> None:
     temporary.rename(context.directory)
 
 
-def train(job: PhaseJob) -> None:
+def train(job: PhaseJob) -> dict[str, Any]:
     """One phase; a phase without a single pair is passed over and leaves the model that it began with."""
     from tempo.training.phases import Session, run_phases
 
     known = _PREFIX_LENGTHS.setdefault((job.data.directory, job.config.model.path), {})
     session = Session(Context(job.config, job.data.directory), prefix_lengths=known)
     path = run_phases(session, [job.phase], job.directory, start=model_path(job.start))
-    write_json(job.done, {"model": str(path)})
+    return {"model": str(path), "num_steps": len(_metrics(job))}
+
+
+def measure_model(job: MeasureJob) -> dict[str, Any]:
+    """The figures of a model."""
+    from tempo.study.measure import measure
+
+    return measure(job, model_path(job.model))
 
 
 def model_path(model: PhaseJob | str) -> str:
@@ -103,18 +108,32 @@ def model_path(model: PhaseJob | str) -> str:
     return str(json.loads(model.done.read_text())["model"]) if isinstance(model, PhaseJob) else model
 
 
-def first_steps(job: PhaseJob, count: int) -> dict[str, list[float]] | None:
-    """Loss and norm of the gradient over a phase's first steps; None if it was passed over."""
-    path = next(iter(sorted(job.directory.glob("*/metrics.jsonl"))), None)
-    if path is None:
-        return None
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:count]]
-    return {name: [row[name] for row in rows] for name in ("loss", "grad_norm")}
+def first_steps(job: PhaseJob, count: int) -> dict[str, list[float]]:
+    """Loss and norm of the gradient over a phase's first steps."""
+    return {name: [row[name] for row in _metrics(job)[:count]] for name in ("loss", "grad_norm")}
 
 
-def training_seconds(job: PhaseJob) -> float:
-    """Seconds of all steps of a phase."""
-    rows: list[dict[str, Any]] = []
-    for path in job.directory.glob("*/metrics.jsonl"):
-        rows += map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return float(sum(row["seconds"] for row in rows))
+def _metrics(job: PhaseJob) -> list[dict[str, Any]]:
+    """A row per step of a phase; none if it was passed over."""
+    path = job.directory / f"01-{job.phase.name}" / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def commit() -> str:
+    """The commit that is checked out, with `+` where the code differs; empty outside of a checkout."""
+    here = Path(__file__).parents[1]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    name = git("rev-parse", "--short", "HEAD")
+    return f"{name}+" if name and git("status", "--porcelain", "--", str(here)) else name
+
+
+_MAKERS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    DataJob: make_data,
+    PhaseJob: train,
+    MeasureJob: measure_model,
+}

@@ -69,15 +69,16 @@ def dpo_lessons(pairs: Iterable[Pair], phase: PhaseConfig) -> list[Lesson]:
 
     Pairs share a lesson only where they share video, frames, prompt and chosen answer.
     """
-    wanted = [
-        (_unit(pair, phase), pair)
-        for pair in pairs
-        if (not phase.levels or pair.level in phase.levels) and (not phase.kinds or pair.kind in phase.kinds)
-    ]
+    wanted = [(_unit(pair, phase), pair) for pair in pairs if takes(phase, pair)]
     wanted.sort(key=lambda row: (row[0], row[1].level, row[1].id))
     units = [[pair for _, pair in rows] for _, rows in groupby(wanted, key=lambda row: row[0])]
     taken: Counter[str] = Counter()
     return [_lesson(alike, phase, taken) for alike in units]
+
+
+def takes(phase: PhaseConfig, pair: Pair) -> bool:
+    """Whether a phase asks for a pair."""
+    return (not phase.levels or pair.level in phase.levels) and (not phase.kinds or pair.kind in phase.kinds)
 
 
 def _unit(pair: Pair, phase: PhaseConfig) -> tuple[str, int, str, str, str, tuple[int, ...]]:
