@@ -25,7 +25,7 @@ paths = [{videos}]
 [frames]
 fps = 1.0                # what the model sees in training
 max_frames = 600
-max_pixels = {max_pixels}     # per frame
+{max_pixels}
 
 [shots]
 detector = "content"     # or "adaptive" (fast camera moves), or "transnet" (learned; extra transnet)
@@ -52,6 +52,13 @@ max_length_ratio = 1.5
 # file with rows of id, video (a path relative to that file), question, answer.
 """
 
+#: Lines of [frames]. The embedded model looks at small pictures, so that nothing of it grows too long.
+EMBEDDED_PIXELS = "max_pixels = 16384       # per frame"
+PIXELS = """\
+max_pixels = 200704      # per frame
+max_total_pixels = 9_000_000  # all frames of a video: the longer it is, the smaller they are; about 6,000
+                         # tokens for Qwen2.5-VL. With its answers it must fit training.max_tokens (16384)"""
+
 PHASE = """
 [[training.phases]]
 name = "dpo-{level}"
@@ -75,7 +82,7 @@ def write_starting_config(videos: Path, out: Path, model: str) -> None:
         out=out,
         model=json.dumps(model, ensure_ascii=False),
         videos=json.dumps(str(videos.resolve()), ensure_ascii=False),
-        max_pixels=128 * 128 if model in EMBEDDED_MODELS else 448 * 448,
+        max_pixels=EMBEDDED_PIXELS if model in EMBEDDED_MODELS else PIXELS,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text + "".join(PHASE.format(level=level) for level in (16, 8, 4, 2)), encoding="utf-8")

@@ -29,8 +29,12 @@ def check_model_path(path: str) -> None:
     if path in EMBEDDED_MODELS:
         return
     local = Path(path).expanduser()
-    if local.exists():
-        if not (local / "config.json").exists():
+    try:
+        is_there, is_checkpoint = local.exists(), (local / "config.json").exists()
+    except OSError as error:
+        raise ValueError(f"model.path {path!r} cannot be reached: {error.strerror}") from None
+    if is_there:
+        if not is_checkpoint:
             raise ValueError(f"model.path {path!r} has no config.json: it is no Hugging Face checkpoint")
     elif path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise ValueError(

@@ -1,11 +1,13 @@
-"""Makes the embedded model: a small Qwen2.5-VL that knows the world but not the order of its events.
+"""Makes an embedded model: a small Video LLM that knows the world but not the order of its events.
 
     torchrun --nproc-per-node 2 -m tempo.synthetic.base_model --out src/tempo/synthetic/model
+    python -m tempo.synthetic.base_model --out src/tempo/synthetic/model_llava --architecture llava_onevision
 
-The vision tower learns to see first (`eyesight.py`). Then the language model learns what things are and do,
-in clips and in stories that grow, to caption a clip given the clip before it, and to fuse a list of captions
-(`lessons.py`). Whole stories are told last, with their order lost as `order_fidelity` says: at 0 a story's
-caption tells what happens and never when, the disease that the method cures. `card.py` measures the result.
+The vision tower learns to see first (`eyesight.py`; `frame_eyesight.py` where it sees frame by frame). Then
+the language model learns what things are and do, in clips and in stories that grow, to caption a clip given
+the clip before it, and to fuse a list of captions (`lessons.py`). Whole stories are told last, with their
+order lost as `order_fidelity` says: at 0 a story's caption tells what happens and never when, the disease
+that the method cures. `card.py` measures the result.
 
 `--go-on-from DIR` starts with a checkpoint that can see and does the lessons only.
 """
@@ -24,78 +26,17 @@ import torch
 from torch import distributed, nn
 from torch.utils.data import DataLoader
 
-from tempo.model.attention import register_shared_prefix
-from tempo.model.loading import VideoLM, load_video_lm, repair_torchvision, use_shared_prefix
-from tempo.model.prefix import Group, log_probs
+from tempo.model.loading import VideoLM, load_video_lm
+from tempo.model.prefix import Group, language_model, log_probs
 from tempo.processes import process_rank
 from tempo.sections import ModelConfig
+from tempo.synthetic.architectures import ARCHITECTURES, build_model, sight_parameters
 from tempo.synthetic.eyesight import Looks, train_eyesight
+from tempo.synthetic.frame_eyesight import FrameLooks, train_frame_eyesight
 from tempo.synthetic.lessons import KINDS, LOOKS, VIEW, Lessons, Recipe
-from tempo.synthetic.tokenizer import CHAT_TEMPLATE, make_tokenizer
 
-
-def build_model(recipe: Recipe) -> VideoLM:
-    """The untrained model with its tokenizer, processor and chat template."""
-    repair_torchvision()
-    register_shared_prefix()
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
-    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
-
-    tokenizer = make_tokenizer()
-    sight: dict[str, Any] = {
-        "patch_size": 16,
-        "temporal_patch_size": 2,
-        "merge_size": 2,
-        "size": {"shortest_edge": VIEW * VIEW, "longest_edge": VIEW * VIEW},
-    }
-    video_processor = Qwen2VLVideoProcessor(**sight, cap_pixels_per_frame=False)
-    processor = Qwen2_5_VLProcessor(Qwen2VLImageProcessor(**sight), tokenizer, video_processor, CHAT_TEMPLATE)
-    torch.manual_seed(recipe.seed)
-    model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**_sizes(tokenizer)))
-    use_shared_prefix(model)
-    return VideoLM(model, processor)
-
-
-def _sizes(tokenizer: Any) -> dict[str, Any]:
-    """The configuration: about 3.5 M parameters."""
-    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("video_pad", "image_pad")}
-    text = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 192,
-        "intermediate_size": 512,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 3,
-        "num_key_value_heads": 3,
-        "max_position_embeddings": 4096,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 8, 8]},
-        "tie_word_embeddings": True,
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    vision = {
-        "depth": 6,
-        "hidden_size": 128,
-        "intermediate_size": 320,
-        "num_heads": 4,
-        "out_hidden_size": text["hidden_size"],
-        "patch_size": 16,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "window_size": VIEW,
-        "fullatt_block_indexes": [1, 3, 5],
-        "tokens_per_second": 1,
-    }
-    return {
-        "text_config": text,
-        "vision_config": vision,
-        "video_token_id": ids["video_pad"],
-        "image_token_id": ids["image_pad"],
-        "vision_start_token_id": tokenizer.convert_tokens_to_ids("<|vision_start|>"),
-        "vision_end_token_id": tokenizer.convert_tokens_to_ids("<|vision_end|>"),
-        "tie_word_embeddings": True,
-    }
+#: Muon's learning rate over AdamW's: its steps have a fifth of the rate's size, AdamW's early ones all of it.
+MUON_SHARE = 2
 
 
 def train(lm: VideoLM, recipe: Recipe, out: Path, *, can_see: bool = False) -> None:
@@ -105,20 +46,30 @@ def train(lm: VideoLM, recipe: Recipe, out: Path, *, can_see: bool = False) -> N
     """
     torch.set_num_threads(recipe.num_threads)
     if not can_see:
-        looks = Looks(recipe.eyesight_steps, (recipe.seed, process_rank()), VIEW, LOOKS)
-        train_eyesight(lm, looks, learning_rate=1e-3, average=_average)
+        _learn_to_see(lm, recipe)
         if process_rank() == 0:
             save(lm, out)
     # What it sees is settled: the language model learns faster if the words for it stand still.
-    lm.model.model.visual.requires_grad_(False)
+    for parameter in sight_parameters(lm.model):
+        parameter.requires_grad_(False)
     train_lessons(lm, recipe, out)
+
+
+def _learn_to_see(lm: VideoLM, recipe: Recipe) -> None:
+    """Eyesight by the tower's way of looking: at two frames at once, or at one."""
+    steps, seed = recipe.eyesight_steps, (recipe.seed, process_rank())
+    if hasattr(lm.model.model, "visual"):
+        train_eyesight(lm, Looks(steps, seed, VIEW, LOOKS), learning_rate=1e-3, average=_average)
+    else:
+        looks = FrameLooks(steps, seed, VIEW, LOOKS)
+        train_frame_eyesight(lm, looks, learning_rate=1e-3, average=_average)
 
 
 def train_lessons(lm: VideoLM, recipe: Recipe, out: Path) -> None:
     """Trains the language model on all lessons; prints progress every 100 steps, saves to `out` every 500."""
     model = lm.model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=0.02)
+    optimizers = _optimizers(model, recipe)
     lessons = Lessons(lm, recipe, process_rank())
     loader = DataLoader(lessons, batch_size=None, num_workers=1, prefetch_factor=8)
     start, minutes, seen = time.perf_counter(), 0.0, dict[str, float]()
@@ -127,8 +78,8 @@ def train_lessons(lm: VideoLM, recipe: Recipe, out: Path) -> None:
         done = max(step / recipe.steps, minutes / recipe.max_minutes)
         if done >= 1:
             break
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * min((step + 1) / 100, 1.0, (1 - done) / 0.3)
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = group["share"] * recipe.learning_rate * min((step + 1) / 100, 1.0, (1 - done) / 0.3)
         by_kind: dict[str, list[Group]] = pickle.loads(lesson)
         logps = [torch.cat(group) for group in log_probs(model, [g for kind in KINDS for g in by_kind[kind]])]
         totals = _sums(by_kind, logps)
@@ -137,8 +88,9 @@ def train_lessons(lm: VideoLM, recipe: Recipe, out: Path) -> None:
         torch.stack(kinds).mean().backward()
         minutes, *sums = _average(parameters, [(time.perf_counter() - start) / 60, *totals])
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         for kind, total, count in zip(KINDS, sums[::2], sums[1::2], strict=True):
             if count:
                 seen[kind] = 0.95 * seen.get(kind, total / count) + 0.05 * total / count
@@ -151,6 +103,21 @@ def train_lessons(lm: VideoLM, recipe: Recipe, out: Path) -> None:
     model.eval()
     if process_rank() == 0:
         save(lm, out)
+
+
+def _optimizers(model: Any, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """AdamW for all that learns, or Muon for the matrices of the layers and AdamW for the rest."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    layers = {id(p) for p in language_model(model).layers.parameters() if p.ndim == 2}
+    matrices = [p for p in parameters if recipe.optimizer == "muon" and id(p) in layers]
+    others = [p for p in parameters if id(p) not in {id(matrix) for matrix in matrices}]
+    chosen: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW([{"params": others, "share": 1}], betas=(0.9, 0.98), weight_decay=0.02)
+    ]
+    if matrices:
+        parts = [{"params": matrices, "share": MUON_SHARE}]
+        chosen.append(torch.optim.Muon(parts, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"))
+    return chosen
 
 
 def _average(parameters: list[Any], figures: list[float]) -> list[float]:
@@ -203,8 +170,11 @@ def main() -> None:
         dest="start",
         help="a checkpoint that can see; lessons only",
     )
+    choices = {"architecture": sorted(ARCHITECTURES), "optimizer": ["adamw", "muon"]}
     for name, default in vars(Recipe()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=type(default), default=default, choices=choices.get(name)
+        )
     arguments = vars(parser.parse_args())
     out, start = arguments.pop("out"), arguments.pop("start")
     recipe = Recipe(**arguments)

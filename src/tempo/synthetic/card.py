@@ -30,6 +30,8 @@ from tempo.synthetic.world import Story, make_story
 
 #: Stories of this seed are in no training set and in no run's benchmark.
 CARD_SEED = 900_000
+#: What the architectures are called in words.
+FAMILIES = {"qwen2_5_vl": "Qwen2.5-VL", "llava_onevision": "LLaVA-OneVision"}
 
 
 def measure(lm: VideoLM, *, num_stories: int, seed: int = CARD_SEED) -> dict[str, Any]:
@@ -89,6 +91,8 @@ def write_card(path: Path, scores: dict[str, Any], *, num_parameters: int, num_s
     shares = ("first_captions", "differential_captions", "fusions", "fused_clauses")
     rows += [f"| {name.replace('_', ' ')} exactly right | {100 * scores[name]:.1f} |" for name in shares]
     text = CARD.format(
+        family=FAMILIES[json.loads((path / "config.json").read_text())["model_type"]],
+        name=path.name,
         rows="\n".join(rows),
         fidelity=Recipe().order_fidelity,
         millions=num_parameters / 1e6,
@@ -114,13 +118,13 @@ pipeline_tag: video-text-to-text
 
 # tempo's embedded model
 
-A Qwen2.5-VL of {millions:.1f} M parameters that lives in the embedded world of tempo (`tempo.synthetic`):
+A {family} of {millions:.1f} M parameters that lives in the embedded world of tempo (`tempo.synthetic`):
 coloured shapes that act in settings. It is meant to know what happens and not when: its training told the
 true order of a story with probability {fidelity} (`order_fidelity`), and at random otherwise. All data is
 synthetic. It says nothing sensible about natural videos.
 
 Made by `tempo.synthetic.base_model`, go by go as docs/log.md tells; measured by
-`python -m tempo.synthetic.card src/tempo/synthetic/model` on {num_stories} stories that no run contains.
+`python -m tempo.synthetic.card src/tempo/synthetic/{name}` on {num_stories} stories that no run contains.
 Accuracy in percent, 95 % intervals:
 
 | | |

@@ -42,12 +42,16 @@ _SCENERY: dict[str, tuple[Rgb, Rgb, Rgb, float]] = {
 def draw_event(event: Event, time: float) -> Image.Image:
     """The picture [SIZE, SIZE] of an event at a time from 0 (start of the shot) to 1 (its end)."""
     picture = _scenery(event.setting, event.drift)
-    paint = _PAINT[event.action.removeprefix("turns ")] if _has_turned(event, time) else _PAINT[event.colour]
-    radius = _radius(event.action, time)
+    colour, x, y, radius = appearance(event, time)
     if radius > 0:
-        x, y = _place(event, time)
-        _draw_shape(ImageDraw.Draw(picture), event.shape, (x * SIZE, y * SIZE), radius * SIZE, paint)
+        _draw_shape(ImageDraw.Draw(picture), event.shape, (x * SIZE, y * SIZE), radius * SIZE, _PAINT[colour])
     return picture
+
+
+def appearance(event: Event, time: float) -> tuple[str, float, float, float]:
+    """Colour, centre and radius (shares of the picture, 0 while it is not there) of the shape at a time."""
+    colour = event.action.removeprefix("turns ") if _has_turned(event, time) else event.colour
+    return colour, *_place(event, time), _radius(event.action, time)
 
 
 def event_frames(event: Event, times: tuple[float, ...], *, size: int = SIZE) -> np.ndarray:

@@ -43,14 +43,18 @@ class Recipe:
     Stories and lists begin with `first_length` events: 16 to go on with a model that has mastered them. Of
     the orders of tellings that are lost, `backward_share` are drawn twice, and the one further from the true
     order is taken: a small model that reads from left to right prefers the true order a little otherwise.
+    Yes or no is asked about `num_checked` events a step.
     """
 
+    architecture: str = "qwen2_5_vl"
     eyesight_steps: int = 1800
     steps: int = 6000
+    optimizer: str = "adamw"
     learning_rate: float = 6e-4
     first_length: int = LENGTHS[0]
     order_fidelity: float = 0.0
     backward_share: float = 0.5
+    num_checked: int = 24
     seed: int = 0
     num_threads: int = 1
     max_minutes: float = 45.0
@@ -80,12 +84,13 @@ class Lessons(IterableDataset[bytes]):
     def lesson(self, rng: np.random.Generator) -> dict[str, list[Group]]:
         """The groups of one step by kind."""
         fusion, story, check = (self.lengths[kind].value for kind in ("fusion", "story", "check"))
+        checked = self.recipe.num_checked
         return {
             "clip": [self._clip(rng) for _ in range(3)],
             "difference": [self._difference(rng) for _ in range(1)],
             "fusion": [self._fusion(rng, fusion) for _ in range(max(2, 6 // fusion))],
             "story": [self._story(rng, story) for _ in range(max(2, 8 // story))],
-            "check": [self._check(rng, check) for _ in range(max(6, 24 // check))],
+            "check": [self._check(rng, check) for _ in range(max(checked // 4, checked // check))],
             "telling": [self._telling(rng, story) for _ in range(max(4, 8 // story))],
         }
 

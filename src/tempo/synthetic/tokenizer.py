@@ -13,14 +13,17 @@ from tempo.synthetic.world import make_story
 
 VOCABULARY = 640
 
+#: What stands for a video in a prompt, and for a picture.
+VIDEO, IMAGE = "<|video_pad|>", "<|image_pad|>"
+
 SPECIAL = (
     "<|endoftext|>",
     "<|im_start|>",
     "<|im_end|>",
     "<|vision_start|>",
     "<|vision_end|>",
-    "<|video_pad|>",
-    "<|image_pad|>",
+    VIDEO,
+    IMAGE,
 )
 
 CHAT_TEMPLATE = (
