@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
 import time
 import tomllib
+from pathlib import Path
 
 import av
 import numpy as np
@@ -302,6 +304,33 @@ def test_run_until_videos_keeps_what_is_a_video_and_says_why_of_the_rest(tempo, 
     assert "duplicate" in shown
 
 
+def test_a_file_that_comes_after_the_videos_were_settled_is_said_and_not_taken(tempo, write, tmp_path, films):
+    command = ("run", write(), "--out", tmp_path / "out", "--until", "videos")
+    assert "not part of this run" not in tempo(*command)[1]
+    assert "not part of this run" not in tempo(*command)[1]
+    film(films / "late.mp4", 200)
+    before = tree(tmp_path / "out")
+    code, shown, _ = tempo(*command)
+    assert code == 0
+    assert f"not part of this run: 1 (such as {films / 'late.mp4'}); give another --out" in shown
+    assert tree(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("key", ["videos.paths", "evaluation.benchmark", "model.path"])
+def test_path_in_a_folder_that_may_not_be_entered_is_named(tempo, write, tmp_path, monkeypatch, key):
+    section, _, name = key.partition(".")
+    path, stat = tmp_path / "closed" / "x", Path.stat
+
+    def refuse(self, **options):
+        if self.parent == path.parent or self.parent == path:
+            raise PermissionError(errno.EACCES, "Permission denied", str(self))
+        return stat(self, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    config = write(**{section: {name: [str(path)] if name == "paths" else str(path)}})
+    assert_refused(tempo("run", config, "--out", tmp_path / "out"), key, "closed", "Permission denied")
+
+
 def test_mistake_beside_redo_discards_nothing(tempo, write, tmp_path):
     out = tmp_path / "out"
     store = RunStore(out)
@@ -356,6 +385,13 @@ def test_init_writes_a_configuration_that_loads_whatever_the_folder_is_called(te
 def test_init_takes_any_model(tempo, films, tmp_path, model):
     assert tempo("init", films, "--out", tmp_path / "made.toml", "--model", model)[0] == 0
     assert load_config(tmp_path / "made.toml").model.path == model
+
+
+def test_init_keeps_a_long_video_within_a_packed_row(tempo, films, tmp_path):
+    """Qwen2.5-VL makes a token of 28 x 28 pixels of two frames; half a row is left for the answers."""
+    tempo("init", films, "--out", tmp_path / "made.toml", "--model", "Qwen/Qwen2.5-VL-7B-Instruct")
+    made = load_config(tmp_path / "made.toml")
+    assert made.frames.max_total_pixels / (28 * 28 * 2) < made.training.max_tokens / 2
 
 
 def test_init_says_in_its_file_what_holds_anyway(tempo, films, tmp_path):

@@ -1,6 +1,7 @@
 """The whole method on a few small stories: its contracts, its restarts, and its kills."""
 
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tempo import pipeline, run_files
+from tempo import named_files, pipeline, run_files
 from tempo.config import load_config, parse_config
 from tempo.pipeline import NAMES, fingerprints, run_stages
 from tempo.records import Captions, Clips, Drop, Pair, Perturbations, Video
@@ -375,7 +376,83 @@ def test_a_named_file_that_changed_is_said_and_one_that_is_gone_is_named(tmp_pat
         run_stages(context, QUIET, until="videos")
 
 
-@pytest.mark.parametrize("override", ["run.num_workers=2", "run.engine=ray", "model.device=cpu"])
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A function that (re)writes a part of a checkpoint, and its directory."""
+    directory, times = tmp_path / "checkpoint", itertools.count(1_700_000_000)
+    directory.mkdir()
+
+    def write(name, content):
+        (directory / name).write_bytes(content)
+        # Two writes may be quicker than the clock of the file system ticks.
+        os.utime(directory / name, (second := next(times), second))
+
+    write("config.json", b"{}")
+    write("model.safetensors", bytes(2000))
+    write("README.md", b"a card")
+    return write, directory
+
+
+@pytest.mark.parametrize(("key", "first_stale"), [("model.path", "captions"), ("clips.features", "clips")])
+def test_another_checkpoint_under_the_same_path_makes_what_it_makes_stale(checkpoint, key, first_stale):
+    write, directory = checkpoint
+    section, _, name = key.partition(".")
+    config = parse_config({"videos": {"paths": ["x"]}, section: {name: str(directory)}})
+    first = fingerprints(config)
+    write("README.md", b"another card")
+    os.utime(directory / "model.safetensors")
+    assert fingerprints(config) == first, "only the content counts, and not that of its card"
+    for name, content in (("model.safetensors", bytes(1999) + b"1"), ("config.json", b"{ }")):
+        before = fingerprints(config)
+        write(name, content)
+        after = fingerprints(config)
+        stale = [stage for stage in NAMES if before[stage] != after[stage]]
+        assert stale == list(NAMES[NAMES.index(first_stale) :])
+    shutil.rmtree(directory)
+    assert fingerprints(config)[first_stale] != first[first_stale]
+
+
+def test_large_weights_are_looked_at_in_places_and_not_read_whole(checkpoint, monkeypatch):
+    write, directory = checkpoint
+    for name, value in (("WHOLE_BYTES", 1000), ("NUM_BLOCKS", 3), ("BLOCK_BYTES", 100)):
+        monkeypatch.setattr(named_files, name, value)
+    config = parse_config({"videos": {"paths": ["x"]}, "model": {"path": str(directory)}})
+
+    def seen(content):
+        write("model.safetensors", content)
+        return fingerprints(config)["captions"]
+
+    zeros = seen(bytes(2000))
+    for place in (0, 99, 950, 1049, 1900, 1999):
+        assert seen(bytes(place) + b"1" + bytes(1999 - place)) != zeros
+    assert seen(bytes(2001)) != zeros
+    assert seen(bytes(500) + b"1" + bytes(1499)) == zeros
+
+
+def test_without_the_model_that_rows_came_from_nothing_is_called_stale(checkpoint, tmp_path):
+    """Nor discarded: whether it is still the same model cannot be told."""
+    _, directory = checkpoint
+    (tmp_path / "videos").mkdir()
+    sections = {"videos": {"paths": [str(tmp_path / "videos")]}, "model": {"path": str(directory)}}
+    context = Context(parse_config(sections), tmp_path / "run")
+    store = RunStore(context.directory)
+    store.finish("captions", fingerprints(context.config)["captions"])
+    shutil.rmtree(directory)
+    with pytest.raises(ValueError, match=r"^model\.path .* does not exist"):
+        run_stages(context, QUIET, until="clips", redo=True)
+    assert store.is_done("captions")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "run.num_workers=2",
+        "run.engine=ray",
+        "model.device=cpu",
+        "training.checkpoint_minutes=1",
+        "videos.timeout_seconds=9",
+    ],
+)
 def test_what_changes_no_result_makes_nothing_stale(config_path, override):
     assert fingerprints(load_config(config_path)) == fingerprints(load_config(config_path, [override]))
 

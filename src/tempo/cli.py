@@ -117,6 +117,9 @@ def audit(
     result = audit_directory(directory, with_model=not no_model)
     console().print(audit_table(result))
     console().print(result["verdict"])
+    if (directory / "report.html").exists():
+        again = f"tempo report {directory / 'config.toml'} --out {directory}"
+        console().print(f"report.html shows the audit before this one; `{again}` writes it anew")
 
 
 @app.command(rich_help_panel="Main")

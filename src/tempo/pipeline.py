@@ -75,6 +75,10 @@ MODEL_STAGES = ("captions", "responses", "audit", "training", "evaluation")
 #: Stages that ask the server of an [endpoint] section, where there is one.
 ENDPOINT_STAGES = ("captions", "responses")
 
+#: Keys of sections that change no result: where it is computed, what a stop costs, how long a hang is borne.
+#: A run may go on on another device; with dtype "auto" that changes the precision of what is left.
+CHANGE_NOTHING = {"device", "checkpoint_minutes", "timeout_seconds"}
+
 NAMES = tuple(stage.name for stage in STAGES)
 
 
@@ -111,13 +115,15 @@ def run_stages(
         steps.join_training(context)
         return
     selected = _selected(context.config, until=until, only=only)
-    uses_model = any(stage.name in MODEL_STAGES for stage in selected)
+    uses_model = any(stage.name in MODEL_STAGES for stage in selected) or _has_used_model(context)
     uses_endpoint = any(stage.name in ENDPOINT_STAGES for stage in selected)
     steps.check_inputs(context.config, with_model=uses_model, with_endpoint=uses_endpoint)
     shared = [stage for stage in selected if _is_shared(stage)]
     own = selected[len(shared) :]
     with RunStore(context.directory).lock(), engine.session(context.config.run):
         run_files.settle_config(context, _stale_everywhere(context), console, redo=redo)
+        if not only:
+            steps.tell_new_files(context, console)
         _do(shared, context, console)
         for earlier in earlier_rounds(context) if own else ():
             _do_earlier(earlier, context, console, only=only)
@@ -126,6 +132,12 @@ def run_stages(
             _announce(own, context, context, console)
             _do(own, context, console)
     call_to_training(context.config.model.device, round_number=0)
+
+
+def _has_used_model(context: Context) -> bool:
+    """Whether there are rows that the model made: without it they could not be told from another's."""
+    stores = [RunStore(one.directory) for one in (context, *earlier_rounds(context))]
+    return any(store.fingerprint(name) is not None for store in stores for name in MODEL_STAGES)
 
 
 def _is_shared(stage: Stage) -> bool:
@@ -218,8 +230,7 @@ def _plain(config: Config, key: str) -> Any:
     value = getattr(config, section)
     if name:
         return getattr(value, name, None)
-    # A run may go on on another device. With dtype "auto" that changes the precision of what is left.
-    return None if value is None else value.model_dump(mode="json", exclude={"device"})
+    return None if value is None else value.model_dump(mode="json", exclude=CHANGE_NOTHING)
 
 
 def run_directory_error(directory: Path) -> str | None:

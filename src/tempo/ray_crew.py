@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from dataclasses import dataclass, replace
@@ -10,6 +11,11 @@ from typing import Any
 
 from tempo.engine import Batch, NoWorkerError, Result, load
 from tempo.stage import Context, Worker
+
+#: An actor that does not come within this time is worth a word.
+TELL_SECONDS = 60.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,9 @@ class Crew:
         self._errand = (reference, context, home)
         self._coming: dict[Any, Any] = {}
         self._busy: dict[Any, tuple[Any, Task]] = {}
+        self._needs = "GPU" if num_gpus else "CPU"
         self._has_lost_one = False
+        self._has_told = False
 
     @property
     def is_busy(self) -> bool:
@@ -73,7 +81,7 @@ class Crew:
 
         Raises what a worker raises, and NoWorkerError if two actors in a row die before they have one.
         """
-        (done, *_), _ = self._ray.wait([*self._coming, *self._busy])
+        done = self._wait_for_one()
         actor, task = self._busy.get(done) or (self._coming[done], None)
         result = self._get(done)
         if task is None and result is None:
@@ -86,6 +94,18 @@ class Crew:
         if result is None:
             self.release(actor)
         return actor, task, result
+
+    def _wait_for_one(self) -> Any:
+        """The next call that is over; says so once where no actor is at work for long."""
+        waited = [*self._coming, *self._busy]
+        while not (done := self._ray.wait(waited, timeout=TELL_SECONDS)[0]):
+            if not self._busy and not self._has_told:
+                self._has_told = True
+                logger.warning(
+                    "%s: no worker after %g s: waiting for a free %s of the Ray cluster, or for its model",
+                    *(self._errand[0].partition(":")[0], TELL_SECONDS, self._needs),
+                )
+        return done[0]
 
     def _replace(self, lost: Any) -> None:
         """Hires one more for an actor that died without a worker; raises NoWorkerError the second time."""

@@ -52,7 +52,8 @@ def settle_config(
             f"{context.directory} was made with another config ({changed}), so these stages would not match: "
             f"{', '.join(names)}. Choose another --out, or add --redo to make them again"
         )
-    for words, (name, directory) in stale.items():
+    # The last first: after a kill in between, what is left stands on rows that are still there.
+    for words, (name, directory) in reversed(list(stale.items())):
         console.print(f"{words}: discarded, the config changed")
         # Files first: a kill in between leaves the stage stale, and its files are removed again.
         discard_files(name, directory)

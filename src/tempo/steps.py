@@ -43,7 +43,7 @@ class MapStep:
         name = self.worker.split(":")[0].rpartition(".")[2]
         rows = store.read(self.reads, self.reads_record)
         handled = store.handled_ids(name)
-        size = 1 if self.place == "pool" else BATCH_VIDEOS
+        size = 1 if self.place == "pool" else _videos_together(context.config)
         # Batches are cut before the handled ones are left out: a resumed batch holds the same records as
         # the first time, so the model computes the same numbers.
         batches = [rows[i : i + size] for i in range(0, len(rows), size)]
@@ -55,10 +55,22 @@ class MapStep:
                 counter.advance(len(result))
 
 
+def _videos_together(config: Config) -> int:
+    """Videos that one worker call takes: as many as keep a server busy, at three requests each or more."""
+    return max(BATCH_VIDEOS, config.endpoint.concurrency // 2 if config.endpoint else 0)
+
+
 def answered(worker: str, reads: str, reads_record: type[Record]) -> Callable[..., None]:
-    """The stage of a worker whose answers a model draws; a server is asked from here, where its key is."""
+    """The stage of a worker whose answers a model draws; a server is asked from here, where its key is.
+
+    Before that, videos that training would refuse for their length are refused.
+    """
 
     def run(context: Context, store: RunStore, console: Console) -> None:
+        if context.config.training.phases:
+            from tempo.training.longest import check_longest
+
+            check_longest(context)
         place: engine.Place = "here" if context.config.endpoint else "model"
         MapStep(worker, reads, reads_record, place)(from_start(context), store, console)
 
@@ -89,18 +101,42 @@ def run_synthetic(context: Context, store: RunStore, console: Console) -> None:
 
 def run_videos(context: Context, store: RunStore, console: Console) -> None:
     """Identifies every file; of two with the same content the first path stays, the other is dropped."""
-    from tempo.video.videos import VideoFile, find_videos
+    from tempo.video.videos import VideoFile
 
-    paths = context.config.videos.paths or (str(context.directory / "synthetic" / "videos"),)
-    files = [str(path) for path in find_videos(paths, context.config.videos.extensions)]
-    handled = {row.path for row in store.read("videos", Video)} | store.handled_ids("videos")
-    batches = [[VideoFile(id=path)] for path in files if path not in handled]
+    batches = [[VideoFile(id=path)] for path in _new_files(context, store)]
     worker = "tempo.video.videos:make_worker"
     with Counter(console, "videos", len(batches)).live() as counter:
         for result in engine.map_batches(worker, context, batches, place="pool", stage="videos"):
             write_result(store, "videos", result)
             counter.advance()
     _drop_duplicates(store)
+
+
+def _new_files(context: Context, store: RunStore) -> list[str]:
+    """The files in `videos.paths` with neither a row nor a drop; raises ValueError if there are no files."""
+    from tempo.video.videos import find_videos
+
+    paths = context.config.videos.paths or (str(context.directory / "synthetic" / "videos"),)
+    files = [str(path) for path in find_videos(paths, context.config.videos.extensions)]
+    handled = {row.path for row in store.read("videos", Video)} | store.handled_ids("videos")
+    return [path for path in files if path not in handled]
+
+
+def tell_new_files(context: Context, console: Console) -> None:
+    """Says which files came into the folders after the videos of the run were settled: it goes on without."""
+    store = RunStore(context.directory)
+    if not context.config.videos.paths or not store.is_done("videos"):
+        return
+    try:
+        new = _new_files(context, store)
+    except ValueError:
+        # The folders are empty by now; what is left may need no video.
+        return
+    if new:
+        console.print(
+            f"videos: new in videos.paths, and not part of this run: {len(new)} (such as {new[0]}); give "
+            "another --out for a run with them"
+        )
 
 
 def _drop_duplicates(store: RunStore) -> None:
@@ -147,7 +183,10 @@ def run_pairs(context: Context, store: RunStore, console: Console) -> None:
 
 
 def run_audit(context: Context, store: RunStore, console: Console) -> None:
-    """Asks how well the pairs can be told apart without the video; writes `audit.json`."""
+    """Asks how well the pairs can be told apart without the video; writes `audit.json`.
+
+    In every round it is `model.path` that is asked, not the model that made the pairs: one judge for all.
+    """
     from tempo.preference.audit import audit_pairs, read_pairs
 
     config = context.config
@@ -160,7 +199,8 @@ def run_audit(context: Context, store: RunStore, console: Console) -> None:
 def audit_directory(directory: Path, *, with_model: bool) -> dict[str, Any]:
     """Audits the pairs of a directory as its config.toml says; writes `audit.json` and returns its content.
 
-    A directory with nothing but pairs has no model to ask. Raises ValueError where there are no pairs, and
+    A report that was written counts as not done any more, for it shows the audit before. A directory with
+    nothing but pairs has no model to ask. Raises ValueError where there are no pairs, and
     while a run is at work there: it audits its pairs itself, and may be about to replace them.
     """
     from tempo.preference.audit import audit_pairs, read_pairs
@@ -177,6 +217,7 @@ def audit_directory(directory: Path, *, with_model: bool) -> dict[str, Any]:
     with RunStore(directory).lock():
         audit = audit_pairs(read_pairs(directory), settings, seed=seed, model=model)
         write_json(directory / "audit.json", audit)
+        RunStore(directory).forget("report")
     return audit
 
 
@@ -235,8 +276,17 @@ def check_inputs(config: Config, *, with_model: bool, with_endpoint: bool = Fals
 
         read_key(config.endpoint)
     for key, file in named_files(config).items():
-        if not file.is_file():
-            raise ValueError(f"{key}: {file} does not exist")
+        _check_path(key, str(file), file, Path.is_file)
     for path in config.videos.paths:
-        if not Path(path).expanduser().exists():
-            raise ValueError(f"videos.paths: {path!r} does not exist")
+        _check_path("videos.paths", repr(path), Path(path).expanduser(), Path.exists)
+
+
+def _check_path(key: str, shown: str, path: Path, is_there: Callable[[Path], bool]) -> None:
+    """Raises ValueError that names `key` where `path` does not exist, or nobody may look."""
+    try:
+        found = is_there(path)
+    except OSError as error:
+        # Below a folder that may not be entered; later versions of Python say False.
+        raise ValueError(f"{key}: {shown} cannot be reached: {error.strerror}") from None
+    if not found:
+        raise ValueError(f"{key}: {shown} does not exist")

@@ -200,8 +200,9 @@ def line(**changes):
 
 
 def test_samples_are_read_in_order(write):
-    samples = read_samples(write(line(), line(id="v/1", group="g")))
-    assert samples == [Sample(**SAMPLE), Sample(**{**SAMPLE, "id": "v/1", "group": "g"})]
+    pair = ({"id": "v/1", "group": "g", "answer": 1}, {"id": "v/2", "group": "g", "answer": 0})
+    samples = read_samples(write(line(), *(line(**one) for one in pair)))
+    assert samples == [Sample(**SAMPLE), *(Sample(**{**SAMPLE, **one}) for one in pair)]
 
 
 def test_last_line_may_lack_its_newline(write):
@@ -249,6 +250,22 @@ def test_two_samples_with_one_id_are_refused(write):
     """Outcomes are kept by id: in a run that goes on after a kill the second would not be asked."""
     with pytest.raises(ValueError, match=r"line 2.*v/0"):
         read_samples(write(line(), line()))
+
+
+@pytest.mark.parametrize(
+    ("second", "words"),
+    [
+        ({}, r"line 2: group 'g' has one sample"),
+        ({"group": "g"}, r"line 3: answer 1 of group 'g' is that of line 2"),
+        ({"group": "g", "answer": 0, "options": ["Right.", "Left."]}, r"line 3: group 'g' has other options"),
+    ],
+)
+def test_group_that_is_none_is_refused_by_line(write, second, words):
+    """It would be scored without being asked: one caption, or two that are right for the same reason."""
+    path = write(line(), line(id="v/1", group="g"), line(id="v/2", **second))
+    with pytest.raises(ValueError, match=words) as caught:
+        read_samples(path)
+    assert str(path) in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00", b'{"id": "\xe9"}\n'])

@@ -34,6 +34,7 @@ from tempo.model.answers import Answer, Request
 from tempo.model.chat import retry_after_seconds
 from tempo.model.endpoint import CACHE, Endpoint, EndpointDown
 from tempo.sections import EndpointConfig, SamplingConfig
+from tempo.stopping import Terminated
 
 GOOD = Answer("An answer.", is_whole=True)
 
@@ -429,6 +430,14 @@ def test_key_that_the_server_repeats_is_not_passed_on(server, ask, monkeypatch, 
     assert KEY not in str(caught.value) + caplog.text
 
 
+@pytest.mark.parametrize(("key", "text"), [("none", "none too long"), ("stop", "stop there")])
+def test_key_that_is_a_plain_word_changes_no_answer(server, ask, monkeypatch, key, text):
+    """A server that asks for none is often given such a one."""
+    monkeypatch.setenv("SOME_KEY", key)
+    server.tricks.append(reply(text))
+    assert ask("x", key_variable="SOME_KEY") == [Answer(text, is_whole=True)]
+
+
 @pytest.mark.parametrize(
     ("value", "words"), [("", "is not set"), ("  ", "is not set"), ("a b", "no key"), ("ключ", "no key")]
 )
@@ -471,3 +480,14 @@ def test_ctrl_c_ends_within_seconds_and_keeps_what_came(server, ask, tmp_path):
     assert time.monotonic() - started < 5
     assert "KeyboardInterrupt" in said
     assert len((tmp_path / CACHE).read_text().splitlines()) == 2
+
+
+def test_sigterm_comes_out_as_itself(ask, monkeypatch):
+    """Tasks gather what is raised in them in groups, one within the other."""
+
+    def end(request):
+        raise Terminated
+
+    monkeypatch.setattr(endpoint_module, "messages", end)
+    with pytest.raises(Terminated):
+        ask("a", "b")

@@ -242,6 +242,17 @@ def test_command_prints_the_table_and_the_verdict_and_takes_a_directory(tempo, t
     assert (tmp_path / "audit.json").exists()
 
 
+def test_command_says_how_a_report_of_the_audit_before_is_renewed(tempo, tmp_path):
+    store = RunStore(tmp_path)
+    store.append("pairs", fair_pairs(25))
+    assert "report.html" not in tempo("audit", tmp_path, "--no-model")[1]
+    (tmp_path / "report.html").write_text("old")
+    store.finish("report", "mark")
+    _, out, _ = tempo("audit", tmp_path, "--no-model")
+    assert f"`tempo report {tmp_path}/config.toml --out {tmp_path}` writes it anew" in out
+    assert not store.is_done("report"), "that command would do nothing"
+
+
 def test_command_says_that_there_are_too_few_pairs(tempo, tmp_path):
     RunStore(tmp_path).append("pairs", fair_pairs(3))
     code, out, _ = tempo("audit", tmp_path, "--no-model")

@@ -131,3 +131,24 @@ def test_what_a_server_failed_to_answer_is_not_asked_again_here(directory, monke
     (result,) = work([video()])
     assert (result.reason, len(rounds)) == ("endpoint", 1)
     assert "HTTP 500" in result.detail
+
+
+def cut_frames(directory, video):
+    path = directory / "frames" / f"{video.id}.npz"
+    path.write_bytes(path.read_bytes()[:300])
+    return video
+
+
+def no_length(directory, video):
+    clip = video.clips[0].model_copy(update={"end_seconds": 0.0})
+    return video.model_copy(update={"clips": (clip,)})
+
+
+@pytest.mark.parametrize("damage", [cut_frames, no_length])
+def test_a_video_that_cannot_be_shown_is_dropped_and_the_others_are_asked(directory, monkeypatch, damage):
+    (directory / "frames" / "w.npz").write_bytes((directory / "frames" / "v.npz").read_bytes())
+    other = damage(directory, video().model_copy(update={"id": "w"}))
+    work, rounds = worker(directory, monkeypatch, [GOOD])
+    drop, row = work([other, video()])
+    assert (drop.id, drop.stage, drop.reason) == ("w", "captions", "cannot be processed")
+    assert (row.captions, [len(asked) for asked in rounds]) == (("one", "two", "three"), [3])

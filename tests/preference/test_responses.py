@@ -1,5 +1,7 @@
 """Responses: the same question about the video as filmed and as perturbed."""
 
+from zipfile import BadZipFile
+
 import pytest
 
 from tempo.config import parse_config
@@ -108,7 +110,7 @@ def test_a_video_that_a_server_failed_on_is_dropped(work):
     assert (result.reason, "HTTP 500" in result.detail) == ("endpoint", True)
 
 
-def looking(tmp_path, monkeypatch, asks):
+def looking(tmp_path, monkeypatch, asks, **sections):
     """The rounds of a worker whose videos are asked about with `asks`, by video id."""
     rounds = []
 
@@ -118,7 +120,7 @@ def looking(tmp_path, monkeypatch, asks):
 
     monkeypatch.setattr(responses, "answer_source", lambda context: fake_generate)
     monkeypatch.setattr(responses, "input_reader", lambda context: asks.__getitem__)
-    config = parse_config({"videos": {"paths": ["x"]}, "responses": {"input_form": "video"}})
+    config = parse_config({"videos": {"paths": ["x"]}, "responses": {"input_form": "video"}, **sections})
     return responses.make_worker(Context(config, tmp_path)), rounds
 
 
@@ -138,3 +140,23 @@ def test_frames_are_held_for_one_video_at_a_time(tmp_path, monkeypatch):
     results = work([PERTURBED, other])
     assert rounds == [3, 3]
     assert [(row.id, row.chosen) for row in results] == [("v", "v (0, 1, 2)"), ("w", "w (0, 1, 2)")]
+
+
+def test_a_server_is_asked_about_as_many_videos_as_keep_it_busy(tmp_path, monkeypatch):
+    asks = dict.fromkeys("abcde", lambda order, seed: str(order))
+    endpoint = {"url": "http://127.0.0.1:9/v1", "model": "m", "concurrency": 4}
+    work, rounds = looking(tmp_path, monkeypatch, asks, endpoint=endpoint)
+    results = work([PERTURBED.model_copy(update={"id": name}) for name in asks])
+    assert rounds == [6, 6, 3]
+    assert [row.id for row in results] == list(asks)
+
+
+def test_a_video_that_cannot_be_shown_is_dropped_and_the_others_are_asked(tmp_path, monkeypatch):
+    def fail(order, seed):
+        raise BadZipFile("File is not a zip file")
+
+    other = PERTURBED.model_copy(update={"id": "w"})
+    work, rounds = looking(tmp_path, monkeypatch, {"v": lambda order, seed: str(order), "w": fail})
+    drop, row = work([other, PERTURBED])
+    assert (drop.id, drop.stage, drop.reason) == ("w", "responses", "cannot be processed")
+    assert (row.id, rounds) == ("v", [0, 3])

@@ -257,9 +257,7 @@ def test_key_frames_are_those_of_the_exact_rule(four_places, tmp_path):
 def test_a_checkpoint_that_is_named_later_gets_the_middles_it_needs(four_places, tmp_path, monkeypatch):
     """The shots stage keeps none for the embedded descriptor."""
     seen = []
-    monkeypatch.setattr(
-        clips, "load_embedder", lambda name: lambda jpegs: seen.append(len(jpegs)) or np.eye(4)
-    )
+    monkeypatch.setattr(clips, "load_embedder", lambda *_: lambda jpegs: seen.append(len(jpegs)) or np.eye(4))
     row = shots.make_worker(context(tmp_path))([video_of(four_places, tmp_path)])[0]
     result = clips.make_worker(context(tmp_path, clips={"features": "named"}))([row])[0]
     assert seen == [4]

@@ -41,6 +41,13 @@ def test_one_row_for_each_picture_whatever_the_batch(checkpoint, monkeypatch):
     assert np.allclose(embed(jpegs), features, atol=1e-5)
 
 
+def test_the_features_are_computed_where_the_model_is(checkpoint, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("tempo.model.loading.pick_device", lambda name: asked.append(name) or "cpu")
+    clips.make_worker(context(tmp_path, clips={"features": checkpoint}, model={"device": "cuda:1"}))
+    assert asked == ["cuda:1"]
+
+
 def test_shots_are_grouped_by_the_features_of_their_middles(checkpoint, render, tmp_path, monkeypatch):
     path = render([picture for seed in range(4) for picture in moving(seed, 30)])
     settings = context(tmp_path, clips={"features": checkpoint, "similarity": 1.0})
@@ -50,7 +57,7 @@ def test_shots_are_grouped_by_the_features_of_their_middles(checkpoint, render, 
     def same(embed):
         return lambda jpegs: seen.append(len(jpegs)) or np.eye(4)[[0, 1, 2, 2]] + 0 * embed(jpegs)[:, :1]
 
-    monkeypatch.setattr(clips, "load_embedder", lambda name: same(load_embedder(name)))
+    monkeypatch.setattr(clips, "load_embedder", lambda *named: same(load_embedder(*named)))
     worker = clips.make_worker(context(tmp_path, clips={"features": checkpoint, "min_clips": 3}))
     result = worker([row])[0]
     assert seen == [4]

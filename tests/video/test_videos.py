@@ -1,12 +1,17 @@
+import errno
 import hashlib
 import os
 import socket
 
+import av
+import cv2
 import pytest
 from video_material import context, plain, rotate, video_of
 
 from tempo.records import Drop, Video
 from tempo.stage import Dropped
+from tempo.video import shots
+from tempo.video.faults import MachineFault
 from tempo.video.videos import VideoFile, check_unchanged, find_videos, make_worker, per_record, video_id
 
 
@@ -259,12 +264,86 @@ def test_a_folder_without_read_permission_is_set_aside_and_the_rest_is_taken(tmp
     assert (row.reason, "Permission denied" in row.detail) == ("cannot be opened", True)
 
 
-def test_a_file_that_cannot_be_read_to_its_end_is_set_aside(render, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG])
+def test_a_file_that_may_not_be_read_is_set_aside(render, tmp_path, monkeypatch, number):
     path = render([plain()] * 3)
-
-    def fail(path):
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr("tempo.video.videos.video_id", fail)
+    monkeypatch.setattr("tempo.video.videos.video_id", failing(OSError(number, "no")))
     (row,) = make_worker(context(tmp_path))([VideoFile(id=str(path))])
-    assert (row.reason, "Input/output error" in row.detail) == ("cannot be opened", True)
+    assert (row.reason, row.detail.endswith("no")) == ("cannot be opened", True)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE])
+@pytest.mark.parametrize("place", ["tempo.video.videos.video_id", "pathlib.Path.open"])
+def test_a_disk_that_fails_stops_the_run_instead_of_emptying_it(render, tmp_path, monkeypatch, number, place):
+    path = render([plain()] * 3)
+    monkeypatch.setattr(place, failing(OSError(number, "a word")))
+    with pytest.raises(MachineFault, match=rf"{path} cannot be read.*a word.*the same command again"):
+        make_worker(context(tmp_path))([VideoFile(id=str(path))])
+
+
+def failing(error):
+    def call(*_):
+        raise error
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+        cv2.error("OpenCV(4.11.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes"),
+    ],
+)
+def test_memory_or_a_gpu_that_fails_stops_the_run_instead_of_emptying_it(error):
+    with pytest.raises(MachineFault, match=r"shots: .* at a, which is not to blame: .*memory"):
+        per_record("shots", failing(error))([VideoFile(id="a")])
+
+
+def test_other_errors_of_those_libraries_are_of_the_video():
+    for error in (RuntimeError("shape mismatch"), cv2.error("(-215:Assertion failed) !_src.empty()")):
+        (drop,) = per_record("shots", failing(error))([VideoFile(id="a")])
+        assert drop.reason == "cannot be processed"
+
+
+def test_a_picture_that_ffmpeg_cannot_convert_is_the_fault_of_the_video(tmp_path):
+    """Its error is an OSError too."""
+    path = tmp_path / "odd.mkv"
+    with av.open(str(path), "w", format="nut") as container:
+        stream = container.add_stream("rawvideo", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "rgb4"
+        stream.codec_context.codec_tag = "RGB\x04"
+        for index in range(5):
+            frame = av.VideoFrame(96, 64, "rgb4")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+    row = video_of(path, tmp_path)
+    assert isinstance(row, Video)
+    (drop,) = shots.make_worker(context(tmp_path))([row])
+    assert (drop.stage, drop.reason) == ("shots", "cannot be processed")
+    assert "Operation not supported" in drop.detail
+
+
+def test_a_disk_that_is_gone_stops_the_run_instead_of_emptying_it(render, tmp_path):
+    """It takes the folder along, or leaves an empty one; a link may lead to it."""
+    disk, home = tmp_path / "disk", tmp_path / "home"
+    (disk / "deep").mkdir(parents=True)
+    home.mkdir()
+    path = render([plain()] * 3, "disk/deep/a.mp4")
+    link = home / "a.mp4"
+    link.symlink_to(path)
+    known = video_id(path)
+    disk.rename(tmp_path / "gone")
+    for name in (path, link):
+        with pytest.raises(MachineFault, match=r"is the disk of .*deep mounted"):
+            check_unchanged(str(name), known)
+    (disk / "deep").mkdir(parents=True)
+    with pytest.raises(Dropped):
+        check_unchanged(str(path), known, ["elsewhere"])
+    with pytest.raises(MachineFault, match="mounted"):
+        check_unchanged(str(path), known, [str(disk / "deep")])
+    (disk / "deep" / "b.mp4").touch()
+    with pytest.raises(Dropped):
+        check_unchanged(str(path), known, [str(disk / "deep")])

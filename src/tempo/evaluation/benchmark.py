@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,38 @@ NUM_RESAMPLES = 1000
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """The samples of a benchmark file; raises ValueError that names the line that is none."""
+    """The samples of a benchmark file; raises ValueError that names the line that is none.
+
+    Or that does not fit its group: samples with the same options, each right by another one.
+    """
     samples = read_rows(path, Sample, key="evaluation.benchmark")
     first: dict[str, int] = {}
     for number, sample in enumerate(samples, 1):
         if (other := first.setdefault(sample.id, number)) != number:
             raise ValueError(f"{path} line {number}: {sample.id!r} is the id of line {other} too")
+    _check_groups(path, samples)
     return samples
+
+
+def _check_groups(path: Path, samples: Sequence[Sample]) -> None:
+    """Raises ValueError that names the line of a sample that does not fit into its group."""
+    numbered = sorted((s.group, number) for number, s in enumerate(samples, 1) if s.group)
+    for name, rows in groupby(numbered, key=lambda row: row[0]):
+        _check_group(f"group {name!r}", path, {number: samples[number - 1] for _, number in rows})
+
+
+def _check_group(words: str, path: Path, by_line: Mapping[int, Sample]) -> None:
+    first = min(by_line)
+    if len(by_line) == 1:
+        raise ValueError(f"{path} line {first}: {words} has one sample, it needs two at least")
+    answered: dict[int, int] = {}
+    for number, sample in by_line.items():
+        if sample.options != by_line[first].options:
+            raise ValueError(f"{path} line {number}: {words} has other options in line {first}")
+        if (other := answered.setdefault(sample.answer, number)) != number:
+            raise ValueError(
+                f"{path} line {number}: answer {sample.answer} of {words} is that of line {other}"
+            )
 
 
 def summarize(outcomes: Sequence[Outcome]) -> dict[str, Any]:

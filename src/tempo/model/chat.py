@@ -95,18 +95,18 @@ def cache_key(fields: Mapping[str, Any], request: Request) -> str:
     return digest.hexdigest()
 
 
-def read_reply(status: int, headers: Mapping[str, str], body: bytes) -> Answer:
-    """The answer in a reply; raises Passing or Refused, with the server's reason."""
+def read_reply(status: int, headers: Mapping[str, str], body: bytes, *, secret: str = "") -> Answer:
+    """The answer in a reply; raises Passing or Refused, with the server's reason less the secret."""
     if status >= 500 or status in PASSING:
         wait_seconds = retry_after_seconds(headers.get("retry-after", ""))
-        raise Passing(f"HTTP {status}: {quote(_error_message(body))}", wait_seconds)
+        raise Passing(f"HTTP {status}: {quote(_error_message(body), secret)}", wait_seconds)
     if not 200 <= status < 300:
-        raise Refused(f"HTTP {status}: {quote(_error_message(body))}")
+        raise Refused(f"HTTP {status}: {quote(_error_message(body), secret)}")
     try:
         choice = json.loads(body)["choices"][0]
         text, reason = _content(choice["message"]["content"]), choice["finish_reason"]
     except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-        raise Passing(f"no chat completion: {quote(body.decode(errors='replace'))}") from None
+        raise Passing(f"no chat completion: {quote(body.decode(errors='replace'), secret)}") from None
     if reason in ("abort", "error"):
         raise Passing(f"the server gave up: finish_reason {reason!r}")
     return Answer(text.strip(), is_whole=reason == "stop")
@@ -136,9 +136,11 @@ def _error_message(body: bytes) -> str:
         return text
 
 
-def quote(text: str) -> str:
-    """A server's words on one line, cut."""
+def quote(text: str, secret: str = "") -> str:
+    """A server's words on one line, cut; some servers repeat the key that they refuse."""
     line = " ".join(text.split())
+    # Before the cut, which could leave a part of it.
+    line = line.replace(secret, "***") if secret else line
     return line if len(line) <= QUOTE_LENGTH else line[:QUOTE_LENGTH] + " ..."
 
 

@@ -173,10 +173,7 @@ class Endpoint:
             raise Passing(f"no whole reply within {limit_seconds:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             raise Passing(f"{type(error).__name__}: {error}".rstrip(": ")) from None
-        if self._key:
-            # Some servers repeat the key that they refuse.
-            content = content.replace(self._key.encode(), b"***")
-        return read_reply(response.status_code, response.headers, content)
+        return read_reply(response.status_code, response.headers, content, secret=self._key)
 
 
 async def _read(response: httpx.Response) -> bytes:
@@ -196,8 +193,11 @@ def _waits(config: EndpointConfig, seed: int) -> Iterator[float]:
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    """What `work` returns or first raises; Ctrl-C cancels it."""
+    """What `work` returns or first raises; Ctrl-C cancels it, as does SIGTERM, which is no Exception."""
     try:
         return asyncio.run(work)
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from None
+    except BaseExceptionGroup as group:
+        first: BaseException = group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        raise first from None

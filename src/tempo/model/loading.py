@@ -97,30 +97,43 @@ def tensors(inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
     }
 
 
+def load_processor(config: ModelConfig) -> Any:
+    """The processor of a model, without its weights; raises ValueError that names the path."""
+    repair_torchvision()
+    from transformers import AutoProcessor
+
+    check_model_path(config.path)
+    path = resolve_model_path(config.path)
+    try:
+        processor = AutoProcessor.from_pretrained(path, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ValueError(f"model.path {config.path!r} cannot be loaded: {error}") from error
+    check_processor(processor)
+    return processor
+
+
 def load_video_lm(config: ModelConfig) -> VideoLM:
     """The model, on its device and in evaluation mode, and its processor.
 
     Raises ValueError that names the path if it cannot be loaded.
     """
-    repair_torchvision()
+    # First, since it repairs what transformers needs.
+    processor = load_processor(config)
     register_shared_prefix()
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
     from transformers.utils import logging
 
     # Phases load a checkpoint each: a bar per load would drown the run's own progress.
     logging.disable_progress_bar()
-    check_model_path(config.path)
     path = resolve_model_path(config.path)
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)
     try:
-        processor = AutoProcessor.from_pretrained(path, trust_remote_code=config.trust_remote_code)
         model = AutoModelForImageTextToText.from_pretrained(
             path, dtype=dtype, trust_remote_code=config.trust_remote_code, **_quantized(config, device, dtype)
         )
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ValueError(f"model.path {config.path!r} cannot be loaded: {error}") from error
-    check_processor(processor)
     use_shared_prefix(model)
     # bitsandbytes has put its weights where they belong, and refuses to be moved.
     return VideoLM((model if config.quantization != "none" else model.to(device)).eval(), processor)

@@ -12,6 +12,7 @@ from tempo.preference.prompts import DIFFERENCE, FIRST_CLIP
 from tempo.records import Captions, Clips, Drop
 from tempo.seeds import derive_seed
 from tempo.stage import Context, Worker
+from tempo.video.faults import attempt
 from tempo.video.frames import FrameStore
 
 STAGE = "captions"
@@ -34,10 +35,17 @@ def make_worker(context: Context) -> Worker:
     def draw(requests: Sequence[Request]) -> list[Answer]:
         return generate(requests, sampling=settings, max_new_tokens=settings.max_new_tokens)
 
+    def ask(video: Clips) -> list[Request]:
+        return clip_requests(video, store, seed=context.config.run.seed)
+
     def work(batch: Sequence[Clips]) -> Sequence[Captions | Drop]:
-        requests = [r for video in batch for r in clip_requests(video, store, seed=context.config.run.seed)]
-        remaining = iter(draw_captions(requests, draw, num_tries=num_tries))
-        return [_collect(video, [next(remaining) for _ in video.clips]) for video in batch]
+        asked = [attempt(STAGE, video, ask) for video in batch]
+        requests = [request for row in asked if not isinstance(row, Drop) for request in row]
+        drawn = iter(draw_captions(requests, draw, num_tries=num_tries))
+        return [
+            row if isinstance(row, Drop) else _collect(video, [next(drawn) for _ in row])
+            for video, row in zip(batch, asked, strict=True)
+        ]
 
     return work
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from tempo.model.answers import Answer, Request, answer_source, failure_drop
@@ -9,6 +10,7 @@ from tempo.preference.inputs import Ask, input_reader
 from tempo.records import Drop, Perturbations, Response, Responses, Unanswered
 from tempo.seeds import derive_seed
 from tempo.stage import Context, Worker
+from tempo.video.faults import attempt
 
 STAGE = "responses"
 
@@ -17,22 +19,37 @@ def make_worker(context: Context) -> Worker:
     """A worker from Perturbations to Responses; it drops a video without a chosen or any rejected answer."""
     generate = answer_source(context)
     settings, seed = context.config.responses, context.config.run.seed
+    concurrency = context.config.endpoint.concurrency if context.config.endpoint else 1
     read_input = input_reader(context)
 
+    def ask(video: Perturbations) -> list[Request | None]:
+        return requests_of(video, read_input(video.id), seed=seed)
+
     def respond(videos: Sequence[Perturbations]) -> list[Responses | Drop]:
-        asked = [requests_of(video, read_input(video.id), seed=seed) for video in videos]
-        requests = [request for row in asked for request in row if request]
+        asked = [attempt(STAGE, video, ask) for video in videos]
+        requests = [request for row in asked if not isinstance(row, Drop) for request in row if request]
         drawn = iter(generate(requests, sampling=settings, max_new_tokens=settings.max_new_tokens))
-        answers = [[next(drawn) if request else None for request in row] for row in asked]
-        return [_collect(video, row) for video, row in zip(videos, answers, strict=True)]
+        return [
+            row
+            if isinstance(row, Drop)
+            else _collect(video, [next(drawn) if request else None for request in row])
+            for video, row in zip(videos, asked, strict=True)
+        ]
 
     def work(batch: Sequence[Perturbations]) -> Sequence[Responses | Drop]:
-        if settings.input_form == "captions":
-            return respond(batch)
-        # The answers of a video hold its frames up to nine times: one video at a time bounds the memory.
-        return [result for video in batch for result in respond([video])]
+        size = len(batch) if settings.input_form == "captions" else videos_together(batch, concurrency)
+        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+        return [result for part in parts for result in respond(part)]
 
     return work
+
+
+def videos_together(batch: Sequence[Perturbations], concurrency: int) -> int:
+    """How many videos' frames are in memory at once: no more than keep a server busy, one without a server.
+
+    The requests of a video hold its frames up to nine times.
+    """
+    return math.ceil(concurrency / (1 + max(len(video.perturbations) for video in batch)))
 
 
 def requests_of(video: Perturbations, ask: Ask, *, seed: int) -> list[Request | None]:

@@ -122,8 +122,8 @@ CLAIMS = (
     Claim(
         "best_over_method",
         "aim",
-        "Our best recipe beats the method, also one that trains as long.",
-        all_of(_ahead("best", "method"), _ahead("best", "method_long")),
+        "Our best recipe beats the method, also where that sees as many pairs, or takes as many steps.",
+        all_of(*(_ahead("best", name) for name in ("method", "method_twice", "method_long"))),
     ),
     Claim(
         "probe_rises",

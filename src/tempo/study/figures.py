@@ -32,6 +32,9 @@ COMPARED_WITH: dict[str, tuple[str, ...]] = {
     "sft_only": (*COMPARED, *SFT_START),
     "method": COMPARED,
     "base": ("order", "win_rate", "margin"),
+    # The controls of our best row.
+    "method_twice": ("temporal", "event_order", "group_score"),
+    "method_long": ("temporal", "event_order", "group_score"),
 }
 
 #: Rows of a model other than the first; their margins are on another scale.

@@ -30,7 +30,8 @@ def make_worker(context: Context) -> Worker:
     """
     store = FrameStore(context.directory / "frames")
     config = context.config
-    embed = None if config.clips.features == "embedded" else load_embedder(config.clips.features)
+    named = config.clips.features
+    embed = None if named == "embedded" else load_embedder(named, config.model.device)
 
     def cut(video: Shots) -> Clips:
         try:

@@ -7,8 +7,10 @@ container's duration and frame count: what decodes is what there is.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
+import stat
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
 from tempo.stage import Dropped
+from tempo.video.faults import read_error
 
 log = logging.getLogger(__name__)
 
@@ -123,36 +126,51 @@ def probe(path: str | Path) -> tuple[Header, Picture]:
 @contextlib.contextmanager
 def _open(path: str | Path) -> Iterator[tuple[Any, Any]]:
     """The container and its film; raises Dropped."""
-    path = Path(path)
+    _check_file(Path(path))
     try:
-        if not path.exists():
-            raise Dropped("no such file", str(path))
-        if path.is_dir():
-            # Why a folder could not be searched, where it comes here for that.
-            os.listdir(path)
-        if not path.is_file():
-            raise Dropped("cannot be opened", f"{path} is not a regular file")
-        if path.stat().st_size == 0:
-            raise Dropped("empty file", str(path))
         # The prefix keeps a name like `concat:x` from being a protocol; the whitelist keeps a playlist that
         # is named .mp4 from reaching the network; tags that are not UTF-8 are no reason to refuse a film.
         options = {"protocol_whitelist": "file"}
         container = av.open(f"file:{path}", options=options, metadata_errors="replace")
-    except (av.error.FFmpegError, OSError) as error:
+    except av.error.FFmpegError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise read_error(OSError(error.errno, error.strerror), path) from None
         raise Dropped("cannot be opened", str(error)) from None
     with container:
         yield container, _video_stream(container)
 
 
+def _check_file(path: Path) -> None:
+    """Raises Dropped for what is no file with a content, and MachineFault where the disk does not answer.
+
+    FFmpeg gives a damaged file and a damaged disk the same error.
+    """
+    try:
+        state = path.stat()
+        if stat.S_ISDIR(state.st_mode):
+            # Why a folder could not be searched, where it comes here for that.
+            os.listdir(path)
+        if not stat.S_ISREG(state.st_mode):
+            raise Dropped("cannot be opened", f"{path} is not a regular file")
+        if state.st_size == 0:
+            raise Dropped("empty file", str(path))
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise read_error(error, path) from None
+
+
 def _video_stream(container: Any) -> Any:
-    """The stream that ffmpeg takes by default, set to decode on all cores; raises Dropped."""
+    """The stream that ffmpeg takes by default; raises Dropped."""
     stream = container.streams.best("video")
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
         kinds = ", ".join(other.type for other in container.streams) or "none"
         raise Dropped("no video stream", f"streams: {kinds}" + (", cover art" if stream else ""))
     if stream.codec_context is None:
         raise Dropped("no frame decodes", "no decoder for this codec")
-    stream.thread_type = "AUTO"
+    # Several would paint over damage each time in another way. The cores are for videos side by side, whose
+    # decoders would else have up to 16 threads each.
+    stream.codec_context.thread_count = 1
     return stream
 
 

@@ -17,14 +17,12 @@ Embed: TypeAlias = Callable[[Sequence[bytes]], NDArray[np.float64]]
 BATCH = 32
 
 
-def load_embedder(checkpoint: str) -> Embed:
-    """Image features by a SigLIP or CLIP checkpoint, a directory or a hub name.
+def load_embedder(checkpoint: str, device: str = "auto") -> Embed:
+    """Image features by a SigLIP or CLIP checkpoint, a directory or hub name, on a device as `model.device`.
 
     Raises ValueError where it cannot be read, or has no image features.
     """
-    import torch
-
-    from tempo.model.loading import repair_torchvision
+    from tempo.model.loading import pick_device, repair_torchvision
 
     repair_torchvision()
     from transformers import AutoImageProcessor, AutoModel
@@ -37,8 +35,7 @@ def load_embedder(checkpoint: str) -> Embed:
     if not hasattr(model, "get_image_features"):
         kind = type(model).__name__
         raise ValueError(f"clips.features {checkpoint!r} is a {kind}; give a SigLIP or CLIP checkpoint")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = model.to(device).eval()
+    model = model.to(pick_device(device)).eval()
 
     def embed(jpegs: Sequence[bytes]) -> NDArray[np.float64]:
         batches = [jpegs[start : start + BATCH] for start in range(0, len(jpegs), BATCH)]

@@ -29,10 +29,11 @@ def make_worker(context: Context) -> Worker:
 
 def look_through(path: str, video_id: str, store: FrameStore, config: Config) -> Shots:
     """The shots of a video, whose frames and looks are then in the store; raises Dropped."""
-    check_unchanged(path, video_id)
+    check_unchanged(path, video_id, config.videos.paths)
     before = _state(path)
     found = survey(path, config)
     if _state(path) != before:
+        check_unchanged(path, video_id, config.videos.paths)
         raise Dropped("file changed", f"{path} was written to while it was read")
     store.write(video_id, found.sampled.frames, seconds=found.sampled.seconds, fps=found.sampled.fps)
     if found.looks is not None:

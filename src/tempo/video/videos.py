@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tempo.records import Drop, Record, Video
+from tempo.records import Record, Video
+from tempo.sections import VideosConfig
 from tempo.stage import Context, Dropped, Worker
 from tempo.video.decoding import probe
+from tempo.video.faults import attempt, check_in_place, read_error
 from tempo.video.patience import with_patience
 
 #: Longer side of a picture over its shorter one: Qwen2-VL's processors raise at 200 and more, and when a thin
@@ -53,33 +55,26 @@ def video_id(path: str | Path) -> str:
 
 def make_worker(context: Context) -> Worker:
     """A worker that maps VideoFile to Video, or to a Drop whose id is the path."""
-    seconds = context.config.videos.timeout_seconds
-    return per_record("videos", lambda file: _identify(file, seconds))
+    config = context.config.videos
+    return per_record("videos", lambda file: _identify(file, config))
 
 
 def per_record(stage: str, function: Callable[[Any], Record]) -> Worker:
     """A worker that applies `function` to each record; one on which it fails becomes a Drop of `stage`."""
 
-    def one(record: Record) -> Record:
-        try:
-            return function(record)
-        except Dropped as dropped:
-            return Drop(id=record.id, stage=stage, reason=dropped.reason, detail=dropped.detail)
-        except (OSError, MemoryError):
-            # A full disk or memory is no fault of the video: it must stop the run, not empty it.
-            raise
-        except Exception as error:
-            detail = f"{type(error).__name__}: {error}"
-            return Drop(id=record.id, stage=stage, reason="cannot be processed", detail=detail)
-
     def worker(batch: Sequence[Any]) -> Sequence[Record]:
-        return [one(record) for record in batch]
+        return [attempt(stage, record, function) for record in batch]
 
     return worker
 
 
-def check_unchanged(path: str, expected_id: str) -> None:
-    """Raises Dropped if the file is gone or has another content than when it was found."""
+def check_unchanged(path: str, expected_id: str, roots: Sequence[str] = ()) -> None:
+    """Raises Dropped if the file is gone or has another content than when it was found in one of `roots`.
+
+    And MachineFault if its disk is gone, also where it is a link to it.
+    """
+    for place in (path, os.path.realpath(path)):
+        check_in_place(place, roots)
     found_id = _read_id(path)
     if found_id != expected_id:
         raise Dropped("file changed", f"{path} now has the content {found_id}")
@@ -95,16 +90,15 @@ def _read_id(path: str) -> str:
     """The id of a file; raises Dropped if it is gone or cannot be read to its end."""
     try:
         return video_id(path)
-    except FileNotFoundError:
-        raise Dropped("no such file", path) from None
     except OSError as error:
-        raise Dropped("cannot be opened", str(error)) from None
+        raise read_error(error, path) from None
 
 
-def _identify(file: VideoFile, timeout_seconds: float) -> Video:
+def _identify(file: VideoFile, config: VideosConfig) -> Video:
     if ESCAPED.search(file.id) and not os.path.exists(file.id):
         raise Dropped("name is not UTF-8", "rename the file")
-    header, picture = with_patience(lambda beat: probe(file.id), timeout_seconds)
+    check_in_place(file.id, config.paths)
+    header, picture = with_patience(lambda beat: probe(file.id), config.timeout_seconds)
     width, height = picture.size
     check_shape(width, height)
     return Video(

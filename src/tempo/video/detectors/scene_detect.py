@@ -61,7 +61,7 @@ class _Content:
         changes = self._last is not None and self._score(hsv) >= self._threshold
         self._last = hsv
         self._last_change = now if changes else self._last_change
-        # To a filter that merges nothing a quiet picture is nothing, and its numbers take longer than a score.
+        # A filter that merges nothing needs no quiet picture, and its numbers take longer than the score.
         if self._is_quiet and not changes:
             return []
         cuts = list(self._filter.filter(_timecode(now), above_threshold=changes))

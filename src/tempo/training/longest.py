@@ -1,0 +1,49 @@
+"""Whether the longest video fits a packed row, asked before the model has said a word about any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tempo.model.loading import VideoLM, load_processor
+from tempo.records import Clips, Video
+from tempo.sections import FramesConfig
+from tempo.stage import Context
+from tempo.store import RunStore
+from tempo.video.frames import FrameStore
+
+
+def check_longest(context: Context) -> None:
+    """Raises ValueError if a video that has clips is over `training.max_tokens` without any answer.
+
+    Takes the processor and the frames of two videos at most, no weights. What fits without its answers may
+    still not fit with them: that is known when they are there.
+    """
+    store, limit = RunStore(context.directory), context.config.training.max_tokens
+    with_clips = {row.id for row in store.read("clips", Clips)}
+    frames = FrameStore(context.directory / "frames")
+    videos = [v for v in store.read("videos", Video) if v.id in with_clips and frames.has(v.id)]
+    if not videos:
+        return
+    lm = VideoLM(None, load_processor(context.config.model))
+    for video in longest(videos, context.config.frames):
+        stored = frames.read(video.id)
+        size = lm.question_group(stored.frames, (), fps=stored.fps).lengths[0]
+        if size > limit:
+            raise ValueError(
+                f"{video.path}: the video alone takes {size} tokens, training.max_tokens is {limit}; raise "
+                "it, or lower frames.fps, frames.max_frames, frames.max_pixels or frames.max_total_pixels"
+            )
+
+
+def longest(videos: Sequence[Video], config: FramesConfig) -> list[Video]:
+    """The video with the most frames and the one with the most pixels: which counts depends on the model."""
+
+    def num_frames(video: Video) -> float:
+        return min(video.duration_seconds * config.fps, config.max_frames)
+
+    def num_pixels(video: Video) -> float:
+        pixels = num_frames(video) * min(video.width * video.height, config.max_pixels)
+        return min(pixels, config.max_total_pixels or pixels)
+
+    found = [max(videos, key=lambda video: (size(video), video.id)) for size in (num_frames, num_pixels)]
+    return list({video.id: video for video in found}.values())

@@ -1,0 +1,77 @@
+"""Videos that training would refuse for their length are refused before the model is asked."""
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import tempo.model.loading
+from tempo.config import parse_config
+from tempo.pipeline import NAMES, fingerprints, run_stages
+from tempo.records import Clips, Video
+from tempo.sections import FramesConfig
+from tempo.stage import Context
+from tempo.store import RunStore
+from tempo.training.longest import longest
+from tempo.video.frames import FrameStore, encode_jpeg
+
+PHASE = {"name": "p", "objective": "dpo", "learning_rate": 1e-3}
+
+
+def video(name, seconds=40.0, width=64, height=64):
+    facts = {"duration_seconds": seconds, "width": width, "height": height, "fps": 24.0, "codec": "h264"}
+    return Video(id=name, path=f"{name}.mp4", **facts)
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """A function that makes a run whose clips are done: of one video of 40 frames, not of a longer one."""
+
+    def make(**training):
+        config = parse_config({"videos": {"paths": [str(tmp_path)]}, "training": training})
+        store, marks = RunStore(tmp_path / "run"), fingerprints(config)
+        store.append("videos", [video("a"), video("longer", 400.0)])
+        store.append("clips", [Clips(id="a", path="a.mp4", duration_seconds=40.0, clips=())])
+        frame = encode_jpeg(np.zeros((64, 64, 3), np.uint8), 95)
+        FrameStore(store.directory / "frames").write("a", [frame] * 40, seconds=list(range(40)), fps=1.0)
+        for name in NAMES[1 : NAMES.index("captions")]:
+            store.finish(name, marks[name])
+        return Context(config, store.directory)
+
+    return make
+
+
+class Asked(Exception):
+    """The model was loaded."""
+
+
+@pytest.fixture(autouse=True)
+def _no_weights(monkeypatch):
+    def load(config):
+        raise Asked
+
+    monkeypatch.setattr(tempo.model.loading, "load_video_lm", load)
+
+
+def test_a_video_that_alone_is_over_the_limit_is_refused_before_the_model_is_loaded(begin):
+    with pytest.raises(ValueError, match=r"a\.mp4: .* tokens, training\.max_tokens is 64.*max_total_pixels"):
+        run_stages(begin(phases=[PHASE], max_tokens=64), Console(quiet=True), only="captions")
+
+
+@pytest.mark.parametrize("training", [{"phases": [PHASE]}, {"max_tokens": 64}])
+def test_a_video_that_fits_or_that_nobody_trains_on_is_no_hindrance(begin, training):
+    with pytest.raises(Asked):
+        run_stages(begin(**training), Console(quiet=True), only="captions")
+
+
+@pytest.mark.parametrize(
+    ("settings", "ids"),
+    [
+        ({}, ["long", "large"]),
+        ({"max_pixels": 100}, ["long"]),
+        ({"max_pixels": 10**6, "max_total_pixels": 10**5}, ["long"]),
+        ({"max_frames": 5}, ["small", "large"]),
+    ],
+)
+def test_what_is_measured_is_the_most_frames_and_the_most_pixels(settings, ids):
+    videos = [video("large", 20.0, 640, 360), video("small", 10.0), video("long", 60.0)]
+    assert [found.id for found in longest(videos, FramesConfig(**settings))] == ids
