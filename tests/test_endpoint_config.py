@@ -2,11 +2,11 @@
 
 import pytest
 
+from tempo.checks import check_inputs
 from tempo.config import load_config, parse_config
 from tempo.pipeline import NAMES, fingerprints, run_stages
 from tempo.run_files import write_config
 from tempo.stage import Context
-from tempo.steps import check_inputs
 
 OWN = {"videos": {"paths": ["films"]}}
 SERVER = {"url": "http://localhost:8000/v1", "model": "m"}

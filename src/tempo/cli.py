@@ -111,8 +111,8 @@ def audit(
     no_model: Annotated[bool, typer.Option("--no-model", help="do not ask the language model")] = False,
 ) -> None:
     """Ask how well the pairs of a run can be told apart without the video; write audit.json."""
+    from tempo.preference.audit import audit_directory
     from tempo.report.audit_table import audit_table
-    from tempo.steps import audit_directory
 
     result = audit_directory(directory, with_model=not no_model)
     console().print(audit_table(result))

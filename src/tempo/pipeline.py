@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from tempo import engine, run_files, steps
+from tempo.checks import check_inputs
 from tempo.config import IMPORTED_STAGES, Config
 from tempo.named_files import content_hashes
 from tempo.processes import call_to_training, process_rank
@@ -117,7 +118,7 @@ def run_stages(
     selected = _selected(context.config, until=until, only=only)
     uses_model = any(stage.name in MODEL_STAGES for stage in selected) or _has_used_model(context)
     uses_endpoint = any(stage.name in ENDPOINT_STAGES for stage in selected)
-    steps.check_inputs(context.config, with_model=uses_model, with_endpoint=uses_endpoint)
+    check_inputs(context.config, with_model=uses_model, with_endpoint=uses_endpoint)
     shared = [stage for stage in selected if _is_shared(stage)]
     own = selected[len(shared) :]
     with RunStore(context.directory).lock(), engine.session(context.config.run):

@@ -157,9 +157,9 @@ class Responses(Record):
 class Pair(Record):
     """A training pair; `id` is video id, kind and level. `order` is the perturbation that made `rejected`.
 
-    A pair made elsewhere (`pairs.import_from`) may be of the kind `other`, with level 0 and no order. A mirrored
-    pair (`pairs.mirror`) is about the perturbed video: `frames` are the numbers of the stored frames that show
-    it, in their order; empty for the video as filmed.
+    A pair made elsewhere (`pairs.import_from`) may be of the kind `other`, with level 0 and no order. A
+    mirrored pair (`pairs.mirror`) is about the perturbed video: `frames` are the numbers of the stored frames
+    that show it, in their order; empty for the video as filmed.
     """
 
     video_id: str

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from tempo import engine
 from tempo.config import Config
-from tempo.model.paths import check_model_path
-from tempo.named_files import named_files
 from tempo.processes import call_to_training
 from tempo.progress import Counter, Counters
 from tempo.records import Captions, Clips, Drop, Record, Shots, Video
 from tempo.rounds import from_start, round_of
-from tempo.run_files import read_config
-from tempo.sections import AuditConfig, ModelConfig
 from tempo.stage import Context
 from tempo.store import DROPPED, RunStore, write_json, write_lines
 
@@ -196,31 +190,6 @@ def run_audit(context: Context, store: RunStore, console: Console) -> None:
     console.print(f"audit: {audit['verdict']}")
 
 
-def audit_directory(directory: Path, *, with_model: bool) -> dict[str, Any]:
-    """Audits the pairs of a directory as its config.toml says; writes `audit.json` and returns its content.
-
-    A report that was written counts as not done any more, for it shows the audit before. A directory with
-    nothing but pairs has no model to ask. Raises ValueError where there are no pairs, and
-    while a run is at work there: it audits its pairs itself, and may be about to replace them.
-    """
-    from tempo.preference.audit import audit_pairs, read_pairs
-
-    # Now for what may be wrong with it: the lock would make the directory.
-    read_pairs(directory)
-    # Only what the audit needs: a run of another version may have keys that this one does not know.
-    plain = read_config(directory)
-    if with_model and "model" not in plain:
-        raise ValueError(f"{directory}/config.toml names no model to ask; add --no-model")
-    settings = AuditConfig.model_validate(plain.get("audit", {}))
-    model = ModelConfig.model_validate(plain["model"]) if with_model else None
-    seed = int(plain.get("run", {}).get("seed", 0))
-    with RunStore(directory).lock():
-        audit = audit_pairs(read_pairs(directory), settings, seed=seed, model=model)
-        write_json(directory / "audit.json", audit)
-        RunStore(directory).forget("report")
-    return audit
-
-
 def run_training(context: Context, store: RunStore, console: Console) -> None:
     """Trains every phase that is not done."""
     from tempo.training.phases import Session
@@ -264,29 +233,3 @@ def run_report(context: Context, store: RunStore, console: Console) -> None:
     from tempo.report.report import write_report
 
     console.print(f"report: {write_report(context)}")
-
-
-def check_inputs(config: Config, *, with_model: bool, with_endpoint: bool = False) -> None:
-    """Raises ValueError, before any work, for a path that leads nowhere or a server's key that is not set."""
-    engine.check_engine(config.run)
-    if with_model:
-        check_model_path(config.model.path)
-    if with_endpoint and config.endpoint:
-        from tempo.model.chat import read_key
-
-        read_key(config.endpoint)
-    for key, file in named_files(config).items():
-        _check_path(key, str(file), file, Path.is_file)
-    for path in config.videos.paths:
-        _check_path("videos.paths", repr(path), Path(path).expanduser(), Path.exists)
-
-
-def _check_path(key: str, shown: str, path: Path, is_there: Callable[[Path], bool]) -> None:
-    """Raises ValueError that names `key` where `path` does not exist, or nobody may look."""
-    try:
-        found = is_there(path)
-    except OSError as error:
-        # Below a folder that may not be entered; later versions of Python say False.
-        raise ValueError(f"{key}: {shown} cannot be reached: {error.strerror}") from None
-    if not found:
-        raise ValueError(f"{key}: {shown} does not exist")

@@ -14,12 +14,11 @@ from tempo.cli import main
 from tempo.config import parse_config
 from tempo.pipeline import NAMES, fingerprints, run_stages
 from tempo.preference import audit as module
-from tempo.preference.audit import audit_pairs, choose_videos, score, summarise
+from tempo.preference.audit import audit_directory, audit_pairs, choose_videos, score, summarise
 from tempo.preference.selection import select_pairs
 from tempo.run_files import discard_files
 from tempo.sections import AuditConfig, ModelConfig, PairsConfig
 from tempo.stage import Context
-from tempo.steps import audit_directory
 from tempo.store import RunStore
 
 LENGTHS = ("longer", "length")

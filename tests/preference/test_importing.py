@@ -119,6 +119,14 @@ def test_rows_that_cannot_be_trained_on_are_set_aside_with_their_reason(library,
     assert {drop.stage for drop in made.drops} == {"pairs"}
 
 
+def test_a_mirrored_pair_is_not_taken_for_one_of_the_video_as_filmed(library, tmp_path):
+    directory, _, (one, _) = library
+    mirrored = row(one) | {"tempo": {"kind": "reverse", "level": 2, "order": [1, 0], "frames": [2, 1, 0]}}
+    made = imported(directory, write(tmp_path / "a.jsonl", mirrored))
+    assert made.pairs == []
+    assert [drop.reason for drop in made.drops] == ["about a perturbed video"]
+
+
 def test_the_filter_of_lengths_is_the_makers_and_selection_is_the_runs(library, tmp_path):
     directory, _, (path, _) = library
     rows = [row(path, rejected=f"{'many words ' * 40}{number}") for number in range(5)]

@@ -16,9 +16,10 @@ from tempo.evaluation.benchmark import cluster_interval, wilson_interval
 from tempo.preference import judges
 from tempo.preference.verdict import MIN_VIDEOS, verdict
 from tempo.records import Pair
+from tempo.run_files import read_config
 from tempo.sections import AuditConfig, ModelConfig
 from tempo.seeds import derive_seed
-from tempo.store import RunStore
+from tempo.store import RunStore, write_json
 
 
 def read_pairs(directory: Path) -> list[Pair]:
@@ -29,6 +30,29 @@ def read_pairs(directory: Path) -> list[Pair]:
             f"{directory} has no pairs.jsonl; `tempo run CONFIG --out {directory} --until pairs` makes it"
         )
     return RunStore(directory).read("pairs", Pair)
+
+
+def audit_directory(directory: Path, *, with_model: bool) -> dict[str, Any]:
+    """Audits the pairs of a directory as its config.toml says; writes `audit.json` and returns its content.
+
+    A report that was written counts as not done any more, for it shows the audit before. A directory with
+    nothing but pairs has no model to ask. Raises ValueError where there are no pairs, and
+    while a run is at work there: it audits its pairs itself, and may be about to replace them.
+    """
+    # Now for what may be wrong with it: the lock would make the directory.
+    read_pairs(directory)
+    # Only what the audit needs: a run of another version may have keys that this one does not know.
+    plain = read_config(directory)
+    if with_model and "model" not in plain:
+        raise ValueError(f"{directory}/config.toml names no model to ask; add --no-model")
+    settings = AuditConfig.model_validate(plain.get("audit", {}))
+    model = ModelConfig.model_validate(plain["model"]) if with_model else None
+    seed = int(plain.get("run", {}).get("seed", 0))
+    with RunStore(directory).lock():
+        audit = audit_pairs(read_pairs(directory), settings, seed=seed, model=model)
+        write_json(directory / "audit.json", audit)
+        RunStore(directory).forget("report")
+    return audit
 
 
 def audit_pairs(

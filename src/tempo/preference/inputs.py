@@ -89,7 +89,7 @@ def frames_by_clip(video: Clips, store: FrameStore) -> Footage:
     return Footage(stored.frames, clip_of_frames(video, stored.seconds), len(video.clips), stored.fps)
 
 
-def clip_of_frames(video: Clips, seconds: Sequence[float]) -> NDArray[np.int64]:
+def clip_of_frames(video: Clips, seconds: NDArray[np.float64]) -> NDArray[np.int64]:
     """For frames at these times [T], the last clip that has begun by then.
 
     So what lies between two clips goes with the earlier one, and what comes before all with the first: each

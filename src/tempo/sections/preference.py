@@ -77,9 +77,9 @@ class PairsConfig(Section):
     `min_difference` counts word edits over words (0 to 1); `max_per_video = 0` keeps all;
     pairs of the `held_out_share` of videos go to `held_out_pairs.jsonl`, which training never reads.
 
-    `mirror` adds to every pair that is kept its mirror image: the perturbed video, which the rejected answer
-    tells rightly and the chosen one wrongly. Each text is then chosen as often as rejected, so that no judge of
-    texts can tell them apart; a mirrored pair needs a pass over its own video.
+    `mirror` adds to every pair that is kept, `max_per_video` or not, its mirror image: the perturbed video,
+    which the rejected answer tells rightly and the chosen one wrongly. Each text is then chosen as often as
+    rejected, so that no judge of texts can tell them apart; a mirrored pair needs a pass over its own video.
 
     `import_from` takes the pairs from a file made elsewhere, past the filter: a row that names no kind is of
     the kind `other`, at level 0.
@@ -99,7 +99,9 @@ class PairsConfig(Section):
     @model_validator(mode="after")
     def _refuse_idle(self) -> PairsConfig:
         fields = type(self).model_fields
-        filters = {"max_length_ratio", "min_difference", "mirror"} | ({"length"} if self.length == "any" else set())
+        filters = {"max_length_ratio", "min_difference", "mirror"} | (
+            {"length"} if self.length == "any" else set()
+        )
         idle = [name for name in sorted(filters) if getattr(self, name) != fields[name].default]
         if self.import_from and idle:
             raise ValueError(f"{', '.join(idle)} would do nothing: import_from takes pairs past the filter")

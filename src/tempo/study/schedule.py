@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -75,6 +76,8 @@ def _begin(threads: int) -> None:
     import torch
 
     follow_parent()
+    # As in the command line: libraries tell each other about names that will change.
+    warnings.simplefilter("ignore", FutureWarning)
     torch.set_num_threads(threads)
 
 

@@ -1,0 +1,37 @@
+"""What is looked at before any work: paths that lead nowhere, engines and keys that are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tempo import engine
+from tempo.config import Config
+from tempo.model.paths import check_model_path
+from tempo.named_files import named_files
+
+
+def check_inputs(config: Config, *, with_model: bool, with_endpoint: bool = False) -> None:
+    """Raises ValueError, before any work, for a path that leads nowhere or a server's key that is not set."""
+    engine.check_engine(config.run)
+    if with_model:
+        check_model_path(config.model.path)
+    if with_endpoint and config.endpoint:
+        from tempo.model.chat import read_key
+
+        read_key(config.endpoint)
+    for key, file in named_files(config).items():
+        _check_path(key, str(file), file, Path.is_file)
+    for path in config.videos.paths:
+        _check_path("videos.paths", repr(path), Path(path).expanduser(), Path.exists)
+
+
+def _check_path(key: str, shown: str, path: Path, is_there: Callable[[Path], bool]) -> None:
+    """Raises ValueError that names `key` where `path` does not exist, or nobody may look."""
+    try:
+        found = is_there(path)
+    except OSError as error:
+        # Below a folder that may not be entered; later versions of Python say False.
+        raise ValueError(f"{key}: {shown} cannot be reached: {error.strerror}") from None
+    if not found:
+        raise ValueError(f"{key}: {shown} does not exist")
