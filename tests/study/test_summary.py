@@ -267,3 +267,13 @@ def test_a_file_that_is_no_study_is_named(tmp_path, text):
         read_study(path)
     with pytest.raises(ValueError, match=r"absent\.json cannot be read"):
         read_study(tmp_path / "absent.json")
+
+
+def test_what_is_over_chance_may_be_under_it():
+    rows = [
+        {"row": "blind", "seed": seed, "accuracy": {"temporal": value}, "chance": {"temporal": 0.5}}
+        for seed, value in ((1, 0.48), (2, 0.49), (3, 0.50))
+    ]
+    (found,) = (entry for entry in means(rows) if entry["measure"] == "over_chance")
+    assert found["mean"] == pytest.approx(-0.01)
+    assert found["interval"][0] < -0.01 < found["interval"][1]

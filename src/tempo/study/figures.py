@@ -130,7 +130,7 @@ def _step(rows: Iterable[Row], name: str, measure: str) -> float:
 
 def _figures(values: Sequence[float], interval: list[float] | None, measure: str = "") -> Entry:
     """What every entry says: mean, interval and number of seeds; the interval of a share stays in 0 to 1."""
-    if interval and measure not in ("", "margin", *SFT_START):
+    if interval and measure not in ("", "margin", "over_chance", *SFT_START):
         interval = [max(0.0, interval[0]), min(1.0, interval[1])]
     return {
         "mean": _rounded(float(np.mean(values))),
