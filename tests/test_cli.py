@@ -10,45 +10,16 @@ import time
 import tomllib
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 import tomli_w
+from tiny_film import film
 
-from tempo import cli, engine, pipeline
+from tempo import engine, pipeline
 from tempo.config import load_config
 from tempo.records import Drop, Video
 from tempo.store import DROPPED, RunStore
 
 HEAVY = ("torch", "transformers", "peft", "accelerate", "cv2", "av", "scenedetect", "matplotlib", "jinja2")
-
-
-@pytest.fixture
-def tempo(monkeypatch, capsys):
-    """A function that runs a command in this process and returns (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tempo", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return (code, *capsys.readouterr())
-
-    return run
-
-
-def film(path, level=60):
-    """A tiny video; another grey level is another content."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=8, options={"preset": "ultrafast"})
-        stream.width = stream.height = 64
-        stream.pix_fmt = "yuv420p"
-        for index in range(8):
-            picture = np.full((64, 64, 3), level + index, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
 
 
 @pytest.fixture

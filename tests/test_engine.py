@@ -8,19 +8,17 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import engine_workers
 import pytest
+from engine_checks import PATIENCE_SECONDS, by_id, is_alive, until
 
 from tempo import engine
 from tempo.config import Config
 from tempo.records import Captions, Drop, Record
 from tempo.sections import RunConfig
 from tempo.stage import Context
-
-PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture
@@ -36,28 +34,6 @@ def pool(name, context, batches, num_workers=1):
     return engine.run_pool(
         f"engine_workers:{name}", context, batches, num_workers=num_workers, stage="captions"
     )
-
-
-def by_id(results):
-    """Everything that came, each id once."""
-    flat = [record for result in results for record in result]
-    assert len({record.id for record in flat}) == len(flat), "a record came twice"
-    return {record.id: record for record in flat}
-
-
-def until(condition):
-    """Waits for something that another process or thread is about to do."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        threading.Event().wait(0.01)
-
-
-def is_alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_workers_asked_for_are_counted_and_zero_is_one_per_usable_core():

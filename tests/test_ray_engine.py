@@ -7,11 +7,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
+from engine_checks import PATIENCE_SECONDS, by_id, is_alive, until
 
 from tempo import engine, ray_engine
 from tempo.config import Config
@@ -22,7 +22,6 @@ from tempo.stage import Context
 # Not imported: what a run sets before the import would come too late.
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 
-PATIENCE_SECONDS = 60.0
 RUN = RunConfig(engine="ray", num_workers=2)
 
 
@@ -56,28 +55,6 @@ def actors(name, context, batches, *, num_workers=2, holds_model=False):
         holds_model=holds_model,
         stage="captions",
     )
-
-
-def by_id(results):
-    """Everything that came, each id once."""
-    flat = [record for result in results for record in result]
-    assert len({record.id for record in flat}) == len(flat), "a record came twice"
-    return {record.id: record for record in flat}
-
-
-def until(condition):
-    """Waits for something that another process is about to do."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        threading.Event().wait(0.05)
-
-
-def is_alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

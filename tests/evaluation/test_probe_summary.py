@@ -1,12 +1,10 @@
 """Win rates and margins with their intervals, the chart, and the command."""
 
 import json
-import sys
 
 import numpy as np
 import pytest
 
-from tempo import cli
 from tempo.evaluation import probe_command
 from tempo.evaluation.benchmark import cluster_interval
 from tempo.evaluation.probe import Comparison
@@ -99,22 +97,6 @@ def test_the_table_has_a_row_for_each_kind_and_level():
 
 
 # The command
-
-
-@pytest.fixture
-def tempo(monkeypatch, capsys):
-    """A function that runs a command in this process and returns (exit code, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["tempo", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture

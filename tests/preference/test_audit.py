@@ -10,7 +10,6 @@ from audit_material import change, fair_pairs, pair, short_drops
 from pydantic import ValidationError
 from rich.console import Console
 
-from tempo.cli import main
 from tempo.config import parse_config
 from tempo.pipeline import NAMES, fingerprints, run_stages
 from tempo.preference import audit as module
@@ -212,23 +211,6 @@ def test_another_audit_setting_makes_no_training_stale():
 def test_settings_out_of_range_are_refused(bad):
     with pytest.raises(ValidationError):
         AuditConfig(**bad)
-
-
-@pytest.fixture
-def tempo(monkeypatch, capsys):
-    """A function that runs the command line and returns what it printed and, if it stopped, its exit code."""
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["tempo", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as error:
-            code = error.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def test_command_prints_the_table_and_the_verdict_and_takes_a_directory(tempo, tmp_path):

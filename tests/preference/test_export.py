@@ -16,7 +16,6 @@ import yaml
 from pairs_material import NUM_FRAMES, make_run
 from PIL import Image
 
-from tempo import cli
 from tempo.preference.export import LLAMA_FACTORY_NAME, PARQUET_FILE, WRITERS, export_pairs
 from tempo.preference.formats import origin_of
 from tempo.records import Pair
@@ -271,22 +270,6 @@ def test_missing_videos_and_frames_are_named(run, tmp_path):
     (directory / "videos.jsonl").write_text("")
     assert "not among the videos" in refusal(directory, "trl", tmp_path / "again")
     assert not (tmp_path / "again").exists()
-
-
-@pytest.fixture
-def tempo(monkeypatch, capsys):
-    """A function that runs the command line in this process and returns (exit code, stdout, stderr)."""
-
-    def command(*arguments):
-        monkeypatch.setattr("sys.argv", ["tempo", *map(str, arguments)])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        return (code, *capsys.readouterr())
-
-    return command
 
 
 def test_the_command_says_how_many_pairs_it_wrote(run, tmp_path, tempo):

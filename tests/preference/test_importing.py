@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 
-import av
-import numpy as np
 import pytest
 from pairs_material import make_run, make_videos
 from rich.console import Console
+from tiny_film import film
 
 from tempo import pipeline
 from tempo.config import parse_config
@@ -180,18 +179,6 @@ def test_a_file_that_cannot_be_read_is_named(library, tmp_path, name):
     (tmp_path / name).write_bytes(b"\xff\xfe no text")
     assert f"{name} cannot be read" in refusal(library[0], tmp_path / name)
     assert "cannot be read" in refusal(library[0], tmp_path)
-
-
-def film(path, level):
-    """A second of video that decodes."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=8, options={"preset": "ultrafast"})
-        stream.width = stream.height = 64
-        stream.pix_fmt = "yuv420p"
-        for index in range(8):
-            picture = np.full((64, 64, 3), level + index, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode(None))
 
 
 @pytest.fixture

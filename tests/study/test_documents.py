@@ -180,7 +180,10 @@ def test_no_figure_of_the_study_is_written_by_hand():
 
 def test_every_block_of_the_documents_can_be_written(study):
     for path in (DOCUMENT, ROOT / "README.md"):
-        fill(path.read_text(), study, plots="study")
+        filled = fill(path.read_text(), study, plots="study")
+        assert without_blocks(filled) == without_blocks(path.read_text())
+        assert "<!-- study:main -->" in filled
+        assert "Not run yet." not in filled
 
 
 @needs_study

@@ -36,7 +36,6 @@ def measure(job: MeasureJob, path: str) -> dict[str, Any]:
         "static_accuracy": summary["static"]["accuracy"],
         "chance": {
             "temporal": _chance([o for o in outcomes if o.aspect not in STATIC_ASPECTS]),
-            "event_order": _chance([o for o in outcomes if o.aspect == "event_order"]),
         },
         "probe": _figures(comparisons, context.config.run.seed) if comparisons else None,
     }
