@@ -11,10 +11,10 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-Kind = Literal["drop", "shuffle", "reverse"]
+Kind = Literal["drop", "shuffle", "reverse", "swap"]
 
 #: `other`: the pair was made elsewhere, from what is not known.
-PairKind = Literal["drop", "shuffle", "reverse", "other"]
+PairKind = Literal["drop", "shuffle", "reverse", "swap", "other"]
 
 
 class Frozen(BaseModel):

@@ -26,7 +26,8 @@ from tempo.records import Captions, Clip, Clips, Drop
 from tempo.sections import PerturbationsConfig
 from tempo.stage import Context
 
-KINDS = ("drop", "shuffle", "reverse")
+RELEASED = ("drop", "shuffle", "reverse")
+KINDS = (*RELEASED, "swap")
 LEVELS = (16, 8, 4, 2)
 
 counts = st.integers(2, 64)
@@ -79,8 +80,8 @@ def test_drop_keeps_the_order_of_what_remains(num_clips, levels, seed):
 
 @given(counts, level_lists, seeds)
 @many
-def test_shuffle_and_reverse_lose_no_clip(num_clips, levels, seed):
-    for made in all_of(num_clips, levels=levels, seed=seed, kinds=("shuffle", "reverse")):
+def test_only_drop_loses_a_clip(num_clips, levels, seed):
+    for made in all_of(num_clips, levels=levels, seed=seed, kinds=("shuffle", "reverse", "swap")):
         assert sorted(made.order) == list(range(num_clips))
 
 
@@ -127,12 +128,29 @@ def test_shuffle_is_never_the_reverse_of_its_level(num_clips, levels, seed):
 
 @given(counts, level_lists, seeds)
 @many
+def test_swap_lets_two_clips_change_places_and_all_others_stay(num_clips, levels, seed):
+    for made in all_of(num_clips, levels=levels, seed=seed, kinds=("swap",)):
+        first, second = (clip for place, clip in enumerate(made.order) if place != clip)
+        assert (made.order[first], made.order[second]) == (second, first)
+        assert abs(first - second) == min(made.level // 2, num_clips - 2)
+        assert made.order != tuple(range(num_clips))[::-1]
+
+
+def effect_of(made):
+    """What its level came to: clips kept, distance of those that changed places, or segments."""
+    if made.kind == "swap":
+        return max(abs(place - clip) for place, clip in enumerate(made.order))
+    return len(made.order) if made.kind == "drop" else min(made.level, made.num_clips)
+
+
+@given(counts, level_lists, seeds)
+@many
 def test_levels_of_one_kind_disturb_differently(num_clips, levels, seed):
     """Fault 1: of 4 to 7 clips the released levels 4, 8 and 16 are the same."""
     made = all_of(num_clips, levels=levels, seed=seed)
     for kind in KINDS:
         of_kind = [p for p in made if p.kind == kind]
-        effects = [len(p.order) if kind == "drop" else min(p.level, num_clips) for p in of_kind]
+        effects = [effect_of(p) for p in of_kind]
         assert len(set(effects)) == len(effects)
         assert len({p.level for p in of_kind}) == len(of_kind)
         if kind != "shuffle":
@@ -143,7 +161,8 @@ def test_levels_of_one_kind_disturb_differently(num_clips, levels, seed):
 @many
 def test_larger_level_disturbs_more(num_clips, levels, seed):
     made = all_of(num_clips, levels=levels, seed=seed)
-    for kind, measure in (("drop", lambda p: -len(p.order)), ("reverse", lambda p: p.kendall_distance)):
+    turned = {kind: lambda p: p.kendall_distance for kind in ("reverse", "swap")}
+    for kind, measure in {"drop": lambda p: -len(p.order), **turned}.items():
         easy_to_hard = [measure(p) for p in made if p.kind == kind]
         assert easy_to_hard == sorted(easy_to_hard, reverse=True)
         assert len(set(easy_to_hard)) == len(easy_to_hard)
@@ -183,6 +202,11 @@ def test_levels_come_from_those_asked_for_and_go_from_easy_to_hard(num_clips, le
         (16, "drop", [16, 8, 4, 2]),
         (16, "shuffle", [16, 8, 4]),
         (32, "reverse", [16, 8, 4, 2]),
+        (2, "swap", []),
+        (3, "swap", [2]),
+        (4, "swap", [4, 2]),
+        (7, "swap", [16, 8, 4, 2]),
+        (16, "swap", [16, 8, 4, 2]),
     ],
 )
 def test_of_levels_with_the_same_effect_the_smallest_stays(num_clips, kind, expected):
@@ -286,7 +310,7 @@ def test_default_rule_for_every_number_of_clips_kind_and_level(num_clips):
 def as_released(num_clips, seed=0):
     """The orders of the rule `paper` by kind and level."""
     made = perturb_all(num_clips, PerturbationsConfig(rule="paper"), seed=seed)
-    assert [(p.kind, p.level) for p in made] == [(kind, level) for kind in KINDS for level in LEVELS]
+    assert [(p.kind, p.level) for p in made] == [(kind, level) for kind in RELEASED for level in LEVELS]
     return {(p.kind, p.level): p.order for p in made}
 
 
@@ -329,6 +353,11 @@ def test_half_of_the_paper_rules_hardest_shuffles_change_nothing(num_clips):
     unchanged = orders.count(tuple(range(num_clips)))
     assert 30 <= unchanged <= 70
     assert orders.count(reverse) == 100 - unchanged
+
+
+def test_paper_rule_has_no_swap():
+    with pytest.raises(ValidationError, match="'swap' is not of the released rule"):
+        PerturbationsConfig(rule="paper", kinds=KINDS)
 
 
 def test_paper_rule_overshoots_the_level():

@@ -1,9 +1,12 @@
-"""A perturbation is a list of clip indices: drop, shuffle and reverse share one type.
+"""A perturbation is a list of clip indices: drop, shuffle, reverse and swap share one type.
 
 The level r controls all kinds: a larger r disturbs more. By the rule `distinct`, the default, the clips are
 cut into r segments as even as possible (fewer where there are fewer clips), no perturbation is the original
 order, and levels that would come out the same are merged under the smallest r that gives them. The rule
 `paper` is that of the released code, which has none of these properties (method.md, sections 2 and 3).
+
+`swap` is ours: two clips that lie r // 2 apart change places, all others stay. Whole accounts in another
+order can be told apart by many clues; here only the order of two clips is left, and those between them.
 """
 
 from __future__ import annotations
@@ -63,15 +66,28 @@ def distinct_levels(num_clips: int, kind: Kind, levels: Sequence[int]) -> list[i
     """
     smallest: dict[int, int] = {}
     for level in sorted(levels, reverse=True):
-        effect = _num_kept(num_clips, level) if kind == "drop" else min(level, num_clips)
-        smallest[effect] = level
+        smallest[_effect(num_clips, kind, level)] = level
     useful = {effect for effect in smallest if _is_useful(kind, effect, num_clips)}
     return sorted((smallest[effect] for effect in useful), reverse=True)
 
 
+def _effect(num_clips: int, kind: Kind, level: int) -> int:
+    """What a level comes to: clips kept, distance of the two that change places, or segments."""
+    if kind == "drop":
+        return _num_kept(num_clips, level)
+    # Never both ends: of three clips that would be the reverse.
+    return min(level // 2, num_clips - 2) if kind == "swap" else min(level, num_clips)
+
+
 def perturb(num_clips: int, kind: Kind, level: int, *, rng: np.random.Generator) -> Perturbation:
     """One perturbation; the caller asks only for levels that `distinct_levels` gave."""
-    order = _drop(num_clips, level, rng) if kind == "drop" else _reorder(num_clips, kind, level, rng)
+    match kind:
+        case "drop":
+            order = _drop(num_clips, level, rng)
+        case "swap":
+            order = _swap(num_clips, level, rng)
+        case _:
+            order = _reorder(num_clips, kind, level, rng)
     assert order != list(range(num_clips)), f"{kind} at level {level} of {num_clips} clips is the identity"
     return _measured(num_clips, kind, level, order)
 
@@ -107,7 +123,7 @@ def _measured(num_clips: int, kind: Kind, level: int, order: Sequence[int]) -> P
 
 
 def _is_useful(kind: Kind, effect: int, num_clips: int) -> bool:
-    least = {"drop": 1, "reverse": 2, "shuffle": 3}[kind]
+    least = {"drop": 1, "swap": 1, "reverse": 2, "shuffle": 3}[kind]
     return least <= effect and not (kind == "drop" and effect >= num_clips)
 
 
@@ -117,6 +133,14 @@ def _num_kept(num_clips: int, level: int) -> int:
 
 def _drop(num_clips: int, level: int, rng: np.random.Generator) -> list[int]:
     return sorted(int(i) for i in rng.permutation(num_clips)[: _num_kept(num_clips, level)])
+
+
+def _swap(num_clips: int, level: int, rng: np.random.Generator) -> list[int]:
+    apart = _effect(num_clips, "swap", level)
+    first = int(rng.integers(num_clips - apart))
+    order = list(range(num_clips))
+    order[first], order[first + apart] = order[first + apart], order[first]
+    return order
 
 
 def _reorder(num_clips: int, kind: Kind, level: int, rng: np.random.Generator) -> list[int]:

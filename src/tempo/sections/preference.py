@@ -51,6 +51,8 @@ class PerturbationsConfig(Section):
     def _check(self) -> PerturbationsConfig:
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):
             raise ValueError(f"kinds must name each kind at most once and one at least, got {self.kinds}")
+        if self.rule == "paper" and "swap" in self.kinds:
+            raise ValueError("kinds: 'swap' is not of the released rule; remove it, or rule = 'paper'")
         if not self.levels or min(self.levels) < 2 or len(set(self.levels)) < len(self.levels):
             raise ValueError(f"levels must be different whole numbers of at least 2, got {self.levels}")
         return self
