@@ -38,7 +38,7 @@ similarity = 0.8         # shots more alike than this are one group
 min_clips = 4
 
 [perturbations]
-kinds = ["drop", "shuffle", "reverse"]
+kinds = ["drop", "shuffle", "reverse"]  # and "swap": two clips change places
 levels = [16, 8, 4, 2]   # easy to hard
 rule = "distinct"        # "paper" is the released rule, faults included, for reproduction
 

@@ -30,13 +30,18 @@ LEVELS = {
     "data_1_8": 0.80,
     "data_1_4": 0.87,
     "data_1_2": 0.89,
+    "sft_long": 0.77,
+    "method_sft_long": 0.88,
+    "sft_long_then_dpo": 0.84,
+    "sft_true": 0.80,
+    "method_sft_true": 0.92,
     "a_on_b": 0.83,
     "b_base": 0.70,
     "b_sft_only": 0.71,
     "b_method": 0.85,
     "b_on_a": 0.78,
 }
-NO_PREFERENCES = ("blind", "base", "sft_only", "b_base", "b_sft_only")
+NO_PREFERENCES = ("blind", "base", "sft_only", "sft_long", "sft_true", "b_base", "b_sft_only")
 
 
 def made_up_row(name, seed, temporal, *, static=0.99, steps=10):

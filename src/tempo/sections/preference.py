@@ -40,7 +40,8 @@ class PerturbationsConfig(Section):
     """Which perturbations are made, and by which rule a level disturbs.
 
     `distinct`: never the original order, and levels that would come out the same are merged. `paper`: the
-    released rule with its faults, for reproduction (method.md, section 3, faults 1, 2 and 4).
+    released rule with its faults, for reproduction (method.md, section 3, faults 1, 2 and 4). The kind `swap`
+    is not of the method: two clips that lie level // 2 apart change places.
     """
 
     rule: Literal["distinct", "paper"] = "distinct"
