@@ -10,8 +10,8 @@ order lost as `order_fidelity` says: at 0 a story's caption tells what happens a
 that the method cures. `card.py` measures the result.
 
 `--go-on-from DIR` starts with a checkpoint that can see and does the lessons only. `--size large` is ten
-times as large, for a GPU (`benchmarks/gpu_study.sh`). Arithmetic is float32; on a GPU products are TF32, finer
-by three bits than the bfloat16 that weights are saved in.
+times as large, for a GPU (`benchmarks/gpu_study.sh`). Arithmetic is float32; on a GPU products are TF32,
+three bits finer than the bfloat16 that weights are saved in.
 """
 
 from __future__ import annotations
