@@ -159,12 +159,7 @@ def test_a_study_extends_another_from_any_folder(tmp_path):
     above.write_text('extends = "../below.toml"\nseeds = [2]\nset = { "model.path" = "m" }\n')
     made, plain = load_study(above)
     assert (made.seeds, list(made.rows)) == ((2,), ["one"])
-    assert plain == {
-        "synthetic": {"num_videos": 4},
-        "run": {"seed": 3},
-        "model": {"path": "m"},
-        "training": {},
-    }
+    assert plain == {"synthetic": {"num_videos": 4}, "run": {"seed": 3}, "model": {"path": "m"}}
 
 
 @pytest.mark.parametrize(
