@@ -222,7 +222,7 @@ def test_world_with_more_shots_at_least_than_at_most_is_refused():
         ({**SFT, "label_smoothing": 0.1}, "label_smoothing"),
         ({**SFT, "length": "ld", "ld_alpha": 0.1}, "length, ld_alpha"),
         ({**SFT, "reference": "fixed", "cache_reference": True}, "reference, cache_reference"),
-        ({**SFT, "grouping": "pair"}, "grouping"),
+        ({**SFT, "grouping": "video"}, "grouping"),
         ({**SFT, "order": "adaptive", "mastered_accuracy": 0.5}, "order, mastered_accuracy"),
         ({**DPO, "ld_alpha": 0.1}, "ld_alpha"),
         ({**DPO, "length": "mean", "ld_alpha": 0.1}, "ld_alpha"),
@@ -284,6 +284,18 @@ def test_an_adaptive_order_without_a_choice_is_refused(data, words):
 def test_options_of_a_dpo_phase_that_belong_together_are_taken(options):
     (phase,) = parse_config({**OWN, "training": {"phases": [{**DPO, **options}]}}).training.phases
     assert phase.model_dump(mode="json", include=set(options)) == options
+
+
+def test_an_sft_phase_may_take_question_by_question():
+    (phase,) = parse_config(
+        {"synthetic": {}, "training": {"phases": [{**SFT, "grouping": "pair"}]}}
+    ).training.phases
+    assert phase.grouping == "pair"
+
+
+def test_a_number_of_instructions_without_a_phase_for_them_is_refused():
+    said = refusal({"training": {"phases": [DPO], "max_instructions": 9}})
+    assert "max_instructions would do nothing" in said
 
 
 def test_benchmark_beside_the_embedded_world_is_refused():

@@ -48,8 +48,8 @@ input_form = "captions"  # what is perturbed; "clips" and "video" show the model
 [pairs]
 max_length_ratio = 1.5
 
-# The curriculum: DPO from easy to hard. An sft phase may follow; it needs training.instructions, a JSONL
-# file with rows of id, video (a path relative to that file), question, answer.
+# The curriculum: DPO from easy to hard. An sft phase may follow; it needs training.instructions, a file
+# with rows of video, question and answer, or with conversations as LLaVA-Video has them (see the README).
 """
 
 #: Lines of [frames]. The embedded model looks at small pictures, so that nothing of it grows too long.

@@ -57,13 +57,16 @@ def _videos_together(config: Config) -> int:
 def answered(worker: str, reads: str, reads_record: type[Record]) -> Callable[..., None]:
     """The stage of a worker whose answers a model draws; a server is asked from here, where its key is.
 
-    Before that, videos that training would refuse for their length are refused.
+    Before that, videos that training would refuse for their length are refused, and instructions that it
+    would refuse for their videos.
     """
 
     def run(context: Context, store: RunStore, console: Console) -> None:
         if context.config.training.phases:
+            from tempo.training.instructions import check_videos
             from tempo.training.longest import check_longest
 
+            check_videos(context)
             check_longest(context)
         place: engine.Place = "here" if context.config.endpoint else "model"
         MapStep(worker, reads, reads_record, place)(from_start(context), store, console)
@@ -94,7 +97,11 @@ def run_synthetic(context: Context, store: RunStore, console: Console) -> None:
 
 
 def run_videos(context: Context, store: RunStore, console: Console) -> None:
-    """Identifies every file; of two with the same content the first path stays, the other is dropped."""
+    """Identifies every file; of two with the same content the first path stays, the other is dropped.
+
+    Raises ValueError that names an instruction about a video that the run does not have.
+    """
+    from tempo.training.instructions import check_videos
     from tempo.video.videos import VideoFile
 
     batches = [[VideoFile(id=path)] for path in _new_files(context, store)]
@@ -104,6 +111,7 @@ def run_videos(context: Context, store: RunStore, console: Console) -> None:
             write_result(store, "videos", result)
             counter.advance()
     _drop_duplicates(store)
+    check_videos(context)
 
 
 def _new_files(context: Context, store: RunStore) -> list[str]:

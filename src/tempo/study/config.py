@@ -118,7 +118,7 @@ def load_study(path: Path) -> tuple[StudyConfig, dict[str, Any]]:
         plain = tomllib.loads(base.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"base: {base} cannot be read: {error}") from None
-    for key in ("phases", "baselines", "instructions"):
+    for key in ("phases", "baselines", "instructions", "max_instructions"):
         plain.get("training", {}).pop(key, None)
     return study, apply_values(plain, study.set, key="set")
 
