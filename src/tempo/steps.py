@@ -142,16 +142,20 @@ def tell_new_files(context: Context, console: Console) -> None:
 
 
 def _drop_duplicates(store: RunStore) -> None:
-    first: dict[str, Video] = {}
-    twice: list[Drop] = []
+    same: dict[str, list[Video]] = {}
     for video in sorted(store.read("videos", Video), key=lambda video: video.path):
-        if video.id in first:
-            detail = f"same content as {first[video.id].path}"
-            twice.append(Drop(stage="videos", id=video.path, reason="duplicate", detail=detail))
-        first.setdefault(video.id, video)
+        same.setdefault(video.id, []).append(video)
+    kept: list[Video] = []
+    twice: list[Drop] = []
+    for first, *others in same.values():
+        detail = f"same content as {first.path}"
+        twice += [Drop(stage="videos", id=v.path, reason="duplicate", detail=detail) for v in others]
+        # After a kill, those that were dropped before are known by the row alone.
+        copies = {v.path for v in others}.union(*(v.copies for v in (first, *others)))
+        kept.append(first.model_copy(update={"copies": tuple(sorted(copies))}))
     known = store.handled_ids("videos")
     store.append(DROPPED, [drop for drop in twice if drop.id not in known])
-    write_lines(store.path("videos"), (video.model_dump_json() for video in first.values()))
+    write_lines(store.path("videos"), (video.model_dump_json() for video in kept))
 
 
 def run_clips(context: Context, store: RunStore, console: Console) -> None:
