@@ -194,7 +194,19 @@ def test_phase_without_a_needed_key_is_refused_by_that_key(missing):
         ({"training": {"phases": [DPO, DPO]}}, ["training", "phases", "dpo-16"]),
         ({"training": {"phases": [DPO], "baselines": {"a": ["dpo-3"]}}}, ["baselines.a", "dpo-3", "dpo-16"]),
         ({"training": {"phases": [{**DPO, "levels": [16, 5]}]}}, ["levels", "[5]", "perturbations.levels"]),
+        ({"training": {"phases": [{**DPO, "kinds": ["swap"]}]}}, ["['swap']", "perturbations.kinds"]),
         ({"training": {"phases": [SFT]}}, ["training.instructions"]),
+        ({"training": {"phases": [DPO], "instructions": "i.jsonl"}}, ["training.instructions", "'sft'"]),
+        (
+            {"pairs": {"length": "any"}, "perturbations": {"kinds": ["shuffle"]}},
+            ["pairs.length 'any'", "perturbations.kinds"],
+        ),
+        (
+            {"pairs": {"max_length_ratio": 2}, "perturbations": {"kinds": ["drop"]}},
+            ["pairs.max_length_ratio 2", "perturbations.kinds"],
+        ),
+        ({"audit": {"max_pairs": 10, "max_model_pairs": 11}}, ["max_model_pairs 11", "max_pairs 10"]),
+        ({"videos": {"paths": ["x"], "extensions": []}}, ["videos.extensions", "at least 1 item"]),
         ({"synthetic": {}}, ["videos.paths", "[synthetic]"]),
         ({"videos": {"paths": []}}, ["videos.paths", "[synthetic]"]),
         ({"clips": {"min_shots": 9, "max_shots": 5}}, ["clips", "min_shots", "9", "max_shots", "5"]),
@@ -204,6 +216,26 @@ def test_values_that_do_not_fit_together_are_refused_by_name(data, words):
     said = refusal(data)
     for word in words:
         assert word in said
+
+
+def test_world_with_instructions_of_others_is_refused():
+    with pytest.raises(ValueError, match=r"training\.instructions would do nothing: the \[synthetic\] world"):
+        parse_config({"synthetic": {}, "training": {"phases": [SFT], "instructions": "i.jsonl"}})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        # What the defaults come to is no wish.
+        {"audit": {"max_pairs": 10}},
+        {"perturbations": {"kinds": ["drop"]}},
+        {"perturbations": {"kinds": ["shuffle"]}},
+        {"perturbations": {"kinds": ["swap"]}, "training": {"phases": [{**DPO, "kinds": ["swap"]}]}},
+        {"pairs": {"length": "any", "max_length_ratio": 2}},
+    ],
+)
+def test_what_does_something_is_taken(data):
+    parse_config({"videos": {"paths": ["x"]}, **data})
 
 
 def test_world_with_more_shots_at_least_than_at_most_is_refused():

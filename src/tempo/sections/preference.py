@@ -119,3 +119,13 @@ class AuditConfig(Section):
 
     max_pairs: int = Field(2000, ge=1)
     max_model_pairs: int = Field(500, ge=0)
+
+    @model_validator(mode="after")
+    def _refuse_idle(self) -> AuditConfig:
+        default = type(self).model_fields["max_model_pairs"].default
+        if self.max_model_pairs > self.max_pairs and self.max_model_pairs != default:
+            raise ValueError(
+                f"max_model_pairs {self.max_model_pairs} would do nothing over max_pairs {self.max_pairs}: "
+                "the model is asked about pairs that the other judges see"
+            )
+        return self
