@@ -112,13 +112,21 @@ def export(
 @app.command(rich_help_panel="Main")
 def audit(
     directory: Annotated[Path, typer.Argument(help="directory of a run that has pairs")],
-    no_model: Annotated[bool, typer.Option("--no-model", help="do not ask the language model")] = False,
+    no_model: Annotated[
+        bool, typer.Option("--no-model", help="do not ask the language model; `tempo run` then does")
+    ] = False,
 ) -> None:
     """Ask how well the pairs of a run can be told apart without the video; write audit.json."""
     from tempo.preference.audit import audit_directory
+    from tempo.progress import Counters
     from tempo.report.audit_table import audit_table
 
-    result = audit_directory(directory, with_model=not no_model)
+    with Counters(console()) as counters:
+        result = audit_directory(
+            directory,
+            with_model=not no_model,
+            progress=lambda done, total: counters.show("audit by the model", done, total),
+        )
     console().print(audit_table(result))
     console().print(result["verdict"])
     if (directory / "report.html").exists():

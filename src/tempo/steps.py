@@ -197,7 +197,14 @@ def run_audit(context: Context, store: RunStore, console: Console) -> None:
 
     config = context.config
     pairs = read_pairs(context.directory)
-    audit = audit_pairs(pairs, config.audit, seed=config.run.seed, model=config.model)
+    with Counters(console) as counters:
+        audit = audit_pairs(
+            pairs,
+            config.audit,
+            seed=config.run.seed,
+            model=config.model,
+            progress=lambda done, total: counters.show("audit by the model", done, total),
+        )
     write_json(context.directory / "audit.json", audit)
     console.print(f"audit: {audit['verdict']}")
 
