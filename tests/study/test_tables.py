@@ -105,7 +105,7 @@ def test_the_probe_by_kind(study):
 def test_shares_and_correlations():
     study = made_up_study(made_up_rows(spread=0.0))
     assert row_of(transfer_table(study), "a_on_b")["temporal accuracy"].startswith("50.0")
-    assert correlation_table(study).rows[0][2] == "1.00 [1.00, 1.00] n = 27"
+    assert correlation_table(study).rows[0][2] == "1.00 [1.00, 1.00] n = 28"
     few = made_up_study(exact_rows())
     assert row_of(transfer_table(few), "a_on_b")["temporal accuracy"] == "not run"
     assert correlation_table(few).rows[0][2] == "- n = 2"

@@ -144,6 +144,12 @@ CLAIMS = (
         _ahead("method_sft_long", "sft_long_then_dpo"),
     ),
     Claim(
+        "small_set_seen_as_often",
+        "why",
+        f"A quarter of the pairs keeps {100 * ENOUGH:.0f} % of the gain, seen four times as often.",
+        partial(kept, row="data_1_4_long", at_least=ENOUGH),
+    ),
+    Claim(
         "true_sft_starts_lower",
         "why",
         "After preferences, SFT starts at a lower loss where its answers tell the true order.",

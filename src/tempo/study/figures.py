@@ -61,6 +61,7 @@ SHARES = (
     ("b_on_a", "b_method", "b_sft_only"),
     ("data_1_8", "method", "sft_only"),
     ("data_1_4", "method", "sft_only"),
+    ("data_1_4_long", "method", "sft_only"),
     ("data_1_2", "method", "sft_only"),
 )
 

@@ -37,12 +37,15 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "What the model sees when it answers": ("form_clips", "form_video"),
     "Loss, reference, tower": ("nll_0", "reference_fixed", "vision_trained"),
-    "Ideas beyond the paper": ("length_controlled", "two_rounds", "swap", "method_twice", "method_long"),
+    "Ideas beyond the paper": (
+        *("length_controlled", "two_rounds", "swap", "mirror_half"),
+        *("method_twice", "method_long"),
+    ),
     "What SFT does to order": (
         *("sft_long", "method_sft_long", "sft_long_then_dpo", "sft_full", "method_sft_full"),
         *("sft_true", "method_sft_true", "rehearsed"),
     ),
-    "Number of pairs": ("data_1_8", "data_1_4", "data_1_2"),
+    "Number of pairs": ("data_1_8", "data_1_4", "data_1_4_long", "data_1_2"),
     "Two architectures": ("a_on_b", "b_base", "b_sft_only", "b_method", "b_on_a"),
 }
 OTHER = "Other rows"
