@@ -3,7 +3,7 @@
     python benchmarks/engine.py [--videos 96] [--rounds 3] [--records 100 1000 10000]
 
 - workers: the stage `shots` over rendered videos, on a Ray that is up, with two workers and with one, in
-  turn. Each worker has a core of its own: left alone, one decoder takes all of them.
+  turn. Each worker has a core of its own, as a decoder has one thread.
 - overhead: seconds a record takes in the pool of one process whose worker does nothing, without the start of
   that process; beside the goal of 1 ms.
 - scale: seconds a video takes from the rows that a stage reads to those that it has written and sorted,

@@ -5,7 +5,7 @@
 Every form works on the same files in the same run, in a process and on a core of its own, the forms in turn
 (a run has a process per core, so that is what counts there):
 
-- tempo: stages `shots` (PySceneDetect) and `clips`, from the file's hash to the key frames on disk.
+- tempo: stages `videos`, `shots` (PySceneDetect) and `clips`, from the path to the key frames on disk.
 - pure decode: every frame decoded and let go.
 - released: method.md's description written plainly: three decodes (cuts; middle frames; key frames), each
   with all frames of the video at full size in memory. It uses the same detector and descriptor, so only the
@@ -35,16 +35,15 @@ import numpy as np
 from harness import Measured, Row, Summary
 
 from tempo.config import Config
-from tempo.records import Shots, Video
+from tempo.records import Shots
 from tempo.sections import ClipsConfig, FramesConfig, ShotsConfig
 from tempo.stage import Context, Dropped
-from tempo.video import clips, key_frames, pictures, shots
+from tempo.video import clips, key_frames, pictures, shots, videos
 from tempo.video.decoding import decode, probe
 from tempo.video.detectors import make_detector
 from tempo.video.frames import FrameStore
 from tempo.video.sampling import sample_video
 from tempo.video.survey import ANALYSIS_PIXELS, THUMBNAIL_SIZE
-from tempo.video.videos import find_videos, video_id
 
 CONFIG = Config.model_validate({"videos": {"paths": ["unused"]}})
 
@@ -77,7 +76,7 @@ def describe(path: Path) -> File | None:
         return None
     width, height = first.size
     gigabytes = 3 * width * height * (last.index + 1) / 1e9
-    return File(str(path), video_id(path), last.end_seconds, gigabytes)
+    return File(str(path), videos.video_id(path), last.end_seconds, gigabytes)
 
 
 def measure(work: Callable[[list[File], Path], object], files: list[File]) -> Timed:
@@ -94,15 +93,15 @@ def measure(work: Callable[[list[File], Path], object], files: list[File]) -> Ti
 
 
 def tempo_way(files: list[File]) -> Timed:
-    """The stages `shots` and `clips`."""
+    """The stages from `videos` to `clips`."""
     return measure(_tempo_way, files)
 
 
 def _tempo_way(files: list[File], directory: Path) -> None:
     context = Context(CONFIG, directory)
-    find, cut = shots.make_worker(context), clips.make_worker(context)
+    identify, find, cut = (stage.make_worker(context) for stage in (videos, shots, clips))
     for file in files:
-        (row,) = find([_video(file)])
+        (row,) = find(identify([videos.VideoFile(id=file.path)]))
         assert isinstance(row, Shots), row
         cut([row])
 
@@ -239,11 +238,6 @@ def in_turn(setting: str, forms: Forms, files: list[File], *, rounds: int) -> li
     return [harness.summarise(timed) for timed in seen.values()]
 
 
-def _video(file: File) -> Video:
-    values = {"duration_seconds": file.seconds, "width": 1, "height": 1, "fps": 25.0, "codec": "any"}
-    return Video(id=file.id, path=file.path, **values)
-
-
 def main() -> None:
     """Prints the table and writes the rows."""
     words = argparse.RawDescriptionHelpFormatter
@@ -259,7 +253,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         render(Path(folder), arguments.rendered)
         for setting, where in (("real", arguments.videos), ("rendered", Path(folder))):
-            found = find_videos([where], CONFIG.videos.extensions) if any(where.glob("*")) else []
+            found = videos.find_videos([where], CONFIG.videos.extensions) if any(where.glob("*")) else []
             files = [file for path in found if (file := describe(path))]
             files = [file for file in files if file.seconds <= arguments.max_seconds]
             limits = {"rounds": arguments.rounds, "max_gigabytes": arguments.max_gigabytes}

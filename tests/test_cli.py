@@ -317,6 +317,33 @@ def test_directory_in_use_is_refused(tempo, write, tmp_path):
         assert_refused(tempo("videos", write(), "--out", tmp_path / "out"), "in use", str(tmp_path / "out"))
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
+        (Exception("I/O error: No space left on device (os error 28)"), "the disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied", "/ro/x"), "Permission denied: '/ro/x'"),
+        (Exception("I/O error: Input/output error (os error 5)"), "Input/output error"),
+        (MemoryError(), "not enough memory (MemoryError)"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB."), "not enough memory"),
+    ],
+)
+def test_fault_of_disk_or_memory_is_one_message(tempo, write, tmp_path, monkeypatch, error, words):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(pipeline, "run_stages", fail)
+    result = tempo("run", write(), "--out", tmp_path / "out")
+    assert_refused(result, words)
+    assert result[2].count("\n") == 1
+
+
+def test_directory_in_which_no_lock_can_be_made_is_named(tempo, write, tmp_path):
+    (tmp_path / "out" / ".lock").mkdir(parents=True)
+    result = tempo("videos", write(), "--out", tmp_path / "out")
+    assert_refused(result, "out cannot be the directory of a run", "Is a directory")
+
+
 def test_stopping_says_how_to_go_on(tempo, write, tmp_path, monkeypatch):
     def stop(*_, **__):
         raise KeyboardInterrupt

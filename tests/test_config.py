@@ -194,7 +194,19 @@ def test_phase_without_a_needed_key_is_refused_by_that_key(missing):
         ({"training": {"phases": [DPO, DPO]}}, ["training", "phases", "dpo-16"]),
         ({"training": {"phases": [DPO], "baselines": {"a": ["dpo-3"]}}}, ["baselines.a", "dpo-3", "dpo-16"]),
         ({"training": {"phases": [{**DPO, "levels": [16, 5]}]}}, ["levels", "[5]", "perturbations.levels"]),
+        ({"training": {"phases": [{**DPO, "kinds": ["swap"]}]}}, ["['swap']", "perturbations.kinds"]),
         ({"training": {"phases": [SFT]}}, ["training.instructions"]),
+        ({"training": {"phases": [DPO], "instructions": "i.jsonl"}}, ["training.instructions", "'sft'"]),
+        (
+            {"pairs": {"length": "any"}, "perturbations": {"kinds": ["shuffle"]}},
+            ["pairs.length 'any'", "perturbations.kinds"],
+        ),
+        (
+            {"pairs": {"max_length_ratio": 2}, "perturbations": {"kinds": ["drop"]}},
+            ["pairs.max_length_ratio 2", "perturbations.kinds"],
+        ),
+        ({"audit": {"max_pairs": 10, "max_model_pairs": 11}}, ["max_model_pairs 11", "max_pairs 10"]),
+        ({"videos": {"paths": ["x"], "extensions": []}}, ["videos.extensions", "at least 1 item"]),
         ({"synthetic": {}}, ["videos.paths", "[synthetic]"]),
         ({"videos": {"paths": []}}, ["videos.paths", "[synthetic]"]),
         ({"clips": {"min_shots": 9, "max_shots": 5}}, ["clips", "min_shots", "9", "max_shots", "5"]),
@@ -204,6 +216,26 @@ def test_values_that_do_not_fit_together_are_refused_by_name(data, words):
     said = refusal(data)
     for word in words:
         assert word in said
+
+
+def test_world_with_instructions_of_others_is_refused():
+    with pytest.raises(ValueError, match=r"training\.instructions would do nothing: the \[synthetic\] world"):
+        parse_config({"synthetic": {}, "training": {"phases": [SFT], "instructions": "i.jsonl"}})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        # What the defaults come to is no wish.
+        {"audit": {"max_pairs": 10}},
+        {"perturbations": {"kinds": ["drop"]}},
+        {"perturbations": {"kinds": ["shuffle"]}},
+        {"perturbations": {"kinds": ["swap"]}, "training": {"phases": [{**DPO, "kinds": ["swap"]}]}},
+        {"pairs": {"length": "any", "max_length_ratio": 2}},
+    ],
+)
+def test_what_does_something_is_taken(data):
+    parse_config({"videos": {"paths": ["x"]}, **data})
 
 
 def test_world_with_more_shots_at_least_than_at_most_is_refused():
@@ -222,7 +254,7 @@ def test_world_with_more_shots_at_least_than_at_most_is_refused():
         ({**SFT, "label_smoothing": 0.1}, "label_smoothing"),
         ({**SFT, "length": "ld", "ld_alpha": 0.1}, "length, ld_alpha"),
         ({**SFT, "reference": "fixed", "cache_reference": True}, "reference, cache_reference"),
-        ({**SFT, "grouping": "pair"}, "grouping"),
+        ({**SFT, "grouping": "video"}, "grouping"),
         ({**SFT, "order": "adaptive", "mastered_accuracy": 0.5}, "order, mastered_accuracy"),
         ({**DPO, "ld_alpha": 0.1}, "ld_alpha"),
         ({**DPO, "length": "mean", "ld_alpha": 0.1}, "ld_alpha"),
@@ -284,6 +316,18 @@ def test_an_adaptive_order_without_a_choice_is_refused(data, words):
 def test_options_of_a_dpo_phase_that_belong_together_are_taken(options):
     (phase,) = parse_config({**OWN, "training": {"phases": [{**DPO, **options}]}}).training.phases
     assert phase.model_dump(mode="json", include=set(options)) == options
+
+
+def test_an_sft_phase_may_take_question_by_question():
+    (phase,) = parse_config(
+        {"synthetic": {}, "training": {"phases": [{**SFT, "grouping": "pair"}]}}
+    ).training.phases
+    assert phase.grouping == "pair"
+
+
+def test_a_number_of_instructions_without_a_phase_for_them_is_refused():
+    said = refusal({"training": {"phases": [DPO], "max_instructions": 9}})
+    assert "max_instructions would do nothing" in said
 
 
 def test_benchmark_beside_the_embedded_world_is_refused():

@@ -12,7 +12,10 @@ from tempo.named_files import named_files
 
 
 def check_inputs(config: Config, *, with_model: bool, with_endpoint: bool = False) -> None:
-    """Raises ValueError, before any work, for a path that leads nowhere or a server's key that is not set."""
+    """Raises ValueError, before any work, for what will be missed later.
+
+    A path that leads nowhere, a server's key that is not set, a row of instructions that is none.
+    """
     engine.check_engine(config.run)
     if with_model:
         check_model_path(config.model.path)
@@ -24,6 +27,10 @@ def check_inputs(config: Config, *, with_model: bool, with_endpoint: bool = Fals
         _check_path(key, str(file), file, Path.is_file)
     for path in config.videos.paths:
         _check_path("videos.paths", repr(path), Path(path).expanduser(), Path.exists)
+    if config.training.instructions:
+        from tempo.training.instructions import read_questions
+
+        read_questions(Path(config.training.instructions))
 
 
 def _check_path(key: str, shown: str, path: Path, is_there: Callable[[Path], bool]) -> None:

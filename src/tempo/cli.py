@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import re
 import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -30,6 +31,9 @@ INTERRUPTED, TERMINATED = 130, 143
 
 #: No space, quota used up, file larger than allowed.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+#: How torch says that there is no memory, of the CPU and of a GPU.
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 
 ConfigArgument = Annotated[Path, typer.Argument(help="configuration in TOML; `tempo init` writes one")]
 OutOption = Annotated[Path, typer.Option("--out", help="directory of the run; made if absent")]
@@ -108,13 +112,21 @@ def export(
 @app.command(rich_help_panel="Main")
 def audit(
     directory: Annotated[Path, typer.Argument(help="directory of a run that has pairs")],
-    no_model: Annotated[bool, typer.Option("--no-model", help="do not ask the language model")] = False,
+    no_model: Annotated[
+        bool, typer.Option("--no-model", help="do not ask the language model; `tempo run` then does")
+    ] = False,
 ) -> None:
     """Ask how well the pairs of a run can be told apart without the video; write audit.json."""
     from tempo.preference.audit import audit_directory
+    from tempo.progress import Counters
     from tempo.report.audit_table import audit_table
 
-    result = audit_directory(directory, with_model=not no_model)
+    with Counters(console()) as counters:
+        result = audit_directory(
+            directory,
+            with_model=not no_model,
+            progress=lambda done, total: counters.show("audit by the model", done, total),
+        )
     console().print(audit_table(result))
     console().print(result["verdict"])
     if (directory / "report.html").exists():
@@ -226,24 +238,36 @@ def main() -> None:
         if app(standalone_mode=False) == INTERRUPTED:
             raise KeyboardInterrupt
     except ValueError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(
-            f"error: {error}", style="red", markup=False
-        )
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        text = f"error: the disk is full ({error}); free some space and give the same command again"
-        Console(stderr=True, highlight=False, soft_wrap=True).print(text, style="red", markup=False)
-        sys.exit(2)
+        _fail(str(error))
     except (KeyboardInterrupt, typer.Abort, Terminated) as stop:
         Console(stderr=True).print("\nstopped; the same command goes on where it stopped")
         sys.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
     except Exception as error:
-        if not _is_usage_error(error):
+        if _is_usage_error(error):
+            error.show()  # type: ignore[attr-defined]
+            sys.exit(2)
+        if not (text := _machine_fault(error)):
             raise
-        error.show()  # type: ignore[attr-defined]
-        sys.exit(2)
+        _fail(text)
+
+
+def _fail(text: str) -> NoReturn:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {text}", style="red", markup=False)
+    sys.exit(2)
+
+
+def _machine_fault(error: Exception) -> str:
+    """What to say where disk or memory failed; empty for any other error, which deserves its traceback."""
+    text = str(error) or type(error).__name__
+    # What is written in Rust (safetensors, tokenizers) says in words alone what the system said.
+    said = re.search(r"\(os error (\d+)\)", text)
+    number = int(said[1]) if said else getattr(error, "errno", None)
+    again = "then give the same command again"
+    if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
+        return f"there is not enough memory ({text}); make room, {again}"
+    if number in DISK_FULL:
+        return f"the disk is full ({text}); free some space, {again}"
+    return text if said or isinstance(error, OSError) else ""
 
 
 def _is_usage_error(error: Exception) -> bool:

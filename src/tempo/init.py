@@ -38,7 +38,7 @@ similarity = 0.8         # shots more alike than this are one group
 min_clips = 4
 
 [perturbations]
-kinds = ["drop", "shuffle", "reverse"]
+kinds = ["drop", "shuffle", "reverse"]  # and "swap": two clips change places
 levels = [16, 8, 4, 2]   # easy to hard
 rule = "distinct"        # "paper" is the released rule, faults included, for reproduction
 
@@ -48,8 +48,8 @@ input_form = "captions"  # what is perturbed; "clips" and "video" show the model
 [pairs]
 max_length_ratio = 1.5
 
-# The curriculum: DPO from easy to hard. An sft phase may follow; it needs training.instructions, a JSONL
-# file with rows of id, video (a path relative to that file), question, answer.
+# The curriculum: DPO from easy to hard. An sft phase may follow; it needs training.instructions, a file
+# with rows of video, question and answer, or with conversations as LLaVA-Video has them (see the README).
 """
 
 #: Lines of [frames]. The embedded model looks at small pictures, so that nothing of it grows too long.

@@ -17,11 +17,12 @@ from rich.console import Console
 
 from tempo import engine, run_files, steps
 from tempo.checks import check_inputs
-from tempo.config import IMPORTED_STAGES, Config
+from tempo.config import Config
 from tempo.named_files import content_hashes
 from tempo.processes import call_to_training, process_rank
 from tempo.records import Clips, Perturbations, Record, Video
 from tempo.rounds import ROUND_STAGES, config_before, earlier_rounds, open_round
+from tempo.sections.together import IMPORTED_STAGES
 from tempo.stage import Context
 from tempo.store import RunStore
 

@@ -38,9 +38,13 @@ class Drop(Record):
 
 
 class Video(Record):
-    """A video file whose first picture decodes; `id` is derived from the content, never from the path."""
+    """A video file whose first picture decodes; `id` is derived from the content, never from the path.
+
+    `copies` are other files with the same content, which stand in for it should it go.
+    """
 
     path: str
+    copies: tuple[str, ...] = ()
     duration_seconds: float
     width: int
     height: int

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tempo.config import Config
 from tempo.stage import Context
@@ -36,10 +37,11 @@ def config_before(config: Config) -> Config:
     num_phases = 1 + max(i for i, phase in enumerate(training.phases) if phase.objective == "dpo")
     phases = training.phases[:num_phases]
     is_asked = any(phase.objective == "sft" for phase in phases)
-    fewer = {
+    fewer: dict[str, Any] = {
         "phases": phases,
         "baselines": {},
         "instructions": training.instructions if is_asked else "",
+        "max_instructions": training.max_instructions if is_asked else None,
     }
     run = config.run.model_copy(update={"rounds": config.run.rounds - 1})
     return config.model_copy(update={"run": run, "training": training.model_copy(update=fewer)})

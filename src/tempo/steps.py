@@ -57,13 +57,16 @@ def _videos_together(config: Config) -> int:
 def answered(worker: str, reads: str, reads_record: type[Record]) -> Callable[..., None]:
     """The stage of a worker whose answers a model draws; a server is asked from here, where its key is.
 
-    Before that, videos that training would refuse for their length are refused.
+    Before that, videos that training would refuse for their length are refused, and instructions that it
+    would refuse for their videos.
     """
 
     def run(context: Context, store: RunStore, console: Console) -> None:
         if context.config.training.phases:
+            from tempo.training.instructions import check_videos
             from tempo.training.longest import check_longest
 
+            check_videos(context)
             check_longest(context)
         place: engine.Place = "here" if context.config.endpoint else "model"
         MapStep(worker, reads, reads_record, place)(from_start(context), store, console)
@@ -94,7 +97,11 @@ def run_synthetic(context: Context, store: RunStore, console: Console) -> None:
 
 
 def run_videos(context: Context, store: RunStore, console: Console) -> None:
-    """Identifies every file; of two with the same content the first path stays, the other is dropped."""
+    """Identifies every file; of two with the same content the first path stays, the other is dropped.
+
+    Raises ValueError that names an instruction about a video that the run does not have.
+    """
+    from tempo.training.instructions import check_videos
     from tempo.video.videos import VideoFile
 
     batches = [[VideoFile(id=path)] for path in _new_files(context, store)]
@@ -104,6 +111,7 @@ def run_videos(context: Context, store: RunStore, console: Console) -> None:
             write_result(store, "videos", result)
             counter.advance()
     _drop_duplicates(store)
+    check_videos(context)
 
 
 def _new_files(context: Context, store: RunStore) -> list[str]:
@@ -134,16 +142,20 @@ def tell_new_files(context: Context, console: Console) -> None:
 
 
 def _drop_duplicates(store: RunStore) -> None:
-    first: dict[str, Video] = {}
-    twice: list[Drop] = []
+    same: dict[str, list[Video]] = {}
     for video in sorted(store.read("videos", Video), key=lambda video: video.path):
-        if video.id in first:
-            detail = f"same content as {first[video.id].path}"
-            twice.append(Drop(stage="videos", id=video.path, reason="duplicate", detail=detail))
-        first.setdefault(video.id, video)
+        same.setdefault(video.id, []).append(video)
+    kept: list[Video] = []
+    twice: list[Drop] = []
+    for first, *others in same.values():
+        detail = f"same content as {first.path}"
+        twice += [Drop(stage="videos", id=v.path, reason="duplicate", detail=detail) for v in others]
+        # After a kill, those that were dropped before are known by the row alone.
+        copies = {v.path for v in others}.union(*(v.copies for v in (first, *others)))
+        kept.append(first.model_copy(update={"copies": tuple(sorted(copies))}))
     known = store.handled_ids("videos")
     store.append(DROPPED, [drop for drop in twice if drop.id not in known])
-    write_lines(store.path("videos"), (video.model_dump_json() for video in first.values()))
+    write_lines(store.path("videos"), (video.model_dump_json() for video in kept))
 
 
 def run_clips(context: Context, store: RunStore, console: Console) -> None:
@@ -185,7 +197,14 @@ def run_audit(context: Context, store: RunStore, console: Console) -> None:
 
     config = context.config
     pairs = read_pairs(context.directory)
-    audit = audit_pairs(pairs, config.audit, seed=config.run.seed, model=config.model)
+    with Counters(console) as counters:
+        audit = audit_pairs(
+            pairs,
+            config.audit,
+            seed=config.run.seed,
+            model=config.model,
+            progress=lambda done, total: counters.show("audit by the model", done, total),
+        )
     write_json(context.directory / "audit.json", audit)
     console.print(f"audit: {audit['verdict']}")
 

@@ -98,9 +98,10 @@ class RunStore:
         """Holds the directory; raises ValueError if another process holds it."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+            file = (self.directory / ".lock").open("w")
         except OSError as error:
-            raise ValueError(f"--out {self.directory} cannot be a directory: {error}") from None
-        with (self.directory / ".lock").open("w") as file:
+            raise ValueError(f"{self.directory} cannot be the directory of a run: {error}") from None
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -87,10 +87,10 @@ def test_a_caption_that_fails_is_drawn_again_with_another_seed(directory, monkey
     assert rounds[1][0] not in rounds[0]
 
 
-def test_a_mark_that_never_comes_gives_the_last_paragraph_of_the_last_try(directory, monkeypatch):
-    rows = [[GOOD[0], "x", GOOD[2]], ["y"], ["Compared with the first.\n\nz"]]
+def test_a_mark_that_never_comes_gives_the_longest_paragraph_of_the_last_try(directory, monkeypatch):
+    rows = [[GOOD[0], "x", GOOD[2]], ["y"], ["It goes on.\n\nz after the first\n\nDone!"]]
     work, rounds = worker(directory, monkeypatch, rows, retries=2)
-    assert work([video()]) == [Captions(id="v", captions=("one", "z", "three"))]
+    assert work([video()]) == [Captions(id="v", captions=("one", "z after the first", "three"))]
     assert len(rounds) == 3
 
 

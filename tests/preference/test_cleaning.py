@@ -22,7 +22,8 @@ def cleaned(text, **options):
     [
         ("It changes. Caption: A dog runs.", "A dog runs."),
         ("It changes.\ncaption: A dog runs.", "A dog runs."),
-        ("caption: one Caption: two", "two"),
+        ("Caption: one\nCaption: two", "two"),
+        ("It says Caption: one. Caption: two", "two"),
         ("It changes.\n\n### Caption:\nA dog runs.", "A dog runs."),
         ("It changes.\n\n**Caption:** A dog runs.", "A dog runs."),
         ("It changes.\n\n**Caption**: A dog runs.", "A dog runs."),
@@ -32,11 +33,14 @@ def cleaned(text, **options):
         ("Caption: A dog runs.\n\nThen it sleeps.", "A dog runs. Then it sleeps."),
         ('Caption: A screen shows "Caption: Hello" and fades.', 'A screen shows "Caption: Hello" and fades.'),
         ("Caption: A screen with a caption: hello.", "A screen with a caption: hello."),
+        ("Caption: A sign reads Caption: hello world.", "A sign reads Caption: hello world."),
+        ("caption (clip 2): A sign reads Caption: hello.", "A sign reads Caption: hello."),
+        ("Caption: A slide.\nCaption of the slide: Results.", "A slide. Caption of the slide: Results."),
     ],
 )
 @pytest.mark.parametrize("is_differential", [False, True])
 @pytest.mark.parametrize("is_last_try", [False, True])
-def test_all_that_follows_the_last_mark_is_the_caption(text, expected, is_differential, is_last_try):
+def test_all_after_the_last_of_the_surest_marks_is_the_caption(text, expected, is_differential, is_last_try):
     assert cleaned(text, is_differential=is_differential, is_last_try=is_last_try) == expected
 
 
@@ -45,10 +49,11 @@ def test_one_clip_without_a_mark_is_captioned_by_the_whole_answer():
     assert cleaned("A dog runs.\n\nIt is brown.", is_differential=False) == "A dog runs. It is brown."
 
 
-def test_two_clips_without_a_mark_are_asked_again_and_give_the_last_paragraph_in_the_end():
-    text = "The second clip goes on.\n\nA dog runs."
+@pytest.mark.parametrize("parting", ["", "\n\nI hope this helps!"])
+def test_two_clips_without_a_mark_are_asked_again_and_give_the_longest_paragraph_in_the_end(parting):
+    text = f"It goes on.\n\nA dog runs after a ball.{parting}"
     assert cleaned(text, is_differential=True, is_last_try=False) is None
-    assert cleaned(text, is_differential=True, is_last_try=True) == "A dog runs."
+    assert cleaned(text, is_differential=True, is_last_try=True) == "A dog runs after a ball."
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,9 @@ from PIL import Image
 
 from tempo.preference.export import LLAMA_FACTORY_NAME, PARQUET_FILE, WRITERS, export_pairs
 from tempo.preference.formats import origin_of
+from tempo.preference.pairs import mirror
 from tempo.records import Pair
-from tempo.store import RunStore
+from tempo.store import RunStore, write_lines
 from tempo.video.frames import FrameStore
 
 
@@ -132,13 +133,27 @@ def test_trl_frames_are_written_once_per_video(run, tmp_path):
     assert len(list((tmp_path / "out" / "frames").rglob("*.jpg"))) == NUM_FRAMES * len(videos)
 
 
-def test_datasets_opens_the_trl_folder_with_pictures(run, tmp_path, load):
+def add_mirrors(directory, pairs):
+    """Gives every pair of a run its mirror image; returns all, as they are exported."""
+    both = [*pairs, *(mirror(pair, np.arange(NUM_FRAMES)) for pair in pairs)]
+    write_lines(directory / "pairs.jsonl", (pair.model_dump_json() for pair in both))
+    return sorted(both, key=lambda pair: (-pair.level, pair.id))
+
+
+def origin_read(pair, *, has_frames):
+    """The column `tempo` as `datasets` gives it: lists, and every key that some row has."""
+    frames = {"frames": list(pair.frames) or None} if has_frames else {}
+    return {**origin_of(pair), "order": list(pair.order), **frames}
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_datasets_opens_the_trl_folder_with_pictures(run, tmp_path, load, mirrored):
     directory, pairs = run
+    pairs = add_mirrors(directory, pairs) if mirrored else pairs
     export_pairs(directory, "trl", tmp_path / "out")
     read = load(tmp_path / "out")
-    assert [row["tempo"] for row in read] == [
-        {**origin_of(pair), "order": list(pair.order)} for pair in pairs
-    ]
+    assert [row["tempo"] for row in read] == [origin_read(pair, has_frames=mirrored) for pair in pairs]
+    assert [len(row["images"]) for row in read] == [len(pair.frames) or NUM_FRAMES for pair in pairs]
     assert all(image.size == (96, 64) for row in read for image in row["images"])
 
 

@@ -125,5 +125,7 @@ def test_model_is_asked_per_token_and_without_a_video():
         with torch.no_grad():
             means.append([float(logp.mean()) for logp in duplicated_log_probs(lm.model, [group])[0]])
     expected = [1.0 if chosen > rejected else 0.0 for chosen, rejected in means]
-    assert model_right(rows, lm).tolist() == expected
+    told = []
+    assert model_right(rows, lm, progress=lambda *at: told.append(at)).tolist() == expected
+    assert told == [(1, 2), (2, 2)]
     assert len(set(expected)) == 2

@@ -153,8 +153,7 @@ def test_levels_of_one_kind_disturb_differently(num_clips, levels, seed):
         effects = [effect_of(p) for p in of_kind]
         assert len(set(effects)) == len(effects)
         assert len({p.level for p in of_kind}) == len(of_kind)
-        if kind != "shuffle":
-            assert len({p.order for p in of_kind}) == len(of_kind)
+        assert len({p.order for p in of_kind}) == len(of_kind)
 
 
 @given(counts, level_lists, seeds)
@@ -277,6 +276,31 @@ def test_each_perturbation_has_its_own_draw(num_clips, seed):
     shared = alone.keys() & both.keys()
     assert ("shuffle", 4) in shared
     assert all(alone[key] == both[key] for key in shared)
+
+
+def alone(num_clips, level, seed):
+    (made,) = all_of(num_clips, levels=(level,), kinds=("shuffle",), seed=seed)
+    return made
+
+
+def test_a_shuffle_that_came_at_a_smaller_level_is_drawn_again_and_no_other_is():
+    """Of five clips, shuffles of five and of four segments may be the same order."""
+    num_redrawn = 0
+    for seed in range(600):
+        easy, hard = all_of(5, kinds=("shuffle",), seed=seed)
+        assert easy.order != hard.order
+        assert hard == alone(5, 4, seed)
+        if easy != alone(5, 8, seed):
+            assert alone(5, 8, seed).order == hard.order
+            num_redrawn += 1
+    assert num_redrawn > 0
+
+
+def test_where_small_levels_have_few_orders_there_is_still_another():
+    """Three segments of six clips have four orders besides; all larger levels can make each of them."""
+    for seed in range(300):
+        made = all_of(6, levels=(3, 4, 5, 6), kinds=("shuffle",), seed=seed)
+        assert len({p.order for p in made}) == 4
 
 
 def test_another_seed_draws_others():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tempo.preference.verdict import verdict
 
 
 def cell(accuracy, low=None, high=None):
-    interval = (
-        None if accuracy is None else [accuracy - 0.03 if low is None else low, high or accuracy + 0.03]
-    )
+    interval = [accuracy - 0.03 if low is None else low, high or accuracy + 0.03]
     return {"accuracy": accuracy, "interval": interval, "num_pairs": 300, "num_videos": 50}
 
 
@@ -47,7 +47,7 @@ def test_the_stronger_judge_of_length_counts():
 def test_a_kind_or_level_can_be_a_shortcut_where_the_whole_is_none():
     text = said(longer=summary(0.53, levels={"16": cell(0.9), "2": cell(0.5)}))
     assert "Length alone tells 53 % of the pairs apart, but 90 % of level 16: a shortcut there." in text
-    uncertain = {"16": cell(0.9, 0.5, 1.0), "2": cell(None)}
+    uncertain = {"16": cell(0.9, 0.5, 1.0), "2": cell(0.9) | {"num_videos": 19}}
     assert "level" not in said(longer=summary(0.53, levels=uncertain))
 
 
@@ -56,6 +56,7 @@ def test_a_wide_interval_is_not_called_certain():
     assert text == "The choice of words alone tells 58 % of the pairs apart: no shortcut that is certain."
 
 
-def test_too_few_videos_are_said_to_be_too_few():
-    text = verdict({}, num_pairs=35, num_videos=7)
+@pytest.mark.parametrize("scores", [{}, {"longer": summary(0.9)}])
+def test_too_few_videos_are_said_to_be_too_few(scores):
+    text = verdict(scores, num_pairs=35, num_videos=7)
     assert text == "Too few to say: 35 pairs of 7 videos, 20 videos are needed."

@@ -29,14 +29,20 @@ LEVELS = {
     "single_2": 0.84,
     "data_1_8": 0.80,
     "data_1_4": 0.87,
+    "data_1_4_long": 0.89,
     "data_1_2": 0.89,
+    "sft_long": 0.77,
+    "method_sft_long": 0.88,
+    "sft_long_then_dpo": 0.84,
+    "sft_true": 0.80,
+    "method_sft_true": 0.92,
     "a_on_b": 0.83,
     "b_base": 0.70,
     "b_sft_only": 0.71,
     "b_method": 0.85,
     "b_on_a": 0.78,
 }
-NO_PREFERENCES = ("blind", "base", "sft_only", "b_base", "b_sft_only")
+NO_PREFERENCES = ("blind", "base", "sft_only", "sft_long", "sft_true", "b_base", "b_sft_only")
 
 
 def made_up_row(name, seed, temporal, *, static=0.99, steps=10):
@@ -58,7 +64,7 @@ def made_up_row(name, seed, temporal, *, static=0.99, steps=10):
         "chance": {"temporal": 0.45, "event_order": 0.5},
         "probe": None if name == "blind" else made_up_probe(order),
         "sft_start": made_up_start(start, steps) if tuned else None,
-        "num_pairs": 900 // {"data_1_8": 8, "data_1_4": 4, "data_1_2": 2}.get(name, 1),
+        "num_pairs": 900 // {"data_1_8": 8, "data_1_4": 4, "data_1_4_long": 4, "data_1_2": 2}.get(name, 1),
         "seconds": 75.0,
         "config": {"model": "b" if name.startswith("b_") else "a", "phases": ["sft"]},
     }

@@ -24,6 +24,9 @@ FAILING = {
     "best_over_method": {"best": 0.85},
     "probe_rises": {"base": 0.95},
     "probe_predicts": None,
+    "small_set_seen_as_often": {"data_1_4_long": 0.77},
+    "pre_sft_over_long_sft_then_dpo": {"sft_long_then_dpo": 0.95},
+    "true_sft_starts_lower": {"sft_true": 0.97},
 }
 NAMES = [claim.name for claim in CLAIMS]
 
@@ -47,7 +50,7 @@ def test_a_claim_holds_when_the_interval_is_off_zero(name):
     rows = made_up_rows(data_1_4=0.89)
     found, why = verdict(rows, name)
     assert found == HOLDS, why
-    assert "5 seeds" in why or "22 rows" in why
+    assert "5 seeds" in why or "28 rows" in why
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if FAILING[name]])

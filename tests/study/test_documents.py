@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from study_material import made_up_row, made_up_rows, made_up_study
 
+from tempo.study.cells import markdown
 from tempo.study.documents import (
     fill,
     main,
@@ -16,8 +17,8 @@ from tempo.study.documents import (
     write_page,
 )
 from tempo.study.plots import PLOTS, plot
-from tempo.study.summary import read_study, summarize_study, write_study
-from tempo.study.tables import main_table, markdown
+from tempo.study.summary import read_study, summarize_again, write_study
+from tempo.study.tables import main_table
 
 ROOT = Path(__file__).parents[2]
 STUDY = ROOT / "docs" / "study.json"
@@ -206,8 +207,7 @@ def test_documents_and_plots_are_what_the_study_gives(tmp_path):
 @needs_study
 def test_what_the_study_sums_up_follows_from_its_rows():
     study = read_study(STUDY)
-    keys = {key: study[key] for key in ("command", "commit", "minutes", "date")}
-    again = summarize_study(study["rows"], **keys)
+    again = summarize_again(study)
     assert [claim["verdict"] for claim in again["claims"]] == [claim["verdict"] for claim in study["claims"]]
     for name in ("means", "differences", "shares"):
         assert len(again[name]) == len(study[name])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tempo.study.config import StudyConfig, load_study, select
+from tempo.study.config import StudyConfig, load_study, row_phases, select
 from tempo.study.plan import DataJob, MeasureJob, PhaseJob, make_plan, needs
 
 STUDY = Path(__file__).parents[2] / "configs" / "study.toml"
@@ -127,6 +127,48 @@ def test_selected_rows_bring_those_that_they_need():
 def test_the_study_of_the_repository_can_be_planned():
     made, plain = load_study(STUDY)
     assert make_plan(made, plain, Path("/study")).measured
+
+
+def test_the_study_of_the_large_model_differs_in_model_seeds_and_learning_rates():
+    small, plain = load_study(STUDY)
+    large, large_plain = load_study(STUDY.with_name("study_large.toml"))
+    changed = {"seeds", "set", "dpo", "sft"}
+    assert large.model_dump(exclude=changed) == small.model_dump(exclude=changed)
+    assert large_plain["model"] == {"path": "out/study-large/model", "dtype": "float32"}
+    assert large_plain["pairs"] == plain["pairs"]
+    rates = {phase.name: phase.learning_rate for phase in row_phases(large, "method")}
+    assert rates == dict.fromkeys(("dpo-16", "dpo-8", "dpo-4", "dpo-2"), 5e-4) | {"sft": 2.5e-4}
+
+
+def test_a_row_overrides_what_the_study_says_of_an_objective():
+    made = study(one={"phases": ["easy", "sft"], "dpo": {"epochs": 2}})
+    made = made.model_copy(update={"dpo": {"epochs": 3, "beta": 0.2}})
+    easy, sft = row_phases(made, "one")
+    assert (easy.epochs, easy.beta) == (2, 0.2)
+    assert sft.epochs == 1
+
+
+def test_a_study_extends_another_from_any_folder(tmp_path):
+    (tmp_path / "base.toml").write_text("[synthetic]\nnum_videos = 4\n")
+    rows = '[[phases]]\nname = "sft"\nobjective = "sft"\nlearning_rate = 1e-3\n[rows.one]\nsays = "one"\n'
+    (tmp_path / "below.toml").write_text(
+        f'base = "base.toml"\nseeds = [1]\nset = {{ "run.seed" = 3 }}\n{rows}'
+    )
+    (tmp_path / "inner").mkdir()
+    above = tmp_path / "inner" / "above.toml"
+    above.write_text('extends = "../below.toml"\nseeds = [2]\nset = { "model.path" = "m" }\n')
+    made, plain = load_study(above)
+    assert (made.seeds, list(made.rows)) == ((2,), ["one"])
+    assert plain == {"synthetic": {"num_videos": 4}, "run": {"seed": 3}, "model": {"path": "m"}}
+
+
+@pytest.mark.parametrize(
+    ("other", "words"), [("one.toml", "extend each other"), ("no.toml", "does not exist")]
+)
+def test_a_study_that_extends_nothing_is_refused(tmp_path, other, words):
+    (tmp_path / "one.toml").write_text(f'extends = "{other}"\n')
+    with pytest.raises(ValueError, match=words):
+        load_study(tmp_path / "one.toml")
 
 
 def test_a_wrong_key_of_a_study_is_named(tmp_path):

@@ -185,9 +185,9 @@ def test_correlation_over_rows_runs_and_rows_trained_by_preferences():
     rows = made_up_rows(seeds=(1, 2, 3))
     cells = correlations(rows)["win_rate"]["temporal"]
     # All rows but the blind one, which has no probe, and the four of the other architecture.
-    assert cells["rows"]["num_points"] == 22
-    assert cells["runs"]["num_points"] == 66
-    assert (cells["runs"]["num_rows"], cells["trained_rows"]["num_points"]) == (22, 20)
+    assert cells["rows"]["num_points"] == 28
+    assert cells["runs"]["num_points"] == 84
+    assert (cells["runs"]["num_rows"], cells["trained_rows"]["num_points"]) == (28, 24)
     assert cells["rows"]["rho"] == 1.0
     for row in rows:
         if row["probe"]:

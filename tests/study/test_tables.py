@@ -6,6 +6,8 @@ import pytest
 from rich.console import Console
 from study_material import LEVELS, made_up_row, made_up_rows, made_up_study
 
+from tempo.study.cells import markdown, terminal
+from tempo.study.sft_tables import sft_kinds_table, sft_start_table
 from tempo.study.tables import (
     GROUPS,
     OTHER,
@@ -15,10 +17,7 @@ from tempo.study.tables import (
     correlation_table,
     grouped_rows,
     main_table,
-    markdown,
     probe_table,
-    sft_start_table,
-    terminal,
     transfer_table,
 )
 
@@ -106,7 +105,7 @@ def test_the_probe_by_kind(study):
 def test_shares_and_correlations():
     study = made_up_study(made_up_rows(spread=0.0))
     assert row_of(transfer_table(study), "a_on_b")["temporal accuracy"].startswith("50.0")
-    assert correlation_table(study).rows[0][2] == "1.00 [1.00, 1.00] n = 22"
+    assert correlation_table(study).rows[0][2] == "1.00 [1.00, 1.00] n = 28"
     few = made_up_study(exact_rows())
     assert row_of(transfer_table(few), "a_on_b")["temporal accuracy"] == "not run"
     assert correlation_table(few).rows[0][2] == "- n = 2"
@@ -138,3 +137,14 @@ def test_markdown_keeps_its_columns_whatever_a_cell_says(study):
 
 def test_an_empty_table_says_that_nothing_was_run():
     assert markdown(TABLES["probe"](made_up_study([]))) == "Nothing yet: not run."
+
+
+def test_what_sft_takes_is_told_for_every_kind_of_it():
+    cells = sft_kinds_table(made_up_study(made_up_rows(spread=0, sft_full=0.7, method_sft_full=0.8)))
+    assert row_of(cells, "as in the method")["seeds"] == "5"
+    full = row_of(cells, "of the weights themselves")
+    # Made up: order is 0.5 + 5/12 (2 temporal - 1); the method before SFT has a temporal accuracy of 0.89.
+    assert full["order, the method"].startswith("75.0 [")
+    assert full["what SFT took, in points"].startswith("-7.5 [")
+    absent = row_of(sft_kinds_table(made_up_study(exact_rows())), "four epochs")
+    assert (absent["order, the method"], absent["seeds"]) == ("not run", "-")

@@ -1,4 +1,4 @@
-"""The second architecture is built, taught to see frame by frame, and saved, as the first one is."""
+"""Sizes are what they say; the second architecture is built, taught to see frame by frame, and saved."""
 
 import copy
 
@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from tempo.model.loading import load_video_lm
 from tempo.model.prefix import language_model
 from tempo.model.selfcheck import self_check
+from tempo.sections import ModelConfig
 from tempo.synthetic.architectures import ARCHITECTURES, build_model, sight_parameters
 from tempo.synthetic.base_model import _optimizers, save, train_lessons
 from tempo.synthetic.eyesight import ALL_ACTIONS, BATCH
@@ -44,6 +46,11 @@ def shown(aspect, action, time, *, colour="red"):
     return dict(zip(FRAME_NAMES, frame_labels(event, time), strict=True))
 
 
+def shapes(lm):
+    """The shape of each weight."""
+    return {name: tuple(weight.shape) for name, weight in lm.model.state_dict().items()}
+
+
 def changed(before, after):
     return {name for name in before if not torch.equal(before[name], after[name])}
 
@@ -51,6 +58,24 @@ def changed(before, after):
 def test_an_unknown_architecture_is_named():
     with pytest.raises(ValueError, match=r"'gpt'.*llava_onevision"):
         build_model(Recipe(architecture="gpt"))
+
+
+def test_an_unknown_size_is_named():
+    with pytest.raises(ValueError, match=r"'huge'.*small, large"):
+        build_model(Recipe(size="huge"))
+    with pytest.raises(ValueError, match=r"'large': llava_onevision has one size"):
+        build_model(Recipe(architecture="llava_onevision", size="large"))
+
+
+@pytest.mark.parametrize(("size", "least", "most"), [("small", 3.5e6, 3.7e6), ("large", 30e6, 60e6)])
+def test_a_size_has_its_number_of_parameters(size, least, most):
+    lm = build_model(Recipe(size=size, device="cpu"))
+    assert least < sum(parameter.numel() for parameter in lm.model.parameters()) < most
+
+
+def test_the_small_size_is_that_of_the_committed_model():
+    committed = load_video_lm(ModelConfig(device="cpu"))
+    assert shapes(build_model(Recipe(size="small", device="cpu"))) == shapes(committed)
 
 
 def test_both_architectures_speak_through_one_tokenizer():
@@ -141,9 +166,6 @@ def test_lessons_move_the_language_model_alone(fresh, tmp_path, optimizer):
 
 
 def test_a_saved_model_is_loaded_by_the_common_code(lm, tmp_path):
-    from tempo.model.loading import load_video_lm
-    from tempo.sections import ModelConfig
-
     save(lm, tmp_path / "model")
     loaded = load_video_lm(ModelConfig(path=str(tmp_path / "model")))
     expected = {name: value.to(torch.bfloat16).float() for name, value in lm.model.state_dict().items()}

@@ -1,13 +1,17 @@
 """How the embedded model is made: what each lesson shows, and which weights it moves."""
 
 import copy
+import json
+import pickle
+import sys
 
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from tempo.preference.prompts import DESCRIBE, DIFFERENCE, FIRST_CLIP
-from tempo.synthetic.base_model import build_model, save, train_lessons
+from tempo.synthetic.base_model import build_model, main, save, train_lessons
 from tempo.synthetic.eyesight import (
     ALL_ACTIONS,
     BATCH,
@@ -130,6 +134,33 @@ def test_a_clip_is_captioned_alone_and_a_difference_ends_with_the_second_caption
     for question, answer in texts(lm, lesson["difference"]):
         assert question.startswith(DIFFERENCE)
         assert "Caption: A " in answer
+
+
+def test_lessons_come_in_the_same_order_from_any_number_of_loaders(lm):
+    def taught(num_loaders):
+        lessons = Lessons(lm, Recipe(steps=4, num_checked=4))
+        steps = [pickle.loads(step) for step in DataLoader(lessons, None, num_workers=num_loaders)]
+        return [[texts(lm, groups) for groups in by_kind.values()] for by_kind in steps]
+
+    assert taught(3) == taught(1)
+    assert len(taught(1)) == 4
+
+
+def run_main(monkeypatch, *options):
+    monkeypatch.setattr(sys, "argv", ["base_model", *map(str, options)])
+    main()
+
+
+def test_the_command_line_makes_the_large_size_on_a_device(monkeypatch, tmp_path):
+    steps = ("--eyesight-steps", 1, "--steps", 1, "--num-checked", 4, "--optimizer", "muon")
+    run_main(monkeypatch, "--out", tmp_path, "--size", "large", "--device", "cpu", *steps)
+    assert json.loads((tmp_path / "config.json").read_text())["text_config"]["hidden_size"] == 640
+
+
+def test_a_size_beside_a_checkpoint_is_refused(monkeypatch, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run_main(monkeypatch, "--out", tmp_path, "--go-on-from", "embedded", "--size", "large")
+    assert "--size would do nothing" in capsys.readouterr().err
 
 
 def test_a_kind_grows_when_its_length_is_mastered_and_no_other(lm):

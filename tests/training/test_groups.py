@@ -6,9 +6,10 @@ import torch
 
 from tempo.model.loading import load_video_lm
 from tempo.model.prefix import Continuation, Group
-from tempo.records import Instruction, Pair, Video
+from tempo.records import Pair
 from tempo.sections import ModelConfig, PhaseConfig
 from tempo.training.groups import Lesson, check_lengths, dpo_lessons, pack_rows, sft_lessons
+from tempo.training.instructions import Asked
 from tempo.video.frames import FrameStore, encode_jpeg
 
 
@@ -117,11 +118,6 @@ def stored(tmp_path):
     return frames
 
 
-def videos(tmp_path, *names):
-    facts = {"duration_seconds": 1.0, "width": 8, "height": 8, "fps": 1.0, "codec": "h264"}
-    return [Video(id=name, path=str(tmp_path / f"{name}.mp4"), **facts) for name in names]
-
-
 class CountingStore(FrameStore):
     """A frame store that knows what was read."""
 
@@ -166,12 +162,18 @@ def test_phases_of_a_run_share_what_was_measured(lm, stored):
     assert frames.read_ids == ["one", "two", "one"]
 
 
-def test_a_row_of_several_pairs_that_does_not_fit_may_be_split(lm, stored):
+def test_a_row_of_several_pairs_or_questions_that_does_not_fit_may_be_split(lm, stored):
     pairs = [pair("one", kind, 4) for kind in ("drop", "reverse")]
     with pytest.raises(ValueError, match="raise it, set grouping = 'pair' in the phase, or lower"):
         check_lengths(dpo_lessons(pairs, phase()), lm, stored, max_tokens=5)
     with pytest.raises(ValueError, match=r"raise it, or lower"):
         check_lengths(dpo_lessons(pairs, phase(grouping="pair")), lm, stored, max_tokens=5)
+    asked = [Asked("one", "What?", "A ring."), Asked("one", "Is it?", "Yes.")]
+    for grouping, advice in (("level", "raise it, set grouping = 'pair'"), ("pair", "raise it, or lower")):
+        with pytest.raises(ValueError, match=advice):
+            check_lengths(
+                sft_lessons(asked, phase(objective="sft", grouping=grouping)), lm, stored, max_tokens=5
+            )
 
 
 def test_no_lesson_is_never_too_long(lm, stored):
@@ -180,45 +182,24 @@ def test_no_lesson_is_never_too_long(lm, stored):
     assert known == {}
 
 
-def write_rows(path, *rows):
-    path.write_text(
-        "".join(Instruction(id=str(i), **row).model_dump_json() + "\n" for i, row in enumerate(rows))
-    )
+ASKED = [Asked("two", "q1", "a1"), Asked("one", "q2", "a2"), Asked("two", "q3", "a3")]
 
 
-def test_questions_are_joined_to_videos_by_path(tmp_path, stored):
-    path = tmp_path / "instructions.jsonl"
-    write_rows(
-        path,
-        {"video": "two.mp4", "question": "q1", "answer": "a1"},
-        {"video": "one.mp4", "question": "q2", "answer": "a2"},
-        {"video": "two.mp4", "question": "q3", "answer": "a3"},
-    )
-    lessons = sft_lessons(path, videos(tmp_path, "one", "two"), stored)
-    assert [(lesson.video_id, lesson.questions) for lesson in lessons] == [
-        ("one", (("q2", "a2"),)),
-        ("two", (("q1", "a1"), ("q3", "a3"))),
+def test_the_questions_of_a_video_share_a_lesson():
+    lessons = sft_lessons(ASKED, phase(objective="sft"))
+    assert [(lesson.id, lesson.video_id, lesson.questions) for lesson in lessons] == [
+        ("one/sft", "one", (("q2", "a2"),)),
+        ("two/sft", "two", (("q1", "a1"), ("q3", "a3"))),
     ]
 
 
-def test_a_video_that_the_run_does_not_have_is_named(tmp_path, stored):
-    path = tmp_path / "instructions.jsonl"
-    write_rows(path, {"video": "three.mp4", "question": "q", "answer": "a"})
-    with pytest.raises(ValueError, match=r"three\.mp4.*not among the videos"):
-        sft_lessons(path, videos(tmp_path, "one"), stored)
-
-
-def test_a_bad_line_is_named(tmp_path, stored):
-    path = tmp_path / "instructions.jsonl"
-    write_rows(path, {"video": "one.mp4", "question": "q", "answer": "a"})
-    path.write_text(path.read_text() + '{"video": "v"}\n')
-    with pytest.raises(ValueError, match=r"instructions\.jsonl line 2 is no instruction"):
-        sft_lessons(path, videos(tmp_path, "one"), stored)
-
-
-def test_an_absent_file_is_named(tmp_path, stored):
-    with pytest.raises(ValueError, match=r"training\.instructions.*nowhere\.jsonl"):
-        sft_lessons(tmp_path / "nowhere.jsonl", [], stored)
+def test_each_question_may_be_a_lesson_of_its_own():
+    lessons = sft_lessons(ASKED, phase(objective="sft", grouping="pair"))
+    assert [(lesson.id, lesson.video_id, lesson.questions) for lesson in lessons] == [
+        ("one/sft-1", "one", (("q2", "a2"),)),
+        ("two/sft-1", "two", (("q1", "a1"),)),
+        ("two/sft-2", "two", (("q3", "a3"),)),
+    ]
 
 
 def test_a_mirrored_pair_is_a_lesson_of_its_own_over_the_frames_it_shows(tmp_path):

@@ -1,11 +1,14 @@
 """The list of phases: what each starts from, what its reference is, and that a stop in between is no loss."""
 
 import json
+import resource
 
 import numpy as np
 import pytest
+import tomli_w
 
-from tempo.config import Config
+from tempo.config import Config, load_config
+from tempo.pipeline import NAMES, fingerprints
 from tempo.records import Pair
 from tempo.stage import Context
 from tempo.store import RunStore
@@ -107,3 +110,31 @@ def test_a_phase_without_pairs_is_passed_over_and_said_so(directory):
     rows = train(directory, phase("none", 8), phase("easy", 16), tell=told.append)
     assert list(rows) == ["02-easy"]
     assert told == ["training: phase 'none' is passed over, no pair has levels [8]"]
+
+
+@pytest.fixture
+def limit_files():
+    """A function that limits the size of the files that this process writes; lifted again at the end."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_is_full_at_a_checkpoint_is_one_message_and_training_goes_on_later(
+    directory, tempo, limit_files
+):
+    """safetensors raises an error of its own, which is no OSError."""
+    config, store = directory / "small.toml", RunStore(directory)
+    training = {"phases": [phase("easy", 16)], "checkpoint_minutes": 0.0}
+    config.write_text(tomli_w.dumps({"videos": {"paths": [str(directory)]}, "training": training}))
+    marks = fingerprints(load_config(config))
+    for name in NAMES[1 : NAMES.index("training")]:
+        store.finish(name, marks[name])
+    limit_files(50_000)
+    code, _, err = tempo("training", config, "--out", directory)
+    assert (code, err.count("\n")) == (2, 1)
+    assert err.startswith("error: the disk is full")
+    assert "os error" in err
+    limit_files(resource.RLIM_INFINITY)
+    assert tempo("training", config, "--out", directory)[0] == 0
+    assert (directory / "model" / "model.safetensors").exists()

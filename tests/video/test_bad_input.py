@@ -186,6 +186,24 @@ def test_files_that_change_or_go_between_stages_are_dropped_and_the_others_stay(
     assert found == dict.fromkeys(NAMES) | BAD | {changed.name: "file changed", gone.name: "no such file"}
 
 
+@pytest.mark.parametrize("lose", [Path.unlink, lambda path: path.write_bytes(b"another")])
+def test_a_copy_stands_in_for_a_file_that_changes_or_goes(folder, tmp_path, lose):
+    run_on(folder, tmp_path, until="videos")
+    lose(folder / "copy.mp4")
+    store = run_on(folder, tmp_path)
+    assert str(folder / "plain.mp4") in {row.path for row in store.read("clips", Clips)}
+    assert {drop.stage for drop in store.read(DROPPED, Drop)} == {"videos"}
+
+
+def test_a_content_all_of_whose_copies_went_is_dropped_once(folder, tmp_path):
+    run_on(folder, tmp_path, until="videos")
+    for name in ("copy.mp4", "plain.mp4"):
+        (folder / name).unlink()
+    store = run_on(folder, tmp_path)
+    late = [drop for drop in store.read(DROPPED, Drop) if drop.stage != "videos"]
+    assert [(drop.stage, drop.reason) for drop in late] == [("shots", "no such file")]
+
+
 def test_a_folder_that_went_is_one_message(folder, tmp_path):
     run_on(folder, tmp_path, until="videos")
     folder.rename(tmp_path / "elsewhere")

@@ -8,14 +8,16 @@ import resource
 import threading
 
 import numpy as np
-import pytest
 from video_material import context, moving, video_of
 
 from tempo.records import Drop, Shots
 from tempo.video import clips, shots
 
-#: By default one of each damage to each container.
-NUM_FILES = int(os.environ.get("TEMPO_FUZZ_FILES", "45"))
+#: By default each damage to each container six or seven times.
+NUM_FILES = int(os.environ.get("TEMPO_FUZZ_FILES", "300"))
+
+#: What a process may grow by after the first third of the files.
+MAX_GROWTH_MIB = 30
 
 #: How a clip is made: container, codec.
 SOURCES = (
@@ -79,16 +81,16 @@ DAMAGES = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def num_threads():
-    return threading.active_count()
+def num_open_files():
+    return len(os.listdir("/dev/fd"))
 
 
-def test_damaged_files_end_as_shots_or_as_drops(render, tmp_path, num_threads):
+def test_damaged_files_end_as_shots_or_as_drops(render, tmp_path):
     pictures = [picture for seed in range(4) for picture in moving(seed, 20)]
     sources = [render(pictures, name, codec=codec).read_bytes() for name, codec in SOURCES]
     settings = context(tmp_path / "run", videos={"paths": ["unused"], "timeout_seconds": 60.0})
     workers = shots.make_worker(settings), clips.make_worker(settings)
+    num_threads, num_open = threading.active_count(), num_open_files()
     outcomes, peaks = [], []
     for number in range(NUM_FILES):
         rng = np.random.default_rng(number)
@@ -108,7 +110,8 @@ def test_damaged_files_end_as_shots_or_as_drops(render, tmp_path, num_threads):
     assert 0 < len(drops) < NUM_FILES or NUM_FILES < 10
     assert threading.active_count() <= num_threads + 2
     # Memory settles: what the first third needed is nearly enough for all.
-    assert peaks[-1] < peaks[NUM_FILES // 3] + 150
+    assert peaks[-1] < peaks[NUM_FILES // 3] + MAX_GROWTH_MIB
+    assert num_open_files() <= num_open
     # A video of shots leaves its frames; no looks and no half written file stay behind.
     left = list((tmp_path / "run" / "frames").rglob("*"))
     assert not [path for path in left if path.name.endswith(".tmp") or path.parent.name == "looks"]

@@ -266,12 +266,13 @@ def test_a_shot_with_the_key_frames_of_a_rule_has_them_among_its_candidates(rend
     assert len(shot.candidates) <= 2 + 8
 
 
-@pytest.mark.parametrize("threshold", [27.0, 6.0])
-def test_the_content_detector_is_that_of_the_library(render, threshold):
-    """Cuts alone, in a row, a flash, noise that grows and falls; uneven times."""
+@pytest.mark.parametrize(("threshold", "width"), [(27.0, 96), (6.0, 96), (6.0, 91)])
+def test_the_content_detector_is_that_of_the_library(threshold, width):
+    """Cuts alone, in a row, a flash, noise that grows and falls; uneven times, and rows of any length."""
     rng = np.random.default_rng(0)
     level = np.concatenate([np.zeros(40), np.linspace(0, 40, 60), np.linspace(40, 0, 60)])
-    pictures = [place(seed) for seed in (0,) * 30 + (1,) * 25 + (2, 3) * 6 + (4,) * 40 + (5,) + (4,) * 52]
+    seeds = (0,) * 30 + (1,) * 25 + (2, 3) * 6 + (4,) * 40 + (5,) + (4,) * 52
+    pictures = [place(seed)[:, :width] for seed in seeds]
     noisy = [
         np.clip(picture + rng.normal(0, 1 + size, picture.shape), 0, 255).astype(np.uint8)
         for picture, size in zip(pictures, level, strict=True)

@@ -291,6 +291,7 @@ def failing(error):
 @pytest.mark.parametrize(
     "error",
     [
+        MemoryError("Unable to allocate 3.00 GiB for an array: memory"),
         RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB."),
         RuntimeError("CUDA error: an illegal memory access was encountered"),
         RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),

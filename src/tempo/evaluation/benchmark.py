@@ -109,7 +109,7 @@ def is_video_right(rows: Sequence[Outcome]) -> bool:
     )
 
 
-def wilson_interval(num_right: int, num_samples: int, *, z: float = 1.96) -> tuple[float, float]:
+def wilson_interval(num_right: float, num_samples: int, *, z: float = 1.96) -> tuple[float, float]:
     """The 95 % interval of a share (Wilson 1927); (0, 1) without samples."""
     if num_samples == 0:
         return 0.0, 1.0

@@ -23,12 +23,12 @@ from tempo.model.prefix import log_probs
 from tempo.preference.inputs import Footage, ask_footage
 from tempo.preference.perturbations import perturb_all
 from tempo.preference.prompts import DESCRIBE
-from tempo.records import Drop, Frozen
+from tempo.records import Drop, Frozen, Kind
 from tempo.sections import PerturbationsConfig
 from tempo.seeds import derive_seed
 
 #: `frozen`: every frame is the middle one; it has no level, which is written as 0.
-ProbeKind = Literal["reverse", "shuffle", "drop", "frozen"]
+ProbeKind = Literal[Kind, "frozen"]
 
 
 class Comparison(Frozen):

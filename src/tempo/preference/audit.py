@@ -6,9 +6,9 @@ trained on it learns that instead of the order of time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from tempo.sections import AuditConfig, ModelConfig
 from tempo.seeds import derive_seed
 from tempo.store import RunStore, write_json
 
+#: Told how many questions of the language model are answered, of how many.
+Progress: TypeAlias = Callable[[int, int], None]
+
 
 def read_pairs(directory: Path) -> list[Pair]:
     """The pairs in a directory; raises ValueError where it has none, or a line that is no pair."""
@@ -32,12 +35,15 @@ def read_pairs(directory: Path) -> list[Pair]:
     return RunStore(directory).read("pairs", Pair)
 
 
-def audit_directory(directory: Path, *, with_model: bool) -> dict[str, Any]:
+def audit_directory(
+    directory: Path, *, with_model: bool, progress: Progress = lambda done, total: None
+) -> dict[str, Any]:
     """Audits the pairs of a directory as its config.toml says; writes `audit.json` and returns its content.
 
-    A report that was written counts as not done any more, for it shows the audit before. A directory with
-    nothing but pairs has no model to ask. Raises ValueError where there are no pairs, and
-    while a run is at work there: it audits its pairs itself, and may be about to replace them.
+    A report that was written counts as not done any more, for it shows the audit before; so does the stage
+    itself where the model was not asked. A directory with nothing but pairs has no model to ask. Raises
+    ValueError where there are no pairs, and while a run is at work there: it audits its pairs itself, and
+    may be about to replace them.
     """
     # Now for what may be wrong with it: the lock would make the directory.
     read_pairs(directory)
@@ -49,27 +55,38 @@ def audit_directory(directory: Path, *, with_model: bool) -> dict[str, Any]:
     model = ModelConfig.model_validate(plain["model"]) if with_model else None
     seed = int(plain.get("run", {}).get("seed", 0))
     with RunStore(directory).lock():
-        audit = audit_pairs(read_pairs(directory), settings, seed=seed, model=model)
+        audit = audit_pairs(read_pairs(directory), settings, seed=seed, model=model, progress=progress)
+        for stage in ("report",) if with_model else ("report", "audit"):
+            RunStore(directory).forget(stage)
         write_json(directory / "audit.json", audit)
-        RunStore(directory).forget("report")
     return audit
 
 
 def audit_pairs(
-    pairs: Sequence[Pair], settings: AuditConfig, *, seed: int, model: ModelConfig | None
+    pairs: Sequence[Pair],
+    settings: AuditConfig,
+    *,
+    seed: int,
+    model: ModelConfig | None,
+    progress: Progress = lambda done, total: None,
 ) -> dict[str, Any]:
     """Accuracy and 95 % interval of every judge, overall, by kind and by level, and the verdict in words.
 
-    Without `model` the language model is not asked.
+    Without `model` the language model is not asked; judges that are fitted need a video for each fold.
     """
     asked = choose_videos(pairs, settings.max_pairs, seed=seed)
     num_videos = len({pair.video_id for pair in asked})
     scores: dict[str, Any] = {}
     telling: dict[str, list[str]] = {}
-    if num_videos >= MIN_VIDEOS:
-        scores, telling = _ask_about_texts(asked, seed=seed)
-        if model is not None and settings.max_model_pairs:
-            scores["model"] = _ask_model(asked, model, settings.max_model_pairs, seed=seed)
+    if asked:
+        scores["longer"] = summarise(judges.longer_right(asked), asked, seed=seed)
+    if num_videos >= judges.NUM_FOLDS:
+        words_P, telling = judges.words_right(asked, seed=seed)
+        scores["length"] = summarise(judges.length_right(asked, seed=seed), asked, seed=seed)
+        scores["words"] = summarise(words_P, asked, seed=seed)
+    if asked and model is not None and settings.max_model_pairs:
+        few = choose_videos(asked, settings.max_model_pairs, seed=seed)
+        scores["model"] = summarise(_ask_model(few, model, progress), few, seed=seed)
     return {
         "num_pairs": len(pairs),
         "num_audited": len(asked),
@@ -80,22 +97,10 @@ def audit_pairs(
     }
 
 
-def _ask_about_texts(pairs: Sequence[Pair], *, seed: int) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """Scores of the judges that look at lengths and words, and the words that tell most."""
-    words_P, telling = judges.words_right(pairs, seed=seed)
-    rights = {
-        "longer": judges.longer_right(pairs),
-        "length": judges.length_right(pairs, seed=seed),
-        "words": words_P,
-    }
-    return {name: summarise(right_P, pairs, seed=seed) for name, right_P in rights.items()}, telling
-
-
-def _ask_model(pairs: Sequence[Pair], model: ModelConfig, max_pairs: int, *, seed: int) -> dict[str, Any]:
+def _ask_model(pairs: Sequence[Pair], model: ModelConfig, progress: Progress) -> judges.Array:
     from tempo.model.loading import load_video_lm
 
-    asked = choose_videos(pairs, max_pairs, seed=seed)
-    return summarise(judges.model_right(asked, load_video_lm(model)), asked, seed=seed)
+    return judges.model_right(pairs, load_video_lm(model), progress=progress)
 
 
 def choose_videos(pairs: Sequence[Pair], max_pairs: int, *, seed: int) -> list[Pair]:
@@ -129,18 +134,17 @@ def summarise(right_P: judges.Array, pairs: Sequence[Pair], *, seed: int) -> dic
 
 
 def score(right_P: judges.Array, videos: Sequence[str], *, seed: int) -> dict[str, Any]:
-    """Accuracy with its 95 % interval; both None for fewer than `MIN_VIDEOS` videos.
+    """Accuracy with its 95 % interval, and how many pairs and videos it comes from.
 
-    Pairs of one video share their chosen answer, so the bootstrap draws whole videos. Where every pair is
-    right, or none, it knows no spread: Wilson's interval for as many samples as videos stands in.
+    Pairs of one video share their chosen answer, so the bootstrap draws whole videos. Of fewer than
+    `MIN_VIDEOS`, or where every pair is right or none, it knows too little spread: Wilson's interval for as
+    many samples as videos, which is wider, stands in.
     """
     num_videos = len(set(videos))
-    found: dict[str, Any] = {"num_pairs": len(videos), "num_videos": num_videos}
-    if num_videos < MIN_VIDEOS:
-        return {"accuracy": None, "interval": None, **found}
+    found = {"num_pairs": len(videos), "num_videos": num_videos}
     accuracy = float(right_P.mean())
-    if accuracy in (0.0, 1.0):
-        interval = wilson_interval(round(accuracy * num_videos), num_videos)
+    if num_videos < MIN_VIDEOS or accuracy in (0.0, 1.0):
+        interval = wilson_interval(accuracy * num_videos, num_videos)
     else:
         interval = cluster_interval(right_P, videos, seed=derive_seed(seed, "audit", "bootstrap"))
     return {"accuracy": round(accuracy, 4), "interval": [round(bound, 4) for bound in interval], **found}

@@ -29,6 +29,11 @@ dataset_info:
     - {{name: level, dtype: int32}}
     - {{name: order, list: int32}}
     - {{name: num_clips, dtype: int32}}
+{frames}"""
+
+#: Only where a pair is about frames in another order, as in `formats.origin_of`.
+TRL_FRAMES = """\
+    - {name: frames, list: int32}
 """
 
 MESSAGES = """\
@@ -93,7 +98,10 @@ TRL_COLUMNS = """\
 |---|---|
 | `prompt`, `chosen`, `rejected` | messages |
 | `images` | the frames of the video in order, {fps} a second, in `frames/` |
-| `tempo` | `id` of the pair, `video_id`, `kind`, `level`, the clips shown (`order`) of `num_clips` |
+| `tempo` | `id`, `video_id`, `kind`, `level`, the clips shown (`order`) of `num_clips`, maybe `frames` |
+
+A pair whose `tempo` has `frames` is mirrored: about the perturbed video, whose `images` are these frames of
+the video as filmed, in this order.
 
 TRL's DPO trainer takes pictures and no videos, so the model is shown pictures. Their paths are absolute: make
 this folder again rather than moving it. Train with `max_length=None`, or frames are cut."""
@@ -106,14 +114,17 @@ PARQUET_COLUMNS = """\
 | `video` | where the file lay when this was written |
 | `prompt`, `chosen`, `rejected` | the texts |
 | `kind`, `level` | see above |
-| `order`, `num_clips` | the clips that the rejected account was given, in this order, of how many |"""
+| `order`, `num_clips` | the clips that the rejected account was given, in this order, of how many |
+| `frames` | of a mirrored pair: it is about the perturbed video, these frames in this order; else empty |"""
 
 
 def trl_card(run: Path, pairs: Sequence[Pair], file: str) -> str:
     """The README of an export for TRL; its header makes `datasets.load_dataset(folder)` open the frames."""
     messages = "\n".join(MESSAGES.format(name=name) for name in ("prompt", "chosen", "rejected"))
     columns = TRL_COLUMNS.format(fps=_config(run).get("frames", {}).get("fps", "?"))
-    return _card(run, pairs, file, features=TRL_FEATURES.format(messages=messages), columns=columns)
+    frames = TRL_FRAMES if any(pair.frames for pair in pairs) else ""
+    features = TRL_FEATURES.format(messages=messages, frames=frames)
+    return _card(run, pairs, file, features=features, columns=columns)
 
 
 def parquet_card(run: Path, pairs: Sequence[Pair], file: str) -> str:

@@ -10,14 +10,18 @@ from tempo.preference.prompts import CAPTION_MARK
 _WORD = re.escape(CAPTION_MARK.rstrip(":"))
 
 #: What may stand between the word and its colon: "(clip 2)", "of the second clip".
-_SUBJECT = r"(?:[ \t]*\([^)\n]{0,40}\)|[ \t]+(?:of|for)[ \t][^:\n]{0,40})?"
+_SUBJECT = r"(?:[ \t]*\([^)\n]{0,40}\)|[ \t]+(?:of|for)[ \t][^:\n]{0,40})"
 
-#: The mark as models write it: at the start of a line in any case and dress ("## caption (clip 2):"), or
-#: within a line as it was asked for. A mark in quotation marks is something that is read in the picture.
-MARK = re.compile(
-    rf"^[ \t#>*_`-]*(?i:{_WORD}){_SUBJECT}[*_` \t]*:[*_`]*"
-    rf"|(?<![\"'“‘«*_`])[*_`]*\b{_WORD}[*_`]*:[*_`]*",
-    re.MULTILINE,
+#: A mark at the start of a line, in any case and dress: "## caption (clip 2):".
+_AT_START = rf"(?m:^)[ \t#>*_`-]*(?i:{_WORD})%s[*_` \t]*:[*_`]*"
+
+#: The mark as models write it, the surest way first. A caption may speak of captions: after a plain mark a
+#: line "Caption of the slide:" is a part of it, and after a mark at the start of a line, one within a line.
+#: There it counts only as it was asked for, and in quotation marks it is something read in the picture.
+MARKS = (
+    re.compile(_AT_START % ""),
+    re.compile(_AT_START % _SUBJECT),
+    re.compile(rf"(?<![\"'“‘«*_`])[*_`]*\b{_WORD}[*_`]*:[*_`]*"),
 )
 
 #: Rules, headings, bullets and quotations at the start of a line; then emphasis and code within it.
@@ -31,20 +35,28 @@ QUOTES = (('"', '"'), ("'", "'"), ("“", "”"), ("„", "“"), ("‘", "’")
 
 
 def clean_caption(answer: Answer, *, is_differential: bool, is_last_try: bool = True) -> str | None:
-    """The caption in an answer, on one line: all that follows the last mark; None if empty or cut.
+    """The caption in an answer, on one line: all after the last of its surest marks; None if empty or cut.
 
     Without a mark it is the whole answer where one clip was shown. Where two were, the answer speaks of both:
-    None, and only on the last try its last paragraph.
+    None, and only on the last try its longest paragraph. The last may be a word of parting.
     """
     if not answer.is_whole:
         return None
-    parts = MARK.split(answer.text)
-    text = parts[-1]
-    if len(parts) == 1 and is_differential:
-        paragraphs = re.split(r"\n\s*\n", text.strip())
-        text = paragraphs[-1] if is_last_try else ""
+    text = _after_mark(answer.text)
+    if text is None and is_differential:
+        paragraphs = re.split(r"\n\s*\n", answer.text.strip())
+        text = max(reversed(paragraphs), key=len) if is_last_try else ""
+    elif text is None:
+        text = answer.text
     text = _unquote(" ".join(_without_markdown(text).split()))
     return text if any(c.isalnum() for c in text) else None
+
+
+def _after_mark(text: str) -> str | None:
+    for mark in MARKS:
+        if mark.search(text):
+            return mark.split(text)[-1]
+    return None
 
 
 def _without_markdown(text: str) -> str:

@@ -7,18 +7,13 @@ they do not know; a name of its own keeps it from meaning something to them (ms-
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from pydantic import ConfigDict, Field, ValidationError
 
+from tempo.conversations import TAGS, VIDEO_TAG, Row, check_row, read_turns, read_video, untagged
 from tempo.records import Frozen, Pair, PairKind
-
-#: Stands for the video in a text of ms-swift and LLaMA-Factory.
-VIDEO_TAG = "<video>"
-TAGS = (VIDEO_TAG, "<image>", "<audio>")
-
-Row: TypeAlias = dict[str, Any]
 
 
 class Origin(Frozen):
@@ -96,12 +91,11 @@ def tagged(pair: Pair) -> str:
 
 def read_row(row: Any) -> Draft:
     """The pair that a row of any known format holds; raises ValueError that says what is missing or odd."""
-    if not isinstance(row, dict):
-        raise ValueError(f"not a row of named values but {str(row)[:60]!r}")
+    check_row(row)
     for column, read in _READERS.items():
         if column in row:
             prompt, chosen, rejected = read(row)
-            return Draft(_video(row), _untagged(prompt), chosen, rejected, _origin(row))
+            return Draft(read_video(row), untagged(prompt), chosen, rejected, _origin(row))
     raise ValueError(
         "none of the known formats: it should have prompt, chosen and rejected (TRL, Parquet), messages and "
         f"rejected_response (ms-swift), or conversations, chosen and rejected (LLaMA-Factory); it has "
@@ -129,9 +123,6 @@ _READERS: dict[str, Callable[[Row], tuple[str, str, str]]] = {
     "prompt": _read_prompt,
 }
 
-#: Names that the formats give to who speaks and to what is said.
-_ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
-
 
 def _said(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
@@ -149,39 +140,11 @@ def _text(row: Row, column: str, role: str = "assistant") -> str:
 
 def _turns(messages: Any, roles: tuple[str, ...], column: str) -> list[str]:
     """What was said in a conversation of exactly these roles."""
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise ValueError(f"{column} should be a list of messages, got {str(messages)[:60]!r}")
-    found = [str(message.get("role") or message.get("from")) for message in messages]
-    if tuple(_ROLES.get(role, role) for role in found) != roles:
+    turns = read_turns(messages, column)
+    if tuple(turn.role for turn in turns) != roles:
+        found = [turn.role for turn in turns]
         raise ValueError(f"{column} should hold {' and '.join(roles)}, one message each, got {found}")
-    return [_content(message, column) for message in messages]
-
-
-def _content(message: Mapping[str, Any], column: str) -> str:
-    """The words of a message: a string, or the text among its parts."""
-    content = message.get("content", message.get("value"))
-    if isinstance(content, list):
-        content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
-    if not isinstance(content, str):
-        raise ValueError(f"{column} holds a message without text: {str(message)[:60]!r}")
-    return content
-
-
-def _untagged(prompt: str) -> str:
-    """The prompt without the tag at its beginning or end; raises ValueError if more stands in it."""
-    bare = prompt.removeprefix(VIDEO_TAG).removeprefix("\n")
-    bare = bare if bare != prompt else prompt.removesuffix(VIDEO_TAG).removesuffix("\n")
-    if found := [tag for tag in TAGS if tag in bare]:
-        raise ValueError(f"the prompt holds {found[0]} beside the one video that a pair is about")
-    return bare
-
-
-def _video(row: Row) -> str:
-    videos = row.get("videos", row.get("video")) or []
-    videos = [videos] if isinstance(videos, str) else videos
-    if not isinstance(videos, list) or len(videos) > 1 or not all(isinstance(path, str) for path in videos):
-        raise ValueError(f"a pair is about one video file, got {str(videos)[:80]}")
-    return videos[0] if videos else ""
+    return [turn.text for turn in turns]
 
 
 def _origin(row: Row) -> Origin:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -61,13 +61,19 @@ def words_right(pairs: Sequence[Pair], *, seed: int) -> tuple[Array, dict[str, l
     return fitted_right(features_PW, pairs, seed=seed), telling
 
 
-def model_right(pairs: Sequence[Pair], lm: VideoLM) -> Array:
-    """The answer that the model, shown no video, finds likelier per token is taken for the chosen one."""
+def model_right(
+    pairs: Sequence[Pair], lm: VideoLM, *, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Array:
+    """The answer that the model, shown no video, finds likelier per token is taken for the chosen one.
+
+    `progress` is called with how many questions, mostly one a video, are answered of how many.
+    """
     asked: defaultdict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for pair in pairs:
         asked[pair.video_id, pair.prompt].update({pair.chosen: 0.0, pair.rejected: 0.0})
-    for (_, prompt), answers in asked.items():
+    for done, ((_, prompt), answers) in enumerate(asked.items(), 1):
         answers.update(_mean_log_probs(lm, prompt, list(answers)))
+        progress(done, len(asked))
     scores = [asked[pair.video_id, pair.prompt] for pair in pairs]
     rows = zip(scores, pairs, strict=True)
     return picks(np.array([score[pair.chosen] - score[pair.rejected] for score, pair in rows]))

@@ -1,9 +1,11 @@
 """A perturbation is a list of clip indices: drop, shuffle, reverse and swap share one type.
 
-The level r controls all kinds: a larger r disturbs more. By the rule `distinct`, the default, the clips are
-cut into r segments as even as possible (fewer where there are fewer clips), no perturbation is the original
-order, and levels that would come out the same are merged under the smallest r that gives them. The rule
-`paper` is that of the released code, which has none of these properties (method.md, sections 2 and 3).
+The level r controls all kinds: a larger r disturbs more. Not so each single shuffle, which r only cuts into
+more pieces: how far it came from the original is measured (`kendall_distance`), not ordered by level. By the
+rule `distinct`, the default, the clips are cut into r segments as even as possible (fewer where there are
+fewer clips), no perturbation is the original order, levels that would come out the same are merged under the
+smallest r that gives them, and no order comes twice for a kind. The rule `paper` is that of the released
+code, which has none of these properties (method.md, sections 2 and 3).
 
 `swap` is ours: two clips that lie r // 2 apart change places, all others stay. Whole accounts in another
 order can be told apart by many clues; here only the order of two clips is left, and those between them.
@@ -11,7 +13,7 @@ order can be told apart by many clues; here only the order of two clips is left,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -47,15 +49,34 @@ def _perturb_video(video: Captions | Clips, settings: PerturbationsConfig, seed:
 
 def perturb_all(num_clips: int, settings: PerturbationsConfig, *, seed: int) -> list[Perturbation]:
     """Every kind at every level that the rule makes, easy (large r) to hard; each from its own draw."""
-    is_paper = settings.rule == "paper"
-    perturb_one = perturb_as_released if is_paper else perturb
-    made = []
-    for kind in settings.kinds:
-        all_levels = sorted(settings.levels, reverse=True)
-        for level in all_levels if is_paper else distinct_levels(num_clips, kind, settings.levels):
-            rng = np.random.default_rng(derive_seed(seed, kind, level))
-            made.append(perturb_one(num_clips, kind, level, rng=rng))
-    return made
+    make = _as_released_at_all if settings.rule == "paper" else _all_different
+    return [p for kind in settings.kinds for p in make(num_clips, kind, settings.levels, seed=seed)]
+
+
+def _as_released_at_all(
+    num_clips: int, kind: Kind, levels: Sequence[int], *, seed: int
+) -> Iterable[Perturbation]:
+    for level in sorted(levels, reverse=True):
+        yield perturb_as_released(num_clips, kind, level, rng=_rng(seed, kind, level))
+
+
+def _all_different(num_clips: int, kind: Kind, levels: Sequence[int], *, seed: int) -> list[Perturbation]:
+    """A kind at each of its distinct levels; a shuffle that came at another level already is drawn again.
+
+    From hard to easy: the more segments, the more orders, so there is always another one.
+    """
+    made: dict[tuple[int, ...], Perturbation] = {}
+    for level in reversed(distinct_levels(num_clips, kind, levels)):
+        rng = _rng(seed, kind, level)
+        drawn = perturb(num_clips, kind, level, rng=rng)
+        while drawn.order in made:
+            drawn = perturb(num_clips, kind, level, rng=rng)
+        made[drawn.order] = drawn
+    return list(made.values())[::-1]
+
+
+def _rng(seed: int, kind: Kind, level: int) -> np.random.Generator:
+    return np.random.default_rng(derive_seed(seed, kind, level))
 
 
 def distinct_levels(num_clips: int, kind: Kind, levels: Sequence[int]) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-#: With fewer videos an interval says nothing.
+#: Of fewer videos the verdict says nothing, whatever the figures.
 MIN_VIDEOS = 20
 
 #: A judge that is right more often than this has found a shortcut.
@@ -28,8 +28,8 @@ class Judge:
         return accuracy if self.fitted else max(accuracy, 1 - accuracy)
 
     def sure_strength(self, cell: dict[str, Any]) -> float:
-        """The least strength within the 95 % interval; 0 where there is none."""
-        if cell["interval"] is None:
+        """The least strength within the 95 % interval; 0 of too few videos."""
+        if cell["num_videos"] < MIN_VIDEOS:
             return 0.0
         low, high = cell["interval"]
         return float(low) if self.fitted else max(low, 1 - high)
@@ -63,7 +63,7 @@ SHORTCUTS = {
 
 def verdict(scores: dict[str, Any], *, num_pairs: int, num_videos: int) -> str:
     """One sentence for each thing that may give the pairs away, with advice where it does."""
-    if not scores:
+    if num_videos < MIN_VIDEOS:
         return f"Too few to say: {num_pairs} pairs of {num_videos} videos, {MIN_VIDEOS} videos are needed."
     sentences = []
     for subject, (names, advice) in SHORTCUTS.items():

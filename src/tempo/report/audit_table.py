@@ -28,7 +28,7 @@ def audit_cells(audit: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def _row(name: str, cells: list[dict[str, Any] | None]) -> list[str]:
-    """A name, the pairs in it, and each judge's accuracy; a dash where it saw too few videos."""
+    """A name, the pairs in it, and each judge's accuracy; a dash where it saw none."""
     assert cells[0]
     return [name, str(cells[0]["num_pairs"]), *(percent((cell or {}).get("accuracy")) for cell in cells)]
 

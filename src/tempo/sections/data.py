@@ -36,19 +36,10 @@ class VideosConfig(Section):
     """Files and folders to take videos from; folders are searched to any depth."""
 
     paths: tuple[str, ...] = ()
-    extensions: tuple[str, ...] = (
-        "mp4",
-        "m4v",
-        "mov",
-        "mkv",
-        "webm",
-        "avi",
-        "mpg",
-        "mpeg",
-        "ts",
-        "flv",
-        "wmv",
-        "3gp",
+    extensions: tuple[str, ...] = Field(
+        ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "flv", "wmv", "3gp"),
+        min_length=1,
+        description="of files in folders; a file that is named itself may have any",
     )
     timeout_seconds: float = Field(120.0, gt=0, description="longest wait for the next picture of a video")
 

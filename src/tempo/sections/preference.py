@@ -40,7 +40,8 @@ class PerturbationsConfig(Section):
     """Which perturbations are made, and by which rule a level disturbs.
 
     `distinct`: never the original order, and levels that would come out the same are merged. `paper`: the
-    released rule with its faults, for reproduction (method.md, section 3, faults 1, 2 and 4).
+    released rule with its faults, for reproduction (method.md, section 3, faults 1, 2 and 4). The kind `swap`
+    is not of the method: two clips that lie level // 2 apart change places.
     """
 
     rule: Literal["distinct", "paper"] = "distinct"
@@ -118,3 +119,13 @@ class AuditConfig(Section):
 
     max_pairs: int = Field(2000, ge=1)
     max_model_pairs: int = Field(500, ge=0)
+
+    @model_validator(mode="after")
+    def _refuse_idle(self) -> AuditConfig:
+        default = type(self).model_fields["max_model_pairs"].default
+        if self.max_model_pairs > self.max_pairs and self.max_model_pairs != default:
+            raise ValueError(
+                f"max_model_pairs {self.max_model_pairs} would do nothing over max_pairs {self.max_pairs}: "
+                "the model is asked about pairs that the other judges see"
+            )
+        return self

@@ -19,9 +19,10 @@ class PhaseConfig(Section):
     """One training phase; `tempo` runs the list in order and merges LoRA after each.
 
     `levels` and `kinds` choose the pairs of a DPO phase (empty: all). `nll_weight` adds the mean negative
-    log-likelihood of the chosen answer; the released recipe has 1.0. `batch_size` counts groups: the pairs of
-    one video over one prefix, by `grouping` all of them, those of one level, or a single pair; or one video's
-    questions. The loss is the mean over pairs, whatever the grouping.
+    log-likelihood of the chosen answer; the released recipe has 1.0. `batch_size` counts groups over one
+    prefix: by `grouping` all pairs of a video, those of one level, or a single pair; in an SFT phase all
+    questions of a video, or with `grouping = "pair"` a single one with its answer. The loss is the mean over
+    pairs, or over tokens of answers, whatever the grouping.
     """
 
     name: str = Field(pattern=NAME_PATTERN)
@@ -65,7 +66,7 @@ class PhaseConfig(Section):
 
     @model_validator(mode="after")
     def _refuse_idle(self) -> PhaseConfig:
-        idle = _DPO_ONLY if self.objective == "sft" else _idle_dpo_keys(self)
+        idle = _idle_sft_keys(self) if self.objective == "sft" else _idle_dpo_keys(self)
         idle += () if self.lora_rank else ("lora_alpha",)
         # Compared with the default, not with what was written: a run writes its defaults into config.toml.
         defaults = type(self).model_fields
@@ -103,8 +104,13 @@ class PhaseConfig(Section):
 
 _DPO_ONLY = (
     *("levels", "kinds", "beta", "nll_weight", "loss", "label_smoothing", "length", "ld_alpha"),
-    *("reference", "cache_reference", "grouping", "order", "mastered_accuracy"),
+    *("reference", "cache_reference", "order", "mastered_accuracy"),
 )
+
+
+def _idle_sft_keys(phase: PhaseConfig) -> tuple[str, ...]:
+    """What an SFT phase has no use for: its questions have no levels, so all of a video is what it does."""
+    return _DPO_ONLY if phase.grouping == "pair" else (*_DPO_ONLY, "grouping")
 
 
 def _idle_dpo_keys(phase: PhaseConfig) -> tuple[str, ...]:
@@ -122,7 +128,14 @@ class TrainingConfig(Section):
 
     phases: tuple[PhaseConfig, ...] = ()
     baselines: dict[str, tuple[str, ...]] = Field({})
-    instructions: str = Field("", description="JSONL of video_id or video, question, answer; for SFT phases")
+    instructions: str = Field(
+        "",
+        description="for SFT phases: JSONL, JSON or Parquet, rows of video_id or video with question and "
+        "answer, or with a conversation as LLaVA writes it",
+    )
+    max_instructions: int | None = Field(
+        None, ge=1, description="questions that SFT phases take, drawn by the seed; all where unset"
+    )
     max_tokens: int = Field(
         16384, ge=64, description="longest packed row; a longer sample is refused by name"
     )
@@ -135,6 +148,8 @@ class TrainingConfig(Section):
         names = [phase.name for phase in self.phases]
         if len(set(names)) < len(names):
             raise ValueError(f"phases must have different names, got {names}")
+        if self.max_instructions is not None and not any(p.objective == "sft" for p in self.phases):
+            raise ValueError("max_instructions would do nothing: no phase has objective 'sft'; remove it")
         for baseline, wanted in self.baselines.items():
             if not re.fullmatch(NAME_PATTERN, baseline) or baseline in ("base", "tempo"):
                 raise ValueError(

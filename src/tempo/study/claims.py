@@ -22,7 +22,7 @@ SINGLE = ("single_16", "single_8", "single_4", "single_2")
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, where it comes from ("world", "paper" or "aim"), and what decides it."""
+    """A claim, where it comes from ("world", "paper", "aim" or "why"), and what decides it."""
 
     name: str
     source: str
@@ -136,5 +136,23 @@ CLAIMS = (
         "aim",
         "The probe predicts temporal accuracy across the rows of the study.",
         predicts,
+    ),
+    Claim(
+        "pre_sft_over_long_sft_then_dpo",
+        "why",
+        "Preferences before SFT beat SFT followed by preferences, where SFT is four times as long.",
+        _ahead("method_sft_long", "sft_long_then_dpo"),
+    ),
+    Claim(
+        "small_set_seen_as_often",
+        "why",
+        f"A quarter of the pairs keeps {100 * ENOUGH:.0f} % of the gain, seen four times as often.",
+        partial(kept, row="data_1_4_long", at_least=ENOUGH),
+    ),
+    Claim(
+        "true_sft_starts_lower",
+        "why",
+        "After preferences, SFT starts at a lower loss where its answers tell the true order.",
+        partial(lower, row="method_sft_true", against="sft_true", measure="sft_loss"),
     ),
 )

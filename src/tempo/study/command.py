@@ -28,8 +28,9 @@ class StudyRequest:
 
 def show_study(request: StudyRequest, console: Console) -> None:
     """Does the study and prints its main table and claims; raises ValueError for a seed that is no number."""
+    from tempo.study.cells import terminal
     from tempo.study.study import run_study
-    from tempo.study.tables import claims_table, main_table, terminal
+    from tempo.study.tables import claims_table, main_table
 
     result = run_study(
         request.config,

@@ -49,13 +49,19 @@ class RowConfig(Section):
 
 
 class StudyConfig(Section):
-    """A whole study. `num_workers = 0`: one process per core, or a single one on a GPU."""
+    """A whole study. `num_workers = 0`: one process per core, or a single one on a GPU.
+
+    `dpo` and `sft` override keys of all phases of that objective; those of a row go over them. A file may say
+    `extends = "FILE"`, another study: what it says itself goes over that, key by key.
+    """
 
     base: str = Field(description="TOML of a run of the embedded world, relative to the study's file")
     seeds: tuple[int, ...] = Field(min_length=1)
     num_workers: int = Field(0, ge=0)
     probe_videos: int = Field(12, ge=1, description="held-out videos of pairs that the probe looks at")
     set: dict[str, Any] = Field({}, description="values of the run, `section.key`, for all rows")
+    dpo: dict[str, Any] = Field({})
+    sft: dict[str, Any] = Field({})
     phases: tuple[PhaseConfig, ...]
     rows: dict[str, RowConfig]
 
@@ -104,22 +110,44 @@ def load_study(path: Path) -> tuple[StudyConfig, dict[str, Any]]:
     Raises ValueError that names every offending key and shows its value.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-        study = StudyConfig.model_validate(data)
-    except FileNotFoundError:
-        raise ValueError(f"study {path} does not exist; configs/study.toml is one") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"study {path} cannot be read as TOML: {error}") from None
+        study = StudyConfig.model_validate(_read(path))
     except ValidationError as error:
         raise ValueError("\n".join(describe_error(item, StudyConfig) for item in error.errors())) from None
-    base = path.parent / study.base
+    base = Path(study.base)
     try:
         plain = tomllib.loads(base.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"base: {base} cannot be read: {error}") from None
-    for key in ("phases", "baselines", "instructions"):
+    for key in ("phases", "baselines", "instructions", "max_instructions"):
         plain.get("training", {}).pop(key, None)
     return study, apply_values(plain, study.set, key="set")
+
+
+def _read(path: Path, *extending: Path) -> dict[str, Any]:
+    """What a file says over what those say that it extends; `base` is relative to the file that names it."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"study {path} does not exist; configs/study.toml is one") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"study {path} cannot be read as TOML: {error}") from None
+    if isinstance(data.get("base"), str):
+        data["base"] = str(path.parent / data["base"])
+    if "extends" not in data:
+        return data
+    other = path.parent / str(data.pop("extends"))
+    if other.resolve() in (known := [*extending, path.resolve()]):
+        raise ValueError(f"extends: {path} and {other} extend each other")
+    return _put_over(_read(other, *known), data)
+
+
+def _put_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    both = {k: _put_over(below[k], v) for k, v in above.items() if _are_tables(below.get(k), v)}
+    return {**below, **above, **both}
+
+
+def _are_tables(*values: Any) -> bool:
+    return all(isinstance(value, dict) for value in values)
 
 
 def select(study: StudyConfig, *, rows: Sequence[str], seeds: Sequence[int]) -> StudyConfig:
@@ -169,7 +197,7 @@ def row_phases(study: StudyConfig, name: str) -> tuple[PhaseConfig, ...]:
     library = {phase.name: phase for phase in study.phases}
     made = []
     for phase in (library[phase] for phase in row.phases):
-        changes = row.dpo if phase.objective == "dpo" else row.sft
+        changes = study.dpo | row.dpo if phase.objective == "dpo" else study.sft | row.sft
         try:
             made.append(PhaseConfig.model_validate(phase.model_dump(exclude_unset=True) | changes))
         except ValidationError as error:

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from tempo.store import write_text
+from tempo.study.cells import markdown
 from tempo.study.judging import FAILS, HOLDS
 from tempo.study.plots import PLOTS, plot
-from tempo.study.summary import read_study
-from tempo.study.tables import TABLES, absent_rows, all_tables, markdown
+from tempo.study.summary import read_study, summarize_again, write_study
+from tempo.study.tables import TABLES, absent_rows, all_tables
 
 Study = Mapping[str, Any]
 
@@ -25,13 +26,18 @@ BLOCK = re.compile(r"(<!-- study:(?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- /stud
 #: Begins or ends a block; each must belong to a whole one.
 MARK = re.compile(r"<!-- /?study.*?-->")
 
-SOURCES = {"paper": "Claims of the paper", "aim": "Aims of this project", "world": "Is the world sound?"}
+SOURCES = {
+    "paper": "Claims of the paper",
+    "aim": "Aims of this project",
+    "why": "Why they come out so",
+    "world": "Is the world sound?",
+}
 #: Sections of the page after the claims: title, plot, tables.
 SECTIONS = (
     ("Main rows", "main", ("main", "differences")),
     ("Order after every phase", "phases", ()),
     ("The probe", "probe", ("probe", "correlation")),
-    ("SFT's first steps", "sft-start", ("sft-start",)),
+    ("SFT: how it starts, and what it does to order", "sft-start", ("sft-start", "sft-kinds")),
     ("Other pairs, fewer pairs", "data", ("transfer",)),
 )
 
@@ -85,8 +91,11 @@ def plot_folder(study_path: Path) -> Path:
 
 
 def write_documents(study_path: Path, documents: Sequence[Path]) -> None:
-    """Fills the documents from `study.json` and draws its plots; what lies outside of blocks stays."""
-    study, folder = read_study(study_path), plot_folder(study_path)
+    """Fills the documents from `study.json` and draws its plots; what lies outside of blocks stays.
+
+    What the study sums up is made anew from its rows first, and written back: an older version knew less.
+    """
+    study, folder = summarize_again(read_study(study_path)), plot_folder(study_path)
     filled = {}
     for path in documents:
         seen = Path(os.path.relpath(folder, path.parent)).as_posix()
@@ -94,6 +103,7 @@ def write_documents(study_path: Path, documents: Sequence[Path]) -> None:
             filled[path] = fill(path.read_text(), study, plots=seen)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
+    write_study(study, study_path)
     for path, text in filled.items():
         write_text(path, text)
     folder.mkdir(parents=True, exist_ok=True)

@@ -32,10 +32,25 @@ COMPARED_WITH: dict[str, tuple[str, ...]] = {
     "sft_only": (*COMPARED, *SFT_START),
     "method": COMPARED,
     "base": ("order", "win_rate", "margin"),
+    # What SFT took away.
+    "dpo_only": ("order", "event_order", "group_score", "win_rate"),
     # The controls of our best row.
     "method_twice": ("temporal", "event_order", "group_score"),
     "method_long": ("temporal", "event_order", "group_score"),
 }
+
+#: Kinds of SFT: the row that begins with it, and the one that comes to it after preferences.
+SFT_KINDS = {
+    "as in the method": ("sft_only", "method"),
+    "four epochs": ("sft_long", "method_sft_long"),
+    "of the weights themselves": ("sft_full", "method_sft_full"),
+    "answers tell the true order": ("sft_true", "method_sft_true"),
+}
+#: Rows that are compared beside those: (row, against).
+ALSO_COMPARED = (
+    *((after, alone) for alone, after in SFT_KINDS.values() if alone != "sft_only"),
+    ("method_sft_long", "sft_long_then_dpo"),
+)
 
 #: Rows of a model other than the first; their margins are on another scale.
 OTHER_ARCHITECTURE = ("b_base", "b_sft_only", "b_method", "b_on_a")
@@ -46,6 +61,7 @@ SHARES = (
     ("b_on_a", "b_method", "b_sft_only"),
     ("data_1_8", "method", "sft_only"),
     ("data_1_4", "method", "sft_only"),
+    ("data_1_4_long", "method", "sft_only"),
     ("data_1_2", "method", "sft_only"),
 )
 
@@ -103,13 +119,16 @@ def means(rows: Sequence[Row]) -> list[Entry]:
 
 def differences(rows: Sequence[Row]) -> list[Entry]:
     """Row minus `against`, paired by seed: every row against SFT alone, the method and the base of its own
-    architecture; against the base only what may rise with training."""
+    architecture, against the base only what may rise with training; then `ALSO_COMPARED`."""
     found: list[Entry] = []
     for name in row_names(rows):
         home = "b_" if name in OTHER_ARCHITECTURE else ""
         for against, measures in COMPARED_WITH.items():
             pairs = (_difference(rows, name, home + against, measure) for measure in measures)
             found += [entry for entry in pairs if entry and name != home + against]
+    for name, against in ALSO_COMPARED:
+        entries = (_difference(rows, name, against, measure) for measure in (*COMPARED, *SFT_START))
+        found += [entry for entry in entries if entry]
     return found
 
 

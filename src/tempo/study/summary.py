@@ -41,6 +41,12 @@ def summarize_study(
     return {**study, "claims": judge_claims(study)}
 
 
+def summarize_again(study: Mapping[str, Any]) -> dict[str, Any]:
+    """The study with everything that follows from its rows made anew."""
+    told = {key: study[key] for key in ("command", "commit", "minutes", "date")}
+    return summarize_study(study["rows"], **told)
+
+
 def _check_rows(rows: Sequence[Row]) -> None:
     seen: set[tuple[str, int]] = set()
     for number, row in enumerate(rows, 1):

@@ -1,14 +1,14 @@
-"""The tables of a study, from `study.json`: as Markdown, for the terminal, and as cells for the page."""
+"""The tables of a study, from `study.json`: which of them there are, and what stands in them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
-
-from rich.table import Table
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from tempo.evaluation.table import percent
+from tempo.study.cells import Cells
 from tempo.study.figures import SHARES, row_names
+from tempo.study.sft_tables import sft_kinds_table, sft_start_table
 from tempo.study.words import (
     NOT_RUN,
     find,
@@ -37,19 +37,18 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "What the model sees when it answers": ("form_clips", "form_video"),
     "Loss, reference, tower": ("nll_0", "reference_fixed", "vision_trained"),
-    "Ideas beyond the paper": ("length_controlled", "two_rounds", "method_twice", "method_long"),
-    "Number of pairs": ("data_1_8", "data_1_4", "data_1_2"),
+    "Ideas beyond the paper": (
+        *("length_controlled", "two_rounds", "swap", "mirror_half"),
+        *("method_twice", "method_long"),
+    ),
+    "What SFT does to order": (
+        *("sft_long", "method_sft_long", "sft_long_then_dpo", "sft_full", "method_sft_full"),
+        *("sft_true", "method_sft_true", "rehearsed"),
+    ),
+    "Number of pairs": ("data_1_8", "data_1_4", "data_1_4_long", "data_1_2"),
     "Two architectures": ("a_on_b", "b_base", "b_sft_only", "b_method", "b_on_a"),
 }
 OTHER = "Other rows"
-
-
-class Cells(NamedTuple):
-    """A table: its title, its headings, and its rows of as many cells."""
-
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 def main_table(study: Study) -> Cells:
@@ -172,41 +171,6 @@ def _kind_mean(study: Study, name: str, kind: str) -> str:
     return percent(sum(values) / len(values)) if values else "-"
 
 
-def sft_start_table(study: Study) -> Cells:
-    """SFT's first steps after preferences and without them."""
-    measures = ("sft_loss", "sft_grad_norm", "sft_grad_spread")
-    names = ("sft_only", "method")
-    rows = []
-    for measure in measures:
-        shown = [share_text(find_mean(study, name, measure), measure) for name in names]
-        difference = find_difference(study, "method", "sft_only", measure)
-        rows.append([name_of(measure), *shown, points_text(difference, measure)])
-    return Cells("SFT's first steps", ["", *names, "difference"], rows)
-
-
-def markdown(cells: Cells) -> str:
-    """The table as GitHub shows it, without its title."""
-    if not cells.rows:
-        return f"Nothing yet: {NOT_RUN}."
-    lines = [cells.headings, ["---"] * len(cells.headings), *cells.rows]
-    return "\n".join("| " + " | ".join(_plain(cell) for cell in line) + " |" for line in lines)
-
-
-def _plain(cell: str) -> str:
-    """A cell that does not end its table: bars and line breaks in descriptions would."""
-    return " ".join(cell.replace("|", "\\|").split())
-
-
-def terminal(cells: Cells) -> Table:
-    """The table for a terminal."""
-    table = Table(title=cells.title)
-    for index, heading in enumerate(cells.headings):
-        table.add_column(heading, justify="right" if index else "left")
-    for row in cells.rows:
-        table.add_row(*(cell.replace("**", "") for cell in row))
-    return table
-
-
 #: Name of a table in documents -> what makes it.
 TABLES: dict[str, Callable[[Study], Cells]] = {
     "main": main_table,
@@ -216,4 +180,5 @@ TABLES: dict[str, Callable[[Study], Cells]] = {
     "correlation": correlation_table,
     "probe": probe_table,
     "sft-start": sft_start_table,
+    "sft-kinds": sft_kinds_table,
 }

@@ -9,7 +9,9 @@ the clip before it, and to fuse a list of captions (`lessons.py`). Whole stories
 order lost as `order_fidelity` says: at 0 a story's caption tells what happens and never when, the disease
 that the method cures. `card.py` measures the result.
 
-`--go-on-from DIR` starts with a checkpoint that can see and does the lessons only.
+`--go-on-from DIR` starts with a checkpoint that can see and does the lessons only. `--size large` is ten
+times as large, for a GPU (`benchmarks/gpu_study.sh`). Arithmetic is float32; on a GPU products are TF32,
+three bits finer than the bfloat16 that weights are saved in.
 """
 
 from __future__ import annotations
@@ -26,17 +28,24 @@ import torch
 from torch import distributed, nn
 from torch.utils.data import DataLoader
 
-from tempo.model.loading import VideoLM, load_video_lm
+from tempo.model.loading import VideoLM, load_video_lm, pick_device
 from tempo.model.prefix import Group, language_model, log_probs
 from tempo.processes import process_rank
 from tempo.sections import ModelConfig
-from tempo.synthetic.architectures import ARCHITECTURES, build_model, sight_parameters
+from tempo.synthetic.architectures import ARCHITECTURES, SIZES, build_model, sight_parameters
 from tempo.synthetic.eyesight import Looks, train_eyesight
 from tempo.synthetic.frame_eyesight import FrameLooks, train_frame_eyesight
 from tempo.synthetic.lessons import KINDS, LOOKS, VIEW, Lessons, Recipe
 
 #: Muon's learning rate over AdamW's: its steps have a fifth of the rate's size, AdamW's early ones all of it.
 MUON_SHARE = 2
+#: What the command line takes for keys of the recipe.
+CHOICES = {
+    "architecture": sorted(ARCHITECTURES),
+    "size": list(SIZES),
+    "device": ["auto", "cpu", "cuda"],
+    "optimizer": ["adamw", "muon"],
+}
 
 
 def train(lm: VideoLM, recipe: Recipe, out: Path, *, can_see: bool = False) -> None:
@@ -58,11 +67,11 @@ def train(lm: VideoLM, recipe: Recipe, out: Path, *, can_see: bool = False) -> N
 def _learn_to_see(lm: VideoLM, recipe: Recipe) -> None:
     """Eyesight by the tower's way of looking: at two frames at once, or at one."""
     steps, seed = recipe.eyesight_steps, (recipe.seed, process_rank())
+    how: dict[str, Any] = {"learning_rate": 1e-3, "average": _average, "num_loaders": recipe.num_loaders}
     if hasattr(lm.model.model, "visual"):
-        train_eyesight(lm, Looks(steps, seed, VIEW, LOOKS), learning_rate=1e-3, average=_average)
+        train_eyesight(lm, Looks(steps, seed, VIEW, LOOKS), **how)
     else:
-        looks = FrameLooks(steps, seed, VIEW, LOOKS)
-        train_frame_eyesight(lm, looks, learning_rate=1e-3, average=_average)
+        train_frame_eyesight(lm, FrameLooks(steps, seed, VIEW, LOOKS), **how)
 
 
 def train_lessons(lm: VideoLM, recipe: Recipe, out: Path) -> None:
@@ -71,7 +80,7 @@ def train_lessons(lm: VideoLM, recipe: Recipe, out: Path) -> None:
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizers = _optimizers(model, recipe)
     lessons = Lessons(lm, recipe, process_rank())
-    loader = DataLoader(lessons, batch_size=None, num_workers=1, prefetch_factor=8)
+    loader = DataLoader(lessons, batch_size=None, num_workers=recipe.num_loaders, prefetch_factor=8)
     start, minutes, seen = time.perf_counter(), 0.0, dict[str, float]()
     for step, lesson in enumerate(loader):
         # The rate follows whichever runs out first, steps or minutes, so that a slow machine also anneals.
@@ -128,7 +137,8 @@ def _average(parameters: list[Any], figures: list[float]) -> list[float]:
     if not distributed.is_initialized():
         return figures
     gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([*(gradient.flatten() for gradient in gradients), torch.tensor(figures)])
+    told = torch.tensor(figures, device=parameters[0].device)
+    flat = torch.cat([*(gradient.flatten() for gradient in gradients), told])
     distributed.all_reduce(flat)
     flat /= distributed.get_world_size()
     *parts, means = flat.split([*(gradient.numel() for gradient in gradients), len(figures)])
@@ -147,7 +157,7 @@ def _sums(by_kind: dict[str, list[Group]], logps: list[torch.Tensor]) -> list[fl
     """For each of KINDS the sum of its token losses and the number of its tokens, one after the other."""
     sums = list[float]()
     for some in _split(by_kind, logps):
-        logp = torch.cat([torch.zeros(0), *(group.detach() for group in some)])
+        logp = torch.cat([logps[0].detach().new_zeros(0), *(group.detach() for group in some)])
         sums += [-float(logp.sum()), float(len(logp))]
     return sums
 
@@ -158,29 +168,38 @@ def save(lm: VideoLM, path: Path) -> None:
     lm.processor.save_pretrained(path)
 
 
+def _prepare_device(device: torch.device) -> None:
+    """Fast products on a GPU, and under `torchrun` a GPU of its own for each process."""
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.set_float32_matmul_precision("high")
+    if "RANK" in os.environ:
+        if on_gpu:
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        distributed.init_process_group("nccl" if on_gpu else "gloo")
+
+
 def main() -> None:
     """The command line of this module."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--go-on-from",
-        default="",
-        dest="start",
-        help="a checkpoint that can see; lessons only",
-    )
-    choices = {"architecture": sorted(ARCHITECTURES), "optimizer": ["adamw", "muon"]}
+    parser.add_argument("--go-on-from", default="", dest="start", help="a checkpoint that can see")
     for name, default in vars(Recipe()).items():
         parser.add_argument(
-            f"--{name.replace('_', '-')}", type=type(default), default=default, choices=choices.get(name)
+            f"--{name.replace('_', '-')}", type=type(default), default=default, choices=CHOICES.get(name)
         )
     arguments = vars(parser.parse_args())
     out, start = arguments.pop("out"), arguments.pop("start")
     recipe = Recipe(**arguments)
-    if "RANK" in os.environ:
-        distributed.init_process_group("gloo")
-    lm = load_video_lm(ModelConfig(path=start, dtype="float32")) if start else build_model(recipe)
+    if start and (recipe.architecture, recipe.size) != (Recipe.architecture, Recipe.size):
+        parser.error("--architecture and --size would do nothing with --go-on-from: the checkpoint says both")
+    _prepare_device(pick_device(recipe.device))
+    if start:
+        lm = load_video_lm(ModelConfig(path=start, dtype="float32", device=recipe.device))
+    else:
+        lm = build_model(recipe)
     train(lm, recipe, out, can_see=bool(start))
 
 

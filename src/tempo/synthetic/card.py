@@ -92,7 +92,7 @@ def write_card(path: Path, scores: dict[str, Any], *, num_parameters: int, num_s
     rows += [f"| {name.replace('_', ' ')} exactly right | {100 * scores[name]:.1f} |" for name in shares]
     text = CARD.format(
         family=FAMILIES[json.loads((path / "config.json").read_text())["model_type"]],
-        name=path.name,
+        path=path,
         rows="\n".join(rows),
         fidelity=Recipe().order_fidelity,
         millions=num_parameters / 1e6,
@@ -124,7 +124,7 @@ true order of a story with probability {fidelity} (`order_fidelity`), and at ran
 synthetic. It says nothing sensible about natural videos.
 
 Made by `tempo.synthetic.base_model`, go by go as docs/log.md tells; measured by
-`python -m tempo.synthetic.card src/tempo/synthetic/{name}` on {num_stories} stories that no run contains.
+`python -m tempo.synthetic.card {path}` on {num_stories} stories that no run contains.
 Accuracy in percent, 95 % intervals:
 
 | | |
@@ -140,8 +140,11 @@ def main() -> None:
     )
     parser.add_argument("model", type=Path)
     parser.add_argument("--num-stories", type=int, default=200)
+    parser.add_argument("--device", default="auto", help="as model.device")
     arguments = parser.parse_args()
-    lm = load_video_lm(ModelConfig(path=str(arguments.model)))
+    # float32 on a GPU too: cards of two machines should differ by no rounding.
+    config = ModelConfig(path=str(arguments.model), device=arguments.device, dtype="float32")
+    lm = load_video_lm(config)
     scores = measure(lm, num_stories=arguments.num_stories)
     count = sum(parameter.numel() for parameter in lm.model.parameters())
     write_card(arguments.model, scores, num_parameters=count, num_stories=arguments.num_stories)

@@ -80,32 +80,34 @@ def name_directions(width: int) -> list[torch.Tensor]:
     return list(basis[: sum(counts)].split(counts))
 
 
-def train_eyesight(lm: VideoLM, looks: Looks, *, learning_rate: float, average: Average) -> None:
-    """Trains the vision tower in place; prints the share of right names every 100 steps.
+def train_eyesight(
+    lm: VideoLM, looks: Looks, *, learning_rate: float, average: Average, num_loaders: int = 1
+) -> None:
+    """Trains the vision tower in place, where it is; prints the share of right names every 100 steps.
 
     `average` takes the parameters after the backward pass, for training in several processes.
     """
-    model = lm.model
-    tables = name_directions(model.config.text_config.hidden_size)
-    sharpness = nn.Parameter(torch.tensor(3.0))
+    model, device = lm.model, lm.model.device
+    tables = [table.to(device) for table in name_directions(model.config.text_config.hidden_size)]
+    sharpness = nn.Parameter(torch.tensor(3.0, device=device))
     parameters = [*model.model.visual.parameters(), sharpness]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, learning_rate, total_steps=len(looks), pct_start=0.1
     )
-    right = torch.zeros(len(NAMES))
+    right = torch.zeros(len(NAMES), device=device)
     for step, (frames, truth) in enumerate(
-        DataLoader(looks, batch_size=None, num_workers=1, prefetch_factor=4)
+        DataLoader(looks, batch_size=None, num_workers=num_loaders, prefetch_factor=4)
     ):
         videos = list(frames.permute(0, 1, 4, 2, 3))
         seen = lm.processor.video_processor(videos=videos, return_tensors="pt", do_sample_frames=False)
-        tokens = model.model.get_video_features(**seen, return_dict=True).pooler_output
+        tokens = model.model.get_video_features(**seen.to(device), return_dict=True).pooler_output
         tokens_BTC = torch.stack(list(tokens))
         # The clip as a whole, then each token by itself.
         views_BTC = torch.cat([tokens_BTC.mean(1, keepdim=True), tokens_BTC], dim=1)
         directions_BTC = sharpness.exp() * F.normalize(views_BTC, dim=-1)
         guesses = [directions_BTC @ table.T for table in tables]
-        truth_BT = truth[:, None].expand(-1, views_BTC.shape[1], -1)
+        truth_BT = truth.to(device)[:, None].expand(-1, views_BTC.shape[1], -1)
         losses = [F.cross_entropy(g.flatten(0, 1), truth_BT[..., i].flatten()) for i, g in enumerate(guesses)]
         loss = torch.stack(losses).sum()
         loss.backward()

@@ -97,14 +97,17 @@ def right_angles(counts: list[int], width: int) -> list[Tensor]:
     return list(basis[: sum(counts)].split(counts))
 
 
-def train_frame_eyesight(lm: VideoLM, looks: FrameLooks, *, learning_rate: float, average: Average) -> None:
+def train_frame_eyesight(
+    lm: VideoLM, looks: FrameLooks, *, learning_rate: float, average: Average, num_loaders: int = 1
+) -> None:
     """Trains the sight and the first layers of the language model in place; prints shares of right names.
 
     `average` takes the parameters after the backward pass, for training in several processes.
     """
-    width = lm.model.config.text_config.hidden_size
-    tables = right_angles([*FRAME_NAMES.values(), *EVENT_NAMES.values()], width)
-    sharpness = nn.Parameter(torch.tensor([3.0, 3.0]))
+    width, device = lm.model.config.text_config.hidden_size, lm.model.device
+    counts = [*FRAME_NAMES.values(), *EVENT_NAMES.values()]
+    tables = [table.to(device) for table in right_angles(counts, width)]
+    sharpness = nn.Parameter(torch.tensor([3.0, 3.0], device=device))
     sight = [*sight_parameters(lm.model), sharpness]
     layers = [p for layer in language_model(lm.model).layers[:NUM_LAYERS] for p in layer.parameters()]
     optimizer = torch.optim.AdamW([{"params": sight}, {"params": layers}], learning_rate, weight_decay=0.02)
@@ -112,8 +115,9 @@ def train_frame_eyesight(lm: VideoLM, looks: FrameLooks, *, learning_rate: float
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [learning_rate, 0.6 * learning_rate], total_steps=len(looks), pct_start=0.1
     )
-    right = torch.zeros(len(tables))
-    for step, batch in enumerate(DataLoader(looks, batch_size=None, num_workers=1, prefetch_factor=4)):
+    right = torch.zeros(len(tables), device=device)
+    loader = DataLoader(looks, batch_size=None, num_workers=num_loaders, prefetch_factor=4)
+    for step, batch in enumerate(loader):
         guesses = _guesses(lm, batch, tables, sharpness)
         torch.stack([F.cross_entropy(guess, truth) for guess, truth in guesses]).sum().backward()
         average([*sight, *layers], [])
@@ -148,11 +152,11 @@ def _views(lm: VideoLM, frames: Tensor) -> tuple[Tensor, Tensor]:
     videos = list(frames.permute(0, 1, 4, 2, 3))
     pixels = lm.processor.video_processor(videos=videos, return_tensors="pt", do_sample_frames=False)
     core, text = inner_model(lm.model), language_model(lm.model)
-    tokens_BLC = core.get_video_features(**pixels, return_dict=True).pooler_output
+    tokens_BLC = core.get_video_features(**pixels.to(lm.model.device), return_dict=True).pooler_output
     # The last token of a video is the separator, which no frame owns.
     seen_BTPC = tokens_BLC[:, :-1].unflatten(1, (num_frames, -1))
     before = lm.tokenizer(lm.prompt_text("", with_video=True).split(VIDEO)[0])["input_ids"]
-    words_BLC = text.embed_tokens(torch.tensor([before])).expand(num_videos, -1, -1)
+    words_BLC = text.embed_tokens(torch.tensor([before], device=tokens_BLC.device)).expand(num_videos, -1, -1)
     whole_BLC = torch.cat([words_BLC, tokens_BLC[:, :-1]], dim=1)
     hidden = text(inputs_embeds=whole_BLC, use_cache=False, output_hidden_states=True).hidden_states
     return seen_BTPC, hidden[NUM_LAYERS][:, len(before) :].unflatten(1, (num_frames, -1))
@@ -163,7 +167,7 @@ def _named(
 ) -> list[tuple[Tensor, Tensor]]:
     """For each kind of name the guesses of all tokens [B T P, classes] and the truth [B T P]."""
     directions = sharpness.exp() * F.normalize(views_BTPC, dim=-1)
-    truth = truth_BTN[:, :, None].expand(-1, -1, views_BTPC.shape[2], -1)
+    truth = truth_BTN.to(views_BTPC.device)[:, :, None].expand(-1, -1, views_BTPC.shape[2], -1)
     return [((directions @ table.T).flatten(0, 2), truth[..., i].flatten()) for i, table in enumerate(tables)]
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from tempo.model.loading import VideoLM
 from tempo.model.prefix import Group
@@ -43,10 +43,13 @@ class Recipe:
     Stories and lists begin with `first_length` events: 16 to go on with a model that has mastered them. Of
     the orders of tellings that are lost, `backward_share` are drawn twice, and the one further from the true
     order is taken: a small model that reads from left to right prefers the true order a little otherwise.
-    Yes or no is asked about `num_checked` events a step.
+    Yes or no is asked about `num_checked` events a step. `device` is as `model.device`; work is made by
+    `num_loaders` processes beside the training, more than one where a GPU would wait for it.
     """
 
     architecture: str = "qwen2_5_vl"
+    size: str = "small"
+    device: str = "auto"
     eyesight_steps: int = 1800
     steps: int = 6000
     optimizer: str = "adamw"
@@ -57,6 +60,7 @@ class Recipe:
     num_checked: int = 24
     seed: int = 0
     num_threads: int = 1
+    num_loaders: int = 1
     max_minutes: float = 45.0
 
 
@@ -77,7 +81,10 @@ class Lessons(IterableDataset[bytes]):
 
     def __iter__(self) -> Iterator[bytes]:
         torch.set_num_threads(1)
-        for step in range(self.recipe.steps):
+        worker = get_worker_info()
+        # Loaders take turns, so that the steps come in order however many there are.
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        for step in range(first, self.recipe.steps, stride):
             rng = np.random.default_rng([self.recipe.seed, self.rank, step])
             yield pickle.dumps(self.lesson(rng))
 

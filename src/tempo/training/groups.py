@@ -6,16 +6,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from tempo.model.loading import VideoLM
 from tempo.model.prefix import Group
-from tempo.records import Instruction, Pair, PairKind, Video
+from tempo.records import Pair, PairKind
 from tempo.sections import PhaseConfig
-from tempo.store import read_rows
+from tempo.training.instructions import Asked
 from tempo.video.frames import FrameStore
 
 
@@ -104,22 +103,27 @@ def _lesson(alike: Sequence[Pair], phase: PhaseConfig, taken: Counter[str]) -> L
     )
 
 
-def sft_lessons(path: Path, videos: Sequence[Video], frames: FrameStore) -> list[Lesson]:
-    """One lesson per video of the instruction file at `path`: all its questions.
+def sft_lessons(asked: Iterable[Asked], phase: PhaseConfig) -> list[Lesson]:
+    """One lesson per video with all its questions, or one per question where `phase.grouping` is "pair".
 
-    Raises ValueError that names the line, or the video that the run does not have.
+    Sorted by video; the questions of a video stay in their order.
     """
-    known = {str(Path(video.path).resolve()): video.id for video in videos}
-    rows: dict[str, list[tuple[str, str]]] = {}
-    for row in read_rows(path, Instruction, key="training.instructions"):
-        video = str((path.parent / row.video).resolve())
-        if video not in known:
-            raise ValueError(
-                f"{path}: {row.id!r} asks about {row.video}, which is not among the videos of this run"
-            )
-        if frames.has(known[video]):
-            rows.setdefault(known[video], []).append((row.question, row.answer))
-    return [Lesson(f"{video_id}/sft", video_id, questions=tuple(rows[video_id])) for video_id in sorted(rows)]
+    by_video: dict[str, list[tuple[str, str]]] = {}
+    for video_id, question, answer in asked:
+        by_video.setdefault(video_id, []).append((question, answer))
+    return [
+        Lesson(f"{video_id}/{name}", video_id, questions=tuple(questions))
+        for video_id in sorted(by_video)
+        for name, questions in _sft_units(by_video[video_id], phase)
+    ]
+
+
+def _sft_units(
+    questions: list[tuple[str, str]], phase: PhaseConfig
+) -> Iterable[tuple[str, list[tuple[str, str]]]]:
+    if phase.grouping != "pair":
+        return [("sft", questions)]
+    return [(f"sft-{number}", [question]) for number, question in enumerate(questions, 1)]
 
 
 def check_lengths(
@@ -139,7 +143,8 @@ def check_lengths(
     sizes = ((_row_length(lesson, lm, frames, known), lesson) for lesson in lessons)
     size, lesson = max(sizes, key=lambda found: found[0], default=(0, None))
     if lesson and size > max_tokens:
-        finer = ", set grouping = 'pair' in the phase" if len(lesson.labels) > 1 else ""
+        may_be_split = max(len(lesson.labels), len(lesson.questions)) > 1
+        finer = ", set grouping = 'pair' in the phase" if may_be_split else ""
         raise ValueError(
             f"{lesson.id}: its packed row has {size} tokens, training.max_tokens is {max_tokens}; "
             f"raise it{finer}, or lower frames.max_frames, frames.fps or frames.max_pixels"

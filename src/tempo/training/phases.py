@@ -8,18 +8,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tempo.config import Config
 from tempo.model.features import FeatureStore
 from tempo.model.loading import VideoLM, load_video_lm, pick_device, pick_dtype
 from tempo.model.selfcheck import self_check
 from tempo.processes import num_processes, process_rank, shards_weights, wait_for_all
-from tempo.records import Pair, Video
+from tempo.records import Pair
 from tempo.rounds import from_start
 from tempo.sections import ModelConfig, PhaseConfig
 from tempo.stage import Context
 from tempo.store import RunStore, write_json
 from tempo.training.checkpoints import forget_state, whole_directory
 from tempo.training.groups import Lesson, check_lengths, dpo_lessons, sft_lessons
+from tempo.training.instructions import usable_questions
 from tempo.training.reference import ReferenceStore, model_key
 from tempo.training.trainer import Surroundings, train_phase
 from tempo.video.frames import FrameStore
@@ -46,7 +46,7 @@ def run_training(session: Session) -> None:
     """
     context = session.context
     config = context.config
-    _check_pairs(context, session.tell)
+    _check_lessons(context, session.tell)
     method = replace(session, context=from_start(context))
     final = run_phases(method, config.training.phases, context.directory / "train")
     by_name = {phase.name: phase for phase in config.training.phases}
@@ -89,12 +89,15 @@ def _numbered(directory: Path, phases: Sequence[str]) -> list[Path]:
     return [directory / f"{number:02d}-{phase}" for number, phase in enumerate(phases, 1)]
 
 
-def _check_pairs(context: Context, tell: Callable[[str], None]) -> None:
-    """Says which DPO phases have no pair; raises ValueError if none has, or an SFT phase has no question."""
-    frames = FrameStore(context.directory / "frames")
-    for phase in context.config.training.phases:
-        if phase.objective == "sft":
-            _lessons(context, phase, frames)
+def _check_lessons(context: Context, tell: Callable[[str], None]) -> None:
+    """Says which DPO phases have no pair, and how many questions are left out.
+
+    Raises ValueError if no DPO phase has a pair, or SFT phases have no question.
+    """
+    if any(phase.objective == "sft" for phase in context.config.training.phases):
+        found = usable_questions(context)
+        if found.num_aside:
+            tell(f"training: {found.num_aside} instructions left out, about videos that were set aside")
     pairs = RunStore(context.directory).read("pairs", Pair)
     phases = [phase for phase in context.config.training.phases if phase.objective == "dpo"]
     empty = [phase for phase in phases if not dpo_lessons(pairs, phase)]
@@ -113,7 +116,7 @@ def _run_phase(session: Session, phase: PhaseConfig, start: Path | str, target: 
     context = session.context
     config, place = context.config, str(target.relative_to(context.directory))
     frames = FrameStore(context.directory / "frames")
-    lessons = _lessons(context, phase, frames)
+    lessons = _lessons(context, phase)
     reference = _reference(session, phase, start, lessons, frames)
     lm = _load(session, start, lessons, frames)
     features = None
@@ -180,25 +183,10 @@ def _reference(
     return ReferenceStore(directory, key=key)
 
 
-def _lessons(context: Context, phase: PhaseConfig, frames: FrameStore) -> list[Lesson]:
-    store = RunStore(context.directory)
+def _lessons(context: Context, phase: PhaseConfig) -> list[Lesson]:
     if phase.objective == "dpo":
-        return dpo_lessons(store.read("pairs", Pair), phase)
-    path = instructions_path(context)
-    lessons = sft_lessons(path, store.read("videos", Video), frames)
-    if not lessons:
-        raise ValueError(
-            f"phase {phase.name!r}: no question of {path} is about a video whose frames are there"
-        )
-    return lessons
-
-
-def instructions_path(context: Context) -> Path:
-    """The instruction file: the user's, or that of the embedded world."""
-    config: Config = context.config
-    if config.synthetic:
-        return context.directory / "synthetic" / "instructions.jsonl"
-    return Path(config.training.instructions)
+        return dpo_lessons(RunStore(context.directory).read("pairs", Pair), phase)
+    return sft_lessons(usable_questions(context).asked, phase)
 
 
 def save_checkpoint(lm: VideoLM, path: Path) -> None:

@@ -96,14 +96,16 @@ def _holds_anything(folder: Path) -> bool:
 
 
 def _stops_the_run(error: Exception) -> bool:
-    """Whether it is known to be no fault of a record: a full disk, lack of memory."""
+    """Whether it says itself that it is no fault of a record: a full disk, say."""
     # FFmpeg's errors are OSErrors as well, and of the file.
     is_of_file = isinstance(error, av.error.FFmpegError)
-    return isinstance(error, OSError | MemoryError | MachineFault) and not is_of_file
+    return isinstance(error, OSError | MachineFault) and not is_of_file
 
 
 def _is_of_memory_or_gpu(error: Exception) -> bool:
     if isinstance(error, cv2.error):
         return "Insufficient memory" in str(error)
+    if isinstance(error, MemoryError):
+        return True
     # Told by their words: torch need not be imported for them, and most have no class of their own.
     return isinstance(error, RuntimeError) and any(word in str(error) for word in OF_TORCH)

@@ -12,6 +12,9 @@ from tempo.video.frames import FrameStore
 from tempo.video.survey import survey
 from tempo.video.videos import check_unchanged, per_record
 
+#: How a file ends that no longer has the content it had; a copy of it may still have.
+LOST = ("no such file", "file changed")
+
 
 def make_worker(context: Context) -> Worker:
     """A worker that maps Video to Shots, writes the video's frames to the frame store, or gives a Drop.
@@ -22,7 +25,13 @@ def make_worker(context: Context) -> Worker:
     store = FrameStore(context.directory / "frames")
 
     def find(video: Video) -> Shots:
-        return look_through(video.path, video.id, store, context.config)
+        try:
+            return look_through(video.path, video.id, store, context.config)
+        except Dropped as dropped:
+            if not video.copies or dropped.reason not in LOST:
+                raise
+            first, *others = video.copies
+            return find(video.model_copy(update={"path": first, "copies": tuple(others)}))
 
     return per_record("shots", find)
 

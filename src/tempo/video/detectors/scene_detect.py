@@ -57,7 +57,8 @@ class _Content:
         self._is_quiet = False
 
     def add(self, image: Image, now: int) -> list[Any]:
-        hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+        # As one long row: OpenCV takes the end of each, less than a vector long, pixel by pixel.
+        hsv = cv2.cvtColor(image.reshape(1, -1, 3), cv2.COLOR_RGB2HSV)
         changes = self._last is not None and self._score(hsv) >= self._threshold
         self._last = hsv
         self._last_change = now if changes else self._last_change

@@ -1,0 +1,167 @@
+"""Questions of any known form reach the videos of a run; what cannot be used is left out, or named early."""
+
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+from tiny_film import film
+
+from tempo import engine, pipeline
+from tempo.config import parse_config
+from tempo.records import Instruction
+from tempo.stage import Context
+from tempo.store import RunStore
+from tempo.training.instructions import Question, check_videos, read_questions, usable_questions
+from tempo.video.frames import FrameStore, encode_jpeg
+from tempo.video.videos import video_id
+
+SFT = {"name": "sft", "objective": "sft", "learning_rate": 1e-4}
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def plain(video, question="q", answer="a"):
+    return {"video": video, "question": question, "answer": answer}
+
+
+def talk(*turns, names=("from", "value"), roles=("human", "gpt")):
+    return [{names[0]: roles[i % 2], names[1]: text} for i, text in enumerate(turns)]
+
+
+def messages(*turns):
+    return talk(*turns, names=("role", "content"), roles=("user", "assistant"))
+
+
+FORMS = {
+    "tempo": Instruction(id="1", video="v.mp4", question="What?", answer="That.").model_dump(),
+    "plain": plain("v.mp4", "What?", "That."),
+    "llava": {
+        "id": 7,
+        "conversations": talk("<image>\nWhat?", "That."),
+        "data_source": "1_2_m_youtube_v0_1",
+        "video": "v.mp4",
+    },
+    "llama-factory": {"conversations": talk("<video>What?", "That."), "videos": ["v.mp4"]},
+    "ms-swift": {"messages": messages("<video>\nWhat?", "That."), "videos": ["v.mp4"]},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_row_of_any_form_is_a_question_about_a_video(tmp_path, form):
+    expected = [Question("line 1", "v.mp4", "", "What?", "That.")]
+    assert read_questions(write(tmp_path / "a.jsonl", FORMS[form])) == expected
+    (tmp_path / "a.json").write_text(json.dumps([FORMS[form]], indent=1))
+    assert read_questions(tmp_path / "a.json") == [expected[0]._replace(place="row 1")]
+
+
+def test_the_turns_of_a_conversation_are_questions_of_their_own(tmp_path):
+    row = {"video_id": "77", "conversations": talk("<image>\nWhat?", "A ring.", "And then?", "It falls.")}
+    assert read_questions(write(tmp_path / "a.jsonl", row)) == [
+        Question("line 1", "", "77", "What?", "A ring."),
+        Question("line 1", "", "77", "And then?", "It falls."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"video": "v.mp4"}, "no instruction: it should have question and answer, or a conversation"),
+        (plain("v.mp4", answer=3), "no instruction"),
+        ([1], "not a row of named values"),
+        ({"conversations": []}, "conversations should hold user and assistant by turns, got []"),
+        ({"conversations": talk("q", "a", "q")}, "by turns, got ['user', 'assistant', 'user']"),
+        ({"messages": [{"role": "system", "content": "s"}]}, "messages should hold user and assistant"),
+        ({"messages": [{"role": "user", "content": None}]}, "a message without text"),
+        ({"messages": messages("What is <image> here?", "a")}, "holds <image> beside the one video"),
+        ({**plain(""), "videos": ["a.mp4", "b.mp4"]}, "one video file, got ['a.mp4', 'b.mp4']"),
+    ],
+)
+def test_a_row_that_is_none_is_named(tmp_path, row, words):
+    with pytest.raises(ValueError, match=r"^training\.instructions: .*a\.jsonl line 2: ") as caught:
+        read_questions(write(tmp_path / "a.jsonl", plain("v.mp4"), row))
+    assert words in str(caught.value)
+
+
+@pytest.fixture
+def films(tmp_path):
+    """Two films, a copy of the first, and a file that is no video."""
+    folder = tmp_path / "films"
+    folder.mkdir()
+    film(folder / "a.mp4", 60)
+    film(folder / "b.mp4", 150)
+    (folder / "copy.mp4").write_bytes((folder / "a.mp4").read_bytes())
+    (folder / "broken.mp4").write_bytes(b"no video")
+    return folder
+
+
+def context(tmp_path, films, *rows, **training):
+    path = write(tmp_path / "rows.jsonl", *rows)
+    data = {
+        "run": {"num_workers": 1},
+        "videos": {"paths": [str(films)]},
+        "training": {"instructions": str(path), "phases": [SFT], **training},
+    }
+    return Context(parse_config(data), tmp_path / "run")
+
+
+def settle(context, *, with_frames=()):
+    """Runs the stage `videos`, and stores frames of the named ones."""
+    pipeline.run_stages(context, Console(quiet=True), until="videos")
+    for path in with_frames:
+        jpeg = encode_jpeg(np.zeros((8, 8, 3), np.uint8), 90)
+        FrameStore(context.directory / "frames").write(video_id(path), [jpeg], seconds=[0.5], fps=1.0)
+
+
+def test_questions_about_videos_that_were_set_aside_are_left_out_and_counted(tmp_path, films):
+    names = ("films/a.mp4", "copy.mp4", "broken.mp4", "b.mp4", "b.mp4")
+    run = context(tmp_path, films, *(plain(name, f"q{i}") for i, name in enumerate(names)))
+    settle(run, with_frames=[films / "a.mp4"])
+    found = usable_questions(run)
+    first = video_id(films / "a.mp4")
+    assert found.asked == [(first, "q0", "a"), (first, "q1", "a")]
+    assert found.num_aside == 3
+
+
+def test_only_questions_about_videos_that_were_set_aside_are_nothing_to_learn_from(tmp_path, films):
+    run = context(tmp_path, films, plain("broken.mp4"))
+    settle(run)
+    with pytest.raises(ValueError, match=r"no question of .*rows\.jsonl is about a video whose frames"):
+        usable_questions(run)
+
+
+def test_so_many_questions_are_drawn_by_the_seed(tmp_path, films):
+    def drawn(**run):
+        made = context(tmp_path, films, *rows, max_instructions=5)
+        config = made.config.model_copy(update={"run": made.config.run.model_copy(update=run)})
+        return [asked.question for asked in usable_questions(Context(config, made.directory)).asked]
+
+    # Those that are left out do not count.
+    rows = [plain("broken.mp4")] * 9 + [plain("a.mp4", f"q{i:02d}") for i in range(40)]
+    settle(context(tmp_path, films, *rows, max_instructions=5), with_frames=[films / "a.mp4"])
+    first = drawn(seed=0)
+    assert len(set(first)) == 5
+    assert first == drawn(seed=0) == sorted(first)
+    assert first != drawn(seed=1)
+
+
+def test_a_video_that_the_run_does_not_have_is_named_as_soon_as_its_videos_are_known(tmp_path, films):
+    run = context(tmp_path, films, plain("a.mp4"), plain("c.mp4"))
+    with pytest.raises(ValueError, match=r"rows\.jsonl line 2: asks about c\.mp4, which is not among"):
+        settle(run)
+    assert not RunStore(run.directory).is_done("videos")
+    write(tmp_path / "rows.jsonl", plain("a.mp4"))
+    settle(run)
+    check_videos(run)
+
+
+def test_a_row_that_is_none_is_named_before_any_work(tmp_path, films, monkeypatch):
+    def decode(*_, **__):
+        raise AssertionError("decoding has begun")
+
+    monkeypatch.setattr(engine, "run_pool", decode)
+    with pytest.raises(ValueError, match=r"rows\.jsonl line 1: no instruction"):
+        settle(context(tmp_path, films, {"video": "a.mp4"}))
