@@ -15,6 +15,7 @@ that are told as two.
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -56,8 +57,8 @@ class Score:
 
     @property
     def precision(self) -> float:
-        """The share of cuts that are right; 1 where there is none."""
-        return self.found / (self.found + self.false) if self.found + self.false else 1.0
+        """The share of cuts that are right; not a number where there is none."""
+        return self.found / (self.found + self.false) if self.found + self.false else math.nan
 
     @property
     def recall(self) -> float:
@@ -126,7 +127,7 @@ def scores_table(scores: dict[tuple[str, str, str], Score]) -> str:
         [
             *(material, transition, detector),
             *map(str, (one.true, one.found, one.true - one.found, one.false, one.double)),
-            *(f"{share:.2f}" for share in (one.precision, one.recall, one.f1)),
+            *("-" if math.isnan(share) else f"{share:.2f}" for share in (one.precision, one.recall, one.f1)),
         ]
         for (detector, material, transition), one in rows
     ]

@@ -1,5 +1,6 @@
 """The benchmark of the detectors: its truth, its count, and that what it joins is found."""
 
+import math
 import sys
 from pathlib import Path
 
@@ -36,7 +37,8 @@ def test_shares_are_those_of_the_counts():
     assert score == Score(8, 6, 3, 1)
     assert (score.precision, score.recall, score.f1) == pytest.approx((6 / 9, 6 / 8, 12 / 17))
     nothing = Score(5)
-    assert (nothing.precision, nothing.recall, nothing.f1) == (1, 0, 0)
+    assert math.isnan(nothing.precision)
+    assert (nothing.recall, nothing.f1) == (0, 0)
 
 
 @pytest.mark.parametrize("name", TRANSITIONS)
