@@ -59,6 +59,8 @@ lora_rank = 4
 
 QUIET = Console(quiet=True)
 
+SFT = {"name": "sft", "objective": "sft", "learning_rate": 1e-3}
+
 #: `make soak` sets it; the tests have a short form.
 SOAK_KILLS = int(os.environ.get("TEMPO_SOAK_KILLS", "0"))
 
@@ -338,17 +340,19 @@ def test_a_change_makes_its_stage_and_what_follows_stale(config_path, override, 
 
 
 @pytest.mark.parametrize(
-    ("key", "first_stale"),
+    ("key", "first_stale", "beside"),
     [
-        ("pairs.import_from", "pairs"),
-        ("training.instructions", "training"),
-        ("evaluation.benchmark", "evaluation"),
+        ("pairs.import_from", "pairs", {}),
+        ("training.instructions", "training", {"phases": [SFT]}),
+        ("evaluation.benchmark", "evaluation", {}),
     ],
 )
-def test_another_content_of_a_named_file_makes_its_stage_and_what_follows_stale(tmp_path, key, first_stale):
+def test_another_content_of_a_named_file_makes_its_stage_and_what_follows_stale(
+    tmp_path, key, first_stale, beside
+):
     path = tmp_path / "rows.jsonl"
     section, _, name = key.partition(".")
-    config = parse_config({"videos": {"paths": ["x"]}, section: {name: str(path)}})
+    config = parse_config({"videos": {"paths": ["x"]}, section: {name: str(path), **beside}})
     seen = []
     for text in ("one\n", "two\n", None, "one\n"):
         path.unlink() if text is None else path.write_text(text)
