@@ -235,7 +235,7 @@ def test_world_with_instructions_of_others_is_refused():
     ],
 )
 def test_what_does_something_is_taken(data):
-    parse_config({"videos": {"paths": ["x"]}, **data})
+    assert parse_config({"videos": {"paths": ["x"]}, **data}).videos.paths == ("x",)
 
 
 def test_world_with_more_shots_at_least_than_at_most_is_refused():
