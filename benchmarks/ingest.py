@@ -39,13 +39,16 @@ from tempo.records import Shots
 from tempo.sections import ClipsConfig, FramesConfig, ShotsConfig
 from tempo.stage import Context, Dropped
 from tempo.video import clips, key_frames, pictures, shots, videos
-from tempo.video.decoding import decode, probe
+from tempo.video.decoding import decode
 from tempo.video.detectors import make_detector
 from tempo.video.frames import FrameStore
 from tempo.video.sampling import sample_video
 from tempo.video.survey import ANALYSIS_PIXELS, THUMBNAIL_SIZE
 
 CONFIG = Config.model_validate({"videos": {"paths": ["unused"]}})
+
+#: Of the rendered places, so that no two are one place to the descriptor.
+COLOURS = np.array([[0, 0, 0], [160, 0, 0], [0, 160, 0], [0, 0, 160], [160, 160, 0], [0, 160, 160]], np.uint8)
 
 Forms: TypeAlias = dict[str, Callable[[list["File"]], "Timed"]]
 
@@ -70,11 +73,10 @@ class Timed(Measured):
 def describe(path: Path) -> File | None:
     """What a file holds, by decoding it; None where nothing decodes."""
     try:
-        _, first = probe(path)
         *_, last = decode(path)
     except Dropped:
         return None
-    width, height = first.size
+    width, height = last.size
     gigabytes = 3 * width * height * (last.index + 1) / 1e9
     return File(str(path), videos.video_id(path), last.end_seconds, gigabytes)
 
@@ -179,16 +181,16 @@ def store_read(files: list[File]) -> tuple[Measured, Measured]:
 
 
 def render(folder: Path, count: int) -> None:
-    """`count` videos of six shots of a second, 640x360, H.264, in which things move."""
+    """`count` videos of six places, a second each, 640x360, H.264, in which things move."""
     for number in range(count):
         rng = np.random.default_rng(number)
         with av.open(str(folder / f"{number:03}.mp4"), "w") as container:
             stream = container.add_stream("libx264", rate=25, options={"preset": "veryfast"})
             stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
-            for _ in range(6):
-                blocks = rng.integers(0, 256, (9, 16, 3), dtype=np.uint8)
+            for colour in rng.permutation(COLOURS):
+                blocks = rng.integers(0, 128, (9, 16, 3), dtype=np.uint8)
                 grain = rng.integers(0, 24, (360, 640, 1), dtype=np.uint8)
-                place = np.kron(blocks // 2, np.ones((40, 40, 1), np.uint8)) + grain
+                place = np.kron(blocks // 2 + colour, np.ones((40, 40, 1), np.uint8)) + grain
                 for step in range(25):
                     picture = np.roll(place, 2 * step, axis=1)
                     picture[100:180, 12 * step : 12 * step + 80] = 250

@@ -38,8 +38,9 @@ class Drop(Record):
 
 
 class Video(Record):
-    """A video file whose first picture decodes; `id` is derived from the content, never from the path.
+    """A file with a video stream, as its container tells; whether it decodes, the next stage finds.
 
+    `id` is derived from the content, never from the path; `width` and `height` are those before any rotation.
     `copies` are other files with the same content, which stand in for it should it go.
     """
 

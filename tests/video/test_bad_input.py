@@ -97,8 +97,8 @@ def test_pictures_of_any_size_pass(tmp_path, size):
 @pytest.mark.parametrize("size", [(101, 1), (1, 101), (1010, 10)])
 def test_a_picture_too_thin_for_any_model_is_dropped(tmp_path, size):
     pictures = [plain(width=size[0], height=size[1])] * 3
-    (drop,) = pass_through(write_raw(tmp_path / "thin.mov", pictures), tmp_path)
-    assert (drop.stage, drop.reason) == ("videos", "picture too thin")
+    *_, drop = pass_through(write_raw(tmp_path / "thin.mov", pictures), tmp_path)
+    assert (drop.stage, drop.reason) == ("shots", "picture too thin")
     assert drop.detail.startswith(f"{size[0]} x {size[1]} pixels")
 
 

@@ -55,3 +55,25 @@ def test_work_that_was_given_up_ends_at_its_next_step():
             break
         time.sleep(0.05)
     assert ended == ["decoder hangs"]
+
+
+def thread_of(_):
+    return threading.get_ident()
+
+
+def test_one_thread_does_one_work_after_the_other():
+    assert len({with_patience(thread_of, 5) for _ in range(20)}) == 1
+
+
+def test_work_that_was_given_up_keeps_its_thread_until_it_ends():
+    released = threading.Event()
+
+    def hang(beat):
+        hanging.append(threading.get_ident())
+        released.wait()
+
+    hanging = []
+    with pytest.raises(Dropped):
+        with_patience(hang, 0.1)
+    assert with_patience(thread_of, 5) not in hanging
+    released.set()

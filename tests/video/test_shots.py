@@ -186,13 +186,11 @@ def test_a_file_that_changed_or_went_is_dropped(render, tmp_path):
     assert changed.id == video.id
 
 
-def test_a_file_that_no_longer_decodes_is_dropped(render, tmp_path):
+def test_a_file_of_which_nothing_decodes_is_dropped(render, tmp_path):
     path = render(film(3))
-    video = video_of(path, tmp_path)
     for number in range(3):
         spoil_packet(path, number)
-    video = video.model_copy(update={"id": video_id_of(path)})
-    drop = make_worker(context(tmp_path))([video])[0]
+    (drop,) = make_worker(context(tmp_path))([video_of(path, tmp_path)])
     assert (drop.stage, drop.reason) == ("shots", "cannot be decoded")
     assert drop.detail.startswith("no frame decodes")
     assert not (tmp_path / "frames").exists()

@@ -11,9 +11,10 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import av
@@ -84,9 +85,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Header:
-    """What the container claims; 0.0 where it says nothing."""
+    """What the container claims, width and height as coded, before any rotation; 0 where it says nothing."""
 
     duration_seconds: float
+    width: int
+    height: int
     fps: float
     codec: str
 
@@ -115,22 +118,21 @@ def decode(path: str | Path) -> Generator[Picture, None, None]:
             log.warning("%s: %d damaged packets skipped: %s", path, len(errors), errors[0])
 
 
-def probe(path: str | Path) -> tuple[Header, Picture]:
-    """The container's claims and the first picture, which did decode; raises Dropped like `decode`."""
-    with _open(path) as (container, stream):
-        header = _header(container, stream)
-    with contextlib.closing(decode(path)) as pictures:
-        return header, next(pictures)
+def read_header(path: str | Path) -> Header:
+    """The container's claims; nothing is decoded. Raises Dropped like `decode`."""
+    # FFmpeg looks into the first pictures for what only their decoding needs, and that is most of the time.
+    with _open(path, {"skip_frame": "all"}) as (container, stream):
+        return _header(container, stream)
 
 
 @contextlib.contextmanager
-def _open(path: str | Path) -> Iterator[tuple[Any, Any]]:
+def _open(path: str | Path, options: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple[Any, Any]]:
     """The container and its film; raises Dropped."""
     _check_file(Path(path))
     try:
         # The prefix keeps a name like `concat:x` from being a protocol; the whitelist keeps a playlist that
         # is named .mp4 from reaching the network; tags that are not UTF-8 are no reason to refuse a film.
-        options = {"protocol_whitelist": "file"}
+        options = {"protocol_whitelist": "file", **options}
         container = av.open(f"file:{path}", options=options, metadata_errors="replace")
     except av.error.FFmpegError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
@@ -180,7 +182,14 @@ def _header(container: Any, stream: Any) -> Header:
     else:
         duration_seconds = (container.duration or 0) / av.time_base
     fps = float(stream.average_rate or stream.guessed_rate or 0)
-    return Header(max(0.0, duration_seconds), max(0.0, fps), stream.codec_context.codec.canonical_name)
+    coded = stream.codec_context
+    return Header(
+        duration_seconds=max(0.0, duration_seconds),
+        width=coded.width,
+        height=coded.height,
+        fps=max(0.0, fps),
+        codec=coded.codec.canonical_name,
+    )
 
 
 def _frames(container: Any, stream: Any, errors: list[str]) -> Iterator[Any]:

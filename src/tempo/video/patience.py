@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from queue import SimpleQueue
 from typing import Any, TypeAlias, TypeVar
 
 from tempo.stage import Dropped
@@ -43,14 +45,46 @@ class _Pulse:
         return Dropped("decoder hangs", detail)
 
 
+class _Thread(threading.Thread):
+    """Does one work after the other, and is idle in between."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self._tasks: SimpleQueue[tuple[Future[Any], Callable[[Beat], Any], Beat]] = SimpleQueue()
+        self.start()
+
+    def begin(self, outcome: Future[Any], work: Callable[[Beat], Any], beat: Beat) -> None:
+        """Has what `work` returns or raises come out of `outcome`."""
+        self._tasks.put((outcome, work, beat))
+
+    def run(self) -> None:
+        while True:
+            self._fulfil(*self._tasks.get())
+
+    def _fulfil(self, outcome: Future[Any], work: Callable[[Beat], Any], beat: Beat) -> None:
+        try:
+            result = work(beat)
+        except BaseException as error:
+            _idle.append(self)
+            outcome.set_exception(error)
+        else:
+            _idle.append(self)
+            outcome.set_result(result)
+
+
+#: A new thread for each video would get its memory from another arena each time, and keep what it frees: half
+#: as much again.
+_idle: list[_Thread] = []
+
+
 def with_patience(work: Callable[[Beat], T], seconds: float) -> T:
     """What `work(beat)` returns or raises; raises Dropped("decoder hangs") if it does not beat in `seconds`.
 
     The work runs in a thread, since nothing else gets out of a call into a library that does not return. That
-    thread is left behind: it ends at its next beat, or with the process.
+    thread is left behind: it is free again at its next beat, or ends with the process.
     """
     pulse, outcome = _Pulse(seconds), Future[T]()
-    threading.Thread(target=_fulfil, args=(outcome, work, pulse.beat), daemon=True).start()
+    _idle_thread().begin(outcome, work, pulse.beat)
     while True:
         try:
             return outcome.result(timeout=max(0.0, pulse.left_seconds()))
@@ -63,8 +97,11 @@ def with_patience(work: Callable[[Beat], T], seconds: float) -> T:
                 raise pulse.dropped() from None
 
 
-def _fulfil(outcome: Future[Any], work: Callable[[Beat], Any], beat: Beat) -> None:
-    try:
-        outcome.set_result(work(beat))
-    except BaseException as error:
-        outcome.set_exception(error)
+def _idle_thread() -> _Thread:
+    """The one that was idle last, or a new one."""
+    with contextlib.suppress(IndexError):
+        # After a fork those of the parent are not there.
+        while not (thread := _idle.pop()).is_alive():
+            pass
+        return thread
+    return _Thread()

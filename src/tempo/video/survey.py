@@ -22,6 +22,7 @@ from tempo.video.patience import Beat, with_patience
 from tempo.video.pictures import describe, measure_grey_range, measure_sharpness
 from tempo.video.sampling import Sampler, fit_size
 from tempo.video.shrinking import Shrinker
+from tempo.video.videos import check_shape
 from tempo.video.waiting import Held, Waiting, choose_candidates
 
 #: Longer side in pixels, at most, of the picture that cuts and sharpness are measured on. PySceneDetect's
@@ -46,7 +47,7 @@ class Survey:
 
 
 def survey(path: str, config: Config) -> Survey:
-    """One pass over the video; raises Dropped ("cannot be decoded", "decoder hangs")."""
+    """One pass over the video; raises Dropped ("cannot be decoded", "picture too thin", "decoder hangs")."""
     return with_patience(lambda beat: _pass(path, config, beat), config.videos.timeout_seconds)
 
 
@@ -56,6 +57,8 @@ def _pass(path: str, config: Config, beat: Beat) -> Survey:
     end_seconds = 0.0
     for picture in _pictures(path):
         beat()
+        if picture.index == 0:
+            check_shape(*picture.size)
         sampler.add(picture)
         cutter.add(picture)
         end_seconds = picture.end_seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import re
@@ -12,7 +13,7 @@ from typing import Any
 from tempo.records import Record, Video
 from tempo.sections import VideosConfig
 from tempo.stage import Context, Dropped, Worker
-from tempo.video.decoding import probe
+from tempo.video.decoding import read_header
 from tempo.video.faults import attempt, check_in_place, read_error
 from tempo.video.patience import with_patience
 
@@ -98,18 +99,8 @@ def _identify(file: VideoFile, config: VideosConfig) -> Video:
     if ESCAPED.search(file.id) and not os.path.exists(file.id):
         raise Dropped("name is not UTF-8", "rename the file")
     check_in_place(file.id, config.paths)
-    header, picture = with_patience(lambda beat: probe(file.id), config.timeout_seconds)
-    width, height = picture.size
-    check_shape(width, height)
-    return Video(
-        id=_read_id(file.id),
-        path=file.id,
-        duration_seconds=header.duration_seconds,
-        width=width,
-        height=height,
-        fps=header.fps,
-        codec=header.codec,
-    )
+    header = with_patience(lambda beat: read_header(file.id), config.timeout_seconds)
+    return Video(id=_read_id(file.id), path=file.id, **dataclasses.asdict(header))
 
 
 def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
