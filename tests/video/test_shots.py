@@ -196,12 +196,6 @@ def test_a_file_of_which_nothing_decodes_is_dropped(render, tmp_path):
     assert not (tmp_path / "frames").exists()
 
 
-def video_id_of(path):
-    from tempo.video.videos import video_id
-
-    return video_id(path)
-
-
 class Late:
     """A detector that tells its cuts some frames late, and what is left at the end."""
 

@@ -79,8 +79,12 @@ class Picture:
             np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: coded[1], : coded[0]]
             for plane in frame.planes
         )
-        pixels = np.asarray(cv2.merge([red, green, blue]), np.uint8)
-        return np.ascontiguousarray(np.rot90(pixels, self.quarter_turns))
+        return turned(np.asarray(cv2.merge([red, green, blue]), np.uint8), self.quarter_turns)
+
+
+def turned(pixels: Image, quarter_turns: int) -> Image:
+    """The pixels turned counterclockwise, in a row in memory."""
+    return np.ascontiguousarray(np.rot90(pixels, quarter_turns)) if quarter_turns else pixels
 
 
 @dataclass(frozen=True)

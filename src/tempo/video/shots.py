@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import cv2
+
 from tempo.config import Config
 from tempo.records import Shots, Video
 from tempo.stage import Context, Dropped, Worker
@@ -22,6 +24,8 @@ def make_worker(context: Context) -> Worker:
     Raises ValueError where the configured detector is not installed.
     """
     check_detector(context.config.shots)
+    # The cores are for videos side by side: waking another thread takes longer than a small picture.
+    cv2.setNumThreads(1)
     store = FrameStore(context.directory / "frames")
 
     def find(video: Video) -> Shots:

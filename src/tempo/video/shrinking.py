@@ -15,7 +15,7 @@ import av
 import cv2
 import numpy as np
 
-from tempo.video.decoding import Image, Picture
+from tempo.video.decoding import Image, Picture, turned
 from tempo.video.sampling import fit_size
 
 #: The planes of brightness and colour lie one after the other, colour at half the size; eight bits.
@@ -90,12 +90,14 @@ class Shrinker:
     def _halved(self, picture: Picture) -> tuple[Image, Picture | Small]:
         planes = self._cut_planes(picture)
         waits: Picture | Small = picture
-        if first := self._halvings - self._doublings:
-            packed = _pack_halved(planes, first)
-            planes, waits = _unpack(packed), self._small(picture, packed)
-        packed = _pack_halved(planes, self._doublings)
+        for left in reversed(range(self._halvings)):
+            packed, planes = _halve_planes(planes)
+            if left == self._doublings:
+                waits = self._small(picture, packed)
+        if not self._halvings:
+            packed = _pack(planes)
         image = np.asarray(cv2.cvtColor(packed, cv2.COLOR_YUV2RGB_I420), np.uint8)
-        return np.ascontiguousarray(np.rot90(image, picture.quarter_turns)), waits
+        return turned(image, picture.quarter_turns), waits
 
     def _small(self, picture: Picture, packed: Image) -> Small:
         frame = picture.frame
@@ -134,17 +136,23 @@ def halve(pixels: Image, times: int) -> Image:
     return pixels
 
 
-def _pack_halved(planes: Sequence[Image], times: int) -> Image:
-    """The planes of brightness and of half as wide and high colour, halved so often: [H * 3 / 2, W]."""
-    height, width = (side >> times for side in planes[0].shape)
+def _pack(planes: Sequence[Image]) -> Image:
+    """The planes of brightness and of half as wide and high colour in one array: [H * 3 / 2, W]."""
+    height, width = planes[0].shape
     packed = np.empty((height * 3 // 2, width), np.uint8)
     for plane, place in zip(planes, _unpack(packed), strict=True):
-        if times:
-            size = place.shape[1], place.shape[0]
-            cv2.resize(halve(plane, times - 1), size, dst=place, interpolation=cv2.INTER_AREA)
-        else:
-            place[:] = plane
+        place[:] = plane
     return packed
+
+
+def _halve_planes(planes: Sequence[Image]) -> tuple[Image, list[Image]]:
+    """The planes half as wide and high, in one array and as views of it."""
+    height, width = planes[0].shape
+    packed = np.empty((height // 2 * 3 // 2, width // 2), np.uint8)
+    places = _unpack(packed)
+    for plane, place in zip(planes, places, strict=True):
+        cv2.resize(plane, place.shape[::-1], dst=place, interpolation=cv2.INTER_AREA)
+    return packed, places
 
 
 def _unpack(packed: Image) -> list[Image]:
