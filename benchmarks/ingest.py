@@ -38,7 +38,7 @@ from tempo.config import Config
 from tempo.records import Shots
 from tempo.sections import ClipsConfig, FramesConfig, ShotsConfig
 from tempo.stage import Context, Dropped
-from tempo.video import clips, key_frames, pictures, shots, videos
+from tempo.video import clips, grouping, key_frames, pictures, shots, videos
 from tempo.video.decoding import decode
 from tempo.video.detectors import make_detector
 from tempo.video.frames import FrameStore
@@ -123,7 +123,7 @@ def _released_way(path: str) -> None:
     bounds = _shots(frames, starts_seconds)
     del frames
     _, frames = _all_frames(path)
-    groups = clips.group_shots(
+    groups = grouping.group_shots(
         [pictures.describe(_shrunk(frames[(start + end) // 2], THUMBNAIL_SIZE)) for start, end in bounds],
         ClipsConfig().similarity,
     )

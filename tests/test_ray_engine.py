@@ -176,7 +176,7 @@ def test_gpu_that_the_cluster_lacks_or_chooses_itself_is_refused(context, device
         list(actors("shout", asking, singles("a"), holds_model=True))
 
 
-SUFFIXES = (".jsonl", ".jpg", ".npz", ".bin", ".mp4")
+SUFFIXES = (".jsonl", ".jpg", ".safetensors", ".bin", ".mp4")
 
 CONFIG = """
 [run]

@@ -105,7 +105,9 @@ def test_a_video_without_a_caption_is_dropped_with_its_clip_named(directory, mon
 
 def test_one_video_without_a_caption_does_not_touch_the_other(directory, monkeypatch):
     other = video().model_copy(update={"id": "w"})
-    (directory / "frames" / "w.npz").write_bytes((directory / "frames" / "v.npz").read_bytes())
+    (directory / "frames" / "w.safetensors").write_bytes(
+        (directory / "frames" / "v.safetensors").read_bytes()
+    )
     work, _ = worker(directory, monkeypatch, [[GOOD[0], "", GOOD[2], *GOOD]], retries=0)
     dropped, kept = work([video(), other])
     assert (dropped.id, dropped.reason) == ("v", "no caption")
@@ -134,7 +136,7 @@ def test_what_a_server_failed_to_answer_is_not_asked_again_here(directory, monke
 
 
 def cut_frames(directory, video):
-    path = directory / "frames" / f"{video.id}.npz"
+    path = directory / "frames" / f"{video.id}.safetensors"
     path.write_bytes(path.read_bytes()[:300])
     return video
 
@@ -146,7 +148,9 @@ def no_length(directory, video):
 
 @pytest.mark.parametrize("damage", [cut_frames, no_length])
 def test_a_video_that_cannot_be_shown_is_dropped_and_the_others_are_asked(directory, monkeypatch, damage):
-    (directory / "frames" / "w.npz").write_bytes((directory / "frames" / "v.npz").read_bytes())
+    (directory / "frames" / "w.safetensors").write_bytes(
+        (directory / "frames" / "v.safetensors").read_bytes()
+    )
     other = damage(directory, video().model_copy(update={"id": "w"}))
     work, rounds = worker(directory, monkeypatch, [GOOD])
     drop, row = work([other, video()])

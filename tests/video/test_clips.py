@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from video_material import context, moving, number_of, numbered, plain, video_of
 
-from tempo.records import Clips, Drop, Shot, Shots
+from tempo.records import Clips, Drop, Shot
 from tempo.sections import ClipsConfig
 from tempo.stage import Dropped
-from tempo.video import clips, shots
-from tempo.video.clips import find_clips, group_shots
+from tempo.video import album, clips, shots
 from tempo.video.decoding import decode
 from tempo.video.frames import FrameStore
+from tempo.video.grouping import find_clips, group_shots
 from tempo.video.pictures import measure_sharpness
 from tempo.video.shrinking import Shrinker
 from tempo.video.survey import ANALYSIS_PIXELS
@@ -21,9 +21,9 @@ def axis(place):
     return tuple(1.0 if index == place else 0.0 for index in range(40))
 
 
-def video(places, *, frames=24, fps=8.0):
-    """A row of shots of equal length, one for each place."""
-    rows = tuple(
+def in_places(places, *, frames=24, fps=8.0):
+    """Shots of equal length, one for each place."""
+    return tuple(
         Shot(
             start_frame=index * frames,
             end_frame=(index + 1) * frames,
@@ -36,30 +36,22 @@ def video(places, *, frames=24, fps=8.0):
         )
         for index, place in enumerate(places)
     )
-    num_frames = frames * len(places)
-    return Shots(
-        id="v",
-        path="p",
-        num_frames=num_frames,
-        duration_seconds=num_frames / fps,
-        shots=rows,
-    )
 
 
 def refused(places, *, frames=24, **config):
     with pytest.raises(Dropped) as caught:
-        find_clips(video(places, frames=frames), ClipsConfig(**config))
+        find_clips(in_places(places, frames=frames), ClipsConfig(**config))
     return caught.value.reason, caught.value.detail
 
 
 def test_each_place_becomes_a_clip():
-    found = find_clips(video([0, 1, 2, 3]), ClipsConfig())
+    found = find_clips(in_places([0, 1, 2, 3]), ClipsConfig())
     assert [(clip.group, clip.first_shot, clip.num_shots) for clip in found] == [(i, i, 1) for i in range(4)]
     assert [(clip.start_seconds, clip.end_seconds) for clip in found] == [(0, 3), (3, 6), (6, 9), (9, 12)]
 
 
 def test_consecutive_shots_of_a_group_become_one_clip():
-    found = find_clips(video([7, 7, 1, 2, 2, 2, 3, 4, 5, 7]), ClipsConfig())
+    found = find_clips(in_places([7, 7, 1, 2, 2, 2, 3, 4, 5, 7]), ClipsConfig())
     assert [(clip.group, clip.first_shot, clip.num_shots) for clip in found] == [
         (0, 0, 2),
         (1, 2, 1),
@@ -73,8 +65,8 @@ def test_consecutive_shots_of_a_group_become_one_clip():
 
 
 def test_a_clip_reaches_over_a_shot_that_the_shot_filter_took_out():
-    whole = video([0, 9, 0, 1, 2, 3])
-    found = find_clips(whole.model_copy(update={"shots": whole.shots[:1] + whole.shots[2:]}), ClipsConfig())
+    whole = in_places([0, 9, 0, 1, 2, 3])
+    found = find_clips(whole[:1] + whole[2:], ClipsConfig())
     assert (found[0].start_seconds, found[0].end_seconds, found[0].num_shots) == (0, 9, 2)
 
 
@@ -82,7 +74,7 @@ def test_too_few_and_too_many_shots():
     assert refused([0, 1, 2]) == ("too few shots", "3 usable shots, min_shots is 4")
     assert refused(range(33)) == ("too many shots", "33 usable shots, max_shots is 32")
     assert refused([]) == ("too few shots", "0 usable shots, min_shots is 4")
-    assert len(find_clips(video(range(32)), ClipsConfig())) == 32
+    assert len(find_clips(in_places(range(32)), ClipsConfig())) == 32
 
 
 def test_a_shot_that_is_too_long():
@@ -90,7 +82,7 @@ def test_a_shot_that_is_too_long():
         "shot too long",
         "a shot of 16.12 seconds, max_shot_seconds is 16",
     )
-    assert len(find_clips(video([0, 1, 2, 3], frames=128), ClipsConfig())) == 4
+    assert len(find_clips(in_places([0, 1, 2, 3], frames=128), ClipsConfig())) == 4
 
 
 def test_too_few_clips():
@@ -112,7 +104,7 @@ def test_too_few_clips():
 )
 def test_a_group_may_come_back_so_often(places, detail):
     if detail is None:
-        assert len(find_clips(video(places), ClipsConfig())) == len(places)
+        assert len(find_clips(in_places(places), ClipsConfig())) == len(places)
     else:
         assert refused(places) == ("group comes back too often", detail)
 
@@ -120,7 +112,7 @@ def test_a_group_may_come_back_so_often(places, detail):
 def test_the_limits_are_the_configured_ones():
     places = [0, 1, 0, 2, 0, 1]
     loose = ClipsConfig(max_group_clips=3, group_share=2, min_clips=6)
-    assert len(find_clips(video(places), loose)) == 6
+    assert len(find_clips(in_places(places), loose)) == 6
     assert refused(places, group_share=2, max_group_clips=2)[1] == "group 0 is 3 of 6 clips, at most 2 may be"
     assert refused(places, group_share=2, min_clips=7)[0] == "too few clips"
 
@@ -182,7 +174,7 @@ def test_grouping_does_not_depend_on_the_length_of_descriptors():
 
 
 def test_key_frames_count_from_the_start_of_the_video():
-    found = find_clips(video([0, 1, 2, 3], frames=30), ClipsConfig())
+    found = find_clips(in_places([0, 1, 2, 3], frames=30), ClipsConfig())
     assert [clip.key_frames for clip in found] == [(10, 20), (40, 50), (70, 80), (100, 110)]
 
 
@@ -250,7 +242,7 @@ def test_key_frames_are_those_of_the_exact_rule(four_places, tmp_path):
         for shot in row.shots
         for numbers in [tuple(range(shot.start_frame, shot.end_frame))]
     ]
-    exact = find_clips(row.model_copy(update={"shots": tuple(everything)}), ClipsConfig())
+    exact = find_clips(everything, ClipsConfig())
     assert result.clips == exact
 
 
@@ -262,6 +254,18 @@ def test_a_checkpoint_that_is_named_later_gets_the_middles_it_needs(four_places,
     result = clips.make_worker(context(tmp_path, clips={"features": "named"}))([row])[0]
     assert seen == [4]
     assert len(result.clips) == 4
+
+
+def test_key_frames_that_another_threshold_asks_for_are_made_in_another_pass(render, tmp_path):
+    """The first place is seen twice, the second time from further left."""
+    pictures = [picture for seed in (0, 0, 1, 2, 3) for picture in moving(seed, 30)]
+    pictures[30:60] = [np.roll(picture, 8, axis=1) for picture in pictures[30:60]]
+    loose, strict = (context(tmp_path, clips={"similarity": limit}) for limit in (0.6, 1.0))
+    row = shots.make_worker(loose)([video_of(render(pictures), tmp_path)])[0]
+    store = FrameStore(tmp_path / "frames")
+    assert len(store.read_looks(row.id).candidates) == 8
+    assert len(clips.make_worker(strict)([row])[0].clips) == 5
+    assert len(store.read_key_frames(row.id)) == 10
 
 
 def test_pictures_of_a_shot_that_is_too_long_are_kept_once_it_is_allowed(four_places, tmp_path):
@@ -288,7 +292,23 @@ def test_looks_are_discarded_once_clips_are_made_or_refused(four_places, render,
     run(four_places, tmp_path)
     run(render(moving(5, 40), "one.mp4"), tmp_path)
     assert list((tmp_path / "frames" / "looks").iterdir()) == []
-    assert len(list((tmp_path / "frames").glob("*.npz"))) == 2
+    assert len(list((tmp_path / "frames").glob("*.safetensors"))) == 2
+
+
+def test_a_video_that_is_not_taken_leaves_no_looks(render, tmp_path):
+    one_place = render([picture for seed in (0, 0, 0, 0) for picture in moving(seed, 30)])
+    (row,) = shots.make_worker(context(tmp_path))([video_of(one_place, tmp_path)])
+    assert FrameStore(tmp_path / "frames").has(row.id)
+    assert not (tmp_path / "frames" / "looks").exists()
+
+
+def test_pictures_that_do_not_fit_in_memory_are_the_same_as_jpegs(four_places, tmp_path, monkeypatch):
+    found = []
+    for num_bytes in (1 << 20, 1):
+        monkeypatch.setattr(album, "ALBUM_BYTES", num_bytes)
+        run(four_places, tmp_path / str(num_bytes))
+        found.append(next((tmp_path / str(num_bytes) / "frames").glob("*.safetensors")).read_bytes())
+    assert found[0] == found[1]
 
 
 def test_clips_need_the_video_no_more(four_places, tmp_path):

@@ -218,7 +218,7 @@ def cut(path, detector, **sections):
     for picture in decode(path):
         cutter.add(picture)
         most = max(most, len(cutter._waiting))
-    return cutter.finish(picture.end_seconds), cutter, most
+    return *cutter.finish(picture.end_seconds), most
 
 
 def striped(num_frames):
@@ -231,12 +231,13 @@ def striped(num_frames):
 
 @pytest.mark.parametrize("delay", [0, 1, 7, 99])
 def test_shots_and_middles_are_right_however_late_the_cut_is_told(render, delay):
-    shots, cutter, _ = cut(render(striped(45)), Late([10, 31], delay), clips={"features": "named"})
+    sections = {"features": "named", "min_shots": 3}
+    shots, looks, _ = cut(render(striped(45)), Late([10, 31], delay), clips=sections)
     assert [(shot.start_frame, shot.end_frame) for shot in shots] == [(0, 10), (10, 31), (31, 45)]
     assert [shot.end_seconds for shot in shots] == pytest.approx([0.4, 1.24, 1.8])
-    middles = [number_of(image[:, 50:]) for image in decode_jpegs(cutter.looks.middles)]
+    middles = [number_of(image[:, 50:]) for image in decode_jpegs(looks.middles)]
     assert middles == [5, 20, 38]
-    candidates = cutter.looks.candidates
+    candidates = looks.candidates
     assert [number_of(image[:, 50:]) for image in decode_jpegs(list(candidates.values()))] == list(candidates)
     assert list(candidates) == [number for shot in shots for number in shot.candidates]
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from tempo.video.decoding import Image
@@ -43,9 +43,9 @@ class Looks(NamedTuple):
 
 
 class FrameStore:
-    """One file per video, `<id>.npz`, in `directory`; plain arrays, nothing pickled.
+    """One file per video, `<id>.safetensors`, in `directory`.
 
-    Beside it, until clips are made, the video's looks in `looks/<id>.npz`.
+    Beside it, until clips are made, the video's looks in `looks/<id>.safetensors`.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -53,7 +53,7 @@ class FrameStore:
 
     def path(self, video_id: str) -> Path:
         """Where the frames of a video lie."""
-        return self.directory / f"{video_id}.npz"
+        return self.directory / f"{video_id}.safetensors"
 
     def write(
         self,
@@ -70,7 +70,7 @@ class FrameStore:
             **_pack("frames", frames),
             **_pack("key_frames", key_frames),
             "seconds": np.asarray(seconds, np.float64),
-            "fps": np.float64(fps),
+            "fps": np.asarray(fps, np.float64),
         }
         _replace(self.path(video_id), arrays)
 
@@ -93,7 +93,7 @@ class FrameStore:
         """The looks of a video; None where they were discarded, or a power cut has torn them."""
         try:
             arrays = _load(self._looks(video_id))
-        except (FileNotFoundError, EOFError, ValueError, zipfile.BadZipFile):
+        except (FileNotFoundError, safetensors.SafetensorError):
             return None
         candidates = zip(arrays["numbers"].tolist(), _unpack("candidates", arrays), strict=True)
         return Looks(dict(candidates), _unpack("middles", arrays))
@@ -103,7 +103,7 @@ class FrameStore:
         self._looks(video_id).unlink(missing_ok=True)
 
     def _looks(self, video_id: str) -> Path:
-        return self.directory / "looks" / f"{video_id}.npz"
+        return self.directory / "looks" / f"{video_id}.safetensors"
 
     def has(self, video_id: str) -> bool:
         """Whether the frames of a video are there."""
@@ -157,7 +157,7 @@ def _replace(path: Path, arrays: dict[str, Any], *, is_durable: bool = True) -> 
     temporary = path.with_name(f".{path.stem}.tmp")
     try:
         with temporary.open("wb") as file:
-            np.savez(file, **arrays)
+            file.write(safetensors.numpy.save(arrays))
             file.flush()
             if is_durable:
                 os.fsync(file.fileno())
@@ -167,8 +167,8 @@ def _replace(path: Path, arrays: dict[str, Any], *, is_durable: bool = True) -> 
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return dict(arrays)
+    arrays: dict[str, NDArray[Any]] = safetensors.numpy.load(path.read_bytes())
+    return arrays
 
 
 def _pack(name: str, jpegs: Sequence[bytes]) -> dict[str, NDArray[Any]]:

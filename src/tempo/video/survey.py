@@ -1,7 +1,7 @@
 """One pass over a video gives all that selection needs: shots, sharpness, pictures to keep.
 
 Its memory does not grow with the video, but for some numbers and, while the video may still be kept, ten
-small JPEGs for each shot.
+small pictures for each shot.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from tempo.config import Config
 from tempo.records import Shot
 from tempo.sections import ShotsConfig
 from tempo.stage import Dropped
+from tempo.video.album import Album
 from tempo.video.decoding import Picture, decode
 from tempo.video.detectors import Detector, make_detector
-from tempo.video.frames import Looks, Sampled, encode_jpeg
+from tempo.video.frames import Looks, Sampled
 from tempo.video.patience import Beat, with_patience
 from tempo.video.pictures import describe, measure_grey_range, measure_sharpness
-from tempo.video.sampling import Sampler, fit_size
+from tempo.video.sampling import Sampler
 from tempo.video.shrinking import Shrinker
 from tempo.video.videos import check_shape
 from tempo.video.waiting import Held, Waiting, choose_candidates
@@ -35,9 +36,14 @@ ANALYSIS_PIXELS = 256
 THUMBNAIL_SIZE = (64, 36)
 
 
+#: As many pictures are decoded in one go, in so much memory. If decoder and measuring took turns at each
+#: picture, each would find the other's code and data in the processor's caches: a thirtieth of the time.
+NUM_AHEAD, AHEAD_BYTES = 4, 4 << 20
+
+
 @dataclass(frozen=True)
 class Survey:
-    """What one pass over a video finds; `looks` is None for a video with too many shots to be kept."""
+    """What one pass over a video finds; `looks` is None for a video of which no clips can be made."""
 
     shots: tuple[Shot, ...]
     num_frames: int
@@ -55,29 +61,35 @@ def _pass(path: str, config: Config, beat: Beat) -> Survey:
     sampler = Sampler(config.frames)
     cutter = ShotCutter(make_detector(config.shots), config)
     end_seconds = 0.0
-    for picture in _pictures(path):
-        beat()
+    for picture in _pictures(path, beat):
         if picture.index == 0:
             check_shape(*picture.size)
         sampler.add(picture)
         cutter.add(picture)
         end_seconds = picture.end_seconds
-    shots = cutter.finish(end_seconds)
-    return Survey(tuple(shots), cutter.num_frames, end_seconds, sampler.finish(), cutter.looks)
+    shots, looks = cutter.finish(end_seconds)
+    return Survey(tuple(shots), cutter.num_frames, end_seconds, sampler.finish(), looks)
 
 
-def _pictures(path: str) -> Iterator[Picture]:
+def _pictures(path: str, beat: Beat) -> Iterator[Picture]:
+    """All pictures of the video, a few decoded before the first of them is looked at."""
+    ahead: list[Picture] = []
     try:
-        yield from decode(path)
+        for picture in decode(path):
+            beat()
+            ahead.append(picture)
+            if len(ahead) == NUM_AHEAD or len(ahead) * picture.num_bytes >= AHEAD_BYTES:
+                yield from ahead
+                ahead.clear()
     except Dropped as dropped:
         raise Dropped("cannot be decoded", f"{dropped.reason}: {dropped.detail}") from None
+    yield from ahead
 
 
 class ShotCutter:
     """Cuts a stream of pictures into shots, and keeps the pictures that may be needed of each.
 
-    `num_frames` counts the pictures so far; `looks` is what was kept of the usable shots, None once there are
-    more of them than `clips.max_shots`.
+    `num_frames` counts the pictures so far.
     """
 
     def __init__(self, detector: Detector, config: Config) -> None:
@@ -85,17 +97,16 @@ class ShotCutter:
         self._config = config
         self._waiting = Waiting()
         self._shrinker = Shrinker(ANALYSIS_PIXELS, config.frames.max_pixels)
-        self._size: tuple[int, int] | None = None
+        self._album: Album | None = None
         self._starts_seconds: list[float] = []
         self._start_frame = 0
         self._shots: list[Shot] = []
         self.num_frames = 0
-        self.looks: Looks | None = Looks({}, [])
 
     def add(self, picture: Picture) -> None:
         """Takes the next picture."""
         # The size of the first picture holds for all, as in the frame store.
-        self._size = self._size or fit_size(*picture.size, max_pixels=self._config.frames.max_pixels)
+        self._album = self._album or Album(picture.size, self._config)
         image, small = self._shrinker.shrink(picture)
         # Four decimals: some of these numbers stand in the row.
         self._waiting.add(Held(picture.index, round(measure_sharpness(image), 4), small))
@@ -103,12 +114,12 @@ class ShotCutter:
         self.num_frames += 1
         self._close_at(self._detector.add(image, picture.start_seconds))
 
-    def finish(self, end_seconds: float) -> list[Shot]:
-        """The usable shots, in time order."""
+    def finish(self, end_seconds: float) -> tuple[list[Shot], Looks | None]:
+        """The usable shots, in time order, and what is kept of them."""
         self._close_at(self._detector.finish())
         if self.num_frames > self._start_frame:
             self._close(self.num_frames, end_seconds)
-        return self._shots
+        return self._shots, self._album.looks(self._shots) if self._album else None
 
     def _close_at(self, cuts: Sequence[int]) -> None:
         for cut in cuts:
@@ -139,21 +150,8 @@ class ShotCutter:
         )
         if _is_usable(shot, self._config.shots):
             self._shots.append(shot)
-            self._keep(middle, candidates)
-
-    def _keep(self, middle: Held, candidates: Sequence[Held]) -> None:
-        """Encodes the pictures of a usable shot, unless the video can no longer be kept."""
-        clips = self._config.clips
-        if len(self._shots) > clips.max_shots or self._shots[-1].seconds > clips.max_shot_seconds:
-            self.looks = None
-        if self.looks is not None:
-            self.looks.candidates.update({one.index: self._encode(one) for one in candidates})
-            # The embedded descriptor has seen all that it needs.
-            self.looks.middles.extend([self._encode(middle)] if clips.features != "embedded" else [])
-
-    def _encode(self, one: Held) -> bytes:
-        assert self._size is not None, "a picture waits, so there was a first"
-        return encode_jpeg(one.source.scaled(*self._size), self._config.frames.jpeg_quality)
+            assert self._album is not None, "a picture waits, so there was a first"
+            self._album.add(self._shots, middle, candidates)
 
 
 def _is_usable(shot: Shot, config: ShotsConfig) -> bool:

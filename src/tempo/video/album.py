@@ -1,0 +1,66 @@
+"""Pictures of shots by which clips are made. Which of them are wanted is known only once all shots are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tempo.config import Config
+from tempo.records import Shot
+from tempo.stage import Dropped
+from tempo.video.decoding import Picture
+from tempo.video.frames import Looks, encode_jpeg
+from tempo.video.grouping import check_shots, find_clips
+from tempo.video.sampling import fit_size
+from tempo.video.shrinking import Small
+from tempo.video.waiting import Held
+
+#: What pictures may take in memory until it is known which of them are wanted; beyond that they become JPEGs.
+ALBUM_BYTES = 16 << 20
+
+
+class Album:
+    """Of one video, whose first picture has this width and height, the pictures that may be wanted."""
+
+    def __init__(self, size: tuple[int, int], config: Config) -> None:
+        self._config = config
+        self._size = fit_size(*size, max_pixels=config.frames.max_pixels)
+        self._pictures: dict[int, Picture | Small] = {}
+        self._jpegs: dict[int, bytes] = {}
+        self._middles: list[int] = []
+        self._is_open = True
+
+    def add(self, shots: Sequence[Shot], middle: Held, candidates: Sequence[Held]) -> None:
+        """Takes the pictures of the last of these usable shots, if clips may still be made of the video."""
+        clips = self._config.clips
+        if len(shots) > clips.max_shots or shots[-1].seconds > clips.max_shot_seconds:
+            self._is_open = False
+            self._pictures.clear()
+            self._jpegs.clear()
+        if self._is_open:
+            self._pictures.update((one.index, one.source) for one in (middle, *candidates))
+            self._middles.append(middle.index)
+            if sum(picture.num_bytes for picture in self._pictures.values()) > ALBUM_BYTES:
+                self._jpegs.update((number, self._encode(number)) for number in self._pictures)
+                self._pictures.clear()
+
+    def looks(self, shots: Sequence[Shot]) -> Looks | None:
+        """What is wanted of all usable shots of the video; None where no clips can be made of them."""
+        try:
+            candidates, middles = self._wanted(shots)
+        except Dropped:
+            return None
+        return Looks({number: self._jpeg(number) for number in candidates}, [*map(self._jpeg, middles)])
+
+    def _wanted(self, shots: Sequence[Shot]) -> tuple[list[int], list[int]]:
+        """Numbers of the frames that may become key frames, and of those that an embedder will look at."""
+        clips = self._config.clips
+        if clips.features == "embedded":
+            return [number for clip in find_clips(shots, clips) for number in clip.key_frames], []
+        check_shots(shots, clips)
+        return [number for shot in shots for number in shot.candidates], self._middles
+
+    def _jpeg(self, number: int) -> bytes:
+        return self._jpegs.get(number) or self._encode(number)
+
+    def _encode(self, number: int) -> bytes:
+        return encode_jpeg(self._pictures[number].scaled(*self._size), self._config.frames.jpeg_quality)
