@@ -43,7 +43,8 @@ from tempo.video.decoding import decode
 from tempo.video.detectors import make_detector
 from tempo.video.frames import FrameStore
 from tempo.video.sampling import sample_video
-from tempo.video.survey import ANALYSIS_PIXELS, THUMBNAIL_SIZE
+from tempo.video.survey import ANALYSIS_PIXELS
+from tempo.video.waiting import THUMBNAIL_SIZE
 
 CONFIG = Config.model_validate({"videos": {"paths": ["unused"]}})
 

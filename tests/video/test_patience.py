@@ -8,10 +8,10 @@ from tempo.video.patience import with_patience
 
 
 def test_what_the_work_returns_or_raises_comes_out():
-    assert with_patience(lambda beat: 7, 5) == 7
+    assert with_patience(lambda pulse: 7, 5) == 7
     for error in (Dropped("x", "y"), OSError(28, "No space left on device"), TimeoutError("of the drive")):
         with pytest.raises(type(error)) as caught:
-            with_patience(lambda beat, error=error: (_ for _ in ()).throw(error), 5)
+            with_patience(lambda pulse, error=error: (_ for _ in ()).throw(error), 5)
         assert caught.value is error
 
 
@@ -19,7 +19,7 @@ def test_work_that_stands_still_is_given_up():
     forever = threading.Event()
     start = time.monotonic()
     with pytest.raises(Dropped) as caught:
-        with_patience(lambda beat: forever.wait(), 0.2)
+        with_patience(lambda pulse: forever.wait(), 0.2)
     forever.set()
     assert caught.value.reason == "decoder hangs"
     assert "0.2 seconds" in caught.value.detail
@@ -27,22 +27,32 @@ def test_work_that_stands_still_is_given_up():
 
 
 def test_slow_work_that_moves_on_is_waited_for():
-    def slow(beat):
+    def slow(pulse):
         for _ in range(10):
             time.sleep(0.2)
-            beat()
+            pulse.beat()
         return "done"
 
     assert with_patience(slow, 1.5) == "done"
 
 
+def test_what_is_not_the_decoders_may_take_its_time():
+    def ask_a_network(pulse):
+        pulse.rest()
+        time.sleep(1.0)
+        pulse.beat()
+        return "done"
+
+    assert with_patience(ask_a_network, 0.3) == "done"
+
+
 def test_work_that_was_given_up_ends_at_its_next_step():
     released, ended = threading.Event(), []
 
-    def work(beat):
+    def work(pulse):
         released.wait()
         try:
-            beat()
+            pulse.beat()
         except Dropped as dropped:
             ended.append(dropped.reason)
             raise
@@ -68,7 +78,7 @@ def test_one_thread_does_one_work_after_the_other():
 def test_work_that_was_given_up_keeps_its_thread_until_it_ends():
     released = threading.Event()
 
-    def hang(beat):
+    def hang(pulse):
         hanging.append(threading.get_ident())
         released.wait()
 

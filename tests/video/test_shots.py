@@ -213,12 +213,13 @@ class Late:
 
 
 def cut(path, detector, **sections):
+    """Shots, their album, and how many pictures waited at most."""
     cutter = ShotCutter(detector, context(None, **sections).config)
     most = 0
     for picture in decode(path):
         cutter.add(picture)
         most = max(most, len(cutter._waiting))
-    return *cutter.finish(picture.end_seconds), most
+    return cutter.finish(picture.end_seconds), cutter.album, most
 
 
 def striped(num_frames):
@@ -232,7 +233,8 @@ def striped(num_frames):
 @pytest.mark.parametrize("delay", [0, 1, 7, 99])
 def test_shots_and_middles_are_right_however_late_the_cut_is_told(render, delay):
     sections = {"features": "named", "min_shots": 3}
-    shots, looks, _ = cut(render(striped(45)), Late([10, 31], delay), clips=sections)
+    shots, album, _ = cut(render(striped(45)), Late([10, 31], delay), clips=sections)
+    looks = album.looks(shots)
     assert [(shot.start_frame, shot.end_frame) for shot in shots] == [(0, 10), (10, 31), (31, 45)]
     assert [shot.end_seconds for shot in shots] == pytest.approx([0.4, 1.24, 1.8])
     middles = [number_of(image[:, 50:]) for image in decode_jpegs(looks.middles)]
@@ -240,6 +242,24 @@ def test_shots_and_middles_are_right_however_late_the_cut_is_told(render, delay)
     candidates = looks.candidates
     assert [number_of(image[:, 50:]) for image in decode_jpegs(list(candidates.values()))] == list(candidates)
     assert list(candidates) == [number for shot in shots for number in shot.candidates]
+
+
+@pytest.mark.parametrize("room", [64 << 20, 400_000, 100_000, 1])
+def test_no_shot_is_lost_and_pictures_are_exact_however_little_fits(render, tmp_path, monkeypatch, room):
+    """Stored at full size, with a detector that is 40 frames late."""
+    path = render(striped(45))
+    starts = [0, 8, 16, 24, 33]
+    monkeypatch.setattr("tempo.video.survey.make_detector", lambda _: Late(starts[1:], 40))
+    monkeypatch.setattr("tempo.video.waiting.HELD_BYTES", room)
+    config = context(tmp_path, frames={"max_pixels": 96 * 64}, clips={"features": "named"}).config
+    found = survey(str(path), config)
+    assert [shot.start_frame for shot in found.shots] == starts
+    monkeypatch.undo()
+    monkeypatch.setattr("tempo.video.survey.make_detector", lambda _: Late(starts[1:], 0))
+    at_once = survey(str(path), config)
+    assert (found.shots, found.looks) == (at_once.shots, at_once.looks)
+    numbers = [number_of(image[:, 50:]) for image in decode_jpegs(list(found.looks.candidates.values()))]
+    assert numbers == list(found.looks.candidates)
 
 
 def test_only_the_open_shot_is_kept_in_memory(render):

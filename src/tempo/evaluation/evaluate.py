@@ -127,4 +127,6 @@ def stored_id(context: Context, frames: FrameStore, video: Path) -> str:
 
 
 def _sample(video: Path, config: Config) -> Sampled:
-    return with_patience(lambda beat: sample_video(video, config.frames, beat), config.videos.timeout_seconds)
+    return with_patience(
+        lambda pulse: sample_video(video, config.frames, pulse.beat), config.videos.timeout_seconds
+    )

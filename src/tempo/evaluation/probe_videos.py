@@ -128,7 +128,9 @@ def _read(videos: VideoSet, path: str) -> Seen:
     if store and store.has(name):
         frames, _, fps = store.read(name)
     else:
-        sampled = with_patience(lambda beat: sample_video(path, videos.frames, beat), videos.timeout_seconds)
+        sampled = with_patience(
+            lambda pulse: sample_video(path, videos.frames, pulse.beat), videos.timeout_seconds
+        )
         frames, fps = decode_jpegs(sampled.frames), sampled.fps
     check_shape(frames.shape[2], frames.shape[1])
     num_segments = min(len(frames), NUM_SEGMENTS)

@@ -1,7 +1,12 @@
-"""Pictures of shots by which clips are made. Which of them are wanted is known only once all shots are."""
+"""Pictures of shots by which clips are made. Which of them are wanted is known only once all shots are.
+
+Those that did not fit in memory until then are missing, and taken from a second pass over the file: where
+frames are stored large (`frames.max_pixels`), more so where a learned detector tells of a cut late.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from tempo.config import Config
@@ -37,30 +42,40 @@ class Album:
             self._pictures.clear()
             self._jpegs.clear()
         if self._is_open:
-            self._pictures.update((one.index, one.source) for one in (middle, *candidates))
+            self._pictures.update((one.index, one.source) for one in (middle, *candidates) if one.is_whole)
             self._middles.append(middle.index)
             if sum(picture.num_bytes for picture in self._pictures.values()) > ALBUM_BYTES:
-                self._jpegs.update((number, self._encode(number)) for number in self._pictures)
+                self._jpegs.update((number, self._jpeg(number)) for number in self._pictures)
                 self._pictures.clear()
+
+    def missing(self, shots: Sequence[Shot]) -> set[int]:
+        """Numbers of the frames that are wanted, given all usable shots of the video, and are not here."""
+        return {*itertools.chain(*self._wanted(shots))} - self._pictures.keys() - self._jpegs.keys()
+
+    def put(self, picture: Picture) -> None:
+        """Takes one that was missing."""
+        self._jpegs[picture.index] = self._jpeg_of(picture)
 
     def looks(self, shots: Sequence[Shot]) -> Looks | None:
         """What is wanted of all usable shots of the video; None where no clips can be made of them."""
-        try:
-            candidates, middles = self._wanted(shots)
-        except Dropped:
+        candidates, middles = self._wanted(shots)
+        if not candidates:
             return None
         return Looks({number: self._jpeg(number) for number in candidates}, [*map(self._jpeg, middles)])
 
     def _wanted(self, shots: Sequence[Shot]) -> tuple[list[int], list[int]]:
         """Numbers of the frames that may become key frames, and of those that an embedder will look at."""
         clips = self._config.clips
-        if clips.features == "embedded":
-            return [number for clip in find_clips(shots, clips) for number in clip.key_frames], []
-        check_shots(shots, clips)
+        try:
+            check_shots(shots, clips)
+            if clips.features == "embedded":
+                return [number for clip in find_clips(shots, clips) for number in clip.key_frames], []
+        except Dropped:
+            return [], []
         return [number for shot in shots for number in shot.candidates], self._middles
 
     def _jpeg(self, number: int) -> bytes:
-        return self._jpegs.get(number) or self._encode(number)
+        return self._jpegs.get(number) or self._jpeg_of(self._pictures[number])
 
-    def _encode(self, number: int) -> bytes:
-        return encode_jpeg(self._pictures[number].scaled(*self._size), self._config.frames.jpeg_quality)
+    def _jpeg_of(self, picture: Picture | Small) -> bytes:
+        return encode_jpeg(picture.scaled(*self._size), self._config.frames.jpeg_quality)

@@ -14,31 +14,40 @@ from tempo.stage import Dropped
 
 T = TypeVar("T")
 
-#: Called at every step forward; raises Dropped in work that was given up.
+#: Called at every step forward; may raise Dropped.
 Beat: TypeAlias = Callable[[], None]
 
 
-class _Pulse:
-    """When the work last moved on, and whether it was given up."""
+class Pulse:
+    """When the decoder last moved on, and whether the work was given up."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._last = time.monotonic()
+        self._last: float | None = time.monotonic()
         self._given_up = False
 
     def beat(self) -> None:
-        """Notes a step forward."""
+        """Notes a step forward, and that what follows is the decoder's time; raises Dropped if given up."""
+        self._check()
+        self._last = time.monotonic()
+
+    def rest(self) -> None:
+        """Notes that what follows may take as long as it takes; raises Dropped if given up."""
+        self._check()
+        self._last = None
+
+    def _check(self) -> None:
         if self._given_up:
             raise self.dropped()
-        self._last = time.monotonic()
 
     def give_up(self) -> None:
         """Stops the work at its next step, if it ever takes one."""
         self._given_up = True
 
     def left_seconds(self) -> float:
-        """How much longer the next step may take."""
-        return self._last + self._seconds - time.monotonic()
+        """How much longer the next step may take at least."""
+        last = self._last
+        return self._seconds if last is None else last + self._seconds - time.monotonic()
 
     def dropped(self) -> Dropped:
         detail = f"no picture for {self._seconds:g} seconds (videos.timeout_seconds)"
@@ -50,20 +59,20 @@ class _Thread(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self._tasks: SimpleQueue[tuple[Future[Any], Callable[[Beat], Any], Beat]] = SimpleQueue()
+        self._tasks: SimpleQueue[tuple[Future[Any], Callable[[Pulse], Any], Pulse]] = SimpleQueue()
         self.start()
 
-    def begin(self, outcome: Future[Any], work: Callable[[Beat], Any], beat: Beat) -> None:
+    def begin(self, outcome: Future[Any], work: Callable[[Pulse], Any], pulse: Pulse) -> None:
         """Has what `work` returns or raises come out of `outcome`."""
-        self._tasks.put((outcome, work, beat))
+        self._tasks.put((outcome, work, pulse))
 
     def run(self) -> None:
         while True:
             self._fulfil(*self._tasks.get())
 
-    def _fulfil(self, outcome: Future[Any], work: Callable[[Beat], Any], beat: Beat) -> None:
+    def _fulfil(self, outcome: Future[Any], work: Callable[[Pulse], Any], pulse: Pulse) -> None:
         try:
-            result = work(beat)
+            result = work(pulse)
         except BaseException as error:
             _idle.append(self)
             outcome.set_exception(error)
@@ -77,14 +86,14 @@ class _Thread(threading.Thread):
 _idle: list[_Thread] = []
 
 
-def with_patience(work: Callable[[Beat], T], seconds: float) -> T:
-    """What `work(beat)` returns or raises; raises Dropped("decoder hangs") if it does not beat in `seconds`.
+def with_patience(work: Callable[[Pulse], T], seconds: float) -> T:
+    """What `work(pulse)` returns or raises; Dropped("decoder hangs") if it takes no step in `seconds`.
 
     The work runs in a thread, since nothing else gets out of a call into a library that does not return. That
     thread is left behind: it is free again at its next beat, or ends with the process.
     """
-    pulse, outcome = _Pulse(seconds), Future[T]()
-    _idle_thread().begin(outcome, work, pulse.beat)
+    pulse, outcome = Pulse(seconds), Future[T]()
+    _idle_thread().begin(outcome, work, pulse)
     while True:
         try:
             return outcome.result(timeout=max(0.0, pulse.left_seconds()))

@@ -24,8 +24,6 @@ def make_worker(context: Context) -> Worker:
     Raises ValueError where the configured detector is not installed.
     """
     check_detector(context.config.shots)
-    # The cores are for videos side by side: waking another thread takes longer than a small picture.
-    cv2.setNumThreads(1)
     store = FrameStore(context.directory / "frames")
 
     def find(video: Video) -> Shots:
@@ -42,6 +40,8 @@ def make_worker(context: Context) -> Worker:
 
 def look_through(path: str, video_id: str, store: FrameStore, config: Config) -> Shots:
     """The shots of a video, whose frames and looks are then in the store; raises Dropped."""
+    # The cores are for videos side by side: waking another thread takes longer than a small picture.
+    cv2.setNumThreads(1)
     check_unchanged(path, video_id, config.videos.paths)
     before = _state(path)
     found = survey(path, config)

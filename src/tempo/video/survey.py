@@ -19,22 +19,17 @@ from tempo.video.album import Album
 from tempo.video.decoding import Picture, decode
 from tempo.video.detectors import Detector, make_detector
 from tempo.video.frames import Looks, Sampled
-from tempo.video.patience import Beat, with_patience
+from tempo.video.patience import Pulse, with_patience
 from tempo.video.pictures import describe, measure_grey_range, measure_sharpness
 from tempo.video.sampling import Sampler
 from tempo.video.shrinking import Shrinker
 from tempo.video.videos import check_shape
-from tempo.video.waiting import Held, Waiting, choose_candidates
+from tempo.video.waiting import THUMBNAIL_SIZE, Held, Waiting, choose_candidates
 
 #: Longer side in pixels, at most, of the picture that cuts and sharpness are measured on. PySceneDetect's
 #: thresholds are made for about this; half of it gives the same cuts on real videos. The model sees about as
 #: many pixels by default, so finer blur would not matter to it.
 ANALYSIS_PIXELS = 256
-
-#: Width and height of the thumbnail that a shot's descriptor and grey range are taken from: noise must not
-#: widen the range.
-THUMBNAIL_SIZE = (64, 36)
-
 
 #: As many pictures are decoded in one go, in so much memory. If decoder and measuring took turns at each
 #: picture, each would find the other's code and data in the processor's caches: a thirtieth of the time.
@@ -54,42 +49,60 @@ class Survey:
 
 def survey(path: str, config: Config) -> Survey:
     """One pass over the video; raises Dropped ("cannot be decoded", "picture too thin", "decoder hangs")."""
-    return with_patience(lambda beat: _pass(path, config, beat), config.videos.timeout_seconds)
+    return with_patience(lambda pulse: _pass(path, config, pulse), config.videos.timeout_seconds)
 
 
-def _pass(path: str, config: Config, beat: Beat) -> Survey:
+def _pass(path: str, config: Config, pulse: Pulse) -> Survey:
+    # Loading and asking a learned detector may take longer than a picture ever does.
+    pulse.rest()
     sampler = Sampler(config.frames)
     cutter = ShotCutter(make_detector(config.shots), config)
     end_seconds = 0.0
-    for picture in _pictures(path, beat):
+    for picture in _pictures(path, pulse):
         if picture.index == 0:
             check_shape(*picture.size)
         sampler.add(picture)
         cutter.add(picture)
         end_seconds = picture.end_seconds
-    shots, looks = cutter.finish(end_seconds)
-    return Survey(tuple(shots), cutter.num_frames, end_seconds, sampler.finish(), looks)
+    shots = tuple(cutter.finish(end_seconds))
+    looks = _looks(path, cutter.album, shots, pulse) if cutter.album else None
+    return Survey(shots, cutter.num_frames, end_seconds, sampler.finish(), looks)
 
 
-def _pictures(path: str, beat: Beat) -> Iterator[Picture]:
+def _pictures(path: str, pulse: Pulse) -> Iterator[Picture]:
     """All pictures of the video, a few decoded before the first of them is looked at."""
     ahead: list[Picture] = []
+    pulse.beat()
     try:
         for picture in decode(path):
-            beat()
+            pulse.beat()
             ahead.append(picture)
             if len(ahead) == NUM_AHEAD or len(ahead) * picture.num_bytes >= AHEAD_BYTES:
+                pulse.rest()
                 yield from ahead
+                pulse.beat()
                 ahead.clear()
     except Dropped as dropped:
         raise Dropped("cannot be decoded", f"{dropped.reason}: {dropped.detail}") from None
+    pulse.rest()
     yield from ahead
+
+
+def _looks(path: str, album: Album, shots: Sequence[Shot], pulse: Pulse) -> Looks | None:
+    """What the album has, after a second pass for what did not fit into it."""
+    if missing := album.missing(shots):
+        for picture in _pictures(path, pulse):
+            if picture.index in missing:
+                album.put(picture)
+            if picture.index >= max(missing):
+                break
+    return album.looks(shots)
 
 
 class ShotCutter:
     """Cuts a stream of pictures into shots, and keeps the pictures that may be needed of each.
 
-    `num_frames` counts the pictures so far.
+    `num_frames` counts the pictures so far, `album` has those that clips may be made by.
     """
 
     def __init__(self, detector: Detector, config: Config) -> None:
@@ -97,7 +110,7 @@ class ShotCutter:
         self._config = config
         self._waiting = Waiting()
         self._shrinker = Shrinker(ANALYSIS_PIXELS, config.frames.max_pixels)
-        self._album: Album | None = None
+        self.album: Album | None = None
         self._starts_seconds: list[float] = []
         self._start_frame = 0
         self._shots: list[Shot] = []
@@ -106,7 +119,7 @@ class ShotCutter:
     def add(self, picture: Picture) -> None:
         """Takes the next picture."""
         # The size of the first picture holds for all, as in the frame store.
-        self._album = self._album or Album(picture.size, self._config)
+        self.album = self.album or Album(picture.size, self._config)
         image, small = self._shrinker.shrink(picture)
         # Four decimals: some of these numbers stand in the row.
         self._waiting.add(Held(picture.index, round(measure_sharpness(image), 4), small))
@@ -114,12 +127,12 @@ class ShotCutter:
         self.num_frames += 1
         self._close_at(self._detector.add(image, picture.start_seconds))
 
-    def finish(self, end_seconds: float) -> tuple[list[Shot], Looks | None]:
-        """The usable shots, in time order, and what is kept of them."""
+    def finish(self, end_seconds: float) -> list[Shot]:
+        """The usable shots, in time order."""
         self._close_at(self._detector.finish())
         if self.num_frames > self._start_frame:
             self._close(self.num_frames, end_seconds)
-        return self._shots, self._album.looks(self._shots) if self._album else None
+        return self._shots
 
     def _close_at(self, cuts: Sequence[int]) -> None:
         for cut in cuts:
@@ -133,7 +146,7 @@ class ShotCutter:
         del self._starts_seconds[: end_frame - start_frame]
         held = self._waiting.take(end_frame)
         if not held:
-            # A shot so short that it shared a bucket with its neighbour, and lost: too short for any use.
+            # Of a few pictures among many hundred, whose cut was told later still: too short for any use.
             return
         middle = min(held, key=lambda one: abs(one.index - (start_frame + end_frame) // 2))
         candidates = choose_candidates(held, start_frame, end_frame)
@@ -150,8 +163,8 @@ class ShotCutter:
         )
         if _is_usable(shot, self._config.shots):
             self._shots.append(shot)
-            assert self._album is not None, "a picture waits, so there was a first"
-            self._album.add(self._shots, middle, candidates)
+            assert self.album is not None, "a picture waits, so there was a first"
+            self.album.add(self._shots, middle, candidates)
 
 
 def _is_usable(shot: Shot, config: ShotsConfig) -> bool:

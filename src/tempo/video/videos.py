@@ -99,7 +99,7 @@ def _identify(file: VideoFile, config: VideosConfig) -> Video:
     if ESCAPED.search(file.id) and not os.path.exists(file.id):
         raise Dropped("name is not UTF-8", "rename the file")
     check_in_place(file.id, config.paths)
-    header = with_patience(lambda beat: read_header(file.id), config.timeout_seconds)
+    header = with_patience(lambda _: read_header(file.id), config.timeout_seconds)
     return Video(id=_read_id(file.id), path=file.id, **dataclasses.asdict(header))
 
 
