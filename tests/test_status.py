@@ -11,7 +11,7 @@ from rich.console import Console
 from tempo.cli import console as cli_console
 from tempo.evaluation.benchmark import summarize
 from tempo.pipeline import NAMES
-from tempo.records import Captions, Drop, Outcome
+from tempo.records import Captions, Drop, Outcome, Video
 from tempo.status import print_status, training_lines
 from tempo.store import DROPPED, RunStore, write_json
 
@@ -66,6 +66,18 @@ def test_stage_is_begun_until_its_marker_is_there(store):
     assert row(shown(store.directory), "captions") == ["captions", "begun", "2", ""]
     store.finish("captions", "f")
     assert row(shown(store.directory), "captions") == ["captions", "done", "2", ""]
+
+
+def test_a_dropped_video_is_called_by_the_name_of_its_file(store):
+    facts = {"duration_seconds": 1.0, "width": 8, "height": 8, "fps": 1.0, "codec": "h264"}
+    store.append("videos", [Video(id="7f", path="films/my cat.mp4", **facts)])
+    of_file = drop("films/a.mp4", stage="videos", reason="duplicate", detail="of b")
+    of_video = drop("7f", stage="clips", reason="too few shots", detail="1 usable shot")
+    of_pair = drop("7f/drop-16", stage="pairs", reason="chosen in rejected")
+    store.append(DROPPED, [of_file, of_video, of_pair])
+    text = shown(store.directory)
+    for words in ("films/a.mp4: of b", "my cat.mp4: 1 usable shot", "my cat.mp4/drop-16: "):
+        assert words in text
 
 
 def test_torn_row_is_not_counted(store):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from tempo.evaluation.table import accuracy_table
 from tempo.pipeline import NAMES, run_directory_error
-from tempo.records import Drop
+from tempo.records import Drop, Video
 from tempo.rounds import ROUND_STAGES, round_directories
 from tempo.run_files import read_config
 from tempo.store import DROPPED, RunStore
@@ -39,7 +39,22 @@ def _print_rows(directory: Path, names: Sequence[str], title: str, console: Cons
     store = RunStore(directory)
     console.print(_stages(store, names, title))
     if drops := store.read(DROPPED, Drop):
-        console.print(_reasons(drops))
+        console.print(_reasons(drops, drop_examples(store)))
+
+
+def drop_examples(store: RunStore) -> dict[tuple[str, str], str]:
+    """For each stage and reason one drop as a person would name it: by the file, not by its content."""
+    paths = {video.id: video.path for video in store.read("videos", Video)}
+    return {
+        (drop.stage, drop.reason): f"{_file_name(drop.id, paths)}: {drop.detail}"
+        for drop in store.read(DROPPED, Drop)
+    }
+
+
+def _file_name(drop_id: str, paths: Mapping[str, str]) -> str:
+    """The file's name in place of its id, with which the id of a pair begins; a path stays what it is."""
+    name, slash, rest = drop_id.partition("/")
+    return f"{Path(paths[name]).name}{slash}{rest}" if name in paths else drop_id
 
 
 def training_lines(directory: Path) -> list[str]:
@@ -68,11 +83,10 @@ def _stages(store: RunStore, names: Sequence[str], title: str) -> Table:
     return table
 
 
-def _reasons(drops: list[Drop]) -> Table:
+def _reasons(drops: list[Drop], examples: Mapping[tuple[str, str], str]) -> Table:
     table = Table(title="dropped, by reason")
     for heading in ("stage", "reason", "count", "for example"):
         table.add_column(heading, justify="right" if heading == "count" else "left")
-    examples = {(drop.stage, drop.reason): f"{drop.id}: {drop.detail}" for drop in drops}
     counts = Counter((drop.stage, drop.reason) for drop in drops)
     for stage, reason in sorted(counts, key=lambda key: (NAMES.index(key[0]), key[1])):
         table.add_row(stage, reason, str(counts[stage, reason]), examples[stage, reason][:100])

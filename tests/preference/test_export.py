@@ -19,7 +19,7 @@ from PIL import Image
 from tempo.preference.export import LLAMA_FACTORY_NAME, PARQUET_FILE, WRITERS, export_pairs
 from tempo.preference.formats import origin_of
 from tempo.preference.pairs import mirror
-from tempo.records import Pair
+from tempo.records import Pair, Video
 from tempo.store import RunStore, write_lines
 from tempo.video.frames import FrameStore
 
@@ -67,6 +67,22 @@ def test_ms_swift_rows_have_the_documented_schema(run, tmp_path):
         assert row["rejected_response"] == pair.rejected
         assert row["videos"] == [pair.video]
         assert os.path.isabs(row["videos"][0])
+
+
+@pytest.mark.parametrize("format_name", ["ms-swift", "llama-factory"])
+def test_a_copy_stands_in_for_a_video_that_went(run, tmp_path, format_name):
+    directory, pairs = run
+    store = RunStore(directory)
+    videos = []
+    for video in store.read("videos", Video):
+        copy = tmp_path / "copies" / os.path.basename(video.path)
+        copy.parent.mkdir(exist_ok=True)
+        os.replace(video.path, copy)
+        videos.append(video.model_copy(update={"copies": ("gone too", str(copy))}))
+    write_lines(store.path("videos"), [video.model_dump_json() for video in videos])
+    export_pairs(directory, format_name, tmp_path / "out")
+    found = [row["videos"] for row in rows(tmp_path / "out" / "pairs.jsonl")]
+    assert found == [[str(tmp_path / "copies" / os.path.basename(pair.video))] for pair in pairs]
 
 
 def test_ms_swift_itself_reads_every_row(run, tmp_path, load, monkeypatch):

@@ -57,6 +57,18 @@ def test_a_video_that_alone_is_over_the_limit_is_refused_before_the_model_is_loa
         run_stages(begin(phases=[PHASE], max_tokens=64), Console(quiet=True), only="captions")
 
 
+def test_a_video_whose_container_tells_no_length_is_measured_as_it_decoded(begin):
+    context = begin(phases=[PHASE], max_tokens=64)
+    store = RunStore(context.directory)
+    store.append("videos", [video("silent", 0.0)])
+    store.append("clips", [Clips(id="silent", path="silent.mp4", duration_seconds=600.0, clips=())])
+    frame = encode_jpeg(np.zeros((64, 64, 3), np.uint8), 95)
+    seconds = list(range(50))
+    FrameStore(store.directory / "frames").write("silent", [frame] * 50, seconds=seconds, fps=1.0)
+    with pytest.raises(ValueError, match=r"silent\.mp4: .* tokens"):
+        run_stages(context, Console(quiet=True), only="captions")
+
+
 @pytest.mark.parametrize("training", [{"phases": [PHASE]}, {"max_tokens": 64}])
 def test_a_video_that_fits_or_that_nobody_trains_on_is_no_hindrance(begin, training):
     with pytest.raises(Asked):

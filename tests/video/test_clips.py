@@ -311,6 +311,21 @@ def test_pictures_that_do_not_fit_in_memory_are_the_same_as_jpegs(four_places, t
     assert found[0] == found[1]
 
 
+def test_looks_outlive_a_full_disk(four_places, tmp_path, monkeypatch):
+    """The file may be gone when there is room again."""
+    row = shots.make_worker(context(tmp_path))([video_of(four_places, tmp_path)])[0]
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FrameStore, "write_key_frames", full)
+        with pytest.raises(OSError, match="No space left"):
+            clips.make_worker(context(tmp_path))([row])
+    four_places.unlink()
+    assert isinstance(clips.make_worker(context(tmp_path))([row])[0], Clips)
+
+
 def test_clips_need_the_video_no_more(four_places, tmp_path):
     row = shots.make_worker(context(tmp_path))([video_of(four_places, tmp_path)])[0]
     four_places.unlink()

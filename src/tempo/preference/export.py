@@ -15,6 +15,7 @@ from tempo.preference.formats import llama_factory_row, ms_swift_row, trl_row
 from tempo.records import Pair, Video
 from tempo.store import RunStore, write_json, write_lines, write_text
 from tempo.video.frames import FrameStore
+from tempo.video.library import present_path
 
 PAIRS_FILE = "pairs.jsonl"
 PARQUET_FILE = "pairs.parquet"
@@ -75,7 +76,8 @@ def _read_pairs(directory: Path) -> list[Pair]:
 
 def _video_paths(directory: Path, pairs: Iterable[Pair]) -> dict[str, str]:
     """The path of each video by id, absolute; raises ValueError for a pair whose video the run lacks."""
-    paths = {video.id: os.path.abspath(video.path) for video in RunStore(directory).read("videos", Video)}
+    videos = RunStore(directory).read("videos", Video)
+    paths = {video.id: os.path.abspath(present_path(video)) for video in videos}
     for pair in pairs:
         if pair.video_id not in paths:
             raise ValueError(

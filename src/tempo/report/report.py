@@ -22,6 +22,7 @@ from tempo.records import Captions, Clips, Drop, Pair, Shots
 from tempo.report.audit_table import audit_cells
 from tempo.rounds import round_directories
 from tempo.stage import Context
+from tempo.status import drop_examples
 from tempo.store import DROPPED, RunStore, write_text
 from tempo.video.frames import FrameStore
 
@@ -84,7 +85,7 @@ def _counts(store: RunStore, pairs: Sequence[Pair]) -> dict[str, Any]:
 def _drops(store: RunStore) -> list[dict[str, Any]]:
     drops = store.read(DROPPED, Drop)
     counts = Counter((drop.stage, drop.reason) for drop in drops)
-    examples = {(drop.stage, drop.reason): f"{drop.id}: {drop.detail}" for drop in drops}
+    examples = drop_examples(store)
     return [
         {"stage": stage, "reason": reason, "count": count, "example": examples[stage, reason]}
         for (stage, reason), count in sorted(counts.items())

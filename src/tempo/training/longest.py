@@ -19,9 +19,14 @@ def check_longest(context: Context) -> None:
     still not fit with them: that is known when they are there.
     """
     store, limit = RunStore(context.directory), context.config.training.max_tokens
-    with_clips = {row.id for row in store.read("clips", Clips)}
+    # What was decoded: a container may claim any duration, or none.
+    seconds = {row.id: row.duration_seconds for row in store.read("clips", Clips)}
     frames = FrameStore(context.directory / "frames")
-    videos = [v for v in store.read("videos", Video) if v.id in with_clips and frames.has(v.id)]
+    videos = [
+        video.model_copy(update={"duration_seconds": seconds[video.id]})
+        for video in store.read("videos", Video)
+        if video.id in seconds and frames.has(video.id)
+    ]
     if not videos:
         return
     lm = VideoLM(None, load_processor(context.config.model))

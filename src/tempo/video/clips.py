@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from tempo.config import Config
 from tempo.records import Clips, Shots
-from tempo.stage import Context, Worker
+from tempo.stage import Context, Dropped, Worker
 from tempo.video.features import load_embedder
 from tempo.video.frames import FrameStore, Looks
 from tempo.video.grouping import check_shots, find_clips
@@ -32,10 +32,13 @@ def make_worker(context: Context) -> Worker:
             numbers = [number for clip in clips for number in clip.key_frames]
             looks = _looks(video, store, config, numbers)
             store.write_key_frames(video.id, [looks.candidates[number] for number in numbers])
-        finally:
-            # Taken up or not. The training frames stay: instructions may ask about any video, and with other
-            # thresholds (--redo) this one may be taken up, without a second decode of those that were not.
+        except Dropped:
+            # The training frames stay: instructions may ask about any video, and with other thresholds
+            # (--redo) this one may be taken up.
             store.discard_looks(video.id)
+            raise
+        # Not where the machine failed: the next start needs them, and the file may be gone by then.
+        store.discard_looks(video.id)
         return Clips(id=video.id, path=video.path, duration_seconds=video.duration_seconds, clips=clips)
 
     return per_record("clips", cut)

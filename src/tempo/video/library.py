@@ -29,7 +29,7 @@ class Library:
 def read_library(context: Context) -> Library:
     """The videos of a run whose stage `videos` is over, or of one of its rounds."""
     store = RunStore(context.directory)
-    paths = {video.id: video.path for video in store.read("videos", Video)}
+    paths = {video.id: present_path(video) for video in store.read("videos", Video)}
     # In an earlier round the rows are a link to the run's, which has the drops of the stage beside them.
     run = RunStore(store.path("videos").resolve().parent)
     # The stage drops by path, not by id: what it sets aside has none.
@@ -40,6 +40,11 @@ def read_library(context: Context) -> Library:
         dropped=frozenset(dropped),
         folders=tuple(os.path.expanduser(path) for path in context.config.videos.paths),
     )
+
+
+def present_path(video: Video) -> str:
+    """Where a file with the content of the video lies: the first that is there, else where it was found."""
+    return next((path for path in (video.path, *video.copies) if os.path.isfile(path)), video.path)
 
 
 def find_video(library: Library, path: str, *, video_id: str, folder: Path) -> str:
