@@ -58,7 +58,7 @@ study: $(READY)
 	$(BIN)/tempo study configs/study.toml --out out/study-short \
 		--rows base,sft_only,sft_then_dpo,method,best --seeds 1,2
 
-# 3000 damaged videos in two minutes; the tests have 45.
+# 3000 damaged videos; the tests have 300.
 fuzz: $(READY)
 	TEMPO_FUZZ_FILES=3000 $(BIN)/pytest tests/video/test_fuzz.py
 

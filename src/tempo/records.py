@@ -79,13 +79,22 @@ class Shot(Frozen):
         return self.end_seconds - self.start_seconds
 
 
+class RejectedShot(Frozen):
+    """Frames of a shot that the shot filter took out, and the figure and limit for which it did."""
+
+    start_frame: int
+    end_frame: int
+    reason: str
+
+
 class Shots(Record):
-    """The usable shots of a video, in time order."""
+    """The usable shots of a video, and those that are not, in time order."""
 
     path: str
     num_frames: int
     duration_seconds: float
     shots: tuple[Shot, ...]
+    rejected: tuple[RejectedShot, ...] = ()
 
 
 class Clip(Frozen):

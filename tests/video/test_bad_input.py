@@ -102,6 +102,16 @@ def test_a_picture_too_thin_for_any_model_is_dropped(tmp_path, size):
     assert drop.detail.startswith(f"{size[0]} x {size[1]} pixels")
 
 
+def test_a_stream_without_a_key_frame_is_dropped(render, tmp_path):
+    """Recorded from the middle: the only key frame was before that, so there is nothing to begin with."""
+    path = render(story(0), "recorded.ts", gop=999)
+    with av.open(str(path)) as container:
+        begins = [packet.pos for packet in container.demux(video=0) if packet.pos]
+    path.write_bytes(path.read_bytes()[begins[10] :])
+    *_, drop = pass_through(path, tmp_path)
+    assert (drop.stage, drop.reason) == ("shots", "cannot be decoded")
+
+
 @pytest.mark.parametrize("ending", [".png", ".jpg"])
 def test_a_still_picture_is_dropped(tmp_path, ending):
     """Named like a video it is read as a film of one picture."""

@@ -11,7 +11,7 @@ from tempo.records import Drop, Shots
 from tempo.sections import ShotsConfig
 from tempo.video.decoding import decode
 from tempo.video.detectors import make_detector
-from tempo.video.detectors.scene_detect import MIN_SHOT_MICROSECONDS
+from tempo.video.detectors.scene_detect import MIN_SCENE_SECONDS
 from tempo.video.frames import FrameStore, decode_jpegs
 from tempo.video.key_frames import choose_key_frames
 from tempo.video.pictures import measure_sharpness
@@ -67,6 +67,13 @@ def test_cuts_less_than_six_tenths_of_a_second_apart_are_one(render, tmp_path):
     assert bounds(find(path, tmp_path)) == [(0, 30), (30, 46), (46, 86)]
 
 
+@pytest.mark.parametrize("detector", ["content", "adaptive"])
+def test_how_close_cuts_may_be_is_configured(render, tmp_path, detector):
+    path = render([*moving(0, 30), *moving(1, 11), *moving(2, 40)])
+    config = {"detector": detector, "min_scene_seconds": 0.4}
+    assert bounds(find(path, tmp_path, shots=config)) == [(0, 30), (30, 41), (41, 81)]
+
+
 def test_shots_of_a_slow_video_are_not_merged(render, tmp_path):
     path = render(film(9, 9, 9), fps=10)
     assert bounds(find(path, tmp_path)) == [(0, 9), (9, 18), (18, 27)]
@@ -90,7 +97,13 @@ def test_cuts_of_a_video_with_uneven_times_are_frame_numbers(render, tmp_path):
     ],
 )
 def test_the_shot_filter_drops_what_is_short(render, tmp_path, config, expected):
-    assert bounds(find(render(film(30, 20)), tmp_path, shots=config)) == expected
+    result = find(render(film(30, 20)), tmp_path, shots=config)
+    assert bounds(result) == expected
+    taken_out = {(0, 30), (30, 50)} - set(expected)
+    assert {(shot.start_frame, shot.end_frame) for shot in result.rejected} == taken_out
+    assert all(
+        f"{key} is {limit}" in shot.reason for key, limit in config.items() for shot in result.rejected
+    )
 
 
 def test_the_shot_filter_drops_what_is_flat_and_only_that(render, tmp_path):
@@ -291,7 +304,7 @@ def test_the_content_detector_is_that_of_the_library(threshold, width):
         for picture, size in zip(pictures, level, strict=True)
     ]
     ours = make_detector(ShotsConfig(threshold=threshold))
-    theirs = ContentDetector(threshold=threshold, min_scene_len=MIN_SHOT_MICROSECONDS)
+    theirs = ContentDetector(threshold=threshold, min_scene_len=round(MIN_SCENE_SECONDS * 1e6))
     now, found, expected = 0, [], []
     for picture in noisy:
         now += int(rng.integers(10_000, 90_000))

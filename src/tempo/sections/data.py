@@ -37,7 +37,10 @@ class VideosConfig(Section):
 
     paths: tuple[str, ...] = ()
     extensions: tuple[str, ...] = Field(
-        ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "flv", "wmv", "3gp"),
+        (
+            *("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "mts", "m2ts"),
+            *("flv", "wmv", "asf", "3gp", "ogv", "vob", "mxf"),
+        ),
         min_length=1,
         description="of files in folders; a file that is named itself may have any",
     )
@@ -72,6 +75,11 @@ class ShotsConfig(Section):
 
     detector: Literal["content", "adaptive", "transnet"] = "content"
     threshold: float | None = Field(None, gt=0, description="the detector's own default where unset")
+    min_scene_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="of cuts closer than this one counts; 0.6 where unset, as in PySceneDetect",
+    )
     min_frames: int = Field(8, ge=1)
     min_seconds: float = Field(0.2, ge=0)
     min_grey_range: int = Field(10, ge=0, le=255)
@@ -80,6 +88,8 @@ class ShotsConfig(Section):
     def _check(self) -> ShotsConfig:
         if self.detector == "transnet" and (self.threshold or 0) >= 1:
             raise ValueError(f"threshold {self.threshold:g} is no probability; 'transnet' takes 0 to 1")
+        if self.detector == "transnet" and self.min_scene_seconds is not None:
+            raise ValueError("min_scene_seconds does nothing with 'transnet', which merges none; remove it")
         return self
 
 

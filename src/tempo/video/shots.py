@@ -57,6 +57,7 @@ def look_through(path: str, video_id: str, store: FrameStore, config: Config) ->
         num_frames=found.num_frames,
         duration_seconds=found.duration_seconds,
         shots=found.shots,
+        rejected=found.rejected,
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tempo.config import Config
-from tempo.records import Shot
+from tempo.records import RejectedShot, Shot
 from tempo.sections import ShotsConfig
 from tempo.stage import Dropped
 from tempo.video.album import Album
@@ -41,6 +41,7 @@ class Survey:
     """What one pass over a video finds; `looks` is None for a video of which no clips can be made."""
 
     shots: tuple[Shot, ...]
+    rejected: tuple[RejectedShot, ...]
     num_frames: int
     duration_seconds: float
     sampled: Sampled
@@ -66,7 +67,7 @@ def _pass(path: str, config: Config, pulse: Pulse) -> Survey:
         end_seconds = picture.end_seconds
     shots = tuple(cutter.finish(end_seconds))
     looks = _looks(path, cutter.album, shots, pulse) if cutter.album else None
-    return Survey(shots, cutter.num_frames, end_seconds, sampler.finish(), looks)
+    return Survey(shots, tuple(cutter.rejected), cutter.num_frames, end_seconds, sampler.finish(), looks)
 
 
 def _pictures(path: str, pulse: Pulse) -> Iterator[Picture]:
@@ -102,7 +103,8 @@ def _looks(path: str, album: Album, shots: Sequence[Shot], pulse: Pulse) -> Look
 class ShotCutter:
     """Cuts a stream of pictures into shots, and keeps the pictures that may be needed of each.
 
-    `num_frames` counts the pictures so far, `album` has those that clips may be made by.
+    `num_frames` counts the pictures so far, `album` has those that clips may be made by, `rejected` are the
+    shots that are of no use.
     """
 
     def __init__(self, detector: Detector, config: Config) -> None:
@@ -115,6 +117,7 @@ class ShotCutter:
         self._start_frame = 0
         self._shots: list[Shot] = []
         self.num_frames = 0
+        self.rejected: list[RejectedShot] = []
 
     def add(self, picture: Picture) -> None:
         """Takes the next picture."""
@@ -161,15 +164,20 @@ class ShotCutter:
             candidates=tuple(one.index for one in candidates),
             sharpness=tuple(one.sharpness for one in candidates),
         )
-        if _is_usable(shot, self._config.shots):
-            self._shots.append(shot)
-            assert self.album is not None, "a picture waits, so there was a first"
-            self.album.add(self._shots, middle, candidates)
+        if fault := _fault(shot, self._config.shots):
+            self.rejected.append(RejectedShot(start_frame=start_frame, end_frame=end_frame, reason=fault))
+            return
+        self._shots.append(shot)
+        assert self.album is not None, "a picture waits, so there was a first"
+        self.album.add(self._shots, middle, candidates)
 
 
-def _is_usable(shot: Shot, config: ShotsConfig) -> bool:
-    return (
-        shot.num_frames >= config.min_frames
-        and shot.seconds >= config.min_seconds
-        and shot.grey_range >= config.min_grey_range
-    )
+def _fault(shot: Shot, config: ShotsConfig) -> str:
+    """Why a shot is of no use; empty where it is."""
+    if shot.num_frames < config.min_frames:
+        return f"{shot.num_frames} frames, min_frames is {config.min_frames}"
+    if shot.seconds < config.min_seconds:
+        return f"{shot.seconds:.3f} seconds, min_seconds is {config.min_seconds:g}"
+    if shot.grey_range < config.min_grey_range:
+        return f"grey range {shot.grey_range}, min_grey_range is {config.min_grey_range}"
+    return ""

@@ -17,8 +17,7 @@ from tempo.video.decoding import Image
 #: Cuts closer than this are one, as in PySceneDetect (15 frames there, at 25 a second). With 8 frames the
 #: four further cuts on real videos were all flashes or fast motion; a length in frames would in turn merge
 #: true shots of a slow video.
-MIN_SHOT_MICROSECONDS = 600_000
-
+MIN_SCENE_SECONDS = 0.6
 
 #: The threshold of PySceneDetect's ContentDetector.
 CONTENT_THRESHOLD = 27.0
@@ -51,9 +50,10 @@ class _Content:
 
     def __init__(self, config: ShotsConfig) -> None:
         self._threshold = config.threshold or CONTENT_THRESHOLD
-        self._filter = FlashFilter(FlashFilter.Mode.MERGE, MIN_SHOT_MICROSECONDS)
+        self._min_scene = _min_scene_microseconds(config)
+        self._filter = FlashFilter(FlashFilter.Mode.MERGE, self._min_scene)
         self._last: Any = None
-        self._last_change = -MIN_SHOT_MICROSECONDS
+        self._last_change = -self._min_scene
         self._is_quiet = False
 
     def add(self, image: Image, now: int) -> list[Any]:
@@ -66,7 +66,7 @@ class _Content:
         if self._is_quiet and not changes:
             return []
         cuts = list(self._filter.filter(_timecode(now), above_threshold=changes))
-        has_settled = not changes and now - self._last_change >= MIN_SHOT_MICROSECONDS
+        has_settled = not changes and now - self._last_change >= self._min_scene
         self._is_quiet = bool(cuts) or has_settled
         return cuts
 
@@ -79,10 +79,14 @@ class _Adaptive:
 
     def __init__(self, config: ShotsConfig) -> None:
         options: dict[str, Any] = {"adaptive_threshold": config.threshold} if config.threshold else {}
-        self._detector = AdaptiveDetector(min_scene_len=MIN_SHOT_MICROSECONDS, **options)
+        self._detector = AdaptiveDetector(min_scene_len=_min_scene_microseconds(config), **options)
 
     def add(self, image: Image, now: int) -> list[Any]:
         return list(self._detector.process_frame(_timecode(now), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)))
+
+
+def _min_scene_microseconds(config: ShotsConfig) -> int:
+    return max(1, round(1e6 * (config.min_scene_seconds or MIN_SCENE_SECONDS)))
 
 
 def _timecode(microseconds: int) -> FrameTimecode:
