@@ -35,7 +35,7 @@ import numpy as np
 from harness import Measured, Row, Summary
 
 from tempo.config import Config
-from tempo.records import Shots
+from tempo.records import Clips, Shots
 from tempo.sections import ClipsConfig, FramesConfig, ShotsConfig
 from tempo.stage import Context, Dropped
 from tempo.video import clips, grouping, key_frames, pictures, shots, videos
@@ -100,13 +100,22 @@ def tempo_way(files: list[File]) -> Timed:
     return measure(_tempo_way, files)
 
 
-def _tempo_way(files: list[File], directory: Path) -> None:
+def _tempo_way(files: list[File], directory: Path) -> int:
+    """Returns how many files become clips: of the others no key frame is written."""
     context = Context(CONFIG, directory)
     identify, find, cut = (stage.make_worker(context) for stage in (videos, shots, clips))
+    num_taken = 0
     for file in files:
         (row,) = find(identify([videos.VideoFile(id=file.path)]))
         assert isinstance(row, Shots), row
-        cut([row])
+        num_taken += isinstance(cut([row])[0], Clips)
+    return num_taken
+
+
+def count_taken(files: list[File]) -> int:
+    """How many of the files become clips."""
+    with tempfile.TemporaryDirectory() as directory:
+        return _tempo_way(files, Path(directory))
 
 
 def pure_decode(files: list[File]) -> Timed:
@@ -216,6 +225,7 @@ def make_row(setting: str, peer_name: str, files: list[File], ours: Summary, pee
 
 def compare(setting: str, files: list[File], *, rounds: int, max_gigabytes: float) -> list[Row]:
     """All rows of one set of files."""
+    print(f"{setting}: {harness.in_fresh_process(count_taken, files)} of {len(files)} files become clips")
     forms = {"tempo": tempo_way, "pure decode": pure_decode}
     ours, peer = in_turn(setting, forms, files, rounds=rounds)
     rows = [make_row(setting, "pure decode", files, ours, peer)]

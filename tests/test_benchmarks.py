@@ -18,6 +18,7 @@ import flops
 import gpu
 import gpu_model
 import harness
+import ingest
 import sft
 import shared_prefix
 from harness import Measured, Row, Summary
@@ -234,3 +235,12 @@ def test_the_engine_benchmark_measures_a_pool_and_a_stage_in_which_nothing_is_do
     assert 0 < engine_benchmark.stage_seconds(3) < 1
     row = engine_benchmark.compare_costs("b", "s", "p", 0.0005, 0.001)
     assert (row.ours, row.peer, row.unit, row.ratio) == (0.5, 1.0, "ms/record", 2.0)
+
+
+def test_the_ingest_benchmark_takes_what_it_renders_and_measures_every_form(tmp_path, capsys):
+    ingest.render(tmp_path, 2)
+    files = [found for path in sorted(tmp_path.iterdir()) if (found := ingest.describe(path))]
+    rows = ingest.compare("rendered", files, rounds=1, max_gigabytes=1.0)
+    assert "rendered: 2 of 2 files become clips" in capsys.readouterr().out
+    assert [row.peer_name for row in rows] == ["pure decode", "released code's way", "decoding again"]
+    assert min(rows[1].ratio, rows[2].ratio) > 1
