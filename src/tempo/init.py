@@ -52,12 +52,14 @@ max_length_ratio = 1.5
 # with rows of video, question and answer, or with conversations as LLaVA-Video has them (see the README).
 """
 
-#: Lines of [frames]. The embedded model looks at small pictures, so that nothing of it grows too long.
+#: Lines of [frames]. The embedded models look at small pictures, so that nothing of them grows too long.
 EMBEDDED_PIXELS = "max_pixels = 16384       # per frame"
-PIXELS = """\
-max_pixels = 200704      # per frame
-max_total_pixels = 9_000_000  # all frames of a video: the longer it is, the smaller they are; about 6,000
-                         # tokens for Qwen2.5-VL. With its answers it must fit training.max_tokens (16384)"""
+HUB_MAX_PIXELS, HUB_TOTAL_PIXELS = 200_704, 9_000_000
+PIXELS = f"""\
+max_pixels = {HUB_MAX_PIXELS}      # per frame
+max_total_pixels = {HUB_TOTAL_PIXELS:_}  # all frames of a video: the longer it is, the smaller they are;
+                         # about 6,000 tokens for Qwen2.5-VL. With its answers it must fit training.max_tokens
+                         # (16384)"""
 
 PHASE = """
 [[training.phases]]

@@ -9,7 +9,9 @@ from tempo.evaluation import probe_command
 from tempo.evaluation.benchmark import cluster_interval
 from tempo.evaluation.probe import Comparison
 from tempo.evaluation.probe_chart import write_chart
+from tempo.evaluation.probe_command import ProbeRequest
 from tempo.evaluation.probe_summary import MIN_VIDEOS, probe_table, summarize
+from tempo.sections import FramesConfig
 from tempo.synthetic.drawing import render_story
 from tempo.synthetic.world import make_story
 
@@ -160,3 +162,23 @@ def test_a_model_or_a_folder_that_is_not_there_is_named(tempo, films, tmp_path):
     code, _, err = tempo("probe", "embedded", tmp_path / "no-videos")
     assert code == 2
     assert "no-videos' does not exist" in err
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "taken"),
+    [
+        ("embedded", {}, (128 * 128, None)),
+        ("org/model", {}, (200_704, 9_000_000)),
+        ("org/model", {"max_frames": 8}, (200_704, None)),
+        ("org/model", {"max_pixels": 1000}, (1000, None)),
+    ],
+)
+def test_pictures_are_as_large_as_a_new_configuration_has_them(tmp_path, model, asked, taken):
+    frames = probe_command._frames(ProbeRequest(model, tmp_path, frames=asked))
+    config = FramesConfig.model_validate(frames)
+    assert (config.max_pixels, config.max_total_pixels) == taken
+
+
+def test_a_run_has_its_own_pictures(tmp_path):
+    (tmp_path / "config.toml").write_text("")
+    assert probe_command._frames(ProbeRequest("org/model", tmp_path)) == {}

@@ -14,10 +14,11 @@ from tempo.evaluation.probe import Probed, ProbeSettings, probe
 from tempo.evaluation.probe_chart import check_chart_path, write_chart
 from tempo.evaluation.probe_summary import summarize
 from tempo.evaluation.probe_videos import open_videos
+from tempo.init import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
 from tempo.model.loading import load_video_lm
-from tempo.model.paths import check_model_path
+from tempo.model.paths import EMBEDDED_MODELS, check_model_path
 from tempo.progress import Counter
-from tempo.sections import ModelConfig
+from tempo.sections import FramesConfig, ModelConfig
 from tempo.store import write_json
 
 
@@ -42,7 +43,9 @@ def run_probe(request: ProbeRequest, console: Console) -> dict[str, Any]:
     """Probes a model and writes the files; returns what stands in the JSON file. Raises ValueError."""
     settings = request.settings
     _check(request)
-    videos = open_videos(request.videos, request.frames)
+    videos = open_videos(request.videos, _frames(request))
+    taken = videos.frames
+    console.print(f"frames: {taken.fps:g} a second, at most {taken.max_frames}, of {taken.max_pixels} pixels")
     if request.text:
         settings = replace(settings, texts=read_texts(request.text))
     lm = load_video_lm(ModelConfig(path=request.model))
@@ -62,6 +65,15 @@ def run_probe(request: ProbeRequest, console: Console) -> dict[str, Any]:
     }
     _write(request, result, probed)
     return result
+
+
+def _frames(request: ProbeRequest) -> Mapping[str, Any]:
+    """What is asked for; for a model that is not embedded larger pictures, but those of a run."""
+    if request.model in EMBEDDED_MODELS or (request.videos / "config.toml").is_file():
+        return request.frames
+    frames = {"max_pixels": HUB_MAX_PIXELS, **request.frames}
+    most = frames["max_pixels"] * frames.get("max_frames", FramesConfig().max_frames)
+    return {"max_total_pixels": HUB_TOTAL_PIXELS, **frames} if most > HUB_TOTAL_PIXELS else frames
 
 
 def _check(request: ProbeRequest) -> None:
