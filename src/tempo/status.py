@@ -46,15 +46,17 @@ def drop_examples(store: RunStore) -> dict[tuple[str, str], str]:
     """For each stage and reason one drop as a person would name it: by the file, not by its content."""
     paths = {video.id: video.path for video in store.read("videos", Video)}
     return {
-        (drop.stage, drop.reason): f"{_file_name(drop.id, paths)}: {drop.detail}"
+        (drop.stage, drop.reason): f"{_file_name(drop, paths)}: {drop.detail}"
         for drop in store.read(DROPPED, Drop)
     }
 
 
-def _file_name(drop_id: str, paths: Mapping[str, str]) -> str:
-    """The file's name in place of its id, with which the id of a pair begins; a path stays what it is."""
-    name, slash, rest = drop_id.partition("/")
-    return f"{Path(paths[name]).name}{slash}{rest}" if name in paths else drop_id
+def _file_name(drop: Drop, paths: Mapping[str, str]) -> str:
+    """The file's name in place of its path or id; the id of a pair begins with that of its video."""
+    if drop.stage == "videos":
+        return Path(drop.id).name
+    name, slash, rest = drop.id.partition("/")
+    return f"{Path(paths[name]).name}{slash}{rest}" if name in paths else drop.id
 
 
 def training_lines(directory: Path) -> list[str]:
