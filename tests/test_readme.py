@@ -21,6 +21,23 @@ def test_the_tree_has_a_line_for_every_file_and_no_other():
     assert listed == {path for path in present if not path.endswith(("__init__.py", "__main__.py"))}
 
 
+def test_the_demo_table_has_the_rows_that_the_program_prints():
+    """In their order, for the aspects of the embedded world."""
+    from tempo.evaluation.benchmark import summarize
+    from tempo.evaluation.table import accuracy_table
+    from tempo.records import Outcome
+    from tempo.synthetic.benchmark import CONFLICTING, ORDER, STATIC
+    from tempo.synthetic.world import ACTIONS
+
+    asked = [
+        Outcome(id=aspect, aspect=aspect, format="yes_no", answer=0, log_likelihoods=(0, -1))
+        for aspect in (*ACTIONS, ORDER, CONFLICTING, STATIC)
+    ]
+    printed = accuracy_table({"models": {"base": summarize(asked)}})
+    table = README.split("| | base | sft_only | tempo |\n|---|---|---|---|\n")[1].split("\n\n")[0]
+    assert [line.split(" | ")[0].strip("| ") for line in table.splitlines()] == list(printed.columns[0].cells)
+
+
 def test_paths_named_in_the_readme_exist():
     for path in re.findall(r"(?:configs|benchmarks|docs|tests)/[\w/]+\.\w+", README):
         assert (ROOT / path).exists(), path
