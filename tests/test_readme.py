@@ -3,6 +3,13 @@
 import re
 from pathlib import Path
 
+from tempo.evaluation.benchmark import read_samples, summarize
+from tempo.evaluation.table import accuracy_table
+from tempo.pipeline import NAMES
+from tempo.records import Outcome
+from tempo.synthetic.benchmark import CONFLICTING, ORDER, STATIC
+from tempo.synthetic.world import ACTIONS
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 #: What stands in fenced blocks: commands, the flow, the tree.
@@ -23,12 +30,6 @@ def test_the_tree_has_a_line_for_every_file_and_no_other():
 
 def test_the_demo_table_has_the_rows_that_the_program_prints():
     """In their order, for the aspects of the embedded world."""
-    from tempo.evaluation.benchmark import summarize
-    from tempo.evaluation.table import accuracy_table
-    from tempo.records import Outcome
-    from tempo.synthetic.benchmark import CONFLICTING, ORDER, STATIC
-    from tempo.synthetic.world import ACTIONS
-
     asked = [
         Outcome(id=aspect, aspect=aspect, format="yes_no", answer=0, log_likelihoods=(0, -1))
         for aspect in (*ACTIONS, ORDER, CONFLICTING, STATIC)
@@ -43,6 +44,13 @@ def test_paths_named_in_the_readme_exist():
         assert (ROOT / path).exists(), path
 
 
+def test_the_sample_of_a_benchmark_is_one(tmp_path):
+    path = tmp_path / "benchmark.jsonl"
+    path.write_text(README.split("```json\n")[1].split("```")[0])
+    (sample,) = read_samples(path)
+    assert sample.options[sample.answer] == "The light goes on."
+
+
 def test_make_targets_named_in_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", BLOCKS, re.MULTILINE):
@@ -50,7 +58,5 @@ def test_make_targets_named_in_the_readme_exist():
 
 
 def test_subcommands_named_in_the_readme_exist():
-    from tempo.pipeline import NAMES
-
     for name in re.findall(r"^tempo (\w+)", BLOCKS, re.MULTILINE):
-        assert name in (*NAMES, "run", "status", "init", "export", "probe"), name
+        assert name in (*NAMES, "run", "status", "init", "export", "probe", "study"), name
