@@ -194,7 +194,7 @@ def main() -> None:
     quiet_environment(arguments.threads)
     has_trl = not arguments.no_trl and importlib.util.find_spec("trl") is not None
     if not has_trl:
-        print("without trl: pip install -c constraints.txt 'tempo-dpo[bench]'")
+        print("without trl: pip install -c constraints.txt '.[bench]'")
     peers = [name for name in FORMS if name != "packed" and (has_trl or not name.startswith("trl"))]
     path = checkpoint(arguments.model)
     make_setting = functools.partial(Setting, arguments.model, path, threads=arguments.threads)

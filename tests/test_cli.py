@@ -14,7 +14,7 @@ import pytest
 import tomli_w
 from tiny_film import film
 
-from tempo import engine, pipeline
+from tempo import __version__, engine, pipeline
 from tempo.config import load_config
 from tempo.records import Drop, Video
 from tempo.store import DROPPED, RunStore
@@ -88,6 +88,16 @@ def test_help_names_every_command_and_stage(tempo):
     assert code == 0
     for name in ("run", "status", "init", *pipeline.NAMES):
         assert f" {name} " in out
+
+
+def test_version(tempo):
+    assert tempo("--version") == (0, f"tempo {__version__}\n", "")
+
+
+def test_help_of_a_run_says_how_values_are_set_and_where_stages_are_listed(tempo):
+    shown = " ".join(tempo("run", "--help")[1].replace("│", " ").split())
+    assert "override one value, in TOML; may be repeated" in shown
+    assert "one of those that `tempo --help` lists" in shown
 
 
 def test_help_shows_brackets_as_they_are(tempo):

@@ -56,7 +56,7 @@ def on_ray(context, monkeypatch):
 def test_without_ray_it_is_refused_by_the_name_of_its_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     engine.check_engine(RunConfig())
-    with pytest.raises(ValueError, match=r"run\.engine 'ray' needs Ray: pip install 'tempo-dpo\[ray\]'"):
+    with pytest.raises(ValueError, match=r"run\.engine 'ray' needs Ray: pip install '\.\[ray\]'"):
         engine.check_engine(RunConfig(engine="ray"))
 
 

@@ -1,4 +1,4 @@
-"""The command line: one subcommand per stage, and run, status, init."""
+"""The command line: run, status, init, export, audit, probe, study, and one subcommand per stage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
-from tempo import pipeline
+from tempo import __version__, pipeline
 from tempo.config import load_config
 from tempo.processes import process_rank
 from tempo.stage import Context
@@ -38,7 +38,8 @@ OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 ConfigArgument = Annotated[Path, typer.Argument(help="configuration in TOML; `tempo init` writes one")]
 OutOption = Annotated[Path, typer.Option("--out", help="directory of the run; made if absent")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="section.key=value", help="override one value")
+    list[str] | None,
+    typer.Option("--set", metavar="section.key=value", help="override one value, in TOML; may be repeated"),
 ]
 RedoOption = Annotated[
     bool, typer.Option("--redo", help="discard stages made with another config, make them again")
@@ -48,6 +49,21 @@ EngineOption = Annotated[str, typer.Option(help="where stages run: local, or ray
 AddressOption = Annotated[
     str, typer.Option(metavar="host:port", help="Ray cluster to join, or auto; one is started here without")
 ]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        console().print(f"tempo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version")
+    ] = False,
+) -> None:
+    """What stands before a subcommand."""
 
 
 def console() -> Console:
@@ -60,7 +76,10 @@ def console() -> Console:
 def run(
     config: ConfigArgument,
     out: OutOption,
-    until: Annotated[str, typer.Option(help="stop after this stage")] = "",
+    until: Annotated[
+        str,
+        typer.Option(metavar="STAGE", help="stop after this stage, one of those that `tempo --help` lists"),
+    ] = "",
     overrides: SetOption = None,
     redo: RedoOption = False,
     engine: EngineOption = "",

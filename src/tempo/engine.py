@@ -62,7 +62,7 @@ def load(reference: str) -> Callable[..., Any]:
 def check_engine(run: RunConfig) -> None:
     """Raises ValueError where the engine of a run is not installed."""
     if run.engine == "ray" and importlib.util.find_spec("ray") is None:
-        raise ValueError("run.engine 'ray' needs Ray: pip install 'tempo-dpo[ray]'")
+        raise ValueError("run.engine 'ray' needs Ray: pip install '.[ray]' in the checkout")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from tempo.model.paths import EMBEDDED_MODELS
 
 TEMPLATE = """\
 # tempo: teach a Video LLM the order of time. Run it with: tempo run {out} --out out/run
-# Every key has a default; `out/run/config.toml` will show them all.
+# What is not said here has its default: docs/configuration.md has every key.
 
 [run]
 seed = 0

@@ -41,7 +41,7 @@ def _read_parquet(path: Path, key: str) -> Iterator[tuple[str, Any]]:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise ValueError(f"{key}: {path} needs pyarrow: pip install 'tempo-dpo[parquet]'") from None
+        raise ValueError(f"{key}: {path} needs pyarrow: pip install '.[parquet]' in the checkout") from None
     try:
         rows = pyarrow.parquet.read_table(path).to_pylist()
     except (OSError, pyarrow.ArrowException) as error:

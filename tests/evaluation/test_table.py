@@ -49,16 +49,17 @@ def test_every_figure_stands_in_its_row():
     base = summarize(
         [*outcomes("direction", 1, 1), *outcomes("event_order", 0, 2), *outcomes("static", 3, 1)]
     )
-    tempo = summarize([*outcomes("direction", 2, 0, "g"), *outcomes("event_order", 1, 1)])
+    tempo = summarize([*outcomes("direction", 2, 0), *outcomes("conflicting", 1, 1, "g")])
     text = shown(accuracy_table({"models": {"base": base, "tempo": tempo}}))
     rows = {
         "temporal": ["25.0", "75.0"],
         "95 % interval": ["4.6 - 69.9", "30.1 - 95.4"],
         "samples": ["4", "4"],
         "direction": ["50.0", "100.0"],
-        "event order": ["0.0", "50.0"],
-        "conflicting, text": ["-", "100.0"],
-        "conflicting, group": ["-", "100.0"],
+        "event order": ["0.0", "-"],
+        "conflicting, one by one": ["-", "50.0"],
+        "conflicting, text score": ["-", "0.0"],
+        "conflicting, group score": ["-", "0.0"],
         "static": ["75.0", "-"],
     }
     for name, expected in rows.items():

@@ -31,7 +31,9 @@ def run_evaluation(context: Context, progress: Progress) -> None:
     path = benchmark_path(context)
     models = {"base": context.config.model.path, **_trained_models(context)}
     if path is None:
-        note = "no benchmark: set evaluation.benchmark to a JSONL file of samples"
+        note = (
+            "no benchmark: set evaluation.benchmark to a JSONL file of samples (README.md says what a row is)"
+        )
         write_json(context.directory / "evaluation.json", {"benchmark": None, "note": note, "models": {}})
         return
     samples = read_samples(path)

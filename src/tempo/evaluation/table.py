@@ -7,6 +7,9 @@ from typing import Any
 
 from rich.table import Table
 
+#: Aspects whose rows are called otherwise.
+NAMES = {"conflicting": "conflicting, one by one"}
+
 
 def accuracy_table(evaluation: dict[str, Any]) -> Table | str:
     """A column per model; rows for temporal accuracy with its interval and samples, then its parts."""
@@ -26,11 +29,14 @@ def _rows(summaries: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
     yield "temporal", [percent(summary["accuracy"]) for summary in summaries]
     yield "95 % interval", [" - ".join(map(percent, summary["interval"])) for summary in summaries]
     yield "samples", [str(summary["num_samples"]) for summary in summaries]
-    for aspect in sorted({aspect for summary in summaries for aspect in summary["by_aspect"]} - {"static"}):
+    aspects = {aspect for summary in summaries for aspect in summary["by_aspect"]} - {"static"}
+    # Conflicting videos last, beside the scores of their groups.
+    for aspect in sorted(aspects, key=lambda aspect: (aspect in NAMES, aspect)):
         scores = [summary["by_aspect"].get(aspect, {}) for summary in summaries]
-        yield aspect.replace("_", " "), [percent(score.get("accuracy")) for score in scores]
+        yield NAMES.get(aspect, aspect.replace("_", " ")), [percent(s.get("accuracy")) for s in scores]
     for name in ("text", "video", "group"):
-        yield f"conflicting, {name}", [percent(summary[f"{name}_score"]["accuracy"]) for summary in summaries]
+        scores = [summary[f"{name}_score"] for summary in summaries]
+        yield f"conflicting, {name} score", [percent(score["accuracy"]) for score in scores]
     yield "static", [percent(summary["static"]["accuracy"]) for summary in summaries]
 
 

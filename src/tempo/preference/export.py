@@ -129,7 +129,7 @@ def _write_parquet(job: Job) -> None:
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise ValueError("--format parquet needs pyarrow: pip install 'tempo-dpo[parquet]'") from None
+        raise ValueError("--format parquet needs pyarrow: pip install '.[parquet]' in the checkout") from None
     rows = [{**pair.model_dump(), "video": job.videos[pair.video_id]} for pair in job.pairs]
     text, number = pyarrow.string(), pyarrow.int32()
     types = {

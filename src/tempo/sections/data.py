@@ -21,9 +21,11 @@ class SyntheticConfig(Section):
 
     num_videos: int = Field(160, ge=1)
     num_held_out: int = Field(60, ge=1)
-    min_shots: int = Field(4, ge=2)
-    max_shots: int = Field(16, le=16)
-    plain_share: float = Field(0.1, ge=0, le=1)
+    min_shots: int = Field(4, ge=2, description="shots of a story, at least")
+    max_shots: int = Field(16, le=16, description="shots of a story, at most")
+    plain_share: float = Field(
+        0.1, ge=0, le=1, description="share of `num_videos` with one to three shots: too poor in time"
+    )
     order_fidelity: float = Field(0.5, ge=0, le=1)
 
     @model_validator(mode="after")
@@ -35,7 +37,7 @@ class SyntheticConfig(Section):
 class VideosConfig(Section):
     """Files and folders to take videos from; folders are searched to any depth."""
 
-    paths: tuple[str, ...] = ()
+    paths: tuple[str, ...] = Field((), description="none beside a `[synthetic]` section, else one at least")
     extensions: tuple[str, ...] = Field(
         (
             *("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "mts", "m2ts"),
@@ -54,10 +56,10 @@ class FramesConfig(Section):
     """
 
     fps: float = Field(1.0, gt=0)
-    max_frames: int = Field(600, ge=2)
+    max_frames: int = Field(600, ge=2, description="of a video; a longer one is seen at a lower rate")
     max_pixels: int = Field(128 * 128, ge=MIN_PIXELS, description="pixels of one stored frame at most")
     max_total_pixels: int | None = Field(None, description="of all frames of a video; no limit where unset")
-    jpeg_quality: int = Field(95, ge=1, le=100)
+    jpeg_quality: int = Field(95, ge=1, le=100, description="of stored frames")
 
     @model_validator(mode="after")
     def _check(self) -> FramesConfig:
@@ -71,18 +73,26 @@ class FramesConfig(Section):
 
 
 class ShotsConfig(Section):
-    """Shot detection and the shot filter (method.md, section 2)."""
+    """Shot detection and the shot filter: a shot that is too short or blank is left out."""
 
-    detector: Literal["content", "adaptive", "transnet"] = "content"
-    threshold: float | None = Field(None, gt=0, description="the detector's own default where unset")
-    min_scene_seconds: float | None = Field(
+    detector: Literal["content", "adaptive", "transnet"] = Field(
+        "content",
+        description="adaptive: for fast camera moves; transnet: TransNetV2, learned (extra `transnet`)",
+    )
+    threshold: float | None = Field(
         None,
         gt=0,
-        description="of cuts closer than this one counts; 0.6 where unset, as in PySceneDetect",
+        description="the higher, the fewer cuts; unset is 27 for content, PySceneDetect's own for adaptive, "
+        "0.5 (a probability) for transnet",
     )
-    min_frames: int = Field(8, ge=1)
-    min_seconds: float = Field(0.2, ge=0)
-    min_grey_range: int = Field(10, ge=0, le=255)
+    min_scene_seconds: float | None = Field(
+        None, gt=0, description="of cuts closer than this one counts; unset is 0.6, as in PySceneDetect"
+    )
+    min_frames: int = Field(8, ge=1, description="frames of a shot, at least")
+    min_seconds: float = Field(0.2, ge=0, description="length of a shot, at least")
+    min_grey_range: int = Field(
+        10, ge=0, le=255, description="brightest less darkest grey level in the middle of a shot, at least"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> ShotsConfig:
@@ -94,15 +104,23 @@ class ShotsConfig(Section):
 
 
 class ClipsConfig(Section):
-    """Temporal richness and grouping (method.md, section 2)."""
+    """Which videos are rich in time, and which of their shots are one clip.
 
-    min_shots: int = Field(4, ge=1)
-    max_shots: int = Field(32, ge=1)
-    max_shot_seconds: float = Field(16.0, gt=0)
-    features: str = Field("embedded", min_length=1, description="or a SigLIP or CLIP checkpoint")
-    similarity: float = Field(0.8, gt=-1, le=1)
-    min_clips: int = Field(4, ge=2)
-    max_group_clips: int = Field(3, ge=1)
+    Shots that look alike are a group; a clip is a run of shots of one group. The limits are those of a video
+    that is taken.
+    """
+
+    min_shots: int = Field(4, ge=1, description="usable shots, at least")
+    max_shots: int = Field(32, ge=1, description="usable shots, at most")
+    max_shot_seconds: float = Field(16.0, gt=0, description="its longest shot, at most")
+    features: str = Field(
+        "embedded",
+        min_length=1,
+        description="what shots are compared by: colour and layout, or a SigLIP or CLIP checkpoint",
+    )
+    similarity: float = Field(0.8, gt=-1, le=1, description="cosine over which shots are grouped")
+    min_clips: int = Field(4, ge=2, description="clips, at least")
+    max_group_clips: int = Field(3, ge=1, description="clips of one group, at most")
     group_share: int = Field(3, ge=1, description="a group may hold at most num_clips // group_share clips")
 
     @model_validator(mode="after")

@@ -11,21 +11,21 @@ from tempo.sections.base import Section
 
 
 class SamplingConfig(Section):
-    """How the model's answers are drawn. Temperature 0 is greedy."""
+    """How the model's answers are drawn."""
 
-    temperature: float = Field(0.7, ge=0)
-    repetition_penalty: float = Field(1.05, ge=1)
-    batch_size: int = Field(32, ge=1)
+    temperature: float = Field(0.7, ge=0, description="0 is greedy")
+    repetition_penalty: float = Field(1.05, ge=1, description="1 is none")
+    batch_size: int = Field(32, ge=1, description="answers drawn at a time; unused with `[endpoint]`")
 
 
 class CaptionsConfig(SamplingConfig):
-    """Differential captioning.
+    """Differential captioning: each clip is told by what changed since the one before.
 
     A caption that comes out empty, cut or without its mark is drawn again, up to `retries` times; at
     temperature 0 the same words would come, so it is not.
     """
 
-    max_new_tokens: int = Field(512, ge=1)
+    max_new_tokens: int = Field(512, ge=1, description="of one caption")
     retries: int = Field(2, ge=0)
 
     @model_validator(mode="after")
@@ -37,16 +37,20 @@ class CaptionsConfig(SamplingConfig):
 
 
 class PerturbationsConfig(Section):
-    """Which perturbations are made, and by which rule a level disturbs.
+    """Which perturbations are made, and by which `rule` a level disturbs.
 
     `distinct`: never the original order, and levels that would come out the same are merged. `paper`: the
-    released rule with its faults, for reproduction (method.md, section 3, faults 1, 2 and 4). The kind `swap`
-    is not of the method: two clips that lie level // 2 apart change places.
+    released rule with its faults, for reproduction. The kind `swap` is not of the method: two clips that lie
+    level // 2 apart change places.
     """
 
+    # Faults 1, 2 and 4 of method.md, section 3.
     rule: Literal["distinct", "paper"] = "distinct"
     kinds: tuple[Kind, ...] = ("drop", "shuffle", "reverse")
-    levels: tuple[int, ...] = (16, 8, 4, 2)
+    levels: tuple[int, ...] = Field(
+        (16, 8, 4, 2),
+        description="into so many segments the clips are cut: many is easy to tell, few is hard",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> PerturbationsConfig:
@@ -68,11 +72,11 @@ class ResponsesConfig(SamplingConfig):
     """
 
     input_form: Literal["captions", "clips", "video"] = "captions"
-    max_new_tokens: int = Field(1024, ge=1)
+    max_new_tokens: int = Field(1024, ge=1, description="of one response")
 
 
 class PairsConfig(Section):
-    """The pair filter (method.md, section 2), and what may be asked beyond it.
+    """The pair filter, and what may be asked beyond it.
 
     `length = "paper"` keeps drop pairs only where the chosen answer is the longer one, as the released filter
     does; `"any"` has no such rule; `"fair"` keeps, in every kind and level, as many pairs with the longer as
@@ -92,9 +96,13 @@ class PairsConfig(Section):
         "", description="JSONL, JSON or Parquet of tempo, TRL, ms-swift or LLaMA-Factory"
     )
     length: Literal["paper", "any", "fair"] = "paper"
-    max_length_ratio: float = Field(1.5, ge=1)
+    max_length_ratio: float = Field(
+        1.5, ge=1, description="words of the longer text to those of the shorter, at most; not of drop pairs"
+    )
     min_difference: float = Field(0.0, ge=0, le=1)
-    drop_duplicates: bool = True
+    drop_duplicates: bool = Field(
+        True, description="of a video's pairs with the same two texts only the hardest level stays"
+    )
     max_per_video: int = Field(0, ge=0)
     held_out_share: float = Field(0.0, ge=0, lt=1)
     mirror: bool = False
@@ -117,8 +125,8 @@ class AuditConfig(Section):
     The language model without the video is slower than the others and has its own limit; 0 does not ask it.
     """
 
-    max_pairs: int = Field(2000, ge=1)
-    max_model_pairs: int = Field(500, ge=0)
+    max_pairs: int = Field(2000, ge=1, description="for every judge")
+    max_model_pairs: int = Field(500, ge=0, description="for the language model")
 
     @model_validator(mode="after")
     def _refuse_idle(self) -> AuditConfig:

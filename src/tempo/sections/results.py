@@ -8,13 +8,13 @@ from tempo.sections.base import Section
 
 
 class EvaluationConfig(Section):
-    """The benchmark: a JSONL file of samples beside its videos; the embedded world brings its own."""
+    """The benchmark that every model of the run is asked; the embedded world brings its own."""
 
-    benchmark: str = ""
+    benchmark: str = Field("", description="JSONL file of samples; README.md says what a row is")
 
 
 class ReportConfig(Section):
     """How much the report shows."""
 
-    num_videos: int = Field(6, ge=0)
-    num_pairs: int = Field(6, ge=0)
+    num_videos: int = Field(6, ge=0, description="videos with their clips, at most")
+    num_pairs: int = Field(6, ge=0, description="pairs with both texts, at most")

@@ -23,8 +23,8 @@ class RunConfig(Section):
     the last DPO phase follow once. Baselines start from `model.path`, as in a single round.
     """
 
-    seed: int = Field(0, ge=0)
-    num_workers: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="every draw follows from it")
+    num_workers: int = Field(0, ge=0, description="processes of the stages that use no model")
     rounds: int = Field(1, ge=1)
     engine: Literal["local", "ray"] = "local"
     ray_address: str = Field("", pattern=r"^(auto|[^/\s]+:\d+)?$")
@@ -46,11 +46,15 @@ class ModelConfig(Section):
     them; what was learned is merged into the checkpoint's own weights.
     """
 
-    path: str = "embedded"
+    path: str = Field(
+        "embedded", description="checkpoint directory or hub name; `embedded-llava` is a second own one"
+    )
     quantization: Literal["none", "4bit"] = "none"
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    trust_remote_code: bool = False
+    device: str = Field("auto", description="torch's name, like `cuda:1`; auto: a GPU where there is one")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: bfloat16 on a GPU, float32 on a CPU; float16 cannot be trained"
+    )
+    trust_remote_code: bool = Field(False, description="run code that comes with the checkpoint")
 
 
 class EndpointConfig(Section):
@@ -61,14 +65,14 @@ class EndpointConfig(Section):
     environment variable that holds the key; the key itself stands nowhere in a configuration.
     """
 
-    url: str
+    url: str = Field(description="like `http://host:8000/v1`")
     model: str = Field(min_length=1)
     server: Literal["vllm", "sglang", "lmdeploy", "transformers", "other"] = "vllm"
     key_variable: str = ""
-    concurrency: int = Field(16, ge=1, le=1024)
-    connect_timeout_seconds: float = Field(10.0, gt=0)
+    concurrency: int = Field(16, ge=1, le=1024, description="requests under way at a time")
+    connect_timeout_seconds: float = Field(10.0, gt=0, description="of making a connection")
     timeout_seconds: float = Field(300.0, gt=0, description="of one attempt as a whole")
-    retries: int = Field(5, ge=1)
+    retries: int = Field(5, ge=1, description="attempts after the first")
     backoff_seconds: float = Field(1.0, gt=0, description="before the second attempt, then doubled")
 
     @model_validator(mode="after")

@@ -25,28 +25,31 @@ class PhaseConfig(Section):
     pairs, or over tokens of answers, whatever the grouping.
     """
 
-    name: str = Field(pattern=NAME_PATTERN)
-    objective: Literal["dpo", "sft"]
+    name: str = Field(pattern=NAME_PATTERN, description="letters, digits, `_` and `-`: it becomes a folder")
+    objective: Literal["dpo", "sft"] = Field(description="dpo: on pairs; sft: on instructions")
     levels: tuple[int, ...] = ()
     kinds: tuple[Kind, ...] = ()
-    learning_rate: float = Field(gt=0)
+    learning_rate: float = Field(gt=0, description="at its highest; it falls to 0 as a cosine")
     epochs: int = Field(1, ge=1)
     batch_size: int = Field(4, ge=1)
-    warmup_share: float = Field(0.05, ge=0, le=1)
-    max_grad_norm: float = Field(1.0, gt=0)
+    warmup_share: float = Field(0.05, ge=0, le=1, description="of the steps, in which the rate rises")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to it")
     lora_rank: int = Field(32, ge=0, description="0 trains the weights themselves")
-    lora_alpha: int = Field(64, ge=1)
-    train_vision: bool = False
+    lora_alpha: int = Field(64, ge=1, description="LoRA counts lora_alpha / lora_rank times")
+    train_vision: bool = Field(False, description="train the vision tower and the connector too")
     cache_features: bool = Field(
         False, description="keep what the frozen vision tower saw on disk: for several epochs and phases"
     )
-    beta: float = Field(0.1, gt=0)
+    beta: float = Field(0.1, gt=0, description="of the preference loss: higher stays closer to the reference")
     nll_weight: float = Field(1.0, ge=0)
-    loss: Loss = "sigmoid"
+    loss: Loss = Field("sigmoid", description="sigmoid is DPO's; the others: IPO, SLiC's hinge, SPPO")
     label_smoothing: float = Field(
         0.0, ge=0, lt=0.5, description="assumed share of pairs that are the wrong way round; sigmoid only"
     )
-    length: Length = Field("sum", description="of token log-probabilities; TRL's ipo is ipo with mean")
+    length: Length = Field(
+        "sum",
+        description="of token log-probabilities; ld is LD-DPO's; TRL's ipo is ipo with mean",
+    )
     ld_alpha: float = Field(0.5, ge=0, le=1, description="weight of tokens beyond the common length; ld only")
     reference: Literal["reset", "fixed"] = Field(
         "reset",
@@ -62,7 +65,7 @@ class PhaseConfig(Section):
     mastered_accuracy: float = Field(
         0.9, gt=0, le=1, description="rewards/accuracies at which a level is mastered; adaptive only"
     )
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool = Field(False, description="less memory, more time")
 
     @model_validator(mode="after")
     def _refuse_idle(self) -> PhaseConfig:
@@ -126,8 +129,10 @@ def _idle_dpo_keys(phase: PhaseConfig) -> tuple[str, ...]:
 class TrainingConfig(Section):
     """The ordered phases, and baselines that run some of them alone from the same start."""
 
-    phases: tuple[PhaseConfig, ...] = ()
-    baselines: dict[str, tuple[str, ...]] = Field({})
+    phases: tuple[PhaseConfig, ...] = Field((), description="see `[[training.phases]]`")
+    baselines: dict[str, tuple[str, ...]] = Field(
+        {}, description='names of phases under the name of a baseline, like `sft_only = ["sft"]`'
+    )
     instructions: str = Field(
         "",
         description="for SFT phases: JSONL, JSON or Parquet, rows of video_id or video with question and "
