@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from tempo import engine
@@ -10,16 +10,20 @@ from tempo.config import Config
 from tempo.model.paths import check_model_path
 from tempo.named_files import named_files
 
+#: Stages that ask the server of an [endpoint] section, where there is one.
+ENDPOINT_STAGES = ("captions", "responses")
 
-def check_inputs(config: Config, *, with_model: bool, with_endpoint: bool = False) -> None:
-    """Raises ValueError, before any work, for what will be missed later.
 
-    A path that leads nowhere, a server's key that is not set, a row of instructions that is none.
+def check_inputs(config: Config, left: Collection[str], *, with_model: bool) -> None:
+    """Raises ValueError, before any work, for what the stages that are `left` will miss later.
+
+    A path that leads nowhere, a server's key that is not set, a row of instructions or of a benchmark that is
+    none. With `model.path` where `with_model`: rows that are there may be that model's.
     """
     engine.check_engine(config.run)
     if with_model:
         check_model_path(config.model.path)
-    if with_endpoint and config.endpoint:
+    if config.endpoint and any(stage in left for stage in ENDPOINT_STAGES):
         from tempo.model.chat import read_key
 
         read_key(config.endpoint)
@@ -31,6 +35,10 @@ def check_inputs(config: Config, *, with_model: bool, with_endpoint: bool = Fals
         from tempo.training.instructions import read_questions
 
         read_questions(Path(config.training.instructions))
+    if config.evaluation.benchmark and "evaluation" in left:
+        from tempo.evaluation.benchmark import check_benchmark
+
+        check_benchmark(Path(config.evaluation.benchmark))
 
 
 def _check_path(key: str, shown: str, path: Path, is_there: Callable[[Path], bool]) -> None:
