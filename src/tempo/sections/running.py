@@ -6,7 +6,7 @@ import re
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tempo.sections.base import Section
 
@@ -51,6 +51,13 @@ class ModelConfig(Section):
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     trust_remote_code: bool = False
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:(0|[1-9]\d*))?", device, re.ASCII):
+            raise ValueError(f"{device!r} is no device; give auto, cpu, cuda, cuda:1 and so on, mps or xpu")
+        return device
 
 
 class EndpointConfig(Section):
