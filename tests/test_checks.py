@@ -8,6 +8,7 @@ from rich.console import Console
 from tempo import engine
 from tempo.checks import check_inputs
 from tempo.config import parse_config
+from tempo.model.paths import EMBEDDED_MODELS
 from tempo.pipeline import fingerprints, run_stages
 from tempo.stage import Context
 from tempo.store import RunStore
@@ -84,3 +85,55 @@ def test_benchmark_that_was_asked_may_lose_its_videos(make, write_benchmark):
     finish(context, "evaluation")
     with pytest.raises(AssertionError, match="decoding has begun"):
         run_stages(context, QUIET)
+
+
+def test_detector_that_is_not_installed_is_named_before_any_video_is_read(make, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    context = make(shots={"detector": "transnet"})
+    with pytest.raises(ValueError, match=r"shots\.detector 'transnet'.*pip install"):
+        run_stages(context, QUIET, until="shots")
+    assert not context.directory.exists()
+    finish(context, "shots")
+    with pytest.raises(AssertionError, match="decoding has begun"):
+        run_stages(context, QUIET, until="shots")
+
+
+SERVER = {"url": "http://localhost:8000/v1", "model": "m"}
+DPO = {"name": "dpo", "objective": "dpo", "learning_rate": 1e-5}
+
+
+def test_name_that_the_hub_does_not_have_is_refused_before_any_video_is_read(make):
+    context = make(model={"path": "nobody/no-such-model"})
+    with pytest.raises(ValueError, match=r"model\.path 'nobody/no-such-model' cannot be loaded"):
+        run_stages(context, QUIET)
+    assert not context.directory.exists()
+    with pytest.raises(AssertionError, match="decoding has begun"):
+        run_stages(context, QUIET, until="clips")
+
+
+@pytest.mark.parametrize(
+    ("stage", "needing", "idle"),
+    [
+        ("captions", {}, {"endpoint": SERVER}),
+        ("responses", {}, {"endpoint": SERVER}),
+        ("audit", {}, {"audit": {"max_model_pairs": 0}}),
+        ("training", {"training": {"phases": [DPO]}}, {}),
+        ("evaluation", {"evaluation": {"benchmark": "."}}, {}),
+    ],
+)
+def test_model_is_looked_at_for_a_stage_that_loads_it(make, write_benchmark, tmp_path, stage, needing, idle):
+    (tmp_path / "v.mp4").write_bytes(b"no video")
+    if "evaluation" in needing:
+        needing = {"evaluation": write_benchmark()}
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text('{"model_type": "no_such_model"}')
+    model = {"path": str(broken)}
+    with pytest.raises(ValueError, match=r"model\.path '.*broken' cannot be loaded"):
+        check_inputs(make(model=model, **needing).config, [stage], with_model=True)
+    check_inputs(make(model=model, **idle).config, [stage], with_model=True)
+
+
+@pytest.mark.parametrize("name", EMBEDDED_MODELS)
+def test_embedded_model_is_found_good(make, name):
+    check_inputs(make(model={"path": name}).config, ["captions"], with_model=True)

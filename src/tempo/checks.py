@@ -1,4 +1,4 @@
-"""What is looked at before any work: paths that lead nowhere, engines and keys that are not there."""
+"""What is looked at before any work: what is not there, and what is there and cannot be used."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ ENDPOINT_STAGES = ("captions", "responses")
 def check_inputs(config: Config, left: Collection[str], *, with_model: bool) -> None:
     """Raises ValueError, before any work, for what the stages that are `left` will miss later.
 
-    A path that leads nowhere, a server's key that is not set, a row of instructions or of a benchmark that is
-    none. With `model.path` where `with_model`: rows that are there may be that model's.
+    A path that leads nowhere, a package or a server's key that is not there, a row of instructions or of a
+    benchmark that is none, a model that cannot be used. With `model.path` where `with_model`: rows that are
+    there may be that model's.
     """
     engine.check_engine(config.run)
     if with_model:
@@ -39,6 +40,26 @@ def check_inputs(config: Config, left: Collection[str], *, with_model: bool) -> 
         from tempo.evaluation.benchmark import check_benchmark
 
         check_benchmark(Path(config.evaluation.benchmark))
+    if "shots" in left:
+        from tempo.video.detectors import check_detector
+
+        check_detector(config.shots)
+    # Last, since it takes seconds.
+    if any(stage in left for stage in _model_stages(config)):
+        from tempo.model.loading import load_processor
+
+        load_processor(config.model)
+
+
+def _model_stages(config: Config) -> list[str]:
+    """The stages that load the model of `model.path` under this configuration."""
+    needs = {
+        **dict.fromkeys(ENDPOINT_STAGES, config.endpoint is None),
+        "audit": config.audit.max_model_pairs > 0,
+        "training": bool(config.training.phases),
+        "evaluation": bool(config.synthetic or config.evaluation.benchmark),
+    }
+    return [stage for stage, is_needed in needs.items() if is_needed]
 
 
 def _check_path(key: str, shown: str, path: Path, is_there: Callable[[Path], bool]) -> None:
