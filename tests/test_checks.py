@@ -137,3 +137,10 @@ def test_model_is_looked_at_for_a_stage_that_loads_it(make, write_benchmark, tmp
 @pytest.mark.parametrize("name", EMBEDDED_MODELS)
 def test_embedded_model_is_found_good(make, name):
     check_inputs(make(model={"path": name}).config, ["captions"], with_model=True)
+
+
+def test_device_that_is_not_there_is_refused_before_any_video_is_read(make, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    context = make(model={"device": "cuda"})
+    with pytest.raises(ValueError, match=r"model\.device 'cuda' is not on this machine"):
+        run_stages(context, QUIET)

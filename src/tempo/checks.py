@@ -46,8 +46,11 @@ def check_inputs(config: Config, left: Collection[str], *, with_model: bool) -> 
         check_detector(config.shots)
     # Last, since it takes seconds.
     if any(stage in left for stage in _model_stages(config)):
-        from tempo.model.loading import load_processor
+        from tempo.model.loading import check_device, load_processor
 
+        # Ray's machines have devices of their own.
+        if config.run.engine == "local":
+            check_device(config.model.device)
         load_processor(config.model)
 
 
