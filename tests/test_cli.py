@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -354,14 +355,27 @@ def test_directory_in_which_no_lock_can_be_made_is_named(tempo, write, tmp_path)
     assert_refused(result, "out cannot be the directory of a run", "Is a directory")
 
 
-def test_stopping_says_how_to_go_on(tempo, write, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("arguments", "work", "kept"),
+    [
+        (["run", "{config}", "--out", "{out}"], "tempo.pipeline.run_stages", True),
+        (["clips", "{config}", "--out", "{out}"], "tempo.pipeline.run_stages", True),
+        (["study", "study.toml", "--out", "{out}"], "tempo.study.command.show_study", True),
+        (["probe", "embedded", "films"], "tempo.evaluation.probe_command.run_probe", False),
+        (["audit", "{out}"], "tempo.preference.audit.audit_directory", False),
+        (["export", "{out}", "--format", "trl", "--out", "x"], "tempo.pipeline.run_directory_error", False),
+    ],
+)
+def test_stopping_says_what_is_kept(tempo, write, tmp_path, monkeypatch, arguments, work, kept):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "run_stages", stop)
-    code, _, err = tempo("run", write(), "--out", tmp_path / "out")
+    monkeypatch.setattr(work, stop)
+    names = {"config": write(), "out": tmp_path / "out"}
+    code, _, err = tempo(*(word.format(**names) for word in arguments))
     assert code == 130
-    assert "goes on where it stopped" in err
+    assert ("goes on where it stopped" in err) is kept
+    assert ("nothing was written" in err) is not kept
 
 
 def test_fault_of_the_program_is_not_taken_for_one_of_the_user(tempo, write, tmp_path, monkeypatch):
@@ -380,19 +394,41 @@ def test_fault_of_the_program_is_not_taken_for_one_of_the_user(tempo, write, tmp
 def test_init_writes_a_configuration_that_loads_whatever_the_folder_is_called(tempo, tmp_path, name):
     folder = tmp_path / name
     folder.mkdir()
-    out = tmp_path / "made.toml"
+    (folder / "a.mp4").touch()
+    out = tmp_path / f"{name}.toml"
     code, shown, _ = tempo("init", folder, "--out", out)
     assert code == 0
-    assert f"tempo run {out}" in shown
+    assert shlex.split(shown.splitlines()[-1].partition("next: ")[2]) == [
+        *("tempo", "run", str(out)),
+        *("--out", f"out/{folder.stem}"),
+    ]
     config = load_config(out)
     assert config.videos.paths == (str(folder),)
     assert [phase.levels for phase in config.training.phases] == [(16,), (8,), (4,), (2,)]
 
 
-@pytest.mark.parametrize("model", ["embedded", "Qwen/Qwen2.5-VL-7B-Instruct", 'C:\\models\\"q"'])
-def test_init_takes_any_model(tempo, films, tmp_path, model):
-    assert tempo("init", films, "--out", tmp_path / "made.toml", "--model", model)[0] == 0
+@pytest.mark.parametrize("model", ["embedded", "Qwen/Qwen2.5-VL-7B-Instruct", 'own\\models/"q"'])
+def test_init_takes_any_model_and_says_what_the_embedded_one_is_for(tempo, films, tmp_path, model):
+    code, shown, _ = tempo("init", films, "--out", tmp_path / "made.toml", "--model", model)
+    assert code == 0
+    assert ("warning: the model 'embedded' was made for the synthetic world" in shown) is (
+        model == "embedded"
+    )
     assert load_config(tmp_path / "made.toml").model.path == model
+
+
+def test_init_refuses_a_model_that_is_not_there(tempo, films, tmp_path):
+    result = tempo("init", films, "--out", tmp_path / "made.toml", "--model", "/no/such/model")
+    assert_refused(result, "model.path '/no/such/model' does not exist")
+    assert not (tmp_path / "made.toml").exists()
+
+
+def test_init_refuses_a_folder_without_a_video(tempo, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").touch()
+    result = tempo("init", tmp_path / "empty", "--out", tmp_path / "made.toml")
+    assert_refused(result, "no video in", "empty", ".mp4")
+    assert not (tmp_path / "made.toml").exists()
 
 
 def test_init_keeps_a_long_video_within_a_packed_row(tempo, films, tmp_path):

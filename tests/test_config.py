@@ -165,6 +165,19 @@ def test_bad_value_is_refused_by_key_and_shown(data, key, value):
     assert f"(got {value})" in said
 
 
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:0", "cuda:12", "mps", "mps:0", "xpu:1"])
+def test_device_that_torch_knows_is_taken(device):
+    assert parse_config({**OWN, "model": {"device": device}}).model.device == device
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "CUDA", "cuda:", "cuda:x", "cuda:01", "cuda:0\n", "auto:0"])
+def test_device_that_is_none_is_refused_with_those_there_are(device):
+    said = refusal({"model": {"device": device}})
+    assert said == (
+        f"model.device: {device!r} is no device; give auto, cpu, cuda, cuda:1 and so on, mps or xpu"
+    )
+
+
 def test_every_fault_is_named_at_once():
     lines = refusal({"frames": {"fps": 0, "max_frame": 1}, "clips": {"similarity": 2}}).splitlines()
     assert [line.split(":")[0] for line in lines] == ["frames.fps", "frames.max_frame", "clips.similarity"]
@@ -396,7 +409,7 @@ def test_last_of_two_overrides_holds_and_the_rest_of_the_section_stays(write):
         ("run.=3", "section.key=value"),
         (".seed=3", "section.key=value"),
         ("run.seed.more=3", "'seed' is not a section"),
-        ("training.phases.0.epochs=2", "'phases' is not a section"),
+        ("training.phases.0.epochs=2", "'phases' is a list; change it in the file, or set it whole"),
     ],
 )
 def test_malformed_override_is_refused_and_shown(write, override, words):
@@ -405,6 +418,20 @@ def test_malformed_override_is_refused_and_shown(write, override, words):
         load_config(path, [override])
     assert repr(override) in str(caught.value)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("videos.paths=my films", "videos.paths: write a list: [\"my films\"] (got 'my films')"),
+        ("perturbations.levels=4", "perturbations.levels: write a list: [4] (got 4)"),
+        ("training.phases={a = 1}", "training.phases: write a list (got {'a': 1})"),
+    ],
+)
+def test_lone_value_in_the_place_of_a_list_is_shown_as_a_list(write, override, words):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the words are looked at below
+        load_config(write(OWN), [override])
+    assert str(caught.value) == words
 
 
 def test_override_of_an_unknown_key_is_refused_by_name(write):

@@ -137,4 +137,4 @@ def test_missing_key_is_said_before_any_work(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"endpoint\.key_variable.*TEMPO_KEY is not set"):
         run_stages(Context(made, tmp_path / "out"), None)
     assert not (tmp_path / "out").exists()
-    check_inputs(made, with_model=True, with_endpoint=False)
+    check_inputs(made, ["training"], with_model=True)

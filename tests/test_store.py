@@ -11,7 +11,7 @@ import pytest
 
 from tempo import store as store_module
 from tempo.records import Captions, Drop
-from tempo.store import DROPPED, RunStore, write_json, write_lines, write_text
+from tempo.store import DROPPED, RunStore, read_rows, write_json, write_lines, write_text
 
 
 @pytest.fixture
@@ -89,6 +89,24 @@ def test_line_torn_inside_a_character_is_cut(store):
         file.write('{"id": "映'.encode()[:-1])
     store.append("captions", rows("b"))
     assert ids(store) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{}", "lacks id, captions"),
+        ('{"id": 3, "captions": []}', "id: Input should be a valid string (got 3)"),
+        ('{"id": "a", "colour": 1}', "lacks captions; colour: unknown key; known keys: id, captions"),
+        ("[1]", "it should be an object of keys and values"),
+        ('{"id"', "Invalid JSON: EOF while parsing an object at line 1 column 5"),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_said_in_plain_words(tmp_path, line, words):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{line}\n")
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the words are looked at below
+        read_rows(path, Captions, key="some.key")
+    assert str(caught.value) == f"{path} line 1 is no captions: {words}"
 
 
 def test_damaged_line_in_the_middle_is_refused_by_file_and_line(store):

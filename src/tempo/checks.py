@@ -1,8 +1,8 @@
-"""What is looked at before any work: paths that lead nowhere, engines and keys that are not there."""
+"""What is looked at before any work: what is not there, and what is there and cannot be used."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from tempo import engine
@@ -10,16 +10,21 @@ from tempo.config import Config
 from tempo.model.paths import check_model_path
 from tempo.named_files import named_files
 
+#: Stages that ask the server of an [endpoint] section, where there is one.
+ENDPOINT_STAGES = ("captions", "responses")
 
-def check_inputs(config: Config, *, with_model: bool, with_endpoint: bool = False) -> None:
-    """Raises ValueError, before any work, for what will be missed later.
 
-    A path that leads nowhere, a server's key that is not set, a row of instructions that is none.
+def check_inputs(config: Config, left: Collection[str], *, with_model: bool) -> None:
+    """Raises ValueError, before any work, for what the stages that are `left` will miss later.
+
+    A path that leads nowhere, a package or a server's key that is not there, a row of instructions or of a
+    benchmark that is none, a model that cannot be used. With `model.path` where `with_model`: rows that are
+    there may be that model's.
     """
     engine.check_engine(config.run)
     if with_model:
         check_model_path(config.model.path)
-    if with_endpoint and config.endpoint:
+    if config.endpoint and any(stage in left for stage in ENDPOINT_STAGES):
         from tempo.model.chat import read_key
 
         read_key(config.endpoint)
@@ -31,6 +36,33 @@ def check_inputs(config: Config, *, with_model: bool, with_endpoint: bool = Fals
         from tempo.training.instructions import read_questions
 
         read_questions(Path(config.training.instructions))
+    if config.evaluation.benchmark and "evaluation" in left:
+        from tempo.evaluation.benchmark import check_benchmark
+
+        check_benchmark(Path(config.evaluation.benchmark))
+    if "shots" in left:
+        from tempo.video.detectors import check_detector
+
+        check_detector(config.shots)
+    # Last, since it takes seconds.
+    if any(stage in left for stage in _model_stages(config)):
+        from tempo.model.loading import check_device, load_processor
+
+        # Ray's machines have devices of their own.
+        if config.run.engine == "local":
+            check_device(config.model.device)
+        load_processor(config.model)
+
+
+def _model_stages(config: Config) -> list[str]:
+    """The stages that load the model of `model.path` under this configuration."""
+    needs = {
+        **dict.fromkeys(ENDPOINT_STAGES, config.endpoint is None),
+        "audit": config.audit.max_model_pairs > 0,
+        "training": bool(config.training.phases),
+        "evaluation": bool(config.synthetic or config.evaluation.benchmark),
+    }
+    return [stage for stage, is_needed in needs.items() if is_needed]
 
 
 def _check_path(key: str, shown: str, path: Path, is_there: Callable[[Path], bool]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import shlex
 import sys
 import warnings
 from dataclasses import replace
@@ -28,6 +29,9 @@ app = typer.Typer(
 
 #: Exit codes of Ctrl-C and of SIGTERM: 128 and the number of the signal.
 INTERRUPTED, TERMINATED = 130, 143
+
+#: Commands that keep what is done; the others write at their end.
+GO_ON = ("run", "study", *(stage.name for stage in pipeline.STAGES if not stage.aside))
 
 #: No space, quota used up, file larger than allowed.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -108,9 +112,16 @@ def init(
 ) -> None:
     """Write a commented configuration for a folder of videos."""
     from tempo.init import write_starting_config
+    from tempo.model.paths import EMBEDDED_MODELS
 
     write_starting_config(videos, out, model)
-    console().print(f"wrote {out}; next: tempo run {out} --out out/{videos.stem or 'run'}")
+    if model in EMBEDDED_MODELS:
+        console().print(
+            f"warning: the model {model!r} was made for the synthetic world and says nothing sensible about "
+            "natural videos; give --model a checkpoint for those"
+        )
+    command = ["tempo", "run", str(out), "--out", f"out/{videos.resolve().stem or 'run'}"]
+    console().print(f"wrote {out}; next: {shlex.join(command)}")
 
 
 @app.command(rich_help_panel="Main")
@@ -249,7 +260,7 @@ def _say_where(context: Context) -> None:
 
 @terminable()
 def main() -> None:
-    """Entry point: bad input is one clear message and exit code 2, Ctrl-C and `kill` say how to go on."""
+    """Entry point: bad input is one clear message and exit code 2, Ctrl-C and `kill` say what is kept."""
     # Libraries tell each other about names that will change; the user can do nothing about it.
     warnings.simplefilter("ignore", FutureWarning)
     try:
@@ -259,7 +270,9 @@ def main() -> None:
     except ValueError as error:
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort, Terminated) as stop:
-        Console(stderr=True).print("\nstopped; the same command goes on where it stopped")
+        goes_on = any(name in GO_ON for name in sys.argv[1:2])
+        kept = "the same command goes on where it stopped" if goes_on else "nothing was written"
+        Console(stderr=True).print(f"\nstopped; {kept}")
         sys.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
     except Exception as error:
         if _is_usage_error(error):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -88,9 +89,16 @@ def describe_error(error: Any, model: type[BaseModel] = Config) -> str:
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key; {_known_keys(error['loc'], model)}"
     message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "tuple_type":
+        message = f"write a list{_as_list(error['input'])}"
     # The value that lacks a key is its whole section: long, and it might hold what nobody should read.
     shown = "" if error["type"] in ("value_error", "missing") else f" (got {error['input']!r})"
     return f"{key}: {message}{shown}"
+
+
+def _as_list(value: Any) -> str:
+    """How a lone value is written as a list; empty for one that TOML writes in another way than JSON."""
+    return f": {json.dumps([value], ensure_ascii=False)}" if isinstance(value, str | int | float) else ""
 
 
 def _known_keys(location: tuple[Any, ...], model: Any) -> str:
@@ -123,6 +131,10 @@ def _apply_override(data: dict[str, Any], override: str) -> None:
         parsed = value
     for part in parts[:-1]:
         data = data.setdefault(part, {})
+        if isinstance(data, list):
+            raise ValueError(
+                f"--set {override!r}: {part!r} is a list; change it in the file, or set it whole"
+            )
         if not isinstance(data, dict):
             raise ValueError(f"--set {override!r}: {part!r} is not a section")
     data[parts[-1]] = parsed

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
-from tempo.model.paths import EMBEDDED_MODELS
+from tempo.model.paths import EMBEDDED_MODELS, check_model_path
+from tempo.sections import VideosConfig
+from tempo.video.videos import find_videos
 
 TEMPLATE = """\
 # tempo: teach a Video LLM the order of time. Run it with: tempo run {out} --out out/run
@@ -75,13 +78,18 @@ nll_weight = 1.0         # the released recipe's; 0 is plain DPO
 
 
 def write_starting_config(videos: Path, out: Path, model: str) -> None:
-    """Writes the configuration; raises ValueError if the videos are absent or the file is there already."""
+    """Writes the configuration.
+
+    Raises ValueError, as `tempo run` would, if there is no video or no such model; or if the file exists.
+    """
     if not videos.exists():
         raise ValueError(f"{videos} does not exist")
     if out.exists():
         raise ValueError(f"{out} exists already; give another --out")
+    check_model_path(model)
+    find_videos([videos], VideosConfig().extensions)
     text = TEMPLATE.format(
-        out=out,
+        out=shlex.quote(str(out)),
         model=json.dumps(model, ensure_ascii=False),
         videos=json.dumps(str(videos.resolve()), ensure_ascii=False),
         max_pixels=EMBEDDED_PIXELS if model in EMBEDDED_MODELS else PIXELS,

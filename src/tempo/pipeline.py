@@ -74,9 +74,6 @@ STAGES: tuple[Stage, ...] = (
 #: Stages that load the model.
 MODEL_STAGES = ("captions", "responses", "audit", "training", "evaluation")
 
-#: Stages that ask the server of an [endpoint] section, where there is one.
-ENDPOINT_STAGES = ("captions", "responses")
-
 #: Keys of sections that change no result: where it is computed, what a stop costs, how long a hang is borne.
 #: A run may go on on another device; with dtype "auto" that changes the precision of what is left.
 CHANGE_NOTHING = {"device", "checkpoint_minutes", "timeout_seconds"}
@@ -118,8 +115,7 @@ def run_stages(
         return
     selected = _selected(context.config, until=until, only=only)
     uses_model = any(stage.name in MODEL_STAGES for stage in selected) or _has_used_model(context)
-    uses_endpoint = any(stage.name in ENDPOINT_STAGES for stage in selected)
-    check_inputs(context.config, with_model=uses_model, with_endpoint=uses_endpoint)
+    check_inputs(context.config, _left(selected, context), with_model=uses_model)
     shared = [stage for stage in selected if _is_shared(stage)]
     own = selected[len(shared) :]
     with RunStore(context.directory).lock(), engine.session(context.config.run):
@@ -134,6 +130,13 @@ def run_stages(
             _announce(own, context, context, console)
             _do(own, context, console)
     call_to_training(context.config.model.device, round_number=0)
+
+
+def _left(stages: Sequence[Stage], context: Context) -> list[str]:
+    """Names of those of the stages that are not done under this configuration."""
+    store, wanted = RunStore(context.directory), fingerprints(context.config)
+    done = {name for name in NAMES if store.is_done(name) and store.fingerprint(name) == wanted[name]}
+    return [stage.name for stage in stages if stage.name not in done]
 
 
 def _has_used_model(context: Context) -> bool:

@@ -15,8 +15,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, ValidationError
 
+from tempo.config import describe_error
 from tempo.records import Drop, Record
 
 R = TypeVar("R", bound=Record)
@@ -145,8 +146,23 @@ def _parse(record: type[R], line: str | bytes, place: str) -> R:
     """The record of a line; raises ValueError that names the place."""
     try:
         return record.model_validate_json(line)
-    except ValueError as error:
-        raise ValueError(f"{place} is no {record.__name__.lower()}: {error}") from None
+    except ValidationError as error:
+        raise ValueError(f"{place} is no {record.__name__.lower()}: {_faults(error, record)}") from None
+
+
+def _faults(error: ValidationError, record: type[Record]) -> str:
+    """What a line is not, in plain words: the keys that it lacks together, every other fault by its key."""
+    lacks, said = [], []
+    for item in error.errors():
+        if item["type"] == "missing":
+            lacks.append(".".join(map(str, item["loc"])))
+        elif item["type"] == "model_type":
+            said.append("it should be an object of keys and values")
+        elif item["loc"]:
+            said.append(describe_error(item, record))
+        else:
+            said.append(item["msg"].removeprefix("Value error, "))
+    return "; ".join([*([f"lacks {', '.join(lacks)}"] if lacks else []), *said])
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

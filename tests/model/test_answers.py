@@ -209,6 +209,6 @@ def test_key_is_written_nowhere_in_a_run(server, run, monkeypatch):
 
 
 def test_stages_named_in_the_table_are_those_that_ask():
-    from tempo.pipeline import ENDPOINT_STAGES
+    from tempo.checks import ENDPOINT_STAGES
 
     assert ENDPOINT_STAGES == (captions.STAGE, responses.STAGE)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tempo.model.attention import NAME
-from tempo.model.loading import load_video_lm, pick_device, pick_dtype, use_shared_prefix
+from tempo.model.loading import check_device, load_video_lm, pick_device, pick_dtype, use_shared_prefix
 from tempo.model.paths import check_model_path
 from tempo.sections import ModelConfig
 
@@ -97,6 +97,19 @@ def test_a_family_with_sliding_windows_is_refused_by_name(lm):
     model.config.text_config.layer_types = ["sliding_attention"]
     with pytest.raises(ValueError, match=r"Qwen2_5_VL.*sliding_attention"):
         use_shared_prefix(model)
+
+
+@pytest.mark.parametrize(("name", "counts"), [("cuda", 0), ("cuda:1", 1), ("cuda:3", 2)])
+def test_device_that_the_machine_lacks_is_named(monkeypatch, name, counts):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: counts)
+    with pytest.raises(ValueError, match=f"model.device '{name}' is not on this machine"):
+        check_device(name)
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu", "cuda", "cuda:1"])
+def test_device_that_the_machine_has_passes(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert check_device(name) is None
 
 
 def test_devices_and_dtypes():

@@ -57,6 +57,15 @@ def train(directory, *phases, **session):
     return rows
 
 
+def test_a_run_without_phases_says_that_nothing_was_trained(directory):
+    said = []
+    assert train(directory, tell=said.append) == {}
+    assert said == [
+        "training: no [[training.phases]], nothing was trained; `tempo init` writes the curriculum"
+    ]
+    assert not (directory / "model").exists()
+
+
 def test_a_fixed_reference_is_the_model_before_the_first_phase(directory):
     rows = train(directory, phase("easy", 16), phase("hard", 2, reference="fixed"))
     # Its policy has come from somewhere: already at the first step it differs from the reference.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -33,6 +34,19 @@ def read_samples(path: Path) -> list[Sample]:
             raise ValueError(f"{path} line {number}: {sample.id!r} is the id of line {other} too")
     _check_groups(path, samples)
     return samples
+
+
+def check_benchmark(path: Path) -> None:
+    """Raises ValueError as `read_samples`, and for a video that is not there."""
+    for sample in read_samples(path):
+        check_video(path.parent / sample.video)
+
+
+def check_video(video: Path) -> None:
+    """Raises ValueError that names a video of the benchmark which is not there."""
+    # Not pathlib, which raises below a folder that may not be entered.
+    if not os.path.exists(video):
+        raise ValueError(f"evaluation.benchmark names {video}, which does not exist")
 
 
 def _check_groups(path: Path, samples: Sequence[Sample]) -> None:

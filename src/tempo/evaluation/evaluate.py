@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from tempo.config import Config
-from tempo.evaluation.benchmark import read_samples, summarize
+from tempo.evaluation.benchmark import check_video, read_samples, summarize
 from tempo.model.loading import VideoLM, load_video_lm
 from tempo.model.prefix import log_probs
 from tempo.records import Outcome, Sample
@@ -116,8 +116,7 @@ def stored_id(context: Context, frames: FrameStore, video: Path) -> str:
 
     Raises ValueError that names a video which is gone or cannot be used: all samples count, or none.
     """
-    if not video.exists():
-        raise ValueError(f"evaluation.benchmark names {video}, which does not exist")
+    check_video(video)
     name = video_id(video)
     if not frames.has(name):
         try:

@@ -175,6 +175,13 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def check_device(name: str) -> None:
+    """Raises ValueError for a device that this machine does not have."""
+    device = pick_device(name)
+    if (device.index or 0) >= torch.get_device_module(device).device_count():
+        raise ValueError(f"model.device {name!r} is not on this machine; give 'auto', or another device")
+
+
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The dtype of a name; `auto` is bfloat16 on a GPU and float32 on a CPU."""
     if name == "auto":

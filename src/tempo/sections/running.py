@@ -6,7 +6,7 @@ import re
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from tempo.sections.base import Section
 
@@ -55,6 +55,13 @@ class ModelConfig(Section):
         "auto", description="auto: bfloat16 on a GPU, float32 on a CPU; float16 cannot be trained"
     )
     trust_remote_code: bool = Field(False, description="run code that comes with the checkpoint")
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, device: str) -> str:
+        if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:(0|[1-9]\d*))?", device, re.ASCII):
+            raise ValueError(f"{device!r} is no device; give auto, cpu, cuda, cuda:1 and so on, mps or xpu")
+        return device
 
 
 class EndpointConfig(Section):

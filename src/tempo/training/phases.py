@@ -90,10 +90,12 @@ def _numbered(directory: Path, phases: Sequence[str]) -> list[Path]:
 
 
 def _check_lessons(context: Context, tell: Callable[[str], None]) -> None:
-    """Says which DPO phases have no pair, and how many questions are left out.
+    """Says that there is no phase, which DPO phases have no pair, and how many questions are left out.
 
     Raises ValueError if no DPO phase has a pair, or SFT phases have no question.
     """
+    if not context.config.training.phases:
+        tell("training: no [[training.phases]], nothing was trained; `tempo init` writes the curriculum")
     if any(phase.objective == "sft" for phase in context.config.training.phases):
         found = usable_questions(context)
         if found.num_aside:
