@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import errno
-import re
 import shlex
 import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from tempo import __version__, pipeline
 from tempo.config import load_config
+from tempo.failures import fail, machine_fault
 from tempo.processes import process_rank
 from tempo.stage import Context
 from tempo.stopping import Terminated, terminable
@@ -32,12 +31,6 @@ INTERRUPTED, TERMINATED = 130, 143
 
 #: Commands that keep what is done; the others write at their end.
 GO_ON = ("run", "study", *(stage.name for stage in pipeline.STAGES if not stage.aside))
-
-#: No space, quota used up, file larger than allowed.
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-#: How torch says that there is no memory, of the CPU and of a GPU.
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
 
 ConfigArgument = Annotated[Path, typer.Argument(help="configuration in TOML; `tempo init` writes one")]
 OutOption = Annotated[Path, typer.Option("--out", help="directory of the run; made if absent")]
@@ -179,9 +172,10 @@ def probe(
     describe_with: Annotated[str, typer.Option(metavar="PROMPT", help="what the model is asked")] = "",
     num_videos: Annotated[int, typer.Option(min=1, help="at most so many, drawn by the seed")] = 100,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="of a description")] = 512,
-    fps: Annotated[float | None, typer.Option(help="frames.fps; a run has its own")] = None,
-    max_frames: Annotated[int | None, typer.Option(help="frames.max_frames; a run has its own")] = None,
-    max_pixels: Annotated[int | None, typer.Option(help="frames.max_pixels; a run has its own")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="section.key=value", help="of [model] or [frames]; may be repeated"),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of the perturbations and the intervals")] = 0,
 ) -> None:
     """Ask how much a model notices when a video is reversed, shuffled, cut or frozen; needs no labels."""
@@ -192,9 +186,7 @@ def probe(
     settings = ProbeSettings(num_videos=num_videos, max_new_tokens=max_new_tokens, seed=seed)
     if describe_with:
         settings = replace(settings, prompt=describe_with)
-    limits = {"fps": fps, "max_frames": max_frames, "max_pixels": max_pixels}
-    frames = {key: value for key, value in limits.items() if value is not None}
-    request = ProbeRequest(model, videos, settings, frames, text, json_file, chart, save_text)
+    request = ProbeRequest(model, videos, settings, overrides or (), text, json_file, chart, save_text)
     result = run_probe(request, console())
     console().print(probe_table(result))
     for row in result["left_out"]:
@@ -268,43 +260,20 @@ def main() -> None:
         if app(standalone_mode=False) == INTERRUPTED:
             raise KeyboardInterrupt
     except ValueError as error:
-        _fail(str(error))
+        fail(str(error))
     except (KeyboardInterrupt, typer.Abort, Terminated) as stop:
         goes_on = any(name in GO_ON for name in sys.argv[1:2])
         kept = "the same command goes on where it stopped" if goes_on else "nothing was written"
         Console(stderr=True).print(f"\nstopped; {kept}")
         sys.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
     except Exception as error:
-        if _is_usage_error(error):
-            error.show()  # type: ignore[attr-defined]
+        # The command line itself was wrong; typer carries its own copy of click's errors.
+        if hasattr(error, "show") and hasattr(error, "exit_code"):
+            error.show()
             sys.exit(2)
-        if not (text := _machine_fault(error)):
+        if not (text := machine_fault(error)):
             raise
-        _fail(text)
-
-
-def _fail(text: str) -> NoReturn:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {text}", style="red", markup=False)
-    sys.exit(2)
-
-
-def _machine_fault(error: Exception) -> str:
-    """What to say where disk or memory failed; empty for any other error, which deserves its traceback."""
-    text = str(error) or type(error).__name__
-    # What is written in Rust (safetensors, tokenizers) says in words alone what the system said.
-    said = re.search(r"\(os error (\d+)\)", text)
-    number = int(said[1]) if said else getattr(error, "errno", None)
-    again = "then give the same command again"
-    if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
-        return f"there is not enough memory ({text}); make room, {again}"
-    if number in DISK_FULL:
-        return f"the disk is full ({text}); free some space, {again}"
-    return text if said or isinstance(error, OSError) else ""
-
-
-def _is_usage_error(error: Exception) -> bool:
-    """Whether the command line itself was wrong; typer carries its own copy of click's errors."""
-    return hasattr(error, "show") and hasattr(error, "exit_code")
+        fail(text)
 
 
 if __name__ == "__main__":

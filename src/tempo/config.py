@@ -70,9 +70,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ValueError(f"config file {path} does not exist; `tempo init` writes one") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"config file {path} cannot be read as TOML: {error}") from None
-    for override in overrides:
-        _apply_override(data, override)
-    return parse_config(data)
+    return parse_config(override(data, overrides))
 
 
 def parse_config(data: dict[str, Any]) -> Config:
@@ -81,6 +79,13 @@ def parse_config(data: dict[str, Any]) -> Config:
         return Config.model_validate(data)
     except ValidationError as error:
         raise ValueError("\n".join(describe_error(item) for item in error.errors())) from None
+
+
+def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The data with `section.key=value` overrides, in place; raises ValueError for one that is none."""
+    for one in overrides:
+        _apply_override(data, one)
+    return data
 
 
 def describe_error(error: Any, model: type[BaseModel] = Config) -> str:

@@ -111,7 +111,7 @@ def films(tmp_path):
 
 
 def test_figures_chart_and_words_are_written_and_the_words_can_be_given_again(tempo, films, tmp_path):
-    small = ("--max-pixels", "4096", "--num-videos", "2")
+    small = ("--set", "frames.max_pixels=4096", "--num-videos", "2")
     code, out, err = tempo(
         *("probe", "embedded", films, *small, "--json", tmp_path / "a.json", "--chart", tmp_path / "a.svg"),
         *("--save-text", tmp_path / "texts.jsonl", "--describe-with", "Describe this clip in detail."),
@@ -139,7 +139,10 @@ def test_figures_chart_and_words_are_written_and_the_words_can_be_given_again(te
     [
         (("--chart", "x.pdf"), "the name must end with .png or .svg"),
         (("--json", "nowhere/x.json"), "nowhere/x.json cannot be written"),
-        (("--fps", "-1"), "frames.fps"),
+        (("--set", "frames.fps=-1"), "frames.fps"),
+        (("--set", "model.device=gpu"), "model.device"),
+        (("--set", "model.path=x"), "--set model.path would do nothing"),
+        (("--set", "clips.min_clips=2"), "--set clips would do nothing"),
         (("--text", "absent.jsonl"), "--text absent.jsonl cannot be read"),
         (("--text", "t.jsonl", "--save-text", "u.jsonl"), "--save-text u.jsonl would do nothing with --text"),
         (("--text", "t.jsonl", "--max-new-tokens", "7"), "--max-new-tokens 7 would do nothing with --text"),
@@ -174,11 +177,11 @@ def test_a_model_or_a_folder_that_is_not_there_is_named(tempo, films, tmp_path):
     ],
 )
 def test_pictures_are_as_large_as_a_new_configuration_has_them(tmp_path, model, asked, taken):
-    frames = probe_command._frames(ProbeRequest(model, tmp_path, frames=asked))
+    frames = probe_command._frames(ProbeRequest(model, tmp_path), asked)
     config = FramesConfig.model_validate(frames)
     assert (config.max_pixels, config.max_total_pixels) == taken
 
 
 def test_a_run_has_its_own_pictures(tmp_path):
     (tmp_path / "config.toml").write_text("")
-    assert probe_command._frames(ProbeRequest("org/model", tmp_path)) == {}
+    assert probe_command._frames(ProbeRequest("org/model", tmp_path), {}) == {}

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from tempo.config import override, parse_config
 from tempo.evaluation.descriptions import read_texts, write_texts
 from tempo.evaluation.probe import Probed, ProbeSettings, probe
 from tempo.evaluation.probe_chart import check_chart_path, write_chart
@@ -18,7 +20,7 @@ from tempo.init import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
 from tempo.model.loading import load_video_lm
 from tempo.model.paths import EMBEDDED_MODELS, check_model_path
 from tempo.progress import Counter
-from tempo.sections import FramesConfig, ModelConfig
+from tempo.sections import FramesConfig
 from tempo.store import write_json
 
 
@@ -26,13 +28,13 @@ from tempo.store import write_json
 class ProbeRequest:
     """What to probe, and the files to write; None: none.
 
-    `frames` overrides values of the [frames] section; `text` is a file of descriptions to score.
+    `overrides` are `section.key=value` of [model] and [frames]; `text` is a file of descriptions to score.
     """
 
     model: str
     videos: Path
     settings: ProbeSettings = field(default_factory=ProbeSettings)
-    frames: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Sequence[str] = ()
     text: Path | None = None
     json: Path | None = None
     chart: Path | None = None
@@ -43,12 +45,15 @@ def run_probe(request: ProbeRequest, console: Console) -> dict[str, Any]:
     """Probes a model and writes the files; returns what stands in the JSON file. Raises ValueError."""
     settings = request.settings
     _check(request)
-    videos = open_videos(request.videos, _frames(request))
+    asked = _asked(request)
+    model = {**asked.get("model", {}), "path": request.model}
+    config = parse_config({"model": model, "videos": {"paths": [str(request.videos)]}})
+    videos = open_videos(request.videos, _frames(request, asked.get("frames", {})))
     taken = videos.frames
     console.print(f"frames: {taken.fps:g} a second, at most {taken.max_frames}, of {taken.max_pixels} pixels")
     if request.text:
         settings = replace(settings, texts=read_texts(request.text))
-    lm = load_video_lm(ModelConfig(path=request.model))
+    lm = load_video_lm(config.model)
     total = min(len(videos.paths), settings.num_videos)
     with Counter(console, "probe", total).live() as counter:
         probed = probe(lm, videos, settings, counter.advance)
@@ -67,13 +72,26 @@ def run_probe(request: ProbeRequest, console: Console) -> dict[str, Any]:
     return result
 
 
-def _frames(request: ProbeRequest) -> Mapping[str, Any]:
+def _asked(request: ProbeRequest) -> dict[str, Any]:
+    """The overrides by section; raises ValueError for one that would do nothing."""
+    asked = override({}, request.overrides)
+    for section, keys in asked.items():
+        if section not in ("model", "frames") or not isinstance(keys, dict):
+            raise ValueError(f"--set {section} would do nothing: a probe has [model] and [frames] only")
+    if "path" in asked.get("model", {}):
+        raise ValueError("--set model.path would do nothing: the model is what comes first after `probe`")
+    return asked
+
+
+def _frames(request: ProbeRequest, asked: Mapping[str, Any]) -> Mapping[str, Any]:
     """What is asked for; for a model that is not embedded larger pictures, but those of a run."""
     if request.model in EMBEDDED_MODELS or (request.videos / "config.toml").is_file():
-        return request.frames
-    frames = {"max_pixels": HUB_MAX_PIXELS, **request.frames}
-    most = frames["max_pixels"] * frames.get("max_frames", FramesConfig().max_frames)
-    return {"max_total_pixels": HUB_TOTAL_PIXELS, **frames} if most > HUB_TOTAL_PIXELS else frames
+        return asked
+    frames = {"max_pixels": HUB_MAX_PIXELS, **asked}
+    # A value that is none is refused by the section.
+    counts = (frames["max_pixels"], frames.get("max_frames", FramesConfig().max_frames))
+    fits = all(isinstance(count, int) for count in counts) and math.prod(counts) <= HUB_TOTAL_PIXELS
+    return frames if fits else {"max_total_pixels": HUB_TOTAL_PIXELS, **frames}
 
 
 def _check(request: ProbeRequest) -> None:
