@@ -97,13 +97,12 @@ def folder(tmp_path, study):
     return tmp_path
 
 
-def test_the_command_fills_documents_and_draws_plots(folder, study):
+def test_the_command_fills_documents_and_draws_the_plots_they_show(folder, study):
     assert main([str(folder / "docs" / "study.json"), *map(str, folder.rglob("*.md"))]) == 0
     assert "![phases](study/phases.svg)" in (folder / "docs" / "study.md").read_text()
     assert "![phases](docs/study/phases.svg)" in (folder / "README.md").read_text()
     drawn = {path.stem: path.read_bytes() for path in (folder / "docs" / "study").iterdir()}
-    assert drawn.keys() == PLOTS.keys()
-    assert drawn["phases"] == plot(study, "phases")
+    assert drawn == {"phases": plot(study, "phases")}
 
 
 def test_a_document_with_a_bad_mark_stops_it_before_anything_is_written(folder, capsys):
@@ -188,25 +187,32 @@ def test_every_block_of_the_documents_can_be_written(study):
 
 
 @needs_study
-def test_documents_and_plots_are_what_the_study_gives(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "documents", "plots"),
+    [("study", ("docs/study.md", "README.md"), tuple(PLOTS)), ("study_fresh", ("docs/study_fresh.md",), ())],
+)
+def test_documents_and_plots_are_what_the_study_gives(tmp_path, name, documents, plots):
     """`python -m tempo.study.documents docs/study.json docs/study.md README.md` would change nothing."""
-    copy = tmp_path / "docs" / "study.json"
+    written = ROOT / "docs" / f"{name}.json"
+    copy = tmp_path / "docs" / f"{name}.json"
     copy.parent.mkdir()
-    copy.write_bytes(STUDY.read_bytes())
-    paths = {ROOT / name: tmp_path / name for name in ("docs/study.md", "README.md")}
+    copy.write_bytes(written.read_bytes())
+    paths = {ROOT / document: tmp_path / document for document in documents}
     for path, other in paths.items():
         other.write_text(path.read_text())
     write_documents(copy, [*paths.values()])
     for path, other in paths.items():
         assert path.read_text() == other.read_text(), path
-    for name in PLOTS:
-        drawn = plot_folder(STUDY) / f"{name}.svg"
-        assert drawn.read_bytes() == (plot_folder(copy) / f"{name}.svg").read_bytes(), drawn
+    assert plot_folder(copy).exists() == bool(plots)
+    for plot_name in plots:
+        drawn = plot_folder(written) / f"{plot_name}.svg"
+        assert drawn.read_bytes() == (plot_folder(copy) / f"{plot_name}.svg").read_bytes(), drawn
 
 
 @needs_study
-def test_what_the_study_sums_up_follows_from_its_rows():
-    study = read_study(STUDY)
+@pytest.mark.parametrize("name", ["study", "study_fresh"])
+def test_what_the_study_sums_up_follows_from_its_rows(name):
+    study = read_study(ROOT / "docs" / f"{name}.json")
     again = summarize_again(study)
     assert [claim["verdict"] for claim in again["claims"]] == [claim["verdict"] for claim in study["claims"]]
     for name in ("means", "differences", "shares"):

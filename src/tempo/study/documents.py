@@ -91,7 +91,7 @@ def plot_folder(study_path: Path) -> Path:
 
 
 def write_documents(study_path: Path, documents: Sequence[Path]) -> None:
-    """Fills the documents from `study.json` and draws its plots; what lies outside of blocks stays.
+    """Fills the documents from `study.json` and draws the plots they show; what lies outside of blocks stays.
 
     What the study sums up is made anew from its rows first, and written back: an older version knew less.
     """
@@ -106,9 +106,10 @@ def write_documents(study_path: Path, documents: Sequence[Path]) -> None:
     write_study(study, study_path)
     for path, text in filled.items():
         write_text(path, text)
-    folder.mkdir(parents=True, exist_ok=True)
     for name in PLOTS:
-        (folder / f"{name}.svg").write_bytes(plot(study, name))
+        if any(f"<!-- study:plot-{name} -->" in text for text in filled.values()):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{name}.svg").write_bytes(plot(study, name))
 
 
 def write_page(study: Study, directory: Path) -> Path:
