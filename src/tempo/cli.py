@@ -153,7 +153,7 @@ def audit(
     console().print(audit_table(result))
     console().print(result["verdict"])
     if (directory / "report.html").exists():
-        again = f"tempo report {directory / 'config.toml'} --out {directory}"
+        again = shlex.join(["tempo", "report", str(directory / "config.toml"), "--out", str(directory)])
         console().print(f"report.html shows the audit before this one; `{again}` writes it anew")
 
 
