@@ -98,6 +98,15 @@ def test_detector_that_is_not_installed_is_named_before_any_video_is_read(make, 
         run_stages(context, QUIET, until="shots")
 
 
+def test_embedder_that_is_not_there_is_named_before_any_video_is_read(make):
+    context = make(clips={"features": "nobody/no-such-embedder"})
+    with pytest.raises(ValueError, match=r"clips\.features 'nobody/no-such-embedder' cannot be loaded"):
+        run_stages(context, QUIET, until="clips")
+    assert not context.directory.exists()
+    with pytest.raises(AssertionError, match="decoding has begun"):
+        run_stages(context, QUIET, until="shots")
+
+
 SERVER = {"url": "http://localhost:8000/v1", "model": "m"}
 DPO = {"name": "dpo", "objective": "dpo", "learning_rate": 1e-5}
 

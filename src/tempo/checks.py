@@ -44,6 +44,10 @@ def check_inputs(config: Config, left: Collection[str], *, with_model: bool) -> 
         from tempo.video.detectors import check_detector
 
         check_detector(config.shots)
+    if "clips" in left and config.clips.features != "embedded":
+        from tempo.video.features import check_embedder
+
+        check_embedder(config.clips.features)
     # Last, since it takes seconds.
     if any(stage in left for stage in _model_stages(config)):
         from tempo.model.loading import check_device, load_processor

@@ -17,21 +17,19 @@ Embed: TypeAlias = Callable[[Sequence[bytes]], NDArray[np.float64]]
 BATCH = 32
 
 
+def check_embedder(checkpoint: str) -> None:
+    """Raises ValueError where no such checkpoint can be read; loads no weights."""
+    _load(checkpoint, "AutoImageProcessor")
+
+
 def load_embedder(checkpoint: str, device: str = "auto") -> Embed:
     """Image features by a SigLIP or CLIP checkpoint, a directory or hub name, on a device as `model.device`.
 
     Raises ValueError where it cannot be read, or has no image features.
     """
-    from tempo.model.loading import pick_device, repair_torchvision
+    from tempo.model.loading import pick_device
 
-    repair_torchvision()
-    from transformers import AutoImageProcessor, AutoModel
-
-    try:
-        processor = AutoImageProcessor.from_pretrained(checkpoint)
-        model = AutoModel.from_pretrained(checkpoint)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"clips.features {checkpoint!r} cannot be loaded: {error}") from None
+    processor, model = _load(checkpoint, "AutoImageProcessor"), _load(checkpoint, "AutoModel")
     if not hasattr(model, "get_image_features"):
         kind = type(model).__name__
         raise ValueError(f"clips.features {checkpoint!r} is a {kind}; give a SigLIP or CLIP checkpoint")
@@ -42,6 +40,19 @@ def load_embedder(checkpoint: str, device: str = "auto") -> Embed:
         return np.concatenate([_features(model, processor, batch) for batch in batches])
 
     return embed
+
+
+def _load(checkpoint: str, name: str) -> Any:
+    """What the class of transformers with this name makes of the checkpoint."""
+    from tempo.model.loading import repair_torchvision
+
+    repair_torchvision()
+    import transformers
+
+    try:
+        return getattr(transformers, name).from_pretrained(checkpoint)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"clips.features {checkpoint!r} cannot be loaded: {error}") from None
 
 
 def _features(model: Any, processor: Any, jpegs: Sequence[bytes]) -> NDArray[np.float64]:
