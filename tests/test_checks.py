@@ -4,26 +4,18 @@ import json
 
 import pytest
 from rich.console import Console
+from sample_material import SAMPLE
 
 from tempo import engine
 from tempo.checks import check_inputs
 from tempo.config import parse_config
+from tempo.model import loading
 from tempo.model.paths import EMBEDDED_MODELS
 from tempo.pipeline import fingerprints, run_stages
 from tempo.stage import Context
 from tempo.store import RunStore
 
 QUIET = Console(quiet=True)
-
-SAMPLE = {
-    "id": "v/0",
-    "video": "v.mp4",
-    "aspect": "direction",
-    "format": "multiple_choice",
-    "question": "Where to?",
-    "options": ["Left.", "Right."],
-    "answer": 1,
-}
 
 
 @pytest.fixture(autouse=True)
@@ -144,8 +136,11 @@ def test_model_is_looked_at_for_a_stage_that_loads_it(make, write_benchmark, tmp
 
 
 @pytest.mark.parametrize("name", EMBEDDED_MODELS)
-def test_embedded_model_is_found_good(make, name):
+def test_embedded_model_is_found_good(make, monkeypatch, name):
+    found, load = [], loading.load_processor
+    monkeypatch.setattr(loading, "load_processor", lambda config: found.append(load(config)))
     check_inputs(make(model={"path": name}).config, ["captions"], with_model=True)
+    assert [hasattr(processor, "video_processor") for processor in found] == [True]
 
 
 def test_device_that_is_not_there_is_refused_before_any_video_is_read(make, monkeypatch):

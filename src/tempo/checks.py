@@ -36,6 +36,11 @@ def check_inputs(config: Config, left: Collection[str], *, with_model: bool) -> 
         from tempo.training.instructions import read_questions
 
         read_questions(Path(config.training.instructions))
+    _check_stages(config, left)
+
+
+def _check_stages(config: Config, left: Collection[str]) -> None:
+    """Raises ValueError for what only some stages need, where these are left."""
     if config.evaluation.benchmark and "evaluation" in left:
         from tempo.evaluation.benchmark import check_benchmark
 

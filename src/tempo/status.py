@@ -38,17 +38,17 @@ def _print_rows(directory: Path, names: Sequence[str], title: str, console: Cons
     """Prints what came of these stages, and what was dropped on the way."""
     store = RunStore(directory)
     console.print(_stages(store, names, title))
-    if drops := store.read(DROPPED, Drop):
-        console.print(_reasons(drops, drop_examples(store)))
+    if drops := count_drops(store):
+        console.print(_reasons(drops))
 
 
-def drop_examples(store: RunStore) -> dict[tuple[str, str], str]:
-    """For each stage and reason one drop as a person would name it: by the file, not by its content."""
+def count_drops(store: RunStore) -> dict[tuple[str, str], tuple[int, str]]:
+    """For each stage and reason how many, and one of them by the name of its file, not by its content."""
     paths = {video.id: video.path for video in store.read("videos", Video)}
-    return {
-        (drop.stage, drop.reason): f"{_file_name(drop, paths)}: {drop.detail}"
-        for drop in store.read(DROPPED, Drop)
-    }
+    drops = store.read(DROPPED, Drop)
+    counts = Counter((drop.stage, drop.reason) for drop in drops)
+    examples = {(drop.stage, drop.reason): f"{_file_name(drop, paths)}: {drop.detail}" for drop in drops}
+    return {key: (counts[key], example) for key, example in examples.items()}
 
 
 def _file_name(drop: Drop, paths: Mapping[str, str]) -> str:
@@ -85,11 +85,11 @@ def _stages(store: RunStore, names: Sequence[str], title: str) -> Table:
     return table
 
 
-def _reasons(drops: list[Drop], examples: Mapping[tuple[str, str], str]) -> Table:
+def _reasons(drops: Mapping[tuple[str, str], tuple[int, str]]) -> Table:
     table = Table(title="dropped, by reason")
     for heading in ("stage", "reason", "count", "for example"):
         table.add_column(heading, justify="right" if heading == "count" else "left")
-    counts = Counter((drop.stage, drop.reason) for drop in drops)
-    for stage, reason in sorted(counts, key=lambda key: (NAMES.index(key[0]), key[1])):
-        table.add_row(stage, reason, str(counts[stage, reason]), examples[stage, reason][:100])
+    for stage, reason in sorted(drops, key=lambda key: (NAMES.index(key[0]), key[1])):
+        count, example = drops[stage, reason]
+        table.add_row(stage, reason, str(count), example[:100])
     return table

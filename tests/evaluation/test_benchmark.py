@@ -6,6 +6,7 @@ import json
 import math
 
 import pytest
+from sample_material import SAMPLE
 
 from tempo.evaluation.benchmark import (
     group_outcomes,
@@ -172,17 +173,6 @@ def test_summary_of_nothing_claims_nothing():
 def test_summary_does_not_depend_on_the_order_of_outcomes():
     rows = [*outcomes(3, 1, group="a"), *outcomes(2, 5, aspect="speed", group="b"), *outcomes(1, 1)]
     assert summarize(rows) == summarize(rows[::-1])
-
-
-SAMPLE = {
-    "id": "v/0",
-    "video": "v.mp4",
-    "aspect": "direction",
-    "format": "multiple_choice",
-    "question": "Where to?",
-    "options": ["Left.", "Right."],
-    "answer": 1,
-}
 
 
 @pytest.fixture

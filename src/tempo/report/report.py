@@ -18,12 +18,12 @@ from PIL import Image
 
 from tempo.evaluation.table import percent
 from tempo.preference.perturbations import kendall_distance
-from tempo.records import Captions, Clips, Drop, Pair, Shots
+from tempo.records import Captions, Clips, Pair, Shots
 from tempo.report.audit_table import audit_cells
 from tempo.rounds import round_directories
 from tempo.stage import Context
-from tempo.status import drop_examples
-from tempo.store import DROPPED, RunStore, write_text
+from tempo.status import count_drops
+from tempo.store import RunStore, write_text
 from tempo.video.frames import FrameStore
 
 #: Height of a picture on the page, in pixels.
@@ -83,12 +83,9 @@ def _counts(store: RunStore, pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def _drops(store: RunStore) -> list[dict[str, Any]]:
-    drops = store.read(DROPPED, Drop)
-    counts = Counter((drop.stage, drop.reason) for drop in drops)
-    examples = drop_examples(store)
     return [
-        {"stage": stage, "reason": reason, "count": count, "example": examples[stage, reason]}
-        for (stage, reason), count in sorted(counts.items())
+        {"stage": stage, "reason": reason, "count": count, "example": example}
+        for (stage, reason), (count, example) in sorted(count_drops(store).items())
     ]
 
 

@@ -42,7 +42,9 @@ class Album:
             self._pictures.clear()
             self._jpegs.clear()
         if self._is_open:
-            self._pictures.update((one.index, one.source) for one in (middle, *candidates) if one.is_whole)
+            # The embedded descriptor has seen all that it needs of the middle.
+            wanted = candidates if clips.features == "embedded" else (middle, *candidates)
+            self._pictures.update((one.index, one.source) for one in wanted if one.is_whole)
             self._middles.append(middle.index)
             if sum(picture.num_bytes for picture in self._pictures.values()) > ALBUM_BYTES:
                 self._jpegs.update((number, self._jpeg(number)) for number in self._pictures)

@@ -11,10 +11,9 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import av
@@ -125,18 +124,18 @@ def decode(path: str | Path) -> Generator[Picture, None, None]:
 def read_header(path: str | Path) -> Header:
     """The container's claims; nothing is decoded. Raises Dropped like `decode`."""
     # FFmpeg looks into the first pictures for what only their decoding needs, and that is most of the time.
-    with _open(path, {"skip_frame": "all"}) as (container, stream):
+    with _open(path, skip_frame="all") as (container, stream):
         return _header(container, stream)
 
 
 @contextlib.contextmanager
-def _open(path: str | Path, options: Mapping[str, str] = MappingProxyType({})) -> Iterator[tuple[Any, Any]]:
+def _open(path: str | Path, **options: str) -> Iterator[tuple[Any, Any]]:
     """The container and its film; raises Dropped."""
     _check_file(Path(path))
     try:
         # The prefix keeps a name like `concat:x` from being a protocol; the whitelist keeps a playlist that
         # is named .mp4 from reaching the network; tags that are not UTF-8 are no reason to refuse a film.
-        options = {"protocol_whitelist": "file", **options}
+        options["protocol_whitelist"] = "file"
         container = av.open(f"file:{path}", options=options, metadata_errors="replace")
     except av.error.FFmpegError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):

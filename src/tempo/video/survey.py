@@ -1,5 +1,7 @@
 """One pass over a video gives all that selection needs: shots, sharpness, pictures to keep.
 
+A second one is made only for wanted pictures that did not fit in memory (album.py).
+
 Its memory does not grow with the video, but for some numbers and, while the video may still be kept, ten
 small pictures for each shot.
 """
