@@ -53,9 +53,9 @@ $(ALL_READY): $(BENCH_READY)
 		'transformers[serving]' gguf bitsandbytes deepspeed pyarrow
 	touch $@
 
-# The main rows with two seeds; all of it: tempo study configs/study.toml --out out/study.
+# The main rows with two seeds; all of it: python -m research.study configs/study.toml --out out/study.
 study: $(READY)
-	$(BIN)/tempo study configs/study.toml --out out/study-short \
+	$(BIN)/python -m research.study configs/study.toml --out out/study-short \
 		--rows base,sft_only,sft_then_dpo,method,best --seeds 1,2
 
 # 3000 damaged videos; the tests have 300.

@@ -26,8 +26,7 @@ import harness
 import numpy as np
 from films import TRANSITIONS, Frames, Transition, cut_out_shots, draw_shots, join, write
 
-from tempo.config import Config
-from tempo.sections import ShotsConfig
+from tempo.config import Config, ShotsConfig
 from tempo.video.detectors import check_detector
 from tempo.video.survey import survey
 

@@ -28,13 +28,13 @@ import ingest
 from harness import Row
 from rich.console import Console
 
-from tempo import engine, ray_engine
-from tempo.config import Config
-from tempo.records import Captions, Record, Video
-from tempo.sections import RunConfig
-from tempo.stage import Context, Worker
-from tempo.steps import MapStep
-from tempo.store import RunStore
+from tempo.config import Config, RunConfig
+from tempo.core.records import Captions, Record, Video
+from tempo.core.store import RunStore
+from tempo.engine import pool as engine
+from tempo.engine import ray as ray_engine
+from tempo.engine.types import Context, Worker
+from tempo.pipeline.steps import MapStep
 from tempo.video import shots
 from tempo.video.videos import find_videos, video_id
 

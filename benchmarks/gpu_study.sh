@@ -27,13 +27,13 @@ export PYTHONPATH="src${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 OMP_NUM_TH
 mkdir -p "$OUT"
 
 if [ ! -f "$WORK/model/scores.json" ]; then
-  "$PYTHON" -m tempo.synthetic.base_model --out "$WORK/model" --size "$SIZE" --device "$DEVICE" \
+  "$PYTHON" -m research.embedded_model.base_model --out "$WORK/model" --size "$SIZE" --device "$DEVICE" \
     --optimizer muon --eyesight-steps "$EYESIGHT_STEPS" --steps "$STEPS" --max-minutes "$MINUTES" \
     --num-loaders "$LOADERS" | tee "$OUT/training.log"
-  "$PYTHON" -m tempo.synthetic.card "$WORK/model" --num-stories "$STORIES" --device "$DEVICE"
+  "$PYTHON" -m research.embedded_model.card "$WORK/model" --num-stories "$STORIES" --device "$DEVICE"
 fi
 cp "$WORK/model/README.md" "$OUT/card.md"
 
-"$PYTHON" -m tempo study "$STUDY" --out "$WORK/study" --seeds "$SEEDS" --workers "$WORKERS" \
+"$PYTHON" -m python -m research.study "$STUDY" --out "$WORK/study" --seeds "$SEEDS" --workers "$WORKERS" \
   --rows base,sft_only,sft_then_dpo,method,best | tee -a "$OUT/study.log"
 cp "$WORK/study/study.json" "$WORK/study/study.html" "$OUT"

@@ -34,10 +34,9 @@ import harness
 import numpy as np
 from harness import Measured, Row, Summary
 
-from tempo.config import Config
-from tempo.records import Clips, Shots
-from tempo.sections import ClipsConfig, FramesConfig, ShotsConfig
-from tempo.stage import Context, Dropped
+from tempo.config import ClipsConfig, Config, FramesConfig, ShotsConfig
+from tempo.core.records import Clips, Shots
+from tempo.engine.types import Context, SkipRecord
 from tempo.video import clips, grouping, key_frames, pictures, shots, videos
 from tempo.video.decoding import decode
 from tempo.video.detectors import make_detector
@@ -75,7 +74,7 @@ def describe(path: Path) -> File | None:
     """What a file holds, by decoding it; None where nothing decodes."""
     try:
         *_, last = decode(path)
-    except Dropped:
+    except SkipRecord:
         return None
     width, height = last.size
     gigabytes = 3 * width * height * (last.index + 1) / 1e9

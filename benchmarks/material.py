@@ -83,8 +83,8 @@ def load_lm(path: str, *, side: int, threads: int) -> Any:
     """The model in float32 on the CPU; its processor leaves pictures of `side` pixels as they are."""
     import torch
 
+    from tempo.config import ModelConfig
     from tempo.model.loading import load_video_lm
-    from tempo.sections import ModelConfig
 
     torch.set_num_threads(threads)
     lm = load_video_lm(ModelConfig(path=path, device="cpu", dtype="float32"))

@@ -26,8 +26,8 @@ import harness
 import numpy as np
 
 from tempo.config import Config
-from tempo.records import Shots, Video
-from tempo.stage import Context
+from tempo.core.records import Shots, Video
+from tempo.engine.types import Context
 from tempo.video import shots
 from tempo.video.videos import video_id
 

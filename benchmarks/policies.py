@@ -17,7 +17,7 @@ BETA = 0.1
 
 def make_policy(model: Any, objective: str = "dpo", *, checkpointing: bool = False) -> Any:
     """LoRA on the language model's linear layers and a frozen tower, as a phase of a run has them."""
-    from tempo.sections import PhaseConfig
+    from tempo.config import PhaseConfig
     from tempo.training.adapters import Policy
 
     phase = PhaseConfig(

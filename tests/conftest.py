@@ -16,7 +16,7 @@ def tempo(monkeypatch, capsys):
     """A function that runs a command in this process and returns (exit code, stdout, stderr)."""
 
     # Not at the top: libraries read the settings above when they are imported.
-    from tempo import cli
+    from tempo.cli import main as cli
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["tempo", *map(str, arguments)])

@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
+from tempo.core.records import Outcome
 from tempo.evaluation.benchmark import read_samples, summarize
 from tempo.evaluation.table import accuracy_table
-from tempo.pipeline import NAMES
-from tempo.records import Outcome
+from tempo.pipeline.stages import NAMES
 from tempo.synthetic.benchmark import CONFLICTING, ORDER, STATIC
 from tempo.synthetic.world import ACTIONS
 

@@ -1,6 +1,6 @@
 """`python -m tempo` is `tempo`."""
 
-from tempo.cli import main
+from tempo.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -8,6 +8,7 @@ import math
 import pytest
 from sample_material import SAMPLE
 
+from tempo.core.records import Outcome, Sample
 from tempo.evaluation.benchmark import (
     group_outcomes,
     is_text_right,
@@ -17,7 +18,6 @@ from tempo.evaluation.benchmark import (
     summarize,
     wilson_interval,
 )
-from tempo.records import Outcome, Sample
 
 LIKELY, UNLIKELY = -1.0, -9.0
 

@@ -7,17 +7,16 @@ import threading
 import pytest
 import torch
 
-from tempo.config import parse_config
+from research.embedded_model.card import story_view
+from tempo.config import ModelConfig, parse_config
+from tempo.core.records import Outcome
+from tempo.core.store import RunStore
+from tempo.engine.types import Context
 from tempo.evaluation import evaluate
 from tempo.evaluation.evaluate import ask, run_evaluation
 from tempo.model.duplicated import duplicated_log_probs
 from tempo.model.loading import load_video_lm
-from tempo.records import Outcome
-from tempo.sections import ModelConfig
-from tempo.stage import Context
-from tempo.store import RunStore
 from tempo.synthetic import benchmark
-from tempo.synthetic.card import story_view
 from tempo.synthetic.drawing import render_story
 from tempo.synthetic.world import make_story
 

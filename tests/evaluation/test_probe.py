@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from tempo.config import parse_config
+from tempo.config import FramesConfig, ModelConfig, parse_config
+from tempo.core.records import Clip, Clips, Pair, Skipped
+from tempo.core.store import RunStore
+from tempo.engine.types import Context
 from tempo.evaluation import descriptions, probe_videos
 from tempo.evaluation import probe as module
 from tempo.evaluation.descriptions import Description, describe, read_texts, write_texts
@@ -28,12 +31,8 @@ from tempo.evaluation.probe_videos import (
 from tempo.model import prefix
 from tempo.model.answers import Answer
 from tempo.model.loading import load_video_lm
+from tempo.pipeline.run_files import write_config
 from tempo.preference.inputs import Footage
-from tempo.records import Clip, Clips, Drop, Pair
-from tempo.run_files import write_config
-from tempo.sections import FramesConfig, ModelConfig
-from tempo.stage import Context
-from tempo.store import RunStore
 from tempo.video.frames import FrameStore, encode_jpeg
 from tempo.video.sampling import sample_video
 from tempo.video.videos import video_id
@@ -392,7 +391,7 @@ def test_a_run_without_videos_is_refused(tmp_path):
 def test_a_cut_description_is_set_aside(lm):
     video = seen(numbered(4))
     (cut,) = describe(lm, [video], prompt="Describe the video in detail.", max_new_tokens=1)
-    assert isinstance(cut, Drop)
+    assert isinstance(cut, Skipped)
     assert cut.reason == "no description"
 
 

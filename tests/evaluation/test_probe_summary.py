@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from tempo.config import FramesConfig
 from tempo.evaluation import probe_command
 from tempo.evaluation.benchmark import cluster_interval
 from tempo.evaluation.probe import Comparison
 from tempo.evaluation.probe_chart import write_chart
 from tempo.evaluation.probe_command import ProbeRequest
 from tempo.evaluation.probe_summary import MIN_VIDEOS, probe_table, summarize
-from tempo.sections import FramesConfig
 from tempo.synthetic.drawing import render_story
 from tempo.synthetic.world import make_story
 

@@ -7,9 +7,9 @@ import io
 import pytest
 from rich.console import Console
 
+from tempo.core.records import Outcome
 from tempo.evaluation.benchmark import summarize
 from tempo.evaluation.table import accuracy_table, percent
-from tempo.records import Outcome
 
 
 def shown(table):

@@ -7,14 +7,14 @@ from rich.console import Console
 
 import tempo.model.loading
 from tempo.config import parse_config
+from tempo.core.records import Captions, Clip, Clips, Perturbation, Perturbations, Responses, Skipped
+from tempo.core.store import SKIPPED, RunStore
+from tempo.engine.types import Context
 from tempo.model.answers import Answer, answer_source, failure_drop, without_thoughts
 from tempo.model.endpoint import EndpointDown
+from tempo.pipeline.run_files import write_config
+from tempo.pipeline.steps import MapStep
 from tempo.preference import captions, responses
-from tempo.records import Captions, Clip, Clips, Drop, Perturbation, Perturbations, Responses
-from tempo.run_files import write_config
-from tempo.stage import Context
-from tempo.steps import MapStep
-from tempo.store import DROPPED, RunStore
 from tempo.video.frames import FrameStore, encode_jpeg
 
 RESPOND = MapStep("tempo.preference.responses:make_worker", "perturbations", Perturbations, "here")
@@ -68,7 +68,7 @@ def test_responses_come_from_the_server(server, run):
     rows = run.read("responses", Responses)
     assert [row.id for row in rows] == ["a", "b", "c"]
     assert all("1. a one." in row.chosen and "1. a three." in row.rejected[0].text for row in rows[:1])
-    assert run.read(DROPPED, Drop) == []
+    assert run.read(SKIPPED, Skipped) == []
 
 
 @pytest.mark.parametrize("status", [400, 500])
@@ -76,7 +76,7 @@ def test_video_that_the_server_fails_is_dropped_by_name_and_the_others_stay(serv
     server.usual = failing_for("1. b three.", status)
     RESPOND(context(server, run.directory), run, QUIET)
     assert [row.id for row in run.read("responses", Responses)] == ["a", "c"]
-    (drop,) = run.read(DROPPED, Drop)
+    (drop,) = run.read(SKIPPED, Skipped)
     assert (drop.stage, drop.id, drop.reason) == ("responses", "b", "endpoint")
     assert f"1 of 2 requests failed: HTTP {status}: no" in drop.detail
 
@@ -86,7 +86,7 @@ def test_server_that_is_down_drops_nothing_and_the_run_goes_on_later(server, run
     with pytest.raises(EndpointDown):
         RESPOND(context(server, run.directory), run, QUIET)
     assert run.read("responses", Responses) == []
-    assert run.read(DROPPED, Drop) == []
+    assert run.read(SKIPPED, Skipped) == []
     server.usual = echo
     RESPOND(context(server, run.directory), run, QUIET)
     assert len(run.read("responses", Responses)) == 3
@@ -95,7 +95,7 @@ def test_server_that_is_down_drops_nothing_and_the_run_goes_on_later(server, run
 def test_cut_answer_of_a_server_is_no_answer(server, run):
     server.usual = reply("half a sente", "length")
     RESPOND(context(server, run.directory), run, QUIET)
-    assert {drop.reason for drop in run.read(DROPPED, Drop)} == {"no chosen answer"}
+    assert {drop.reason for drop in run.read(SKIPPED, Skipped)} == {"no chosen answer"}
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_thoughts_without_an_answer_drop_the_video(server, run, said, reason):
     server.usual = reply(said)
     RESPOND(context(server, run.directory), run, QUIET)
     assert run.read("responses", Responses) == []
-    drops = run.read(DROPPED, Drop)
+    drops = run.read(SKIPPED, Skipped)
     assert {(drop.reason, drop.detail) for drop in drops} == {("no chosen answer", reason)}
 
 
@@ -191,7 +191,7 @@ def test_without_a_server_the_model_itself_answers(server, tmp_path):
 def test_what_failed_is_counted_and_its_first_reason_told():
     good, bad = Answer("x", True), Answer("", False, "HTTP 400: no")
     assert failure_drop([good, None], stage="s", id="i") is None
-    assert failure_drop([good, bad, None, bad], stage="s", id="i") == Drop(
+    assert failure_drop([good, bad, None, bad], stage="s", id="i") == Skipped(
         stage="s", id="i", reason="endpoint", detail="2 of 4 requests failed: HTTP 400: no"
     )
 
@@ -203,12 +203,12 @@ def test_key_is_written_nowhere_in_a_run(server, run, monkeypatch):
     write_config(here)
     RESPOND(here, run, QUIET)
     texts = {path.name: path.read_bytes() for path in run.directory.rglob("*") if path.is_file()}
-    assert {"config.toml", "environment.json", "answers.jsonl", "dropped.jsonl"} <= texts.keys()
+    assert {"config.toml", "environment.json", "answers.jsonl", "skipped.jsonl"} <= texts.keys()
     assert not [name for name, text in texts.items() if b"sk-secret" in text]
     assert server.headers[0]["Authorization"] == "Bearer sk-secret"
 
 
 def test_stages_named_in_the_table_are_those_that_ask():
-    from tempo.checks import ENDPOINT_STAGES
+    from tempo.pipeline.preflight import ENDPOINT_STAGES
 
     assert ENDPOINT_STAGES == (captions.STAGE, responses.STAGE)

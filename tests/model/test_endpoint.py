@@ -29,12 +29,12 @@ from misbehaving_server import (
     reset,
 )
 
+from tempo.cli.stopping import Terminated
+from tempo.config import EndpointConfig, SamplingConfig
 from tempo.model import endpoint as endpoint_module
 from tempo.model.answers import Answer, Request
 from tempo.model.chat import retry_after_seconds
 from tempo.model.endpoint import CACHE, Endpoint, EndpointDown
-from tempo.sections import EndpointConfig, SamplingConfig
-from tempo.stopping import Terminated
 
 GOOD = Answer("An answer.", is_whole=True)
 
@@ -456,7 +456,7 @@ import sys
 from pathlib import Path
 from tempo.model.answers import Request
 from tempo.model.endpoint import Endpoint
-from tempo.sections import EndpointConfig, SamplingConfig
+from tempo.config import EndpointConfig, SamplingConfig
 assert "torch" not in sys.modules and "transformers" not in sys.modules
 made = Endpoint(EndpointConfig(url=sys.argv[1], model="m"), Path(sys.argv[2]))
 made.generate([Request(str(i), i) for i in range(30)], sampling=SamplingConfig(), max_new_tokens=5)

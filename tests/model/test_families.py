@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from families import FAMILIES, make_frames, make_group, make_lm
 
+from tempo.config import SamplingConfig
 from tempo.model.answers import Request
 from tempo.model.generation import generate
-from tempo.sections import SamplingConfig
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from tempo.config import ModelConfig, SamplingConfig
 from tempo.model.generation import Answer, Request, _SeededSampling, generate
 from tempo.model.loading import load_video_lm
 from tempo.preference.prompts import FIRST_CLIP, fusion
-from tempo.sections import ModelConfig, SamplingConfig
 from tempo.synthetic.drawing import event_frames
 from tempo.synthetic.world import make_story
 

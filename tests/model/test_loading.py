@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from tempo.config import ModelConfig
 from tempo.model.attention import NAME
 from tempo.model.loading import check_device, load_video_lm, pick_device, pick_dtype, use_shared_prefix
 from tempo.model.paths import check_model_path
-from tempo.sections import ModelConfig
 
 FRAMES = np.zeros((4, 64, 64, 3), np.uint8)
 

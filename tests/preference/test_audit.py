@@ -10,15 +10,14 @@ from audit_material import change, fair_pairs, pair, short_drops
 from pydantic import ValidationError
 from rich.console import Console
 
-from tempo.config import parse_config
-from tempo.pipeline import NAMES, fingerprints, run_stages
+from tempo.config import AuditConfig, ModelConfig, PairsConfig, parse_config
+from tempo.core.store import RunStore
+from tempo.engine.types import Context
+from tempo.pipeline.run_files import discard_files
+from tempo.pipeline.stages import NAMES, fingerprints, run_stages
 from tempo.preference import audit as module
 from tempo.preference.audit import audit_directory, audit_pairs, choose_videos, score, summarise
 from tempo.preference.selection import select_pairs
-from tempo.run_files import discard_files
-from tempo.sections import AuditConfig, ModelConfig, PairsConfig
-from tempo.stage import Context
-from tempo.store import RunStore
 
 LENGTHS = ("longer", "length")
 FITTED = ("length", "words")

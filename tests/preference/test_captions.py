@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from tempo.config import parse_config
+from tempo.core.records import Captions, Clip, Clips, Skipped
+from tempo.engine.types import Context
 from tempo.model.answers import Answer
 from tempo.preference import captions
 from tempo.preference.captions import clip_requests
 from tempo.preference.prompts import DIFFERENCE, FIRST_CLIP
-from tempo.records import Captions, Clip, Clips, Drop
-from tempo.stage import Context
 from tempo.video.frames import FrameStore, encode_jpeg
 
 
@@ -98,7 +98,7 @@ def test_a_mark_that_never_comes_gives_the_longest_paragraph_of_the_last_try(dir
 def test_a_video_without_a_caption_is_dropped_with_its_clip_named(directory, monkeypatch, bad, fault):
     work, _ = worker(directory, monkeypatch, [[GOOD[0], bad, GOOD[2]], [bad]], retries=1)
     (result,) = work([video()])
-    assert isinstance(result, Drop)
+    assert isinstance(result, Skipped)
     assert (result.stage, result.id, result.reason) == ("captions", "v", "no caption")
     assert result.detail == f"clip 1 of 3: {fault}"
 

@@ -16,11 +16,11 @@ import yaml
 from pairs_material import NUM_FRAMES, make_run
 from PIL import Image
 
+from tempo.core.records import Pair, Video
+from tempo.core.store import RunStore, write_lines
 from tempo.preference.export import LLAMA_FACTORY_NAME, PARQUET_FILE, WRITERS, export_pairs
 from tempo.preference.formats import origin_of
 from tempo.preference.pairs import mirror
-from tempo.records import Pair, Video
-from tempo.store import RunStore, write_lines
 from tempo.video.frames import FrameStore
 
 

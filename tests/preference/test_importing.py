@@ -9,13 +9,13 @@ from pairs_material import make_run, make_videos
 from rich.console import Console
 from tiny_film import film
 
-from tempo import pipeline
 from tempo.config import parse_config
+from tempo.core.records import Pair, Skipped
+from tempo.core.store import SKIPPED, RunStore
+from tempo.engine.types import Context
+from tempo.pipeline import stages as pipeline
 from tempo.preference.export import WRITERS, export_pairs
 from tempo.preference.importing import import_pairs
-from tempo.records import Drop, Pair
-from tempo.stage import Context
-from tempo.store import DROPPED, RunStore
 from tempo.video.frames import FrameStore
 from tempo.video.videos import video_id
 
@@ -102,7 +102,7 @@ def test_rows_that_cannot_be_trained_on_are_set_aside_with_their_reason(library,
     broken = tmp_path / "films" / "broken.mp4"
     broken.write_bytes(b"no video")
     RunStore(directory).append(
-        DROPPED, [Drop(id=str(broken), stage="videos", reason="cannot be decoded", detail="")]
+        SKIPPED, [Skipped(id=str(broken), stage="videos", reason="cannot be decoded", detail="")]
     )
     good = row(one)
     same, empty = row(one, chosen="A.", rejected="A."), row(one, rejected=" \n")

@@ -6,10 +6,10 @@ import pytest
 from rich.console import Console
 
 from tempo.config import parse_config
-from tempo.pipeline import NAMES, fingerprints, run_stages, stale_stages
-from tempo.records import Clips, Drop, Pair, Perturbations, Responses
-from tempo.stage import Context
-from tempo.store import RunStore
+from tempo.core.records import Clips, Pair, Perturbations, Responses, Skipped
+from tempo.core.store import RunStore
+from tempo.engine.types import Context
+from tempo.pipeline.stages import NAMES, fingerprints, run_stages, stale_stages
 
 QUIET = Console(quiet=True)
 
@@ -27,7 +27,7 @@ def looking(form):
 def pairs_and_reasons(directory):
     """Ids of pairs, and of pairs that were not made."""
     store = RunStore(directory)
-    dropped = {row.id for row in store.read("dropped", Drop) if row.stage == "pairs"}
+    dropped = {row.id for row in store.read("skipped", Skipped) if row.stage == "pairs"}
     return {row.id for row in store.read("pairs", Pair)}, dropped
 
 
@@ -46,7 +46,7 @@ def test_the_model_looks_again_and_nothing_is_captioned(directory, form):
     store = RunStore(directory)
     videos = {row.id for row in store.read("clips", Clips)}
     answered = {row.id for row in store.read("responses", Responses)}
-    dropped = {row.id: row.reason for row in store.read("dropped", Drop) if row.stage == "responses"}
+    dropped = {row.id: row.reason for row in store.read("skipped", Skipped) if row.stage == "responses"}
     assert videos
     assert videos == answered | dropped.keys()
     assert answered

@@ -10,6 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tempo.config import parse_config
+from tempo.core.records import Captions, Clip, Clips
+from tempo.core.store import RunStore
+from tempo.engine.types import Context
 from tempo.preference.inputs import (
     Footage,
     arrange,
@@ -20,9 +23,6 @@ from tempo.preference.inputs import (
     key_frames_by_clip,
 )
 from tempo.preference.prompts import describe_prompt, fusion
-from tempo.records import Captions, Clip, Clips
-from tempo.stage import Context
-from tempo.store import RunStore
 from tempo.video.frames import FrameStore, encode_jpeg
 
 many = settings(max_examples=80, deadline=None, derandomize=True, database=None)

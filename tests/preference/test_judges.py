@@ -7,6 +7,7 @@ import pytest
 import torch
 from audit_material import change, fair_pairs, pair, short_drops, telltale
 
+from tempo.config import ModelConfig
 from tempo.model.duplicated import duplicated_log_probs
 from tempo.model.loading import load_video_lm
 from tempo.preference.judges import (
@@ -18,7 +19,6 @@ from tempo.preference.judges import (
     word_features,
     words_right,
 )
-from tempo.sections import ModelConfig
 
 
 def swapped(rows):

@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tempo.config import Config
+from tempo.config import Config, PairsConfig
+from tempo.core.records import Clip, Clips, Pair, Perturbation, Response, Responses
+from tempo.core.store import RunStore
+from tempo.engine.types import Context
+from tempo.pipeline.run_files import discard_files
+from tempo.pipeline.steps import run_pairs
 from tempo.preference.pairs import HELD_OUT, make_pairs, mirror, pair_fault, word_difference
 from tempo.preference.prompts import DESCRIBE
 from tempo.preference.selection import Selection
-from tempo.records import Clip, Clips, Pair, Perturbation, Response, Responses
-from tempo.run_files import discard_files
-from tempo.sections import PairsConfig
-from tempo.stage import Context
-from tempo.steps import run_pairs
-from tempo.store import RunStore
 from tempo.video.frames import FrameStore, encode_jpeg
 
 

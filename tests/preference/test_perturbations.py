@@ -13,7 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tempo.config import Config
+from tempo.config import Config, PerturbationsConfig
+from tempo.core.records import Captions, Clip, Clips, Skipped
+from tempo.engine.types import Context
 from tempo.preference.perturbations import (
     distinct_levels,
     kendall_distance,
@@ -22,9 +24,6 @@ from tempo.preference.perturbations import (
     perturb_all,
     perturb_as_released,
 )
-from tempo.records import Captions, Clip, Clips, Drop
-from tempo.sections import PerturbationsConfig
-from tempo.stage import Context
 
 RELEASED = ("drop", "shuffle", "reverse")
 KINDS = (*RELEASED, "swap")
@@ -438,7 +437,7 @@ def test_two_videos_and_two_seeds_have_their_own_draws():
 @pytest.mark.parametrize(("count", "kinds"), [(1, KINDS), (2, ("shuffle",))])
 def test_video_with_nothing_to_perturb_is_dropped_with_its_figures(count, kinds):
     (dropped,) = worker(perturbations={"kinds": kinds})([captions("a", count)])
-    assert isinstance(dropped, Drop)
+    assert isinstance(dropped, Skipped)
     assert (dropped.id, dropped.stage, dropped.reason) == ("a", "perturbations", "nothing to perturb")
     assert f"{count} clips" in dropped.detail
 

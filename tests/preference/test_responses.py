@@ -4,14 +4,14 @@ import pytest
 from safetensors import SafetensorError
 
 from tempo.config import parse_config
+from tempo.core.records import Captions, Perturbation, Perturbations, Skipped, Unanswered
+from tempo.core.store import RunStore
+from tempo.engine.types import Context
 from tempo.model.answers import Answer
 from tempo.preference import responses
 from tempo.preference.inputs import ask_captions
 from tempo.preference.prompts import fusion
 from tempo.preference.responses import requests_of
-from tempo.records import Captions, Drop, Perturbation, Perturbations, Unanswered
-from tempo.stage import Context
-from tempo.store import RunStore
 
 CAPTIONS = ("One.", "Two.", "Three.")
 
@@ -86,7 +86,7 @@ def test_answers_are_joined_to_what_was_asked(work):
 )
 def test_a_video_without_a_whole_chosen_answer_is_dropped(work, answer, detail):
     result = work(answer, Answer("dropped", True), Answer("reversed", True))
-    assert isinstance(result, Drop)
+    assert isinstance(result, Skipped)
     assert result.reason == "no chosen answer"
     assert detail in result.detail
 
@@ -99,7 +99,7 @@ def test_an_empty_or_cut_rejected_answer_is_left_out_with_its_reason(work):
 
 def test_a_video_without_any_rejected_answer_is_dropped_with_every_reason(work):
     result = work(Answer("clean", True), Answer("", True), Answer("rev", False))
-    assert isinstance(result, Drop)
+    assert isinstance(result, Skipped)
     assert result.reason == "no rejected answer"
     assert result.detail == "drop-02 empty; reverse-04 cut at responses.max_new_tokens"
 

@@ -8,6 +8,8 @@ from collections import Counter
 import pytest
 from pydantic import ValidationError
 
+from tempo.config import PairsConfig
+from tempo.core.records import Pair
 from tempo.preference.selection import (
     LENGTH_STEP,
     balance_lengths,
@@ -17,8 +19,6 @@ from tempo.preference.selection import (
     log_length_ratio,
     select_pairs,
 )
-from tempo.records import Pair
-from tempo.sections import PairsConfig
 
 KINDS = ("drop", "shuffle", "reverse")
 LEVELS = (16, 8, 4, 2)

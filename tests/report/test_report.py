@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from tempo.config import parse_config
-from tempo.records import Captions, Clip, Clips, Drop, Pair, Shot, Shots
+from tempo.core.records import Captions, Clip, Clips, Pair, Shot, Shots, Skipped
+from tempo.core.store import RunStore, write_json
+from tempo.engine.types import Context
 from tempo.report.report import (
     _difficulty,
     _marked,
@@ -16,8 +18,6 @@ from tempo.report.report import (
     report_data,
     write_report,
 )
-from tempo.stage import Context
-from tempo.store import RunStore, write_json
 from tempo.video.frames import FrameStore, encode_jpeg
 
 
@@ -84,7 +84,7 @@ def context(tmp_path):
     store.append("captions", [Captions(id="bb", captions=("b0", "b1", "b2", "b3"))])
     store.append("pairs", [pair("bb"), pair("aa", "drop", 2, (0, 2))])
     store.append(
-        "dropped", [Drop(id="cc", stage="clips", reason="too few clips", detail="2, min_clips is 4")]
+        "skipped", [Skipped(id="cc", stage="clips", reason="too few clips", detail="2, min_clips is 4")]
     )
     frames = FrameStore(directory / "frames")
     for number, video in enumerate(("aa", "bb")):
@@ -158,8 +158,8 @@ def test_drops_are_counted_by_reason(context):
 
 def test_names_and_reasons_are_escaped(context):
     """Both may come from a file's name, which anybody can choose."""
-    row = Drop(stage="clips", id="<script>x</script>.mp4", reason="a<b", detail='"&"')
-    RunStore(context.directory).append("dropped", [row])
+    row = Skipped(stage="clips", id="<script>x</script>.mp4", reason="a<b", detail='"&"')
+    RunStore(context.directory).append("skipped", [row])
     page = write_report(context).read_text()
     assert "&lt;script&gt;x&lt;/script&gt;.mp4: &#34;&amp;&#34;" in page
     assert "a&lt;b" in page

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from tempo.config import SyntheticConfig
+from tempo.core.records import Instruction
 from tempo.evaluation.benchmark import read_samples
-from tempo.records import Instruction
-from tempo.sections import SyntheticConfig
 from tempo.synthetic.dataset import make_dataset
 from tempo.synthetic.world import Story, make_story
 
@@ -166,7 +166,7 @@ def test_scripts_are_plain_json(world):
 MAKE_LARGE = """
 import sys
 from pathlib import Path
-from tempo.sections import SyntheticConfig
+from tempo.config import SyntheticConfig
 from tempo.synthetic.dataset import make_dataset
 
 if __name__ == "__main__":

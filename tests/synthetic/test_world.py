@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from tempo.sections import ClipsConfig
+from tempo.config import ClipsConfig
 from tempo.synthetic import drawing
 from tempo.synthetic.drawing import (
     FPS,

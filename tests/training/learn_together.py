@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 
+from tempo.config import ModelConfig, PhaseConfig
+from tempo.engine.ranks import call_to_training, process_rank, shards_weights, wait_for_all
 from tempo.model.loading import load_video_lm
-from tempo.processes import call_to_training, process_rank, shards_weights, wait_for_all
-from tempo.sections import ModelConfig, PhaseConfig
 from tempo.training.groups import Label, Lesson
 from tempo.training.phases import save_checkpoint
 from tempo.training.trainer import Surroundings, train_phase

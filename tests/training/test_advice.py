@@ -2,7 +2,7 @@
 
 import pytest
 
-from tempo.sections import PhaseConfig
+from tempo.config import PhaseConfig
 from tempo.training.advice import advise
 
 

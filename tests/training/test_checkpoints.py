@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from tempo.processes import make_accelerator
+from tempo.engine.ranks import make_accelerator
 from tempo.training.checkpoints import forget_state, load_state, save_state, whole_directory
 from tempo.training.updates import prepare
 

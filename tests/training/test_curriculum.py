@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tempo.sections import PhaseConfig
-from tempo.seeds import derive_seed
+from tempo.config import PhaseConfig
+from tempo.core.seeds import derive_seed
 from tempo.training.curriculum import NUM_RECENT, Curriculum
 from tempo.training.groups import Label, Lesson
 from tempo.training.losses import Metrics

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from tempo.config import ModelConfig, PhaseConfig
+from tempo.core.records import Pair
 from tempo.model.loading import load_video_lm
 from tempo.model.prefix import Continuation, Group
-from tempo.records import Pair
-from tempo.sections import ModelConfig, PhaseConfig
 from tempo.training.groups import Lesson, check_lengths, dpo_lessons, pack_rows, sft_lessons
 from tempo.training.instructions import Asked
 from tempo.video.frames import FrameStore, encode_jpeg

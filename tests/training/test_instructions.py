@@ -7,11 +7,12 @@ import pytest
 from rich.console import Console
 from tiny_film import film
 
-from tempo import engine, pipeline
 from tempo.config import parse_config
-from tempo.records import Instruction
-from tempo.stage import Context
-from tempo.store import RunStore
+from tempo.core.records import Instruction
+from tempo.core.store import RunStore
+from tempo.engine import pool as engine
+from tempo.engine.types import Context
+from tempo.pipeline import stages as pipeline
 from tempo.training.instructions import Question, check_videos, read_questions, usable_questions
 from tempo.video.frames import FrameStore, encode_jpeg
 from tempo.video.videos import video_id

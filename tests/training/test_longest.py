@@ -5,12 +5,11 @@ import pytest
 from rich.console import Console
 
 import tempo.model.loading
-from tempo.config import parse_config
-from tempo.pipeline import NAMES, fingerprints, run_stages
-from tempo.records import Clips, Video
-from tempo.sections import FramesConfig
-from tempo.stage import Context
-from tempo.store import RunStore
+from tempo.config import FramesConfig, parse_config
+from tempo.core.records import Clips, Video
+from tempo.core.store import RunStore
+from tempo.engine.types import Context
+from tempo.pipeline.stages import NAMES, fingerprints, run_stages
 from tempo.training.longest import longest
 from tempo.video.frames import FrameStore, encode_jpeg
 

@@ -8,10 +8,10 @@ import pytest
 import tomli_w
 
 from tempo.config import Config, load_config
-from tempo.pipeline import NAMES, fingerprints
-from tempo.records import Pair
-from tempo.stage import Context
-from tempo.store import RunStore
+from tempo.core.records import Pair
+from tempo.core.store import RunStore
+from tempo.engine.types import Context
+from tempo.pipeline.stages import NAMES, fingerprints
 from tempo.training.phases import Session, run_training
 from tempo.video.frames import FrameStore, encode_jpeg
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tempo.config import ModelConfig, PhaseConfig
 from tempo.model.loading import load_video_lm
-from tempo.sections import ModelConfig, PhaseConfig
 from tempo.training.groups import Label, Lesson
 from tempo.training.phases import save_checkpoint
 from tempo.training.trainer import Surroundings, train_phase
@@ -171,7 +171,7 @@ def test_what_cannot_be_used_of_the_launcher_is_refused_by_name(frames, tmp_path
 
 
 def test_one_alone_waits_for_nobody(monkeypatch):
-    from tempo import processes
+    from tempo.engine import ranks as processes
 
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.delenv("RANK", raising=False)

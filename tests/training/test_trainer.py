@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from tempo.config import ModelConfig, PhaseConfig
 from tempo.model.loading import load_video_lm
-from tempo.sections import ModelConfig, PhaseConfig
 from tempo.training.adapters import Policy
 from tempo.training.groups import Label, Lesson, check_lengths
 from tempo.training.reference import ReferenceStore

@@ -11,10 +11,10 @@ from rich.console import Console
 from video_material import context, moving, number_of, numbered, plain, video_of
 
 from tempo.config import Config
-from tempo.pipeline import run_stages
-from tempo.records import Clips, Drop, Video
-from tempo.stage import Context
-from tempo.store import DROPPED, RunStore
+from tempo.core.records import Clips, Skipped, Video
+from tempo.core.store import SKIPPED, RunStore
+from tempo.engine.types import Context
+from tempo.pipeline.stages import run_stages
 from tempo.video import clips, shots
 from tempo.video.decoding import decode
 
@@ -57,7 +57,7 @@ def pass_through(path, directory):
     here = context(directory)
     rows = [video_of(path, directory)]
     for stage in (shots, clips):
-        rows += [] if isinstance(rows[-1], Drop) else stage.make_worker(here)(rows[-1:])
+        rows += [] if isinstance(rows[-1], Skipped) else stage.make_worker(here)(rows[-1:])
     return rows
 
 
@@ -156,7 +156,7 @@ def folder(render, tmp_path, silence):
 def endings(store):
     """How each file that was found ended: the name of the file, and the reason or None."""
     paths = {video.id: video.path for video in store.read("videos", Video)}
-    drops = [(paths.get(drop.id, drop.id), drop.reason) for drop in store.read(DROPPED, Drop)]
+    drops = [(paths.get(drop.id, drop.id), drop.reason) for drop in store.read(SKIPPED, Skipped)]
     kept = [(row.path, None) for row in store.read("clips", Clips)]
     found = [(Path(path).name, reason) for path, reason in [*drops, *kept]]
     assert len(dict(found)) == len(found), "a file ended twice"
@@ -202,7 +202,7 @@ def test_a_copy_stands_in_for_a_file_that_changes_or_goes(folder, tmp_path, lose
     lose(folder / "copy.mp4")
     store = run_on(folder, tmp_path)
     assert str(folder / "plain.mp4") in {row.path for row in store.read("clips", Clips)}
-    assert {drop.stage for drop in store.read(DROPPED, Drop)} == {"videos"}
+    assert {drop.stage for drop in store.read(SKIPPED, Skipped)} == {"videos"}
 
 
 def test_a_content_all_of_whose_copies_went_is_dropped_once(folder, tmp_path):
@@ -210,7 +210,7 @@ def test_a_content_all_of_whose_copies_went_is_dropped_once(folder, tmp_path):
     for name in ("copy.mp4", "plain.mp4"):
         (folder / name).unlink()
     store = run_on(folder, tmp_path)
-    late = [drop for drop in store.read(DROPPED, Drop) if drop.stage != "videos"]
+    late = [drop for drop in store.read(SKIPPED, Skipped) if drop.stage != "videos"]
     assert [(drop.stage, drop.reason) for drop in late] == [("shots", "no such file")]
 
 

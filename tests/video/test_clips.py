@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from video_material import context, moving, number_of, numbered, plain, video_of
 
-from tempo.records import Clips, Drop, Shot
-from tempo.sections import ClipsConfig
-from tempo.stage import Dropped
+from tempo.config import ClipsConfig
+from tempo.core.records import Clips, Shot, Skipped
+from tempo.engine.types import SkipRecord
 from tempo.video import album, clips, shots
 from tempo.video.decoding import decode
 from tempo.video.frames import FrameStore
@@ -39,7 +39,7 @@ def in_places(places, *, frames=24, fps=8.0):
 
 
 def refused(places, *, frames=24, **config):
-    with pytest.raises(Dropped) as caught:
+    with pytest.raises(SkipRecord) as caught:
         find_clips(in_places(places, frames=frames), ClipsConfig(**config))
     return caught.value.reason, caught.value.detail
 
@@ -342,7 +342,7 @@ def test_a_video_with_more_shots_than_can_be_kept_leaves_no_looks(four_places, t
 
 def test_a_video_that_is_not_rich_in_time_is_dropped_with_its_figure(render, tmp_path):
     row, drop = run(render([plain(), *moving(0, 30)]), tmp_path)
-    assert isinstance(drop, Drop)
+    assert isinstance(drop, Skipped)
     assert (drop.id, drop.stage, drop.reason) == (row.id, "clips", "too few shots")
     assert drop.detail == "1 usable shots, min_shots is 4"
 

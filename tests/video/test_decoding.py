@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from video_material import HEIGHT, WIDTH, moving, number_of, numbered, place, plain, rotate, spoil_packet
 
-from tempo.stage import Dropped
+from tempo.engine.types import SkipRecord
 from tempo.video.decoding import MAX_GAP_SECONDS, Header, _frames, _span, decode, read_header
 
 
@@ -143,7 +143,7 @@ def test_a_file_of_which_nothing_decodes_is_dropped(render):
     path = render([plain()] * 3)
     for number in range(3):
         spoil_packet(path, number)
-    with pytest.raises(Dropped) as caught:
+    with pytest.raises(SkipRecord) as caught:
         list(decode(path))
     assert caught.value.reason == "no frame decodes"
     assert "Invalid data" in caught.value.detail

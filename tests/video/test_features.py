@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from video_material import context, moving, place, video_of
 
+from tempo.core.records import Clips
 from tempo.model.loading import repair_torchvision
-from tempo.records import Clips
 from tempo.video import clips, shots
 from tempo.video.features import load_embedder
 from tempo.video.frames import FrameStore, encode_jpeg

@@ -39,7 +39,7 @@ def test_a_full_disk_is_one_message_and_the_run_goes_on_later(run, tmp_path):
     assert full.returncode == 2, full.stderr
     assert "the disk is full" in full.stderr
     assert "Traceback" not in full.stderr
-    assert not (tmp_path / "full" / "dropped.jsonl").exists()
+    assert not (tmp_path / "full" / "skipped.jsonl").exists()
     assert run(tmp_path / "full").returncode == 0
     assert run(tmp_path / "whole").returncode == 0
     assert files(tmp_path / "full") == files(tmp_path / "whole")

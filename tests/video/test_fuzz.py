@@ -10,7 +10,7 @@ import threading
 import numpy as np
 from video_material import context, moving, video_of
 
-from tempo.records import Drop, Shots
+from tempo.core.records import Shots, Skipped
 from tempo.video import clips, shots
 
 #: By default each damage to each container six or seven times.
@@ -99,11 +99,11 @@ def test_damaged_files_end_as_shots_or_as_drops(render, tmp_path):
         path.write_bytes(DAMAGES[number // len(SOURCES) % len(DAMAGES)](sources[place], rng))
         row = video_of(path, tmp_path / "run")
         for worker in workers:
-            row = row if isinstance(row, Drop) else worker([row])[0]
+            row = row if isinstance(row, Skipped) else worker([row])[0]
         outcomes.append(row)
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         path.unlink()
-    drops = [row for row in outcomes if isinstance(row, Drop)]
+    drops = [row for row in outcomes if isinstance(row, Skipped)]
     unforeseen = [row for row in drops if row.reason in ("cannot be processed", "decoder hangs")]
     assert not unforeseen
     assert all(row.reason and row.detail for row in drops)
@@ -124,8 +124,8 @@ def test_damaged_videos_decode_the_same_twice(render, tmp_path):
         path = tmp_path / f"{seed}.ts"
         path.write_bytes(flip_bits(data, np.random.default_rng(seed)))
         video = video_of(path, tmp_path)
-        if isinstance(video, Drop):
+        if isinstance(video, Skipped):
             continue
         rows = [shots.make_worker(context(tmp_path / name))([video])[0] for name in "ab"]
         assert rows[0] == rows[1]
-        assert isinstance(rows[0], Drop | Shots)
+        assert isinstance(rows[0], Skipped | Shots)

@@ -3,10 +3,10 @@
 import pytest
 
 from tempo.config import parse_config
-from tempo.records import Drop, Video
-from tempo.rounds import earlier_rounds, open_round
-from tempo.stage import Context
-from tempo.store import DROPPED, RunStore
+from tempo.core.records import Skipped, Video
+from tempo.core.store import SKIPPED, RunStore
+from tempo.engine.types import Context
+from tempo.pipeline.rounds import earlier_rounds, open_round
 from tempo.video.library import find_video, read_library
 from tempo.video.videos import video_id
 
@@ -27,7 +27,7 @@ def run(tmp_path):
         "broken.mp4": "cannot be decoded",
         "gone.mp4": "cannot be read",
     }
-    store.append(DROPPED, [Drop(id=str(films / n), stage="videos", reason=r) for n, r in dropped.items()])
+    store.append(SKIPPED, [Skipped(id=str(films / n), stage="videos", reason=r) for n, r in dropped.items()])
     phases = [{"name": "dpo", "objective": "dpo", "learning_rate": 1e-5}]
     data = {"run": {"rounds": 2}, "videos": {"paths": [str(films)]}, "training": {"phases": phases}}
     return Context(parse_config(data), tmp_path / "run")

@@ -3,13 +3,13 @@ import time
 
 import pytest
 
-from tempo.stage import Dropped
+from tempo.engine.types import SkipRecord
 from tempo.video.patience import with_patience
 
 
 def test_what_the_work_returns_or_raises_comes_out():
     assert with_patience(lambda pulse: 7, 5) == 7
-    for error in (Dropped("x", "y"), OSError(28, "No space left on device"), TimeoutError("of the drive")):
+    for error in (SkipRecord("x", "y"), OSError(28, "No space left on device"), TimeoutError("of the drive")):
         with pytest.raises(type(error)) as caught:
             with_patience(lambda pulse, error=error: (_ for _ in ()).throw(error), 5)
         assert caught.value is error
@@ -18,7 +18,7 @@ def test_what_the_work_returns_or_raises_comes_out():
 def test_work_that_stands_still_is_given_up():
     forever = threading.Event()
     start = time.monotonic()
-    with pytest.raises(Dropped) as caught:
+    with pytest.raises(SkipRecord) as caught:
         with_patience(lambda pulse: forever.wait(), 0.2)
     forever.set()
     assert caught.value.reason == "decoder hangs"
@@ -53,11 +53,11 @@ def test_work_that_was_given_up_ends_at_its_next_step():
         released.wait()
         try:
             pulse.beat()
-        except Dropped as dropped:
+        except SkipRecord as dropped:
             ended.append(dropped.reason)
             raise
 
-    with pytest.raises(Dropped):
+    with pytest.raises(SkipRecord):
         with_patience(work, 0.1)
     released.set()
     for _ in range(100):
@@ -83,7 +83,7 @@ def test_work_that_was_given_up_keeps_its_thread_until_it_ends():
         released.wait()
 
     hanging = []
-    with pytest.raises(Dropped):
+    with pytest.raises(SkipRecord):
         with_patience(hang, 0.1)
     assert with_patience(thread_of, 5) not in hanging
     released.set()

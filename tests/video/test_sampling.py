@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from video_material import number_of, numbered, place, plain
 
-from tempo.sections import FramesConfig
+from tempo.config import FramesConfig
 from tempo.video.decoding import decode
 from tempo.video.frames import decode_jpegs
 from tempo.video.sampling import Sampler, fit_size, sample_video, spread

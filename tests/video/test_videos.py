@@ -8,8 +8,8 @@ import cv2
 import pytest
 from video_material import context, plain, rotate, video_of
 
-from tempo.records import Drop, Video
-from tempo.stage import Dropped
+from tempo.core.records import Skipped, Video
+from tempo.engine.types import SkipRecord
 from tempo.video import shots
 from tempo.video.faults import MachineFault
 from tempo.video.videos import VideoFile, check_unchanged, find_videos, make_worker, per_record, video_id
@@ -111,11 +111,11 @@ def test_a_changed_or_vanished_file_is_dropped(tmp_path):
     known = video_id(path)
     check_unchanged(str(path), known)
     path.write_bytes(b"two")
-    with pytest.raises(Dropped) as caught:
+    with pytest.raises(SkipRecord) as caught:
         check_unchanged(str(path), known)
     assert caught.value.reason == "file changed"
     path.unlink()
-    with pytest.raises(Dropped) as caught:
+    with pytest.raises(SkipRecord) as caught:
         check_unchanged(str(path), known)
     assert caught.value.reason == "no such file"
 
@@ -178,7 +178,7 @@ def test_what_is_no_video_is_dropped_with_its_reason(render, tmp_path, spoil, re
     path = render([plain()] * 5)
     spoil(path)
     drop = video_of(path, tmp_path)
-    assert isinstance(drop, Drop)
+    assert isinstance(drop, Skipped)
     assert (drop.id, drop.stage, drop.reason) == (str(path), "videos", reason)
     assert drop.detail
 
@@ -200,7 +200,7 @@ def test_a_playlist_reaches_no_network(tmp_path):
         server.setblocking(False)
         url = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
         path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{url}\n#EXT-X-ENDLIST\n")
-        assert isinstance(video_of(path, tmp_path), Drop)
+        assert isinstance(video_of(path, tmp_path), Skipped)
         with pytest.raises(BlockingIOError):
             server.accept()
 
@@ -208,7 +208,7 @@ def test_a_playlist_reaches_no_network(tmp_path):
 def test_one_bad_file_does_not_stop_its_batch(render, tmp_path):
     good = render([plain()] * 3)
     batch = [VideoFile(id=str(path)) for path in (tmp_path / "gone", good, tmp_path / "gone")]
-    assert [type(row) for row in make_worker(context(tmp_path))(batch)] == [Drop, Video, Drop]
+    assert [type(row) for row in make_worker(context(tmp_path))(batch)] == [Skipped, Video, Skipped]
 
 
 def test_a_record_that_fails_in_an_unforeseen_way_is_set_aside_alone():
@@ -332,10 +332,10 @@ def test_a_disk_that_is_gone_stops_the_run_instead_of_emptying_it(render, tmp_pa
         with pytest.raises(MachineFault, match=r"is the disk of .*deep mounted"):
             check_unchanged(str(name), known)
     (disk / "deep").mkdir(parents=True)
-    with pytest.raises(Dropped):
+    with pytest.raises(SkipRecord):
         check_unchanged(str(path), known, ["elsewhere"])
     with pytest.raises(MachineFault, match="mounted"):
         check_unchanged(str(path), known, [str(disk / "deep")])
     (disk / "deep" / "b.mp4").touch()
-    with pytest.raises(Dropped):
+    with pytest.raises(SkipRecord):
         check_unchanged(str(path), known, [str(disk / "deep")])

@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from tempo.config import Config
-from tempo.stage import Context
+from tempo.engine.types import Context
 from tempo.video import videos
 
 WIDTH, HEIGHT = 96, 64

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tempo.records import Outcome, Sample
-from tempo.store import read_rows
+from tempo.core.records import Outcome, Sample
+from tempo.core.store import read_rows
 
 #: Aspects that one frame answers; the rest need time.
 STATIC_ASPECTS = ("static",)

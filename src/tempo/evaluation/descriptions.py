@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tempo.config import SamplingConfig
+from tempo.core.records import Record, Skipped
+from tempo.core.store import read_rows, write_lines
 from tempo.evaluation.probe_videos import Seen, left_out
 from tempo.model.answers import Answer, Request, without_thoughts
 from tempo.model.generation import generate
 from tempo.model.loading import VideoLM
-from tempo.records import Drop, Record
-from tempo.sections import SamplingConfig
-from tempo.store import read_rows, write_lines
 
 #: Videos whose frames are in memory at one time, described together.
 BATCH = 8
@@ -25,7 +25,7 @@ class Description(Record):
 
 def describe(
     lm: VideoLM, seen: Sequence[Seen], *, prompt: str, max_new_tokens: int
-) -> list[Description | Drop]:
+) -> list[Description | Skipped]:
     """The model's own greedy description of each video, or a drop where it gave none."""
     requests = [Request(prompt, 0, video.footage.frames, video.footage.fps) for video in seen]
     greedy = SamplingConfig(temperature=0, batch_size=BATCH)
@@ -33,7 +33,7 @@ def describe(
     return [_own(video, without_thoughts(answer)) for video, answer in zip(seen, answers, strict=True)]
 
 
-def _own(video: Seen, answer: Answer) -> Description | Drop:
+def _own(video: Seen, answer: Answer) -> Description | Skipped:
     """A cut answer is set aside: the end of turn after it would be scored, and the model did not say it."""
     if answer.text and answer.is_whole:
         return Description(id=video.id, text=answer.text)
@@ -41,7 +41,7 @@ def _own(video: Seen, answer: Answer) -> Description | Drop:
     return left_out(video.path, "no description", fault)
 
 
-def given_text(video: Seen, texts: Mapping[str, str]) -> Description | Drop:
+def given_text(video: Seen, texts: Mapping[str, str]) -> Description | Skipped:
     """The text given for a video by its id, or a drop."""
     if video.id in texts:
         return Description(id=video.id, text=texts[video.id])

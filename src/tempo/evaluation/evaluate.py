@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 
 from tempo.config import Config
+from tempo.core.records import Outcome, Sample
+from tempo.core.store import RunStore, write_json
+from tempo.engine.types import Context, SkipRecord
 from tempo.evaluation.benchmark import check_video, read_samples, summarize
 from tempo.model.loading import VideoLM, load_video_lm
 from tempo.model.prefix import log_probs
-from tempo.records import Outcome, Sample
-from tempo.rounds import earlier_rounds
-from tempo.stage import Context, Dropped
-from tempo.store import RunStore, write_json
+from tempo.pipeline.rounds import earlier_rounds
 from tempo.training.phases import phase_directories
 from tempo.video.frames import FrameStore, Sampled
 from tempo.video.patience import with_patience
@@ -121,7 +121,7 @@ def stored_id(context: Context, frames: FrameStore, video: Path) -> str:
     if not frames.has(name):
         try:
             jpegs, seconds, fps = _sample(video, context.config)
-        except Dropped as dropped:
+        except SkipRecord as dropped:
             raise ValueError(f"evaluation.benchmark names {video}, which cannot be used: {dropped}") from None
         frames.write(name, jpegs, seconds=seconds, fps=fps)
     return name

@@ -15,6 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tempo.config import PerturbationsConfig
+from tempo.core.records import Frozen, Kind, Skipped
+from tempo.core.seeds import derive_seed
 from tempo.evaluation.descriptions import BATCH, Description, describe, given_text
 from tempo.evaluation.probe_videos import Seen, VideoSet, choose_videos, left_out, read_video
 from tempo.model.answers import Request
@@ -23,9 +26,6 @@ from tempo.model.prefix import log_probs
 from tempo.preference.inputs import Footage, ask_footage
 from tempo.preference.perturbations import perturb_all
 from tempo.preference.prompts import DESCRIBE
-from tempo.records import Drop, Frozen, Kind
-from tempo.sections import PerturbationsConfig
-from tempo.seeds import derive_seed
 
 #: `frozen`: every frame is the middle one; it has no level, which is written as 0.
 ProbeKind = Literal[Kind, "frozen"]
@@ -75,7 +75,7 @@ class Probed(NamedTuple):
 
     comparisons: list[Comparison]
     descriptions: list[Description]
-    left_out: list[Drop]
+    left_out: list[Skipped]
 
 
 class View(NamedTuple):
@@ -100,7 +100,7 @@ def probe(
         batch = paths[start : start + BATCH]
         seen = _readable(videos, batch, probed)
         for video, found in zip(seen, _descriptions(lm, seen, settings), strict=True):
-            if isinstance(found, Drop):
+            if isinstance(found, Skipped):
                 probed.left_out.append(found)
                 continue
             probed.descriptions.append(found)
@@ -153,7 +153,7 @@ def _readable(videos: VideoSet, paths: Sequence[str], probed: Probed) -> list[Se
         row = read_video(videos, path)
         if isinstance(row, Seen) and row.id in known:
             row = left_out(path, "duplicate", f"same content as another video, {row.id}")
-        if isinstance(row, Drop):
+        if isinstance(row, Skipped):
             probed.left_out.append(row)
         else:
             seen.append(row)
@@ -161,7 +161,7 @@ def _readable(videos: VideoSet, paths: Sequence[str], probed: Probed) -> list[Se
     return seen
 
 
-def _descriptions(lm: VideoLM, seen: Sequence[Seen], settings: ProbeSettings) -> list[Description | Drop]:
+def _descriptions(lm: VideoLM, seen: Sequence[Seen], settings: ProbeSettings) -> list[Description | Skipped]:
     if settings.texts is not None:
         return [given_text(video, settings.texts) for video in seen]
     return describe(lm, seen, prompt=settings.prompt, max_new_tokens=settings.max_new_tokens)

@@ -10,18 +10,18 @@ from typing import Any
 
 from rich.console import Console
 
-from tempo.config import override, parse_config
+from tempo.cli.init import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
+from tempo.config import FramesConfig
+from tempo.config.load import override, parse_config
+from tempo.core.progress import Counter
+from tempo.core.store import write_json
 from tempo.evaluation.descriptions import read_texts, write_texts
 from tempo.evaluation.probe import Probed, ProbeSettings, probe
 from tempo.evaluation.probe_chart import check_chart_path, write_chart
 from tempo.evaluation.probe_summary import summarize
 from tempo.evaluation.probe_videos import open_videos
-from tempo.init import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
 from tempo.model.loading import load_video_lm
-from tempo.model.paths import EMBEDDED_MODELS, check_model_path
-from tempo.progress import Counter
-from tempo.sections import FramesConfig
-from tempo.store import write_json
+from tempo.model.paths import EMBEDDED, check_model_path
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _asked(request: ProbeRequest) -> dict[str, Any]:
 
 def _frames(request: ProbeRequest, asked: Mapping[str, Any]) -> Mapping[str, Any]:
     """What is asked for; for a model that is not embedded larger pictures, but those of a run."""
-    if request.model in EMBEDDED_MODELS or (request.videos / "config.toml").is_file():
+    if request.model == EMBEDDED or (request.videos / "config.toml").is_file():
         return asked
     frames = {"max_pixels": HUB_MAX_PIXELS, **asked}
     # A value that is none is refused by the section.

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from tempo.core.seeds import derive_seed
 from tempo.evaluation.benchmark import cluster_interval, wilson_interval
 from tempo.evaluation.probe import Comparison
 from tempo.evaluation.table import percent
-from tempo.seeds import derive_seed
 
 #: Of fewer videos the bootstrap says too little: they get no interval.
 MIN_VIDEOS = 5

@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tempo.config import parse_config
+from tempo.config import FramesConfig, PerturbationsConfig, VideosConfig, parse_config
+from tempo.core.records import Clips, Pair, Skipped, Video
+from tempo.core.seeds import derive_seed
+from tempo.core.store import RunStore
+from tempo.engine.types import SkipRecord
 from tempo.preference.inputs import Footage, frames_by_clip
-from tempo.records import Clips, Drop, Pair, Video
-from tempo.sections import FramesConfig, PerturbationsConfig, VideosConfig
-from tempo.seeds import derive_seed
-from tempo.stage import Dropped
-from tempo.store import RunStore
 from tempo.video.frames import FrameStore, decode_jpegs
 from tempo.video.patience import with_patience
 from tempo.video.sampling import sample_video
@@ -74,11 +73,11 @@ def choose_videos(paths: tuple[str, ...], num_videos: int, *, seed: int) -> list
     return sorted(drawn[:num_videos])
 
 
-def read_video(videos: VideoSet, path: str) -> Seen | Drop:
+def read_video(videos: VideoSet, path: str) -> Seen | Skipped:
     """The frames of a video with two or more of them, else why it is left out (the drop's id is the path)."""
     try:
         seen = _read(videos, path)
-    except Dropped as dropped:
+    except SkipRecord as dropped:
         return left_out(path, dropped.reason, dropped.detail)
     except OSError as error:
         return left_out(path, "cannot be opened", str(error))
@@ -93,9 +92,9 @@ def read_video(videos: VideoSet, path: str) -> Seen | Drop:
     return seen
 
 
-def left_out(path: str, reason: str, detail: str) -> Drop:
+def left_out(path: str, reason: str, detail: str) -> Skipped:
     """Says why the video at `path` is not probed."""
-    return Drop(stage="probe", id=path, reason=reason, detail=detail)
+    return Skipped(stage="probe", id=path, reason=reason, detail=detail)
 
 
 def _of_run(directory: Path) -> VideoSet:
@@ -120,7 +119,7 @@ def _of_run(directory: Path) -> VideoSet:
 
 
 def _read(videos: VideoSet, path: str) -> Seen:
-    """Raises Dropped or OSError, and whatever a damaged file makes a library raise."""
+    """Raises SkipRecord or OSError, and whatever a damaged file makes a library raise."""
     clips, store = videos.clips.get(path), videos.store
     if clips and store and store.has(clips.id):
         return Seen(clips.id, path, frames_by_clip(clips, store))

@@ -9,9 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from tempo.records import Drop
-from tempo.sections import SamplingConfig
-from tempo.stage import Context
+from tempo.config import SamplingConfig
+from tempo.core.records import Skipped
+from tempo.engine.types import Context
 
 THINK = "<think>"
 
@@ -90,10 +90,10 @@ def without_thoughts(answer: Answer) -> Answer:
     return answer
 
 
-def failure_drop(answers: Sequence[Answer | None], *, stage: str, id: str) -> Drop | None:
+def failure_drop(answers: Sequence[Answer | None], *, stage: str, id: str) -> Skipped | None:
     """The drop of a record that a server failed to answer; None if it answered everything."""
     failures = [answer.failure for answer in answers if answer is not None and answer.failure]
     if not failures:
         return None
     detail = f"{len(failures)} of {len(answers)} requests failed: {failures[0]}"
-    return Drop(stage=stage, id=id, reason="endpoint", detail=detail)
+    return Skipped(stage=stage, id=id, reason="endpoint", detail=detail)

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from tempo.config import EndpointConfig, SamplingConfig
 from tempo.model.answers import Answer, Request
-from tempo.sections import EndpointConfig, SamplingConfig
 
 #: A server's own words in a message are cut here.
 QUOTE_LENGTH = 200

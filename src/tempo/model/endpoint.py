@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 import httpx
 import numpy as np
 
+from tempo.config import EndpointConfig, SamplingConfig
+from tempo.core.seeds import derive_seed
 from tempo.model.answer_cache import AnswerCache
 from tempo.model.answers import Answer, Request
 from tempo.model.chat import Passing, Refused, cache_key, messages, read_key, read_reply, settings
-from tempo.sections import EndpointConfig, SamplingConfig
-from tempo.seeds import derive_seed
 
 T = TypeVar("T")
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tempo.config import SamplingConfig
 from tempo.model.answers import Answer, Request
 from tempo.model.loading import VideoLM
-from tempo.sections import SamplingConfig
 
 
 def generate(

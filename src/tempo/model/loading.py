@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from tempo.config import ModelConfig
 from tempo.model.attention import NAME, register_shared_prefix
 from tempo.model.paths import check_model_path, resolve_model_path
 from tempo.model.prefix import Continuation, Group, language_model
 from tempo.model.support import check_processor, check_support
-from tempo.sections import ModelConfig
 
 #: Stands for the user's words while a chat template is taken apart; no template contains it.
 MARK = "\x1a"

@@ -6,19 +6,16 @@ from importlib.resources import files
 from pathlib import Path
 
 EMBEDDED = "embedded"
-#: What `model.path` calls the models in the package, and their directories under tempo.synthetic: two
-#: architectures (Qwen2.5-VL and LLaVA-OneVision) that know the same world.
-EMBEDDED_MODELS = {EMBEDDED: "model", "embedded-llava": "model_llava"}
 
 
-def embedded_path(name: str = EMBEDDED) -> Path:
-    """Where an embedded model lies in the installed package."""
-    return Path(str(files("tempo.synthetic") / EMBEDDED_MODELS[name]))
+def embedded_path() -> Path:
+    """The directory of the embedded model in the installed package."""
+    return Path(str(files("tempo.synthetic") / "model"))
 
 
 def resolve_model_path(path: str) -> str:
     """What transformers is given for `model.path`: a directory, or a hub name as it is."""
-    return str(embedded_path(path)) if path in EMBEDDED_MODELS else str(Path(path).expanduser())
+    return str(embedded_path()) if path == EMBEDDED else str(Path(path).expanduser())
 
 
 def check_model_path(path: str) -> None:
@@ -26,7 +23,7 @@ def check_model_path(path: str) -> None:
 
     A hub name (`owner/name`) is left to transformers, which knows the hub.
     """
-    if path in EMBEDDED_MODELS:
+    if path == EMBEDDED:
         return
     local = Path(path).expanduser()
     try:
@@ -38,6 +35,5 @@ def check_model_path(path: str) -> None:
             raise ValueError(f"model.path {path!r} has no config.json: it is no Hugging Face checkpoint")
     elif path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise ValueError(
-            f"model.path {path!r} does not exist; give a checkpoint directory, a hub name or one of "
-            f"{', '.join(EMBEDDED_MODELS)}"
+            f"model.path {path!r} does not exist; give a checkpoint directory, a hub name or {EMBEDDED!r}"
         )

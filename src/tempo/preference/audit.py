@@ -12,14 +12,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from tempo.config import AuditConfig, ModelConfig
+from tempo.core.records import Pair
+from tempo.core.seeds import derive_seed
+from tempo.core.store import RunStore, write_json
 from tempo.evaluation.benchmark import cluster_interval, wilson_interval
+from tempo.pipeline.run_files import read_config
 from tempo.preference import judges
 from tempo.preference.verdict import MIN_VIDEOS, verdict
-from tempo.records import Pair
-from tempo.run_files import read_config
-from tempo.sections import AuditConfig, ModelConfig
-from tempo.seeds import derive_seed
-from tempo.store import RunStore, write_json
 
 #: Told how many questions of the language model are answered, of how many.
 Progress: TypeAlias = Callable[[int, int], None]

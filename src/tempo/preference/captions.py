@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from tempo.core.records import Captions, Clips, Skipped
+from tempo.core.seeds import derive_seed
+from tempo.engine.types import Context, Worker
 from tempo.model.answers import Answer, Request, answer_source, failure_drop
 from tempo.preference.cleaning import clean_caption
 from tempo.preference.prompts import DIFFERENCE, FIRST_CLIP
-from tempo.records import Captions, Clips, Drop
-from tempo.seeds import derive_seed
-from tempo.stage import Context, Worker
 from tempo.video.faults import attempt
 from tempo.video.frames import FrameStore
 
@@ -38,12 +38,12 @@ def make_worker(context: Context) -> Worker:
     def ask(video: Clips) -> list[Request]:
         return clip_requests(video, store, seed=context.config.run.seed)
 
-    def work(batch: Sequence[Clips]) -> Sequence[Captions | Drop]:
+    def work(batch: Sequence[Clips]) -> Sequence[Captions | Skipped]:
         asked = [attempt(STAGE, video, ask) for video in batch]
-        requests = [request for row in asked if not isinstance(row, Drop) for request in row]
+        requests = [request for row in asked if not isinstance(row, Skipped) for request in row]
         drawn = iter(draw_captions(requests, draw, num_tries=num_tries))
         return [
-            row if isinstance(row, Drop) else _collect(video, [next(drawn) for _ in row])
+            row if isinstance(row, Skipped) else _collect(video, [next(drawn) for _ in row])
             for video, row in zip(batch, asked, strict=True)
         ]
 
@@ -93,7 +93,7 @@ def clip_requests(video: Clips, store: FrameStore, *, seed: int) -> list[Request
     return requests
 
 
-def _collect(video: Clips, drawn: Sequence[Drawn]) -> Captions | Drop:
+def _collect(video: Clips, drawn: Sequence[Drawn]) -> Captions | Skipped:
     if failed := failure_drop([row.answer for row in drawn], stage=STAGE, id=video.id):
         return failed
     captions = [row.caption for row in drawn]
@@ -101,5 +101,5 @@ def _collect(video: Clips, drawn: Sequence[Drawn]) -> Captions | Drop:
         index = captions.index(None)
         fault = "empty" if drawn[index].answer.is_whole else "cut at captions.max_new_tokens"
         detail = f"clip {index} of {len(captions)}: {fault}"
-        return Drop(stage=STAGE, id=video.id, reason="no caption", detail=detail)
+        return Skipped(stage=STAGE, id=video.id, reason="no caption", detail=detail)
     return Captions(id=video.id, captions=tuple(caption for caption in captions if caption))

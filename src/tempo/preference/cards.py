@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tempo import __version__
-from tempo.records import Pair
+from tempo.core.records import Pair
 
 #: Size classes of the hub, by the number of rows that they stay below.
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))

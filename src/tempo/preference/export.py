@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tempo.conversations import Row
+from tempo.core.records import Pair, Video
+from tempo.core.store import RunStore, write_json, write_lines, write_text
 from tempo.preference.cards import parquet_card, trl_card
+from tempo.preference.conversations import Row
 from tempo.preference.formats import llama_factory_row, ms_swift_row, trl_row
-from tempo.records import Pair, Video
-from tempo.store import RunStore, write_json, write_lines, write_text
 from tempo.video.frames import FrameStore
 from tempo.video.library import present_path
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from tempo.conversations import TAGS, VIDEO_TAG, Row, check_row, read_turns, read_video, untagged
-from tempo.records import Frozen, Pair, PairKind
+from tempo.core.records import Frozen, Pair, PairKind
+from tempo.preference.conversations import TAGS, VIDEO_TAG, Row, check_row, read_turns, read_video, untagged
 
 
 class Origin(Frozen):

@@ -9,11 +9,11 @@ import hashlib
 import json
 from pathlib import Path
 
+from tempo.core.records import Pair, Skipped
+from tempo.core.row_files import read_file
+from tempo.engine.types import Context
 from tempo.preference.formats import Draft, read_row
 from tempo.preference.selection import STAGE, Selection, select_pairs
-from tempo.records import Drop, Pair
-from tempo.row_files import read_file
-from tempo.stage import Context
 from tempo.video.frames import FrameStore
 from tempo.video.library import Library, find_video, read_library
 
@@ -40,7 +40,7 @@ def import_pairs(context: Context) -> Selection:
             raise ValueError(f"{KEY}: {path} {place}: {error}") from None
         fault = ("duplicate", f"same as {pair.id}") if same else _fault(pair, frames)
         if fault:
-            drops.append(Drop(stage=STAGE, id=f"{path.name} {place}", reason=fault[0], detail=fault[1]))
+            drops.append(Skipped(stage=STAGE, id=f"{path.name} {place}", reason=fault[0], detail=fault[1]))
         else:
             pairs[pair.id] = pair
     selected = select_pairs(pairs.values(), context.config.pairs, seed=context.config.run.seed)

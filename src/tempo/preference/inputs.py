@@ -12,11 +12,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tempo.core.records import Captions, Clips
+from tempo.core.store import RunStore
+from tempo.engine.types import Context
 from tempo.model.answers import Request
 from tempo.preference.prompts import describe_prompt, fusion
-from tempo.records import Captions, Clips
-from tempo.stage import Context
-from tempo.store import RunStore
 from tempo.video.frames import FrameStore
 
 #: From clip indices and a seed to a request; None where they show nothing, or nothing new.

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tempo.core.records import Pair
+from tempo.core.seeds import derive_seed
 from tempo.preference.selection import log_length_ratio
-from tempo.records import Pair
-from tempo.seeds import derive_seed
 
 if TYPE_CHECKING:
     from tempo.model.loading import VideoLM

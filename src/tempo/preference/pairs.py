@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tempo.config import PairsConfig
+from tempo.core.records import Clips, Pair, Response, Responses, Skipped, Unanswered
+from tempo.core.store import RunStore
+from tempo.engine.types import Context
 from tempo.preference.inputs import arrange, clip_of_frames
 from tempo.preference.prompts import describe_prompt
 from tempo.preference.selection import STAGE, Selection, num_words, select_pairs
-from tempo.records import Clips, Drop, Pair, Response, Responses, Unanswered
-from tempo.sections import PairsConfig
-from tempo.stage import Context
-from tempo.store import RunStore
 from tempo.video.frames import FrameStore
 
 #: Pairs of held-out videos: training never reads them, evaluation and the probe may.
@@ -28,7 +28,7 @@ def make_pairs(context: Context) -> Selection:
     seed = context.config.run.seed
     paths = {row.id: row.path for row in store.read("clips", Clips)}
     pairs: list[Pair] = []
-    drops: list[Drop] = []
+    drops: list[Skipped] = []
     for row in store.read("responses", Responses):
         prompt = describe_prompt(row.id, seed=seed)
         drops += [_unanswered(row.id, left) for left in row.unanswered]
@@ -36,7 +36,7 @@ def make_pairs(context: Context) -> Selection:
             pair = _pair(row, response, prompt, Path(paths[row.id]))
             fault = pair_fault(pair, context.config.pairs)
             if fault:
-                drops.append(Drop(stage=STAGE, id=pair.id, reason=fault[0], detail=fault[1]))
+                drops.append(Skipped(stage=STAGE, id=pair.id, reason=fault[0], detail=fault[1]))
             else:
                 pairs.append(pair)
     selection = select_pairs(pairs, context.config.pairs, seed=seed)
@@ -118,9 +118,9 @@ def word_difference(first: str, second: str) -> float:
     return float(distances[-1]) / max(1, len(words), len(others))
 
 
-def _unanswered(video_id: str, left: Unanswered) -> Drop:
+def _unanswered(video_id: str, left: Unanswered) -> Skipped:
     pair_id = f"{video_id}/{left.kind}-{left.level:02d}"
-    return Drop(stage=STAGE, id=pair_id, reason="no rejected answer", detail=left.reason)
+    return Skipped(stage=STAGE, id=pair_id, reason="no rejected answer", detail=left.reason)
 
 
 def _pair(row: Responses, response: Response, prompt: str, video: Path) -> Pair:

@@ -17,10 +17,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from tempo.records import Captions, Clips, Drop, Kind, Perturbation, Perturbations
-from tempo.sections import PerturbationsConfig
-from tempo.seeds import derive_seed
-from tempo.stage import Context, Worker
+from tempo.config import PerturbationsConfig
+from tempo.core.records import Captions, Clips, Kind, Perturbation, Perturbations, Skipped
+from tempo.core.seeds import derive_seed
+from tempo.engine.types import Context, Worker
 
 STAGE = "perturbations"
 
@@ -32,18 +32,20 @@ def make_worker(context: Context) -> Worker:
     """
     settings, seed = context.config.perturbations, context.config.run.seed
 
-    def work(batch: Sequence[Captions | Clips]) -> Sequence[Perturbations | Drop]:
+    def work(batch: Sequence[Captions | Clips]) -> Sequence[Perturbations | Skipped]:
         return [_perturb_video(video, settings, seed) for video in batch]
 
     return work
 
 
-def _perturb_video(video: Captions | Clips, settings: PerturbationsConfig, seed: int) -> Perturbations | Drop:
+def _perturb_video(
+    video: Captions | Clips, settings: PerturbationsConfig, seed: int
+) -> Perturbations | Skipped:
     count = len(video.captions if isinstance(video, Captions) else video.clips)
     made = tuple(perturb_all(count, settings, seed=derive_seed(seed, video.id, STAGE)))
     if not made:
         detail = f"{count} clips, kinds {settings.kinds}, levels {settings.levels}"
-        return Drop(stage=STAGE, id=video.id, reason="nothing to perturb", detail=detail)
+        return Skipped(stage=STAGE, id=video.id, reason="nothing to perturb", detail=detail)
     return Perturbations(id=video.id, num_clips=count, perturbations=made)
 
 

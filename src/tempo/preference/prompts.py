@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tempo.seeds import derive_seed
+from tempo.core.seeds import derive_seed
 
 #: Training prompts: the whole video and one of these.
 DESCRIBE = (

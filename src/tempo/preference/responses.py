@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from tempo.core.records import Perturbations, Response, Responses, Skipped, Unanswered
+from tempo.core.seeds import derive_seed
+from tempo.engine.types import Context, Worker
 from tempo.model.answers import Answer, Request, answer_source, failure_drop
 from tempo.preference.inputs import Ask, input_reader
-from tempo.records import Drop, Perturbations, Response, Responses, Unanswered
-from tempo.seeds import derive_seed
-from tempo.stage import Context, Worker
 from tempo.video.faults import attempt
 
 STAGE = "responses"
@@ -25,18 +25,18 @@ def make_worker(context: Context) -> Worker:
     def ask(video: Perturbations) -> list[Request | None]:
         return requests_of(video, read_input(video.id), seed=seed)
 
-    def respond(videos: Sequence[Perturbations]) -> list[Responses | Drop]:
+    def respond(videos: Sequence[Perturbations]) -> list[Responses | Skipped]:
         asked = [attempt(STAGE, video, ask) for video in videos]
-        requests = [request for row in asked if not isinstance(row, Drop) for request in row if request]
+        requests = [request for row in asked if not isinstance(row, Skipped) for request in row if request]
         drawn = iter(generate(requests, sampling=settings, max_new_tokens=settings.max_new_tokens))
         return [
             row
-            if isinstance(row, Drop)
+            if isinstance(row, Skipped)
             else _collect(video, [next(drawn) if request else None for request in row])
             for video, row in zip(videos, asked, strict=True)
         ]
 
-    def work(batch: Sequence[Perturbations]) -> Sequence[Responses | Drop]:
+    def work(batch: Sequence[Perturbations]) -> Sequence[Responses | Skipped]:
         size = len(batch) if settings.input_form == "captions" else videos_together(batch, concurrency)
         parts = [batch[start : start + size] for start in range(0, len(batch), size)]
         return [result for part in parts for result in respond(part)]
@@ -61,19 +61,19 @@ def requests_of(video: Perturbations, ask: Ask, *, seed: int) -> list[Request | 
     return [clean, *(ask(p.order, s) for p, s in zip(video.perturbations, seeds, strict=True))]
 
 
-def _collect(video: Perturbations, answers: Sequence[Answer | None]) -> Responses | Drop:
+def _collect(video: Perturbations, answers: Sequence[Answer | None]) -> Responses | Skipped:
     """The answers of a video, the clean one first, joined to what was asked."""
     if failed := failure_drop(answers, stage=STAGE, id=video.id):
         return failed
     texts = [answer.text if answer else "" for answer in answers]
     faults = [_fault(answer) for answer in answers]
     if faults[0]:
-        return Drop(stage=STAGE, id=video.id, reason="no chosen answer", detail=faults[0])
+        return Skipped(stage=STAGE, id=video.id, reason="no chosen answer", detail=faults[0])
     joined = list(zip(video.perturbations, texts[1:], faults[1:], strict=True))
     unanswered = [Unanswered(kind=p.kind, level=p.level, reason=fault) for p, _, fault in joined if fault]
     if len(unanswered) == len(joined):
         detail = "; ".join(f"{row.kind}-{row.level:02d} {row.reason}" for row in unanswered)
-        return Drop(stage=STAGE, id=video.id, reason="no rejected answer", detail=detail)
+        return Skipped(stage=STAGE, id=video.id, reason="no rejected answer", detail=detail)
     return Responses(
         id=video.id,
         num_clips=video.num_clips,

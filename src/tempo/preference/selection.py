@@ -12,16 +12,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from tempo.records import Drop, Pair
-from tempo.sections import PairsConfig
-from tempo.seeds import derive_seed
+from tempo.config import PairsConfig
+from tempo.core.records import Pair, Skipped
+from tempo.core.seeds import derive_seed
 
 STAGE = "pairs"
 
 #: Ratios of length that lie within this share of each other count as equal; finer keeps hardly fewer pairs.
 LENGTH_STEP = 0.02
 
-Sieved: TypeAlias = tuple[list[Pair], list[Drop]]
+Sieved: TypeAlias = tuple[list[Pair], list[Skipped]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Selection:
 
     pairs: list[Pair]
     held_out: list[Pair]
-    drops: list[Drop]
+    drops: list[Skipped]
 
 
 def select_pairs(pairs: Iterable[Pair], settings: PairsConfig, *, seed: int) -> Selection:
@@ -73,7 +73,7 @@ def cap_videos(pairs: Iterable[Pair], limit: int, *, seed: int) -> Sieved:
     for pair in pairs:
         by_video[pair.video_id].append(pair)
     kept: list[Pair] = []
-    drops: list[Drop] = []
+    drops: list[Skipped] = []
     for rows in by_video.values():
         chosen = _spread(rows, limit, seed=seed)
         kept += chosen
@@ -104,7 +104,7 @@ def balance_lengths(pairs: Iterable[Pair], *, seed: int) -> Sieved:
     against. A kind whose chosen answer is always the longer one therefore loses all its pairs.
     """
     kept: list[Pair] = []
-    drops: list[Drop] = []
+    drops: list[Skipped] = []
     cells: defaultdict[tuple[str, int, int], tuple[list[Pair], list[Pair]]] = defaultdict(lambda: ([], []))
     for pair in sorted(pairs, key=lambda pair: derive_seed(seed, pair.id, "length")):
         ratio = log_length_ratio(pair)
@@ -137,5 +137,5 @@ def _lengths(pair: Pair) -> str:
     return f"{chosen} against {rejected} words, no other {pair.kind} pair of level {pair.level} to balance it"
 
 
-def _drop(pair: Pair, reason: str, detail: str) -> Drop:
-    return Drop(stage=STAGE, id=pair.id, reason=reason, detail=detail)
+def _drop(pair: Pair, reason: str, detail: str) -> Skipped:
+    return Skipped(stage=STAGE, id=pair.id, reason=reason, detail=detail)

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tempo.cli.status import count_drops
+from tempo.core.records import Captions, Clips, Pair, Shots
+from tempo.core.store import RunStore, write_text
+from tempo.engine.types import Context
 from tempo.evaluation.table import percent
+from tempo.pipeline.rounds import round_directories
 from tempo.preference.perturbations import kendall_distance
-from tempo.records import Captions, Clips, Pair, Shots
 from tempo.report.audit_table import audit_cells
-from tempo.rounds import round_directories
-from tempo.stage import Context
-from tempo.status import count_drops
-from tempo.store import RunStore, write_text
 from tempo.video.frames import FrameStore
 
 #: Height of a picture on the page, in pixels.

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from tempo.core.records import Sample
+from tempo.core.seeds import derive_seed
 from tempo.preference.prompts import DESCRIBE
-from tempo.records import Sample
-from tempo.seeds import derive_seed
 from tempo.synthetic import language
 from tempo.synthetic.world import ACTIONS, Event, Story
 

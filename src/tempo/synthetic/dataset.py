@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from tempo.engine import follow_parent
-from tempo.records import Instruction
-from tempo.sections import SyntheticConfig
-from tempo.seeds import derive_seed
-from tempo.store import write_lines
+from tempo.config import SyntheticConfig
+from tempo.core.records import Instruction
+from tempo.core.seeds import derive_seed
+from tempo.core.store import write_lines
+from tempo.engine.pool import follow_parent
 from tempo.synthetic import benchmark, language
 from tempo.synthetic.drawing import render_story
 from tempo.synthetic.world import Story, make_story

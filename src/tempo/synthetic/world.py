@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from tempo.records import Frozen, Record
+from tempo.core.records import Frozen, Record
 
 SETTINGS = ("desert", "forest", "sea", "city", "snow", "night", "field", "cave")
 SHAPES = ("circle", "square", "triangle", "cross", "ring")

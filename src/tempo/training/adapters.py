@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tempo.config import PhaseConfig
 from tempo.model.prefix import language_model
-from tempo.sections import PhaseConfig
 
 
 class Policy:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tempo.sections import PhaseConfig
+from tempo.config import PhaseConfig
 
 Row = Mapping[str, float]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from tempo.sections import PhaseConfig
-from tempo.seeds import derive_seed
+from tempo.config import PhaseConfig
+from tempo.core.seeds import derive_seed
 from tempo.training.groups import Lesson
 from tempo.training.losses import ACCURACIES, Metrics, level_metric
 

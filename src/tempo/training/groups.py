@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tempo.config import PhaseConfig
+from tempo.core.records import Pair, PairKind
 from tempo.model.loading import VideoLM
 from tempo.model.prefix import Group
-from tempo.records import Pair, PairKind
-from tempo.sections import PhaseConfig
 from tempo.training.instructions import Asked
 from tempo.video.frames import FrameStore
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from tempo.config import PhaseConfig
+from tempo.engine.ranks import make_accelerator
 from tempo.model.features import FeatureStore
 from tempo.model.prefix import Group
-from tempo.processes import make_accelerator
-from tempo.sections import PhaseConfig
 from tempo.training.adapters import Policy
 from tempo.training.checkpoints import gather, load_state, save_state
 from tempo.training.clock import Clock

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tempo.config import FramesConfig
+from tempo.core.records import Clips, Video
+from tempo.core.store import RunStore
+from tempo.engine.types import Context
 from tempo.model.loading import VideoLM, load_processor
-from tempo.records import Clips, Video
-from tempo.sections import FramesConfig
-from tempo.stage import Context
-from tempo.store import RunStore
 from tempo.video.frames import FrameStore
 
 

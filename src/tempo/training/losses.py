@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tempo.sections import Length, Loss
+from tempo.config import Length, Loss
 
 ACCURACIES = "rewards/accuracies"
 

@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from tempo.config import ModelConfig, PhaseConfig
+from tempo.core.records import Pair
+from tempo.core.store import RunStore, write_json
+from tempo.engine.ranks import num_processes, process_rank, shards_weights, wait_for_all
+from tempo.engine.types import Context
 from tempo.model.features import FeatureStore
 from tempo.model.loading import VideoLM, load_video_lm, pick_device, pick_dtype
 from tempo.model.selfcheck import self_check
-from tempo.processes import num_processes, process_rank, shards_weights, wait_for_all
-from tempo.records import Pair
-from tempo.rounds import from_start
-from tempo.sections import ModelConfig, PhaseConfig
-from tempo.stage import Context
-from tempo.store import RunStore, write_json
+from tempo.pipeline.rounds import from_start
 from tempo.training.checkpoints import forget_state, whole_directory
 from tempo.training.groups import Lesson, check_lengths, dpo_lessons, sft_lessons
 from tempo.training.instructions import usable_questions

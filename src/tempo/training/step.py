@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tempo.config import PhaseConfig
 from tempo.model.features import FeatureStore
 from tempo.model.prefix import Group, encode_videos, language_model, log_probs
-from tempo.sections import PhaseConfig
 from tempo.training.adapters import Policy
 from tempo.training.clock import Clock
 from tempo.training.groups import Label

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 
+from tempo.config import PhaseConfig
+from tempo.core.seeds import derive_seed
+from tempo.core.store import write_lines
+from tempo.engine.ranks import wait_for_all
 from tempo.model.features import FeatureStore
 from tempo.model.loading import VideoLM
-from tempo.processes import wait_for_all
-from tempo.sections import PhaseConfig
-from tempo.seeds import derive_seed
-from tempo.store import write_lines
 from tempo.training.adapters import Policy
 from tempo.training.advice import advise
 from tempo.training.curriculum import Curriculum

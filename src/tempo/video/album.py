@@ -10,8 +10,8 @@ import itertools
 from collections.abc import Sequence
 
 from tempo.config import Config
-from tempo.records import Shot
-from tempo.stage import Dropped
+from tempo.core.records import Shot
+from tempo.engine.types import SkipRecord
 from tempo.video.decoding import Picture
 from tempo.video.frames import Looks, encode_jpeg
 from tempo.video.grouping import check_shots, find_clips
@@ -72,7 +72,7 @@ class Album:
             check_shots(shots, clips)
             if clips.features == "embedded":
                 return [number for clip in find_clips(shots, clips) for number in clip.key_frames], []
-        except Dropped:
+        except SkipRecord:
             return [], []
         return [number for shot in shots for number in shot.candidates], self._middles
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from tempo.config import Config
-from tempo.records import Clips, Shots
-from tempo.stage import Context, Dropped, Worker
+from tempo.core.records import Clips, Shots
+from tempo.engine.types import Context, SkipRecord, Worker
 from tempo.video.features import load_embedder
 from tempo.video.frames import FrameStore, Looks
 from tempo.video.grouping import check_shots, find_clips
@@ -15,7 +15,7 @@ from tempo.video.videos import per_record
 
 
 def make_worker(context: Context) -> Worker:
-    """A worker that maps Shots to Clips, adds their key frames to the frame store, or gives a Drop.
+    """A worker that maps Shots to Clips, adds their key frames to the frame store, or gives a Skipped.
 
     Raises ValueError where `clips.features` names no checkpoint that can be used.
     """
@@ -32,7 +32,7 @@ def make_worker(context: Context) -> Worker:
             numbers = [number for clip in clips for number in clip.key_frames]
             looks = _looks(video, store, config, numbers)
             store.write_key_frames(video.id, [looks.candidates[number] for number in numbers])
-        except Dropped:
+        except SkipRecord:
             # The training frames stay: instructions may ask about any video, and with other thresholds
             # (--redo) this one may be taken up.
             store.discard_looks(video.id)
@@ -45,7 +45,7 @@ def make_worker(context: Context) -> Worker:
 
 
 def _looks(video: Shots, store: FrameStore, config: Config, numbers: Collection[int] = ()) -> Looks:
-    """What the shots stage kept, with the frames of these numbers; raises Dropped.
+    """What the shots stage kept, with the frames of these numbers; raises SkipRecord.
 
     Made again, by the same pass, where it was discarded, or `[clips]` has changed and asks for others.
     """

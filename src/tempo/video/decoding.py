@@ -23,7 +23,7 @@ import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 
-from tempo.stage import Dropped
+from tempo.engine.types import SkipRecord
 from tempo.video.faults import read_error
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class Header:
 def decode(path: str | Path) -> Generator[Picture, None, None]:
     """All pictures that decode, in order of presentation; damaged packets are skipped and logged.
 
-    Raises Dropped ("no such file", "empty file", "cannot be opened", "no video stream", "no frame decodes").
+    Raises SkipRecord ("no such file", "empty file", "cannot be opened", "no video stream", "no frame decodes").
     """
     with _open(path) as (container, stream):
         fps = _header(container, stream).fps
@@ -116,13 +116,13 @@ def decode(path: str | Path) -> Generator[Picture, None, None]:
             turns = int(round(frame.rotation / 90) % 4)
             yield Picture(index, start, end, frame, turns, scalers)
         if index < 0:
-            raise Dropped("no frame decodes", errors[0] if errors else "the stream is empty")
+            raise SkipRecord("no frame decodes", errors[0] if errors else "the stream is empty")
         if errors:
             log.warning("%s: %d damaged packets skipped: %s", path, len(errors), errors[0])
 
 
 def read_header(path: str | Path) -> Header:
-    """The container's claims; nothing is decoded. Raises Dropped like `decode`."""
+    """The container's claims; nothing is decoded. Raises SkipRecord like `decode`."""
     # FFmpeg looks into the first pictures for what only their decoding needs, and that is most of the time.
     with _open(path, skip_frame="all") as (container, stream):
         return _header(container, stream)
@@ -130,7 +130,7 @@ def read_header(path: str | Path) -> Header:
 
 @contextlib.contextmanager
 def _open(path: str | Path, **options: str) -> Iterator[tuple[Any, Any]]:
-    """The container and its film; raises Dropped."""
+    """The container and its film; raises SkipRecord."""
     _check_file(Path(path))
     try:
         # The prefix keeps a name like `concat:x` from being a protocol; the whitelist keeps a playlist that
@@ -140,13 +140,13 @@ def _open(path: str | Path, **options: str) -> Iterator[tuple[Any, Any]]:
     except av.error.FFmpegError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise read_error(OSError(error.errno, error.strerror), path) from None
-        raise Dropped("cannot be opened", str(error)) from None
+        raise SkipRecord("cannot be opened", str(error)) from None
     with container:
         yield container, _video_stream(container)
 
 
 def _check_file(path: Path) -> None:
-    """Raises Dropped for what is no file with a content, and MachineFault where the disk does not answer.
+    """Raises SkipRecord for what is no file with a content, and MachineFault where the disk does not answer.
 
     FFmpeg gives a damaged file and a damaged disk the same error.
     """
@@ -156,9 +156,9 @@ def _check_file(path: Path) -> None:
             # Why a folder could not be searched, where it comes here for that.
             os.listdir(path)
         if not stat.S_ISREG(state.st_mode):
-            raise Dropped("cannot be opened", f"{path} is not a regular file")
+            raise SkipRecord("cannot be opened", f"{path} is not a regular file")
         if state.st_size == 0:
-            raise Dropped("empty file", str(path))
+            raise SkipRecord("empty file", str(path))
         with path.open("rb") as file:
             file.read(1)
     except OSError as error:
@@ -166,13 +166,13 @@ def _check_file(path: Path) -> None:
 
 
 def _video_stream(container: Any) -> Any:
-    """The stream that ffmpeg takes by default; raises Dropped."""
+    """The stream that ffmpeg takes by default; raises SkipRecord."""
     stream = container.streams.best("video")
     if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
         kinds = ", ".join(other.type for other in container.streams) or "none"
-        raise Dropped("no video stream", f"streams: {kinds}" + (", cover art" if stream else ""))
+        raise SkipRecord("no video stream", f"streams: {kinds}" + (", cover art" if stream else ""))
     if stream.codec_context is None:
-        raise Dropped("no frame decodes", "no decoder for this codec")
+        raise SkipRecord("no frame decodes", "no decoder for this codec")
     # Several would paint over damage each time in another way. The cores are for videos side by side, whose
     # decoders would else have up to 16 threads each.
     stream.codec_context.thread_count = 1

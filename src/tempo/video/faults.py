@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import av
 import cv2
 
-from tempo.records import Drop, Record
-from tempo.stage import Dropped
+from tempo.core.records import Record, Skipped
+from tempo.engine.types import SkipRecord
 
 T = TypeVar("T")
 
@@ -33,12 +33,12 @@ class MachineFault(ValueError):
     """The machine failed, no record is to blame; the message says what to do."""
 
 
-def attempt(stage: str, record: Record, function: Callable[[Any], T]) -> T | Drop:
-    """`function(record)`, or a Drop of `stage` where it fails on this record; raises what the machine did."""
+def attempt(stage: str, record: Record, function: Callable[[Any], T]) -> T | Skipped:
+    """`function(record)`, or a Skipped of `stage` where it fails on this record; raises what the machine did."""
     try:
         return function(record)
-    except Dropped as dropped:
-        return Drop(id=record.id, stage=stage, reason=dropped.reason, detail=dropped.detail)
+    except SkipRecord as dropped:
+        return Skipped(id=record.id, stage=stage, reason=dropped.reason, detail=dropped.detail)
     except Exception as error:
         detail = f"{type(error).__name__}: {error}"
         if _stops_the_run(error):
@@ -48,16 +48,16 @@ def attempt(stage: str, record: Record, function: Callable[[Any], T]) -> T | Dro
                 f"{stage}: memory or the GPU failed at {record.id}, which is not to blame: {detail}. Nothing "
                 "is lost: make room, then give the same command again"
             ) from error
-        return Drop(id=record.id, stage=stage, reason="cannot be processed", detail=detail)
+        return Skipped(id=record.id, stage=stage, reason="cannot be processed", detail=detail)
 
 
-def read_error(error: OSError, path: str | Path) -> Dropped | MachineFault:
+def read_error(error: OSError, path: str | Path) -> SkipRecord | MachineFault:
     """What to raise for a file that cannot be read."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         check_in_place(path)
-        return Dropped("no such file", str(path))
+        return SkipRecord("no such file", str(path))
     if error.errno in OF_A_FILE:
-        return Dropped("cannot be opened", str(error))
+        return SkipRecord("cannot be opened", str(error))
     return MachineFault(
         f"{path} cannot be read: {error}. Nothing is lost: see to the disk, or take the file away if only "
         "it is damaged, then give the same command again"

@@ -12,16 +12,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from tempo.records import Clip, Shot
-from tempo.sections import ClipsConfig
-from tempo.stage import Dropped
+from tempo.config import ClipsConfig
+from tempo.core.records import Clip, Shot
+from tempo.engine.types import SkipRecord
 from tempo.video.key_frames import choose_key_frames
 
 
 def find_clips(
     shots: Sequence[Shot], config: ClipsConfig, features: ArrayLike | None = None
 ) -> tuple[Clip, ...]:
-    """The clips of a video in time order; raises Dropped where the video is not rich in time.
+    """The clips of a video in time order; raises SkipRecord where the video is not rich in time.
 
     Shots are grouped by `features` [S, D], or by their own descriptors.
     """
@@ -77,26 +77,26 @@ def _clip(shots: Sequence[Shot], group: int, run: Sequence[int]) -> Clip:
 
 
 def check_shots(shots: Sequence[Shot], config: ClipsConfig) -> None:
-    """Video filter 1; raises Dropped."""
+    """Video filter 1; raises SkipRecord."""
     if len(shots) < config.min_shots:
-        raise Dropped("too few shots", f"{len(shots)} usable shots, min_shots is {config.min_shots}")
+        raise SkipRecord("too few shots", f"{len(shots)} usable shots, min_shots is {config.min_shots}")
     if len(shots) > config.max_shots:
-        raise Dropped("too many shots", f"{len(shots)} usable shots, max_shots is {config.max_shots}")
+        raise SkipRecord("too many shots", f"{len(shots)} usable shots, max_shots is {config.max_shots}")
     longest = max(shot.seconds for shot in shots)
     if longest > config.max_shot_seconds:
         limit = f"max_shot_seconds is {config.max_shot_seconds:g}"
-        raise Dropped("shot too long", f"a shot of {longest:.2f} seconds, {limit}")
+        raise SkipRecord("shot too long", f"a shot of {longest:.2f} seconds, {limit}")
 
 
 def _check_groups(clip_groups: Sequence[int], config: ClipsConfig) -> None:
     """Video filter 2, on the group of each clip."""
     num_clips = len(clip_groups)
     if num_clips < config.min_clips:
-        raise Dropped("too few clips", f"{num_clips} clips, min_clips is {config.min_clips}")
+        raise SkipRecord("too few clips", f"{num_clips} clips, min_clips is {config.min_clips}")
     group, count = Counter(clip_groups).most_common(1)[0]
     limit = min(config.max_group_clips, max(1, num_clips // config.group_share))
     if count > limit:
-        raise Dropped(
+        raise SkipRecord(
             "group comes back too often",
             f"group {group} is {count} of {num_clips} clips, at most {limit} may be",
         )

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from tempo.records import Drop, Video
-from tempo.stage import Context
-from tempo.store import DROPPED, RunStore
+from tempo.core.records import Skipped, Video
+from tempo.core.store import SKIPPED, RunStore
+from tempo.engine.types import Context
 from tempo.video.videos import video_id
 
 
@@ -33,7 +33,7 @@ def read_library(context: Context) -> Library:
     # In an earlier round the rows are a link to the run's, which has the drops of the stage beside them.
     run = RunStore(store.path("videos").resolve().parent)
     # The stage drops by path, not by id: what it sets aside has none.
-    dropped = (os.path.realpath(drop.id) for drop in run.read(DROPPED, Drop) if drop.stage == "videos")
+    dropped = (os.path.realpath(drop.id) for drop in run.read(SKIPPED, Skipped) if drop.stage == "videos")
     return Library(
         paths=paths,
         ids={os.path.realpath(path): name for name, path in paths.items()},

@@ -10,11 +10,11 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Any, TypeAlias, TypeVar
 
-from tempo.stage import Dropped
+from tempo.engine.types import SkipRecord
 
 T = TypeVar("T")
 
-#: Called at every step forward; may raise Dropped.
+#: Called at every step forward; may raise SkipRecord.
 Beat: TypeAlias = Callable[[], None]
 
 
@@ -27,12 +27,12 @@ class Pulse:
         self._given_up = False
 
     def beat(self) -> None:
-        """Notes a step forward, and that what follows is the decoder's time; raises Dropped if given up."""
+        """Notes a step forward, and that what follows is the decoder's time; raises SkipRecord if given up."""
         self._check()
         self._last = time.monotonic()
 
     def rest(self) -> None:
-        """Notes that what follows may take as long as it takes; raises Dropped if given up."""
+        """Notes that what follows may take as long as it takes; raises SkipRecord if given up."""
         self._check()
         self._last = None
 
@@ -49,9 +49,9 @@ class Pulse:
         last = self._last
         return self._seconds if last is None else last + self._seconds - time.monotonic()
 
-    def dropped(self) -> Dropped:
+    def dropped(self) -> SkipRecord:
         detail = f"no picture for {self._seconds:g} seconds (videos.timeout_seconds)"
-        return Dropped("decoder hangs", detail)
+        return SkipRecord("decoder hangs", detail)
 
 
 class _Thread(threading.Thread):
@@ -87,7 +87,7 @@ _idle: list[_Thread] = []
 
 
 def with_patience(work: Callable[[Pulse], T], seconds: float) -> T:
-    """What `work(pulse)` returns or raises; Dropped("decoder hangs") if it takes no step in `seconds`.
+    """What `work(pulse)` returns or raises; SkipRecord("decoder hangs") if it takes no step in `seconds`.
 
     The work runs in a thread, since nothing else gets out of a call into a library that does not return. That
     thread is left behind: it is free again at its next beat, or ends with the process.

@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from tempo.sections import FramesConfig
+from tempo.config import FramesConfig
 from tempo.video.decoding import Picture, decode
 from tempo.video.frames import Sampled, decode_jpegs, encode_jpeg
 from tempo.video.patience import Beat
@@ -92,7 +92,7 @@ class Sampler:
 
 
 def sample_video(path: str | Path, config: FramesConfig, beat: Beat = lambda: None) -> Sampled:
-    """What a Sampler takes of a whole video; raises Dropped. Beats at every picture."""
+    """What a Sampler takes of a whole video; raises SkipRecord. Beats at every picture."""
     sampler = Sampler(config)
     for picture in decode(path):
         beat()

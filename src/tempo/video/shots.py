@@ -7,8 +7,8 @@ import os
 import cv2
 
 from tempo.config import Config
-from tempo.records import Shots, Video
-from tempo.stage import Context, Dropped, Worker
+from tempo.core.records import Shots, Video
+from tempo.engine.types import Context, SkipRecord, Worker
 from tempo.video.detectors import check_detector
 from tempo.video.frames import FrameStore
 from tempo.video.survey import survey
@@ -19,7 +19,7 @@ LOST = ("no such file", "file changed")
 
 
 def make_worker(context: Context) -> Worker:
-    """A worker that maps Video to Shots, writes the video's frames to the frame store, or gives a Drop.
+    """A worker that maps Video to Shots, writes the video's frames to the frame store, or gives a Skipped.
 
     Raises ValueError where the configured detector is not installed.
     """
@@ -29,7 +29,7 @@ def make_worker(context: Context) -> Worker:
     def find(video: Video) -> Shots:
         try:
             return look_through(video.path, video.id, store, context.config)
-        except Dropped as dropped:
+        except SkipRecord as dropped:
             if not video.copies or dropped.reason not in LOST:
                 raise
             first, *others = video.copies
@@ -39,7 +39,7 @@ def make_worker(context: Context) -> Worker:
 
 
 def look_through(path: str, video_id: str, store: FrameStore, config: Config) -> Shots:
-    """The shots of a video, whose frames and looks are then in the store; raises Dropped."""
+    """The shots of a video, whose frames and looks are then in the store; raises SkipRecord."""
     # The cores are for videos side by side: waking another thread takes longer than a small picture.
     cv2.setNumThreads(1)
     check_unchanged(path, video_id, config.videos.paths)
@@ -47,7 +47,7 @@ def look_through(path: str, video_id: str, store: FrameStore, config: Config) ->
     found = survey(path, config)
     if _state(path) != before:
         check_unchanged(path, video_id, config.videos.paths)
-        raise Dropped("file changed", f"{path} was written to while it was read")
+        raise SkipRecord("file changed", f"{path} was written to while it was read")
     store.write(video_id, found.sampled.frames, seconds=found.sampled.seconds, fps=found.sampled.fps)
     if found.looks is not None:
         store.write_looks(video_id, found.looks)

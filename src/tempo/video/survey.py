@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tempo.config import Config
-from tempo.records import RejectedShot, Shot
-from tempo.sections import ShotsConfig
-from tempo.stage import Dropped
+from tempo.config import Config, ShotsConfig
+from tempo.core.records import RejectedShot, Shot
+from tempo.engine.types import SkipRecord
 from tempo.video.album import Album
 from tempo.video.decoding import Picture, decode
 from tempo.video.detectors import Detector, make_detector
@@ -51,7 +50,7 @@ class Survey:
 
 
 def survey(path: str, config: Config) -> Survey:
-    """One pass over the video; raises Dropped ("cannot be decoded", "picture too thin", "decoder hangs")."""
+    """One pass over the video; raises SkipRecord ("cannot be decoded", "picture too thin", "decoder hangs")."""
     return with_patience(lambda pulse: _pass(path, config, pulse), config.videos.timeout_seconds)
 
 
@@ -85,8 +84,8 @@ def _pictures(path: str, pulse: Pulse) -> Iterator[Picture]:
                 yield from ahead
                 pulse.beat()
                 ahead.clear()
-    except Dropped as dropped:
-        raise Dropped("cannot be decoded", f"{dropped.reason}: {dropped.detail}") from None
+    except SkipRecord as dropped:
+        raise SkipRecord("cannot be decoded", f"{dropped.reason}: {dropped.detail}") from None
     pulse.rest()
     yield from ahead
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tempo.records import Record, Video
-from tempo.sections import VideosConfig
-from tempo.stage import Context, Dropped, Worker
+from tempo.config import VideosConfig
+from tempo.core.records import Record, Video
+from tempo.engine.types import Context, SkipRecord, Worker
 from tempo.video.decoding import read_header
 from tempo.video.faults import attempt, check_in_place, read_error
 from tempo.video.patience import with_patience
@@ -55,13 +55,13 @@ def video_id(path: str | Path) -> str:
 
 
 def make_worker(context: Context) -> Worker:
-    """A worker that maps VideoFile to Video, or to a Drop whose id is the path."""
+    """A worker that maps VideoFile to Video, or to a Skipped whose id is the path."""
     config = context.config.videos
     return per_record("videos", lambda file: _identify(file, config))
 
 
 def per_record(stage: str, function: Callable[[Any], Record]) -> Worker:
-    """A worker that applies `function` to each record; one on which it fails becomes a Drop of `stage`."""
+    """A worker that applies `function` to each record; one on which it fails becomes a Skipped of `stage`."""
 
     def worker(batch: Sequence[Any]) -> Sequence[Record]:
         return [attempt(stage, record, function) for record in batch]
@@ -70,7 +70,7 @@ def per_record(stage: str, function: Callable[[Any], Record]) -> Worker:
 
 
 def check_unchanged(path: str, expected_id: str, roots: Sequence[str] = ()) -> None:
-    """Raises Dropped if the file is gone or has another content than when it was found in one of `roots`.
+    """Raises SkipRecord if the file is gone or has another content than when it was found in one of `roots`.
 
     And MachineFault if its disk is gone, also where it is a link to it.
     """
@@ -78,17 +78,19 @@ def check_unchanged(path: str, expected_id: str, roots: Sequence[str] = ()) -> N
         check_in_place(place, roots)
     found_id = _read_id(path)
     if found_id != expected_id:
-        raise Dropped("file changed", f"{path} now has the content {found_id}")
+        raise SkipRecord("file changed", f"{path} now has the content {found_id}")
 
 
 def check_shape(width: int, height: int) -> None:
-    """Raises Dropped for a picture that no model takes."""
+    """Raises SkipRecord for a picture that no model takes."""
     if max(width, height) > MAX_RATIO * min(width, height):
-        raise Dropped("picture too thin", f"{width} x {height} pixels, at most {MAX_RATIO} to 1 can be shown")
+        raise SkipRecord(
+            "picture too thin", f"{width} x {height} pixels, at most {MAX_RATIO} to 1 can be shown"
+        )
 
 
 def _read_id(path: str) -> str:
-    """The id of a file; raises Dropped if it is gone or cannot be read to its end."""
+    """The id of a file; raises SkipRecord if it is gone or cannot be read to its end."""
     try:
         return video_id(path)
     except OSError as error:
@@ -97,7 +99,7 @@ def _read_id(path: str) -> str:
 
 def _identify(file: VideoFile, config: VideosConfig) -> Video:
     if ESCAPED.search(file.id) and not os.path.exists(file.id):
-        raise Dropped("name is not UTF-8", "rename the file")
+        raise SkipRecord("name is not UTF-8", "rename the file")
     check_in_place(file.id, config.paths)
     header = with_patience(lambda _: read_header(file.id), config.timeout_seconds)
     return Video(id=_read_id(file.id), path=file.id, **dataclasses.asdict(header))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from tempo.sections import ShotsConfig
+from tempo.config import ShotsConfig
 from tempo.video.decoding import Image
 
 

@@ -11,7 +11,7 @@ from scenedetect import FrameTimecode
 from scenedetect.detector import FlashFilter
 from scenedetect.detectors import AdaptiveDetector
 
-from tempo.sections import ShotsConfig
+from tempo.config import ShotsConfig
 from tempo.video.decoding import Image
 
 #: Cuts closer than this are one, as in PySceneDetect (15 frames there, at 25 a second). With 8 frames the

