@@ -200,5 +200,5 @@ def test_the_recipe_runs_from_files_to_the_report_on_stand_ins(tempo, llava_vide
     assert "1 instructions left out, about videos that were set aside" in shown
     num_turns = sum(len(row["conversations"]) // 2 for row in json.loads(rows.read_text()))
     (sft,) = (out / "train").glob("*-sft/done.json")
-    assert json.loads(sft.read_text())["num_lessons"] == num_turns - 1
+    assert json.loads(sft.read_text())["num_examples"] == num_turns - 1
     assert (out / "model" / "model.safetensors").exists()

@@ -64,7 +64,7 @@ def answered(worker: str, reads: str, reads_record: type[Record]) -> Callable[..
     def run(context: Context, store: RunStore, console: Console) -> None:
         if context.config.training.phases:
             from tempo.training.instructions import check_videos
-            from tempo.training.longest import check_longest
+            from tempo.training.examples import check_longest
 
             check_videos(context)
             check_longest(context)
