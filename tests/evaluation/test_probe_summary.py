@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tempo.config import FramesConfig
+from tempo.core.statistics import cluster_interval
 from tempo.evaluation import probe_command
-from tempo.evaluation.benchmark import cluster_interval
 from tempo.evaluation.probe import Comparison
 from tempo.evaluation.probe_chart import write_chart
 from tempo.evaluation.probe_command import ProbeRequest
