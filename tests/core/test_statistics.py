@@ -1,11 +1,11 @@
-"""Intervals: Wilson's published values, and a bootstrap that resamples whole videos."""
+"""Intervals: published values of Wilson's, and a bootstrap that draws whole videos."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from tempo.core.statistics import cluster_interval, wilson_interval
+from tempo.core.statistics import cluster_interval, share_interval, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -28,34 +28,54 @@ def test_wilson_interval_has_the_published_values(num_right, num_samples, low, h
 def test_wilson_interval_contains_the_share_and_is_symmetric(num_samples):
     for num_right in {0, 1, num_samples // 3, num_samples}:
         low, high = wilson_interval(num_right, num_samples)
-        assert 0 <= low <= high <= 1
-        assert low - 1e-12 <= num_right / num_samples <= high + 1e-12
+        assert 0 <= low <= num_right / num_samples + 1e-12
+        assert num_right / num_samples - 1e-12 <= high <= 1
         assert wilson_interval(num_samples - num_right, num_samples) == pytest.approx((1 - high, 1 - low))
 
 
-def test_bootstrap_resamples_whole_groups():
-    """Ten copies of each value add no information: the interval is that of the forty groups."""
-    of_group = np.random.default_rng(0).normal(size=40)
-    names = [str(i) for i in range(40)]
-    low, high = cluster_interval(of_group, names, seed=0)
-    assert cluster_interval(np.repeat(of_group, 10), np.repeat(names, 10), seed=0) == pytest.approx(
-        (low, high)
-    )
-    assert low < of_group.mean() < high
-    assert high - low == pytest.approx(2 * 1.96 * of_group.std() / np.sqrt(40), rel=0.15)
+def names(count, repeats=1):
+    return [f"video-{index}" for index in range(count) for _ in range(repeats)]
 
 
-def test_larger_groups_weigh_more():
-    low, high = cluster_interval([0.0] * 990 + [1.0] * 10, ["a"] * 990 + list("bcdefghijk"), seed=0)
-    assert low < 0.01 < high
+def test_repeated_values_of_a_video_do_not_narrow_the_interval():
+    values = np.random.default_rng(0).normal(size=40)
+    once = cluster_interval(values, names(40), seed=0)
+    assert cluster_interval(np.repeat(values, 10), names(40, 10), seed=0) == pytest.approx(once)
+    assert once[1] - once[0] == pytest.approx(2 * 1.96 * values.std() / np.sqrt(40), rel=0.15)
 
 
-def test_seed_decides_and_order_does_not():
-    values, names = np.random.default_rng(0).normal(size=30), [str(i) for i in range(30)]
-    assert cluster_interval(values, names, seed=0) == cluster_interval(values[::-1], names[::-1], seed=0)
-    assert cluster_interval(values, names, seed=0) != cluster_interval(values, names, seed=1)
+def test_questions_of_one_video_that_agree_widen_the_interval():
+    """Ten questions per video, right or wrong together, are worth one sample per video."""
+    together = np.repeat(np.arange(20) % 2, 10)
+    mixed = np.tile(np.arange(10) % 2, 20)
+    low, high = share_interval(together, names(20, 10), seed=0)
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 20), rel=0.2)
+    assert share_interval(mixed, names(20, 10), seed=0) == pytest.approx((0.5, 0.5))
 
 
-@pytest.mark.parametrize("groups", [list("abcd"), list("aaaa")], ids=["equal values", "one group"])
-def test_interval_without_spread_is_a_point(groups):
-    assert cluster_interval([0.5] * 4, groups, seed=0) == (0.5, 0.5)
+def test_the_seed_decides_the_draws_and_the_order_of_values_does_not():
+    values = np.random.default_rng(0).normal(size=30)
+    one = cluster_interval(values, names(30), seed=0)
+    assert one == cluster_interval(values[::-1], names(30)[::-1], seed=0)
+    assert one != cluster_interval(values, names(30), seed=1)
+
+
+def test_one_cluster_has_no_bootstrap_interval():
+    with pytest.raises(ValueError, match="these values have 1"):
+        cluster_interval([1, 2], ["a", "a"], seed=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "clusters", "expected"),
+    [
+        # Four videos are too few for a bootstrap; two questions of each count once.
+        ([1, 1, 0, 0, 1, 1, 0, 0], names(4, 2), wilson_interval(2, 4)),
+        ([1] * 20, names(10, 2), wilson_interval(10, 10)),
+        ([0] * 10, names(10), wilson_interval(0, 10)),
+        ([0.5] * 10, names(10), (0.5, 0.5)),
+        ([], [], (0.0, 1.0)),
+    ],
+    ids=["few videos", "all right", "all wrong", "all ties", "nothing"],
+)
+def test_wilson_replaces_a_bootstrap_that_is_too_narrow(values, clusters, expected):
+    assert share_interval(values, clusters, seed=0) == pytest.approx(expected)
