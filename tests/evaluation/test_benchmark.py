@@ -16,7 +16,6 @@ from tempo.evaluation.benchmark import (
     score,
     score_groups,
     summarize,
-    wilson_interval,
 )
 
 LIKELY, UNLIKELY = -1.0, -9.0
@@ -30,36 +29,6 @@ def outcome(name, *, right, aspect="direction", form="yes_no", group=""):
 def outcomes(num_right, num_wrong, **fields):
     flags = [True] * num_right + [False] * num_wrong
     return [outcome(f"{fields}-{i}", right=right, **fields) for i, right in enumerate(flags)]
-
-
-@pytest.mark.parametrize(
-    ("num_right", "num_samples", "low", "high"),
-    [
-        # Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-        (5, 10, 0.2366, 0.7634),
-        (0, 0, 0.0, 1.0),
-    ],
-)
-def test_wilson_interval_has_the_published_values(num_right, num_samples, low, high):
-    assert wilson_interval(num_right, num_samples) == pytest.approx((low, high), abs=1e-4)
-
-
-@pytest.mark.parametrize("num_samples", [1, 7, 60, 1000])
-def test_wilson_interval_holds_the_share_within_0_and_1_and_mirrors(num_samples):
-    for num_right in {0, 1, num_samples // 3, num_samples}:
-        low, high = wilson_interval(num_right, num_samples)
-        assert 0 <= low <= high <= 1
-        assert low - 1e-12 <= num_right / num_samples <= high + 1e-12
-        assert wilson_interval(num_samples - num_right, num_samples) == pytest.approx((1 - high, 1 - low))
-
-
-def test_more_samples_make_the_interval_narrower():
-    widths = [high - low for low, high in (wilson_interval(n // 2, n) for n in (10, 100, 1000))]
-    assert widths == sorted(widths, reverse=True)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from tempo.config import FramesConfig
 from tempo.evaluation import probe_command
-from tempo.evaluation.benchmark import cluster_interval
 from tempo.evaluation.probe import Comparison
 from tempo.evaluation.probe_chart import write_chart
 from tempo.evaluation.probe_command import ProbeRequest
@@ -59,25 +57,6 @@ def test_few_videos_get_no_interval():
     assert cell["win_rate_interval"] is None
     assert cell["margin_per_token_interval"] is None
     assert cell["win_rate"] == 0.75
-
-
-def test_whole_videos_are_drawn_again():
-    rng = np.random.default_rng(0)
-    of_video = rng.normal(size=40)
-    alone = cluster_interval(of_video, [str(i) for i in range(40)], seed=0)
-    # Ten copies of each value tell nothing new.
-    repeated = cluster_interval(
-        np.repeat(of_video, 10), [str(i) for i in range(40) for _ in range(10)], seed=0
-    )
-    assert repeated == pytest.approx(alone)
-    assert alone[1] - alone[0] == pytest.approx(2 * 1.96 * of_video.std() / np.sqrt(40), rel=0.15)
-
-
-def test_the_order_of_videos_and_another_run_change_nothing():
-    assert summarize(rows_of(12), seed=3) == summarize(rows_of(12), seed=3)
-    assert cluster_interval([1, 2, 3, 4, 5, 9], list("abcdef"), seed=0) == cluster_interval(
-        [9, 5, 4, 3, 2, 1], list("fedcba"), seed=0
-    )
 
 
 @pytest.mark.parametrize(("name", "begins"), [("c.png", b"\x89PNG"), ("c.svg", b"<?xml")])

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike
-
 from tempo.core.records import Outcome, Sample
+from tempo.core.statistics import wilson_interval
 from tempo.core.store import read_rows
 
 #: Aspects that one frame answers; the rest need time.
 STATIC_ASPECTS = ("static",)
-
-#: Draws of the bootstrap; the interval's own error is then well under a tenth of its width.
-NUM_RESAMPLES = 1000
 
 
 def read_samples(path: Path) -> list[Sample]:
@@ -123,17 +117,6 @@ def is_video_right(rows: Sequence[Outcome]) -> bool:
     )
 
 
-def wilson_interval(num_right: float, num_samples: int, *, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927); (0, 1) without samples."""
-    if num_samples == 0:
-        return 0.0, 1.0
-    share = num_right / num_samples
-    scale = 1 + z * z / num_samples
-    centre = (share + z * z / (2 * num_samples)) / scale
-    half = z * math.sqrt(share * (1 - share) / num_samples + z * z / (4 * num_samples**2)) / scale
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def _share(num_right: int, num_samples: int) -> dict[str, Any]:
     accuracy = round(num_right / num_samples, 4) if num_samples else None
     interval = [round(bound, 4) for bound in wilson_interval(num_right, num_samples)]
@@ -143,16 +126,3 @@ def _share(num_right: int, num_samples: int) -> dict[str, Any]:
 def _scores_by(outcomes: Sequence[Outcome], key: Callable[[Outcome], str]) -> dict[str, Any]:
     names = sorted({key(outcome) for outcome in outcomes})
     return {name: score([o for o in outcomes if key(o) == name]) for name in names}
-
-
-def cluster_interval(values: ArrayLike, groups: Sequence[str], *, seed: int) -> tuple[float, float]:
-    """The 95 % bootstrap interval of a mean whose values are alike within a group (a video).
-
-    Whole groups are drawn again, with replacement. Where all values are the same it knows no spread.
-    """
-    names, group_N = np.unique(np.array(groups, dtype=str), return_inverse=True)
-    sum_G, size_G = np.bincount(group_N, np.asarray(values, np.float64)), np.bincount(group_N)
-    share = np.full(len(names), 1 / len(names))
-    times_RG = np.random.default_rng(seed).multinomial(len(names), share, size=NUM_RESAMPLES)
-    low, high = np.quantile((times_RG @ sum_G) / (times_RG @ size_G), [0.025, 0.975])
-    return float(low), float(high)

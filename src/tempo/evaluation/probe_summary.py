@@ -12,7 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from tempo.core.seeds import derive_seed
-from tempo.evaluation.benchmark import cluster_interval, wilson_interval
+from tempo.core.statistics import cluster_interval, wilson_interval
 from tempo.evaluation.probe import Comparison
 from tempo.evaluation.table import percent
 
