@@ -174,7 +174,7 @@ def test_a_row_that_can_be_split_is_said_to_be(lm, tmp_path):
     frames = write_frames(tmp_path, [1])
     pairs = [pair("v0", kind, 4) for kind in ("drop", "reverse")]
     asked = [Question("v0", "What?", "A ring."), Question("v0", "Is it?", "Yes.")]
-    for grouping, words in (("level", "raise it, set grouping = 'pair'"), ("pair", "raise it, or lower")):
+    for grouping, words in (("video", "raise it, set grouping = 'pair'"), ("pair", "raise it, or lower")):
         for examples in (
             dpo_examples(pairs, phase(grouping=grouping)),
             sft_examples(asked, phase(objective="sft", grouping=grouping)),

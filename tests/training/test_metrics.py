@@ -1,4 +1,4 @@
-"""Metrics are sums that can be added, a file that can be resumed, and warnings where figures call for them."""
+"""Metrics are sums that can be added, rows of a file that can be resumed, and a source of warnings."""
 
 import json
 

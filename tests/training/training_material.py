@@ -1,6 +1,7 @@
 """What tests of training share: phases, examples, and stored frames of random videos."""
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from tempo.config import PhaseConfig
 from tempo.training.examples import Example, Label
@@ -12,7 +13,7 @@ PROMPT = "Describe the video in detail."
 def phase(**changes):
     """A DPO phase with a small LoRA, unless changed."""
     settings = {"name": "p", "objective": "dpo", "learning_rate": 2e-3, "batch_size": 2, "lora_rank": 4}
-    return PhaseConfig.model_validate(settings | changes)
+    return TypeAdapter(PhaseConfig).validate_python(settings | changes)
 
 
 def write_frames(directory, num_frames):

@@ -63,8 +63,8 @@ def answered(worker: str, reads: str, reads_record: type[Record]) -> Callable[..
 
     def run(context: Context, store: RunStore, console: Console) -> None:
         if context.config.training.phases:
-            from tempo.training.instructions import check_videos
             from tempo.training.examples import check_longest
+            from tempo.training.instructions import check_videos
 
             check_videos(context)
             check_longest(context)

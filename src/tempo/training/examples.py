@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tempo.config import FramesConfig, PhaseConfig
+from tempo.config import DpoPhase, FramesConfig, SftPhase
 from tempo.core.records import Clips, Pair, PairKind, Video
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
@@ -77,7 +77,7 @@ class LoadedExample(NamedTuple):
     group: Group
 
 
-def dpo_examples(pairs: Iterable[Pair], phase: PhaseConfig) -> list[Example]:
+def dpo_examples(pairs: Iterable[Pair], phase: DpoPhase) -> list[Example]:
     """The pairs that the phase selects, as examples by `phase.grouping`, in an order of their own.
 
     Pairs share an example only if they share video, frames, prompt and chosen answer.
@@ -91,18 +91,18 @@ def dpo_examples(pairs: Iterable[Pair], phase: PhaseConfig) -> list[Example]:
     ]
 
 
-def selects(phase: PhaseConfig, pair: Pair) -> bool:
+def selects(phase: DpoPhase, pair: Pair) -> bool:
     """Whether a DPO phase trains on the pair, by its `levels` and `kinds`."""
     return (not phase.levels or pair.level in phase.levels) and (not phase.kinds or pair.kind in phase.kinds)
 
 
-def _grouping_key(pair: Pair, phase: PhaseConfig) -> tuple[str, int, str, str, str, tuple[int, ...]]:
+def _grouping_key(pair: Pair, phase: DpoPhase) -> tuple[str, int, str, str, str, tuple[int, ...]]:
     level = 0 if phase.grouping == "video" else pair.level
     name = pair.id if phase.grouping == "pair" else ""
     return pair.video_id, level, name, pair.prompt, pair.chosen, pair.frames
 
 
-def _dpo_example(pairs: Sequence[Pair], phase: PhaseConfig, seen: Counter[str]) -> Example:
+def _dpo_example(pairs: Sequence[Pair], phase: DpoPhase, seen: Counter[str]) -> Example:
     first = pairs[0]
     names = {"video": first.video_id, "level": f"{first.video_id}/{first.level}", "pair": first.id}
     name = names[phase.grouping]
@@ -118,7 +118,7 @@ def _dpo_example(pairs: Sequence[Pair], phase: PhaseConfig, seen: Counter[str]) 
     )
 
 
-def sft_examples(questions: Iterable[Question], phase: PhaseConfig) -> list[Example]:
+def sft_examples(questions: Iterable[Question], phase: SftPhase) -> list[Example]:
     """One example per video with all its questions, or one per question if `phase.grouping` is "pair".
 
     Sorted by video; the questions of a video keep their order.

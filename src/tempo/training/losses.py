@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tempo.config import Length, Loss
+from tempo.config import LogpReduction, Loss
 from tempo.training.metrics import ACCURACIES, Metrics, level_metric
 
 #: Metrics that are also kept per level and per kind of perturbation.
@@ -26,7 +26,7 @@ def dpo_loss(
     beta: float = 0.1,
     loss: Loss = "sigmoid",
     label_smoothing: float = 0.0,
-    logp_reduction: Length = "sum",
+    logp_reduction: LogpReduction = "sum",
     ld_alpha: float = 1.0,
     nll_weight: float = 0.0,
     labels: Sequence[tuple[str, int]] = (),
@@ -76,7 +76,7 @@ def dpo_loss(
 
 
 def answer_scores(
-    answers: Sequence[Tensor], *, logp_reduction: Length = "sum", ld_alpha: float = 1.0
+    answers: Sequence[Tensor], *, logp_reduction: LogpReduction = "sum", ld_alpha: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """One log-likelihood per answer: of the chosen one (a scalar, or one per pair, [K]) and the rejected [K].
 
@@ -148,8 +148,8 @@ def _check_sizes(
     own, other = ([tuple(answer.shape) for answer in answers] for answers in (policy, reference))
     if len(own) < 2 or own != other:
         raise ValueError(
-            "policy and reference: both need a chosen and at least one rejected answer, with the same numbers of "
-            f"tokens, got shapes {own} and {other}"
+            "policy and reference: both need a chosen and at least one rejected answer, with the same numbers "
+            f"of tokens, got shapes {own} and {other}"
         )
     if labels and len(labels) != len(own) - 1:
         raise ValueError(f"labels: {len(own) - 1} rejected answers need as many labels, got {len(labels)}")

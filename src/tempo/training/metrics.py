@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tempo.config import PhaseConfig
+from tempo.config import DpoPhase, PhaseConfig
 from tempo.core.store import write_lines
 
 ACCURACIES = "rewards/accuracies"
@@ -86,13 +86,13 @@ def read_metrics(path: Path, num_steps: int) -> list[dict[str, float]]:
 
 def find_warnings(rows: Sequence[Mapping[str, float]], phase: PhaseConfig) -> dict[str, str]:
     """Name to text of every warning that the steps so far call for; none for an SFT phase."""
-    if phase.objective != "dpo" or len(rows) < WINDOW:
+    if not isinstance(phase, DpoPhase) or len(rows) < WINDOW:
         return {}
     found = {"trivial pairs": _trivial(rows, phase), "falling chosen": _falling(rows, phase)}
     return {name: text for name, text in found.items() if text}
 
 
-def _trivial(rows: Sequence[Mapping[str, float]], phase: PhaseConfig) -> str:
+def _trivial(rows: Sequence[Mapping[str, float]], phase: DpoPhase) -> str:
     # Until the first step with a rate above 0, policy and reference are equal and every accuracy is 0.
     first = next((i for i, row in enumerate(rows) if row["learning_rate"] > 0), len(rows)) + 1
     early = rows[first : first + WINDOW]
@@ -105,7 +105,7 @@ def _trivial(rows: Sequence[Mapping[str, float]], phase: PhaseConfig) -> str:
     )
 
 
-def _falling(rows: Sequence[Mapping[str, float]], phase: PhaseConfig) -> str:
+def _falling(rows: Sequence[Mapping[str, float]], phase: DpoPhase) -> str:
     last = rows[-WINDOW:]
     chosen, rejected = (
         sum(row[name] for row in last) / WINDOW for name in ("rewards/chosen", "rewards/rejected")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from tempo.config import PhaseConfig
+from tempo.config import PhaseConfig, SftPhase
 from tempo.core.seeds import derive_seed
 from tempo.model.prefix import Group
 from tempo.training.examples import Example, LoadedExample
@@ -70,7 +70,7 @@ class Curriculum:
 
     def _record(self, batch: Sequence[Example], row: Mapping[str, float]) -> None:
         """Moves to the next level if this batch shows that the present one is mastered."""
-        if self._present + 1 >= len(self._levels):
+        if isinstance(self._phase, SftPhase) or self._present + 1 >= len(self._levels):
             return
         level = self._levels[self._present]
         count = sum(label.level == level for example in batch for label in example.labels)
@@ -84,8 +84,8 @@ class Curriculum:
             self._move_to(self._present + 1)
 
     def _level(self, example: Example) -> int:
-        """The level that decides the order. A random order has a single level, 0."""
-        if self._phase.order == "random":
+        """The level that decides the order. Without an adaptive order there is a single level, 0."""
+        if isinstance(self._phase, SftPhase) or self._phase.order == "random":
             return 0
         levels = {label.level for label in example.labels}
         assert len(levels) == 1, f"{example.id} has levels {levels}"

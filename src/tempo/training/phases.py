@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tempo.config import ModelConfig, PhaseConfig
+from tempo.config import DpoPhase, ModelConfig, PhaseConfig, SftPhase
 from tempo.core.records import Pair
 from tempo.core.store import RunStore, write_json
 from tempo.engine.ranks import num_processes, process_rank, shards_weights, wait_for_all
@@ -20,7 +20,7 @@ from tempo.pipeline.rounds import from_start
 from tempo.training.distributed import remove_state, replace_directory
 from tempo.training.examples import Example, check_lengths, dpo_examples, sft_examples
 from tempo.training.instructions import usable_questions
-from tempo.training.policy import ReferenceStore, model_key
+from tempo.training.policy import ReferenceStore, caches_reference, model_key
 from tempo.training.trainer import PhaseContext, train_phase
 from tempo.video.frames import FrameStore
 
@@ -68,7 +68,7 @@ def run_phases(
     start = start or context.config.model.path
     pairs = RunStore(context.directory).read("pairs", Pair)
     for number, phase in enumerate(phases, 1):
-        if phase.objective == "dpo" and not dpo_examples(pairs, phase):
+        if isinstance(phase, DpoPhase) and not dpo_examples(pairs, phase):
             continue
         target = directory / f"{number:02d}-{phase.name}"
         if not (target / "done.json").exists():
@@ -104,12 +104,12 @@ def _check_examples(context: Context, log: Callable[[str], None]) -> None:
     phases = context.config.training.phases
     if not phases:
         log("training: there are no [[training.phases]], so nothing is trained. `tempo init` writes some")
-    if any(phase.objective == "sft" for phase in phases):
+    if any(isinstance(phase, SftPhase) for phase in phases):
         _, num_left_out = usable_questions(context)
         if num_left_out:
             log(f"training: {num_left_out} instructions are left out, because their videos were skipped")
     pairs = RunStore(context.directory).read("pairs", Pair)
-    dpo_phases = [phase for phase in phases if phase.objective == "dpo"]
+    dpo_phases = [phase for phase in phases if isinstance(phase, DpoPhase)]
     empty = [phase for phase in dpo_phases if not dpo_examples(pairs, phase)]
     for phase in empty:
         levels = list(phase.levels) or "any"
@@ -153,7 +153,7 @@ def _run_phase(session: Session, phase: PhaseConfig, start: Path | str, target: 
 
 
 def _examples(context: Context, phase: PhaseConfig) -> list[Example]:
-    if phase.objective == "dpo":
+    if isinstance(phase, DpoPhase):
         return dpo_examples(RunStore(context.directory).read("pairs", Pair), phase)
     return sft_examples(usable_questions(context)[0], phase)
 
@@ -176,7 +176,7 @@ def _reference(
     frames: FrameStore,
 ) -> ReferenceStore | None:
     """The reference's log-probabilities of all examples on disk; None if the phase computes them itself."""
-    if not phase.cache_reference and phase.reference == "reset":
+    if isinstance(phase, SftPhase) or not caches_reference(phase):
         return None
     context = session.context
     path = context.config.model.path if phase.reference == "fixed" else start

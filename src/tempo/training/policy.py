@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tempo.config import PhaseConfig
+from tempo.config import DpoPhase, PhaseConfig
 from tempo.model.features import FeatureStore, hash_tensors
 from tempo.model.loading import VideoLM
 from tempo.model.paths import resolve_model_path
@@ -37,7 +37,7 @@ class Policy:
         if phase.lora_rank:
             self.model = _add_lora(model, phase)
         else:
-            if phase.objective == "dpo" and phase.reference == "reset" and not phase.cache_reference:
+            if isinstance(phase, DpoPhase) and not caches_reference(phase):
                 self.frozen_copy = copy.deepcopy(model).requires_grad_(False).eval()
             self.model = model
             _freeze(model, train_vision=phase.train_vision)
@@ -109,6 +109,11 @@ def _freeze(model: Any, *, train_vision: bool) -> None:
     model.requires_grad_(train_vision)
     language_model(model).requires_grad_(True)
     model.get_output_embeddings().requires_grad_(True)
+
+
+def caches_reference(phase: DpoPhase) -> bool:
+    """Whether the reference's log-probabilities are computed before the phase (`ReferenceStore`)."""
+    return phase.cache_reference or phase.reference == "fixed"
 
 
 class PolicyAndReference(nn.Module):

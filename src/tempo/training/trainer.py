@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tempo.config import PhaseConfig
+from tempo.config import DpoPhase, PhaseConfig, SftPhase
 from tempo.core.seeds import derive_seed
 from tempo.engine.ranks import wait_for_all
 from tempo.model.features import FeatureStore
@@ -104,7 +104,9 @@ class Trainer:
         self._phase = phase
         self._context = context
         self._num_steps_done = 0
-        self._forward = PolicyAndReference(policy, context.features, uses_reference=phase.objective == "dpo")
+        self._forward = PolicyAndReference(
+            policy, context.features, uses_reference=isinstance(phase, DpoPhase)
+        )
         self.optimizer = DistributedOptimizer(self._forward, policy.model, phase=phase, num_steps=num_steps)
 
     def step(self, batch: Batch) -> dict[str, float]:
@@ -184,7 +186,7 @@ class Trainer:
     def _throughput(self, batch: Batch, metrics: Metrics, seconds: dict[str, float]) -> dict[str, float]:
         """Rates of all processes together, and where this one's time went, in seconds."""
         whole = seconds["all"] + batch.waiting_seconds
-        unit = "pairs" if self._phase.objective == "dpo" else "tokens"
+        unit = "pairs" if isinstance(self._phase, DpoPhase) else "tokens"
         examples = () if batch.is_filler else batch.examples
         visual = self.optimizer.sum(sum(_visual_tokens(self._policy.model, item.group) for item in examples))
         return {
@@ -209,7 +211,7 @@ def phase_loss(
 
     `labels` holds those of the rejected answers of each group; they may be empty.
     """
-    if phase.objective == "sft":
+    if isinstance(phase, SftPhase):
         return sft_loss([answer for group in policy for answer in group], reduction="sum")
     total, metrics = policy[0][0].new_zeros(()), Metrics()
     for own, other, own_labels in zip(policy, reference, labels, strict=True):
@@ -219,7 +221,7 @@ def phase_loss(
             beta=phase.beta,
             loss=phase.loss,
             label_smoothing=phase.label_smoothing,
-            logp_reduction=phase.length,
+            logp_reduction=phase.logp_reduction,
             ld_alpha=phase.ld_alpha,
             nll_weight=phase.nll_weight,
             labels=own_labels,
@@ -232,7 +234,7 @@ def phase_loss(
 
 def _weight(group: Group, phase: PhaseConfig) -> int:
     """What a group counts in the mean over the batch: its pairs, or its scored tokens."""
-    if phase.objective == "dpo":
+    if isinstance(phase, DpoPhase):
         return len(group.continuations) - 1
     return sum(continuation.num_scored for continuation in group.continuations)
 
