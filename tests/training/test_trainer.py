@@ -197,14 +197,12 @@ def test_a_frozen_tower_runs_once_for_policy_and_reference(frames, tmp_path, mon
     assert_close(live, rows)
 
 
-def test_a_row_has_rates_and_where_the_time_went(frames, tmp_path):
+def test_a_row_has_its_time_and_rate(frames, tmp_path):
     _, rows = train(frames, tmp_path, phase())
     for row in rows:
-        parts = [row[f"seconds/{name}"] for name in ("vision", "language_model", "waiting")]
-        assert min(parts) >= 0
-        assert sum(parts) == pytest.approx(row["seconds"], rel=0.2)
-        # Two videos of one time step with four visual tokens, and two pairs of each.
-        assert row["visual_tokens_per_second"] / row["pairs_per_second"] == pytest.approx(2, rel=1e-3)
+        assert 0 <= row["seconds/waiting"] < row["seconds"]
+        # Two videos with two pairs each.
+        assert row["pairs_per_second"] == pytest.approx(4 / row["seconds"], rel=1e-4)
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])

@@ -45,16 +45,8 @@ class DistributedOptimizer:
         self._schedule = get_cosine_schedule_with_warmup(self._adam, num_warmup, num_steps)
         #: `module`, to be called.
         self.module, self._optimizer = self._accelerator.prepare(module, self._adam)
-
-    @property
-    def rank(self) -> int:
-        """The number of this process. Process 0 writes files."""
-        return int(self._accelerator.process_index)
-
-    @property
-    def num_processes(self) -> int:
-        """The number of processes."""
-        return int(self._accelerator.num_processes)
+        #: The number of this process, of which 0 writes files, and of all processes.
+        self.rank, self.num_processes = self._accelerator.process_index, self._accelerator.num_processes
 
     @property
     def learning_rate(self) -> float:
@@ -88,14 +80,6 @@ class DistributedOptimizer:
             self._optimizer.zero_grad()
             self._schedule.step()
         return norm
-
-    def sum(self, number: int) -> int:
-        """The sum of a number over processes."""
-        return int(self._accelerator.reduce(torch.tensor(number, device=self._accelerator.device), "sum"))
-
-    def max(self, number: int) -> int:
-        """The largest of a number over processes."""
-        return int(self._accelerator.gather(torch.tensor([number], device=self._accelerator.device)).max())
 
     def gather(self, data: Any) -> list[Any]:
         """A picklable object of every process, in order of rank."""

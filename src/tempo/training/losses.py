@@ -148,8 +148,8 @@ def _check_sizes(
     own, other = ([tuple(answer.shape) for answer in answers] for answers in (policy, reference))
     if len(own) < 2 or own != other:
         raise ValueError(
-            "policy and reference: both need a chosen and at least one rejected answer, with the same numbers "
-            f"of tokens, got shapes {own} and {other}"
+            "policy and reference: both need a chosen and at least one rejected answer, with the same "
+            f"numbers of tokens, got shapes {own} and {other}"
         )
     if labels and len(labels) != len(own) - 1:
         raise ValueError(f"labels: {len(own) - 1} rejected answers need as many labels, got {len(labels)}")

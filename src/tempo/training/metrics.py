@@ -99,25 +99,19 @@ def _trivial(rows: Sequence[Mapping[str, float]], phase: DpoPhase) -> str:
     if len(early) < WINDOW or min(row[ACCURACIES] for row in early) < 1:
         return ""
     return (
-        f"phase {phase.name!r}: the model prefers every chosen answer right after the first step. Such pairs "
-        "teach little: use harder levels (smaller numbers), or check with `tempo audit` whether length gives "
-        "the answer away"
+        f"phase {phase.name!r}: every pair is right after the first step, so pairs teach little. Use "
+        "harder levels (smaller numbers), or check with `tempo audit` whether length gives the answer away"
     )
 
 
 def _falling(rows: Sequence[Mapping[str, float]], phase: DpoPhase) -> str:
-    last = rows[-WINDOW:]
-    chosen, rejected = (
-        sum(row[name] for row in last) / WINDOW for name in ("rewards/chosen", "rewards/rejected")
-    )
+    names = ("rewards/chosen", "rewards/rejected")
+    chosen, rejected = (sum(row[name] for row in rows[-WINDOW:]) / WINDOW for name in names)
     if chosen > -FALL:
         return ""
-    figures = (
-        f"phase {phase.name!r}: the reward of chosen answers fell to {chosen:.2f}, rejected {rejected:.2f}"
-    )
     if rejected < chosen and not phase.nll_weight:
-        return (
-            f"{figures}. This is common in DPO without an NLL term, where rejected answers become unlikely "
-            "faster. nll_weight = 1.0, as in the released recipe, keeps the chosen ones likely"
-        )
-    return f"{figures}. This is not expected here; the learning rate {phase.learning_rate:g} may be too high"
+        reason = "This is common in DPO without an NLL term; nll_weight = 1.0 avoids it"
+    else:
+        reason = f"This is not expected here; the learning rate {phase.learning_rate:g} may be too high"
+    rewards = f"chosen {chosen:.2f}, rejected {rejected:.2f}"
+    return f"phase {phase.name!r}: the rewards of answers fell to {rewards}. {reason}"

@@ -6,7 +6,6 @@ import contextlib
 import copy
 import hashlib
 import json
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -127,8 +126,6 @@ class PolicyAndReference(nn.Module):
         self.model = policy.model
         #: Part of this module, so that FSDP2 shards it too.
         self.frozen_copy = policy.frozen_copy
-        #: Seconds spent in the vision tower so far.
-        self.vision_seconds = 0.0
         self._policy = policy
         self._features = features
         self._uses_reference = uses_reference
@@ -142,9 +139,7 @@ class PolicyAndReference(nn.Module):
         Those of the reference are `cached`, or empty where none is used.
         """
         with autocast(self._policy.parameters[0].device, self._policy.dtype):
-            start = now()
             features = self._encode(row)
-            self.vision_seconds += now() - start
             reference = cached or []
             if self._uses_reference and cached is None:
                 # A trained tower gives the reference other features.
@@ -163,13 +158,6 @@ class PolicyAndReference(nn.Module):
 def autocast(device: torch.device, dtype: torch.dtype) -> Any:
     """Computes products in `dtype`, also where trained weights are kept in float32."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-
-
-def now() -> float:
-    """Seconds, after the GPU has finished what it was given."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 class ReferenceStore:

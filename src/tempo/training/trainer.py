@@ -28,7 +28,7 @@ from tempo.training.examples import Example, Label, LoadedExample, pack_rows
 from tempo.training.losses import dpo_loss, sft_loss
 from tempo.training.metrics import Metrics, MetricsLog, read_metrics
 from tempo.training.order import Batch, Curriculum, load_batches
-from tempo.training.policy import LogProbs, Policy, PolicyAndReference, ReferenceStore, now
+from tempo.training.policy import LogProbs, Policy, PolicyAndReference, ReferenceStore
 from tempo.video.frames import FrameStore
 
 
@@ -80,7 +80,7 @@ def train_phase(
             context.warn(text)
         is_due = time.perf_counter() - saved_at >= 60 * context.checkpoint_minutes
         # Clocks differ, and all processes must do the same.
-        if trainer.optimizer.max(int(is_due)):
+        if any(trainer.optimizer.gather(is_due)):
             trainer.save()
             saved_at = time.perf_counter()
     return VideoLM(trainer.merged_model(), lm.processor)
@@ -104,10 +104,8 @@ class Trainer:
         self._phase = phase
         self._context = context
         self._num_steps_done = 0
-        self._forward = PolicyAndReference(
-            policy, context.features, uses_reference=isinstance(phase, DpoPhase)
-        )
-        self.optimizer = DistributedOptimizer(self._forward, policy.model, phase=phase, num_steps=num_steps)
+        module = PolicyAndReference(policy, context.features, uses_reference=isinstance(phase, DpoPhase))
+        self.optimizer = DistributedOptimizer(module, policy.model, phase=phase, num_steps=num_steps)
 
     def step(self, batch: Batch) -> dict[str, float]:
         """Takes one optimizer step on a batch, of which this process has its share.
@@ -115,9 +113,8 @@ class Trainer:
         Returns the metrics of all processes together. Raises ValueError if the loss or its gradient is not
         finite; no weight changes then.
         """
-        start = now()
+        start = time.perf_counter()
         torch.manual_seed(derive_seed(self._context.seed, self._phase.name, "step", self._num_steps_done + 1))
-        vision = self._forward.vision_seconds
         metrics = self._accumulate(batch)
         row = metrics.means()
         self._check_finite("loss", row["loss"])
@@ -126,8 +123,15 @@ class Trainer:
         # A finite loss may have a gradient that is not.
         self._check_finite("norm of the gradient", row["grad_norm"])
         self._num_steps_done += 1
-        seconds = {"vision": self._forward.vision_seconds - vision, "all": now() - start}
-        return row | self._throughput(batch, metrics, seconds) | {"step": self._num_steps_done}
+        seconds = time.perf_counter() - start + batch.waiting_seconds
+        unit = "pairs" if isinstance(self._phase, DpoPhase) else "tokens"
+        return row | {
+            "step": self._num_steps_done,
+            "seconds": seconds,
+            "seconds/waiting": batch.waiting_seconds,
+            "seconds/decode": batch.decode_seconds,
+            f"{unit}_per_second": metrics.sums["loss"][1] / seconds,
+        }
 
     def save(self) -> None:
         """Saves weights, optimizer and schedule; all processes must call it."""
@@ -158,7 +162,8 @@ class Trainer:
         """
         rows = pack_rows(batch.examples, max_tokens=self._context.max_tokens)
         own = 0 if batch.is_filler else sum(_weight(item.group, self._phase) for item in batch.examples)
-        total, num_rows = self.optimizer.sum(own), self.optimizer.max(len(rows))
+        shares, numbers_of_rows = zip(*self.optimizer.gather((own, len(rows))), strict=True)
+        total, num_rows = sum(shares), max(numbers_of_rows)
         metrics, loss_sum = Metrics(), 0.0
         for number in range(num_rows):
             is_real = number < len(rows) and not batch.is_filler
@@ -182,22 +187,6 @@ class Trainer:
             cached = [self._context.reference.get(group) for group in groups]
         policy, reference = self.optimizer.module(groups, cached)
         return phase_loss(self._phase, policy, reference, [item.example.labels for item in row])
-
-    def _throughput(self, batch: Batch, metrics: Metrics, seconds: dict[str, float]) -> dict[str, float]:
-        """Rates of all processes together, and where this one's time went, in seconds."""
-        whole = seconds["all"] + batch.waiting_seconds
-        unit = "pairs" if isinstance(self._phase, DpoPhase) else "tokens"
-        examples = () if batch.is_filler else batch.examples
-        visual = self.optimizer.sum(sum(_visual_tokens(self._policy.model, item.group) for item in examples))
-        return {
-            "seconds": whole,
-            "seconds/vision": seconds["vision"],
-            "seconds/language_model": seconds["all"] - seconds["vision"],
-            "seconds/decode": batch.decode_seconds,
-            "seconds/waiting": batch.waiting_seconds,
-            f"{unit}_per_second": metrics.sums["loss"][1] / whole,
-            "visual_tokens_per_second": visual / whole,
-        }
 
     def _check_finite(self, name: str, value: float) -> None:
         if not math.isfinite(value):
@@ -237,8 +226,3 @@ def _weight(group: Group, phase: PhaseConfig) -> int:
     if isinstance(phase, DpoPhase):
         return len(group.continuations) - 1
     return sum(continuation.num_scored for continuation in group.continuations)
-
-
-def _visual_tokens(model: Any, group: Group) -> int:
-    ids = {getattr(model.config, f"{kind}_token_id", None) for kind in ("video", "image")}
-    return sum(int((group.inputs["input_ids"] == token).sum()) for token in ids if token is not None)
