@@ -107,7 +107,7 @@ def _check_examples(context: Context, log: Callable[[str], None]) -> None:
     if any(isinstance(phase, SftPhase) for phase in phases):
         _, num_left_out = usable_questions(context)
         if num_left_out:
-            log(f"training: {num_left_out} instructions are left out, because their videos were skipped")
+            log(f"training: instructions left out because their videos were skipped: {num_left_out}")
     pairs = RunStore(context.directory).read("pairs", Pair)
     dpo_phases = [phase for phase in phases if isinstance(phase, DpoPhase)]
     empty = [phase for phase in dpo_phases if not dpo_examples(pairs, phase)]
