@@ -14,8 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from tempo.core.store import RunStore, write_json, write_text
-from tempo.engine import pool as engine
-from tempo.engine.types import Context
+from tempo.engine.types import Context, count_workers
 from tempo.pipeline.rounds import surplus_rounds
 
 
@@ -96,7 +95,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "num_cores": engine.count_workers(0),
+        "num_cores": count_workers(0),
         "versions": {name: _version(name) for name in names},
     }
 
