@@ -366,7 +366,7 @@ def test_directory_in_which_no_lock_can_be_made_is_named(tempo, write, tmp_path)
         (["audit", "{out}"], "tempo.preference.audit.audit_directory", False),
         (
             ["export", "{out}", "--format", "trl", "--out", "x"],
-            "tempo.pipeline.stages.run_directory_error",
+            "tempo.cli.main.run_directory_error",
             False,
         ),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from tempo.config.preference import CaptionsConfig, PairsConfig, SamplingConfig
@@ -32,8 +31,6 @@ def check_together(config: Config) -> None:
     if config.endpoint:
         _check_endpoint(config)
     _check_phases(config)
-    if config.run.rounds > 1:
-        _check_rounds(config)
 
 
 def _check_phases(config: Config) -> None:
@@ -127,20 +124,3 @@ def _check_endpoint(config: Config) -> None:
                 f"{name}.repetition_penalty {section.repetition_penalty} would do nothing: endpoint.server "
                 "'other' has none; set it to 1.0, or name the server"
             )
-
-
-def _check_rounds(config: Config) -> None:
-    """Raises ValueError where a round after the first would have nothing new to learn from."""
-    idle = f"run.rounds {config.run.rounds} would do nothing"
-    if config.pairs.import_from:
-        raise ValueError(f"{idle}: the pairs come from pairs.import_from; remove one of them")
-    if not any(phase.objective == "dpo" for phase in config.training.phases):
-        raise ValueError(f"{idle}: no phase of [training] has objective 'dpo'; add one, or remove run.rounds")
-    if config.endpoint:
-        raise ValueError(
-            f"run.rounds {config.run.rounds} cannot be used with [endpoint]: the server would go on serving "
-            "the model of the first round. Remove [endpoint]; or make each round a run of its own, with the "
-            "`model/` of the one before as model.path and on the server"
-        )
-    if taken := [name for name in config.training.baselines if re.fullmatch(r"round_\d+", name)]:
-        raise ValueError(f"baselines.{taken[0]}: with run.rounds {config.run.rounds} this name is taken")

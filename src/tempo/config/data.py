@@ -11,6 +11,10 @@ from tempo.config.base import Section
 #: Of one stored frame at least.
 MIN_PIXELS = 64
 
+#: Frame sizes for models from the hub: pixels of one frame, and of all frames of a video. Nine million pixels
+#: are about 6,000 tokens of Qwen2.5-VL; a video and its answers must fit `training.max_tokens`.
+HUB_MAX_PIXELS, HUB_TOTAL_PIXELS = 200_704, 9_000_000
+
 
 class SyntheticConfig(Section):
     """The embedded world: `num_videos` stories to learn from and `num_held_out` to evaluate on.

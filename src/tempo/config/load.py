@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from tempo.config.base import Section
 from tempo.config.checks import check_together
@@ -24,6 +22,7 @@ from tempo.config.preference import (
 from tempo.config.results import EvaluationConfig, ReportConfig
 from tempo.config.running import EndpointConfig, ModelConfig, RunConfig
 from tempo.config.training import TrainingConfig
+from tempo.core.errors import describe_error
 
 
 class Config(Section):
@@ -71,7 +70,7 @@ def parse_config(data: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise ValueError("\n".join(describe_error(item) for item in error.errors())) from None
+        raise ValueError("\n".join(describe_error(item, Config) for item in error.errors())) from None
 
 
 def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -79,42 +78,6 @@ def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     for one in overrides:
         _apply_override(data, one)
     return data
-
-
-def describe_error(error: Any, model: type[BaseModel] = Config) -> str:
-    """One line for one pydantic error of `model`: the dotted key, the problem, the value."""
-    key = ".".join(str(part) for part in error["loc"]) or "config"
-    if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {_known_keys(error['loc'], model)}"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "tuple_type":
-        message = f"write a list{_as_list(error['input'])}"
-    # The value that lacks a key is its whole section: long, and it might hold what nobody should read.
-    shown = "" if error["type"] in ("value_error", "missing") else f" (got {error['input']!r})"
-    return f"{key}: {message}{shown}"
-
-
-def _as_list(value: Any) -> str:
-    """How a lone value is written as a list; empty for one that TOML writes in another way than JSON."""
-    return f": {json.dumps([value], ensure_ascii=False)}" if isinstance(value, str | int | float) else ""
-
-
-def _known_keys(location: tuple[Any, ...], model: Any) -> str:
-    """The keys that the section at `location[:-1]` does have, the likeliest first."""
-    is_name = False
-    for part in location[:-1]:
-        if isinstance(part, int) or is_name:
-            is_name = False
-            continue
-        annotation = model.model_fields[part].annotation
-        # What follows the key of a table of sections is a name that the user chose.
-        is_name = get_origin(annotation) is dict
-        candidates = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
-        model = next(a for a in candidates if issubclass(a, BaseModel))
-    known = list(model.model_fields)
-    close = difflib.get_close_matches(str(location[-1]), known, 1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}known keys: {', '.join(known)}"
 
 
 def _apply_override(data: dict[str, Any], override: str) -> None:

@@ -17,15 +17,10 @@ class RunConfig(Section):
     `engine` is where stages run, and changes no result: in processes of this machine, or in Ray actors. Their
     Ray is started for the run, or is the cluster at `ray_address` (`host:port`, or `auto` on one of its
     machines), which all have videos, run directory and checkpoint under the same paths.
-
-    `rounds` is how often captions, responses, pairs and the phases up to the last DPO phase are done: each
-    time after the first with the model that the time before left, from which training goes on. Phases after
-    the last DPO phase follow once. Baselines start from `model.path`, as in a single round.
     """
 
     seed: int = Field(0, ge=0, description="every draw follows from it")
     num_workers: int = Field(0, ge=0, description="processes of the stages that use no model")
-    rounds: int = Field(1, ge=1)
     engine: Literal["local", "ray"] = "local"
     ray_address: str = Field("", pattern=r"^(auto|[^/\s]+:\d+)?$")
 

@@ -15,7 +15,6 @@ from tempo.engine.types import Context, SkipRecord
 from tempo.evaluation.benchmark import check_video, read_samples, summarize
 from tempo.model.loading import VideoLM, load_video_lm
 from tempo.model.prefix import log_probs
-from tempo.pipeline.rounds import earlier_rounds
 from tempo.training.phases import phase_directories
 from tempo.video.frames import FrameStore, Sampled
 from tempo.video.patience import with_patience
@@ -27,7 +26,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def run_evaluation(context: Context, progress: Progress) -> None:
-    """Evaluates base model, baselines, what earlier rounds left, and the result; writes `evaluation.json`."""
+    """Evaluates base model, baselines and the result; writes `evaluation.json`."""
     path = benchmark_path(context)
     models = {"base": context.config.model.path, **_trained_models(context)}
     if path is None:
@@ -73,10 +72,9 @@ def ask(lm: VideoLM, samples: Sequence[Sample], group_frames: tuple[object, floa
 
 
 def _trained_models(context: Context) -> dict[str, str]:
-    """Name to checkpoint of what was trained: baselines, earlier rounds, the method, as in every table."""
+    """Name to checkpoint of what was trained: baselines, then the method, as in every table."""
     last = {name: phases[-1] / "model" for name, phases in phase_directories(context).items() if phases}
     method = last.pop("tempo", None)
-    last |= {f"round_{row.config.run.rounds}": row.directory / "model" for row in earlier_rounds(context)}
     last |= {"tempo": method} if method else {}
     return {name: str(path) for name, path in last.items()}
 
