@@ -12,7 +12,7 @@ from rich.table import Table
 
 from tempo.core.records import Skipped
 from tempo.core.store import SKIPPED, RunStore, count_skipped, run_directory_error
-from tempo.evaluation.table import accuracy_table
+from tempo.evaluation.benchmark import accuracy_table
 from tempo.pipeline.stages import NAMES
 
 

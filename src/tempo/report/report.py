@@ -19,7 +19,7 @@ from PIL import Image
 from tempo.core.records import Captions, Clips, Pair, Shots
 from tempo.core.store import RunStore, count_skipped, write_text
 from tempo.engine.types import Context
-from tempo.evaluation.table import percent
+from tempo.evaluation.benchmark import percent
 from tempo.preference.perturbations import kendall_distance
 from tempo.report.audit_table import audit_cells
 from tempo.video.frames import FrameStore
