@@ -98,9 +98,8 @@ def _check_settings(accelerator: Any) -> None:
         }
     if refused := [name for name, is_set in given.items() if is_set]:
         raise ValueError(
-            f"accelerate launch: {', '.join(refused)} cannot be used. Start from a file of configs/accelerate "
-            "(ddp.yaml, fsdp2.yaml), and set batch_size, gradient_checkpointing and model.dtype in tempo's "
-            "configuration"
+            f"accelerate launch: {', '.join(refused)} cannot be used. Start from a file of "
+            "configs/accelerate, and set batch_size and model.dtype in tempo's configuration"
         )
 
 

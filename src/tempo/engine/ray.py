@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -92,7 +93,7 @@ def run_actors(
     num_actors, num_gpus = plan_actors(context.config, holds_model=holds_model)
     make = ray.remote(num_cpus=1, num_gpus=num_gpus)(_Actor).remote
     context = replace(context, directory=context.directory.absolute())
-    home = Path.cwd(), os.environ.get("OMP_NUM_THREADS")
+    home = Path.cwd(), tuple(sys.path), os.environ.get("OMP_NUM_THREADS")
     processes = [
         _RayProcess(lambda: make(reference, context, *home)) for _ in range(min(num_actors, len(batches)))
     ]
@@ -166,13 +167,15 @@ class _RayProcess:
 
 
 class _Actor:
-    """A process with a worker, in the same working directory and with as many threads as in the pool.
+    """A process with a worker. It has directory, import path and threads of a process in the pool.
 
-    Paths would be different in another directory, and a model's sums with another number of threads.
+    Relative paths would lead elsewhere, and a model's sums change with the number of threads.
     """
 
-    def __init__(self, reference: str, context: Context, directory: Path, threads: str | None) -> None:
-        self._reference, self._context, self._directory = reference, context, directory
+    def __init__(
+        self, reference: str, context: Context, directory: Path, path: Sequence[str], threads: str | None
+    ) -> None:
+        self._reference, self._context, self._directory, self._path = reference, context, directory, path
         self._threads = {} if threads is None else {"OMP_NUM_THREADS": threads}
         self._worker: Worker | None = None
 
@@ -189,6 +192,7 @@ class _Actor:
                     "need it under the same path"
                 )
         os.chdir(self._directory)
+        sys.path += [entry for entry in self._path if entry not in sys.path]
         os.environ.pop("OMP_NUM_THREADS", None)
         os.environ.update(self._threads)
         return load(self._reference)(self._context)  # type: ignore[no-any-return]
