@@ -67,7 +67,7 @@ def test_processes_write_their_own_file_and_read_all(tmp_path):
 def test_a_torn_line_is_computed_again(tmp_path):
     ReferenceStore(tmp_path, key="m").add(group(), LOGPS)
     with next(tmp_path.iterdir()).open("a") as file:
-        file.write('\n["abc", [[-0.')
+        file.write('["abc", [[-0.')
     again = ReferenceStore(tmp_path, key="m")
     assert again.get(group()) is not None
     again.add(group(pixel=0.25), LOGPS)

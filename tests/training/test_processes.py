@@ -138,6 +138,6 @@ def test_a_single_process_waits_for_nobody(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.delenv("RANK", raising=False)
     assert (process_rank(), num_processes()) == (0, 1)
-    assert call_to_training("cpu", round_number=2) == 2
-    assert call_to_training("cpu", round_number=0) == 0
+    assert call_to_training("cpu", is_needed=True)
+    assert call_to_training("cpu", is_needed=False) is False
     wait_for_all()

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tempo.config import PhaseConfig
+from tempo.core.files import replace_directory
 from tempo.engine.ranks import make_accelerator
 
 
@@ -161,24 +162,6 @@ def _place_like(full: Tensor, parameter: nn.Parameter) -> Tensor:
     if not isinstance(parameter, DTensor):
         return moved
     return distribute_tensor(moved, parameter.device_mesh, parameter.placements)
-
-
-@contextlib.contextmanager
-def replace_directory(path: Path) -> Iterator[Path]:
-    """An empty directory to fill, which replaces `path` when the block ends without an error.
-
-    A kill between the two renames leaves the old content as `path` with the suffix `.old`.
-    """
-    temporary, old = (path.with_name(path.name + suffix) for suffix in (".tmp", ".old"))
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    yield temporary
-    if path.exists():
-        # Not earlier: after a kill between the renames `.old` is the only copy.
-        shutil.rmtree(old, ignore_errors=True)
-        path.rename(old)
-    temporary.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_state(path: Path) -> None:

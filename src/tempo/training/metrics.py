@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tempo.config import DpoPhase, PhaseConfig
-from tempo.core.store import write_lines
+from tempo.core.files import read_jsonl, write_lines
 
 ACCURACIES = "rewards/accuracies"
 
@@ -75,13 +75,13 @@ class MetricsLog:
 
 def read_metrics(path: Path, num_steps: int) -> list[dict[str, float]]:
     """The rows of the first `num_steps` steps; raises ValueError if the file has fewer."""
-    lines = path.read_text(encoding="utf-8").splitlines()[:num_steps] if num_steps else []
-    if len(lines) < num_steps:
+    rows: list[dict[str, float]] = read_jsonl(path)[:num_steps]
+    if len(rows) < num_steps:
         raise ValueError(
-            f"{path} has {len(lines)} rows, but the phase was stopped after step {num_steps}. "
+            f"{path} has {len(rows)} rows, but the phase was stopped after step {num_steps}. "
             "Remove the directory of the phase to train it from its start"
         )
-    return [json.loads(line) for line in lines]
+    return rows
 
 
 def find_warnings(rows: Sequence[Mapping[str, float]], phase: PhaseConfig) -> dict[str, str]:

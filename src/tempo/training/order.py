@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from tempo.config import PhaseConfig, SftPhase
-from tempo.core.seeds import derive_seed
+from tempo.core.hashing import derive_seed
 from tempo.model.prefix import Group
 from tempo.training.examples import Example, LoadedExample
 from tempo.training.metrics import ACCURACIES, level_metric

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tempo.config import DpoPhase, ModelConfig, PhaseConfig, SftPhase
+from tempo.core.files import replace_directory, write_json
 from tempo.core.records import Pair
-from tempo.core.store import RunStore, write_json
+from tempo.core.store import RunStore
 from tempo.engine.ranks import num_processes, process_rank, shards_weights, wait_for_all
 from tempo.engine.types import Context
 from tempo.model.features import FeatureStore
 from tempo.model.loading import VideoLM, load_video_lm, pick_device, pick_dtype
 from tempo.model.selfcheck import self_check
-from tempo.pipeline.rounds import from_start
-from tempo.training.distributed import remove_state, replace_directory
+from tempo.training.distributed import remove_state
 from tempo.training.examples import Example, check_lengths, dpo_examples, sft_examples
 from tempo.training.instructions import usable_questions
 from tempo.training.policy import ReferenceStore, caches_reference, model_key
@@ -46,8 +46,7 @@ def run_training(session: Session) -> None:
     context = session.context
     training = context.config.training
     _check_examples(context, session.log)
-    method = replace(session, context=from_start(context))
-    final = run_phases(method, training.phases, context.directory / "train")
+    final = run_phases(session, training.phases, context.directory / "train")
     by_name = {phase.name: phase for phase in training.phases}
     for name, selected in training.baselines.items():
         phases = [by_name[phase] for phase in selected]

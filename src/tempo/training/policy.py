@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tempo.config import DpoPhase, PhaseConfig
+from tempo.core.files import append_jsonl, read_jsonl
+from tempo.core.hashing import hash_checkpoint, hash_text
 from tempo.model.features import FeatureStore, hash_tensors
 from tempo.model.loading import VideoLM
 from tempo.model.paths import resolve_model_path
@@ -169,9 +170,10 @@ class ReferenceStore:
 
     def __init__(self, directory: Path, *, key: str, rank: int = 0) -> None:
         self._path = directory / f"{key}-{rank}.jsonl"
-        self._known: dict[str, list[list[float]]] = {}
-        for path in sorted(directory.glob(f"{key}-*.jsonl")):
-            self._known |= dict(_rows(path))
+        paths = sorted(directory.glob(f"{key}-*.jsonl"))
+        self._known: dict[str, list[list[float]]] = {
+            name: rows for p in paths for name, rows in read_jsonl(p)
+        }
 
     def get(self, group: Group) -> list[Tensor] | None:
         """Per continuation the log-probabilities [num_scored] in float32; None for an unknown group."""
@@ -182,10 +184,7 @@ class ReferenceStore:
         """Stores the log-probabilities of a group. float32 values are restored exactly."""
         key, rows = group_key(group), [logp.tolist() for logp in logps]
         self._known[key] = rows
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            # The line break comes first, so that half a line that a kill left does not spoil this one.
-            file.write("\n" + json.dumps([key, rows]))
+        append_jsonl(self._path, [json.dumps([key, rows])])
 
     def fill(self, lm: VideoLM, groups: Iterable[Group]) -> None:
         """Computes what is missing, with the reference model `lm`."""
@@ -196,18 +195,6 @@ class ReferenceStore:
                     self.add(group, log_probs(lm.model, [group])[0])
 
 
-def _rows(path: Path) -> list[tuple[str, list[list[float]]]]:
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        # Empty, or half a line that a kill left: what it held is computed again.
-        try:
-            key, logps = json.loads(line)
-        except ValueError:
-            continue
-        rows.append((key, logps))
-    return rows
-
-
 def group_key(group: Group) -> str:
     """A hash of what the log-probabilities depend on beside the model: pixels, prompt and answers."""
     digest = hash_tensors(sorted(group.inputs.items()))
@@ -216,23 +203,11 @@ def group_key(group: Group) -> str:
 
 
 def model_key(lm: VideoLM, path: str | Path) -> str:
-    """A hash of a checkpoint: of its weights in a directory, of name and commit on a hub."""
+    """A hash of a checkpoint as it was loaded: of its files in a directory, of name and commit on a hub."""
     import transformers
 
-    quantized = bool(getattr(lm.model, "is_quantized", False))
-    known = [
-        transformers.__version__,
-        str(path),
-        str(lm.model.dtype),
-        quantized,
-        getattr(lm.model.config, "_commit_hash", None),
-    ]
-    digest = hashlib.sha256()
     directory = Path(resolve_model_path(str(path)))
-    if directory.is_dir():
-        known[1] = directory.name
-        for file in sorted(directory.glob("*.safetensors")):
-            with file.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
-    digest.update(json.dumps(known).encode())
-    return digest.hexdigest()[:16]
+    model = lm.model
+    source = hash_checkpoint(directory) if directory.is_dir() else [str(path), model.config._commit_hash]
+    is_quantized = bool(getattr(model, "is_quantized", False))
+    return hash_text(json.dumps([transformers.__version__, source, str(model.dtype), is_quantized]))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from tempo.config import DpoPhase, PhaseConfig, SftPhase
-from tempo.core.seeds import derive_seed
+from tempo.core.hashing import derive_seed
 from tempo.engine.ranks import wait_for_all
 from tempo.model.features import FeatureStore
 from tempo.model.loading import VideoLM
