@@ -13,8 +13,9 @@ from rich.console import Console
 from tempo.config import AuditConfig, ModelConfig, PairsConfig, parse_config
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.pipeline.run_files import discard_files
-from tempo.pipeline.stages import NAMES, fingerprints, run_stages
+from tempo.pipeline.fingerprints import fingerprints
+from tempo.pipeline.runner import discard_files, run_stages
+from tempo.pipeline.stages import NAMES, find_stage
 from tempo.preference import audit as module
 from tempo.preference.audit import audit_directory, audit_pairs, choose_videos, score, summarise
 from tempo.preference.selection import select_pairs
@@ -197,7 +198,7 @@ def test_stage_writes_the_file_and_its_removal_leaves_nothing(tmp_path):
         store.finish(name, marks[name])
     run_stages(Context(config, store.directory), Console(quiet=True), only="audit")
     assert json.loads((store.directory / "audit.json").read_text())["num_videos"] == 25
-    discard_files("audit", store.directory)
+    discard_files(find_stage("audit"), store.directory)
     assert not (store.directory / "audit.json").exists()
 
 

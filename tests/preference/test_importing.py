@@ -13,7 +13,7 @@ from tempo.config import parse_config
 from tempo.core.records import Pair, Skipped
 from tempo.core.store import SKIPPED, RunStore
 from tempo.engine.types import Context
-from tempo.pipeline import stages as pipeline
+from tempo.pipeline import runner, stages
 from tempo.preference.export import WRITERS, export_pairs
 from tempo.preference.importing import import_pairs
 from tempo.video.frames import FrameStore
@@ -202,21 +202,21 @@ def test_a_run_goes_from_videos_to_imported_pairs_without_a_model(films, tmp_pat
         }
     )
     context = Context(config, tmp_path / "run")
-    pipeline.run_stages(context, Console(quiet=True), until="pairs")
+    runner.run_stages(context, Console(quiet=True), until="pairs")
     store = RunStore(tmp_path / "run")
     pairs = store.read("pairs", Pair)
     assert {pair.video_id for pair in pairs} == {video_id(films / name) for name in ("a.mp4", "b.mp4")}
-    done = [name for name in pipeline.NAMES if store.is_done(name)]
+    done = [name for name in stages.NAMES if store.is_done(name)]
     assert done == ["videos", "shots", "pairs"]
-    with pytest.raises(ValueError, match=r"stage 'captions' would do nothing: .*import_from"):
-        pipeline.run_stages(context, Console(quiet=True), only="captions")
+    with pytest.raises(ValueError, match=r"stage 'captions' has nothing to do: .*import_from"):
+        runner.run_stages(context, Console(quiet=True), only="captions")
 
 
 def test_imported_pairs_are_made_again_when_the_file_is_another(films, tmp_path):
     def run(name, **options):
         data = {"run": {"num_workers": 1}, "videos": {"paths": [str(films)]}}
         context = Context(parse_config({**data, "pairs": {"import_from": str(name)}}), tmp_path / "run")
-        pipeline.run_stages(context, Console(quiet=True), until="pairs", **options)
+        runner.run_stages(context, Console(quiet=True), until="pairs", **options)
         return RunStore(tmp_path / "run").read("pairs", Pair)
 
     one = write(tmp_path / "one.jsonl", row("films/a.mp4"))
@@ -259,5 +259,5 @@ def test_phases_may_ask_for_levels_that_only_the_file_knows():
 def test_a_path_that_leads_nowhere_is_noticed_before_any_work(films, tmp_path):
     data = {"videos": {"paths": [str(films)]}, "pairs": {"import_from": str(tmp_path / "none.jsonl")}}
     with pytest.raises(ValueError, match=r"pairs\.import_from: .*none.jsonl does not exist"):
-        pipeline.run_stages(Context(parse_config(data), tmp_path / "run"), Console(quiet=True))
+        runner.run_stages(Context(parse_config(data), tmp_path / "run"), Console(quiet=True))
     assert not (tmp_path / "run").exists()

@@ -9,7 +9,9 @@ from tempo.config import parse_config
 from tempo.core.records import Clips, Pair, Perturbations, Responses, Skipped
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.pipeline.stages import NAMES, fingerprints, run_stages, stale_stages
+from tempo.pipeline.fingerprints import fingerprints, stale_stages
+from tempo.pipeline.runner import run_stages
+from tempo.pipeline.stages import NAMES
 
 QUIET = Console(quiet=True)
 

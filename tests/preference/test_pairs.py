@@ -14,7 +14,8 @@ from tempo.config import Config, PairsConfig
 from tempo.core.records import Clip, Clips, Pair, Perturbation, Response, Responses
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.pipeline.run_files import discard_files
+from tempo.pipeline.runner import discard_files
+from tempo.pipeline.stages import find_stage
 from tempo.pipeline.steps import run_pairs
 from tempo.preference.pairs import HELD_OUT, make_pairs, mirror, pair_fault, word_difference
 from tempo.preference.prompts import DESCRIBE
@@ -264,7 +265,7 @@ def test_selection_comes_after_the_filter_and_its_drops_are_told(run):
 def run_stage(run, **settings):
     update = run.config.pairs.model_copy(update=settings)
     context = Context(run.config.model_copy(update={"pairs": update}), run.directory)
-    run_pairs(context, RunStore(run.directory), Console(quiet=True))
+    run_pairs(context, Console(quiet=True))
 
 
 def test_stage_writes_held_out_pairs_to_their_own_file(run):
@@ -279,7 +280,7 @@ def test_stage_writes_no_held_out_file_unless_asked_and_removes_it_with_the_pair
     run_stage(run)
     assert not RunStore(run.directory).path(HELD_OUT).exists()
     run_stage(run, held_out_share=0.5)
-    discard_files("pairs", run.directory)
+    discard_files(find_stage("pairs"), run.directory)
     assert not RunStore(run.directory).path(HELD_OUT).exists()
 
 
