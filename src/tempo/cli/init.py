@@ -52,7 +52,7 @@ input_form = "captions"  # what is perturbed; with "clips" or "video" the model 
 [pairs]
 max_length_ratio = 1.5   # between the lengths of the two answers
 
-# The curriculum is DPO from easy to hard. For instruction tuning, append a phase with objective = "sft" and set
+# The curriculum is DPO from easy to hard. For instruction tuning add a phase with objective = "sft", and set
 # training.instructions to a file with rows of video, question and answer (see docs/guide.md).
 """
 
