@@ -3,7 +3,7 @@
 import pytest
 
 from tempo.config import parse_config
-from tempo.engine.pool import load
+from tempo.engine.types import load
 from tempo.pipeline.fingerprints import look_up
 from tempo.pipeline.stages import NAMES, STAGES
 

@@ -10,7 +10,7 @@ from tempo.core.records import Skipped, Video
 from tempo.core.store import SKIPPED, RunStore
 from tempo.engine import pool as engine
 from tempo.engine.ranks import call_to_training
-from tempo.engine.types import Context
+from tempo.engine.types import Context, count_workers
 
 
 def run_synthetic(context: Context, console: Console) -> None:
@@ -24,7 +24,7 @@ def run_synthetic(context: Context, console: Console) -> None:
             settings,
             context.directory / "synthetic",
             seed=context.config.run.seed,
-            num_workers=engine.count_workers(context.config.run.num_workers),
+            num_workers=count_workers(context.config.run.num_workers),
             progress=counter.advance,
         )
 
