@@ -254,7 +254,7 @@ def test_command_says_how_a_report_of_the_audit_before_is_renewed(tempo, tmp_pat
     (tmp_path / "report.html").write_text("old")
     store.finish("report", "mark")
     _, out, _ = tempo("audit", tmp_path, "--no-model")
-    assert f"`tempo report {tmp_path}/config.toml --out {tmp_path}` writes it anew" in out
+    assert f"`tempo report {tmp_path}/config.toml --out {tmp_path}` writes it again" in out
     assert not store.is_done("report"), "that command would do nothing"
 
 

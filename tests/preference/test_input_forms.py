@@ -77,8 +77,8 @@ def test_every_perturbation_of_an_answered_video_ends_as_a_pair_or_with_a_reason
     assert not made & dropped
 
 
-def test_the_captions_stage_alone_would_do_nothing(tmp_path):
-    with pytest.raises(ValueError, match=r"'captions' would do nothing: responses\.input_form is 'clips'"):
+def test_the_captions_stage_alone_has_nothing_to_do(tmp_path):
+    with pytest.raises(ValueError, match=r"'captions' has nothing to do: responses\.input_form is 'clips'"):
         run_stages(Context(looking("clips"), tmp_path), QUIET, only="captions")
 
 

@@ -1,4 +1,4 @@
-"""Checks before any work: everything that a later stage would miss is reported within seconds."""
+"""Checks that report early, before hours of work, what a later stage would fail on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tempo.config import Config
+from tempo.engine.types import Context
 from tempo.model.paths import check_model_path
 
 
@@ -80,3 +81,13 @@ def check_model(config: Config) -> None:
     if config.run.engine == "local":
         check_device(config.model.device)
     load_processor(config.model)
+
+
+def check_trainable(context: Context) -> None:
+    """Raises ValueError for an instruction about an unknown video, and for a video too long to train on."""
+    from tempo.training.instructions import check_videos
+    from tempo.training.longest import check_longest
+
+    check_videos(context)
+    if context.config.training.phases:
+        check_longest(context)

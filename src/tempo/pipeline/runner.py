@@ -21,7 +21,7 @@ from tempo.core.records import Record, Skipped
 from tempo.core.store import SKIPPED, RunStore, read_config, run_directory_error, write_config
 from tempo.engine import pool as engine
 from tempo.engine.ranks import call_to_training, process_rank
-from tempo.engine.types import Context, count_workers, load
+from tempo.engine.types import Context, count_workers
 from tempo.pipeline import preflight, steps
 from tempo.pipeline.fingerprints import fingerprints, package_version, stale_stages, versions
 from tempo.pipeline.stages import STAGES, Stage, select_stages
@@ -128,8 +128,7 @@ def _run_stage(stage: Stage, context: Context, console: Console) -> None:
             raise ValueError(
                 f"stage {stage.name!r} needs {before.name!r} first; `tempo run` does all in order"
             )
-    for reference in stage.check_before:
-        load(reference)(context)
+    stage.check_before(context)
     store.begin(stage.name, fingerprint, versions())
     if stage.function:
         stage.function(context, console)

@@ -67,8 +67,8 @@ class Stage:
     checkpoints: tuple[str, ...] = ()
     #: Raises ValueError, before any work, if something that it needs is missing.
     check: Callable[[Config], None] = lambda config: None
-    #: `module:function` of checks of the context that run when the stages before are done.
-    check_before: tuple[str, ...] = ()
+    #: Raises ValueError for earlier rows that later stages cannot use, right before the stage runs.
+    check_before: Callable[[Context], None] = lambda context: None
     #: Files and folders in the run directory that it writes beside its rows.
     files: tuple[str, ...] = ()
     #: Why a configuration does not need the stage; empty if it does.
@@ -101,9 +101,6 @@ def _not_captioned(config: Config) -> str:
 #: Of a server only what it serves changes its answers, not where it is or how it is asked.
 _SERVER = ("endpoint.model", "endpoint.server")
 
-_INSTRUCTIONS = "tempo.training.instructions:check_videos"
-_LONGEST = "tempo.training.longest:check_longest"
-
 STAGES: tuple[Stage, ...] = (
     Stage(
         "synthetic",
@@ -121,6 +118,7 @@ STAGES: tuple[Stage, ...] = (
         function=steps.run_videos,
         keys=("videos",),
         ignored_keys=("videos.timeout_seconds",),
+        check=preflight.check_instructions,
         is_shared=True,
     ),
     Stage(
@@ -132,7 +130,6 @@ STAGES: tuple[Stage, ...] = (
         place=lambda config: "pool",
         keys=("shots", "frames"),
         check=preflight.check_detector,
-        check_before=(_INSTRUCTIONS,),
         files=("frames",),
         is_shared=True,
     ),
@@ -161,7 +158,7 @@ STAGES: tuple[Stage, ...] = (
         ignored_keys=("model.device",),
         checkpoints=("model.path",),
         check=preflight.check_server,
-        check_before=(_INSTRUCTIONS, _LONGEST),
+        check_before=preflight.check_trainable,
         idle=_not_captioned,
         is_shared=True,
     ),
@@ -187,7 +184,7 @@ STAGES: tuple[Stage, ...] = (
         ignored_keys=("model.device",),
         checkpoints=("model.path",),
         check=preflight.check_server,
-        check_before=(_INSTRUCTIONS, _LONGEST),
+        check_before=preflight.check_trainable,
         idle=_imported,
         is_shared=True,
     ),

@@ -11,6 +11,7 @@ from tempo.core.store import SKIPPED, RunStore
 from tempo.engine import pool as engine
 from tempo.engine.ranks import call_to_training
 from tempo.engine.types import Context, count_workers
+from tempo.pipeline.preflight import check_trainable
 
 
 def run_synthetic(context: Context, console: Console) -> None:
@@ -42,6 +43,7 @@ def run_videos(context: Context, console: Console) -> None:
             store.append(SKIPPED, [row for row in result if isinstance(row, Skipped)])
             counter.advance()
     _merge_copies(store)
+    check_trainable(context)
 
 
 def new_files(context: Context) -> list[str]:
