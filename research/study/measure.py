@@ -17,7 +17,7 @@ from tempo.evaluation.probe import Comparison, compare
 from tempo.evaluation.probe_summary import summarize as summarize_probe
 from tempo.evaluation.probe_videos import Seen
 from tempo.model.loading import VideoLM, load_video_lm
-from tempo.preference.inputs import frames_by_clip
+from tempo.preference.responses import frames_by_clip
 from tempo.video.frames import FrameStore
 
 

@@ -23,9 +23,9 @@ from tempo.evaluation.probe_videos import Seen, VideoSet, choose_videos, left_ou
 from tempo.model.answers import Request
 from tempo.model.loading import VideoLM
 from tempo.model.prefix import log_probs
-from tempo.preference.inputs import Footage, ask_footage
 from tempo.preference.perturbations import perturb_all
 from tempo.preference.prompts import DESCRIBE
+from tempo.preference.responses import Footage, frame_requests
 
 #: `frozen`: every frame is the middle one; it has no level, which is written as 0.
 ProbeKind = Literal[Kind, "frozen"]
@@ -136,7 +136,7 @@ def compare(lm: VideoLM, video: Seen, text: str, *, prompt: str, seed: int) -> l
 
 def perturbed_views(footage: Footage, *, prompt: str, seed: int) -> Iterator[View]:
     """The video reversed, shuffled and dropped at every level that disturbs it differently, and frozen."""
-    ask = ask_footage(footage, prompt=prompt)
+    ask = frame_requests(footage, prompt=prompt)
     for made in perturb_all(footage.num_clips, PerturbationsConfig(), seed=seed):
         # None where clips without a frame leave the frames in their order.
         if request := ask(made.order, 0):

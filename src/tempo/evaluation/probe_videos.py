@@ -18,7 +18,7 @@ from tempo.core.records import Clips, Pair, Skipped, Video
 from tempo.core.seeds import derive_seed
 from tempo.core.store import RunStore
 from tempo.engine.types import SkipRecord
-from tempo.preference.inputs import Footage, frames_by_clip
+from tempo.preference.responses import Footage, frames_by_clip
 from tempo.video.frames import FrameStore, decode_jpegs
 from tempo.video.patience import with_patience
 from tempo.video.sampling import sample_video
