@@ -69,7 +69,7 @@ SUBJECTS = {
 
 
 class Accuracy(Frozen):
-    """The share of pairs for which a baseline picks the chosen text (half for a tie), and its 95 % interval."""
+    """The share of pairs in which a baseline picks the chosen text (half for a tie), with its 95 % interval."""
 
     accuracy: float
     interval: tuple[float, float]
@@ -290,7 +290,7 @@ def _summarise(right_P: Array, pairs: Sequence[Pair], seed: int) -> BaselineAccu
     bootstrap_seed = derive_seed(seed, "audit", "bootstrap")
 
     def score(part_P: NDArray[np.bool_]) -> dict[str, Any]:
-        videos = [pairs[i].video_id for i in np.flatnonzero(part_P)]
+        videos = [pair.video_id for pair, is_part in zip(pairs, part_P, strict=True) if is_part]
         interval = share_interval(right_P[part_P], videos, seed=bootstrap_seed, min_clusters=MIN_VIDEOS)
         return {
             "accuracy": round(float(right_P[part_P].mean()), 4),

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tempo.core.records import Captions, Clips, Skipped
 from tempo.core.seeds import derive_seed
 from tempo.engine.types import Context, Worker
-from tempo.model.answers import Answer, Request, answer_source, failure_drop
+from tempo.model.answers import Answer, Generate, Request, answer_source, failure_drop
 from tempo.preference.prompts import CAPTION_MARK, DIFFERENCE, FIRST_CLIP
 from tempo.video.faults import attempt
 from tempo.video.frames import FrameStore
@@ -55,16 +55,19 @@ class Drawn(NamedTuple):
     caption: str | None
 
 
-def make_worker(context: Context) -> Worker:
-    """A worker from Clips to Captions; it skips a video if one of its clips gets no caption."""
-    generate = answer_source(context)
+def make_worker(context: Context, generate: Generate | None = None) -> Worker:
+    """A worker from Clips to Captions; it skips a video if one of its clips gets no caption.
+
+    `generate` replaces the configured model or server.
+    """
+    draw_answers = generate or answer_source(context)
     store = FrameStore(context.directory / "frames")
     settings, seed = context.config.captions, context.config.run.seed
     # At temperature 0 another try would give the same words.
     num_tries = settings.retries + 1 if settings.temperature else 1
 
     def draw(requests: Sequence[Request]) -> list[Answer]:
-        return generate(requests, sampling=settings, max_new_tokens=settings.max_new_tokens)
+        return draw_answers(requests, sampling=settings, max_new_tokens=settings.max_new_tokens)
 
     def work(batch: Sequence[Clips]) -> Sequence[Captions | Skipped]:
         asked = [attempt(STAGE, video, lambda row: clip_requests(row, store, seed=seed)) for video in batch]

@@ -31,51 +31,6 @@ LLAMA_FACTORY_NAME = "tempo_pairs"
 #: Size classes of the Hugging Face hub, by the number of rows that they stay below.
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
-CARD = """\
-# Temporal preference pairs
-
-{num_pairs} pairs about {num_videos} videos: a *chosen* description of each video as it was filmed, and
-*rejected* descriptions.
-
-{table}
-
-`kind` is the perturbation of the video's clips behind the rejected description, `level` its strength: a
-larger level is easier to tell apart. Rows go from easy to hard: train on them unshuffled for a curriculum.
-
-## How they were made
-
-{origin}
-
-## Columns
-
-{columns}
-
-## Licence
-
-Not stated: add `license` to the header of this file. A model wrote the texts about the videos, so the terms
-of both apply. The videos are not part of this data set.
-"""
-
-MADE_BY_RUN = """\
-By [tempo](https://arxiv.org/abs/2503.16929) {version}, seed {seed}, without labels and without another model:
-`{model}` described each video as it was filmed (chosen) and perturbed, with its clips dropped, shuffled or
-reversed (rejected). `config.toml` of the run has every setting."""
-
-MADE_ELSEWHERE = "Elsewhere, and exported by tempo {version}{source}. Add here how."
-
-TRL_COLUMNS = """\
-`prompt`, `chosen` and `rejected` are messages, `images` the frames of the video in order, {fps} a second.
-`tempo` has `id`, `video_id`, `kind`, `level` and the clips shown (`order`) out of `num_clips`. If it has
-`frames`, the pair is mirrored: it is about the perturbed video, which consists of these frames of the original.
-
-TRL's DPO trainer takes images and no videos. Their paths are absolute, so export again rather than move this
-folder. Train with `max_length=None`, or frames are cut off."""
-
-PARQUET_COLUMNS = """\
-`video_id` is the first 16 hex digits of the SHA-256 of the video file, `video` its path at export. `order`
-lists the clips, out of `num_clips`, behind the rejected description. If `frames` is not empty, the pair is
-mirrored: it is about the perturbed video, which consists of these frames of the original."""
-
 
 @dataclass(frozen=True)
 class Export:
@@ -164,9 +119,7 @@ def _write_trl(export: Export) -> None:
     from datasets import Dataset, Image, List
 
     if export.run is None:
-        raise ValueError(
-            "the format 'trl' needs the frames of a run. Give the run directory instead of pairs"
-        )
+        raise ValueError("the format 'trl' needs the frames of a run. Give the directory of a run")
     store = FrameStore(export.run / "frames")
     images = {name: _write_frames(store, name, export) for name in {pair.video_id for pair in export.pairs}}
     rows = []
@@ -177,8 +130,7 @@ def _write_trl(export: Export) -> None:
     features = Dataset.from_list(rows).features
     # JSON only has their paths.
     features["images"] = List(Image())
-    fps = _config(export).get("frames", {}).get("fps", "?")
-    _write_card(export, PAIRS_FILE, TRL_COLUMNS.format(fps=fps), features)
+    _write_card(export, "trl", PAIRS_FILE, features)
 
 
 def _write_frames(store: FrameStore, video_id: str, export: Export) -> list[str]:
@@ -204,7 +156,7 @@ def _write_parquet(export: Export) -> None:
     features = Features({name: numbers.get(name, text) for name in Pair.model_fields})
     rows = [pair.model_dump() for pair in export.pairs]
     write_table(pyarrow.Table.from_pylist(rows, schema=features.arrow_schema), export.folder / PARQUET_FILE)
-    _write_card(export, PARQUET_FILE, PARQUET_COLUMNS, features)
+    _write_card(export, "parquet", PARQUET_FILE, features)
 
 
 #: What each format's trainer loads; the names are those of `--format`.
@@ -221,7 +173,7 @@ def _write_rows(export: Export, rows: Sequence[Row]) -> None:
     write_lines(export.folder / PAIRS_FILE, (json.dumps(row, ensure_ascii=False) for row in rows))
 
 
-def _write_card(export: Export, file: str, columns: str, features: Any) -> None:
+def _write_card(export: Export, format_name: str, file: str, features: Any) -> None:
     """Writes README.md, whose header `datasets` and the Hugging Face hub read."""
     from datasets import DatasetInfo
     from datasets.info import DatasetInfosDict
@@ -235,37 +187,14 @@ def _write_card(export: Export, file: str, columns: str, features: Any) -> None:
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": file}]}],
     )
     DatasetInfosDict({"default": DatasetInfo(features=features)}).to_dataset_card_data(header)
-    body = CARD.format(
-        num_pairs=len(export.pairs),
-        num_videos=len({pair.video_id for pair in export.pairs}),
-        table=_table(export.pairs),
-        origin=_origin(_config(export)),
-        columns=columns,
+    card = DatasetCard.from_template(
+        header,
+        template_path=str(Path(__file__).with_name("card.md.jinja")),
+        format_name=format_name,
+        pairs=export.pairs,
+        counts=Counter((pair.kind, pair.level) for pair in export.pairs),
+        levels=sorted({pair.level for pair in export.pairs}, reverse=True),
+        config=tomllib.loads((export.run / "config.toml").read_text("utf-8")) if export.run else {},
+        version=__version__,
     )
-    DatasetCard(f"---\n{header.to_yaml()}\n---\n{body}").save(export.folder / "README.md")
-
-
-def _table(pairs: Sequence[Pair]) -> str:
-    """Counts, one row per kind and one column per level, from easy to hard."""
-    counts = Counter((pair.kind, pair.level) for pair in pairs)
-    levels = sorted({level for _, level in counts}, reverse=True)
-    heads = ["kind", *(f"level {level}" if level else "no level" for level in levels), "all"]
-    lines = [heads, ["---"] * len(heads)]
-    for kind in sorted({kind for kind, _ in counts}):
-        row = [counts[kind, level] for level in levels]
-        lines.append([kind, *map(str, row), str(sum(row))])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _origin(config: dict[str, Any]) -> str:
-    imported = config.get("pairs", {}).get("import_from")
-    if imported or not config:
-        source = f" from `{Path(imported).name}`" if imported else ""
-        return MADE_ELSEWHERE.format(version=__version__, source=source)
-    seed = config.get("run", {}).get("seed", "?")
-    return MADE_BY_RUN.format(version=__version__, seed=seed, model=config.get("model", {}).get("path", "?"))
-
-
-def _config(export: Export) -> dict[str, Any]:
-    path = export.run and export.run / "config.toml"
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {}
+    card.save(export.folder / "README.md")

@@ -106,7 +106,8 @@ def pair_fault(pair: Pair, settings: PairsConfig) -> tuple[str, str] | None:
 
 def word_difference(first: str, second: str) -> float:
     """The share of words that two texts do not have in common in the same order: 0 if equal, 1 if none."""
-    return 1 - SequenceMatcher(None, first.split(), second.split(), autojunk=False).ratio()
+    matcher = SequenceMatcher(None, first.split(), second.split(), autojunk=False)
+    return round(1 - matcher.ratio(), 6)
 
 
 def num_words(pair: Pair) -> tuple[int, int]:

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import numpy as np
-
 from tempo.core.records import Captions, Clips, Kind, Perturbation, Perturbations, Skipped
 from tempo.core.seeds import derive_seed
 
 if TYPE_CHECKING:
     # `tempo.perturb` has to import quickly.
+    import numpy as np
+
     from tempo.config import PerturbationsConfig
     from tempo.engine.types import Context, Worker
 
@@ -133,13 +133,14 @@ def _distinct_order(num_clips: int, kind: Kind, level: int, rng: np.random.Gener
         order, first = list(range(num_clips)), int(rng.integers(num_clips - effect))
         order[first], order[first + effect] = order[first + effect], order[first]
         return order
-    segments = np.array_split(np.arange(num_clips), effect)
+    size, num_longer = divmod(num_clips, effect)
+    starts = [place * size + min(place, num_longer) for place in range(effect + 1)]
     original = list(range(effect))
     places = original[::-1]
     if kind == "shuffle":
         while places in (original, original[::-1]):
             places = rng.permutation(effect).tolist()
-    return [int(clip) for place in places for clip in segments[place]]
+    return [clip for place in places for clip in range(starts[place], starts[place + 1])]
 
 
 def _paper_order(num_clips: int, kind: Kind, level: int, rng: np.random.Generator) -> list[int]:
@@ -157,6 +158,8 @@ def _keep(num_clips: int, count: int, rng: np.random.Generator) -> list[int]:
 
 
 def _generator(seed: int, kind: Kind, level: int) -> np.random.Generator:
+    import numpy as np
+
     return np.random.default_rng(derive_seed(seed, kind, level))
 
 

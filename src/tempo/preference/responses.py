@@ -20,7 +20,7 @@ from tempo.core.records import Captions, Clips, Perturbations, Response, Respons
 from tempo.core.seeds import derive_seed
 from tempo.core.store import RunStore
 from tempo.engine.types import Context, Worker
-from tempo.model.answers import Answer, Request, answer_source, failure_drop
+from tempo.model.answers import Answer, Generate, Request, answer_source, failure_drop
 from tempo.preference.prompts import describe_prompt, fusion
 from tempo.video.faults import attempt
 from tempo.video.frames import FrameStore
@@ -41,9 +41,12 @@ class Footage:
     fps: float
 
 
-def make_worker(context: Context) -> Worker:
-    """A worker from Perturbations to Responses; it skips a video without a chosen or any rejected answer."""
-    generate = answer_source(context)
+def make_worker(context: Context, generate: Generate | None = None) -> Worker:
+    """A worker from Perturbations to Responses; it skips a video without a chosen or any rejected answer.
+
+    `generate` replaces the configured model or server.
+    """
+    draw_answers = generate or answer_source(context)
     settings, seed = context.config.responses, context.config.run.seed
     concurrency = context.config.endpoint.concurrency if context.config.endpoint else 1
     read_input = input_reader(context)
@@ -54,7 +57,7 @@ def make_worker(context: Context) -> Worker:
             for video in videos
         ]
         requests = [request for row in asked if not isinstance(row, Skipped) for request in row if request]
-        drawn = iter(generate(requests, sampling=settings, max_new_tokens=settings.max_new_tokens))
+        drawn = iter(draw_answers(requests, sampling=settings, max_new_tokens=settings.max_new_tokens))
         return [
             row
             if isinstance(row, Skipped)
