@@ -10,7 +10,6 @@ is evaluated on.
 
 from __future__ import annotations
 
-import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from tempo.config import AuditConfig, ModelConfig
 from tempo.core.records import Frozen, Pair
 from tempo.core.seeds import derive_seed
 from tempo.core.statistics import share_interval
-from tempo.core.store import RunStore, write_json
+from tempo.core.store import RunStore, read_config, write_json
 from tempo.preference.importing import pair_of_row
 from tempo.preference.pairs import log_length_ratio
 
@@ -69,7 +68,7 @@ SUBJECTS = {
 
 
 class Accuracy(Frozen):
-    """The share of pairs in which a baseline picks the chosen text (half for a tie), with its 95 % interval."""
+    """The share of pairs in which a baseline picks the chosen text, a tie being half, with its interval."""
 
     accuracy: float
     interval: tuple[float, float]
@@ -145,21 +144,24 @@ def audit(
 
 
 def audit_run(
-    directory: Path,
-    settings: AuditConfig,
-    *,
-    seed: int,
-    model: ModelConfig | None,
-    progress: Progress = lambda done, total: None,
+    directory: Path, *, with_model: bool = True, progress: Progress = lambda done, total: None
 ) -> AuditReport:
-    """Audits the pairs of a run and writes `audit.json`; `model` is loaded if the settings use it."""
-    pairs = read_pairs(directory)
-    loaded = None
-    if pairs and model and settings.max_model_pairs:
+    """Audits the pairs of a run with the seed, model and [audit] section of its config.toml.
+
+    Writes `audit.json`. Raises ValueError if there are no pairs, or no model.
+    """
+    pairs, config = read_pairs(directory), read_config(directory)
+    if with_model and "model" not in config:
+        raise ValueError(f"{directory}/config.toml does not name a model. Add --no-model")
+    # Only these sections: a run of another version of tempo may have keys that this one does not know.
+    settings = AuditConfig.model_validate(config.get("audit", {}))
+    seed = int(config.get("run", {}).get("seed", 0))
+    model = None
+    if with_model and pairs and settings.max_model_pairs:
         from tempo.model.loading import load_video_lm
 
-        loaded = load_video_lm(model)
-    report = audit(pairs, with_model=loaded, seed=seed, progress=progress, **settings.model_dump())
+        model = load_video_lm(ModelConfig.model_validate(config["model"]))
+    report = audit(pairs, with_model=model, seed=seed, progress=progress, **settings.model_dump())
     write_json(directory / "audit.json", report.model_dump(mode="json"))
     return report
 
@@ -167,23 +169,14 @@ def audit_run(
 def audit_directory(
     directory: Path, *, with_model: bool, progress: Progress = lambda done, total: None
 ) -> AuditReport:
-    """Audits a run outside of its stages, with the seed, model and [audit] section of its config.toml.
+    """As `audit_run`, outside of a run's stages; raises ValueError if a run holds the directory.
 
-    The stage `report` counts as not done afterwards, and without the model the stage `audit`, too. Raises
-    ValueError if there are no pairs, if there is no model, or if a run holds the directory.
+    Afterwards the stage `report` counts as not done, and without the model the stage `audit`, too.
     """
     # First, because the lock would create the directory.
     read_pairs(directory)
-    path = directory / "config.toml"
-    config = tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if with_model and "model" not in config:
-        raise ValueError(f"{directory}/config.toml does not name a model. Add --no-model")
-    # Only these sections: a run of another version of tempo may have keys that this one does not know.
-    settings = AuditConfig.model_validate(config.get("audit", {}))
-    model = ModelConfig.model_validate(config["model"]) if with_model else None
-    seed = int(config.get("run", {}).get("seed", 0))
     with RunStore(directory).lock():
-        report = audit_run(directory, settings, seed=seed, model=model, progress=progress)
+        report = audit_run(directory, with_model=with_model, progress=progress)
         for stage in ("report",) if with_model else ("report", "audit"):
             RunStore(directory).forget(stage)
     return report

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from tempo import __version__
+from tempo.core.files import write_json, write_lines
 from tempo.core.records import Pair, Video
-from tempo.core.store import RunStore, write_json, write_lines
+from tempo.core.store import RunStore, read_config
 from tempo.preference.formats import Row, llama_factory_row, ms_swift_row, trl_row
 from tempo.video.frames import FrameStore
 from tempo.video.library import present_path
@@ -194,7 +194,7 @@ def _write_card(export: Export, format_name: str, file: str, features: Any) -> N
         pairs=export.pairs,
         counts=Counter((pair.kind, pair.level) for pair in export.pairs),
         levels=sorted({pair.level for pair in export.pairs}, reverse=True),
-        config=tomllib.loads((export.run / "config.toml").read_text("utf-8")) if export.run else {},
+        config=read_config(export.run) if export.run else {},
         version=__version__,
     )
     card.save(export.folder / "README.md")

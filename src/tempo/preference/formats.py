@@ -138,9 +138,7 @@ def _text(row: Row, column: str) -> str:
         raise ValueError(f"{column} is missing")
     turns = read_turns(row[column], column)
     if not turns or turns[-1].role != "assistant":
-        raise ValueError(
-            f"{column} should end with an answer, got messages of {[turn.role for turn in turns]}"
-        )
+        raise ValueError(f"{column} should end with an answer, got {[turn.role for turn in turns]}")
     return turns[-1].text
 
 

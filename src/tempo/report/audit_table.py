@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from tempo.evaluation.table import percent
+from tempo.evaluation.benchmark import percent
 
 
 def audit_cells(audit: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
