@@ -10,7 +10,7 @@ from rich.console import Console
 from tempo.config import Config
 from tempo.core.progress import Counter, Counters
 from tempo.core.records import Captions, Clips, Record, Shots, Skipped, Video
-from tempo.core.store import SKIPPED, RunStore, write_json, write_lines
+from tempo.core.store import SKIPPED, RunStore, write_lines
 from tempo.engine import pool as engine
 from tempo.engine.ranks import call_to_training
 from tempo.engine.types import Context
