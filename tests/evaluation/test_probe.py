@@ -29,7 +29,7 @@ from tempo.evaluation.probe import (
 from tempo.model import prefix
 from tempo.model.answers import Answer
 from tempo.model.loading import load_video_lm
-from tempo.preference.inputs import Footage
+from tempo.preference.responses import Footage
 from tempo.video.frames import FrameStore, encode_jpeg
 from tempo.video.sampling import sample_video
 from tempo.video.videos import video_id

@@ -127,7 +127,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="folder to write; must be empty or not exist")],
 ) -> None:
     """Write the pairs of a run for another trainer, easy ones first."""
-    from tempo.preference.export import export_pairs
+    from tempo.preference.exporting import export_pairs
 
     if error := run_directory_error(directory):
         raise ValueError(error)
@@ -145,7 +145,7 @@ def audit(
     """Measure how well the pairs of a run can be told apart without the video; write audit.json."""
     from tempo.core.progress import Counters
     from tempo.preference.audit import audit_directory
-    from tempo.report.audit_table import audit_table
+    from tempo.report.report import audit_table
 
     with Counters(console()) as counters:
         result = audit_directory(
@@ -153,8 +153,8 @@ def audit(
             with_model=not no_model,
             progress=lambda done, total: counters.show("audit by the model", done, total),
         )
-    console().print(audit_table(result))
-    console().print(result["verdict"])
+    console().print(audit_table(result.model_dump(mode="json")))
+    console().print(result.verdict)
     if (directory / "report.html").exists():
         again = shlex.join(["tempo", "report", str(directory / "config.toml"), "--out", str(directory)])
         console().print(f"report.html still shows the earlier audit; `{again}` writes it again")

@@ -15,9 +15,9 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def read_file(path: Path, key: str) -> Iterator[tuple[str, Any]]:
-    """The rows of the file that the configuration names under `key`, each with its place ("line 3").
+    """The rows of a file, each with its place ("line 3"), which error messages show.
 
-    Raises ValueError that names key and file, and the line that is not JSON.
+    Raises ValueError that names `key` (a configuration key or a function), the file, and the bad line.
     """
     if path.suffix == ".parquet":
         yield from _read_parquet(path, key)
@@ -47,7 +47,7 @@ def _parse(text: str, key: str, place: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ValueError(f"{key}: {place} is not JSON: {error}") from None
+        raise ValueError(f"{key}: {place} is not valid JSON: {error}") from None
 
 
 def _read_parquet(path: Path, key: str) -> Iterator[tuple[str, Any]]:
