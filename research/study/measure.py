@@ -49,7 +49,7 @@ def _outcomes(lm: VideoLM, context: Context, *, blind: bool) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for video, rows in groupby(ordered, key=lambda sample: sample.video):
         stored = frames.read(stored_id(context, frames, path.parent / video))
-        seen = np.zeros_like(stored.frames) if blind else stored.frames
+        seen = np.zeros_like(stored.images) if blind else stored.images
         outcomes += ask(lm, list(rows), (seen, stored.fps))
     return outcomes
 

@@ -33,9 +33,8 @@ from tempo.model.answers import Answer
 from tempo.model.loading import load_video_lm
 from tempo.pipeline.run_files import write_config
 from tempo.preference.inputs import Footage
-from tempo.video.frames import FrameStore, encode_jpeg
-from tempo.video.sampling import sample_video
-from tempo.video.videos import video_id
+from tempo.video.find import video_id
+from tempo.video.frames import FrameStore, encode_jpeg, sample_video
 
 TEXT = "A red square appears, then a blue ring moves."
 

@@ -135,7 +135,7 @@ def test_trl_rows_have_the_documented_schema(run, tmp_path):
         assert row["prompt"] == [{"role": "user", "content": pair.prompt}]
         assert row["chosen"] == [{"role": "assistant", "content": pair.chosen}]
         assert row["rejected"] == [{"role": "assistant", "content": pair.rejected}]
-        stored = FrameStore(directory / "frames").read(pair.video_id).frames
+        stored = FrameStore(directory / "frames").read(pair.video_id).images
         shown = np.stack([np.asarray(Image.open(path)) for path in row["images"]])
         # Another JPEG decoder may round otherwise by a level.
         assert np.abs(shown.astype(int) - stored).max() <= 1

@@ -16,8 +16,8 @@ from tempo.engine.types import Context
 from tempo.pipeline import stages as pipeline
 from tempo.preference.export import WRITERS, export_pairs
 from tempo.preference.importing import import_pairs
+from tempo.video.find import video_id
 from tempo.video.frames import FrameStore
-from tempo.video.videos import video_id
 
 
 @pytest.fixture

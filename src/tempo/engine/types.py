@@ -22,8 +22,8 @@ class Context:
     directory: Path
 
 
-class SkipRecord(Exception):
-    """Raised inside a worker's helper to set the current record aside."""
+class SkipRecord(ValueError):
+    """Raised inside a worker's helper to skip the current record."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}")

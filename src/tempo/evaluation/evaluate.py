@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from tempo.config import Config
 from tempo.core.records import Outcome, Sample
 from tempo.core.store import RunStore, write_json
 from tempo.engine.types import Context, SkipRecord
@@ -17,10 +16,8 @@ from tempo.model.loading import VideoLM, load_video_lm
 from tempo.model.prefix import log_probs
 from tempo.pipeline.rounds import earlier_rounds
 from tempo.training.phases import phase_directories
-from tempo.video.frames import FrameStore, Sampled
-from tempo.video.patience import with_patience
-from tempo.video.sampling import sample_video
-from tempo.video.videos import video_id
+from tempo.video.find import video_id
+from tempo.video.frames import FrameStore, sample_video
 
 #: Called with the model's name, videos done and videos in all.
 Progress = Callable[[str, int, int], None]
@@ -97,7 +94,7 @@ def _outcomes(
         for number, rows in enumerate(open_ones, len(videos) - len(open_ones) + 1):
             stored = frames.read(stored_id(context, frames, path.parent / rows[0].video))
             missing = [sample for sample in rows if sample.id not in known]
-            store.append(table, ask(lm, missing, (stored.frames, stored.fps)))
+            store.append(table, ask(lm, missing, (stored.images, stored.fps)))
             progress(name, number, len(videos))
     wanted = {sample.id for sample in samples}
     return [outcome for outcome in store.read(table, Outcome) if outcome.id in wanted]
@@ -120,14 +117,8 @@ def stored_id(context: Context, frames: FrameStore, video: Path) -> str:
     name = video_id(video)
     if not frames.has(name):
         try:
-            jpegs, seconds, fps = _sample(video, context.config)
+            sampled = sample_video(video, context.config.frames, context.config.videos.timeout_seconds)
         except SkipRecord as dropped:
             raise ValueError(f"evaluation.benchmark names {video}, which cannot be used: {dropped}") from None
-        frames.write(name, jpegs, seconds=seconds, fps=fps)
+        frames.write(name, sampled.jpegs, seconds=sampled.seconds, fps=sampled.fps)
     return name
-
-
-def _sample(video: Path, config: Config) -> Sampled:
-    return with_patience(
-        lambda pulse: sample_video(video, config.frames, pulse.beat), config.videos.timeout_seconds
-    )

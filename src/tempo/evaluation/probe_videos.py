@@ -19,10 +19,8 @@ from tempo.core.seeds import derive_seed
 from tempo.core.store import RunStore
 from tempo.engine.types import SkipRecord
 from tempo.preference.inputs import Footage, frames_by_clip
-from tempo.video.frames import FrameStore, decode_jpegs
-from tempo.video.patience import with_patience
-from tempo.video.sampling import sample_video
-from tempo.video.videos import check_shape, find_videos, video_id
+from tempo.video.find import find_videos, video_id
+from tempo.video.frames import FrameStore, decode_jpegs, sample_video
 
 #: Segments of a video whose clips are not known: as many as the easiest level tells apart.
 NUM_SEGMENTS = max(PerturbationsConfig().levels)
@@ -125,13 +123,11 @@ def _read(videos: VideoSet, path: str) -> Seen:
         return Seen(clips.id, path, frames_by_clip(clips, store))
     name = video_id(path)
     if store and store.has(name):
-        frames, _, fps = store.read(name)
+        stored = store.read(name)
+        frames, fps = stored.images, stored.fps
     else:
-        sampled = with_patience(
-            lambda pulse: sample_video(path, videos.frames, pulse.beat), videos.timeout_seconds
-        )
-        frames, fps = decode_jpegs(sampled.frames), sampled.fps
-    check_shape(frames.shape[2], frames.shape[1])
+        sampled = sample_video(path, videos.frames, videos.timeout_seconds)
+        frames, fps = decode_jpegs(sampled.jpegs), sampled.fps
     num_segments = min(len(frames), NUM_SEGMENTS)
     segment_T = np.arange(len(frames)) * num_segments // len(frames)
     return Seen(name, path, Footage(frames, segment_T, num_segments, fps))

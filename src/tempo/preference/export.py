@@ -14,8 +14,8 @@ from tempo.core.store import RunStore, write_json, write_lines, write_text
 from tempo.preference.cards import parquet_card, trl_card
 from tempo.preference.conversations import Row
 from tempo.preference.formats import llama_factory_row, ms_swift_row, trl_row
+from tempo.video.find import present_path
 from tempo.video.frames import FrameStore
-from tempo.video.library import present_path
 
 PAIRS_FILE = "pairs.jsonl"
 PARQUET_FILE = "pairs.parquet"
