@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +15,7 @@ from tempo import __version__
 from tempo.cli.errors import fail, machine_fault
 from tempo.cli.stopping import Terminated, terminable
 from tempo.config import load_config
+from tempo.core.store import run_directory_error
 from tempo.engine.ranks import process_rank
 from tempo.engine.types import Context
 from tempo.pipeline import stages as pipeline
@@ -41,6 +41,11 @@ SetOption = Annotated[
 ]
 RedoOption = Annotated[
     bool, typer.Option("--redo", help="discard stages made with another config, make them again")
+]
+
+FromOption = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="RUN", help="take over what this run made under the same settings"),
 ]
 
 EngineOption = Annotated[str, typer.Option(help="where stages run: local, or ray (extra `ray`)")]
@@ -79,13 +84,14 @@ def run(
         typer.Option(metavar="STAGE", help="stop after this stage, one of those that `tempo --help` lists"),
     ] = "",
     overrides: SetOption = None,
+    source: FromOption = None,
     redo: RedoOption = False,
     engine: EngineOption = "",
     address: AddressOption = "",
 ) -> None:
     """Do every stage that is not done yet, from videos to the report."""
     context = Context(load_config(config, _overrides(overrides, engine, address)), out)
-    pipeline.run_stages(context, console(), until=until, redo=redo)
+    pipeline.run_stages(context, console(), until=until, source=source, redo=redo)
     if process_rank() == 0:
         _say_where(context)
 
@@ -127,7 +133,7 @@ def export(
     """Write the pairs of a run for another trainer, easy ones first."""
     from tempo.preference.export import export_pairs
 
-    if error := pipeline.run_directory_error(directory):
+    if error := run_directory_error(directory):
         raise ValueError(error)
     num_pairs = export_pairs(directory, format_name, out)
     console().print(f"wrote {num_pairs} pairs to {out}; pairs.import_from takes its pairs file back")
@@ -180,18 +186,27 @@ def probe(
     seed: Annotated[int, typer.Option(min=0, help="of the perturbations and the intervals")] = 0,
 ) -> None:
     """Ask how much a model notices when a video is reversed, shuffled, cut or frozen; needs no labels."""
-    from tempo.evaluation.probe import ProbeSettings
-    from tempo.evaluation.probe_command import ProbeRequest, run_probe
-    from tempo.evaluation.probe_summary import probe_table
+    from tempo.cli.probe import ProbeRequest, run_probe
+    from tempo.evaluation.probe_report import probe_table
+    from tempo.preference.prompts import DESCRIBE
 
-    settings = ProbeSettings(num_videos=num_videos, max_new_tokens=max_new_tokens, seed=seed)
-    if describe_with:
-        settings = replace(settings, prompt=describe_with)
-    request = ProbeRequest(model, videos, settings, overrides or (), text, json_file, chart, save_text)
-    result = run_probe(request, console())
-    console().print(probe_table(result))
-    for row in result["left_out"]:
-        console().print(f"left out: {row['id']}: {row['reason']}: {row['detail']}")
+    request = ProbeRequest(
+        model=model,
+        videos=videos,
+        prompt=describe_with or DESCRIBE[1],
+        num_videos=num_videos,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        overrides=overrides or (),
+        text=text,
+        json=json_file,
+        chart=chart,
+        save_text=save_text,
+    )
+    report = run_probe(request, console())
+    console().print(probe_table(report))
+    for row in report.left_out:
+        console().print(f"left out: {row.id}: {row.reason}: {row.detail}")
 
 
 def _overrides(given: list[str] | None, engine: str, address: str) -> list[str]:
@@ -226,7 +241,7 @@ for _stage in pipeline.STAGES:
 def _say_where(context: Context) -> None:
     import json
 
-    from tempo.evaluation.table import accuracy_table
+    from tempo.evaluation.benchmark import accuracy_table
 
     evaluation = context.directory / "evaluation.json"
     if evaluation.exists():

@@ -48,7 +48,7 @@ def share_interval(
     values.
     """
     num_clusters = len(set(clusters))
-    share = float(np.mean(values)) if num_clusters else 0.0
+    share = float(np.asarray(values, np.float64).mean()) if num_clusters else 0.0
     if num_clusters < min_clusters or share in (0.0, 1.0):
         return wilson_interval(share * num_clusters, num_clusters)
     return cluster_interval(values, clusters, seed=seed)

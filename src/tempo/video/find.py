@@ -130,10 +130,8 @@ def read_library(context: Context) -> Library:
     """The videos of a run whose stage `videos` is done."""
     store = RunStore(context.directory)
     paths = {video.id: present_path(video) for video in store.read("videos", Video)}
-    # In a round the rows are a link to the run's, which has the skipped files beside them.
-    run = RunStore(store.path("videos").resolve().parent)
     # This stage skips by path: a file that is not a video has no id.
-    skipped = (os.path.realpath(row.id) for row in run.read(SKIPPED, Skipped) if row.stage == "videos")
+    skipped = (os.path.realpath(row.id) for row in store.read(SKIPPED, Skipped) if row.stage == "videos")
     return Library(
         paths=paths,
         ids={os.path.realpath(path): name for name, path in paths.items()},

@@ -6,7 +6,6 @@ T frames, K key frames, H height, W width.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from tempo.config import FramesConfig
+from tempo.core.files import write_bytes
 from tempo.engine.types import SkipRecord
 from tempo.video.decode import Frame, Image, Scaler, decode, fit_size
 from tempo.video.faults import watched
@@ -210,7 +210,7 @@ class FrameStore:
             "seconds": np.asarray(seconds, np.float64),
             "fps": np.asarray(fps, np.float64),
         }
-        _replace(self.path(video_id), safetensors.numpy.save(arrays))
+        write_bytes(self.path(video_id), safetensors.numpy.save(arrays))
 
     def write_key_frames(self, video_id: str, key_frames: Sequence[bytes]) -> None:
         """Adds or replaces key frames, two per clip in the order of clips; the frames must be there."""
@@ -257,21 +257,6 @@ def decode_jpegs(jpegs: Sequence[bytes]) -> Image:
     """Images uint8 [T, H, W, 3] in RGB of one or more JPEGs of one size."""
     images = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) for jpeg in jpegs]
     return np.stack([cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in images])
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Writes `path` in one step; what cannot be written completely leaves nothing behind."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Always the same name: the rest of a killed process is overwritten when its video is processed again.
-    temporary = path.with_name(f".{path.stem}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _pack(name: str, jpegs: Sequence[bytes]) -> dict[str, NDArray[Any]]:
