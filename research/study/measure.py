@@ -16,7 +16,7 @@ from tempo.evaluation.evaluate import ask, benchmark_frames, benchmark_path
 from tempo.evaluation.probe import compare
 from tempo.evaluation.probe_report import Comparison, ProbeScore, report_comparisons
 from tempo.model.loading import VideoLM, load_video_lm
-from tempo.preference.inputs import frames_by_clip
+from tempo.preference.responses import frames_by_clip
 from tempo.video.frames import FrameStore
 
 

@@ -30,7 +30,7 @@ from tempo.model import prefix
 from tempo.model.answers import Answer
 from tempo.model.loading import load_video_lm
 from tempo.pipeline.run_files import write_config
-from tempo.preference.inputs import Footage
+from tempo.preference.responses import Footage
 from tempo.video.find import video_id
 from tempo.video.frames import FrameStore, encode_jpeg, sample_video
 

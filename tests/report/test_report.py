@@ -182,7 +182,7 @@ def test_the_audit_stands_on_the_page_with_its_verdict(context):
     audit = {"num_pairs": 300, "num_audited": 300, "num_videos": 40, "telling_words": {}}
     write_json(
         context.directory / "audit.json",
-        {**audit, "judges": {"longer": judge, "words": judge}, "verdict": "Length alone tells 71 %"},
+        {**audit, "baselines": {"longer_text": judge, "words": judge}, "verdict": "Length alone tells 71 %"},
     )
     shown = report_data(context)["audit"]
     assert shown["headings"] == ["", "pairs", "longer text", "words"]
@@ -200,19 +200,25 @@ def test_the_audit_stands_on_the_page_with_its_verdict(context):
 def test_a_judge_that_saw_only_some_of_the_kinds_has_a_dash_for_the_others(context):
     cells = {"accuracy": 0.5, "interval": [0.4, 0.6], "num_pairs": 300, "num_videos": 40}
     judges = {
-        "longer": {**cells, "by_kind": {"drop": cells, "reverse": cells}, "by_level": {}},
+        "longer_text": {**cells, "by_kind": {"drop": cells, "reverse": cells}, "by_level": {}},
         "model": {**cells, "by_kind": {"drop": cells}, "by_level": {}},
     }
-    audit = {"num_pairs": 9, "num_audited": 9, "num_videos": 40, "judges": judges, "verdict": "v"}
+    audit = {"num_pairs": 9, "num_audited": 9, "num_videos": 40, "baselines": judges, "verdict": "v"}
     write_json(context.directory / "audit.json", audit)
     assert report_data(context)["audit"]["rows"][-1] == ["reverse", "300", "50.0", "-"]
 
 
 def test_an_audit_of_too_few_pairs_shows_its_verdict_and_no_table(context):
-    audit = {"num_pairs": 9, "num_audited": 9, "num_videos": 3, "judges": {}, "verdict": "Too few to say"}
+    audit = {
+        "num_pairs": 9,
+        "num_audited": 9,
+        "num_videos": 3,
+        "baselines": {},
+        "verdict": "Too few for a verdict",
+    }
     write_json(context.directory / "audit.json", audit)
     page = write_report(context).read_text()
-    assert "Too few to say" in page
+    assert "Too few for a verdict" in page
     assert "longer text" not in page
 
 

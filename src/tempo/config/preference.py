@@ -101,7 +101,10 @@ class PairsConfig(Section):
         1.5, ge=1, description="maximum ratio of the two texts' word counts; drop pairs are exempt"
     )
     min_difference: float = Field(
-        0.0, ge=0, le=1, description="minimum word edit distance of the two texts, as a share of their words"
+        0.0,
+        ge=0,
+        le=1,
+        description="minimum share of words that the two texts do not have in common in order",
     )
     drop_duplicates: bool = Field(
         True, description="of a video's pairs with the same two texts keep only the hardest level"

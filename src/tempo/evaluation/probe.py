@@ -28,9 +28,9 @@ from tempo.model.answers import Request, without_thoughts
 from tempo.model.generation import generate
 from tempo.model.loading import VideoLM
 from tempo.model.prefix import log_probs
-from tempo.preference.inputs import Footage, ask_footage, frames_by_clip
 from tempo.preference.perturbations import perturb_all
 from tempo.preference.prompts import DESCRIBE
+from tempo.preference.responses import Footage, frame_requests, frames_by_clip
 from tempo.video.find import find_videos, video_id
 from tempo.video.frames import FrameStore, decode_jpegs, sample_video
 
@@ -126,7 +126,7 @@ def compare(
 
 def perturbed_views(footage: Footage, *, prompt: str, seed: int) -> Iterator[View]:
     """The video reversed, shuffled and dropped at every level that differs from the others, and frozen."""
-    ask = ask_footage(footage, prompt=prompt)
+    ask = frame_requests(footage, prompt=prompt)
     for made in perturb_all(footage.num_clips, PerturbationsConfig(), seed=seed):
         # None if clips without a frame leave the frames in their order.
         if request := ask(made.order, 0):

@@ -7,16 +7,15 @@ from typing import Any
 from rich.table import Table
 
 from tempo.evaluation.benchmark import percent
-from tempo.preference.verdict import JUDGES
 
 
 def audit_cells(audit: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Headings (pairs and judges) and rows: all pairs, the 95 % interval, each kind, each level."""
-    judges = audit["judges"]
-    if not judges:
+    """Headings (pairs and baselines) and rows: all pairs, the 95 % interval, each kind, each level."""
+    baselines = audit["baselines"]
+    if not baselines:
         return [], []
-    summaries = list(judges.values())
-    headings = ["", "pairs", *(JUDGES[name].name for name in judges)]
+    summaries = list(baselines.values())
+    headings = ["", "pairs", *(name.replace("_", " ") for name in baselines)]
     intervals = [" - ".join(map(percent, summary["interval"])) for summary in summaries]
     rows = [_row("all pairs", summaries), ["95 % interval", "", *intervals]]
     rows += [_row(kind, [s["by_kind"].get(kind) for s in summaries]) for kind in summaries[0]["by_kind"]]
@@ -28,7 +27,7 @@ def audit_cells(audit: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 
 def _row(name: str, cells: list[dict[str, Any] | None]) -> list[str]:
-    """A name, the pairs in it, and each judge's accuracy; a dash where it saw none."""
+    """A name, the pairs in it, and each baseline's accuracy; a dash where it saw none."""
     assert cells[0]
     return [name, str(cells[0]["num_pairs"]), *(percent((cell or {}).get("accuracy")) for cell in cells)]
 
