@@ -149,7 +149,7 @@ def audit(
     """Ask how well the pairs of a run can be told apart without the video; write audit.json."""
     from tempo.core.progress import Counters
     from tempo.preference.audit import audit_directory
-    from tempo.report.audit_table import audit_table
+    from tempo.report.report import audit_table
 
     with Counters(console()) as counters:
         result = audit_directory(
