@@ -36,7 +36,7 @@ from tempo.engine import ray as ray_engine
 from tempo.engine.types import Context, Worker
 from tempo.pipeline.steps import MapStep
 from tempo.video import shots
-from tempo.video.videos import find_videos, video_id
+from tempo.video.find import find_videos, video_id
 
 GOAL_SECONDS = 1e-3
 

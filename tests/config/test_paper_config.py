@@ -18,8 +18,7 @@ from tempo.core.store import RunStore, read_rows
 from tempo.model.loading import repair_torchvision
 from tempo.pipeline.stages import NAMES
 from tempo.synthetic.dataset import make_dataset
-from tempo.video.frames import decode_jpegs
-from tempo.video.sampling import sample_video
+from tempo.video.frames import decode_jpegs, sample_video
 
 repair_torchvision()
 

@@ -131,7 +131,7 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="folder to write; must not exist, or be empty")],
 ) -> None:
     """Write the pairs of a run for another trainer, easy ones first."""
-    from tempo.preference.export import export_pairs
+    from tempo.preference.exporting import export_pairs
 
     if error := run_directory_error(directory):
         raise ValueError(error)
@@ -149,7 +149,7 @@ def audit(
     """Ask how well the pairs of a run can be told apart without the video; write audit.json."""
     from tempo.core.progress import Counters
     from tempo.preference.audit import audit_directory
-    from tempo.report.audit_table import audit_table
+    from tempo.report.report import audit_table
 
     with Counters(console()) as counters:
         result = audit_directory(
@@ -157,8 +157,8 @@ def audit(
             with_model=not no_model,
             progress=lambda done, total: counters.show("audit by the model", done, total),
         )
-    console().print(audit_table(result))
-    console().print(result["verdict"])
+    console().print(audit_table(result.model_dump(mode="json")))
+    console().print(result.verdict)
     if (directory / "report.html").exists():
         again = shlex.join(["tempo", "report", str(directory / "config.toml"), "--out", str(directory)])
         console().print(f"report.html shows the audit before this one; `{again}` writes it anew")

@@ -84,7 +84,7 @@ class PairsConfig(Section):
     import_from: str = Field("", description="take the pairs from this file")
     length: Literal["paper", "any", "fair"] = Field("paper", description="which text may be longer")
     max_length_ratio: float = Field(1.5, ge=1, description="of word counts; drop pairs are exempt")
-    min_difference: float = Field(0.0, ge=0, le=1, description="minimum word edits per word")
+    min_difference: float = Field(0.0, ge=0, le=1, description="minimum share of words not shared in order")
     drop_duplicates: bool = Field(True, description="keep the hardest level of pairs with the same texts")
     max_per_video: int = Field(0, ge=0, description="maximum number of pairs per video; 0 is no limit")
     held_out_share: float = Field(0.0, ge=0, lt=1, description="share of videos not to train on")

@@ -10,7 +10,7 @@ from rich.console import Console
 from tempo.config import Config
 from tempo.core.progress import Counter, Counters
 from tempo.core.records import Captions, Clips, Record, Shots, Skipped, Video
-from tempo.core.store import SKIPPED, RunStore, write_json, write_lines
+from tempo.core.store import SKIPPED, RunStore, write_lines
 from tempo.engine import pool as engine
 from tempo.engine.ranks import call_to_training
 from tempo.engine.types import Context, count_workers
@@ -101,10 +101,10 @@ def run_videos(context: Context, store: RunStore, console: Console) -> None:
     Raises ValueError that names an instruction about a video that the run does not have.
     """
     from tempo.training.instructions import check_videos
-    from tempo.video.videos import VideoFile
+    from tempo.video.find import VideoFile
 
     batches = [[VideoFile(id=path)] for path in _new_files(context, store)]
-    worker = "tempo.video.videos:make_worker"
+    worker = "tempo.video.find:make_worker"
     with Counter(console, "videos", len(batches)).live() as counter:
         for result in engine.map_batches(worker, context, batches, place="pool", stage="videos"):
             write_result(store, "videos", result)
@@ -115,7 +115,7 @@ def run_videos(context: Context, store: RunStore, console: Console) -> None:
 
 def _new_files(context: Context, store: RunStore) -> list[str]:
     """The files in `videos.paths` with neither a row nor a drop; raises ValueError if there are no files."""
-    from tempo.video.videos import find_videos
+    from tempo.video.find import find_videos
 
     paths = context.config.videos.paths or (str(context.directory / "synthetic" / "videos"),)
     files = [str(path) for path in find_videos(paths, context.config.videos.extensions)]
@@ -178,31 +178,25 @@ def run_pairs(context: Context, store: RunStore, console: Console) -> None:
 
     made = import_pairs(context) if context.config.pairs.import_from else make_pairs(context)
     known = store.handled_ids("pairs")
-    store.append(SKIPPED, [drop for drop in made.drops if drop.id not in known])
+    store.append(SKIPPED, [drop for drop in made.skipped if drop.id not in known])
     write_lines(store.path("pairs"), (pair.model_dump_json() for pair in made.pairs))
     held_out = ""
     if context.config.pairs.held_out_share:
         write_lines(store.path(HELD_OUT), (pair.model_dump_json() for pair in made.held_out))
         held_out = f"{len(made.held_out)} held out, "
-    console.print(f"pairs: {len(made.pairs)} kept, {held_out}{len(made.drops)} filtered out")
+    console.print(f"pairs: {len(made.pairs)} kept, {held_out}{len(made.skipped)} filtered out")
 
 
 def run_audit(context: Context, store: RunStore, console: Console) -> None:
     """Asks how well the pairs can be told apart without the video; writes `audit.json`."""
-    from tempo.preference.audit import audit_pairs, read_pairs
+    from tempo.preference.audit import audit_run
 
-    config = context.config
-    pairs = read_pairs(context.directory)
     with Counters(console) as counters:
-        audit = audit_pairs(
-            pairs,
-            config.audit,
-            seed=config.run.seed,
-            model=config.model,
+        audit = audit_run(
+            context.directory,
             progress=lambda done, total: counters.show("audit by the model", done, total),
         )
-    write_json(context.directory / "audit.json", audit)
-    console.print(f"audit: {audit['verdict']}")
+    console.print(f"audit: {audit.verdict}")
 
 
 def run_training(context: Context, store: RunStore, console: Console) -> None:
