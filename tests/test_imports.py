@@ -101,7 +101,7 @@ def test_importing_is_quick_and_loads_no_torch(statement, allowed_seconds):
 
 #: Names whose packages have not landed yet.
 NOT_YET = {
-    *("find_shots", "read_frames", "load_model", "Prefix", "Continuation", "log_probs", "dpo_loss"),
+    *("load_model", "Prefix", "Continuation", "log_probs", "dpo_loss"),
 }
 
 

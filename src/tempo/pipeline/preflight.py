@@ -44,7 +44,7 @@ def check_detector(config: Config) -> None:
 def check_embedder(config: Config) -> None:
     """Raises ValueError if the checkpoint of `clips.features` cannot be loaded."""
     if config.clips.features != "embedded":
-        from tempo.video.features import check_embedder
+        from tempo.video.clips import check_embedder
 
         check_embedder(config.clips.features)
 

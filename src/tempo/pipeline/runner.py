@@ -96,7 +96,7 @@ def run_stages(
         raise ValueError(f"--from: {error}")
     selected = select_stages(config, until=until, only=only)
     _check(config, selected, store)
-    with store.lock(), engine.session(config.run):
+    with store.lock():
         _settle(context, console, redo=redo)
         if source:
             console.print(take_over(source, context, selected))

@@ -32,11 +32,11 @@ def run_synthetic(context: Context, console: Console) -> None:
 
 def run_videos(context: Context, console: Console) -> None:
     """Identifies every file. Of files with the same content the first path stays, the others are skipped."""
-    from tempo.video.videos import VideoFile
+    from tempo.video.find import VideoFile
 
     store = RunStore(context.directory)
     batches = [[VideoFile(id=path)] for path in new_files(context)]
-    worker = "tempo.video.videos:make_worker"
+    worker = "tempo.video.find:make_worker"
     with Counter(console, "videos", len(batches)).live() as counter:
         for result in engine.map_batches(worker, context, batches, place="pool", stage="videos"):
             store.append("videos", [row for row in result if not isinstance(row, Skipped)])
@@ -48,7 +48,7 @@ def run_videos(context: Context, console: Console) -> None:
 
 def new_files(context: Context) -> list[str]:
     """The files in `videos.paths` that the run has not seen; raises ValueError if there are no files."""
-    from tempo.video.videos import find_videos
+    from tempo.video.find import find_videos
 
     store = RunStore(context.directory)
     paths = context.config.videos.paths or (str(context.directory / "synthetic" / "videos"),)
