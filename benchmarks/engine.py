@@ -36,7 +36,7 @@ from tempo.engine import ray as ray_engine
 from tempo.engine.types import Context, Worker
 from tempo.pipeline.steps import MapStep
 from tempo.video import shots
-from tempo.video.videos import find_videos, video_id
+from tempo.video.find import find_videos, video_id
 
 GOAL_SECONDS = 1e-3
 
@@ -122,7 +122,7 @@ def compare_workers(num_videos: int, rounds: int) -> Row:
     """Videos per second with two workers and with one."""
     seconds: dict[int, list[float]] = {2: [], 1: []}
     run = RunConfig(engine="ray", num_workers=2)
-    with tempfile.TemporaryDirectory() as folder, engine.session(run):
+    with tempfile.TemporaryDirectory() as folder:
         ray_engine.connect(run)
         ingest.render(Path(folder), num_videos)
         for _ in range(rounds):

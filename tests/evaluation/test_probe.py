@@ -31,9 +31,8 @@ from tempo.model.answers import Answer
 from tempo.model.loading import load_video_lm
 from tempo.pipeline.run_files import write_config
 from tempo.preference.responses import Footage
-from tempo.video.frames import FrameStore, encode_jpeg
-from tempo.video.sampling import sample_video
-from tempo.video.videos import video_id
+from tempo.video.find import video_id
+from tempo.video.frames import FrameStore, encode_jpeg, sample_video
 
 TEXT = "A red square appears, then a blue ring moves."
 
@@ -207,7 +206,7 @@ def test_a_video_that_cannot_be_probed_is_left_out_with_its_reason(films, monkey
     assert {name: reason for name, (reason, _) in reasons.items()} == {
         "c.mp4": "duplicate",
         "short.mp4": "too few frames",
-        "thin.mp4": "picture too thin",
+        "thin.mp4": "frame too thin",
         "torn.mp4": "cannot be opened",
     }
     wanted = {video_id(films / name) for name in ("a.mp4", "b.mp4")}
@@ -230,12 +229,12 @@ def test_a_video_at_which_a_library_fails_costs_itself_alone(films, monkeypatch,
 def test_a_decoder_that_hangs_costs_one_video(films, monkeypatch):
     released = threading.Event()
 
-    def hang_at_b(path, *rest):
-        if path.endswith("b.mp4"):
+    def hang_at_b(name, *how, _open=av.open, **options):
+        if name.endswith("b.mp4"):
             released.wait(60)
-        return sample_video(path, *rest)
+        return _open(name, *how, **options)
 
-    monkeypatch.setattr(module, "sample_video", hang_at_b)
+    monkeypatch.setattr(av, "open", hang_at_b)
     start = time.monotonic()
     try:
         _, reasons = probed(films, monkeypatch, timeout_seconds=0.5)

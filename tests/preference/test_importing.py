@@ -17,8 +17,8 @@ from tempo.pipeline.stages import NAMES, run_stages
 from tempo.preference.exporting import WRITERS, export_pairs
 from tempo.preference.formats import llama_factory_row, ms_swift_row, read_row, trl_row
 from tempo.preference.importing import import_pairs, load_pairs
+from tempo.video.find import video_id
 from tempo.video.frames import FrameStore
-from tempo.video.videos import video_id
 
 PAIR = pair_of("0123", "/films/a.mp4", "reverse", 2, (2, 3, 0, 1), rejected=ODD_TEXT)
 

@@ -14,8 +14,8 @@ from tempo.engine import pool as engine
 from tempo.engine.types import Context
 from tempo.pipeline import stages as pipeline
 from tempo.training.instructions import Question, check_videos, read_questions, usable_questions
+from tempo.video.find import video_id
 from tempo.video.frames import FrameStore, encode_jpeg
-from tempo.video.videos import video_id
 
 SFT = {"name": "sft", "objective": "sft", "learning_rate": 1e-4}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempo.config import VideosConfig
 from tempo.config.data import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
 from tempo.model.paths import EMBEDDED, check_model_path
-from tempo.video.videos import find_videos
+from tempo.video.find import find_videos
 
 TEMPLATE = """\
 # tempo: teach a Video LLM the order of time. Run it with: tempo run {out} --out out/run

@@ -56,7 +56,10 @@ class Video(Record):
 class Shot(Frozen):
     """Frames `start_frame` up to, not including, `end_frame` of one camera shot.
 
-    `candidates` are the frames that may become key frames, `sharpness` is that of each.
+    `candidates` are the frames that may become key frames, `sharpness` is that of each. `time_stamps` are
+    what the candidates and the frame in the middle are found by: for a frame number its time stamp and that
+    of the last key frame before it, in the time base of the stream. Frames without time stamps are missing
+    there.
     """
 
     start_frame: int
@@ -67,6 +70,7 @@ class Shot(Frozen):
     descriptor: tuple[float, ...]
     candidates: tuple[int, ...]
     sharpness: tuple[float, ...]
+    time_stamps: dict[int, tuple[int, int]] = {}
 
     @property
     def num_frames(self) -> int:

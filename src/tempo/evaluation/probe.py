@@ -31,10 +31,8 @@ from tempo.model.prefix import log_probs
 from tempo.preference.perturbations import perturb_all
 from tempo.preference.prompts import DESCRIBE
 from tempo.preference.responses import Footage, frame_requests, frames_by_clip
-from tempo.video.frames import FrameStore, decode_jpegs
-from tempo.video.patience import with_patience
-from tempo.video.sampling import sample_video
-from tempo.video.videos import check_shape, find_videos, video_id
+from tempo.video.find import find_videos, video_id
+from tempo.video.frames import FrameStore, decode_jpegs, sample_video
 
 #: Videos whose frames are in memory at the same time, and which are described in one batch.
 BATCH_SIZE = 8
@@ -203,13 +201,11 @@ def _read(videos: VideoSet, path: str) -> tuple[str, Footage]:
         return clips.id, frames_by_clip(clips, store)
     name = video_id(path)
     if store and store.has(name):
-        frames, _, fps = store.read(name)
+        stored = store.read(name)
+        frames, fps = stored.images, stored.fps
     else:
-        sampled = with_patience(
-            lambda pulse: sample_video(path, videos.frames, pulse.beat), videos.timeout_seconds
-        )
-        frames, fps = decode_jpegs(sampled.frames), sampled.fps
-    check_shape(frames.shape[2], frames.shape[1])
+        sampled = sample_video(path, videos.frames, videos.timeout_seconds)
+        frames, fps = decode_jpegs(sampled.jpegs), sampled.fps
     num_segments = min(len(frames), NUM_SEGMENTS)
     segment_T = np.arange(len(frames)) * num_segments // len(frames)
     return name, Footage(frames, segment_T, num_segments, fps)

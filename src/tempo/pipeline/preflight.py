@@ -50,7 +50,7 @@ def _check_stages(config: Config, left: Collection[str]) -> None:
 
         check_detector(config.shots)
     if "clips" in left and config.clips.features != "embedded":
-        from tempo.video.features import check_embedder
+        from tempo.video.clips import check_embedder
 
         check_embedder(config.clips.features)
     # Last, since it takes seconds.

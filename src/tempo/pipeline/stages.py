@@ -18,7 +18,6 @@ from rich.console import Console
 from tempo.config import Config
 from tempo.core.records import Clips, Perturbations, Record, Video
 from tempo.core.store import RunStore, run_directory_error
-from tempo.engine import pool as engine
 from tempo.engine.ranks import call_to_training, process_rank
 from tempo.engine.types import Context
 from tempo.pipeline import run_files, steps
@@ -125,7 +124,7 @@ def run_stages(
     selected = _selected(context.config, until=until, only=only)
     uses_model = any(stage.name in MODEL_STAGES for stage in selected) or _has_used_model(context)
     check_inputs(context.config, _left(selected, context), with_model=uses_model)
-    with RunStore(context.directory).lock(), engine.session(context.config.run):
+    with RunStore(context.directory).lock():
         stale = stale_stages(context.config, RunStore(context.directory))
         run_files.settle_config(context, stale, console, redo=redo)
         if source:

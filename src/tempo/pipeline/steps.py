@@ -101,10 +101,10 @@ def run_videos(context: Context, store: RunStore, console: Console) -> None:
     Raises ValueError that names an instruction about a video that the run does not have.
     """
     from tempo.training.instructions import check_videos
-    from tempo.video.videos import VideoFile
+    from tempo.video.find import VideoFile
 
     batches = [[VideoFile(id=path)] for path in _new_files(context, store)]
-    worker = "tempo.video.videos:make_worker"
+    worker = "tempo.video.find:make_worker"
     with Counter(console, "videos", len(batches)).live() as counter:
         for result in engine.map_batches(worker, context, batches, place="pool", stage="videos"):
             write_result(store, "videos", result)
@@ -115,7 +115,7 @@ def run_videos(context: Context, store: RunStore, console: Console) -> None:
 
 def _new_files(context: Context, store: RunStore) -> list[str]:
     """The files in `videos.paths` with neither a row nor a drop; raises ValueError if there are no files."""
-    from tempo.video.videos import find_videos
+    from tempo.video.find import find_videos
 
     paths = context.config.videos.paths or (str(context.directory / "synthetic" / "videos"),)
     files = [str(path) for path in find_videos(paths, context.config.videos.extensions)]

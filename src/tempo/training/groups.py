@@ -50,7 +50,7 @@ class Lesson:
     def group(self, lm: VideoLM, frames: FrameStore) -> Group:
         """The tokens and pixels of this lesson."""
         stored = frames.read(self.video_id)
-        shown = stored.frames[list(self.frames)] if self.frames else stored.frames
+        shown = stored.images[list(self.frames)] if self.frames else stored.images
         return self._over(lm, shown, stored.fps)
 
     def num_answer_tokens(self, lm: VideoLM) -> int:

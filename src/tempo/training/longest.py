@@ -32,7 +32,7 @@ def check_longest(context: Context) -> None:
     lm = VideoLM(None, load_processor(context.config.model))
     for video in longest(videos, context.config.frames):
         stored = frames.read(video.id)
-        size = lm.question_group(stored.frames, (), fps=stored.fps).lengths[0]
+        size = lm.question_group(stored.images, (), fps=stored.fps).lengths[0]
         if size > limit:
             raise ValueError(
                 f"{video.path}: the video alone takes {size} tokens, training.max_tokens is {limit}; raise "
