@@ -85,7 +85,7 @@ def compared(model, frames, prompt="Describe the video."):
 def test_views_are_the_frames_rearranged_and_never_the_clean_video():
     frames = numbered(8)
     views = list(perturbed_views(footage(frames), prompt="p", seed=0))
-    shown = {(view.kind, view.level): view.request.frames[:, 0, 0, 0].tolist() for view in views}
+    shown = {(kind, level): request.frames[:, 0, 0, 0].tolist() for kind, level, request in views}
     levels = frames[:, 0, 0, 0].tolist()
     assert shown["reverse", 8] == levels[::-1]
     assert shown["reverse", 2] == levels[4:] + levels[:4]
@@ -99,13 +99,14 @@ def test_views_are_the_frames_rearranged_and_never_the_clean_video():
 def test_frames_move_with_their_clip():
     frames = numbered(6)
     clips = Footage(frames, np.array([0, 0, 0, 1, 1, 2]), 3, 1.0)
-    reversed_clips = next(v for v in perturbed_views(clips, prompt="p", seed=0) if v.kind == "reverse")
-    assert np.array_equal(reversed_clips.request.frames, frames[[5, 3, 4, 0, 1, 2]])
+    views = perturbed_views(clips, prompt="p", seed=0)
+    request = next(request for kind, _, request in views if kind == "reverse")
+    assert np.array_equal(request.frames, frames[[5, 3, 4, 0, 1, 2]])
 
 
 def test_a_clip_without_a_frame_makes_no_view_that_looks_clean():
     gap = Footage(numbered(4), np.array([1, 1, 1, 1]), 2, 1.0)
-    assert [view.kind for view in perturbed_views(gap, prompt="p", seed=0)] == ["frozen"]
+    assert [kind for kind, *_ in perturbed_views(gap, prompt="p", seed=0)] == ["frozen"]
 
 
 # What is scored

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -55,14 +55,6 @@ class VideoSet:
     clips: Mapping[str, Clips] = field(default_factory=dict)
 
 
-class View(NamedTuple):
-    """A perturbed video as it is shown to the model."""
-
-    kind: ProbeKind
-    level: int
-    request: Request
-
-
 def probe(
     model: VideoLM,
     videos: str | Path | VideoSet,
@@ -89,7 +81,11 @@ def probe(
     seen: set[str] = set()
     for start in range(0, len(paths), BATCH_SIZE):
         batch = _read_batch(source, paths[start : start + BATCH_SIZE], seen, left_out)
-        found = _given(batch, texts) if texts is not None else _own(model, batch, prompt, max_new_tokens)
+        if texts is None:
+            found = _describe(model, batch, prompt, max_new_tokens)
+        else:
+            missing = SkipRecord("no text given", "there is no text with the id of this video")
+            found = [texts.get(name) or missing for name, _ in batch.values()]
         for (path, (name, footage)), text in zip(batch.items(), found, strict=True):
             if isinstance(text, SkipRecord):
                 left_out.append(LeftOut(id=path, reason=text.reason, detail=text.detail))
@@ -114,25 +110,27 @@ def compare(
     return [
         Comparison(
             video=video,
-            kind=view.kind,
-            level=view.level,
+            kind=kind,
+            level=level,
             num_tokens=len(logp_clean),
             clean=_total(logp_clean),
-            perturbed=_total(_log_probs(model, view.request, text)),
+            perturbed=_total(_log_probs(model, request, text)),
         )
-        for view in perturbed_views(footage, prompt=prompt, seed=derive_seed(seed, video, "probe"))
+        for kind, level, request in perturbed_views(
+            footage, prompt=prompt, seed=derive_seed(seed, video, "probe")
+        )
     ]
 
 
-def perturbed_views(footage: Footage, *, prompt: str, seed: int) -> Iterator[View]:
-    """The video reversed, shuffled and dropped at every level that differs from the others, and frozen."""
+def perturbed_views(footage: Footage, *, prompt: str, seed: int) -> Iterator[tuple[ProbeKind, int, Request]]:
+    """Kind, level and request: reversed, shuffled and dropped at every distinct level, and frozen."""
     ask = frame_requests(footage, prompt=prompt)
     for made in perturb_all(footage.num_clips, PerturbationsConfig(), seed=seed):
         # None if clips without a frame leave the frames in their order.
         if request := ask(made.order, 0):
-            yield View(made.kind, made.level, request)
+            yield made.kind, made.level, request
     middle_T = np.full(len(footage.frames), len(footage.frames) // 2)
-    yield View("frozen", 0, Request(prompt, 0, footage.frames[middle_T], footage.fps))
+    yield "frozen", 0, Request(prompt, 0, footage.frames[middle_T], footage.fps)
 
 
 def open_videos(path: Path, frames: Mapping[str, Any] | None = None) -> VideoSet:
@@ -231,7 +229,7 @@ def _read_batch(
     return batch
 
 
-def _own(
+def _describe(
     model: VideoLM, batch: Mapping[str, tuple[str, Footage]], prompt: str, max_new_tokens: int
 ) -> list[str | SkipRecord]:
     """The model's own greedy description of each video, or why there is none."""
@@ -245,14 +243,6 @@ def _own(
         is_usable = answer.text and answer.is_whole
         texts.append(answer.text if is_usable else SkipRecord("no description", fault))
     return texts
-
-
-def _given(batch: Mapping[str, tuple[str, Footage]], texts: Mapping[str, str]) -> list[str | SkipRecord]:
-    """The text given for each video, or why there is none."""
-    missing = "there is no text with the id {!r}"
-    return [
-        texts.get(name) or SkipRecord("no text given", missing.format(name)) for name, _ in batch.values()
-    ]
 
 
 def _log_probs(model: VideoLM, request: Request, text: str) -> Tensor:
