@@ -240,7 +240,7 @@ def test_the_engine_benchmark_measures_a_pool_and_a_stage_in_which_nothing_is_do
 
 def test_the_ingest_benchmark_takes_what_it_renders_and_measures_every_form(tmp_path, capsys):
     ingest.render(tmp_path, 2)
-    files = [found for path in sorted(tmp_path.iterdir()) if (found := ingest.describe(path))]
+    files = [found for path in sorted(tmp_path.iterdir()) if (found := ingest.examine(path))]
     rows = ingest.compare("rendered", files, rounds=1, max_gigabytes=1.0)
     assert "rendered: 2 of 2 files become clips" in capsys.readouterr().out
     assert [row.peer_name for row in rows] == ["pure decode", "released code's way", "decoding again"]

@@ -13,7 +13,9 @@ from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.model.loading import load_video_lm
 from tempo.model.prefix import Continuation, Group
-from tempo.pipeline.stages import NAMES, fingerprints, run_stages
+from tempo.pipeline.fingerprints import fingerprints
+from tempo.pipeline.runner import run_stages
+from tempo.pipeline.stages import NAMES
 from tempo.training.examples import (
     Example,
     LoadedExample,

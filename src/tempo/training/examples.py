@@ -57,7 +57,7 @@ class Example:
     def load(self, lm: VideoLM, frames: FrameStore) -> Group:
         """The tokens and pixels of this example."""
         stored = frames.read(self.video_id)
-        shown = stored.frames[list(self.frames)] if self.frames else stored.frames
+        shown = stored.images[list(self.frames)] if self.frames else stored.images
         return self._tokenize(lm, shown, stored.fps)
 
     def num_answer_tokens(self, lm: VideoLM) -> int:
@@ -191,7 +191,7 @@ def check_longest(context: Context) -> None:
     lm = VideoLM(None, load_processor(context.config.model))
     for video in longest_videos(videos, context.config.frames):
         stored = frames.read(video.id)
-        size = lm.question_group(stored.frames, (), fps=stored.fps).lengths[0]
+        size = lm.question_group(stored.images, (), fps=stored.fps).lengths[0]
         if size > limit:
             raise ValueError(
                 f"{video.path}: the video alone has {size} tokens, training.max_tokens is {limit}; raise "

@@ -1,18 +1,25 @@
-import errno
+"""Which files are videos, and which of these a row refers to."""
+
 import hashlib
 import os
 import socket
 
-import av
-import cv2
 import pytest
 from video_material import context, plain, rotate, video_of
 
+from tempo.config import parse_config
 from tempo.core.records import Skipped, Video
-from tempo.engine.types import SkipRecord
-from tempo.video import shots
-from tempo.video.faults import MachineFault
-from tempo.video.videos import VideoFile, check_unchanged, find_videos, make_worker, per_record, video_id
+from tempo.core.store import SKIPPED, RunStore
+from tempo.engine.types import Context, SkipRecord
+from tempo.video.find import (
+    VideoFile,
+    check_unchanged,
+    find_video,
+    find_videos,
+    make_worker,
+    read_library,
+    video_id,
+)
 
 
 def names(paths, folder):
@@ -62,7 +69,7 @@ def test_a_link_to_a_folder_elsewhere_is_followed(tmp_path):
     ]
 
 
-def test_a_dead_link_is_found_so_that_it_leaves_a_drop_but_a_pipe_is_not(tmp_path):
+def test_a_dead_link_is_found_so_that_it_is_skipped_by_name_but_a_pipe_is_not(tmp_path):
     (tmp_path / "dead.mp4").symlink_to(tmp_path / "gone")
     os.mkfifo(tmp_path / "pipe.mp4")
     assert names(find_videos([tmp_path], ["mp4"]), tmp_path) == ["dead.mp4"]
@@ -80,19 +87,19 @@ def test_nothing_found_names_the_folder_and_what_was_looked_for(tmp_path):
         find_videos([tmp_path], ["mp4", "mkv"])
 
 
-def test_no_paths_at_all_is_refused():
+def test_no_paths_at_all_is_an_error():
     with pytest.raises(ValueError, match="no path at all"):
         find_videos([], ["mp4"])
 
 
-def test_a_name_that_cannot_be_written_down_is_set_aside_and_the_rest_is_taken(render, tmp_path):
+def test_a_name_that_cannot_be_written_down_is_skipped_and_the_rest_is_taken(render, tmp_path):
     render([plain()] * 3, "a.mp4").rename(tmp_path / os.fsdecode(b"caf\xe9.mp4"))
     render([plain()] * 3, r"x\udce9.mp4")
     found = find_videos([tmp_path], ["mp4"])
     assert names(found, tmp_path) == [r"caf\udce9.mp4", r"x\udce9.mp4"]
-    drop, video = make_worker(context(tmp_path))([VideoFile(id=str(path)) for path in found])
-    assert (drop.id, drop.reason) == (str(found[0]), "name is not UTF-8")
-    assert drop.model_dump_json()
+    skipped, video = make_worker(context(tmp_path))([VideoFile(id=str(path)) for path in found])
+    assert (skipped.id, skipped.reason) == (str(found[0]), "name is not UTF-8")
+    assert skipped.model_dump_json()
     assert isinstance(video, Video), "a name may look like an escaped one"
 
 
@@ -105,7 +112,7 @@ def test_the_id_is_of_the_content_not_of_the_name(tmp_path):
     assert video_id(tmp_path / "c") != video_id(tmp_path / "a")
 
 
-def test_a_changed_or_vanished_file_is_dropped(tmp_path):
+def test_a_changed_or_vanished_file_is_skipped(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"one")
     known = video_id(path)
@@ -174,18 +181,18 @@ def unknown_codec(path):
         (unknown_codec, "no frame decodes"),
     ],
 )
-def test_what_is_no_video_is_dropped_with_its_reason(render, tmp_path, spoil, reason):
+def test_a_file_that_is_not_a_video_is_skipped_with_its_reason(render, tmp_path, spoil, reason):
     path = render([plain()] * 5)
     spoil(path)
-    drop = video_of(path, tmp_path)
-    assert isinstance(drop, Skipped)
-    assert (drop.id, drop.stage, drop.reason) == (str(path), "videos", reason)
-    assert drop.detail
+    skipped = video_of(path, tmp_path)
+    assert isinstance(skipped, Skipped)
+    assert (skipped.id, skipped.stage, skipped.reason) == (str(path), "videos", reason)
+    assert skipped.detail
 
 
-def test_sound_alone_is_no_video(silence, tmp_path):
-    drop = video_of(silence, tmp_path)
-    assert (drop.reason, drop.detail) == ("no video stream", "streams: audio")
+def test_an_audio_file_is_not_a_video(silence, tmp_path):
+    skipped = video_of(silence, tmp_path)
+    assert (skipped.reason, skipped.detail) == ("no video stream", "streams: audio")
 
 
 def test_a_name_that_looks_like_a_protocol_is_a_file(render, tmp_path, monkeypatch):
@@ -211,30 +218,8 @@ def test_one_bad_file_does_not_stop_its_batch(render, tmp_path):
     assert [type(row) for row in make_worker(context(tmp_path))(batch)] == [Skipped, Video, Skipped]
 
 
-def test_a_record_that_fails_in_an_unforeseen_way_is_set_aside_alone():
-    def fail_on_b(record):
-        if record.id == "b":
-            raise ZeroDivisionError("no such luck")
-        return record
-
-    results = per_record("shots", fail_on_b)([VideoFile(id=name) for name in "abc"])
-    assert [result.id for result in results] == ["a", "b", "c"]
-    assert (results[1].reason, results[1].detail) == (
-        "cannot be processed",
-        "ZeroDivisionError: no such luck",
-    )
-
-
-def test_a_full_disk_stops_the_run_instead_of_emptying_it():
-    def fail(record):
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left"):
-        per_record("shots", fail)([VideoFile(id="a")])
-
-
-def test_a_folder_without_read_permission_is_set_aside_and_the_rest_is_taken(tmp_path, monkeypatch):
-    """Root may read everything, so the refusal is made up."""
+def test_a_folder_without_read_permission_is_skipped_and_the_rest_is_taken(tmp_path, monkeypatch):
+    """Root may read everything, so the error is simulated."""
     (tmp_path / "closed").mkdir()
     (tmp_path / "open").mkdir()
     (tmp_path / "open" / "a.mp4").write_bytes(b"x")
@@ -255,87 +240,63 @@ def test_a_folder_without_read_permission_is_set_aside_and_the_rest_is_taken(tmp
     assert (row.reason, "Permission denied" in row.detail) == ("cannot be opened", True)
 
 
-@pytest.mark.parametrize("number", [errno.EACCES, errno.ELOOP, errno.ENAMETOOLONG])
-def test_a_file_that_may_not_be_read_is_set_aside(render, tmp_path, monkeypatch, number):
-    path = render([plain()] * 3)
-    monkeypatch.setattr("tempo.video.videos.video_id", failing(OSError(number, "no")))
-    (row,) = make_worker(context(tmp_path))([VideoFile(id=str(path))])
-    assert (row.reason, row.detail.endswith("no")) == ("cannot be opened", True)
+# Which video a row refers to
 
 
-@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE])
-@pytest.mark.parametrize("place", ["tempo.video.videos.video_id", "pathlib.Path.open"])
-def test_a_disk_that_fails_stops_the_run_instead_of_emptying_it(render, tmp_path, monkeypatch, number, place):
-    path = render([plain()] * 3)
-    monkeypatch.setattr(place, failing(OSError(number, "a word")))
-    with pytest.raises(MachineFault, match=rf"{path} cannot be read.*a word.*the same command again"):
-        make_worker(context(tmp_path))([VideoFile(id=str(path))])
+@pytest.fixture
+def run(tmp_path):
+    """The context of a run with one video, its copy, and a file that is not a video, in `films`."""
+    films = tmp_path / "films"
+    films.mkdir()
+    for name in ("one.mp4", "second name.mp4"):
+        (films / name).write_bytes(b"a film")
+    (films / "broken.mp4").write_bytes(b"no film")
+    store = RunStore(tmp_path / "run")
+    facts = {"duration_seconds": 1.0, "width": 8, "height": 8, "fps": 1.0, "codec": "h264"}
+    store.append("videos", [Video(id=video_id(films / "one.mp4"), path=str(films / "one.mp4"), **facts)])
+    skipped = {
+        "second name.mp4": "duplicate",
+        "broken.mp4": "cannot be decoded",
+        "gone.mp4": "cannot be read",
+    }
+    store.append(SKIPPED, [Skipped(id=str(films / n), stage="videos", reason=r) for n, r in skipped.items()])
+    data = {"videos": {"paths": [str(films)]}}
+    return Context(parse_config(data), tmp_path / "run")
 
 
-def failing(error):
-    def call(*_):
-        raise error
-
-    return call
+def find(run, path="", folder="elsewhere", video_id=""):
+    return find_video(read_library(run), str(path), video_id=video_id, folder=run.directory.parent / folder)
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("path", "folder"),
     [
-        MemoryError("Unable to allocate 3.00 GiB for an array: memory"),
-        RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB."),
-        RuntimeError("CUDA error: an illegal memory access was encountered"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
-        cv2.error("OpenCV(4.11.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes"),
+        ("films/one.mp4", ""),
+        ("one.mp4", "films"),
+        ("one.mp4", "elsewhere"),
+        ("../films/one.mp4", "elsewhere"),
+        ("second name.mp4", "films"),
+        ("second name.mp4", "elsewhere"),
     ],
 )
-def test_memory_or_a_gpu_that_fails_stops_the_run_instead_of_emptying_it(error):
-    with pytest.raises(MachineFault, match=r"shots: .* at a, which is not to blame: .*memory"):
-        per_record("shots", failing(error))([VideoFile(id="a")])
+def test_a_path_is_relative_to_the_file_or_else_to_a_folder_of_the_videos(run, tmp_path, path, folder):
+    assert find(run, path, folder) == video_id(tmp_path / "films" / "one.mp4")
 
 
-def test_other_errors_of_those_libraries_are_of_the_video():
-    for error in (RuntimeError("shape mismatch"), cv2.error("(-215:Assertion failed) !_src.empty()")):
-        (drop,) = per_record("shots", failing(error))([VideoFile(id="a")])
-        assert drop.reason == "cannot be processed"
+def test_an_id_needs_no_path_and_is_asked_first(run, tmp_path):
+    known = video_id(tmp_path / "films" / "one.mp4")
+    assert find(run, video_id=known) == find(run, "broken.mp4", video_id=known) == known
+    with pytest.raises(ValueError, match="asks about 77; the run has 1 videos"):
+        find(run, video_id="77")
 
 
-def test_a_picture_that_ffmpeg_cannot_convert_is_the_fault_of_the_video(tmp_path):
-    """Its error is an OSError too."""
-    path = tmp_path / "odd.mkv"
-    with av.open(str(path), "w", format="nut") as container:
-        stream = container.add_stream("rawvideo", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "rgb4"
-        stream.codec_context.codec_tag = "RGB\x04"
-        for index in range(5):
-            frame = av.VideoFrame(96, 64, "rgb4")
-            frame.pts = index
-            container.mux(stream.encode(frame))
-    row = video_of(path, tmp_path)
-    assert isinstance(row, Video)
-    (drop,) = shots.make_worker(context(tmp_path))([row])
-    assert (drop.stage, drop.reason) == ("shots", "cannot be processed")
-    assert "Operation not supported" in drop.detail
+@pytest.mark.parametrize("name", ["broken.mp4", "gone.mp4"])
+def test_a_file_that_was_skipped_has_no_id(run, name):
+    assert find(run, name) == find(run, f"films/{name}", folder="") == ""
 
 
-def test_a_disk_that_is_gone_stops_the_run_instead_of_emptying_it(render, tmp_path):
-    """It takes the folder along, or leaves an empty one; a link may lead to it."""
-    disk, home = tmp_path / "disk", tmp_path / "home"
-    (disk / "deep").mkdir(parents=True)
-    home.mkdir()
-    path = render([plain()] * 3, "disk/deep/a.mp4")
-    link = home / "a.mp4"
-    link.symlink_to(path)
-    known = video_id(path)
-    disk.rename(tmp_path / "gone")
-    for name in (path, link):
-        with pytest.raises(MachineFault, match=r"is the disk of .*deep mounted"):
-            check_unchanged(str(name), known)
-    (disk / "deep").mkdir(parents=True)
-    with pytest.raises(SkipRecord):
-        check_unchanged(str(path), known, ["elsewhere"])
-    with pytest.raises(MachineFault, match="mounted"):
-        check_unchanged(str(path), known, [str(disk / "deep")])
-    (disk / "deep" / "b.mp4").touch()
-    with pytest.raises(SkipRecord):
-        check_unchanged(str(path), known, [str(disk / "deep")])
+def test_a_file_that_the_run_never_saw_is_refused(run, tmp_path):
+    (tmp_path / "other.mp4").write_bytes(b"another film")
+    for path in (tmp_path / "other.mp4", "nowhere.mp4"):
+        with pytest.raises(ValueError, match=r"asks about .*, which is not among the videos of this run"):
+            find(run, path)
