@@ -72,12 +72,12 @@ def test_the_turns_of_a_conversation_are_separate_questions(tmp_path):
     [
         ({"video": "v.mp4"}, "not a valid instruction: it needs question and answer, or a conversation"),
         (plain("v.mp4", answer=3), "not a valid instruction"),
-        ([1], "not a row of named values"),
+        ([1], "a row is an object of keys and values"),
         ({"conversations": []}, "conversations must alternate between user and assistant, got []"),
         ({"conversations": talk("q", "a", "q")}, "assistant, got ['user', 'assistant', 'user']"),
         ({"messages": [{"role": "system", "content": "s"}]}, "messages must alternate between user"),
         ({"messages": [{"role": "user", "content": None}]}, "a message without text"),
-        ({"messages": messages("What is <image> here?", "a")}, "holds <image> beside the one video"),
+        ({"messages": messages("What is <image> here?", "a")}, "contains <image> in addition to its one video"),
         ({**plain(""), "videos": ["a.mp4", "b.mp4"]}, "one video file, got ['a.mp4', 'b.mp4']"),
     ],
 )
