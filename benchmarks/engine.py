@@ -34,7 +34,8 @@ from tempo.core.store import RunStore
 from tempo.engine import pool as engine
 from tempo.engine import ray as ray_engine
 from tempo.engine.types import Context, Worker
-from tempo.pipeline.steps import MapStep
+from tempo.pipeline.runner import map_stage
+from tempo.pipeline.stages import Stage
 from tempo.video import shots
 from tempo.video.find import find_videos, video_id
 
@@ -105,7 +106,14 @@ def stage_seconds(num_videos: int) -> float:
         context, store = make_context(Path(directory), RunConfig()), RunStore(Path(directory))
         store.append("videos", [_row(str(number), "a.mp4") for number in range(num_videos)])
         start = time.perf_counter()
-        MapStep("engine:make_worker", "videos", Video, "model")(context, store, Console(quiet=True))
+        stage = Stage(
+            "engine",
+            "a worker that costs nothing",
+            reads=(("videos", Video),),
+            worker="engine:make_worker",
+            place=lambda config: "model",
+        )
+        map_stage(stage, context, Console(quiet=True))
         store.finish("engine", "fingerprint")
         return (time.perf_counter() - start) / num_videos
 

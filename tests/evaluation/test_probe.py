@@ -13,8 +13,8 @@ import torch
 
 from tempo.config import FramesConfig, ModelConfig, parse_config
 from tempo.core.records import Clip, Clips, Pair
-from tempo.core.store import RunStore
-from tempo.engine.types import Context, SkipRecord
+from tempo.core.store import RunStore, write_config
+from tempo.engine.types import SkipRecord
 from tempo.evaluation import probe as module
 from tempo.evaluation.probe import (
     NUM_SEGMENTS,
@@ -29,7 +29,6 @@ from tempo.evaluation.probe import (
 from tempo.model import prefix
 from tempo.model.answers import Answer
 from tempo.model.loading import load_video_lm
-from tempo.pipeline.run_files import write_config
 from tempo.preference.responses import Footage
 from tempo.video.find import video_id
 from tempo.video.frames import FrameStore, encode_jpeg, sample_video
@@ -288,7 +287,8 @@ def run_of(tmp_path):
 
     def make(*names, **sections):
         directory = tmp_path / "run"
-        write_config(Context(parse_config(sections or {"videos": {"paths": ["/gone"]}}), directory))
+        config = parse_config(sections or {"videos": {"paths": ["/gone"]}})
+        write_config(directory, config.model_dump(mode="json", exclude_none=True))
         RunStore(directory).append("clips", [cut_video(name) for name in names])
         return directory
 

@@ -13,7 +13,8 @@ from tempo.config import parse_config
 from tempo.core.records import Pair, Skipped
 from tempo.core.store import SKIPPED, RunStore
 from tempo.engine.types import Context
-from tempo.pipeline.stages import NAMES, run_stages
+from tempo.pipeline.runner import run_stages
+from tempo.pipeline.stages import NAMES
 from tempo.preference.exporting import WRITERS, export_pairs
 from tempo.preference.formats import llama_factory_row, ms_swift_row, read_row, trl_row
 from tempo.preference.importing import import_pairs, load_pairs

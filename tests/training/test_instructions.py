@@ -12,7 +12,7 @@ from tempo.core.records import Instruction
 from tempo.core.store import RunStore
 from tempo.engine import pool as engine
 from tempo.engine.types import Context
-from tempo.pipeline import stages as pipeline
+from tempo.pipeline import runner
 from tempo.training.instructions import Question, check_videos, read_questions, usable_questions
 from tempo.video.find import video_id
 from tempo.video.frames import FrameStore, encode_jpeg
@@ -111,7 +111,7 @@ def context(tmp_path, films, *rows, **training):
 
 def settle(context, *, with_frames=()):
     """Runs the stage `videos`, and stores frames of the named ones."""
-    pipeline.run_stages(context, Console(quiet=True), until="videos")
+    runner.run_stages(context, Console(quiet=True), until="videos")
     for path in with_frames:
         jpeg = encode_jpeg(np.zeros((8, 8, 3), np.uint8), 90)
         FrameStore(context.directory / "frames").write(video_id(path), [jpeg], seconds=[0.5], fps=1.0)

@@ -9,7 +9,9 @@ from tempo.config import FramesConfig, parse_config
 from tempo.core.records import Clips, Video
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.pipeline.stages import NAMES, fingerprints, run_stages
+from tempo.pipeline.fingerprints import fingerprints
+from tempo.pipeline.runner import run_stages
+from tempo.pipeline.stages import NAMES
 from tempo.training.longest import longest
 from tempo.video.frames import FrameStore, encode_jpeg
 

@@ -14,7 +14,7 @@ from tempo.config import Config
 from tempo.core.records import Clips, Skipped, Video
 from tempo.core.store import SKIPPED, RunStore
 from tempo.engine.types import Context
-from tempo.pipeline.stages import run_stages
+from tempo.pipeline.runner import run_stages
 from tempo.video import clips, shots
 from tempo.video.decode import Scaler, decode
 

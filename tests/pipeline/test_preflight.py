@@ -1,4 +1,4 @@
-"""What is looked at before any work: a fault that needs none to be seen costs none."""
+"""Faults that can be seen before any work are reported before any work."""
 
 import json
 
@@ -10,10 +10,8 @@ from tempo.config import parse_config
 from tempo.core.store import RunStore
 from tempo.engine import pool as engine
 from tempo.engine.types import Context
-from tempo.model import loading
-from tempo.model.paths import EMBEDDED
-from tempo.pipeline.preflight import check_inputs
-from tempo.pipeline.stages import fingerprints, run_stages
+from tempo.pipeline.fingerprints import fingerprints
+from tempo.pipeline.runner import run_stages
 
 QUIET = Console(quiet=True)
 
@@ -62,27 +60,28 @@ def finish(context, stage):
             {"aspect": None, "format": None},
             r"line 1 is not a valid sample: lacks aspect, format$",
         ),
-        ({"answer": 2}, r"bench\.jsonl line 1 is not a valid sample: answer 2 is none of 2 options$"),
+        ({"answer": 2}, r"bench\.jsonl line 1 is not a valid sample: answer 2 is not one of the 2 options$"),
         ({"group": "g"}, r"bench\.jsonl line 1: group 'g' has one sample"),
         ({}, r"evaluation\.benchmark names .*v\.mp4, which does not exist"),
     ],
 )
-def test_faulty_benchmark_is_refused_where_it_will_be_asked(make, write_benchmark, changes, words):
+def test_bad_benchmark_is_refused_if_the_evaluation_will_run(make, write_benchmark, changes, words):
     context = make(evaluation=write_benchmark(**changes))
     with pytest.raises(ValueError, match=words):
         run_stages(context, QUIET)
     assert not context.directory.exists()
-    check_inputs(context.config, ["videos", "training"], with_model=False)
+    with pytest.raises(AssertionError, match="decoding has begun"):
+        run_stages(context, QUIET, until="videos")
 
 
-def test_benchmark_that_was_asked_may_lose_its_videos(make, write_benchmark):
+def test_videos_of_a_finished_evaluation_may_be_deleted(make, write_benchmark):
     context = make(evaluation=write_benchmark())
     finish(context, "evaluation")
     with pytest.raises(AssertionError, match="decoding has begun"):
         run_stages(context, QUIET)
 
 
-def test_detector_that_is_not_installed_is_named_before_any_video_is_read(make, monkeypatch):
+def test_missing_detector_is_named_before_any_video_is_read(make, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     context = make(shots={"detector": "transnet"})
     with pytest.raises(ValueError, match=r"shots\.detector 'transnet'.*pip install"):
@@ -93,7 +92,7 @@ def test_detector_that_is_not_installed_is_named_before_any_video_is_read(make, 
         run_stages(context, QUIET, until="shots")
 
 
-def test_embedder_that_is_not_there_is_named_before_any_video_is_read(make):
+def test_missing_embedder_is_named_before_any_video_is_read(make):
     context = make(clips={"features": "nobody/no-such-embedder"})
     with pytest.raises(ValueError, match=r"clips\.features 'nobody/no-such-embedder' cannot be loaded"):
         run_stages(context, QUIET, until="clips")
@@ -106,7 +105,7 @@ SERVER = {"url": "http://localhost:8000/v1", "model": "m"}
 DPO = {"name": "dpo", "objective": "dpo", "learning_rate": 1e-5}
 
 
-def test_name_that_the_hub_does_not_have_is_refused_before_any_video_is_read(make):
+def test_unknown_model_is_refused_before_any_video_is_read(make):
     context = make(model={"path": "nobody/no-such-model"})
     with pytest.raises(ValueError, match=r"model\.path 'nobody/no-such-model' cannot be loaded"):
         run_stages(context, QUIET)
@@ -125,7 +124,7 @@ def test_name_that_the_hub_does_not_have_is_refused_before_any_video_is_read(mak
         ("evaluation", {"evaluation": {"benchmark": "."}}, {}),
     ],
 )
-def test_model_is_looked_at_for_a_stage_that_loads_it(make, write_benchmark, tmp_path, stage, needing, idle):
+def test_model_is_checked_for_a_stage_that_loads_it(make, write_benchmark, tmp_path, stage, needing, idle):
     (tmp_path / "v.mp4").write_bytes(b"no video")
     if "evaluation" in needing:
         needing = {"evaluation": write_benchmark()}
@@ -134,19 +133,12 @@ def test_model_is_looked_at_for_a_stage_that_loads_it(make, write_benchmark, tmp
     (broken / "config.json").write_text('{"model_type": "no_such_model"}')
     model = {"path": str(broken)}
     with pytest.raises(ValueError, match=r"model\.path '.*broken' cannot be loaded"):
-        check_inputs(make(model=model, **needing).config, [stage], with_model=True)
-    check_inputs(make(model=model, **idle).config, [stage], with_model=True)
+        run_stages(make(model=model, **needing), QUIET, only=stage)
+    with pytest.raises(ValueError, match="needs 'videos' first"):
+        run_stages(make(model=model, **idle), QUIET, only=stage)
 
 
-@pytest.mark.parametrize("name", [EMBEDDED])
-def test_embedded_model_is_found_good(make, monkeypatch, name):
-    found, load = [], loading.load_processor
-    monkeypatch.setattr(loading, "load_processor", lambda config: found.append(load(config)))
-    check_inputs(make(model={"path": name}).config, ["captions"], with_model=True)
-    assert [hasattr(processor, "video_processor") for processor in found] == [True]
-
-
-def test_device_that_is_not_there_is_refused_before_any_video_is_read(make, monkeypatch):
+def test_missing_device_is_refused_before_any_video_is_read(make, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     context = make(model={"device": "cuda"})
     with pytest.raises(ValueError, match=r"model\.device 'cuda' is not on this machine"):
