@@ -37,9 +37,9 @@ def evaluate(
 ) -> EvaluationReport:
     """The accuracies of a model on a benchmark, a JSONL file of samples next to its videos.
 
-    `frames` says how frames are sampled (by default as in a run), `seed` is that of the intervals, and
-    `progress` gets the numbers of videos done and in total. Raises ValueError that names file and line of a
-    bad sample, before any work, and a video that cannot be read.
+    Frames are sampled with `frames`, by default with the defaults of the [frames] section. `seed` is that of
+    the intervals; `progress` gets the numbers of videos done and in total. Raises ValueError that names file
+    and line of a bad sample or a missing video before any work, and later a video that cannot be read.
     """
     path = Path(benchmark)
     check_benchmark(path)

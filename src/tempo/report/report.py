@@ -121,10 +121,10 @@ def audit_table(audit: Mapping[str, Any]) -> Table | str:
 
 def image_source(image: np.ndarray) -> str:
     """An image uint8 [H, W, 3] as the `src` of an <img>, at most IMAGE_HEIGHT high."""
-    picture = Image.fromarray(image)
-    picture.thumbnail((4 * IMAGE_HEIGHT, IMAGE_HEIGHT))
+    small = Image.fromarray(image)
+    small.thumbnail((4 * IMAGE_HEIGHT, IMAGE_HEIGHT))
     data = io.BytesIO()
-    picture.save(data, "JPEG", quality=85)
+    small.save(data, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
 
 
