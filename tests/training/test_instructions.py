@@ -72,12 +72,12 @@ def test_the_turns_of_a_conversation_are_questions_of_their_own(tmp_path):
     [
         ({"video": "v.mp4"}, "no instruction: it should have question and answer, or a conversation"),
         (plain("v.mp4", answer=3), "no instruction"),
-        ([1], "not a row of named values"),
+        ([1], "a row is an object of keys and values"),
         ({"conversations": []}, "conversations should hold user and assistant by turns, got []"),
         ({"conversations": talk("q", "a", "q")}, "by turns, got ['user', 'assistant', 'user']"),
         ({"messages": [{"role": "system", "content": "s"}]}, "messages should hold user and assistant"),
         ({"messages": [{"role": "user", "content": None}]}, "a message without text"),
-        ({"messages": messages("What is <image> here?", "a")}, "holds <image> beside the one video"),
+        ({"messages": messages("What is <image> here?", "a")}, "contains <image> in addition to its one video"),
         ({**plain(""), "videos": ["a.mp4", "b.mp4"]}, "one video file, got ['a.mp4', 'b.mp4']"),
     ],
 )
