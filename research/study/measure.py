@@ -48,7 +48,7 @@ def _outcomes(lm: VideoLM, context: Context, samples: list[Sample], *, blind: bo
     outcomes: list[Outcome] = []
     for video, rows in groupby(ordered, key=lambda sample: sample.video):
         stored = benchmark_frames(context, video)
-        seen = np.zeros_like(stored.frames) if blind else stored.frames
+        seen = np.zeros_like(stored.images) if blind else stored.images
         outcomes += ask(lm, list(rows), seen, fps=stored.fps)
     return outcomes
 

@@ -16,8 +16,9 @@ from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.model.duplicated import duplicated_log_probs
 from tempo.model.loading import load_video_lm
-from tempo.pipeline.run_files import discard_files
-from tempo.pipeline.stages import NAMES, fingerprints, run_stages
+from tempo.pipeline.fingerprints import fingerprints
+from tempo.pipeline.runner import discard_files, run_stages
+from tempo.pipeline.stages import NAMES, find_stage
 from tempo.preference.audit import (
     Accuracy,
     AuditReport,
@@ -338,7 +339,7 @@ def test_the_stage_writes_the_file_and_no_later_stage_waits_for_it(tmp_path):
     assert store.is_done("training")
     run_stages(Context(config, store.directory), Console(quiet=True), only="audit")
     assert json.loads((store.directory / "audit.json").read_text())["num_videos"] == 25
-    discard_files("audit", store.directory)
+    discard_files(find_stage("audit"), store.directory)
     assert not (store.directory / "audit.json").exists()
 
 

@@ -92,7 +92,7 @@ def test_trl_rows_have_the_documented_schema_and_frames_once_per_video(run, tmp_
         assert row["prompt"] == [message("user", pair.prompt)]
         assert row["chosen"] == [message("assistant", pair.chosen)]
         assert row["rejected"] == [message("assistant", pair.rejected)]
-        stored = FrameStore(directory / "frames").read(pair.video_id).frames
+        stored = FrameStore(directory / "frames").read(pair.video_id).images
         shown = np.stack([np.asarray(Image.open(path)) for path in row["images"]])
         # JPEG decoders may differ by one level.
         assert np.abs(shown.astype(int) - stored).max() <= 1

@@ -13,11 +13,12 @@ from tempo.config import parse_config
 from tempo.core.records import Pair, Skipped
 from tempo.core.store import SKIPPED, RunStore
 from tempo.engine.types import Context
-from tempo.pipeline.stages import NAMES, run_stages
+from tempo.pipeline.runner import run_stages
+from tempo.pipeline.stages import NAMES
 from tempo.preference.exporting import WRITERS, export_pairs, llama_factory_row, ms_swift_row, trl_row
 from tempo.preference.importing import import_pairs, load_pairs, read_row
+from tempo.video.find import video_id
 from tempo.video.frames import FrameStore
-from tempo.video.videos import video_id
 
 PAIR = pair_of("0123", "/films/a.mp4", "reverse", 2, (2, 3, 0, 1), rejected=ODD_TEXT)
 

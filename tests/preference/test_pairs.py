@@ -14,7 +14,8 @@ from tempo.config import Config, PairsConfig
 from tempo.core.records import Clip, Clips, Pair, Perturbation, Response, Responses, Unanswered
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.pipeline.run_files import discard_files
+from tempo.pipeline.runner import discard_files
+from tempo.pipeline.stages import find_stage
 from tempo.pipeline.steps import run_pairs
 from tempo.preference.pairs import (
     HELD_OUT,
@@ -202,13 +203,13 @@ def test_a_video_without_rejected_answers_gives_no_pair(tmp_path, run):
 
 def test_the_stage_writes_held_out_pairs_to_a_file_of_their_own(run):
     store, quiet = RunStore(run.directory), Console(quiet=True)
-    run_pairs(run, store, quiet)
+    run_pairs(run, quiet)
     assert not store.path(HELD_OUT).exists()
-    run_pairs(with_settings(run, held_out_share=0.5), store, quiet)
+    run_pairs(with_settings(run, held_out_share=0.5), quiet)
     kept, held_out = store.read("pairs", Pair), store.read(HELD_OUT, Pair)
     assert len(kept) + len(held_out) == 9
     assert not {row.video_id for row in kept} & {row.video_id for row in held_out}
-    discard_files("pairs", run.directory)
+    discard_files(find_stage("pairs"), run.directory)
     assert not store.path(HELD_OUT).exists()
 
 

@@ -25,7 +25,7 @@ from tempo.core.records import (
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.model.answers import Answer
-from tempo.pipeline.stages import run_stages
+from tempo.pipeline.runner import run_stages
 from tempo.preference.prompts import DESCRIBE, describe_prompt, fusion
 from tempo.preference.responses import (
     Footage,

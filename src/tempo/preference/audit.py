@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempo.config import AuditConfig, ModelConfig
+from tempo.core.hashing import derive_seed
 from tempo.core.records import Frozen, Pair
-from tempo.core.seeds import derive_seed
 from tempo.core.statistics import share_interval
 from tempo.core.store import RunStore, read_config, write_json
 from tempo.preference import baselines

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tempo.core.hashing import derive_seed
 from tempo.core.records import Pair
-from tempo.core.seeds import derive_seed
 from tempo.preference.pairs import log_length_ratio
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from tempo.core.files import write_json, write_lines
 from tempo.core.records import Pair, Video
 from tempo.core.store import RunStore, read_config
 from tempo.preference.importing import ORIGIN, TAGS, VIDEO_TAG, Row
+from tempo.video.find import present_path
 from tempo.video.frames import FrameStore
-from tempo.video.library import present_path
 
 PAIRS_FILE = "pairs.jsonl"
 PARQUET_FILE = "pairs.parquet"

@@ -19,8 +19,8 @@ from tempo.core.records import Pair, Skipped
 from tempo.core.row_files import read_file
 from tempo.engine.types import Context
 from tempo.preference.pairs import STAGE, Selection, select_pairs
+from tempo.video.find import find_video, read_library
 from tempo.video.frames import FrameStore
-from tempo.video.library import find_video, read_library
 
 KEY = "pairs.import_from"
 

@@ -16,8 +16,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tempo.core.hashing import derive_seed
 from tempo.core.records import Captions, Clips, Perturbations, Response, Responses, Skipped, Unanswered
-from tempo.core.seeds import derive_seed
 from tempo.core.store import RunStore
 from tempo.engine.types import Context, Worker
 from tempo.model.answers import Answer, Generate, Request, answer_source, failure_drop
@@ -128,7 +128,7 @@ def key_frames_by_clip(video: Clips, store: FrameStore) -> Footage:
 def frames_by_clip(video: Clips, store: FrameStore) -> Footage:
     """The stored frames of a video, each with its clip."""
     stored = store.read(video.id)
-    return Footage(stored.frames, clip_of_frames(video, stored.seconds), len(video.clips), stored.fps)
+    return Footage(stored.images, clip_of_frames(video, stored.seconds), len(video.clips), stored.fps)
 
 
 def clip_of_frames(video: Clips, seconds: NDArray[np.float64]) -> NDArray[np.int64]:
