@@ -85,8 +85,8 @@ def check_model(config: Config) -> None:
 
 def check_trainable(context: Context) -> None:
     """Raises ValueError for an instruction about an unknown video, and for a video too long to train on."""
+    from tempo.training.examples import check_longest
     from tempo.training.instructions import check_videos
-    from tempo.training.longest import check_longest
 
     check_videos(context)
     if context.config.training.phases:
