@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempo.config import AuditConfig, ModelConfig
+from tempo.core.files import write_json
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Frozen, Pair
 from tempo.core.statistics import share_interval
-from tempo.core.store import RunStore, read_config, write_json
+from tempo.core.store import RunStore, read_config
 from tempo.preference import baselines
 from tempo.preference.baselines import Array, Progress
 from tempo.preference.importing import pair_of_row
