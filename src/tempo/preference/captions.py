@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from tempo.core.hashing import derive_seed
 from tempo.core.records import Captions, Clips, Skipped
-from tempo.core.seeds import derive_seed
 from tempo.engine.types import Context, Worker
 from tempo.model.answers import Answer, Generate, Request, answer_source, failure_drop
 from tempo.preference.prompts import CAPTION_MARK, DIFFERENCE, FIRST_CLIP
