@@ -16,7 +16,8 @@ from tempo.evaluation.evaluate import ask, benchmark_path, stored_id
 from tempo.evaluation.probe import Comparison, compare
 from tempo.evaluation.probe_summary import summarize as summarize_probe
 from tempo.evaluation.probe_videos import Seen
-from tempo.model.loading import VideoLM, load_video_lm
+from tempo.model.chat import VideoLM
+from tempo.model.loading import load_video_lm
 from tempo.preference.inputs import frames_by_clip
 from tempo.video.frames import FrameStore
 

@@ -50,8 +50,8 @@ def test_url_with_anything_else_in_it_is_refused_and_not_shown(url):
 
 @pytest.mark.parametrize("name", ["sk-s3cret", "s3cret", "S3CRET=1", "a b", "1ABC"])
 def test_key_in_the_place_of_its_name_is_refused_and_not_shown(name):
-    said = refusal({"key_variable": name})
-    assert said.startswith("endpoint: key_variable must be the name")
+    said = refusal({"api_key_env": name})
+    assert said.startswith("endpoint: api_key_env must be the name")
     assert name not in said
 
 
@@ -115,7 +115,7 @@ def test_another_model_behind_the_server_makes_captions_stale(endpoint):
     "endpoint",
     [
         {"url": "https://elsewhere/v1"}, {"concurrency": 1}, {"retries": 9}, {"timeout_seconds": 1},
-        {"connect_timeout_seconds": 1}, {"backoff_seconds": 3}, {"key_variable": "KEY"},
+        {"connect_timeout_seconds": 1}, {"backoff_seconds": 3}, {"api_key_env": "KEY"},
     ],
 )  # fmt: skip
 def test_where_the_server_is_and_how_it_is_asked_makes_nothing_stale(endpoint):
@@ -123,7 +123,7 @@ def test_where_the_server_is_and_how_it_is_asked_makes_nothing_stale(endpoint):
 
 
 def test_it_is_read_back_from_a_run_the_same(tmp_path):
-    made = config({"key_variable": "KEY", "server": "lmdeploy"})
+    made = config({"api_key_env": "KEY", "server": "lmdeploy"})
     write_config(Context(made, tmp_path))
     assert load_config(tmp_path / "config.toml") == made
 
@@ -132,9 +132,9 @@ def test_missing_key_is_said_before_any_work(monkeypatch, tmp_path):
     monkeypatch.delenv("TEMPO_KEY", raising=False)
     (tmp_path / "films").mkdir()
     made = parse_config(
-        {"videos": {"paths": [str(tmp_path / "films")]}, "endpoint": {**SERVER, "key_variable": "TEMPO_KEY"}}
+        {"videos": {"paths": [str(tmp_path / "films")]}, "endpoint": {**SERVER, "api_key_env": "TEMPO_KEY"}}
     )
-    with pytest.raises(ValueError, match=r"endpoint\.key_variable.*TEMPO_KEY is not set"):
+    with pytest.raises(ValueError, match=r"endpoint\.api_key_env.*TEMPO_KEY is not set"):
         run_stages(Context(made, tmp_path / "out"), None)
     assert not (tmp_path / "out").exists()
     check_inputs(made, ["training"], with_model=True)

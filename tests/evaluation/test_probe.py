@@ -30,6 +30,7 @@ from tempo.evaluation.probe_videos import (
 )
 from tempo.model import prefix
 from tempo.model.answers import Answer
+from tempo.model.chat import Prefix
 from tempo.model.loading import load_video_lm
 from tempo.pipeline.run_files import write_config
 from tempo.preference.inputs import Footage
@@ -64,19 +65,14 @@ def seen(frames, name="v"):
     return Seen(name, f"{name}.mp4", footage(frames))
 
 
-class FakeLM:
-    """A model whose likelihood of any text is a function of the frames' grey levels."""
-
-    model = None
-
-    def answer_group(self, frames, prompt, answers, *, fps):
-        return frames[:, 0, 0, 0].astype(float), answers
-
-
 def score_by(monkeypatch, score):
     """Lets `score(grey levels [T])` be the log-likelihood of two tokens each."""
     monkeypatch.setattr(
-        module, "log_probs", lambda _, groups: [[torch.full((2,), score(groups[0][0]), dtype=torch.float64)]]
+        module,
+        "log_probs",
+        lambda lm, prefix, texts, reduction: [
+            torch.full((2,), score(prefix.frames[:, 0, 0, 0].astype(float)), dtype=torch.float64)
+        ],
     )
 
 
@@ -121,7 +117,7 @@ def test_a_clip_without_a_frame_makes_no_view_that_looks_clean():
 
 def test_a_model_that_prefers_rising_frames_wins_against_every_change_of_order(monkeypatch):
     score_by(monkeypatch, lambda levels: -1.0 - float((np.diff(levels) <= 0).sum()))
-    rows = by_kind(compare(FakeLM(), seen(numbered(8)), TEXT, prompt="p", seed=0))
+    rows = by_kind(compare(None, seen(numbered(8)), TEXT, prompt="p", seed=0))
     for kind in ("reverse", "shuffle", "frozen"):
         assert {row.win for row in rows[kind]} == {1.0}
         assert all(row.margin > 0 for row in rows[kind])
@@ -133,7 +129,7 @@ def test_a_model_that_prefers_rising_frames_wins_against_every_change_of_order(m
 
 def test_a_model_that_prefers_falling_frames_loses(monkeypatch):
     score_by(monkeypatch, lambda levels: -1.0 - float((np.diff(levels) > 0).sum()))
-    rows = by_kind(compare(FakeLM(), seen(numbered(8)), TEXT, prompt="p", seed=0))
+    rows = by_kind(compare(None, seen(numbered(8)), TEXT, prompt="p", seed=0))
     assert {row.win for row in rows["reverse"]} == {0.0}
 
 
@@ -165,9 +161,9 @@ def test_a_model_that_ignores_the_video_is_right_half_of_the_time(lm, monkeypatc
 def test_the_clean_log_likelihood_is_that_of_the_whole_answer(lm):
     video = seen(numbered(4))
     row = compare(lm, video, TEXT, prompt="p", seed=0)[0]
-    group = lm.answer_group(video.footage.frames, "p", [TEXT], fps=1.0)
+    group = lm.group(Prefix(video.footage.frames, "p"), [TEXT])
     with torch.no_grad():
-        logp = prefix.log_probs(lm.model, [group])[0][0]
+        logp = prefix.packed_log_probs(lm.model, [group])[0][0]
     assert row.num_tokens == len(logp)
     assert row.clean == pytest.approx(float(logp.sum()), abs=1e-3)
 
@@ -205,7 +201,7 @@ def test_what_cannot_be_probed_is_left_out_with_its_reason(films, monkeypatch):
     videos = open_videos(films, {})
     ids = [row.id for row in (read_video(videos, path) for path in videos.paths) if isinstance(row, Seen)]
     done = []
-    probed = probe(FakeLM(), videos, ProbeSettings(texts=dict.fromkeys(ids, TEXT)), done.append)
+    probed = probe(None, videos, ProbeSettings(texts=dict.fromkeys(ids, TEXT)), done.append)
     assert {row.id.rpartition("/")[2]: row.reason for row in probed.left_out} == {
         "c.mp4": "duplicate",
         "short.mp4": "too few frames",
@@ -221,7 +217,7 @@ def reasons(films, monkeypatch, **how):
     score_by(monkeypatch, lambda levels: -1.0)
     videos = replace(open_videos(films, {}), **how)
     texts = {video_id(path): TEXT for path in videos.paths}
-    probed = probe(FakeLM(), videos, ProbeSettings(texts=texts))
+    probed = probe(None, videos, ProbeSettings(texts=texts))
     assert probed.comparisons
     return {Path(row.id).name: (row.reason, row.detail) for row in probed.left_out}
 
@@ -263,7 +259,7 @@ def test_a_picture_too_thin_for_any_model_is_left_out(films, monkeypatch):
 def test_a_video_without_a_given_text_is_left_out(films, monkeypatch):
     score_by(monkeypatch, lambda levels: -1.0)
     with pytest.raises(ValueError, match=r"none of 5 videos can be probed; .*a\.mp4: no text given"):
-        probe(FakeLM(), open_videos(films, {}), ProbeSettings(texts={"other": TEXT}))
+        probe(None, open_videos(films, {}), ProbeSettings(texts={"other": TEXT}))
 
 
 def test_frames_are_taken_as_asked(films):
@@ -434,7 +430,7 @@ def test_two_models_with_one_seed_see_the_same_perturbed_videos(films, monkeypat
     def watched(seed):
         levels = []
         score_by(monkeypatch, lambda shown: levels.append(shown.tolist()) or -1.0)
-        probe(FakeLM(), videos, ProbeSettings(texts=texts, seed=seed))
+        probe(None, videos, ProbeSettings(texts=texts, seed=seed))
         return levels
 
     assert watched(0) == watched(0)

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from families import FAMILIES, make_group, make_model, text_group
 from torch import nn
 
-from tempo.model.duplicated import duplicated_log_probs
-from tempo.model.prefix import Group, encode_videos, language_model, log_probs
+from tempo.model.prefix import Group, encode_videos, language_model, packed_log_probs
+from tempo.model.support import duplicated_log_probs
 
 #: More time steps than the video's grid is wide: the position trap shows only there.
 LONG = 33
@@ -79,8 +79,8 @@ def packed_step(learner, groups, *, vision=False):
         with torch.no_grad():
             features = encode_videos(learner.policy, groups)
     with torch.no_grad():
-        reference = log_probs(learner.reference, groups)
-    loss = dpo_loss(log_probs(learner.policy, groups, video_features=features), reference)
+        reference = packed_log_probs(learner.reference, groups)
+    loss = dpo_loss(packed_log_probs(learner.policy, groups, video_features=features), reference)
     loss.backward()
     return float(loss.detach()), learner.gradients()
 
@@ -152,7 +152,7 @@ def test_questions_over_one_prefix_train_as_if_each_had_its_own_row(family):
     learner = make_learner(family)
     group = make_group(family, num_steps=LONG, lengths=[8, 6, 9], context=4)
     results = []
-    for score in (log_probs, duplicated_log_probs):
+    for score in (packed_log_probs, duplicated_log_probs):
         loss = -torch.cat(score(learner.policy, [group])[0]).sum()
         loss.backward()
         results.append((float(loss.detach()), learner.gradients()))
@@ -170,5 +170,5 @@ def test_a_frozen_tower_is_run_once_for_policy_and_reference(monkeypatch):
     with torch.no_grad():
         features = encode_videos(learner.policy, groups)
     for model in (learner.policy, learner.reference):
-        log_probs(model, groups, video_features=features)
+        packed_log_probs(model, groups, video_features=features)
     assert len(calls) == 1

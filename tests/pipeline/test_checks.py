@@ -11,7 +11,7 @@ from tempo.core.store import RunStore
 from tempo.engine import pool as engine
 from tempo.engine.types import Context
 from tempo.model import loading
-from tempo.model.paths import EMBEDDED
+from tempo.model.loading import EMBEDDED
 from tempo.pipeline.preflight import check_inputs
 from tempo.pipeline.stages import fingerprints, run_stages
 

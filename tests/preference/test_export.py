@@ -177,7 +177,7 @@ def test_trl_itself_collates_every_row_with_all_its_frames(run, tmp_path, load):
     trl = library("trl.trainer.dpo_trainer")
     from transformers import AutoProcessor
 
-    from tempo.model.paths import embedded_path
+    from tempo.model.loading import embedded_path
 
     directory, pairs = run
     export_pairs(directory, "trl", tmp_path / "out")

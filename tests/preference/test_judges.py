@@ -8,8 +8,9 @@ import torch
 from audit_material import change, fair_pairs, pair, short_drops, telltale
 
 from tempo.config import ModelConfig
-from tempo.model.duplicated import duplicated_log_probs
+from tempo.model.chat import Prefix
 from tempo.model.loading import load_video_lm
+from tempo.model.support import duplicated_log_probs
 from tempo.preference.judges import (
     fit,
     length_right,
@@ -120,7 +121,7 @@ def test_model_is_asked_per_token_and_without_a_video():
     ]
     means = []
     for row in rows:
-        group = lm.answer_group(None, row.prompt, [row.chosen, row.rejected], fps=1.0)
+        group = lm.group(Prefix(None, row.prompt), [row.chosen, row.rejected])
         assert not any("pixel" in name for name in group.inputs)
         with torch.no_grad():
             means.append([float(logp.mean()) for logp in duplicated_log_probs(lm.model, [group])[0]])

@@ -7,7 +7,7 @@ import torch
 from tempo.config import ModelConfig, PhaseConfig
 from tempo.core.records import Pair
 from tempo.model.loading import load_video_lm
-from tempo.model.prefix import Continuation, Group
+from tempo.model.prefix import ContinuationTokens, Group
 from tempo.training.groups import Lesson, check_lengths, dpo_lessons, pack_rows, sft_lessons
 from tempo.training.instructions import Asked
 from tempo.video.frames import FrameStore, encode_jpeg
@@ -96,7 +96,7 @@ def test_a_phase_chooses_levels_and_kinds(changes, expected):
 
 
 def group(length):
-    return Group({"input_ids": torch.zeros(1, length, dtype=torch.long)}, (Continuation((1,)),))
+    return Group({"input_ids": torch.zeros(1, length, dtype=torch.long)}, (ContinuationTokens((1,)),))
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from tempo.model.prefix import Continuation, Group
+from tempo.model.prefix import ContinuationTokens, Group
 from tempo.training.reference import ReferenceStore, group_key
 
 
 def group(pixel=0.5, answers=((5, 6), (7,)), context=0):
     inputs = {"input_ids": torch.tensor([[1, 2]]), "pixel_values_videos": torch.tensor([[pixel]])}
-    return Group(inputs, tuple(Continuation(answer, context) for answer in answers))
+    return Group(inputs, tuple(ContinuationTokens(answer, context) for answer in answers))
 
 
 LOGPS = [torch.tensor([-0.1, -1 / 3]), torch.tensor([-2.5])]

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from tempo.config import VideosConfig
-from tempo.model.paths import EMBEDDED, check_model_path
+from tempo.model.loading import EMBEDDED, check_model_path
 from tempo.video.videos import find_videos
 
 TEMPLATE = """\

@@ -106,7 +106,7 @@ def init(
 ) -> None:
     """Write a commented configuration for a folder of videos."""
     from tempo.cli.init import write_starting_config
-    from tempo.model.paths import EMBEDDED
+    from tempo.model.loading import EMBEDDED
 
     write_starting_config(videos, out, model)
     if model == EMBEDDED:

@@ -63,34 +63,32 @@ class ModelConfig(Section):
 
 
 class EndpointConfig(Section):
-    """A server that draws captions and responses in the place of the local model: docs/serving.md.
+    """A server that samples captions and responses instead of the local model: docs/serving.md.
 
-    It speaks OpenAI's chat completions under `url` and serves the checkpoint of `model.path` as `model`.
-    `server` says which words it understands; `other` knows no repetition penalty. `key_variable` names the
-    environment variable that holds the key; the key itself stands nowhere in a configuration.
+    It offers OpenAI's chat completions under `url` and serves the checkpoint of `model.path` as `model`.
+    `server` selects the fields of a request; `other` has no repetition penalty. `api_key_env` names the
+    environment variable that holds the API key; the key itself is never part of a configuration.
     """
 
     url: str = Field(description="like `http://host:8000/v1`")
     model: str = Field(min_length=1)
     server: Literal["vllm", "sglang", "lmdeploy", "transformers", "other"] = "vllm"
-    key_variable: str = ""
-    concurrency: int = Field(16, ge=1, le=1024, description="requests under way at a time")
-    connect_timeout_seconds: float = Field(10.0, gt=0, description="of making a connection")
-    timeout_seconds: float = Field(300.0, gt=0, description="of one attempt as a whole")
-    retries: int = Field(5, ge=1, description="attempts after the first")
-    backoff_seconds: float = Field(1.0, gt=0, description="before the second attempt, then doubled")
+    api_key_env: str = Field("", description="environment variable with the API key")
+    concurrency: int = Field(16, ge=1, le=1000, description="requests sent at a time")
+    timeout_seconds: float = Field(300.0, gt=0, description="limit for one request, its retries included")
+    max_retries: int = Field(5, ge=0, description="attempts after the first, with growing waits")
 
     @model_validator(mode="after")
     def _check(self) -> EndpointConfig:
-        # Neither message shows its value: a key written in the wrong place would be printed.
+        # Neither message shows the value, which may be a misplaced API key.
         if not _is_plain_url(self.url):
             raise ValueError(
-                "url must be like http://host:8000/v1, without user, password or query; a key belongs into "
-                "the environment variable that key_variable names"
+                "url must be like http://host:8000/v1, without user, password or query; put an API key into "
+                "the environment variable that api_key_env names"
             )
-        if self.key_variable and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_variable):
+        if self.api_key_env and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.api_key_env):
             raise ValueError(
-                "key_variable must be the name of an environment variable in capitals, never the key itself"
+                "api_key_env must be the name of an environment variable in capitals, not the key itself"
             )
         return self
 

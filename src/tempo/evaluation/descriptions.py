@@ -9,9 +9,9 @@ from tempo.config import SamplingConfig
 from tempo.core.records import Record, Skipped
 from tempo.core.store import read_rows, write_lines
 from tempo.evaluation.probe_videos import Seen, left_out
-from tempo.model.answers import Answer, Request, without_thoughts
-from tempo.model.generation import generate
-from tempo.model.loading import VideoLM
+from tempo.model.answers import Answer, Request, without_reasoning
+from tempo.model.chat import VideoLM
+from tempo.model.generate import generate
 
 #: Videos whose frames are in memory at one time, described together.
 BATCH = 8
@@ -30,7 +30,7 @@ def describe(
     requests = [Request(prompt, 0, video.footage.frames, video.footage.fps) for video in seen]
     greedy = SamplingConfig(temperature=0, batch_size=BATCH)
     answers = generate(lm, requests, sampling=greedy, max_new_tokens=max_new_tokens)
-    return [_own(video, without_thoughts(answer)) for video, answer in zip(seen, answers, strict=True)]
+    return [_own(video, without_reasoning(answer)) for video, answer in zip(seen, answers, strict=True)]
 
 
 def _own(video: Seen, answer: Answer) -> Description | Skipped:

@@ -13,8 +13,8 @@ from tempo.core.records import Outcome, Sample
 from tempo.core.store import RunStore, write_json
 from tempo.engine.types import Context, SkipRecord
 from tempo.evaluation.benchmark import check_video, read_samples, summarize
-from tempo.model.loading import VideoLM, load_video_lm
-from tempo.model.prefix import log_probs
+from tempo.model.chat import Continuation, Prefix, VideoLM, log_probs
+from tempo.model.loading import load_video_lm
 from tempo.pipeline.rounds import earlier_rounds
 from tempo.training.phases import phase_directories
 from tempo.video.frames import FrameStore, Sampled
@@ -55,10 +55,10 @@ def benchmark_path(context: Context) -> Path | None:
 def ask(lm: VideoLM, samples: Sequence[Sample], group_frames: tuple[object, float]) -> list[Outcome]:
     """Outcomes of samples about one video, given its frames and their rate: one pass over the video."""
     frames, fps = group_frames
-    questions = [(sample.question, option) for sample in samples for option in sample.options]
-    group = lm.question_group(frames, questions, fps=fps)  # type: ignore[arg-type]
+    options = [Continuation(option, sample.question) for sample in samples for option in sample.options]
+    prefix = Prefix(frames, "", fps=fps)  # type: ignore[arg-type]
     with torch.no_grad():
-        scores = iter(float(logp.sum()) for logp in log_probs(lm.model, [group])[0])
+        scores = iter(float(logp) for logp in log_probs(lm, prefix, options))
     return [
         Outcome(
             id=sample.id,

@@ -21,8 +21,7 @@ from tempo.core.seeds import derive_seed
 from tempo.evaluation.descriptions import BATCH, Description, describe, given_text
 from tempo.evaluation.probe_videos import Seen, VideoSet, choose_videos, left_out, read_video
 from tempo.model.answers import Request
-from tempo.model.loading import VideoLM
-from tempo.model.prefix import log_probs
+from tempo.model.chat import Prefix, VideoLM, log_probs
 from tempo.preference.inputs import Footage, ask_footage
 from tempo.preference.perturbations import perturb_all
 from tempo.preference.prompts import DESCRIBE
@@ -169,9 +168,9 @@ def _descriptions(lm: VideoLM, seen: Sequence[Seen], settings: ProbeSettings) ->
 
 def _log_probs(lm: VideoLM, request: Request, text: str) -> Tensor:
     """Log-probabilities [num_tokens] of the text after video and prompt."""
-    group = lm.answer_group(request.frames, request.prompt, [text], fps=request.fps)
+    prefix = Prefix(request.frames, request.prompt, fps=request.fps)
     with torch.no_grad():
-        return log_probs(lm.model, [group])[0][0]
+        return log_probs(lm, prefix, [text], reduction="none")[0]
 
 
 def _total(logp: Tensor) -> float:

@@ -20,8 +20,7 @@ from tempo.evaluation.probe import Probed, ProbeSettings, probe
 from tempo.evaluation.probe_chart import check_chart_path, write_chart
 from tempo.evaluation.probe_summary import summarize
 from tempo.evaluation.probe_videos import open_videos
-from tempo.model.loading import load_video_lm
-from tempo.model.paths import EMBEDDED, check_model_path
+from tempo.model.loading import EMBEDDED, check_model_path, load_video_lm
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from tempo.config import Config
-from tempo.model.paths import resolve_model_path
+from tempo.model.loading import resolve_model_path
 
 #: Each belongs to the stage of its section.
 KEYS = ("pairs.import_from", "training.instructions", "evaluation.benchmark")

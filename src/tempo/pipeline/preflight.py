@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tempo.config import Config
 from tempo.engine import pool as engine
-from tempo.model.paths import check_model_path
+from tempo.model.loading import check_model_path
 from tempo.pipeline.fingerprints import named_files
 
 #: Stages that ask the server of an [endpoint] section, where there is one.
@@ -25,9 +25,9 @@ def check_inputs(config: Config, left: Collection[str], *, with_model: bool) -> 
     if with_model:
         check_model_path(config.model.path)
     if config.endpoint and any(stage in left for stage in ENDPOINT_STAGES):
-        from tempo.model.chat import read_key
+        from tempo.model.endpoint import read_api_key
 
-        read_key(config.endpoint)
+        read_api_key(config.endpoint)
     for key, file in named_files(config).items():
         _check_path(key, str(file), file, Path.is_file)
     for path in config.videos.paths:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 from tempo.core.records import Captions, Clips, Skipped
 from tempo.core.seeds import derive_seed
 from tempo.engine.types import Context, Worker
-from tempo.model.answers import Answer, Request, answer_source, failure_drop
+from tempo.model.answers import Answer, Request, skip_if_failed
+from tempo.model.endpoint import answer_source
 from tempo.preference.cleaning import clean_caption
 from tempo.preference.prompts import DIFFERENCE, FIRST_CLIP
 from tempo.video.faults import attempt
@@ -94,7 +95,7 @@ def clip_requests(video: Clips, store: FrameStore, *, seed: int) -> list[Request
 
 
 def _collect(video: Clips, drawn: Sequence[Drawn]) -> Captions | Skipped:
-    if failed := failure_drop([row.answer for row in drawn], stage=STAGE, id=video.id):
+    if failed := skip_if_failed([row.answer for row in drawn], stage=STAGE, id=video.id):
         return failed
     captions = [row.caption for row in drawn]
     if None in captions:

@@ -22,7 +22,7 @@ from tempo.core.seeds import derive_seed
 from tempo.preference.selection import log_length_ratio
 
 if TYPE_CHECKING:
-    from tempo.model.loading import VideoLM
+    from tempo.model.chat import VideoLM
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -83,12 +83,11 @@ def _mean_log_probs(lm: VideoLM, prompt: str, answers: Sequence[str]) -> dict[st
     """Log-probability per token of each answer, end of turn included, after the prompt without a video."""
     import torch
 
-    from tempo.model.prefix import log_probs
+    from tempo.model.chat import Prefix, log_probs
 
-    group = lm.answer_group(None, prompt, answers, fps=1.0)
     with torch.no_grad():
-        found = log_probs(lm.model, [group])[0]
-    return {answer: float(logp.mean()) for answer, logp in zip(answers, found, strict=True)}
+        found = log_probs(lm, Prefix(None, prompt), answers, reduction="mean")
+    return {answer: float(logp) for answer, logp in zip(answers, found, strict=True)}
 
 
 def word_features(pairs: Sequence[Pair]) -> tuple[list[str], Array]:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from tempo.core.records import Perturbations, Response, Responses, Skipped, Unanswered
 from tempo.core.seeds import derive_seed
 from tempo.engine.types import Context, Worker
-from tempo.model.answers import Answer, Request, answer_source, failure_drop
+from tempo.model.answers import Answer, Request, skip_if_failed
+from tempo.model.endpoint import answer_source
 from tempo.preference.inputs import Ask, input_reader
 from tempo.video.faults import attempt
 
@@ -63,7 +64,7 @@ def requests_of(video: Perturbations, ask: Ask, *, seed: int) -> list[Request | 
 
 def _collect(video: Perturbations, answers: Sequence[Answer | None]) -> Responses | Skipped:
     """The answers of a video, the clean one first, joined to what was asked."""
-    if failed := failure_drop(answers, stage=STAGE, id=video.id):
+    if failed := skip_if_failed(answers, stage=STAGE, id=video.id):
         return failed
     texts = [answer.text if answer else "" for answer in answers]
     faults = [_fault(answer) for answer in answers]

@@ -12,7 +12,7 @@ import numpy as np
 
 from tempo.config import PhaseConfig
 from tempo.core.records import Pair, PairKind
-from tempo.model.loading import VideoLM
+from tempo.model.chat import Continuation, Prefix, VideoLM
 from tempo.model.prefix import Group
 from tempo.training.instructions import Asked
 from tempo.video.frames import FrameStore
@@ -58,9 +58,8 @@ class Lesson:
         return sum(self._over(lm, None, 1.0).lengths[1:])
 
     def _over(self, lm: VideoLM, frames: np.ndarray | None, fps: float) -> Group:
-        if self.questions:
-            return lm.question_group(frames, self.questions, fps=fps)
-        return lm.answer_group(frames, self.prompt, self.answers, fps=fps)
+        rows = [Continuation(answer, question) for question, answer in self.questions] or self.answers
+        return lm.group(Prefix(frames, self.prompt, fps=fps), rows)
 
 
 def dpo_lessons(pairs: Iterable[Pair], phase: PhaseConfig) -> list[Lesson]:

@@ -8,7 +8,8 @@ from tempo.config import FramesConfig
 from tempo.core.records import Clips, Video
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.model.loading import VideoLM, load_processor
+from tempo.model.chat import Continuation, Prefix, VideoLM
+from tempo.model.loading import load_processor
 from tempo.video.frames import FrameStore
 
 
@@ -32,7 +33,7 @@ def check_longest(context: Context) -> None:
     lm = VideoLM(None, load_processor(context.config.model))
     for video in longest(videos, context.config.frames):
         stored = frames.read(video.id)
-        size = lm.question_group(stored.frames, (), fps=stored.fps).lengths[0]
+        size = lm.group(Prefix(stored.frames, "", fps=stored.fps), [Continuation("", "")]).lengths[0]
         if size > limit:
             raise ValueError(
                 f"{video.path}: the video alone takes {size} tokens, training.max_tokens is {limit}; raise "

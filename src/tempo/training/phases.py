@@ -13,9 +13,10 @@ from tempo.core.records import Pair
 from tempo.core.store import RunStore, write_json
 from tempo.engine.ranks import num_processes, process_rank, shards_weights, wait_for_all
 from tempo.engine.types import Context
+from tempo.model.chat import VideoLM
 from tempo.model.features import FeatureStore
-from tempo.model.loading import VideoLM, load_video_lm, pick_device, pick_dtype
-from tempo.model.selfcheck import self_check
+from tempo.model.loading import load_video_lm, pick_device, pick_dtype
+from tempo.model.support import self_check
 from tempo.pipeline.rounds import from_start
 from tempo.training.checkpoints import forget_state, whole_directory
 from tempo.training.groups import Lesson, check_lengths, dpo_lessons, sft_lessons
@@ -151,7 +152,7 @@ def _load(session: Session, path: Path | str, lessons: Sequence[Lesson], frames:
     lm = load_video_lm(config.model.model_copy(update={"path": str(path)}))
     limit = config.training.max_tokens
     check_lengths(lessons, lm, frames, max_tokens=limit, prefix_lengths=session.prefix_lengths)
-    self_check(lm, lessons[0].group(lm, frames))
+    self_check(lm.model, lessons[0].group(lm, frames))
     return lm
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from tempo.model.chat import VideoLM
 from tempo.model.features import hash_tensors
-from tempo.model.loading import VideoLM
-from tempo.model.paths import resolve_model_path
-from tempo.model.prefix import Group, log_probs
+from tempo.model.loading import resolve_model_path
+from tempo.model.prefix import Group, packed_log_probs
 from tempo.training.step import autocast
 
 
@@ -50,7 +50,7 @@ class ReferenceStore:
             if self.get(group) is None:
                 device = lm.model.get_input_embeddings().weight.device
                 with torch.no_grad(), autocast(device, lm.model.dtype):
-                    self.add(group, log_probs(lm.model, [group])[0])
+                    self.add(group, packed_log_probs(lm.model, [group])[0])
 
 
 def _rows(path: Path) -> list[tuple[str, list[list[float]]]]:

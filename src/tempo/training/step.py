@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tempo.config import PhaseConfig
 from tempo.model.features import FeatureStore
-from tempo.model.prefix import Group, encode_videos, language_model, log_probs
+from tempo.model.prefix import Group, encode_videos, language_model, packed_log_probs
 from tempo.training.adapters import Policy
 from tempo.training.clock import Clock
 from tempo.training.groups import Label
@@ -52,8 +52,8 @@ class Step(nn.Module):
         reference = known or []
         if self._phase.objective == "dpo" and known is None:
             with self._policy.reference() as model:
-                reference = log_probs(model, row, video_features=self._for_reference(features))
-        return log_probs(self.model, row, video_features=features), reference
+                reference = packed_log_probs(model, row, video_features=self._for_reference(features))
+        return packed_log_probs(self.model, row, video_features=features), reference
 
     def _encode(self, row: Sequence[Group]) -> dict[str, Any] | None:
         if self._features is not None:

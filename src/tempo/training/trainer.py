@@ -18,8 +18,8 @@ from tempo.config import PhaseConfig
 from tempo.core.seeds import derive_seed
 from tempo.core.store import write_lines
 from tempo.engine.ranks import wait_for_all
+from tempo.model.chat import VideoLM
 from tempo.model.features import FeatureStore
-from tempo.model.loading import VideoLM
 from tempo.training.adapters import Policy
 from tempo.training.advice import advise
 from tempo.training.curriculum import Curriculum
