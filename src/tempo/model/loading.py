@@ -33,8 +33,8 @@ def load_model(
     """A video-language model with its processor, in evaluation mode and ready for the shared prefix.
 
     `path` is a checkpoint directory, a Hugging Face hub name, or "embedded" for the small model in this
-    package. `device` is torch's name; "auto" is a GPU if there is one. `dtype` "auto" is bfloat16 on a GPU and
-    float32 on a CPU. `quantization` "4bit" needs bitsandbytes. `trust_remote_code` runs code that comes with
+    package. `device` is a torch device; "auto" is a GPU if there is one. `dtype` "auto" is bfloat16 on a GPU,
+    else float32. `quantization` "4bit" needs bitsandbytes. `trust_remote_code` runs code that comes with
     the checkpoint. Raises ValueError if the checkpoint cannot be loaded or its family is not supported.
     """
     return load_video_lm(
