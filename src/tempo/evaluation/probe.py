@@ -25,9 +25,8 @@ from tempo.core.store import RunStore
 from tempo.engine.types import SkipRecord
 from tempo.evaluation.probe_report import Comparison, LeftOut, ProbeKind, ProbeReport, report_comparisons
 from tempo.model.answers import Request, without_reasoning
-from tempo.model.generation import generate
-from tempo.model.loading import VideoLM
-from tempo.model.prefix import log_probs
+from tempo.model.chat import Prefix, VideoLM, log_probs
+from tempo.model.generate import generate
 from tempo.preference.inputs import Footage, ask_footage, frames_by_clip
 from tempo.preference.perturbations import perturb_all
 from tempo.preference.prompts import DESCRIBE

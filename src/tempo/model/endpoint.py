@@ -134,8 +134,8 @@ class Endpoint:
 
         async with openai.AsyncOpenAI(
             base_url=self._config.url,
-            # Empty, not None: the client would send OPENAI_API_KEY to this server.
-            api_key=self._api_key,
+            # Without a key the client would send OPENAI_API_KEY, which belongs to another server.
+            api_key=self._api_key or "EMPTY",
             max_retries=self._config.max_retries,
             # `_complete` limits the time of the whole request.
             timeout=openai.Timeout(None, connect=CONNECT_SECONDS),
