@@ -33,9 +33,10 @@ from research.embedded_model.eyesight import Looks, train_eyesight
 from research.embedded_model.frame_eyesight import FrameLooks, train_frame_eyesight
 from research.embedded_model.lessons import KINDS, LOOKS, VIEW, Lessons, Recipe
 from tempo.config import ModelConfig
+from tempo.engine.devices import pick_device
 from tempo.engine.ranks import process_rank
 from tempo.model.chat import VideoLM
-from tempo.model.loading import load_video_lm, pick_device
+from tempo.model.loading import load_video_lm
 from tempo.model.prefix import Group, language_model, packed_log_probs
 
 #: Muon's learning rate over AdamW's: its steps have a fifth of the rate's size, AdamW's early ones all of it.

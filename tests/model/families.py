@@ -16,8 +16,8 @@ from tempo.model.prefix import ContinuationTokens, Group
 WORDS = range(3, 80)
 VOCABULARY = 100
 SPECIAL = {
-    "<|im_start|>": 80, "<|vision_start|>": 81, "<|vision_end|>": 82, "<|video_pad|>": 83, "<|image_pad|>": 84,
-    "<video>": 85, "<image>": 86, "<img>": 87, "</img>": 88, "<IMG_CONTEXT>": 89,
+    "<|im_start|>": 80, "<|vision_start|>": 81, "<|vision_end|>": 82, "<|video_pad|>": 83,
+    "<|image_pad|>": 84, "<video>": 85, "<image>": 86, "<img>": 87, "</img>": 88, "<IMG_CONTEXT>": 89,
     "<fake_token_around_image>": 90, "<global-img>": 91, "<end_of_utterance>": 92,
 }  # fmt: skip
 CHAT_TEMPLATE = (
@@ -45,7 +45,8 @@ QWEN = {
     "tie_word_embeddings": False,
 }
 SIGLIP = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 4,
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "patch_size": 4,
 }  # fmt: skip
 
 #: Per family: the name of its classes, how its chat template writes a video, and its configuration.

@@ -172,7 +172,7 @@ def test_a_passing_fault_is_retried(server, ask, trick):
         (raw(b"{"), "not JSON", 1),
         (raw(b"null"), "not a chat completion", 1),
         (raw(b'{"choices": []}'), "not a chat completion", 1),
-        (raw(b'{"choices": [{"message": {"content": 3}, "finish_reason": "stop"}]}'), "not a chat completion", 1),
+        (raw(json.dumps(completion(3)).encode()), "not a chat completion", 1),
         (raw(b'{"error": {"message": "no"}}'), "not a chat completion", 1),
         (raw(b"\xff\xfe"), "the reply is not", 1),
         (raw(b"zipped", Content_Encoding="gzip"), "Error", None),
@@ -316,7 +316,7 @@ def test_a_key_that_the_server_repeats_is_not_shown(server, ask, caplog):
 @pytest.mark.parametrize("value", ["", "  "])
 def test_a_key_that_is_not_set_is_an_error_before_any_request(server, ask, monkeypatch, value):
     monkeypatch.setenv("SOME_KEY", value)
-    with pytest.raises(ValueError, match="endpoint.api_key_env.*SOME_KEY is not set"):
+    with pytest.raises(ValueError, match=r"endpoint\.api_key_env.*SOME_KEY is not set"):
         ask("x", api_key_env="SOME_KEY")
     assert server.bodies == []
 

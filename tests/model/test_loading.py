@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tempo.config import ModelConfig
+from tempo.engine.devices import pick_device
 from tempo.model import load_model
 from tempo.model.attention import NAME
 from tempo.model.loading import (
@@ -16,7 +17,6 @@ from tempo.model.loading import (
     check_model_path,
     embedded_path,
     load_video_lm,
-    pick_device,
     pick_dtype,
 )
 
@@ -40,8 +40,8 @@ def test_paths_and_hub_names_are_accepted(name):
 
 
 def test_a_path_is_checked_without_torch():
-    code = "import sys, tempo.model.loading as l; l.check_model_path('embedded'); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys; from tempo.model.loading import check_model_path as check; check('embedded'); "
+    subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], check=True)
 
 
 def empty(directory):

@@ -8,7 +8,7 @@ from torch import nn
 from tempo.model.prefix import ContinuationTokens, Group, encode_videos, packed_log_probs
 from tempo.model.support import duplicated_log_probs
 
-#: Time steps of the video: fewer than its grid is wide, and many more. Wrong positions show only in the latter.
+#: Time steps of the video: fewer than its grid is wide, and many more, where wrong positions show.
 SHORT, LONG = 2, 33
 QWEN = "qwen2_5_vl"
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tempo.config import EndpointConfig, SamplingConfig
+from tempo.core.files import append_jsonl, read_jsonl
 from tempo.engine.types import Context
 from tempo.model.answers import Answer, Generate, Request, without_reasoning
 
@@ -33,21 +34,6 @@ CONNECT_SECONDS = 10.0
 
 #: Quotes of a server in our messages are cut to this number of characters.
 QUOTE_LENGTH = 200
-
-
-def read_jsonl(path: Path) -> list[Any]:
-    """Until core.files lands."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith(b"\n")]
-
-
-def append_jsonl(path: Path, lines: Sequence[str]) -> None:
-    """Until core.files lands."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept = (
-        [line for line in path.read_bytes().splitlines(True) if line.endswith(b"\n")] if path.exists() else []
-    )
-    path.write_bytes(b"".join(kept) + "".join(line + "\n" for line in lines).encode())
 
 
 class EndpointDown(ValueError):

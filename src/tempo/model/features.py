@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tempo.core.files import replace_file
 from tempo.model.prefix import Group, encode_videos, inner_model, language_model, merge_features
 
 
@@ -39,7 +39,9 @@ class FeatureStore:
             return _unpack(path, device)
         output = encode_videos(model, [group])
         if output is not None:
-            _write(path, _pack(output))
+            # Several processes, on several machines too, may encode the same video.
+            with replace_file(path, is_durable=False, is_shared=True) as temporary:
+                save_file(_pack(output), temporary)
         return output
 
 
@@ -82,8 +84,6 @@ def _pack(output: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _unpack(path: Path, device: torch.device) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
     tensors = load_file(path, device=str(device))
     layers = {}
     for key, tensor in sorted(tensors.items()):
@@ -91,15 +91,3 @@ def _unpack(path: Path, device: torch.device) -> dict[str, Any]:
         layers[name] = tensor if form == "tensor" else (tensor,)
     deepstack = [layers[name] for name in sorted(layers) if name != "pooled"]
     return {modality: SimpleNamespace(pooler_output=layers["pooled"], deepstack_features=deepstack or None)}
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Writes the file in one step; several processes may write the same video."""
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A unique directory: processes on several machines may share a process id.
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
-        save_file(tensors, temporary)
-        os.replace(temporary, path)

@@ -55,6 +55,7 @@ def load_video_lm(config: ModelConfig) -> VideoLM:
     from transformers import AutoModelForImageTextToText
     from transformers.utils import logging
 
+    from tempo.engine.devices import pick_device
     from tempo.model.attention import register_shared_prefix
     from tempo.model.chat import VideoLM
 
@@ -163,18 +164,11 @@ def check_model_path(path: str) -> None:
         )
 
 
-def pick_device(name: str) -> torch.device:
-    """The device of a name; `auto` is a GPU if there is one."""
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
 def check_device(name: str) -> None:
     """Raises ValueError if this machine does not have the device."""
     import torch
+
+    from tempo.engine.devices import pick_device
 
     device = pick_device(name)
     if (device.index or 0) >= torch.get_device_module(device).device_count():
