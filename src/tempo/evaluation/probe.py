@@ -24,7 +24,7 @@ from tempo.core.seeds import derive_seed
 from tempo.core.store import RunStore
 from tempo.engine.types import SkipRecord
 from tempo.evaluation.probe_report import Comparison, LeftOut, ProbeKind, ProbeReport, report_comparisons
-from tempo.model.answers import Request, without_reasoning
+from tempo.model.answers import Request
 from tempo.model.chat import Prefix, VideoLM, log_probs
 from tempo.model.generate import generate
 from tempo.preference.inputs import Footage, ask_footage, frames_by_clip
@@ -242,7 +242,7 @@ def _own(
     greedy = SamplingConfig(temperature=0, batch_size=BATCH_SIZE)
     answers = generate(model, requests, sampling=greedy, max_new_tokens=max_new_tokens)
     texts: list[str | SkipRecord] = []
-    for answer in map(without_reasoning, answers):
+    for answer in answers:
         # A cut answer is not scored: the end of turn after it is not the model's own.
         fault = "the answer is empty" if answer.is_whole else "cut; a larger --max-new-tokens may help"
         is_usable = answer.text and answer.is_whole

@@ -44,12 +44,11 @@ class Answer:
 
 
 class Generate(Protocol):
-    """A function that samples one answer per request, in the order of the requests."""
+    """Samples one answer per request, in order, without its reasoning. No answer depends on the others."""
 
     def __call__(
         self, requests: Sequence[Request], *, sampling: SamplingConfig, max_new_tokens: int
-    ) -> list[Answer]:
-        """The answers. No answer depends on the other requests."""
+    ) -> list[Answer]: ...
 
 
 def without_reasoning(answer: Answer) -> Answer:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,43 +44,17 @@ class RequestFailed(Exception):
     """The server did not answer a request, after all retries; the message is the reason."""
 
 
-@dataclass(frozen=True)
-class Call:
-    """A request with its key in the cache and the fields of its HTTP body except the messages."""
-
-    request: Request
-    key: str
-    fields: dict[str, Any]
-
-
 def answer_source(context: Context) -> Generate:
-    """A function that samples answers without their reasoning.
+    """A function that samples answers from the server of the `[endpoint]` section, or from the model.
 
-    They come from the server of the `[endpoint]` section if there is one, else from the model, loaded now.
+    Without that section the model is loaded now.
     """
-    sample = _local(context) if context.config.endpoint is None else _remote(context.config.endpoint, context)
-
-    def generate(
-        requests: Sequence[Request], *, sampling: SamplingConfig, max_new_tokens: int
-    ) -> list[Answer]:
-        answers = sample(requests, sampling=sampling, max_new_tokens=max_new_tokens)
-        return [without_reasoning(answer) for answer in answers]
-
-    return generate
-
-
-def _remote(config: EndpointConfig, context: Context) -> Generate:
-    return Endpoint(config, context.directory).generate
-
-
-def _local(context: Context) -> Generate:
+    if context.config.endpoint is not None:
+        return Endpoint(context.config.endpoint, context.directory).generate
     from tempo.model.generate import generate
     from tempo.model.loading import load_video_lm
 
-    lm = load_video_lm(context.config.model)
-    return lambda requests, *, sampling, max_new_tokens: generate(
-        lm, requests, sampling=sampling, max_new_tokens=max_new_tokens
-    )
+    return functools.partial(generate, load_video_lm(context.config.model))
 
 
 class Endpoint:
@@ -102,21 +76,21 @@ class Endpoint:
 
         Raises EndpointDown if the server answers no request at all; the cache keeps the answers up to then.
         """
-        calls = []
-        for request in requests:
-            fields = request_fields(self._config, sampling, max_tokens=max_new_tokens, seed=request.seed)
-            calls.append(Call(request, cache_key(fields, request), fields))
-        return asyncio.run(self._answer_all(calls))
+        answers = asyncio.run(self._answer_all(requests, sampling, max_new_tokens))
+        return [without_reasoning(answer) for answer in answers]
 
-    async def _answer_all(self, calls: Sequence[Call]) -> list[Answer]:
+    async def _answer_all(
+        self, requests: Sequence[Request], sampling: SamplingConfig, max_new_tokens: int
+    ) -> list[Answer]:
         import openai
 
         slots = asyncio.Semaphore(self._config.concurrency)
 
-        async def answer(call: Call) -> Answer:
+        async def answer(request: Request) -> Answer:
+            fields = request_fields(self._config, sampling, max_tokens=max_new_tokens, seed=request.seed)
             # Frames are encoded inside, so that those of waiting requests take no memory.
             async with slots:
-                return self._answers.get(call.key) or await self._answer(client, call)
+                return await self._answer(client, request, fields)
 
         async with openai.AsyncOpenAI(
             base_url=self._config.url,
@@ -126,28 +100,29 @@ class Endpoint:
             # `_complete` limits the time of the whole request.
             timeout=openai.Timeout(None, connect=CONNECT_SECONDS),
         ) as client:
-            return await asyncio.gather(*map(answer, calls))
+            return await asyncio.gather(*map(answer, requests))
 
-    async def _answer(self, client: AsyncOpenAI, call: Call) -> Answer:
-        """The server's answer, added to the cache, or an Answer with the failure."""
+    async def _answer(self, client: AsyncOpenAI, request: Request, fields: dict[str, Any]) -> Answer:
+        """The answer from the cache or the server, or one with the reason of its failure."""
+        key = cache_key(fields, request)
+        if key in self._answers:
+            return self._answers[key]
         try:
-            answer = await self._complete(client, call.fields, call.request)
+            answer = await self._complete(client, request, fields)
         except RequestFailed as error:
-            await self._check_up(client, call)
+            await self._check_up(client, request, fields)
             return Answer("", is_whole=False, failure=str(error))
-        row = {"key": call.key, "text": answer.text, "is_whole": answer.is_whole}
+        row = {"key": key, "text": answer.text, "is_whole": answer.is_whole}
         append_jsonl(self._path, [json.dumps(row, ensure_ascii=False)])
-        self._answers[call.key] = answer
+        self._answers[key] = answer
         return answer
 
-    async def _check_up(self, client: AsyncOpenAI, call: Call) -> None:
+    async def _check_up(self, client: AsyncOpenAI, request: Request, fields: dict[str, Any]) -> None:
         """Sends a trivial request of the same kind. Raises EndpointDown if that fails too."""
-        frames = None if call.request.frames is None else np.zeros((1, 64, 64, 3), np.uint8)
-        trivial = Request("Say yes.", 0, frames)
+        frames = None if request.frames is None else np.zeros((1, 64, 64, 3), np.uint8)
+        once = client.with_options(max_retries=0)
         try:
-            await self._complete(
-                client.with_options(max_retries=0), {**call.fields, "max_tokens": 8}, trivial
-            )
+            await self._complete(once, Request("Say yes.", 0, frames), {**fields, "max_tokens": 8})
         except RequestFailed as error:
             raise EndpointDown(
                 f"endpoint: {self._config.url} does not answer as model {self._config.model!r}: {error}. The "
@@ -155,7 +130,7 @@ class Endpoint:
                 "the same command again"
             ) from None
 
-    async def _complete(self, client: AsyncOpenAI, fields: Mapping[str, Any], request: Request) -> Answer:
+    async def _complete(self, client: AsyncOpenAI, request: Request, fields: dict[str, Any]) -> Answer:
         """One chat completion with the client's retries. Raises RequestFailed."""
         import openai
 
@@ -167,6 +142,10 @@ class Endpoint:
                 reply = await client.chat.completions.create(
                     model=self._config.model, messages=messages, extra_body=fields
                 )
+            # The client does not check the types of a reply.
+            text, reason = reply.choices[0].message.content or "", reply.choices[0].finish_reason
+            # Half of a surrogate pair, which no file can hold, becomes a question mark.
+            answer = Answer(text.strip().encode("utf-8", "replace").decode(), is_whole=reason == "stop")
         except TimeoutError:
             raise RequestFailed(f"no answer within endpoint.timeout_seconds = {limit:g}") from None
         except openai.APIStatusError as error:
@@ -174,22 +153,11 @@ class Endpoint:
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
             raise RequestFailed(f"{type(cause).__name__}: {self._quote(cause)}") from None
-        except ValueError as error:
-            raise RequestFailed(f"the reply is not JSON: {self._quote(error)}") from None
-        return self._read(reply)
-
-    def _read(self, reply: Any) -> Answer:
-        """The answer in a chat completion. Raises RequestFailed if it is not one."""
-        try:
-            # The client does not check the types of a reply.
-            text, reason = reply.choices[0].message.content or "", reply.choices[0].finish_reason
-            # Half of a surrogate pair, which no file can hold, becomes a question mark.
-            text = text.strip().encode("utf-8", "replace").decode()
-        except (IndexError, TypeError, AttributeError):
-            raise RequestFailed(f"the reply is not a chat completion: {self._quote(reply)}") from None
+        except (ValueError, IndexError, TypeError, AttributeError) as error:
+            raise RequestFailed(f"the reply is not a chat completion: {self._quote(error)}") from None
         if reason in ("abort", "error"):
             raise RequestFailed(f"the server aborted the answer: finish_reason {reason!r}")
-        return Answer(text, is_whole=reason == "stop")
+        return answer
 
     def _quote(self, words: object) -> str:
         """Words of a server on one short line, without the API key, which some servers repeat."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tempo.config import SamplingConfig
-from tempo.model.answers import Answer, Request
+from tempo.model.answers import Answer, Request, without_reasoning
 from tempo.model.chat import VideoLM
 
 
@@ -65,7 +65,8 @@ def _generate_batch(
     rows = output[:, prompt_length:].tolist()
     answers = lm.tokenizer.batch_decode(rows, skip_special_tokens=True)
     return [
-        Answer(text.strip(), any(e in row for e in ends)) for text, row in zip(answers, rows, strict=True)
+        without_reasoning(Answer(text.strip(), any(end in row for end in ends)))
+        for text, row in zip(answers, rows, strict=True)
     ]
 
 

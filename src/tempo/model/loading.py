@@ -119,17 +119,12 @@ def use_shared_prefix(model: Any) -> None:
     Raises ValueError if the shared prefix does not support the model.
     """
     from tempo.model.attention import NAME
-    from tempo.model.prefix import language_model
     from tempo.model.support import check_support
 
     check_support(model)
     text_config = model.config.get_text_config()
-    names = [n for n in model.config.sub_configs if getattr(model.config, n, None) is text_config]
-    if not names:
-        raise ValueError(f"model.path: {type(model).__name__} has no sub-configuration of its language model")
-    model.set_attn_implementation({names[0]: NAME})
-    if language_model(model).config._attn_implementation != NAME:
-        raise ValueError(f"model.path: the attention of {type(model).__name__} cannot be replaced")
+    name = next(n for n in model.config.sub_configs if getattr(model.config, n, None) is text_config)
+    model.set_attn_implementation({name: NAME})
 
 
 def resolve_model_path(path: str) -> str:
