@@ -15,7 +15,7 @@ from torch import nn
 
 from research.embedded_model.lessons import VIEW, Recipe
 from research.embedded_model.tokenizer import CHAT_TEMPLATE, IMAGE, VIDEO, make_tokenizer
-from tempo.engine.devices import pick_device
+from tempo.engine.ranks import pick_device
 from tempo.model.attention import register_shared_prefix
 from tempo.model.chat import VideoLM
 from tempo.model.loading import repair_torchvision, use_shared_prefix

@@ -33,8 +33,7 @@ from research.embedded_model.eyesight import Looks, train_eyesight
 from research.embedded_model.frame_eyesight import FrameLooks, train_frame_eyesight
 from research.embedded_model.lessons import KINDS, LOOKS, VIEW, Lessons, Recipe
 from tempo.config import ModelConfig
-from tempo.engine.devices import pick_device
-from tempo.engine.ranks import process_rank
+from tempo.engine.ranks import pick_device, process_rank
 from tempo.model.chat import VideoLM
 from tempo.model.loading import load_video_lm
 from tempo.model.prefix import Group, language_model, packed_log_probs

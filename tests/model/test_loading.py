@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tempo.config import ModelConfig
-from tempo.engine.devices import pick_device
+from tempo.engine.ranks import pick_device
 from tempo.model import load_model
 from tempo.model.attention import NAME
 from tempo.model.loading import (

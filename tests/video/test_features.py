@@ -43,7 +43,7 @@ def test_one_row_for_each_picture_whatever_the_batch(checkpoint, monkeypatch):
 
 def test_the_features_are_computed_where_the_model_is(checkpoint, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("tempo.engine.devices.pick_device", lambda name: asked.append(name) or "cpu")
+    monkeypatch.setattr("tempo.engine.ranks.pick_device", lambda name: asked.append(name) or "cpu")
     clips.make_worker(context(tmp_path, clips={"features": checkpoint}, model={"device": "cuda:1"}))
     assert asked == ["cuda:1"]
 

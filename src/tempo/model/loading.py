@@ -55,7 +55,7 @@ def load_video_lm(config: ModelConfig) -> VideoLM:
     from transformers import AutoModelForImageTextToText
     from transformers.utils import logging
 
-    from tempo.engine.devices import pick_device
+    from tempo.engine.ranks import pick_device
     from tempo.model.attention import register_shared_prefix
     from tempo.model.chat import VideoLM
 
@@ -163,7 +163,7 @@ def check_device(name: str) -> None:
     """Raises ValueError if this machine does not have the device."""
     import torch
 
-    from tempo.engine.devices import pick_device
+    from tempo.engine.ranks import pick_device
 
     device = pick_device(name)
     if (device.index or 0) >= torch.get_device_module(device).device_count():

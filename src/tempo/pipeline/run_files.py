@@ -14,8 +14,7 @@ from rich.console import Console
 
 from tempo.core import store
 from tempo.core.store import RunStore, read_config, write_json
-from tempo.engine import pool as engine
-from tempo.engine.types import Context
+from tempo.engine.types import Context, count_workers
 
 #: Files and folders that a stage writes beside its rows.
 FILES = {
@@ -77,7 +76,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "num_cores": engine.count_workers(0),
+        "num_cores": count_workers(0),
         "versions": {name: _version(name) for name in names},
     }
 

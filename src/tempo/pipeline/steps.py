@@ -13,7 +13,7 @@ from tempo.core.records import Captions, Clips, Record, Shots, Skipped, Video
 from tempo.core.store import SKIPPED, RunStore, write_json, write_lines
 from tempo.engine import pool as engine
 from tempo.engine.ranks import call_to_training
-from tempo.engine.types import Context
+from tempo.engine.types import Context, count_workers
 
 #: Videos that one worker call takes together outside a pool: a model draws their answers in batches.
 BATCH_VIDEOS = 8
@@ -90,7 +90,7 @@ def run_synthetic(context: Context, store: RunStore, console: Console) -> None:
             settings,
             context.directory / "synthetic",
             seed=context.config.run.seed,
-            num_workers=engine.count_workers(context.config.run.num_workers),
+            num_workers=count_workers(context.config.run.num_workers),
             progress=counter.advance,
         )
 

@@ -11,8 +11,7 @@ from pathlib import Path
 from tempo.config import ModelConfig, PhaseConfig
 from tempo.core.records import Pair
 from tempo.core.store import RunStore, write_json
-from tempo.engine.devices import pick_device
-from tempo.engine.ranks import num_processes, process_rank, shards_weights, wait_for_all
+from tempo.engine.ranks import num_processes, pick_device, process_rank, shards_weights, wait_for_all
 from tempo.engine.types import Context
 from tempo.model.chat import VideoLM
 from tempo.model.features import FeatureStore

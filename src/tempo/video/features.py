@@ -27,7 +27,7 @@ def load_embedder(checkpoint: str, device: str = "auto") -> Embed:
 
     Raises ValueError where it cannot be read, or has no image features.
     """
-    from tempo.engine.devices import pick_device
+    from tempo.engine.ranks import pick_device
 
     processor, model = _load(checkpoint, "AutoImageProcessor"), _load(checkpoint, "AutoModel")
     if not hasattr(model, "get_image_features"):
