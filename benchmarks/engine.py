@@ -34,9 +34,10 @@ from tempo.core.store import RunStore
 from tempo.engine import pool as engine
 from tempo.engine import ray as ray_engine
 from tempo.engine.types import Context, Worker
-from tempo.pipeline.steps import MapStep
+from tempo.pipeline.runner import map_stage
+from tempo.pipeline.stages import Stage
 from tempo.video import shots
-from tempo.video.videos import find_videos, video_id
+from tempo.video.find import find_videos, video_id
 
 GOAL_SECONDS = 1e-3
 
@@ -105,7 +106,14 @@ def stage_seconds(num_videos: int) -> float:
         context, store = make_context(Path(directory), RunConfig()), RunStore(Path(directory))
         store.append("videos", [_row(str(number), "a.mp4") for number in range(num_videos)])
         start = time.perf_counter()
-        MapStep("engine:make_worker", "videos", Video, "model")(context, store, Console(quiet=True))
+        stage = Stage(
+            "engine",
+            "a worker that costs nothing",
+            reads=(("videos", Video),),
+            worker="engine:make_worker",
+            place=lambda config: "model",
+        )
+        map_stage(stage, context, Console(quiet=True))
         store.finish("engine", "fingerprint")
         return (time.perf_counter() - start) / num_videos
 
@@ -122,7 +130,7 @@ def compare_workers(num_videos: int, rounds: int) -> Row:
     """Videos per second with two workers and with one."""
     seconds: dict[int, list[float]] = {2: [], 1: []}
     run = RunConfig(engine="ray", num_workers=2)
-    with tempfile.TemporaryDirectory() as folder, engine.session(run):
+    with tempfile.TemporaryDirectory() as folder:
         ray_engine.connect(run)
         ingest.render(Path(folder), num_videos)
         for _ in range(rounds):

@@ -23,7 +23,7 @@ from tempo.model.answers import Request
 from tempo.model.chat import VideoLM
 from tempo.model.generate import generate
 from tempo.model.loading import load_video_lm
-from tempo.preference.cleaning import clean_caption
+from tempo.preference.captions import clean_caption
 from tempo.preference.prompts import DIFFERENCE, FIRST_CLIP, fusion
 from tempo.synthetic import benchmark, language
 from tempo.synthetic.drawing import event_frames

@@ -17,7 +17,7 @@ from tempo.evaluation.probe import compare
 from tempo.evaluation.probe_report import Comparison, ProbeScore, report_comparisons
 from tempo.model.chat import VideoLM
 from tempo.model.loading import load_video_lm
-from tempo.preference.inputs import frames_by_clip
+from tempo.preference.responses import frames_by_clip
 from tempo.video.frames import FrameStore
 
 
@@ -49,7 +49,7 @@ def _outcomes(lm: VideoLM, context: Context, samples: list[Sample], *, blind: bo
     outcomes: list[Outcome] = []
     for video, rows in groupby(ordered, key=lambda sample: sample.video):
         stored = benchmark_frames(context, video)
-        seen = np.zeros_like(stored.frames) if blind else stored.frames
+        seen = np.zeros_like(stored.images) if blind else stored.images
         outcomes += ask(lm, list(rows), seen, fps=stored.fps)
     return outcomes
 

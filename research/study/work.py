@@ -14,7 +14,7 @@ from rich.console import Console
 from research.study.plan import DataJob, Job, MeasureJob, PhaseJob
 from tempo.core.store import write_json
 from tempo.engine.types import Context
-from tempo.pipeline.stages import run_stages
+from tempo.pipeline.runner import run_stages
 
 #: The last stage of a data job.
 LAST = "pairs"

@@ -7,8 +7,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from tempo.config import load_config, parse_config
-from tempo.engine.types import Context
-from tempo.pipeline.run_files import write_config
+from tempo.core.store import write_config
 
 OWN = {"videos": {"paths": ["films"]}}
 DPO = {"name": "dpo-16", "objective": "dpo", "learning_rate": 5e-6}
@@ -75,7 +74,7 @@ def test_defaults_are_those_of_the_method():
         (phases({**DPO, "epoc": 1}), "training.phases.0.epoc", "'epochs'"),
         (phases(DPO, {**SFT, "epoch": 1}), "training.phases.1.epoch", "'epochs'"),
         (phases({**DPO, "length": "ld"}), "training.phases.0.length", "known keys: name, objective"),
-        ({"endpoint": {**SERVER, "key_variable": "KEY"}}, "endpoint.key_variable", "known keys: url, model"),
+        ({"endpoint": {**SERVER, "api_key_env": "KEY"}}, "endpoint.api_key_env", "known keys: url, model"),
     ],
 )  # fmt: skip
 def test_unknown_key_is_named_with_the_most_similar_one(data, key, hint):
@@ -328,5 +327,5 @@ def test_missing_file_and_folder_are_named(tmp_path):
 )
 def test_configuration_written_into_a_run_starts_the_same_run_again(tmp_path, data):
     config = parse_config(data)
-    write_config(Context(config, tmp_path))
+    write_config(tmp_path, config.model_dump(mode="json", exclude_none=True))
     assert load_config(tmp_path / "config.toml") == config

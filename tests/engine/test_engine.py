@@ -45,8 +45,7 @@ def cluster():
     import ray
 
     yield ray.get_runtime_context().gcs_address
-    ray_engine.disconnect()
-    assert not ray.is_initialized()
+    ray.shutdown()
 
 
 @pytest.fixture
@@ -203,8 +202,7 @@ if __name__ == "__main__":
     run = {"engine": sys.argv[3], "num_workers": 2}
     context = Context(Config.model_validate({"run": run, "videos": {"paths": ["unused"]}}), Path(sys.argv[1]))
     batches = [[Record(id=str(i))] for i in range(4)]
-    with pool.session(context.config.run):
-        list(pool.map_batches("engine_workers:endless", context, batches, place="pool", stage="captions"))
+    list(pool.map_batches("engine_workers:endless", context, batches, place="pool", stage="captions"))
 """
 
 

@@ -1,4 +1,4 @@
-"""The shared prefix trains as the duplicated form does: loss and every gradient are equal, in every family."""
+"""The shared prefix trains as the duplicated form does: equal loss, equal gradients, in every family."""
 
 import dataclasses
 
@@ -46,7 +46,7 @@ def make_pair(family, *, lora=False, vision=False, checkpointing=False):
 
 
 def with_lora(model, vision):
-    """LoRA with a second factor other than zero, its initial value: else half of the gradients would be zero."""
+    """LoRA whose second factor is not zero, its initial value: else half of the gradients are zero."""
     from peft import LoraConfig, get_peft_model
 
     language = set(language_model(model).modules())
@@ -85,7 +85,7 @@ def packed_step(pair, groups, *, vision=False):
 
 
 def duplicated_step(pair, groups):
-    """The same with two full sequences per preference pair through the policy and two through the reference."""
+    """The same with two full sequences per preference pair, through the policy and the reference."""
     total = 0.0
     for group in groups:
         for rejected in group.continuations[1:]:

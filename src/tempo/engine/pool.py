@@ -33,18 +33,6 @@ def check_engine(run: RunConfig) -> None:
         raise ValueError("run.engine 'ray' needs Ray. Install it with: pip install ray")
 
 
-@contextlib.contextmanager
-def session(run: RunConfig) -> Iterator[None]:
-    """Around the stages of a run. A Ray that one of them starts serves all, and is stopped here."""
-    try:
-        yield
-    finally:
-        if run.engine == "ray":
-            from tempo.engine.ray import disconnect
-
-            disconnect()
-
-
 def map_batches(
     reference: str, context: Context, batches: Sequence[Batch], *, place: Place, stage: str
 ) -> Iterator[Result]:

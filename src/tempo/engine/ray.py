@@ -6,6 +6,7 @@ loses batches that wait for the same actor. `ray.util.ActorPool` does not report
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import signal
@@ -26,15 +27,13 @@ WARNING_SECONDS = 600.0
 
 logger = logging.getLogger(__name__)
 
-_is_connected = False
-
 
 def connect(run: RunConfig) -> None:
     """Joins the cluster at `run.ray_address`, or starts Ray on this machine, unless Ray is connected already.
 
-    Raises ValueError if there is no such cluster.
+    Ray disconnects, and stops what it started, when this process ends. Raises ValueError if there is no such
+    cluster.
     """
-    global _is_connected
     # Ray reads these when it is imported. The second one keeps a Ray of this machine on loopback.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if not run.ray_address:
@@ -53,7 +52,6 @@ def connect(run: RunConfig) -> None:
     ray.init(run.ray_address or "local", **options)
     # Ray's handler would end the process without the message on how to resume.
     signal.signal(signal.SIGTERM, on_sigterm)
-    _is_connected = True
 
 
 def _check_reachable(address: str) -> None:
@@ -66,16 +64,6 @@ def _check_reachable(address: str) -> None:
         raise ValueError(
             f"run.ray_address {address!r}: no Ray cluster answers ({error}). Check the address"
         ) from None
-
-
-def disconnect() -> None:
-    """Leaves the cluster that `connect` joined, and stops the Ray that it started."""
-    global _is_connected
-    if _is_connected:
-        import ray
-
-        ray.shutdown()
-        _is_connected = False
 
 
 def run_actors(
@@ -91,11 +79,13 @@ def run_actors(
     import ray
 
     num_actors, num_gpus = plan_actors(context.config, holds_model=holds_model)
-    make = ray.remote(num_cpus=1, num_gpus=num_gpus)(_Actor).remote
-    context = replace(context, directory=context.directory.absolute())
     home = Path.cwd(), tuple(sys.path), os.environ.get("OMP_NUM_THREADS")
+    context = replace(context, directory=context.directory.absolute())
+    make_worker = functools.partial(_make_worker, reference, context, *home)
+    options = {"num_cpus": 1, "num_gpus": num_gpus}
     processes = [
-        _RayProcess(lambda: make(reference, context, *home)) for _ in range(min(num_actors, len(batches)))
+        _RayProcess(lambda: ray.remote(**options)(_Actor).remote(make_worker))
+        for _ in range(min(num_actors, len(batches)))
     ]
     try:
         yield from share(processes, batches, wait=_wait, reference=reference, stage=stage)
@@ -167,16 +157,10 @@ class _RayProcess:
 
 
 class _Actor:
-    """A process with a worker. It has directory, import path and threads of a process in the pool.
+    """A process with a worker."""
 
-    Relative paths would lead elsewhere, and a model's sums change with the number of threads.
-    """
-
-    def __init__(
-        self, reference: str, context: Context, directory: Path, path: Sequence[str], threads: str | None
-    ) -> None:
-        self._reference, self._context, self._directory, self._path = reference, context, directory, path
-        self._threads = {} if threads is None else {"OMP_NUM_THREADS": threads}
+    def __init__(self, make_worker: Callable[[], Worker]) -> None:
+        self._make_worker = make_worker
         self._worker: Worker | None = None
 
     def work(self, batch: Batch) -> Result:
@@ -184,15 +168,23 @@ class _Actor:
         self._worker = self._worker or self._make_worker()
         return self._worker(batch) if batch else ()
 
-    def _make_worker(self) -> Worker:
-        for directory in (self._directory, self._context.directory):
-            if not directory.is_dir():
-                raise ValueError(
-                    f"{directory} is not on {os.uname().nodename}, a machine of the Ray cluster. All of them "
-                    "need it under the same path"
-                )
-        os.chdir(self._directory)
-        sys.path += [entry for entry in self._path if entry not in sys.path]
-        os.environ.pop("OMP_NUM_THREADS", None)
-        os.environ.update(self._threads)
-        return load(self._reference)(self._context)  # type: ignore[no-any-return]
+
+def _make_worker(
+    reference: str, context: Context, directory: Path, path: Sequence[str], threads: str | None
+) -> Worker:
+    """Makes a worker in an actor, after giving it directory, import path and threads of a pool's process.
+
+    Relative paths would lead elsewhere, and a model's sums change with the number of threads. Raises
+    ValueError if this machine lacks a directory.
+    """
+    for needed in (directory, context.directory):
+        if not needed.is_dir():
+            raise ValueError(
+                f"{needed} is not on {os.uname().nodename}, a machine of the Ray cluster. All of them need "
+                "it under the same path"
+            )
+    os.chdir(directory)
+    sys.path += [entry for entry in path if entry not in sys.path]
+    os.environ.pop("OMP_NUM_THREADS", None)
+    os.environ.update({} if threads is None else {"OMP_NUM_THREADS": threads})
+    return load(reference)(context)  # type: ignore[no-any-return]

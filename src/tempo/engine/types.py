@@ -28,7 +28,7 @@ class Context:
     directory: Path
 
 
-class SkipRecord(Exception):
+class SkipRecord(ValueError):
     """Raised while a worker handles a record, to skip it with a reason."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
