@@ -11,11 +11,10 @@ from tempo.core.store import SKIPPED, RunStore
 from tempo.engine.types import Context
 from tempo.model.answers import Answer, skip_if_failed, without_reasoning
 from tempo.model.endpoint import EndpointDown
-from tempo.pipeline.steps import MapStep
+from tempo.pipeline.runner import map_stage
+from tempo.pipeline.stages import find_stage
 from tempo.preference import captions
 from tempo.video.frames import FrameStore, encode_jpeg
-
-RESPOND = MapStep("tempo.preference.responses:make_worker", "perturbations", Perturbations, "here")
 
 
 @pytest.mark.parametrize(
@@ -78,7 +77,7 @@ def run(tmp_path):
 
 def respond(server, run, **endpoint):
     """Responses and skipped records of the stage."""
-    RESPOND(context(server, run.directory, **endpoint), run, Console(quiet=True))
+    map_stage(find_stage("responses"), context(server, run.directory, **endpoint), Console(quiet=True))
     return run.read("responses", Responses), run.read(SKIPPED, Skipped)
 
 
