@@ -329,8 +329,8 @@ from pathlib import Path
 from tempo.model.answers import Request
 from tempo.model.endpoint import Endpoint
 from tempo.config import EndpointConfig, SamplingConfig
-from tempo.cli.stopping import Terminated
 import signal
+class Terminated(BaseException): pass
 def end(*_): raise Terminated
 signal.signal(signal.SIGTERM, end)
 assert "torch" not in sys.modules and "transformers" not in sys.modules
