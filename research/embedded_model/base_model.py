@@ -1,7 +1,8 @@
 """Makes an embedded model: a small Video LLM that knows the world but not the order of its events.
 
     torchrun --nproc-per-node 2 -m research.embedded_model.base_model --out src/tempo/synthetic/model
-    python -m research.embedded_model.base_model --out research/embedded_model/llava --architecture llava_onevision
+    python -m research.embedded_model.base_model --out research/embedded_model/llava \\
+        --architecture llava_onevision
 
 The vision tower learns to see first (`eyesight.py`; `frame_eyesight.py` where it sees frame by frame). Then
 the language model learns what things are and do, in clips and in stories that grow, to caption a clip given

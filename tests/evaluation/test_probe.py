@@ -365,12 +365,9 @@ def test_a_cut_description_is_not_scored(lm, films):
         probe(lm, films / "a.mp4", max_new_tokens=1)
 
 
-def test_thoughts_before_a_description_are_not_scored(films, monkeypatch):
+def test_a_reasoning_model_that_gave_no_answer_is_left_out(films, monkeypatch):
     score_by(monkeypatch, lambda levels: -1.0)
-    drawn = [
-        Answer("<think>Describe it.</think>A ring turns.", True),
-        Answer("<think>Descr", False),
-    ]
+    drawn = [Answer("A ring turns.", True), Answer("", False)]
     monkeypatch.setattr(module, "generate", lambda *_, **__: drawn)
     report = probe(None, films)
     assert list(report.descriptions.values()) == ["A ring turns."]

@@ -69,6 +69,17 @@ def test_an_answer_that_the_limit_cut_is_not_whole(lm):
     assert answer.is_whole
 
 
+def test_the_reasoning_is_left_out(lm, monkeypatch):
+    monkeypatch.setattr(
+        type(lm.tokenizer),
+        "batch_decode",
+        lambda *_, **__: ["<think>Is it a ring?</think> A ring.", "<think>Is"],
+    )
+    answers = sample(lm, [Request("Describe it.", seed) for seed in range(2)])
+    assert [answer.text for answer in answers] == ["A ring.", ""]
+    assert not answers[1].is_whole
+
+
 def test_no_request_gives_no_answer(lm):
     assert sample(lm, []) == []
 

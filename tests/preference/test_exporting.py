@@ -17,8 +17,9 @@ import yaml
 from pairs_material import NUM_FRAMES, make_run, pair_of
 from PIL import Image
 
+from tempo.core.files import write_lines
 from tempo.core.records import Pair, Video
-from tempo.core.store import RunStore, write_lines
+from tempo.core.store import RunStore
 from tempo.model.loading import embedded_path, repair_torchvision
 from tempo.preference.exporting import LLAMA_FACTORY_NAME, PARQUET_FILE, WRITERS, export_pairs
 from tempo.preference.importing import load_pairs

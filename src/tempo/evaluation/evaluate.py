@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from tempo.config import FramesConfig, VideosConfig
+from tempo.core.files import write_json
 from tempo.core.records import Outcome, Sample
-from tempo.core.store import RunStore, write_json
+from tempo.core.store import RunStore
 from tempo.engine.types import Context, SkipRecord
 from tempo.evaluation.benchmark import (
     EvaluationReport,

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from tempo.config import FramesConfig, PerturbationsConfig, SamplingConfig, VideosConfig, parse_config
+from tempo.core.hashing import derive_seed
 from tempo.core.records import Clips, Pair, Video
-from tempo.core.seeds import derive_seed
 from tempo.core.store import RunStore
 from tempo.engine.types import SkipRecord
 from tempo.evaluation.probe_report import Comparison, LeftOut, ProbeKind, ProbeReport, report_comparisons

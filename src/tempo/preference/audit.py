@@ -19,10 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempo.config import AuditConfig, ModelConfig
+from tempo.core.files import write_json
+from tempo.core.hashing import derive_seed
 from tempo.core.records import Frozen, Pair
-from tempo.core.seeds import derive_seed
 from tempo.core.statistics import share_interval
-from tempo.core.store import RunStore, read_config, write_json
+from tempo.core.store import RunStore, read_config
 from tempo.preference.importing import pair_of_row
 from tempo.preference.pairs import log_length_ratio
 

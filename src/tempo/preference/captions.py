@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from tempo.core.hashing import derive_seed
 from tempo.core.records import Captions, Clips, Skipped
-from tempo.core.seeds import derive_seed
 from tempo.engine.types import Context, Worker
 from tempo.model.answers import Answer, Generate, Request, skip_if_failed
 from tempo.model.endpoint import answer_source

@@ -16,8 +16,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tempo.core.hashing import derive_seed
 from tempo.core.records import Captions, Clips, Perturbations, Response, Responses, Skipped, Unanswered
-from tempo.core.seeds import derive_seed
 from tempo.core.store import RunStore
 from tempo.engine.types import Context, Worker
 from tempo.model.answers import Answer, Generate, Request, skip_if_failed
