@@ -140,11 +140,11 @@ def test_the_result_names_what_is_done(make):
     finish(context, "videos", "report")
     result = run(context.config, str(context.directory), until="videos")
     assert (result.directory, result.stages) == (context.directory, ("videos", "report"))
-    assert (result.report, result.evaluation) == (None, None)
+    assert (result.report, result.evaluation) == (None, {})
     (context.directory / "report.html").write_text("page")
     (context.directory / "evaluation.json").write_text('{"models": {}}')
     result = run(context.config, context.directory, until="videos")
-    assert (result.report, result.evaluation) == (context.directory / "report.html", {"models": {}})
+    assert (result.report, result.evaluation) == (context.directory / "report.html", {})
 
 
 def test_an_unknown_stage_and_a_source_that_is_not_a_run_are_refused(make, tmp_path):
