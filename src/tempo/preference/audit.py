@@ -99,10 +99,11 @@ def audit(
 ) -> AuditReport:
     """How well text-only baselines tell chosen from rejected texts, with a verdict in words.
 
-    A pair is a `Pair`, (chosen, rejected), or a row in the format of TRL, ms-swift or LLaMA-Factory. Pairs of
-    one video stay together in folds and in the bootstrap; without a video, those of one chosen text do. About
-    `max_pairs` are audited, and `max_model_pairs` by `with_model`. Without a model there is no baseline
-    `model`, and with fewer than 5 videos no fitted one. Raises ValueError for what is not a pair.
+    A pair is a `Pair`, a tuple (chosen, rejected), or a row in the format of TRL, ms-swift or LLaMA-Factory;
+    two lists of texts are `zip(chosen, rejected)`. Pairs of one video stay together in folds and in the
+    bootstrap; without a video, those of one chosen text do. About `max_pairs` are audited, and
+    `max_model_pairs` by `with_model`. Without a model there is no baseline `model`, and with fewer than 5
+    videos no fitted one. Raises ValueError for what is not a pair.
     """
     all_pairs = [_as_pair(pair, number) for number, pair in enumerate(pairs, 1)]
     audited = choose_videos(all_pairs, max_pairs, seed=seed)
