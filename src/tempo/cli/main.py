@@ -237,10 +237,9 @@ for _stage in STAGES:
 
 
 def _print_result(result: RunResult) -> None:
-    from tempo.evaluation.benchmark import accuracy_table
+    from tempo.cli.status import print_evaluation
 
-    if result.evaluation:
-        console().print(accuracy_table(result.evaluation))
+    print_evaluation(result.directory, console())
     if result.report:
         console().print(f"report: {result.report}")
     else:
