@@ -27,7 +27,7 @@ from tempo.preference.baselines import Array, Progress
 from tempo.preference.importing import pair_of_row
 
 if TYPE_CHECKING:
-    from tempo.model.loading import VideoLM
+    from tempo.model.chat import VideoLM
 
 #: With fewer videos there is no verdict, and intervals are Wilson's, for one sample per video.
 MIN_VIDEOS = 20
