@@ -163,6 +163,6 @@ def test_an_invalid_row_is_named_before_any_work(tmp_path, films, monkeypatch):
     def decode(*_, **__):
         raise AssertionError("decoding has begun")
 
-    monkeypatch.setattr(engine, "run_pool", decode)
+    monkeypatch.setattr(engine, "map_batches", decode)
     with pytest.raises(ValueError, match=r"rows\.jsonl line 1: not a valid instruction"):
         settle(context(tmp_path, films, {"video": "a.mp4"}))
