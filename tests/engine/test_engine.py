@@ -98,8 +98,9 @@ def test_results_are_those_of_this_process(run, context, num_workers):
 
 
 def test_nothing_starts_without_work(run):
+    before = multiprocessing.active_children()
     assert list(run("raising", [])) == []
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= set(before)
 
 
 @pytest.mark.parametrize("threads", ["3", None])
