@@ -1,15 +1,15 @@
-"""Which detector finds which transitions: `content`, `adaptive` and `transnet` on films of known truth.
+"""Which detector finds which transitions: `content`, `adaptive`, `transnet` on videos of known transitions.
 
     python benchmarks/detectors.py [--videos ../shared/videos] [--films 2] [--seed 0]
 
 Rendered: stories of 14 shots. Natural: stretches of the single-shot files of --videos and of as many shots of
 Big Buck Bunny, in random order; left out where there is no such folder. The same shots are joined by hard
-cuts, by dissolves and by fades through black (half a second to a second), encoded as H.264 and surveyed as
-the stage `shots` does it, with every detector's own threshold and the filter of short and flat shots off.
+cuts, by dissolves and by fades through black (half a second to a second), encoded as H.264 and cut as in the
+stage `shots`, with every detector's own threshold and the filter of short and flat shots off.
 
 A cut is right within the frames of a transition and 3 frames around them, one cut for each transition; any
-other is false. Of those, `double` counts the ones that stand in a transition which was found already: fades
-that are told as two.
+other is false. Of those, `double` counts the ones in a transition that was found already, such as fades
+that are found twice.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ import harness
 import numpy as np
 from films import TRANSITIONS, Frames, Transition, cut_out_shots, draw_shots, join, write
 
-from tempo.config import Config, ShotsConfig
+from tempo.config import ShotsConfig
 from tempo.video.detectors import check_detector
-from tempo.video.survey import survey
+from tempo.video.shots import find_shots
 
 DETECTORS = ("content", "adaptive", "transnet")
 NUM_SHOTS = 14
@@ -85,11 +85,8 @@ def match(cuts: Sequence[int], transitions: Sequence[Transition], tolerance: int
 
 def find_cuts(path: Path, detector: str) -> list[int]:
     """The frames at which new shots begin, as the stage `shots` sees them before its filter."""
-    shots = {"detector": detector, "min_frames": 1, "min_seconds": 0, "min_grey_range": 0}
-    # A window of TransNetV2 takes minutes on a busy machine, and no picture comes meanwhile.
-    videos = {"paths": [str(path)], "timeout_seconds": 3600}
-    config = Config.model_validate({"videos": videos, "shots": shots})
-    return [shot.start_frame for shot in survey(str(path), config).shots if shot.start_frame]
+    found = find_shots(path, detector=detector, min_frames=1, min_seconds=0, min_grey_range=0)
+    return [shot.start_frame for shot in found if shot.start_frame]
 
 
 def materials(videos: Path, *, num_films: int, seed: int) -> Iterator[tuple[str, list[Frames]]]:

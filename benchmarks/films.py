@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tempo.synthetic.drawing import draw_event
 from tempo.synthetic.world import make_story
-from tempo.video.decoding import decode
+from tempo.video.decode import Scaler, decode
 
 FPS = 24
 
@@ -97,8 +97,8 @@ def write(pieces: Sequence[Frames], path: Path) -> None:
         stream.height, stream.width = pieces[0].shape[1:3]
         stream.pix_fmt = "yuv420p"
         for piece in pieces:
-            for picture in piece:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            for image in piece:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
 
 
@@ -150,9 +150,10 @@ def _cut_out(source: Source, rng: np.random.Generator) -> Frames:
     latest = source.end_seconds - MARGIN_SECONDS - length / FPS
     start_seconds = float(rng.uniform(source.start_seconds + MARGIN_SECONDS, latest))
     frames: list[Frames] = []
-    for picture in decode(source.path):
-        while len(frames) < length and start_seconds + len(frames) / FPS < picture.end_seconds:
-            frames.append(picture.scaled(*SIZE))
+    scaler = Scaler()
+    for frame in decode(source.path):
+        while len(frames) < length and start_seconds + len(frames) / FPS < frame.end_seconds:
+            frames.append(scaler.scale(frame.decoded, SIZE))
         if len(frames) == length:
             break
     return np.stack(frames)

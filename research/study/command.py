@@ -9,8 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tempo.cli.errors import fail
-from tempo.cli.stopping import Terminated, terminable
+from tempo.cli.errors import Terminated, fail, terminable
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from tempo.config import PhaseConfig, Section
-from tempo.config.load import Config, describe_error, parse_config
+from tempo.config.load import Config, parse_config
+from tempo.core.errors import describe_error
 
 #: Sections that rows may differ in. Frames, clips and the rest are what all rows are measured on.
 ROW_SECTIONS = ("captions", "perturbations", "responses", "pairs")
@@ -199,8 +200,8 @@ def row_phases(study: StudyConfig, name: str) -> tuple[PhaseConfig, ...]:
     for phase in (library[phase] for phase in row.phases):
         changes = study.dpo | row.dpo if phase.objective == "dpo" else study.sft | row.sft
         try:
-            made.append(PhaseConfig.model_validate(phase.model_dump(exclude_unset=True) | changes))
+            made.append(type(phase).model_validate(phase.model_dump(exclude_unset=True) | changes))
         except ValidationError as error:
-            faults = "; ".join(describe_error(item, PhaseConfig) for item in error.errors())
+            faults = "; ".join(describe_error(item, type(phase)) for item in error.errors())
             raise ValueError(f"rows.{name}.{phase.objective}: {faults}") from None
     return tuple(made)

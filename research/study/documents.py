@@ -1,7 +1,8 @@
 """What people read of a study: the generated blocks and plots of documents, and a page of its own.
 
-`python -m research.study.documents docs/study.json docs/study.md README.md` writes between `<!-- study:NAME -->`
-and `<!-- /study -->` what the study says under that name, and the plots into `docs/study/`.
+`python -m research.study.documents docs/study.json docs/study.md README.md` writes between
+`<!-- study:NAME -->` and `<!-- /study -->` what the study says under that name, and the plots into
+`docs/study/`.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from research.study.work import first_steps
 from tempo.core.records import Pair
 from tempo.core.store import RunStore
 from tempo.engine.pool import count_workers
-from tempo.training.groups import takes
+from tempo.training.examples import selects
 
 #: Steps of an SFT phase that count as its start.
 NUM_FIRST_STEPS = 10
@@ -91,7 +91,7 @@ def _num_pairs(measured: Measured) -> int:
         return 0
     pairs = RunStore(measured.data.directory).read("pairs", Pair)
     wanted = [job.phase for job in measured.phases if job.phase.objective == "dpo"]
-    return sum(any(takes(phase, pair) for phase in wanted) for pair in pairs)
+    return sum(any(selects(phase, pair) for phase in wanted) for pair in pairs)
 
 
 def _result(job: Job) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from research.study.words import (
     rho_text,
     share_text,
 )
-from tempo.evaluation.table import percent
+from tempo.evaluation.benchmark import percent
 
 Study = Mapping[str, Any]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempo.core.records import Captions, Clips, Perturbations, Record, Response, Responses, Skipped
 from tempo.core.store import SKIPPED, RunStore, read_rows
 from tempo.engine.types import Context
-from tempo.pipeline.stages import fingerprints
+from tempo.pipeline.fingerprints import fingerprints
 from tempo.synthetic import language
 from tempo.synthetic.world import Story
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from research.study.figures import SFT_START, Entry
-from tempo.evaluation.table import percent
+from tempo.evaluation.benchmark import percent
 
 NOT_RUN = "not run"
 #: Measures that are no shares, so neither percent nor points.

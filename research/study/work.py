@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -14,10 +12,9 @@ from typing import Any
 from rich.console import Console
 
 from research.study.plan import DataJob, Job, MeasureJob, PhaseJob
-from tempo.core.records import Skipped
-from tempo.core.store import SKIPPED, RunStore, write_json
+from tempo.core.store import write_json
 from tempo.engine.types import Context
-from tempo.pipeline.stages import NAMES, fingerprints, run_stages
+from tempo.pipeline.runner import run_stages
 
 #: The last stage of a data job.
 LAST = "pairs"
@@ -41,49 +38,20 @@ def make_data(job: DataJob) -> dict[str, Any]:
     if job.pairs_by:
         path = json.loads(Path(config.model.path).read_text())["model"]
         config = config.model_copy(update={"model": config.model.model_copy(update={"path": path})})
-    if job.shares:
-        take_over(job.shares, Context(config, job.directory))
     context, quiet = Context(config, job.directory), Console(quiet=True)
     if job.is_truth:
         from research.study.truth import tell_captions, tell_responses
 
-        run_stages(context, quiet, until="clips")
+        run_stages(context, quiet, until="clips", source=job.shares)
         tell_captions(context)
         run_stages(context, quiet, until="perturbations")
         tell_responses(context)
-    run_stages(context, quiet, until=LAST)
+    run_stages(context, quiet, until=LAST, source=None if job.is_truth else job.shares)
     if not job.shares:
         from tempo.evaluation.evaluate import store_benchmark
 
         store_benchmark(context)
     return {"key": job.key}
-
-
-def take_over(source: Path, context: Context) -> None:
-    """Begins a run with the stages of another one that were done under the same settings, as hard links.
-
-    Does nothing where the run has begun. The directory appears whole or not at all.
-    """
-    if context.directory.exists():
-        return
-    temporary = context.directory.with_name(f".{context.directory.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    old, new = RunStore(source), RunStore(temporary)
-    wanted = fingerprints(context.config)
-    for name in NAMES[: NAMES.index(LAST) + 1]:
-        if not old.is_done(name) or old.fingerprint(name) != wanted[name]:
-            break
-        if old.path(name).exists():
-            os.link(old.path(name), new.path(name))
-        new.append(SKIPPED, [drop for drop in old.read(SKIPPED, Skipped) if drop.stage == name])
-        if name == "synthetic":
-            # A link, for the rows of videos hold paths, and instructions must mean the same files.
-            (temporary / name).symlink_to(os.path.relpath(source / name, context.directory))
-        if name == "shots":
-            shutil.copytree(source / "frames", temporary / "frames", copy_function=os.link)
-        new.finish(name, wanted[name])
-    temporary.rename(context.directory)
 
 
 def train(job: PhaseJob) -> dict[str, Any]:

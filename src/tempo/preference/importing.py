@@ -1,86 +1,229 @@
-"""Pairs made elsewhere as pairs of this run: `pairs.import_from` takes the place of four stages.
+"""Pairs made elsewhere: read from a file of any known format, alone or as the pairs of a run.
 
-The maker's filter stands: of the rows that can be read, only those are set aside that cannot be trained on.
+The formats are those of tempo, TRL, ms-swift and LLaMA-Factory. A column `tempo` holds what the other three
+have no column for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
 
+from pydantic import ValidationError
+
+from tempo.core.errors import describe_error
 from tempo.core.records import Pair, Skipped
 from tempo.core.row_files import read_file
 from tempo.engine.types import Context
-from tempo.preference.formats import Draft, read_row
-from tempo.preference.selection import STAGE, Selection, select_pairs
+from tempo.preference.pairs import STAGE, Selection, select_pairs
+from tempo.video.find import find_video, read_library
 from tempo.video.frames import FrameStore
-from tempo.video.library import Library, find_video, read_library
 
 KEY = "pairs.import_from"
 
+#: Stands for the video in a text of ms-swift and LLaMA-Factory.
+VIDEO_TAG = "<video>"
+TAGS = (VIDEO_TAG, "<image>", "<audio>")
+
+Row: TypeAlias = dict[str, Any]
+
+_ROLES = {"human": "user", "gpt": "assistant"}
+
+#: What the column `tempo` holds, with the values for a row made elsewhere.
+ORIGIN: Row = {
+    "id": "",
+    "video_id": "",
+    "kind": "other",
+    "level": 0,
+    "order": (),
+    "num_clips": 0,
+    "frames": (),
+}
+
+
+class Turn(NamedTuple):
+    """A message: `user`, `assistant` or another role, and its text."""
+
+    role: str
+    text: str
+
+
+def load_pairs(path: Path | str) -> list[Pair]:
+    """The pairs of a run directory, or of a JSONL, JSON or Parquet file.
+
+    A file may have the format of tempo, TRL, ms-swift or LLaMA-Factory. `video` stays as the row has it, and
+    `video_id`, where the row has none, is made from it, else from the chosen text. Raises ValueError that
+    names the file and the row that is not a pair.
+    """
+    file = Path(path)
+    file = file / "pairs.jsonl" if file.is_dir() else file
+    pairs = []
+    for place, row in read_file(file, "load_pairs"):
+        try:
+            pairs.append(pair_of_row(row))
+        except ValueError as error:
+            raise ValueError(f"{file} {place}: {error}") from None
+    return pairs
+
+
+def pair_of_row(row: object) -> Pair:
+    """The pair in a row of any known format, without a run; raises ValueError as `read_row`."""
+    pair = read_row(row)
+    return _identified(pair, pair.video_id or _digest(pair.video or pair.chosen), pair.video)
+
 
 def import_pairs(context: Context) -> Selection:
-    """The pairs of the file, selected like the run's own, and those that cannot be trained on.
+    """The pairs of `pairs.import_from`, without the pair filter but selected like the run's own.
 
-    Raises ValueError that names the line which is no pair, or asks about a video that the run lacks.
+    Rows that cannot be trained on are skipped with a reason. Raises ValueError that names the line which is
+    not a pair, or whose video the run does not have.
     """
     path = Path(context.config.pairs.import_from)
     library = read_library(context)
     frames = FrameStore(context.directory / "frames")
     pairs: dict[str, Pair] = {}
-    drops = []
+    skipped = []
     for place, row in read_file(path, KEY):
         try:
-            pair = _pair(read_row(row), path.parent, library)
+            pair = read_row(row)
+            video_id = find_video(library, pair.video, video_id=pair.video_id, folder=path.parent)
+            pair = _identified(pair, video_id, library.paths.get(video_id, pair.video))
             same = pairs.get(pair.id)
             if same and same != pair:
-                raise ValueError(f"a pair with the id {pair.id!r} and other words stands above")
+                raise ValueError(f"an earlier pair has the id {pair.id!r} and other texts")
         except ValueError as error:
             raise ValueError(f"{KEY}: {path} {place}: {error}") from None
-        fault = ("duplicate", f"same as {pair.id}") if same else _fault(pair, frames)
-        if fault:
-            drops.append(Skipped(stage=STAGE, id=f"{path.name} {place}", reason=fault[0], detail=fault[1]))
+        if fault := ("duplicate", f"same as {pair.id}") if same else _fault(pair, frames):
+            row_id = f"{path.name} {place}"
+            skipped.append(Skipped(stage=STAGE, id=row_id, reason=fault[0], detail=fault[1]))
         else:
             pairs[pair.id] = pair
     selected = select_pairs(pairs.values(), context.config.pairs, seed=context.config.run.seed)
-    return Selection(pairs=selected.pairs, held_out=selected.held_out, drops=[*drops, *selected.drops])
+    return Selection(selected.pairs, selected.held_out, [*skipped, *selected.skipped])
 
 
-def _pair(draft: Draft, folder: Path, library: Library) -> Pair:
-    """The pair of a draft; a path is relative to `folder`, where the file stands."""
-    origin = draft.origin
-    video = find_video(library, draft.video, video_id=origin.video_id, folder=folder)
-    identity = f"{origin.kind}-{origin.level:02d}"
-    if not origin.order:
-        # Nothing but its words tells such a pair from the video's others.
-        words = json.dumps([draft.prompt, draft.chosen, draft.rejected])
-        identity += f"-{hashlib.sha256(words.encode()).hexdigest()[:12]}"
-    return Pair(
-        id=origin.id or f"{video}/{identity}",
-        video_id=video,
-        video=library.paths.get(video, draft.video),
-        prompt=draft.prompt,
-        chosen=draft.chosen,
-        rejected=draft.rejected,
-        kind=origin.kind,
-        level=origin.level,
-        order=origin.order,
-        num_clips=origin.num_clips,
-        frames=origin.frames,
-    )
+def _identified(pair: Pair, video_id: str, video: str) -> Pair:
+    """The pair with its video, and with an id made from its content if it has none."""
+    # Only its texts distinguish a pair without an order from the video's other pairs.
+    texts = "" if pair.order else "-" + _digest(json.dumps([pair.prompt, pair.chosen, pair.rejected]))
+    own_id = pair.id or f"{video_id}/{pair.kind}-{pair.level:02d}{texts}"
+    return pair.model_copy(update={"id": own_id, "video_id": video_id, "video": video})
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _fault(pair: Pair, frames: FrameStore) -> tuple[str, str] | None:
     """Why a pair cannot be trained on, as (reason, what is wrong); None if it can."""
     if not frames.has(pair.video_id):
-        return "its video was set aside", f"{pair.video} has no frames"
+        return "its video was skipped", f"{pair.video} has no frames"
     for name, text in (("prompt", pair.prompt), ("chosen", pair.chosen), ("rejected", pair.rejected)):
         if not text.strip():
             return "empty text", f"{name} of {pair.id}"
     if pair.chosen == pair.rejected:
         return "same text", f"{pair.id}, {len(pair.chosen.split())} words"
     if pair.frames:
-        # Numbers of frames mean nothing where frames were taken at another rate; and nothing tells.
+        # Frame numbers have no meaning if this run took its frames at another rate, which a row cannot show.
         return "about a perturbed video", f"{pair.id} is a mirrored pair, of frames that another run took"
     return None
+
+
+def read_row(row: Any) -> Pair:
+    """The pair in a row of any known format; `id` and `video_id` are empty unless the row states them.
+
+    `video` is the path as written in the row, or empty. Messages have `role` and `content` or `from` and
+    `value`. Without a column `prompt`, `chosen` may be a conversation that begins with it (TRL's implicit
+    prompt), else the prompt is empty. Raises ValueError that names the column at fault.
+    """
+    check_row(row)
+    if "messages" in row:
+        turns, rejected = read_turns(row["messages"], "messages"), _text(row, "rejected_response")
+    elif "chosen" in row:
+        start = "conversations" if "conversations" in row else "prompt"
+        prompt = read_turns(row[start], start, "user") if start in row else []
+        turns, rejected = [*prompt, *read_turns(row["chosen"], "chosen")], _text(row, "rejected")
+    else:
+        raise ValueError(
+            "not a known format: a row has prompt, chosen and rejected (TRL, Parquet), messages and "
+            "rejected_response (ms-swift), or conversations, chosen and rejected (LLaMA-Factory); this one "
+            f"has {', '.join(map(str, row)) or 'nothing'}"
+        )
+    roles = [turn.role for turn in turns]
+    if roles not in (["user", "assistant"], ["assistant"]):
+        raise ValueError(f"a pair has one question and one answer, this row has messages of {roles}")
+    texts = {"prompt": untagged(turns[0].text) if len(turns) == 2 else "", "chosen": turns[-1].text}
+    try:
+        return Pair.model_validate(_origin(row) | texts | {"rejected": rejected, "video": read_video(row)})
+    except ValidationError as error:
+        raise ValueError(describe_error(error.errors()[0], Pair)) from None
+
+
+def _origin(row: Row) -> Row:
+    """The values of the column `tempo`; tempo's own rows, known by `video_id`, have a column for each."""
+    values = row.get("tempo") or (row if "video_id" in row else {})
+    if not isinstance(values, dict):
+        raise ValueError(f"tempo: expected a table of values, got {str(values)[:60]!r}")
+    return ORIGIN | {name: values[name] for name in ORIGIN if values.get(name) is not None}
+
+
+def _text(row: Row, column: str) -> str:
+    """The answer in a column: the last message, which is the assistant's."""
+    if row.get(column) is None:
+        raise ValueError(f"{column} is missing")
+    turns = read_turns(row[column], column)
+    if not turns or turns[-1].role != "assistant":
+        raise ValueError(f"{column} should end with an answer, got {[turn.role for turn in turns]}")
+    return turns[-1].text
+
+
+def check_row(row: Any) -> None:
+    """Raises ValueError for a row that is not a dict."""
+    if not isinstance(row, dict):
+        raise ValueError(f"a row is an object of keys and values, got {str(row)[:60]!r}")
+
+
+def read_turns(messages: Any, column: str, role: str = "assistant") -> list[Turn]:
+    """The messages of a conversation; a lone text is one message of `role`. Raises ValueError."""
+    if isinstance(messages, str):
+        return [Turn(role, messages)]
+    messages = [messages] if isinstance(messages, dict) else messages
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        raise ValueError(f"{column} should be a list of messages, got {str(messages)[:60]!r}")
+    found = [str(message.get("role") or message.get("from")) for message in messages]
+    return [
+        Turn(_ROLES.get(name, name), _content(message, column))
+        for name, message in zip(found, messages, strict=True)
+    ]
+
+
+def _content(message: Row, column: str) -> str:
+    """The text of a message: a string, or the text parts of a list."""
+    content = message.get("content", message.get("value"))
+    if isinstance(content, list):
+        content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+    if not isinstance(content, str):
+        raise ValueError(f"{column} has a message without text: {str(message)[:60]!r}")
+    return content
+
+
+def untagged(prompt: str, tags: Sequence[str] = (VIDEO_TAG,)) -> str:
+    """The prompt without one of `tags` at its beginning or end; raises ValueError if more tags remain."""
+    at_start = [prompt.removeprefix(tag).removeprefix("\n") for tag in tags if prompt.startswith(tag)]
+    at_end = [prompt.removesuffix(tag).removesuffix("\n") for tag in tags if prompt.endswith(tag)]
+    bare = next(iter((*at_start, *at_end)), prompt)
+    if found := [tag for tag in TAGS if tag in bare]:
+        raise ValueError(f"the prompt contains {found[0]} in addition to its one video")
+    return bare
+
+
+def read_video(row: Row) -> str:
+    """The path of the row's one video as written there, empty if it has none; raises ValueError."""
+    videos = row.get("videos", row.get("video")) or []
+    videos = [videos] if isinstance(videos, str) else videos
+    if not isinstance(videos, list) or len(videos) > 1 or not all(isinstance(path, str) for path in videos):
+        raise ValueError(f"a row is about one video file, got {str(videos)[:80]}")
+    return videos[0] if videos else ""

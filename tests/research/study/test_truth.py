@@ -7,7 +7,7 @@ from tempo.config import Config
 from tempo.core.records import Captions, Clip, Clips, Perturbation, Perturbations, Responses, Skipped
 from tempo.core.store import RunStore, write_lines
 from tempo.engine.types import Context
-from tempo.pipeline.stages import fingerprints
+from tempo.pipeline.fingerprints import fingerprints
 from tempo.synthetic import language
 from tempo.synthetic.world import make_story
 
