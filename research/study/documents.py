@@ -1,7 +1,8 @@
 """What people read of a study: the generated blocks and plots of documents, and a page of its own.
 
-`python -m research.study.documents docs/study.json docs/study.md README.md` writes between `<!-- study:NAME -->`
-and `<!-- /study -->` what the study says under that name, and the plots into `docs/study/`.
+`python -m research.study.documents docs/study.json docs/study.md README.md` writes between
+`<!-- study:NAME -->` and `<!-- /study -->` what the study says under that name, and the plots into
+`docs/study/`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from research.study.judging import FAILS, HOLDS
 from research.study.plots import PLOTS, plot
 from research.study.summary import read_study, summarize_again, write_study
 from research.study.tables import TABLES, absent_rows, all_tables
-from tempo.core.store import write_text
+from tempo.core.files import write_text
 
 Study = Mapping[str, Any]
 

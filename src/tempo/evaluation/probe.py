@@ -19,10 +19,9 @@ from tempo.core.hashing import derive_seed
 from tempo.core.records import Skipped
 from tempo.engine.types import SkipRecord
 from tempo.evaluation.probe_report import Comparison, ProbeKind, ProbeReport, report_comparisons
-from tempo.model.answers import Request, without_thoughts
-from tempo.model.generation import generate
-from tempo.model.loading import VideoLM
-from tempo.model.prefix import log_probs
+from tempo.model.answers import Request
+from tempo.model.chat import Prefix, VideoLM, log_probs
+from tempo.model.generate import generate
 from tempo.preference.perturbations import perturb_all
 from tempo.preference.prompts import DESCRIBE
 from tempo.preference.responses import Footage, frame_requests
@@ -93,9 +92,9 @@ def compare(
     """One comparison of `text` per perturbation of the footage that differs from the clean one."""
 
     def score(request: Request) -> tuple[float, int]:
-        group = model.answer_group(request.frames, request.prompt, [text], fps=request.fps)
+        prefix = Prefix(request.frames, request.prompt, fps=request.fps)
         with torch.no_grad():
-            logp = log_probs(model.model, [group])[0][0]
+            logp = log_probs(model, prefix, [text], reduction="none")[0]
         # Rounded so that a difference within the error of float arithmetic is a tie.
         return round(float(logp.double().sum()), 4), len(logp)
 
@@ -145,5 +144,5 @@ def _describe(
     greedy = SamplingConfig(temperature=0, batch_size=BATCH_SIZE)
     answers = generate(model, requests, sampling=greedy, max_new_tokens=max_new_tokens)
     # A cut answer is not scored: the end of turn after it would not be the model's own.
-    texts = [answer.text if answer.is_whole else "" for answer in map(without_thoughts, answers)]
+    texts = [answer.text if answer.is_whole else "" for answer in answers]
     return dict(zip((name for name, _ in batch.values()), texts, strict=True))

@@ -1,1 +1,1 @@
-"""The model: loading, shared-prefix scoring, generation."""
+"""The model: loading, log-probabilities over a shared prefix, generated answers."""

@@ -1,0 +1,88 @@
+"""Answers sampled from the model in this process, each from its own seed, whatever else is in its batch.
+
+B: answers of a batch   V: vocabulary
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tempo.config import SamplingConfig
+from tempo.model.answers import Answer, Request, without_reasoning
+from tempo.model.chat import VideoLM
+
+
+def generate(
+    lm: VideoLM, requests: Sequence[Request], *, sampling: SamplingConfig, max_new_tokens: int
+) -> list[Answer]:
+    """One answer per request, in order; all requests of a batch have the same number of frames."""
+    answers: dict[int, Answer] = {}
+    # Prompts of similar length share a batch, which keeps the padding short.
+    order = sorted(range(len(requests)), key=lambda i: (_num_frames(requests[i]), len(requests[i].prompt), i))
+    for _, group in itertools.groupby(order, key=lambda i: _num_frames(requests[i])):
+        while batch := list(itertools.islice(group, sampling.batch_size)):
+            sampled = _generate_batch(lm, [requests[i] for i in batch], sampling, max_new_tokens)
+            answers.update(zip(batch, sampled, strict=True))
+    return [answers[i] for i in range(len(requests))]
+
+
+def _num_frames(request: Request) -> int:
+    return 0 if request.frames is None else len(request.frames)
+
+
+@torch.no_grad()
+def _generate_batch(
+    lm: VideoLM, requests: Sequence[Request], sampling: SamplingConfig, max_new_tokens: int
+) -> list[Answer]:
+    texts = [lm.prompt_text(request.prompt, with_video=request.frames is not None) for request in requests]
+    videos = [request.frames for request in requests if request.frames is not None]
+    inputs = lm.inputs(texts, videos or None, fps=[request.fps for request in requests])
+    inputs = {name: tensor.to(lm.model.device) for name, tensor in inputs.items()}
+    prompt_length = inputs["input_ids"].shape[1]
+    ends = _end_tokens(lm)
+    processors = [_SeededSampling(requests, sampling.temperature)] if sampling.temperature > 0 else []
+    output = lm.model.generate(
+        **inputs,
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        repetition_penalty=sampling.repetition_penalty,
+        logits_processor=processors,
+        eos_token_id=ends,
+        pad_token_id=lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else ends[0],
+    )
+    rows = output[:, prompt_length:].tolist()
+    answers = lm.tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return [
+        without_reasoning(Answer(text.strip(), any(end in row for end in ends)))
+        for text, row in zip(answers, rows, strict=True)
+    ]
+
+
+def _end_tokens(lm: VideoLM) -> list[int]:
+    """Every token that ends an answer: those of the checkpoint and the chat template's end of turn."""
+    own = lm.model.generation_config.eos_token_id
+    ends = [*own] if isinstance(own, list) else [own]
+    ends += lm.tokenizer(lm.end_of_answer, add_special_tokens=False)["input_ids"][:1]
+    return sorted({token for token in ends if token is not None})
+
+
+class _SeededSampling:
+    """A logits processor that samples the token of each row from the generator of that row.
+
+    It masks all other tokens, so that greedy decoding picks the sampled one.
+    """
+
+    def __init__(self, requests: Sequence[Request], temperature: float) -> None:
+        self.temperature = temperature
+        self.generators = [torch.Generator().manual_seed(request.seed) for request in requests]
+
+    def __call__(self, _: Tensor, scores_BV: Tensor) -> Tensor:
+        shares_BV = (scores_BV.float() / self.temperature).softmax(dim=-1).double().cumsum(dim=-1)
+        draws_B1 = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in self.generators])
+        chosen_B1 = torch.searchsorted(shares_BV, draws_B1.to(shares_BV) * shares_BV[:, -1:], right=True)
+        chosen_B1 = chosen_B1.clamp(max=scores_BV.shape[1] - 1)
+        return torch.full_like(scores_BV, -torch.inf).scatter(1, chosen_B1, 0.0)
