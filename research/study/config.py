@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from tempo.config import PhaseConfig, Section
 from tempo.config.load import Config, parse_config
-from tempo.core.errors import describe_error
+from tempo.core.files import describe_error
 
 #: Sections that rows may differ in. Frames, clips and the rest are what all rows are measured on.
 ROW_SECTIONS = ("captions", "perturbations", "responses", "pairs")
