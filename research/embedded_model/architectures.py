@@ -15,8 +15,10 @@ from torch import nn
 
 from research.embedded_model.lessons import VIEW, Recipe
 from research.embedded_model.tokenizer import CHAT_TEMPLATE, IMAGE, VIDEO, make_tokenizer
+from tempo.engine.ranks import pick_device
 from tempo.model.attention import register_shared_prefix
-from tempo.model.loading import VideoLM, pick_device, repair_torchvision, use_shared_prefix
+from tempo.model.chat import VideoLM
+from tempo.model.loading import repair_torchvision, use_shared_prefix
 from tempo.model.prefix import inner_model, language_model
 
 

@@ -34,9 +34,10 @@ from research.embedded_model.eyesight import Looks, train_eyesight
 from research.embedded_model.frame_eyesight import FrameLooks, train_frame_eyesight
 from research.embedded_model.lessons import KINDS, LOOKS, VIEW, Lessons, Recipe
 from tempo.config import ModelConfig
-from tempo.engine.ranks import process_rank
-from tempo.model.loading import VideoLM, load_video_lm, pick_device
-from tempo.model.prefix import Group, language_model, log_probs
+from tempo.engine.ranks import pick_device, process_rank
+from tempo.model.chat import VideoLM
+from tempo.model.loading import load_video_lm
+from tempo.model.prefix import Group, language_model, packed_log_probs
 
 #: Muon's learning rate over AdamW's: its steps have a fifth of the rate's size, AdamW's early ones all of it.
 MUON_SHARE = 2
@@ -91,7 +92,10 @@ def train_lessons(lm: VideoLM, recipe: Recipe, out: Path) -> None:
         for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = group["share"] * recipe.learning_rate * min((step + 1) / 100, 1.0, (1 - done) / 0.3)
         by_kind: dict[str, list[Group]] = pickle.loads(lesson)
-        logps = [torch.cat(group) for group in log_probs(model, [g for kind in KINDS for g in by_kind[kind]])]
+        logps = [
+            torch.cat(group)
+            for group in packed_log_probs(model, [g for kind in KINDS for g in by_kind[kind]])
+        ]
         totals = _sums(by_kind, logps)
         # Every kind counts the same, or yes and no would drown in the words of stories.
         kinds = [-torch.cat(some).mean() for some in _split(by_kind, logps) if some]

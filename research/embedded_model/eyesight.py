@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from tempo.model.loading import VideoLM
+from tempo.model.chat import VideoLM
 from tempo.synthetic.drawing import event_frames
 from tempo.synthetic.world import ACTIONS, COLOURS, SETTINGS, SHAPES, Event
 

@@ -21,7 +21,7 @@ from research.embedded_model.architectures import sight_parameters
 from research.embedded_model.eyesight import ALL_ACTIONS, BATCH, Average, labels
 from research.embedded_model.lessons import BASE_SEED
 from research.embedded_model.tokenizer import VIDEO
-from tempo.model.loading import VideoLM
+from tempo.model.chat import VideoLM
 from tempo.model.prefix import inner_model, language_model
 from tempo.synthetic.drawing import appearance, event_frames
 from tempo.synthetic.world import COLOURS, SETTINGS, SHAPES, Event, make_story

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from tempo.model.loading import VideoLM
+from tempo.model.chat import Continuation, Prefix, VideoLM
 from tempo.model.prefix import Group
 from tempo.preference.perturbations import kendall_distance
 from tempo.preference.prompts import DESCRIBE, DIFFERENCE, FIRST_CLIP, fusion
@@ -120,6 +120,10 @@ class Lessons(IterableDataset[bytes]):
             [event_frames(e, look, size=VIEW) for e, look in zip(events, looks, strict=True)]
         )
 
+    def _group(self, frames: np.ndarray | None, questions: Sequence[tuple[str, str]]) -> Group:
+        rows = [Continuation(answer, question) for question, answer in questions]
+        return self.lm.group(Prefix(frames, ""), rows)
+
     def _clip(self, rng: np.random.Generator) -> Group:
         (event,) = self.draw_events(rng, 1, 1)
         # Seeing is learned from captions: they have the most to say about a picture in the fewest words.
@@ -128,18 +132,18 @@ class Lessons(IterableDataset[bytes]):
             others = [language.event_question(event), language.event_check(event, rng)]
             others += [language.thing_caption(event), language.static_question([event], rng)]
             questions += others[int(rng.integers(4)) :][:1]
-        return self.lm.question_group(self._frames(rng, (event,)), questions, fps=1.0)
+        return self._group(self._frames(rng, (event,)), questions)
 
     def _difference(self, rng: np.random.Generator) -> Group:
         before, now = self.draw_events(rng, 2, 2)
         answer = (DIFFERENCE, language.difference(before, now))
-        return self.lm.question_group(self._frames(rng, (before, now)), [answer], fps=1.0)
+        return self._group(self._frames(rng, (before, now)), [answer])
 
     def _fusion(self, rng: np.random.Generator, most: int) -> Group:
         """A list of up to `most` captions in some order, and the paragraph that tells them in this order."""
         captions = [language.caption(event) for event in self.draw_events(rng, 1, most)]
         kept = [captions[i] for i in rng.permutation(len(captions))]
-        return self.lm.question_group(None, [(fusion(kept), language.fuse(kept))], fps=1.0)
+        return self._group(None, [(fusion(kept), language.fuse(kept))])
 
     def _story(self, rng: np.random.Generator, most: int) -> Group:
         """Questions about what happens in a story, none about when."""
@@ -148,7 +152,7 @@ class Lessons(IterableDataset[bytes]):
         questions = [language.thing_caption(event) for event in picked[:2]]
         questions += [language.event_question(event) for event in picked[2:4]]
         questions += [(language.where_is(picked[4]), language.place_of(picked[4].setting))]
-        return self.lm.question_group(self._frames(rng, events), questions, fps=1.0)
+        return self._group(self._frames(rng, events), questions)
 
     def _check(self, rng: np.random.Generator, most: int) -> Group:
         """Yes or no about a clip or a story: a kind of its own, or its few tokens would count for nothing."""
@@ -156,7 +160,7 @@ class Lessons(IterableDataset[bytes]):
         picked = [events[int(i)] for i in rng.integers(len(events), size=5)]
         questions = [language.event_check(event, rng) for event in picked]
         questions += [language.presence_question(events, rng) for _ in range(2)]
-        return self.lm.question_group(self._frames(rng, events), questions, fps=1.0)
+        return self._group(self._frames(rng, events), questions)
 
     def _telling(self, rng: np.random.Generator, most: int) -> Group:
         """A whole story told twice, and a question about its order: all as true as the knob says.
@@ -169,7 +173,7 @@ class Lessons(IterableDataset[bytes]):
         for _ in range(2):
             prompt = DESCRIBE[int(rng.integers(len(DESCRIBE)))]
             questions.append((prompt, self._account(rng, events)))
-        return self.lm.question_group(self._frames(rng, events), questions, fps=1.0)
+        return self._group(self._frames(rng, events), questions)
 
     def _account(self, rng: np.random.Generator, events: tuple[Event, ...]) -> str:
         """A story as it is told: in its order as often as the knob says, else in a lost one."""

@@ -20,8 +20,7 @@ from PIL import Image
 from tempo.core.files import write_lines
 from tempo.core.records import Pair, Video
 from tempo.core.store import RunStore
-from tempo.model.loading import repair_torchvision
-from tempo.model.paths import embedded_path
+from tempo.model.loading import embedded_path, repair_torchvision
 from tempo.preference.exporting import FORMATS, LLAMA_FACTORY_NAME, PARQUET_FILE, export_pairs
 from tempo.preference.importing import load_pairs
 from tempo.preference.pairs import mirror

@@ -170,12 +170,6 @@ def test_a_file_of_which_nothing_decodes_is_skipped(render):
         list(decode(path))
 
 
-def test_two_runs_through_a_file_do_not_disturb_each_other(render):
-    path = render([numbered(i) for i in range(10)])
-    pairs = zip(decode(path), decode(path), strict=True)
-    assert [(a.index, number_of(scaled(b))) for a, b in pairs] == [(i, i) for i in range(10)]
-
-
 def test_the_header_is_read_without_decoding(render):
     path = render([plain(width=80, height=48)] * 3, fps=10)
     for number in range(3):

@@ -18,8 +18,7 @@ from tempo.core.records import Record
 from tempo.core.row_files import read_rows
 from tempo.evaluation.probe import open_videos, probe
 from tempo.evaluation.probe_report import ProbeReport, check_chart_path, write_chart
-from tempo.model.loading import load_video_lm
-from tempo.model.paths import EMBEDDED, check_model_path
+from tempo.model.loading import EMBEDDED, check_model_path, load_video_lm
 
 
 class Description(Record):

@@ -28,7 +28,7 @@ from tempo.preference.importing import pair_of_row
 from tempo.preference.pairs import log_length_ratio
 
 if TYPE_CHECKING:
-    from tempo.model.loading import VideoLM
+    from tempo.model.chat import VideoLM
 
 Array: TypeAlias = NDArray[np.float64]
 
@@ -212,16 +212,15 @@ def _language_model(pairs: Sequence[Pair], lm: VideoLM, progress: Progress) -> A
     """The text that the model, without the video, finds likelier per token, end of turn included."""
     import torch
 
-    from tempo.model.prefix import log_probs
+    from tempo.model.chat import Prefix, log_probs
 
     asked: defaultdict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for pair in pairs:
         asked[pair.video_id, pair.prompt].update({pair.chosen: 0.0, pair.rejected: 0.0})
     for done, ((_, prompt), answers) in enumerate(asked.items(), 1):
-        group = lm.answer_group(None, prompt, list(answers), fps=1.0)
         with torch.no_grad():
-            found = log_probs(lm.model, [group])[0]
-        answers.update({text: float(logp.mean()) for text, logp in zip(answers, found, strict=True)})
+            found = log_probs(lm, Prefix(None, prompt), list(answers), reduction="mean")
+        answers.update({text: float(logp) for text, logp in zip(answers, found, strict=True)})
         progress(done, len(asked))
     scores = [(asked[pair.video_id, pair.prompt], pair) for pair in pairs]
     return _picks(np.array([score[pair.chosen] - score[pair.rejected] for score, pair in scores]))

@@ -13,7 +13,8 @@ from dataclasses import replace
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Captions, Clips, Skipped
 from tempo.engine.types import Context, Worker
-from tempo.model.answers import Answer, Generate, Request, answer_source, failure_drop
+from tempo.model.answers import Answer, Generate, Request, skip_if_failed
+from tempo.model.endpoint import answer_source
 from tempo.preference.prompts import CAPTION_MARK, DIFFERENCE, FIRST_CLIP
 from tempo.video.faults import attempt
 from tempo.video.frames import FrameStore
@@ -106,7 +107,7 @@ def clip_requests(video: Clips, store: FrameStore, *, seed: int) -> list[Request
 
 
 def _collect(video_id: str, drawn: Sequence[tuple[Answer, str | None]]) -> Captions | Skipped:
-    if failed := failure_drop([answer for answer, _ in drawn], stage=STAGE, id=video_id):
+    if failed := skip_if_failed([answer for answer, _ in drawn], stage=STAGE, id=video_id):
         return failed
     for index, (answer, caption) in enumerate(drawn):
         if caption is None:

@@ -20,7 +20,8 @@ from tempo.core.hashing import derive_seed
 from tempo.core.records import Captions, Clips, Perturbations, Response, Responses, Skipped, Unanswered
 from tempo.core.store import RunStore
 from tempo.engine.types import Context, Worker
-from tempo.model.answers import Answer, Generate, Request, answer_source, failure_drop
+from tempo.model.answers import Answer, Generate, Request, skip_if_failed
+from tempo.model.endpoint import answer_source
 from tempo.preference.prompts import describe_prompt, fusion
 from tempo.video.faults import attempt
 from tempo.video.frames import FrameStore
@@ -135,7 +136,7 @@ def clip_of_frames(video: Clips, seconds: NDArray[np.float64]) -> NDArray[np.int
 
 
 def _collect(video: Perturbations, answers: Sequence[Answer | None]) -> Responses | Skipped:
-    if failed := failure_drop(answers, stage=STAGE, id=video.id):
+    if failed := skip_if_failed(answers, stage=STAGE, id=video.id):
         return failed
     (chosen, fault), *others = map(_text_or_fault, answers)
     if fault:

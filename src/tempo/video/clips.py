@@ -190,7 +190,7 @@ def load_embedder(checkpoint: str, device: str = "auto") -> Embed:
 
     Raises ValueError where it cannot be read, or has no image features.
     """
-    from tempo.model.loading import pick_device
+    from tempo.engine.ranks import pick_device
 
     processor, model = _load(checkpoint, "AutoImageProcessor"), _load(checkpoint, "AutoModel")
     if not hasattr(model, "get_image_features"):

@@ -21,9 +21,10 @@ from research.embedded_model.frame_eyesight import (
 )
 from research.embedded_model.lessons import LOOKS, VIEW, Recipe
 from tempo.config import ModelConfig
+from tempo.model.chat import Continuation, Prefix
 from tempo.model.loading import load_video_lm
 from tempo.model.prefix import language_model
-from tempo.model.selfcheck import self_check
+from tempo.model.support import self_check
 from tempo.synthetic.world import COLOURS, SHAPES, Event
 
 RECIPE = Recipe(architecture="llava_onevision")
@@ -88,14 +89,14 @@ def test_both_architectures_speak_through_one_tokenizer():
 def test_an_event_costs_few_visual_tokens(architecture, expected):
     lm = build_model(Recipe(architecture=architecture))
     frames = [np.zeros((n, VIEW, VIEW, 3), np.uint8) for n in (2, 4)]
-    short, long = (lm.inputs(lm.prompt_text("?", with_video=True), f, fps=1.0) for f in frames)
+    short, long = (lm.group(Prefix(f, "?"), []).inputs for f in frames)
     assert long["input_ids"].shape[1] - short["input_ids"].shape[1] == expected
 
 
 def test_the_shared_prefix_serves_it(lm):
     frames = np.random.default_rng(0).integers(0, 256, (6, VIEW, VIEW, 3), dtype=np.uint8)
-    questions = [("Where is the ring?", "In the sea."), ("What does it do?", "It grows.")]
-    assert self_check(lm, lm.question_group(frames, questions, fps=1.0)) < 1e-5
+    rows = [Continuation("In the sea.", "Where is the ring?"), Continuation("It grows.", "What does it do?")]
+    assert self_check(lm.model, lm.group(Prefix(frames, ""), rows)) < 1e-5
 
 
 def test_a_frame_shows_what_is_there_now():
@@ -171,8 +172,6 @@ def test_a_saved_model_is_loaded_by_the_common_code(lm, tmp_path):
     expected = {name: value.to(torch.bfloat16).float() for name, value in lm.model.state_dict().items()}
     assert not changed(expected, loaded.model.state_dict())
     frames = np.zeros((4, VIEW, VIEW, 3), np.uint8)
-    ours, theirs = (
-        one.inputs(one.prompt_text("?", with_video=True), frames, fps=1.0) for one in (lm, loaded)
-    )
+    ours, theirs = (one.group(Prefix(frames, "?"), []).inputs for one in (lm, loaded))
     assert torch.equal(ours["input_ids"], theirs["input_ids"])
     assert torch.equal(ours["pixel_values_videos"], theirs["pixel_values_videos"])

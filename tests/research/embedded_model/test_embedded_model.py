@@ -6,8 +6,7 @@ import pytest
 
 from research.embedded_model import card
 from tempo.config import ModelConfig
-from tempo.model.loading import load_video_lm
-from tempo.model.paths import embedded_path
+from tempo.model.loading import embedded_path, load_video_lm
 
 #: What the issue asks of the base, before any preference training.
 ORDER_AT_MOST = 0.6

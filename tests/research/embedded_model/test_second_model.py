@@ -9,10 +9,10 @@ import torch
 from research.embedded_model import card
 from tempo.config import ModelConfig, SamplingConfig, parse_config
 from tempo.model.answers import Request
-from tempo.model.generation import generate
-from tempo.model.loading import load_video_lm
-from tempo.model.paths import check_model_path, resolve_model_path
-from tempo.model.selfcheck import self_check
+from tempo.model.chat import Prefix
+from tempo.model.generate import generate
+from tempo.model.loading import check_model_path, load_video_lm, resolve_model_path
+from tempo.model.support import self_check
 from tempo.preference.prompts import DIFFERENCE, FIRST_CLIP
 from tempo.synthetic import language
 from tempo.synthetic.world import make_story
@@ -86,8 +86,7 @@ def test_the_shared_prefix_serves_it(lm):
     captions = [language.caption(event) for event in story.events]
     answers = [language.fuse(captions), language.fuse(captions[::-1])]
     assert (
-        self_check(lm, lm.answer_group(card.story_view(story), "Describe the video.", answers, fps=1.0))
-        < 1e-5
+        self_check(lm.model, lm.group(Prefix(card.story_view(story), "Describe the video."), answers)) < 1e-5
     )
 
 
