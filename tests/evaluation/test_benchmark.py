@@ -198,7 +198,6 @@ def test_a_line_separator_inside_a_question_does_not_end_the_row(write, separato
     ("second", "words"),
     [
         ("nonsense\n", ["line 2", "JSON"]),
-        ("\n", ["line 2"]),
         ("[1]\n", ["line 2"]),
         (line(answer="left"), ["line 2", "answer"]),
         (line(question=None), ["line 2", "question"]),

@@ -7,12 +7,12 @@ import tomli_w
 
 from tempo.core.records import Clip, Clips, Pair, Perturbation, Video
 from tempo.core.store import RunStore
-from tempo.video.find import video_id
+from tempo.video import find
 from tempo.video.frames import FrameStore, encode_jpeg
 
 NUM_FRAMES = 3
 
-#: Texts with what tends to break files of lines: quotes, newlines, line separators, other scripts.
+#: Characters that easily break a file of lines: quotes, newlines, line separators, other scripts.
 ODD_TEXT = 'A "red" ball,\nthen\u2028a cube; 猫 {"a": 1} \\n'
 
 
@@ -30,12 +30,12 @@ def perturbation(kind, level, order, num_clips):
     return Perturbation(kind=kind, level=level, order=order, num_clips=num_clips, **shares)
 
 
-def pair_of(video, kind="shuffle", level=4, order=(1, 0), **changes):
+def pair_of(video_id, kind="shuffle", level=4, order=(1, 0), **changes):
     """A pair of a video of four clips."""
     row = {
-        "id": f"{video}/{kind}-{level:02d}",
-        "video_id": video,
-        "video": f"{video}.mp4",
+        "id": f"{video_id}/{kind}-{level:02d}",
+        "video_id": video_id,
+        "video": f"{video_id}.mp4",
         "prompt": "Describe the video in order.",
         "chosen": f"As filmed: {ODD_TEXT}",
         "rejected": f"Otherwise: {kind} {level}.",
@@ -45,13 +45,13 @@ def pair_of(video, kind="shuffle", level=4, order=(1, 0), **changes):
 
 
 def make_videos(store, folder):
-    """Two files that pass for videos, their rows and their frames; returns ids and paths."""
+    """Two files with the names of videos, their rows and their frames; returns ids and paths."""
     folder.mkdir(parents=True, exist_ok=True)
     ids, paths = [], []
     for number, name in enumerate(("a film.mp4", 'späť "2".mp4')):
         path = folder / name
         path.write_bytes(b"content of " + name.encode())
-        ids.append(video_id(path))
+        ids.append(find.video_id(path))
         paths.append(path)
         size = {"duration_seconds": 3.0, "width": 96, "height": 64, "fps": 8.0, "codec": "h264"}
         store.append("videos", [Video(id=ids[-1], path=str(path), **size)])

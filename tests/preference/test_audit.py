@@ -10,17 +10,12 @@ import pytest
 import tomli_w
 import torch
 from pairs_material import pair_of
-from rich.console import Console
 
-from tempo.config import ModelConfig, PairsConfig, parse_config
+from tempo.config import ModelConfig, PairsConfig
 from tempo.core.store import RunStore
-from tempo.engine.types import Context
 from tempo.model.chat import Prefix
 from tempo.model.loading import load_video_lm
 from tempo.model.support import duplicated_log_probs
-from tempo.pipeline.fingerprints import fingerprints
-from tempo.pipeline.runner import discard_files, run_stages
-from tempo.pipeline.stages import NAMES, find_stage
 from tempo.preference.audit import Accuracy, AuditReport, BaselineAccuracy, audit, audit_directory, verdict
 from tempo.preference.importing import load_pairs
 from tempo.preference.pairs import select_pairs
@@ -82,16 +77,6 @@ def test_pairs_drawn_alike_are_told_apart_about_half_of_the_time():
     assert report.verdict.count("no shortcut") == 2
     same = audit([pair_of(f"v{i}", chosen="a b", rejected="b a") for i in range(30)])
     assert {baseline.accuracy for baseline in same.baselines.values()} == {0.5}
-
-
-def test_exchanged_texts_turn_the_longer_text_around_and_leave_fitted_baselines():
-    """A fitted baseline learns which side is which, so it is right as often."""
-    rows = change(fair_pairs(40), short_drops)
-    one, other = audit(rows), audit(change(rows, lambda row: (row.rejected, row.chosen)))
-    longer = [report.baselines["longer_text"].accuracy for report in (one, other)]
-    assert sum(longer) == pytest.approx(1, abs=1e-4)
-    for name in FITTED:
-        assert other.baselines[name].accuracy == pytest.approx(one.baselines[name].accuracy, abs=1e-4)
 
 
 def test_words_of_a_video_do_not_help_with_the_same_video():
@@ -264,21 +249,6 @@ def test_a_directory_that_cannot_be_audited_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match=r"pairs\.jsonl line 1"):
         audit_directory(tmp_path, with_model=False)
     assert not (tmp_path / "audit.json").exists()
-
-
-def test_the_stage_writes_the_file_and_no_later_stage_waits_for_it(tmp_path):
-    config = parse_config({"videos": {"paths": [str(tmp_path)]}, "audit": {"max_model_pairs": 0}})
-    store, marks = RunStore(tmp_path / "run"), fingerprints(config)
-    store.append("pairs", fair_pairs(25))
-    for name in NAMES[1 : NAMES.index("training")]:
-        if name != "audit":
-            store.finish(name, marks[name])
-    run_stages(Context(config, store.directory), Console(quiet=True), only="training")
-    assert store.is_done("training")
-    run_stages(Context(config, store.directory), Console(quiet=True), only="audit")
-    assert json.loads((store.directory / "audit.json").read_text())["num_videos"] == 25
-    discard_files(find_stage("audit"), store.directory)
-    assert not (store.directory / "audit.json").exists()
 
 
 def test_the_command_prints_table_and_verdict_and_how_to_renew_the_report(tempo, tmp_path):

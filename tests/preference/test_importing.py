@@ -260,17 +260,7 @@ def test_a_run_goes_from_videos_to_imported_pairs_without_a_model(tmp_path):
     assert len(run(other, redo=True)) == 1
 
 
-def test_phases_may_ask_for_levels_that_only_the_file_has():
-    phase = {"name": "dpo", "objective": "dpo", "learning_rate": 1e-5, "levels": [3]}
-    data = {"videos": {"paths": ["films"]}, "training": {"phases": [phase]}}
-    with pytest.raises(ValueError, match="levels"):
-        parse_config(data)
-    config = parse_config({**data, "pairs": {"import_from": "theirs.jsonl"}})
-    # What a run writes down is a configuration again.
-    assert parse_config(config.model_dump(mode="json", exclude_none=True)) == config
-
-
-def test_a_path_that_leads_nowhere_is_noticed_before_any_work(tmp_path):
+def test_a_missing_file_is_refused_before_any_work(tmp_path):
     (tmp_path / "films").mkdir()
     data = {"videos": {"paths": [str(tmp_path)]}, "pairs": {"import_from": str(tmp_path / "none.jsonl")}}
     with pytest.raises(ValueError, match=r"pairs\.import_from: .*none.jsonl does not exist"):

@@ -21,7 +21,6 @@ from tempo.pipeline.steps import run_pairs
 from tempo.preference.pairs import (
     HELD_OUT,
     LENGTH_STEP,
-    Selection,
     log_length_ratio,
     make_pairs,
     mirror,
@@ -180,13 +179,6 @@ def random_lengths(count, seed):
         length = draw.randint(10, 90) if kind == "drop" else draw.randint(60, 100)
         rows.append(pair(video, kind, level, chosen="c " * 80, rejected=f"{kind}{level} " * length))
     return rows
-
-
-def test_released_selection_keeps_everything_sorted():
-    rows = random_lengths(5, 2)
-    assert select_pairs(rows, PairsConfig(), seed=0) == Selection(
-        sorted(rows, key=lambda row: row.id), [], []
-    )
 
 
 def test_fair_lengths_are_balanced_in_every_kind_and_level_at_every_ratio():

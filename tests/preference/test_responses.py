@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pairs_material import clips_of, perturbation
-from rich.console import Console
 
 from tempo.config import parse_config
-from tempo.core.records import Captions, Pair, Perturbations, Responses, Skipped
+from tempo.core.records import Captions, Perturbations, Skipped
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.model.answers import Answer
-from tempo.pipeline.runner import run_stages
 from tempo.preference.prompts import DESCRIBE, describe_prompt, fusion
 from tempo.preference.responses import (
     Footage,
@@ -106,7 +104,7 @@ def test_an_order_that_shows_the_original_or_nothing_is_not_asked(order, is_aske
 def work(store):
     """Calls the worker with a model that gives these answers; returns its results and the requests.
 
-    Without answers, each tells how many frames it has seen.
+    Without `answers`, each answer is the number of frames of its request.
     """
     directory = store.directory.parent
     RunStore(directory).append("captions", [Captions(id="v", captions=CAPTIONS)])
@@ -207,43 +205,3 @@ def test_a_video_that_cannot_be_shown_is_skipped_and_the_others_are_asked(store,
     (skipped, row), draws = work([OTHER, PERTURBED], form="video")
     assert (skipped.id, skipped.stage, skipped.reason) == ("w", "responses", "cannot be processed")
     assert (row.id, [len(requests) for requests in draws]) == ("v", [0, 3])
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A run of the embedded world up to its clips, and a function that continues it."""
-    directory = tmp_path_factory.mktemp("out") / "run"
-    world = {"num_videos": 2, "num_held_out": 1, "min_shots": 4, "max_shots": 4, "plain_share": 0}
-    small = {"synthetic": world, "frames": {"max_pixels": 4096}, "run": {"num_workers": 1}}
-
-    def continue_run(form, until, **options):
-        sections = {"responses": {"input_form": form, "max_new_tokens": 96}, "perturbations": {"levels": [2]}}
-        run_stages(
-            Context(parse_config(small | sections), directory), Console(quiet=True), until=until, **options
-        )
-        return RunStore(directory)
-
-    continue_run("captions", "clips")
-    return continue_run
-
-
-@pytest.mark.parametrize("form", ["clips", "video"])
-def test_without_captions_every_perturbation_becomes_a_pair_or_has_a_reason(run, form):
-    store = run(form, "pairs", redo=True)
-    assert not store.path("captions").exists()
-    perturbed = {row.id: row.perturbations for row in store.read("perturbations", Perturbations)}
-    answered = {row.id for row in store.read("responses", Responses)}
-    skipped = store.read("skipped", Skipped)
-    assert answered
-    assert perturbed.keys() == answered | {row.id for row in skipped if row.stage == "responses"}
-    made = {row.id for row in store.read("pairs", Pair)}
-    left_out = {row.id for row in skipped if row.stage == "pairs"}
-    asked = {f"{name}/{p.kind}-{p.level:02d}" for name in answered for p in perturbed[name]}
-    assert asked == made | left_out
-    assert not made & left_out
-
-
-def test_rows_of_two_input_forms_are_never_mixed(run):
-    run("clips", "perturbations", redo=True)
-    with pytest.raises(ValueError, match=r"responses\.input_form"):
-        run("captions", "perturbations")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = NDArray[np.float64]
 
-#: Called with the number of questions that the language model has answered, and their total.
+#: Called with the number of prompts that the language model has judged texts of, and their total.
 Progress: TypeAlias = Callable[[int, int], None]
 
 #: With fewer videos there is no verdict, and intervals are Wilson's, for one sample per video.
@@ -170,9 +170,8 @@ def _as_pair(pair: Pair | Mapping[str, Any] | Sequence[str], number: int) -> Pai
     if isinstance(pair, Pair):
         return pair
     try:
-        return pair_of_row(
-            dict(pair if isinstance(pair, Mapping) else zip(("chosen", "rejected"), pair, strict=True))
-        )
+        columns = ("chosen", "rejected")
+        return pair_of_row(dict(pair if isinstance(pair, Mapping) else zip(columns, pair, strict=True)))
     except ValueError as error:
         raise ValueError(f"pair {number}: {error}") from None
 
@@ -214,16 +213,17 @@ def _language_model(pairs: Sequence[Pair], lm: VideoLM, progress: Progress) -> A
 
     from tempo.model.chat import Prefix, log_probs
 
-    asked: defaultdict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    # Pairs of one video share their prompt, and mostly their chosen text.
+    texts: defaultdict[tuple[str, str], dict[str, float]] = defaultdict(dict)
     for pair in pairs:
-        asked[pair.video_id, pair.prompt].update({pair.chosen: 0.0, pair.rejected: 0.0})
-    for done, ((_, prompt), answers) in enumerate(asked.items(), 1):
+        texts[pair.video_id, pair.prompt].update({pair.chosen: 0.0, pair.rejected: 0.0})
+    for done, ((_, prompt), scores) in enumerate(texts.items(), 1):
         with torch.no_grad():
-            found = log_probs(lm, Prefix(None, prompt), list(answers), reduction="mean")
-        answers.update({text: float(logp) for text, logp in zip(answers, found, strict=True)})
-        progress(done, len(asked))
-    scores = [(asked[pair.video_id, pair.prompt], pair) for pair in pairs]
-    return _picks(np.array([score[pair.chosen] - score[pair.rejected] for score, pair in scores]))
+            logps = log_probs(lm, Prefix(None, prompt), list(scores), reduction="mean")
+        scores.update(zip(list(scores), map(float, logps), strict=True))
+        progress(done, len(texts))
+    found = [texts[pair.video_id, pair.prompt] for pair in pairs]
+    return _picks(np.array([s[p.chosen] - s[p.rejected] for s, p in zip(found, pairs, strict=True)]))
 
 
 def _cross_validated(features_PF: Array, pairs: Sequence[Pair], seed: int) -> Array:
@@ -252,21 +252,21 @@ def _picks(scores_P: Array) -> Array:
 def _summarize(right_P: Array, pairs: Sequence[Pair], seed: int) -> BaselineAccuracy:
     bootstrap_seed = derive_seed(seed, "audit", "bootstrap")
 
-    def score(part_P: NDArray[np.bool_]) -> dict[str, Any]:
+    def accuracy(part_P: NDArray[np.bool_]) -> Accuracy:
         videos = [pair.video_id for pair, is_part in zip(pairs, part_P, strict=True) if is_part]
-        interval = share_interval(right_P[part_P], videos, seed=bootstrap_seed, min_clusters=MIN_VIDEOS)
-        return {
-            "accuracy": round(float(right_P[part_P].mean()), 4),
-            "interval": [round(bound, 4) for bound in interval],
-            "num_pairs": len(videos),
-            "num_videos": len(set(videos)),
-        }
+        low, high = share_interval(right_P[part_P], videos, seed=bootstrap_seed, min_clusters=MIN_VIDEOS)
+        return Accuracy(
+            accuracy=round(float(right_P[part_P].mean()), 4),
+            interval=(round(low, 4), round(high, 4)),
+            num_pairs=len(videos),
+            num_videos=len(set(videos)),
+        )
 
     kind_P, level_P = np.array([pair.kind for pair in pairs]), np.array([pair.level for pair in pairs])
     return BaselineAccuracy(
-        **score(np.ones(len(pairs), bool)),
-        by_kind={str(kind): Accuracy(**score(kind_P == kind)) for kind in np.unique(kind_P)},
-        by_level={str(level): Accuracy(**score(level_P == level)) for level in np.unique(level_P)[::-1]},
+        **dict(accuracy(np.ones(len(pairs), bool))),
+        by_kind={str(kind): accuracy(kind_P == kind) for kind in np.unique(kind_P)},
+        by_level={str(level): accuracy(level_P == level) for level in np.unique(level_P)[::-1]},
     )
 
 

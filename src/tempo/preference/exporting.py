@@ -45,7 +45,7 @@ def export_pairs(source: Path | str | Sequence[Pair], format_name: str, out: Pat
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"--out {out} exists already. Choose another folder, or remove it first")
     run = Path(source) if isinstance(source, Path | str) else None
-    pairs = _read_pairs(Path(source)) if isinstance(source, Path | str) else list(source)
+    pairs = _read_pairs(Path(source)) if isinstance(source, Path | str) else source
     pairs = sorted(pairs, key=lambda pair: (-pair.level, pair.id))
     folder = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:

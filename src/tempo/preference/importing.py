@@ -87,12 +87,10 @@ def import_pairs(context: Context) -> Selection:
             pair = _identified(pair, video_id, library.paths.get(video_id, pair.video))
         except ValueError as error:
             raise ValueError(f"{KEY}: {path} {place}: {error}") from None
-        is_known = pair.id in pairs
-        if (
-            fault := ("duplicate", f"an earlier row has the id {pair.id}")
-            if is_known
-            else _fault(pair, frames)
-        ):
+        fault = _fault(pair, frames)
+        if pair.id in pairs:
+            fault = "duplicate", f"an earlier row has the id {pair.id}"
+        if fault:
             row_id = f"{path.name} {place}"
             skipped.append(Skipped(stage=STAGE, id=row_id, reason=fault[0], detail=fault[1]))
         else:

@@ -11,7 +11,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,9 +115,7 @@ def select_pairs(pairs: Iterable[Pair], settings: PairsConfig, *, seed: int) -> 
         parts[is_held_out].append(pair)
     if settings.length == "fair":
         # Last and separately for each part: any later choice would unbalance the lengths again.
-        balanced = [_balance_lengths(part, seed=seed) for part in parts]
-        parts = [part for part, _ in balanced]
-        skipped += [row for _, left_out in balanced for row in left_out]
+        parts = [_balance_lengths(part, skipped, seed=seed) for part in parts]
     training, held_out = (sorted(part, key=lambda pair: pair.id) for part in parts)
     return Selection(training, held_out, skipped)
 
@@ -134,13 +131,12 @@ def _drop_duplicates(pairs: Iterable[Pair]) -> tuple[list[Pair], list[Skipped]]:
     return list(first.values()), skipped
 
 
-def _balance_lengths(pairs: Iterable[Pair], *, seed: int) -> tuple[list[Pair], list[Skipped]]:
+def _balance_lengths(pairs: Iterable[Pair], skipped: list[Skipped], *, seed: int) -> list[Pair]:
     """As many pairs with the longer as with the shorter chosen text, for each kind, level and length ratio.
 
     Every pair of equal lengths stays. A kind whose chosen text is always the longer one loses all pairs.
     """
     kept: list[Pair] = []
-    skipped: list[Skipped] = []
     cells: defaultdict[tuple[str, int, int], tuple[list[Pair], list[Pair]]] = defaultdict(lambda: ([], []))
     for pair in sorted(pairs, key=lambda pair: derive_seed(seed, pair.id, "length")):
         ratio = log_length_ratio(pair)
@@ -155,15 +151,14 @@ def _balance_lengths(pairs: Iterable[Pair], *, seed: int) -> tuple[list[Pair], l
             lengths = "{} against {} words".format(*num_words(pair))
             detail = f"{lengths}, no other {kind} pair of level {level} to balance it"
             skipped.append(_skip(pair.id, "length gives it away", detail))
-    return kept, skipped
+    return kept
 
 
 def add_mirrors(pairs: Sequence[Pair], videos: dict[str, Clips], frames: FrameStore) -> list[Pair]:
-    """The pairs and their mirror images, sorted by id. `pairs` are sorted by video."""
-    mirrored = []
-    for video_id, rows in groupby(pairs, key=lambda pair: pair.video_id):
-        clip_T = clip_of_frames(videos[video_id], frames.read_seconds(video_id))
-        mirrored += [image for pair in rows if (image := mirror(pair, clip_T))]
+    """The pairs and their mirror images, sorted by id."""
+    seconds = {name: frames.read_seconds(name) for name in {pair.video_id for pair in pairs}}
+    clip = {name: clip_of_frames(videos[name], seconds_T) for name, seconds_T in seconds.items()}
+    mirrored = [image for pair in pairs if (image := mirror(pair, clip[pair.video_id]))]
     return sorted([*pairs, *mirrored], key=lambda pair: pair.id)
 
 
