@@ -64,13 +64,13 @@ def run_form(form: Callable[[], float], policy: Any, meter: Meter, num_steps: in
     held = meter.forget()
     seconds, losses = [], []
     for _ in range(num_steps + 1):
-        for parameter in policy.parameters:
+        for parameter in policy.trained.values():
             parameter.grad = None
         start = meter.now()
         losses.append(form())
         seconds.append(meter.now() - start)
     peak = meter.peak()
-    gradient = flat_gradient(policy.parameters)
+    gradient = flat_gradient(policy.trained.values())
     return Summary(statistics.median(seconds[1:]), peak - held, tuple(losses), gradient), peak
 
 

@@ -66,7 +66,7 @@ def take_steps(policy: Any, step: Callable[[], float], num_steps: int) -> Measur
     """Seconds and losses of steps with AdamW, gradient and peak memory of the first."""
     import torch
 
-    parameters = policy.parameters
+    parameters = list(policy.trained.values())
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0)
     seconds, losses = [], []
     before = forget_peak()
