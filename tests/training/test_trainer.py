@@ -84,10 +84,10 @@ def test_a_phase_changes_what_it_trains_and_nothing_else(frames, tmp_path, lora_
 
 
 def test_the_loss_is_a_mean_over_pairs_however_rows_are_packed(frames, tmp_path):
-    lm = load_video_lm(ModelConfig())
+    # Two examples have more than 64 tokens.
     ((one_row,), (four_rows,)) = (
         train(frames, tmp_path / str(size), phase(batch_size=4), PAIRS, max_tokens=size)[1]
-        for size in (4096, max(sum(example.load(lm, frames).lengths) for example in PAIRS))
+        for size in (4096, 64)
     )
     assert one_row["learning_rate"] > 0, "a phase of a single step has no warm-up"
     for name in ("loss", "grad_norm", "nll_loss", "rewards/chosen"):
