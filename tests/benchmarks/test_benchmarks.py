@@ -181,7 +181,7 @@ def test_the_gpu_script_runs_from_end_to_end_on_a_cpu(capsys):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_gpu_script_says_what_it_needs():
-    with pytest.raises(SystemExit, match="no GPU here; --tiny"):
+    with pytest.raises(SystemExit, match="no GPU here; use --tiny"):
         gpu.main([])
 
 
