@@ -105,7 +105,7 @@ def run_audit(context: Context, console: Console) -> None:
     from tempo.preference.audit import audit_run
 
     with counters(console) as show:
-        audit = audit_run(context.directory, progress=partial(show, "audit by the model"))
+        audit = audit_run(context, progress=partial(show, "audit by the model"))
     console.print(f"audit: {audit.verdict}")
 
 
@@ -118,9 +118,9 @@ def run_training(context: Context, console: Console) -> None:
     names = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
     with counters(console) as show:
 
-        def show_step(phase: str, step: int, num_steps: int, row: dict[str, float]) -> None:
+        def show_step(directory: Path, step: int, num_steps: int, row: dict[str, float]) -> None:
             figures = (f"{short} {row[name]:.3f}" for name, short in names.items() if name in row)
-            show(phase, step, num_steps, " ".join(figures))
+            show(str(directory.relative_to(context.directory)), step, num_steps, " ".join(figures))
 
         train(Session(context, show_step, console.print))
 
