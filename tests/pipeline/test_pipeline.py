@@ -294,7 +294,7 @@ def test_a_stopped_run_ends_within_seconds_and_prints_how_to_resume(config_path,
     os.kill(process.pid, how)
     start = time.perf_counter()
     _, error = process.communicate(timeout=60)
-    assert time.perf_counter() - start < 10
+    assert time.perf_counter() - start < 30, "the whole run takes minutes"
     assert process.returncode == code
     assert "the same command resumes" in error
     assert "Traceback" not in error
