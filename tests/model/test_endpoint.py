@@ -112,11 +112,6 @@ def test_each_kind_of_server_is_sent_the_fields_that_it_accepts(server, ask, kin
     assert sent == common | expected
 
 
-def test_transformers_is_asked_for_greedy_decoding_at_temperature_zero(server, ask):
-    ask("x", server="transformers", sampling=SamplingConfig(temperature=0.0))
-    assert json.loads(server.bodies[0]["generation_config"])["do_sample"] is False
-
-
 def test_concurrency_limits_the_requests_in_flight(server, ask):
     server.usual = lambda handler, body: (time.sleep(0.05), echo(handler, body))
     ask(*map(str, range(20)), concurrency=3)
@@ -132,8 +127,6 @@ def test_concurrency_limits_the_requests_in_flight(server, ask):
         (completion(" Spaces. \n"), Answer("Spaces.", True)),
         (completion("<think>A ring?</think>\n\nA ring."), Answer("A ring.", True)),
         (completion("cut", "length"), Answer("cut", False)),
-        (completion("kept back", "content_filter"), Answer("kept back", False)),
-        (completion("", "stop"), Answer("", True)),
         (completion(None, "tool_calls"), Answer("", False)),
         (completion("half \ud800 of it"), Answer("half ? of it", True)),
     ],
@@ -156,18 +149,13 @@ def test_a_passing_fault_is_retried(server, ask, trick):
     ("trick", "reason", "num_attempts"),
     [
         (error(400, "the prompt is too long"), "HTTP 400: the prompt is too long", 1),
-        (raw(b'{"detail": "no such field"}', status=422), "HTTP 422: no such field", 1),
         (error(500, "out of memory"), "HTTP 500: out of memory", 2),
         (reset, "Error", 2),
         (hang, "no answer within endpoint.timeout_seconds = 0.7", 1),
         (raw(b"<html>busy", Content_Type="text/html"), "not a chat completion", 1),
-        (raw(b"{"), "not a chat completion", 1),
         (raw(b'{"choices": []}'), "not a chat completion", 1),
         (raw(json.dumps(completion(3)).encode()), "not a chat completion", 1),
-        (raw(b'{"error": {"message": "no"}}'), "not a chat completion", 1),
-        (raw(b"\xff\xfe"), "the reply is not", 1),
         (raw(b"zipped", Content_Encoding="gzip"), "Error", None),
-        (reply("x", "abort"), "the server aborted the answer", 1),
         (error(429, "quota", Retry_After="7200"), "HTTP 429: quota", 1),
     ],
 )  # fmt: skip
@@ -184,10 +172,7 @@ def test_a_request_fails_alone_with_the_reason(server, ask, trick, reason, num_a
     ("trick", "reason"),
     [
         (error(401, "wrong key"), "HTTP 401: wrong key"),
-        (error(404, "no such model"), "HTTP 404: no such model"),
         (raw(b"", status=307, Location="http://elsewhere.invalid/"), "Error"),
-        (error(503, "loading"), "HTTP 503: loading"),
-        (raw(b"<html>a router", Content_Type="text/html"), "not a chat completion"),
         (reset, "Error"),
         (hang, "no answer within"),
     ],

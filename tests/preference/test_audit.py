@@ -10,12 +10,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from tempo.config import AuditConfig, ModelConfig, PairsConfig, parse_config
+from tempo.config import AuditConfig, PairsConfig, parse_config
 from tempo.core.records import Pair
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.model.chat import Prefix
-from tempo.model.loading import load_video_lm
+from tempo.model.loading import load_model
 from tempo.model.support import duplicated_log_probs
 from tempo.pipeline.fingerprints import fingerprints
 from tempo.pipeline.runner import discard_files, run_stages
@@ -227,7 +227,7 @@ def test_what_is_not_a_pair_is_named_by_its_number(bad, message):
 
 
 def test_the_model_compares_log_probabilities_per_token_without_a_video():
-    lm = load_video_lm(ModelConfig())
+    lm = load_model("embedded")
     rows = [
         pair("a", chosen="First, a red ring grows in the sea.", rejected="sea the in grows ring red"),
         pair("a", "drop", chosen="First, a red ring grows in the sea.", rejected="First, a red ring."),

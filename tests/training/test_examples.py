@@ -7,11 +7,11 @@ from rich.console import Console
 from training_material import phase, write_frames
 
 import tempo.model.loading
-from tempo.config import FramesConfig, ModelConfig, parse_config
+from tempo.config import FramesConfig, parse_config
 from tempo.core.records import Clips, Pair, Video
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.model.loading import load_video_lm
+from tempo.model.loading import load_model
 from tempo.model.prefix import ContinuationTokens, Group
 from tempo.pipeline.fingerprints import fingerprints
 from tempo.pipeline.runner import run_stages
@@ -136,7 +136,7 @@ def test_rows_are_filled_in_order_and_never_overflow(sizes, expected):
 
 @pytest.fixture(scope="module")
 def lm():
-    return load_video_lm(ModelConfig())
+    return load_model("embedded")
 
 
 class CountingStore(FrameStore):
@@ -224,7 +224,7 @@ class ModelLoaded(Exception):
 def run_captions(tmp_path, monkeypatch):
     """A function that runs captioning over a video of 40 frames; a longer one has no clips."""
 
-    def load(config):
+    def load(path, **options):
         raise ModelLoaded
 
     def run(declared_seconds=40.0, **training):
@@ -238,7 +238,7 @@ def run_captions(tmp_path, monkeypatch):
             store.finish(name, marks[name])
         run_stages(Context(config, store.directory), Console(quiet=True), only="captions")
 
-    monkeypatch.setattr(tempo.model.loading, "load_video_lm", load)
+    monkeypatch.setattr(tempo.model.loading, "load_model", load)
     return run
 
 

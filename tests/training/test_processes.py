@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import load_file
 from training_material import pairs_example, phase, questions_example, write_frames
 
-from tempo.config import ModelConfig
-from tempo.model.loading import load_video_lm
+from tempo.model.loading import load_model
 from tempo.training.phases import save_checkpoint
 from tempo.training.trainer import PhaseContext, train_phase
 
@@ -69,7 +68,7 @@ def together(frames, out, settings, examples, **options):
 def alone(frames, out, settings, examples, *, max_tokens=4096):
     """What this process learns by itself."""
     context = PhaseContext(frames=frames, seed=0, max_tokens=max_tokens, directory=out)
-    lm = load_video_lm(ModelConfig(device="cpu"))
+    lm = load_model("embedded", device="cpu")
     save_checkpoint(train_phase(lm, phase(**settings), examples, context), out / "model")
     return read(out)
 

@@ -9,7 +9,7 @@ from training_material import pairs_example, phase, questions_example, write_fra
 from tempo.config import ModelConfig
 from tempo.model import features as features_module
 from tempo.model.features import FeatureStore
-from tempo.model.loading import load_video_lm
+from tempo.model.loading import load_model
 from tempo.training import policy as policy_module
 from tempo.training.policy import ReferenceStore
 from tempo.training.trainer import PhaseContext, train_phase
@@ -27,7 +27,7 @@ def frames(tmp_path_factory):
 def train(frames, directory, settings, examples=PAIRS, *, model=None, **changes):
     """The trained weights, and the rows of metrics."""
     context = {"frames": frames, "seed": 0, "max_tokens": 4096, "directory": directory} | changes
-    lm = load_video_lm(model or ModelConfig())
+    lm = load_model(**(model or ModelConfig()).model_dump())
     trained = train_phase(lm, settings, examples, PhaseContext(**context))
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     return trained.model.state_dict(), rows
@@ -83,13 +83,13 @@ def test_a_phase_changes_what_it_trains_and_nothing_else(frames, tmp_path, lora_
     # Two steps: at the first, LoRA's B is zero, and so is the gradient of A.
     settings = phase(objective="sft", lora_rank=lora_rank, train_vision=train_vision)
     after, _ = train(frames, tmp_path, settings, QUESTIONS)
-    names = changed(load_video_lm(ModelConfig()).model.state_dict(), after)
+    names = changed(load_model("embedded").model.state_dict(), after)
     assert any("language_model.layers" in name for name in names)
     assert any(".visual." in name for name in names) is train_vision
 
 
 def test_the_loss_is_a_mean_over_pairs_however_rows_are_packed(frames, tmp_path):
-    lm = load_video_lm(ModelConfig())
+    lm = load_model("embedded")
     one_row = train(frames, tmp_path, phase(batch_size=4))[1][0]
     narrow = max(sum(example.load(lm, frames).lengths) for example in PAIRS)
     four_rows = train(frames, tmp_path / "narrow", phase(batch_size=4), max_tokens=narrow)[1][0]
@@ -100,7 +100,7 @@ def test_the_loss_is_a_mean_over_pairs_however_rows_are_packed(frames, tmp_path)
 def test_a_phase_of_a_single_step_learns(frames, tmp_path):
     after, rows = train(frames, tmp_path, phase(batch_size=4))
     assert len(rows) == 1
-    assert changed(load_video_lm(ModelConfig()).model.state_dict(), after)
+    assert changed(load_model("embedded").model.state_dict(), after)
 
 
 def test_a_loss_that_is_not_finite_stops_the_phase(frames, tmp_path):
@@ -165,7 +165,7 @@ def test_a_stop_in_the_middle_changes_no_bit(frames, tmp_path, settings, example
 
 
 def test_a_cached_reference_gives_the_same_training(frames, tmp_path):
-    lm = load_video_lm(ModelConfig())
+    lm = load_model("embedded")
     store = ReferenceStore(tmp_path / "reference", key="m")
     store.fill(lm, [example.load(lm, frames) for example in PAIRS])
     _, live = train(frames, tmp_path / "live", phase(epochs=2))
@@ -186,7 +186,7 @@ def test_a_frozen_tower_runs_once_for_policy_and_reference(frames, tmp_path, mon
     _, live = train(frames, tmp_path / "live", phase(epochs=2))
     monkeypatch.setattr(policy_module, "encode_videos", encode)
     monkeypatch.setattr(features_module, "encode_videos", encode)
-    store = FeatureStore(tmp_path / "features", load_video_lm(ModelConfig()).model) if cache else None
+    store = FeatureStore(tmp_path / "features", load_model("embedded").model) if cache else None
     _, rows = train(frames, tmp_path, phase(epochs=2), features=store)
     # Two epochs over four videos; nothing is encoded twice if features are cached.
     assert len(seen) == (4 if cache else 8)
@@ -216,9 +216,9 @@ def test_four_bit_weights_learn_and_the_full_weights_keep_what_was_learned(frame
         tmp_path,
         phase(epochs=6, nll_weight=0.0),
         model=ModelConfig(quantization="4bit", device="cpu"),
-        load_full=lambda: load_video_lm(ModelConfig(device="cpu")),
+        load_full=lambda: load_model("embedded", device="cpu"),
     )
     assert rows[-1]["rewards/margins"] > 0.3
-    names = changed(load_video_lm(ModelConfig()).model.state_dict(), after)
+    names = changed(load_model("embedded").model.state_dict(), after)
     assert names
     assert all("language_model.layers" in name for name in names)

@@ -12,9 +12,8 @@ from pathlib import Path
 import torch
 from training_material import phase
 
-from tempo.config import ModelConfig
 from tempo.engine.ranks import call_to_training, process_rank, shards_weights, wait_for_all
-from tempo.model.loading import load_video_lm
+from tempo.model.loading import load_model
 from tempo.training.examples import Example, Label
 from tempo.training.phases import save_checkpoint
 from tempo.training.trainer import PhaseContext, train_phase
@@ -47,7 +46,7 @@ def main():
             sys.exit()
 
     def load():
-        return load_video_lm(ModelConfig(device="cpu"))
+        return load_model("embedded", device="cpu")
 
     context = PhaseContext(
         frames=FrameStore(Path(frames)),

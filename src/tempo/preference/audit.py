@@ -144,9 +144,9 @@ def audit_run(
     seed = int(config.get("run", {}).get("seed", 0))
     model = None
     if with_model and pairs and settings.max_model_pairs:
-        from tempo.model.loading import load_video_lm
+        from tempo.model.loading import load_model
 
-        model = load_video_lm(ModelConfig.model_validate(config["model"]))
+        model = load_model(**ModelConfig.model_validate(config["model"]).model_dump())
     report = audit(pairs, with_model=model, seed=seed, progress=progress, **settings.model_dump())
     write_json(directory / "audit.json", report.model_dump(mode="json"))
     return report

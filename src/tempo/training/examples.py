@@ -188,7 +188,9 @@ def check_longest(context: Context) -> None:
     ]
     if not videos:
         return
-    lm = VideoLM(None, load_processor(context.config.model))
+    model = context.config.model
+    processor = load_processor(model.path, trust_remote_code=model.trust_remote_code)
+    lm = VideoLM(None, processor)
     for video in longest_videos(videos, context.config.frames):
         stored = frames.read(video.id)
         size = lm.group(Prefix(stored.images, "", fps=stored.fps), [Continuation("", "")]).lengths[0]

@@ -16,7 +16,7 @@ from tempo.engine.ranks import num_processes, pick_device, process_rank, shards_
 from tempo.engine.types import Context
 from tempo.model.chat import VideoLM
 from tempo.model.features import FeatureStore
-from tempo.model.loading import load_video_lm, pick_dtype
+from tempo.model.loading import load_model, pick_dtype
 from tempo.model.support import self_check
 from tempo.training.distributed import remove_state
 from tempo.training.examples import Example, check_lengths, dpo_examples, sft_examples
@@ -161,7 +161,7 @@ def _examples(context: Context, phase: PhaseConfig) -> list[Example]:
 def _load(session: Session, path: Path | str, examples: Sequence[Example], frames: FrameStore) -> VideoLM:
     """A checkpoint that can be trained on all examples; raises ValueError if one is too long."""
     config = session.context.config
-    lm = load_video_lm(config.model.model_copy(update={"path": str(path)}))
+    lm = load_model(**config.model.model_dump() | {"path": path})
     limit = config.training.max_tokens
     check_lengths(examples, lm, frames, max_tokens=limit, prefix_lengths=session.prefix_lengths)
     self_check(lm.model, examples[0].load(lm, frames))
@@ -195,4 +195,4 @@ def _full_loader(model: ModelConfig, path: Path | str) -> Callable[[], VideoLM] 
         return None
     dtype = str(pick_dtype(model.dtype, pick_device(model.device))).removeprefix("torch.")
     plain = {"path": str(path), "quantization": "none", "device": "cpu", "dtype": dtype}
-    return lambda: load_video_lm(model.model_copy(update=plain))
+    return lambda: load_model(**model.model_dump() | plain)
