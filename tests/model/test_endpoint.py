@@ -2,12 +2,8 @@
 
 import base64
 import json
-import os
 import random
-import signal
 import socket
-import subprocess
-import sys
 import time
 
 import cv2
@@ -295,46 +291,3 @@ def test_a_key_that_is_not_set_is_an_error_before_any_request(server, ask, monke
     with pytest.raises(ValueError, match=r"endpoint\.api_key_env.*SOME_KEY is not set"):
         ask("x", api_key_env="SOME_KEY")
     assert server.bodies == []
-
-
-# Stopping
-
-STOPPED = """
-import sys
-from pathlib import Path
-from tempo.model.answers import Request
-from tempo.model.endpoint import Endpoint
-from tempo.config import EndpointConfig, SamplingConfig
-import signal
-class Terminated(BaseException): pass
-def end(*_): raise Terminated
-signal.signal(signal.SIGTERM, end)
-assert "torch" not in sys.modules and "transformers" not in sys.modules
-made = Endpoint(EndpointConfig(url=sys.argv[1], model="m"), Path(sys.argv[2]))
-made.generate([Request(str(i), i) for i in range(30)], sampling=SamplingConfig(), max_new_tokens=5)
-"""
-
-
-@pytest.mark.parametrize(
-    ("name", "shown"), [(signal.SIGINT, "KeyboardInterrupt"), (signal.SIGTERM, "Terminated")]
-)
-def test_a_signal_ends_within_seconds_and_keeps_the_answers(server, tmp_path, name, shown):
-    server.tricks.extend([echo, echo])
-    server.usual = hang
-    process = subprocess.Popen(
-        [sys.executable, "-c", STOPPED, server.url, str(tmp_path)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "NO_PROXY": "127.0.0.1"},
-        # A shell that starts tests in the background makes them, and their children, ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    cache = tmp_path / CACHE
-    while (not cache.exists() or cache.read_text().count("\n") < 2) and process.poll() is None:
-        time.sleep(0.05)
-    process.send_signal(name)
-    started = time.monotonic()
-    _, output = process.communicate(timeout=30)
-    assert time.monotonic() - started < 5
-    assert shown in output
-    assert cache.read_text().count("\n") == 2

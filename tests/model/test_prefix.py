@@ -38,14 +38,6 @@ def test_context_is_read_but_not_scored():
     assert largest_difference([scores], changed) > 1e-3
 
 
-def test_a_continuation_does_not_depend_on_another():
-    model, group = make_model(QWEN), make_group(QWEN, num_steps=4, lengths=[7, 9])
-    alone = Group(group.inputs, group.continuations[1:])
-    with torch.no_grad():
-        together, apart = packed_log_probs(model, [group]), packed_log_probs(model, [alone])
-    assert torch.allclose(together[0][1], apart[0][0], atol=1e-5)
-
-
 def test_tokens_that_a_family_removes_from_a_video_are_removed_from_the_row():
     group = make_group("video_llama_3", num_steps=6, lengths=[5, 3])
     kept = group.inputs["video_compression_mask"]

@@ -109,7 +109,7 @@ class Endpoint:
         if reason := (await self._complete(once, trivial, {**fields, "max_tokens": 8})).failure:
             raise EndpointDown(
                 f"endpoint: {self._config.url} does not answer as model {self._config.model!r}: {reason}. "
-                "The answers so far are kept. Check the server, endpoint.model and endpoint.api_key_env. Then "
+                "The answers so far are kept. Check server, endpoint.model and endpoint.api_key_env, and "
                 "run the same command again"
             )
         return answer

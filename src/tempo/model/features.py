@@ -28,8 +28,7 @@ class FeatureStore:
     @torch.no_grad()
     def encode(self, model: Any, groups: Sequence[Group]) -> dict[str, Any] | None:
         """The result of `encode_videos`; only videos that are not on disk are encoded."""
-        outputs = [self._one(model, group) for group in groups]
-        found = [output for output in outputs if output is not None]
+        found = [output for output in (self._one(model, group) for group in groups) if output]
         if not found:
             return None
         (modality,) = {name for output in found for name in output}

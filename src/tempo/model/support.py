@@ -133,11 +133,11 @@ def self_check(model: Any, group: Group) -> float:
 
 
 def relative_difference(packed: Sequence[Tensor], duplicated: Sequence[Tensor]) -> float:
-    """How far two forms of the same log-probabilities are apart: the largest value over the continuations.
+    """The largest difference over the continuations; NaN if any log-probability is.
 
     For a continuation it is the root mean square of the token differences, divided by that of the duplicated
-    log-probabilities or by 1, whichever is larger. A mean, since in half precision the largest of many token
-    differences is an outlier. NaN if any log-probability is.
+    log-probabilities or by 1, whichever is larger. The largest token difference would be an outlier in half
+    precision.
     """
 
     def root_mean_square(values: Tensor) -> Tensor:
