@@ -90,12 +90,9 @@ def test_the_page_is_one_file_that_loads_nothing(context):
 
 
 def test_a_run_without_rows_has_a_page(tmp_path):
-    context = Context(parse_config({"videos": {"paths": ["x"]}}), tmp_path)
-    page = write_report(context).read_text()
-    assert "Not evaluated yet." in page
-    assert "There are no pairs yet." in page
-    assert "Not audited yet." in page
-    assert "Nothing trained yet." in page
+    page = write_report(Context(parse_config({"videos": {"paths": ["x"]}}), tmp_path)).read_text()
+    for note in ("Not evaluated", "There are no pairs", "Not audited", "Nothing trained"):
+        assert f"{note} yet." in page
 
 
 def test_strips_are_those_of_their_own_video_and_follow_the_perturbation(context):
@@ -138,10 +135,8 @@ def test_captions_and_key_frames_belong_to_their_clips(context):
     videos = {video["id"]: video for video in report_data(context)["videos"]}
     assert [clip["caption"] for clip in videos["bb"]["clips"]] == ["b0", "b1", "b2", "b3"]
     assert [clip["caption"] for clip in videos["aa"]["clips"]] == [""] * 4
-    key_frames = FrameStore(context.directory / "frames").read_key_frames("bb")
-    assert [image for clip in videos["bb"]["clips"] for image in clip["images"]] == [
-        image_source(image) for image in key_frames
-    ]
+    shown = [image for clip in videos["bb"]["clips"] for image in clip["images"]]
+    assert shown == [*map(image_source, FrameStore(context.directory / "frames").read_key_frames("bb"))]
 
 
 def test_texts_names_and_reasons_are_escaped(context):
@@ -155,11 +150,7 @@ def test_texts_names_and_reasons_are_escaped(context):
     assert "a&lt;b" in page
     assert "&lt;Two&gt;." in page
     assert not re.search("<script>|<Two>", page)
-
-
-def test_differences_are_marked():
-    assert mark_differences("a b c", "a c") == "a <mark>b </mark>c"
-    assert mark_differences("a & b", "a & b") == "a &amp; b"
+    assert mark_differences("a & b c", "a & c") == "a &amp; <mark>b </mark>c"
 
 
 CELL = {"accuracy": 0.712, "interval": [0.68, 0.74], "num_pairs": 300, "num_videos": 40}
@@ -224,9 +215,7 @@ def test_curves_show_every_phase(context):
         ]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     curves = report_data(context)["curves"]
-    assert curves.startswith("<svg")
-    assert "01-dpo-4" in curves
-    assert "02-sft" in curves
+    assert re.search("^<svg.*01-dpo-4.*02-sft", curves, re.DOTALL)
     assert report_data(context)["curves"] == curves
 
 

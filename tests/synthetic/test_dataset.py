@@ -65,7 +65,7 @@ def test_instructions_and_benchmark_name_videos_next_to_them(world):
     assert len(groups) == 2 * len(set(groups)) == 4
 
 
-def test_videos_that_exist_are_kept_and_the_rest_is_made_again_the_same(world, tmp_path):
+def test_videos_that_exist_are_kept_and_the_rest_is_made_with_equal_bytes(world, tmp_path):
     for name, data in contents(world).items():
         if name.endswith(".mp4") and "00001" not in name:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

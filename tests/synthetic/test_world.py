@@ -180,10 +180,8 @@ def test_settings_look_different_and_drift_changes_them_only_a_little():
 
 
 def test_frames_of_an_event_can_be_drawn_in_any_size():
-    shown = event("moves left")
-    assert event_frames(shown, (0.0, 0.5, 1.0)).shape == (3, SIZE, SIZE, 3)
-    small = event_frames(shown, (0.5,), size=32)
-    assert (small.shape, small.dtype) == ((1, 32, 32, 3), np.uint8)
+    assert event_frames(event("moves left"), (0.0, 0.5, 1.0)).shape == (3, SIZE, SIZE, 3)
+    assert event_frames(event("moves left"), (0.5,), size=32).shape == (1, 32, 32, 3)
 
 
 @pytest.fixture(scope="module")
@@ -195,11 +193,11 @@ def rendered(tmp_path_factory):
     with av.open(str(path)) as container:
         rate = container.streams.video[0].average_rate
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-    return story, path, rate, frames
+    return story, rate, frames
 
 
 def test_a_video_shows_every_frame_that_was_drawn(rendered):
-    story, _, rate, frames = rendered
+    story, rate, frames = rendered
     times = (np.arange(SHOT_FRAMES) + 0.5) / SHOT_FRAMES
     expected = np.stack([drawn(shown, time) for shown in story.events for time in times])
     assert rate == FPS
@@ -208,18 +206,11 @@ def test_a_video_shows_every_frame_that_was_drawn(rendered):
 
 
 def test_a_video_has_cuts_between_shots_and_nowhere_else(rendered):
-    story, _, _, frames = rendered
+    story, _, frames = rendered
     change = np.abs(np.diff(frames.astype(int), axis=0)).mean(axis=(1, 2, 3))
     cuts = [SHOT_FRAMES * i - 1 for i in range(1, len(story.events))]
     assert change[cuts].min() > 1.5 * np.delete(change, cuts).max()
     assert change[cuts].min() > 15
-
-
-def test_equal_stories_give_equal_bytes(rendered, tmp_path):
-    story, path, _, _ = rendered
-    again = tmp_path / "again.mp4"
-    render_story(story, again)
-    assert again.read_bytes() == path.read_bytes()
 
 
 def test_a_failed_rendering_leaves_no_video(tmp_path):

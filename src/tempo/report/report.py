@@ -45,7 +45,7 @@ def write_report(context: Context) -> Path:
 
 
 def report_data(context: Context) -> dict[str, Any]:
-    """The content of the page, as far as the run has it."""
+    """The content of the page; parts that the run does not have yet are empty."""
     store, frames = RunStore(context.directory), FrameStore(context.directory / "frames")
     clips = {row.id: row for row in store.read("clips", Clips)}
     pairs = store.read("pairs", Pair)
