@@ -119,7 +119,7 @@ def _run_phase(
         dtype = str(pick_dtype(model.dtype, pick_device(model.device))).removeprefix("torch.")
         # Into main memory.
         plain = {"path": str(start), "quantization": "none", "device": "cpu", "dtype": dtype}
-        load_full = functools.partial(load_model, model.model_copy(update=plain))
+        load_full = functools.partial(load_model, **model.model_dump() | plain)
     trained = train_phase(lm, phase, examples, session, target, reference=reference, load_full=load_full)
     if process_rank() == 0:
         save_checkpoint(trained, target / "model")
