@@ -9,11 +9,11 @@ from rich.console import Console
 from training_material import phase, write_frames
 
 import tempo.model.loading
-from tempo.config import ModelConfig, parse_config
+from tempo.config import parse_config
 from tempo.core.records import Clips, Pair, Video
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.model.loading import load_video_lm
+from tempo.model.loading import load_model
 from tempo.model.prefix import ContinuationTokens, Group
 from tempo.pipeline.fingerprints import fingerprints
 from tempo.pipeline.runner import run_stages
@@ -107,7 +107,7 @@ def test_rows_are_filled_in_order_and_never_overflow(sizes, expected):
 
 @pytest.fixture(scope="module")
 def lm():
-    return load_video_lm(ModelConfig())
+    return load_model("embedded")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ class ModelLoaded(Exception):
 def run_captions(tmp_path, monkeypatch):
     """A function that runs captioning over a long and a large video; the longest one has no clips."""
 
-    def load(config):
+    def load(path, **options):
         raise ModelLoaded
 
     def run(training, declared_seconds=40.0):
@@ -171,7 +171,7 @@ def run_captions(tmp_path, monkeypatch):
             store.finish(name, marks[name])
         run_stages(Context(config, store.directory), Console(quiet=True), only="captions")
 
-    monkeypatch.setattr(tempo.model.loading, "load_video_lm", load)
+    monkeypatch.setattr(tempo.model.loading, "load_model", load)
     return run
 
 

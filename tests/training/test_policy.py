@@ -4,8 +4,7 @@ import pytest
 import torch
 from training_material import phase
 
-from tempo.config import ModelConfig
-from tempo.model.loading import load_video_lm
+from tempo.model.loading import load_model
 from tempo.model.prefix import ContinuationTokens, Group
 from tempo.training.policy import Policy, ReferenceStore
 
@@ -17,8 +16,8 @@ def unwrapped(name):
 
 @pytest.mark.parametrize("lora_rank", [0, 4])
 def test_the_reference_is_the_model_before_the_phase(lora_rank):
-    before = {name: value.clone() for name, value in load_video_lm(ModelConfig()).model.state_dict().items()}
-    policy = Policy(load_video_lm(ModelConfig()).model, phase(lora_rank=lora_rank))
+    before = {name: value.clone() for name, value in load_model("embedded").model.state_dict().items()}
+    policy = Policy(load_model("embedded").model, phase(lora_rank=lora_rank))
     with torch.no_grad():
         for parameter in policy.trained.values():
             parameter.add_(0.1)

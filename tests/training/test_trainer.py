@@ -17,7 +17,7 @@ from training_material import (
 
 from tempo.config import ModelConfig
 from tempo.model import features as features_module
-from tempo.model.loading import load_video_lm
+from tempo.model.loading import load_model
 from tempo.training import policy as policy_module
 from tempo.training.policy import ReferenceStore
 
@@ -78,7 +78,7 @@ def test_sft_lowers_the_loss_on_what_it_trains(frames, tmp_path):
 def test_a_phase_changes_what_it_trains_and_nothing_else(frames, tmp_path, lora_rank, train_vision):
     # Two steps: at the first, LoRA's B is zero, and so is the gradient of A.
     settings = phase(objective="sft", lora_rank=lora_rank, train_vision=train_vision)
-    names = changed(load_video_lm(ModelConfig()), train(frames, tmp_path, settings, QUESTIONS)[0])
+    names = changed(load_model("embedded"), train(frames, tmp_path, settings, QUESTIONS)[0])
     assert any("language_model.layers" in name for name in names)
     assert any(".visual." in name for name in names) is train_vision
 
@@ -137,7 +137,7 @@ def test_a_stop_in_the_middle_changes_no_bit(frames, tmp_path, settings, example
 
 @pytest.mark.parametrize("cache", [False, True])
 def test_a_frozen_tower_runs_once_and_caches_change_nothing(frames, tmp_path, monkeypatch, cache):
-    lm, seen = load_video_lm(ModelConfig()), []
+    lm, seen = load_model("embedded"), []
     store = ReferenceStore(tmp_path / "reference", key="m")
     store.fill(lm, [example.load(lm, frames) for example in PAIRS])
     encode_videos = features_module.encode_videos
@@ -174,9 +174,9 @@ def test_four_bit_weights_learn_and_the_full_weights_keep_what_was_learned(frame
         phase(epochs=6, nll_weight=0.0),
         PAIRS,
         model=ModelConfig(quantization="4bit", device="cpu"),
-        load_full=lambda: load_video_lm(ModelConfig(device="cpu")),
+        load_full=lambda: load_model("embedded", device="cpu"),
     )
     assert rows[-1]["rewards/margins"] > 0.3
-    names = changed(load_video_lm(ModelConfig()), after)
+    names = changed(load_model("embedded"), after)
     assert names
     assert all("language_model.layers" in name for name in names)

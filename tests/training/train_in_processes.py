@@ -15,7 +15,7 @@ from training_material import phase, train
 
 from tempo.config import ModelConfig
 from tempo.engine.ranks import call_to_training, process_rank, shards_weights, wait_for_all
-from tempo.model.loading import load_video_lm
+from tempo.model.loading import load_model
 from tempo.training.examples import Example
 from tempo.training.phases import save_checkpoint
 from tempo.video.frames import FrameStore
@@ -38,7 +38,7 @@ def main():
         phase(**json.loads(settings)),
         [Example(**row) for row in json.loads(examples)],
         model=model,
-        load_full=functools.partial(load_video_lm, model) if shards_weights() else None,
+        load_full=functools.partial(load_model, **model.model_dump()) if shards_weights() else None,
         max_tokens=int(max_tokens),
         checkpoint_minutes=0 if int(stop) else 10,
         progress=progress,

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 
 from tempo.config import ModelConfig, PhaseConfig, parse_config
 from tempo.engine.types import Context
-from tempo.model.loading import load_video_lm
+from tempo.model.loading import load_model
 from tempo.training.examples import Example
 from tempo.training.phases import Session, train_phase
 from tempo.video.frames import FrameStore, encode_jpeg
@@ -54,7 +54,7 @@ def session(frames, *, progress=None, log=None, **training):
 def train(frames, directory, settings, examples, *, model=None, reference=None, load_full=None, **options):
     """The trained model, and the rows of metrics; `options` are those of `session`."""
     caches = {"reference": reference, "load_full": load_full}
-    lm = load_video_lm(model or ModelConfig())
+    lm = load_model(**(model or ModelConfig()).model_dump())
     trained = train_phase(lm, settings, examples, session(frames, **options), directory, **caches)
     return trained, [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 

@@ -49,7 +49,7 @@ def probe(
     """Measure how much a model notices when a video is reversed, shuffled, cut or frozen; needs no labels."""
     from tempo.evaluation import probe as probing
     from tempo.evaluation.probe_report import probe_table, write_chart
-    from tempo.model.loading import load_video_lm
+    from tempo.model.loading import load_model
     from tempo.preference.prompts import DESCRIBE
     from tempo.video.find import find_videos
 
@@ -77,7 +77,7 @@ def probe(
     console.print(f"frames: {frames.fps:g} a second, up to {frames.max_frames} of {frames.max_pixels} pixels")
     with counters(console) as show:
         report = probing.probe(
-            load_video_lm(config.model),
+            load_model(**config.model.model_dump()),
             videos,
             frames=frames,
             prompt=prompt,

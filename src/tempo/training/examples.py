@@ -159,7 +159,9 @@ def check_longest(context: Context) -> None:
     # Whether more frames or more pixels are more tokens depends on the model.
     largest = (max(videos, key=num_frames), max(videos, key=num_pixels))
     examples = [Example(video.path, video.id, answers=("",)) for video in largest]
-    lm = VideoLM(None, load_processor(context.config.model))
+    model = context.config.model
+    processor = load_processor(model.path, trust_remote_code=model.trust_remote_code)
+    lm = VideoLM(None, processor)
     check_lengths(examples, lm, frames, max_tokens=context.config.training.max_tokens, prefix_lengths={})
 
 

@@ -24,7 +24,7 @@ from tempo.engine.ranks import num_processes, pick_device, process_rank, shards_
 from tempo.engine.types import Context
 from tempo.model.chat import VideoLM
 from tempo.model.features import FeatureStore
-from tempo.model.loading import load_video_lm, pick_dtype
+from tempo.model.loading import load_model, pick_dtype
 from tempo.model.support import self_check
 from tempo.training.examples import Example, check_lengths, dpo_examples, sft_examples
 from tempo.training.instructions import usable_questions
@@ -119,7 +119,7 @@ def _run_phase(
         dtype = str(pick_dtype(model.dtype, pick_device(model.device))).removeprefix("torch.")
         # Into main memory.
         plain = {"path": str(start), "quantization": "none", "device": "cpu", "dtype": dtype}
-        load_full = functools.partial(load_video_lm, model.model_copy(update=plain))
+        load_full = functools.partial(load_model, **model.model_dump() | plain)
     trained = train_phase(lm, phase, examples, session, target, reference=reference, load_full=load_full)
     if process_rank() == 0:
         save_checkpoint(trained, target / "model")
@@ -184,7 +184,7 @@ def train_phase(
 def _load(session: Session, path: Path | str, examples: Sequence[Example]) -> VideoLM:
     """A checkpoint that can be trained on all examples; raises ValueError if one is too long."""
     config, frames = session.context.config, FrameStore(session.context.directory / "frames")
-    lm = load_video_lm(config.model.model_copy(update={"path": str(path)}))
+    lm = load_model(**config.model.model_dump() | {"path": path})
     limit = config.training.max_tokens
     check_lengths(examples, lm, frames, max_tokens=limit, prefix_lengths=session.prefix_lengths)
     self_check(lm.model, examples[0].load(lm, frames))
