@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from tempo.config import PhaseConfig
 from tempo.config.load import Config, parse_config
 from tempo.config.running import Section
-from tempo.core.errors import describe_error
+from tempo.core.files import describe_error
 
 #: Sections that rows may differ in. Frames, clips and the rest are what all rows are measured on.
 ROW_SECTIONS = ("captions", "perturbations", "responses", "pairs")

@@ -23,7 +23,6 @@ from material import Setting, count_tokens, load_lm, make_answer, make_group, ma
 from policies import flat_gradient, make_policy
 
 from tempo.config import DpoPhase
-from tempo.training.policy import PolicyAndReference
 from tempo.training.trainer import phase_loss
 
 TINY = Setting("embedded", "embedded", 16, 2, 8, steps=2, side=64)
@@ -97,12 +96,11 @@ def test_ours_is_the_step_that_a_phase_takes(packed):
     material = make_material(TINY)
     policy, group = make_policy(material.lm.model), make_group(material)
     phase = DpoPhase(name="p", objective="dpo", learning_rate=1e-4, nll_weight=0)
-    answers = PolicyAndReference(policy, uses_reference=True)([group])
-    loss, _ = phase_loss(phase, *answers, [()])
+    loss, _ = phase_loss(phase, *policy([group]), [()])
     mean = loss / TINY.num_rejected
     mean.backward()
     assert mean.item() == pytest.approx(packed.losses[0], rel=1e-6)
-    assert harness.relative_difference(flat_gradient(policy.parameters), packed.gradient) < 1e-6
+    assert harness.relative_difference(flat_gradient(policy.trained.values()), packed.gradient) < 1e-6
 
 
 def test_questions_over_one_prefix_give_the_gradients_of_one_per_row():

@@ -34,10 +34,6 @@ def test_reasoning_is_not_part_of_an_answer(text, expected):
     assert without_reasoning(Answer(text, True)) == expected
 
 
-def test_an_answer_cut_after_its_reasoning_stays_cut():
-    assert without_reasoning(Answer("<think>x</think>A ri", False)) == Answer("A ri", False)
-
-
 def test_failures_are_counted_with_the_first_reason():
     good, bad = Answer("x", True), Answer("", False, "HTTP 400: no")
     assert skip_if_failed([good, None], stage="s", id="i") is None
@@ -81,14 +77,6 @@ def respond(server, run, **endpoint):
     return run.read("responses", Responses), run.read(SKIPPED, Skipped)
 
 
-def test_responses_come_from_the_server(server, run):
-    rows, skipped = respond(server, run)
-    assert [row.id for row in rows] == ["a", "b", "c"]
-    assert "1. a one." in rows[0].chosen
-    assert "1. a three." in rows[0].rejected[0].text
-    assert skipped == []
-
-
 @pytest.mark.parametrize("status", [400, 500])
 def test_a_failed_request_skips_one_video_with_the_reason(server, run, status):
     server.usual = only_for("1. b three.", error(status, "no"))
@@ -105,27 +93,6 @@ def test_a_server_that_is_down_skips_no_video_and_the_run_continues_later(server
     assert (run.read("responses", Responses), run.read(SKIPPED, Skipped)) == ([], [])
     server.usual = echo
     assert len(respond(server, run)[0]) == 3
-
-
-@pytest.mark.parametrize(
-    ("answer", "detail"),
-    [
-        (reply("half a sente", "length"), "cut at responses.max_new_tokens"),
-        (reply("<think>Hm.</think>"), "empty"),
-        (reply("<think>Hm."), "cut at responses.max_new_tokens"),
-    ],
-)
-def test_without_an_answer_the_video_is_skipped(server, run, answer, detail):
-    server.usual = answer
-    rows, skipped = respond(server, run)
-    assert rows == []
-    assert {(row.reason, row.detail) for row in skipped} == {("no chosen answer", detail)}
-
-
-def test_responses_have_no_reasoning(server, run):
-    server.usual = reply("<think>They want one paragraph.</think>\n\nA ring turns.")
-    rows, _ = respond(server, run)
-    assert [(row.chosen, row.rejected[0].text) for row in rows] == [("A ring turns.", "A ring turns.")] * 3
 
 
 @pytest.fixture
@@ -149,29 +116,7 @@ def test_captions_come_from_the_server_with_the_key_frames(server, clips, tmp_pa
     assert sorted(str(body).count("image_url':") for body in server.bodies) == [2, 4]
 
 
-def test_an_empty_caption_is_sampled_again_and_a_failed_one_is_not(server, clips, tmp_path):
-    server.tricks.append(reply(""))
-    server.usual = reply("Caption: A ring turns.")
-    (row,) = captions.make_worker(context(server, tmp_path, concurrency=1))([clips])
-    assert row.captions == ("A ring turns.", "A ring turns.")
-    assert len(server.prompts) == 3
-    server.usual = error(400, "too large")
-    (row,) = captions.make_worker(context(server, tmp_path, model="n"))([clips])
-    assert (row.reason, row.stage) == ("endpoint", "captions")
-    assert len(server.prompts) == 5
-
-
 def test_without_a_server_the_model_itself_is_loaded(tmp_path):
     config = parse_config({"videos": {"paths": ["x"]}, "model": {"path": "/no/such/model"}})
     with pytest.raises(ValueError, match=r"model\.path '/no/such/model' does not exist"):
         captions.make_worker(Context(config, tmp_path))
-
-
-def test_the_key_is_in_no_file_of_a_run(server, run, monkeypatch):
-    monkeypatch.setenv("TEMPO_KEY", "sk-secret")
-    server.usual = only_for("1. b three.", error(400, "not for sk-secret"))
-    respond(server, run, api_key_env="TEMPO_KEY")
-    files = {path.name: path.read_bytes() for path in run.directory.rglob("*") if path.is_file()}
-    assert {"answers.jsonl", "skipped.jsonl"} <= files.keys()
-    assert not [name for name, content in files.items() if b"sk-secret" in content]
-    assert server.headers[0]["authorization"] == "Bearer sk-secret"

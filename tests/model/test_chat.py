@@ -5,7 +5,7 @@ import pytest
 import torch
 from families import FAMILIES, make_frames, make_lm
 
-from tempo.model import Continuation, Prefix, load_model, log_probs
+from tempo import Continuation, Prefix, load_model, log_probs
 from tempo.model.prefix import packed_log_probs
 from tempo.model.support import duplicated_log_probs
 
@@ -53,7 +53,7 @@ def test_prompt_and_question_give_the_same_sequence(lm):
 
 
 def test_questions_and_plain_answers_do_not_mix(lm):
-    with pytest.raises(ValueError, match="either all continuations"):
+    with pytest.raises(ValueError, match="Only some continuations"):
         lm.group(Prefix(FRAMES, ""), ["One.", Continuation("So.", "Why?")])
 
 

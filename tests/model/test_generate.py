@@ -8,8 +8,8 @@ import pytest
 import torch
 from families import FAMILIES, make_frames, make_lm
 
+from tempo import load_model
 from tempo.config import SamplingConfig
-from tempo.model import load_model
 from tempo.model.answers import Answer, Request
 from tempo.model.generate import generate
 from tempo.synthetic.drawing import event_frames
@@ -78,10 +78,6 @@ def test_the_reasoning_is_left_out(lm, monkeypatch):
     answers = sample(lm, [Request("Describe it.", seed) for seed in range(2)])
     assert [answer.text for answer in answers] == ["A ring.", ""]
     assert not answers[1].is_whole
-
-
-def test_no_request_gives_no_answer(lm):
-    assert sample(lm, []) == []
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.3])

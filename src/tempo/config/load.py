@@ -11,7 +11,7 @@ from pydantic import ValidationError, model_validator
 
 from tempo.config import data, running
 from tempo.config.training import TrainingConfig
-from tempo.core.errors import describe_error
+from tempo.core.files import describe_error
 
 
 class Config(running.Section):
