@@ -3,9 +3,10 @@
 import re
 from pathlib import Path
 
+from sample_material import samples_of
+
 from tempo.core.records import Outcome
-from tempo.evaluation.benchmark import read_samples, summarize
-from tempo.evaluation.table import accuracy_table
+from tempo.evaluation.benchmark import accuracy_table, read_samples, score_outcomes
 from tempo.pipeline.stages import NAMES
 from tempo.synthetic.benchmark import CONFLICTING, ORDER, STATIC
 from tempo.synthetic.world import ACTIONS
@@ -34,7 +35,8 @@ def test_the_demo_table_has_the_rows_that_the_program_prints():
         Outcome(id=aspect, aspect=aspect, format="yes_no", answer=0, log_likelihoods=(0, -1))
         for aspect in (*ACTIONS, ORDER, CONFLICTING, STATIC)
     ]
-    printed = accuracy_table({"models": {"base": summarize(asked)}})
+    report = score_outcomes(asked, samples_of(asked))
+    printed = accuracy_table({"models": {"base": report.model_dump()}})
     table = README.split("| | base | sft_only | tempo |\n|---|---|---|---|\n")[1].split("\n\n")[0]
     assert [line.split(" | ")[0].strip("| ") for line in table.splitlines()] == list(printed.columns[0].cells)
 

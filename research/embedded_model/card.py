@@ -17,7 +17,7 @@ from research.embedded_model.lessons import LOOKS, VIEW, Recipe
 from tempo.config import ModelConfig, SamplingConfig
 from tempo.core.records import Outcome, Sample
 from tempo.core.store import write_text
-from tempo.evaluation.benchmark import summarize
+from tempo.evaluation.benchmark import score_outcomes
 from tempo.evaluation.evaluate import ask
 from tempo.model.answers import Request
 from tempo.model.generation import generate
@@ -37,12 +37,15 @@ FAMILIES = {"qwen2_5_vl": "Qwen2.5-VL", "llava_onevision": "LLaVA-OneVision"}
 def measure(lm: VideoLM, *, num_stories: int, seed: int = CARD_SEED) -> dict[str, Any]:
     """Accuracies on fresh stories, and the shares of captions and fusions that are exactly right."""
     stories = [make_story(seed, index, num_shots=(4, 16)) for index in range(num_stories)]
+    samples: list[Sample] = []
     outcomes: list[Outcome] = []
     for number, story in enumerate(stories):
-        outcomes += _ask_story(lm, story, benchmark.story_samples(story, seed=seed, number=number))
+        asked = benchmark.story_samples(story, seed=seed, number=number)
         own, other = benchmark.conflicting_samples(story)
+        samples += [*asked, own, other]
+        outcomes += _ask_story(lm, story, asked)
         outcomes += _ask_story(lm, story, [own]) + _ask_story(lm, benchmark.twin(story), [other])
-    return summarize(outcomes) | _exact_shares(lm, stories)
+    return score_outcomes(outcomes, samples).model_dump(mode="json") | _exact_shares(lm, stories)
 
 
 def story_view(story: Story) -> np.ndarray:
@@ -51,7 +54,7 @@ def story_view(story: Story) -> np.ndarray:
 
 
 def _ask_story(lm: VideoLM, story: Story, samples: Sequence[Sample]) -> list[Outcome]:
-    return ask(lm, samples, (story_view(story), 1.0))
+    return ask(lm, samples, story_view(story), fps=1.0)
 
 
 def _exact_shares(lm: VideoLM, stories: Sequence[Story]) -> dict[str, float]:

@@ -11,7 +11,8 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import Field, ValidationError, model_validator
 
 from tempo.config import PhaseConfig, Section
-from tempo.config.load import Config, describe_error, parse_config
+from tempo.config.load import Config, parse_config
+from tempo.core.errors import describe_error
 
 #: Sections that rows may differ in. Everything else must be equal, or rows would be measured differently.
 ROW_SECTIONS = ("captions", "perturbations", "responses", "pairs")

@@ -25,7 +25,7 @@ from harness import Measured, Row, Summary
 from material import Setting, count_tokens, load_lm, make_answer, make_group, make_material, make_pictures
 from policies import flat_gradient, make_policy
 
-from tempo.config import PhaseConfig
+from tempo.config import DpoPhase
 from tempo.training.clock import Clock
 from tempo.training.step import Step, row_loss
 
@@ -152,7 +152,7 @@ def test_every_form_takes_the_same_steps(name, packed):
 def test_ours_is_the_step_that_a_phase_takes(packed):
     material = make_material(TINY)
     policy, group = make_policy(material.lm.model), make_group(material)
-    phase = PhaseConfig(name="p", objective="dpo", learning_rate=1e-4, nll_weight=0)
+    phase = DpoPhase(name="p", objective="dpo", learning_rate=1e-4, nll_weight=0)
     loss, _ = row_loss(*Step(policy, phase, Clock())([group]), [()], phase)
     mean = loss / TINY.num_rejected
     mean.backward()

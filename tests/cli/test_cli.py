@@ -362,7 +362,7 @@ def test_directory_in_which_no_lock_can_be_made_is_named(tempo, write, tmp_path)
     [
         (["run", "{config}", "--out", "{out}"], "tempo.pipeline.stages.run_stages", True),
         (["clips", "{config}", "--out", "{out}"], "tempo.pipeline.stages.run_stages", True),
-        (["probe", "embedded", "films"], "tempo.evaluation.probe_command.run_probe", False),
+        (["probe", "embedded", "films"], "tempo.cli.probe.run_probe", False),
         (["audit", "{out}"], "tempo.preference.audit.audit_directory", False),
         (
             ["export", "{out}", "--format", "trl", "--out", "x"],

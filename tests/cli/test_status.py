@@ -7,12 +7,13 @@ import json
 
 import pytest
 from rich.console import Console
+from sample_material import samples_of
 
 from tempo.cli.main import console as cli_console
 from tempo.cli.status import print_status, training_lines
 from tempo.core.records import Captions, Outcome, Skipped, Video
 from tempo.core.store import SKIPPED, RunStore, write_json
-from tempo.evaluation.benchmark import summarize
+from tempo.evaluation.benchmark import score_outcomes
 from tempo.pipeline.stages import NAMES
 
 
@@ -145,7 +146,8 @@ def test_run_without_training_has_no_lines(tmp_path):
 
 def test_accuracies_are_shown_once_they_are_there(store):
     outcome = Outcome(id="a", aspect="speed", format="yes_no", answer=0, log_likelihoods=(0.0, -1.0))
-    write_json(store.directory / "evaluation.json", {"models": {"base": summarize([outcome])}})
+    report = score_outcomes([outcome], samples_of([outcome])).model_dump()
+    write_json(store.directory / "evaluation.json", {"models": {"base": report}})
     assert row(shown(store.directory, width=200), "speed") == ["speed", "100.0"]
 
 

@@ -71,7 +71,7 @@ DPO = {
     "kinds": (),
     "beta": 0.1,
     "loss": "sigmoid",
-    "length": "sum",
+    "logp_reduction": "sum",
     "nll_weight": 1.0,
     "reference": "reset",
 }

@@ -1,65 +1,44 @@
-"""Accuracies with honest intervals, and benchmark files that are refused by line."""
+"""Benchmark files, scores of outcomes, and the table of accuracies."""
 
 from __future__ import annotations
 
+import io
 import json
 import math
 
 import pytest
-from sample_material import SAMPLE
+from rich.console import Console
+from sample_material import SAMPLE, samples_of
 
 from tempo.core.records import Outcome, Sample
 from tempo.evaluation.benchmark import (
-    group_outcomes,
-    is_text_right,
+    EvaluationReport,
+    accuracy_table,
+    check_benchmark,
+    percent,
     read_samples,
-    score,
-    score_groups,
-    summarize,
-    wilson_interval,
+    score_outcomes,
 )
 
 LIKELY, UNLIKELY = -1.0, -9.0
 
 
-def outcome(name, *, right, aspect="direction", form="yes_no", group=""):
-    likelihoods = (LIKELY, UNLIKELY) if right else (UNLIKELY, LIKELY)
-    return Outcome(id=name, aspect=aspect, format=form, answer=0, log_likelihoods=likelihoods, group=group)
+def outcome(name, *likelihoods, answer=0, aspect="direction", form="yes_no", group=""):
+    return Outcome(
+        id=name, aspect=aspect, format=form, answer=answer, log_likelihoods=likelihoods, group=group
+    )
 
 
 def outcomes(num_right, num_wrong, **fields):
-    flags = [True] * num_right + [False] * num_wrong
-    return [outcome(f"{fields}-{i}", right=right, **fields) for i, right in enumerate(flags)]
+    rows = [(LIKELY, UNLIKELY)] * num_right + [(UNLIKELY, LIKELY)] * num_wrong
+    return [outcome(f"{fields}-{i}", *row, **fields) for i, row in enumerate(rows)]
 
 
-@pytest.mark.parametrize(
-    ("num_right", "num_samples", "low", "high"),
-    [
-        # Newcombe 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29.
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-        (5, 10, 0.2366, 0.7634),
-        (0, 0, 0.0, 1.0),
-    ],
-)
-def test_wilson_interval_has_the_published_values(num_right, num_samples, low, high):
-    assert wilson_interval(num_right, num_samples) == pytest.approx((low, high), abs=1e-4)
+def report_of(rows, video=str):
+    return score_outcomes(rows, samples_of(rows, video))
 
 
-@pytest.mark.parametrize("num_samples", [1, 7, 60, 1000])
-def test_wilson_interval_holds_the_share_within_0_and_1_and_mirrors(num_samples):
-    for num_right in {0, 1, num_samples // 3, num_samples}:
-        low, high = wilson_interval(num_right, num_samples)
-        assert 0 <= low <= high <= 1
-        assert low - 1e-12 <= num_right / num_samples <= high + 1e-12
-        assert wilson_interval(num_samples - num_right, num_samples) == pytest.approx((1 - high, 1 - low))
-
-
-def test_more_samples_make_the_interval_narrower():
-    widths = [high - low for low, high in (wilson_interval(n // 2, n) for n in (10, 100, 1000))]
-    assert widths == sorted(widths, reverse=True)
+# Scores
 
 
 @pytest.mark.parametrize(
@@ -75,104 +54,112 @@ def test_more_samples_make_the_interval_narrower():
         ((-math.inf, -math.inf), 0, False),
     ],
 )
-def test_sample_is_right_only_if_its_option_is_likelier_than_every_other(likelihoods, answer, is_right):
-    made = Outcome(id="a", aspect="speed", format="yes_no", answer=answer, log_likelihoods=likelihoods)
-    assert made.is_right is is_right
-
-
-def test_score_counts_and_rounds():
-    assert score(outcomes(1, 2)) == {"accuracy": 0.3333, "num_samples": 3, "interval": [0.0615, 0.7923]}
-
-
-def test_score_of_nothing_is_unknown_and_not_zero():
-    assert score([]) == {"accuracy": None, "num_samples": 0, "interval": [0.0, 1.0]}
-
-
-def test_group_is_right_only_if_all_of_it_is_wherever_its_samples_stand():
-    rows = [
-        outcome("a0", right=True, group="a"),
-        outcome("b0", right=True, group="b"),
-        outcome("a1", right=True, group="a"),
-        outcome("b1", right=False, group="b"),
-        outcome("c0", right=False, group="c"),
-        outcome("c1", right=False, group="c"),
-        outcome("d0", right=True, group="d"),
-        outcome("d1", right=True, group="d"),
-    ]
-    scored = score_groups(group_outcomes(rows), is_text_right)
-    assert (scored["accuracy"], scored["num_samples"]) == (0.5, 4)
-
-
-def test_constant_answer_scores_no_conflicting_group():
-    """Always the first option: half of the samples, none of the groups."""
-    rows = [outcome(f"{g}-{i}", right=i == 0, group=g) for g in "abcdef" for i in (0, 1)]
-    assert score(rows)["accuracy"] == 0.5
-    assert score_groups(group_outcomes(rows), is_text_right)["accuracy"] == 0
+def test_the_likeliest_option_wins_and_a_tie_is_wrong(likelihoods, answer, is_right):
+    row = outcome("a", *likelihoods, answer=answer)
+    assert row.is_right is is_right
+    assert report_of([row]).accuracy == is_right
 
 
 @pytest.mark.parametrize(
     ("first", "second", "scores"),
     [
         ((-1.0, -2.0), (-2.0, -1.0), (1, 1, 1)),
-        # The first caption is likelier whatever is shown: each still prefers its video.
+        # The first caption is likelier with both videos; each caption prefers its own video.
         ((-1.0, -5.0), (-2.0, -4.0), (0, 1, 0)),
-        # Each video finds its caption, but the second video makes both likelier.
+        # Each video prefers its own caption; both captions prefer the second video.
         ((-5.0, -6.0), (-2.0, -1.0), (1, 0, 0)),
         ((-2.0, -1.0), (-1.0, -2.0), (0, 0, 0)),
         ((-1.0, -2.0), (-1.0, -0.5), (1, 0, 0)),
+        ((-1.0, -1.0), (-2.0, -0.5), (0, 1, 0)),
     ],
-    ids=["both", "video only", "text only", "none", "a tie is wrong"],
+    ids=["both", "video only", "text only", "none", "a tie of videos", "a tie of captions"],
 )
-def test_text_video_and_group_score_of_two_videos_and_two_captions(first, second, scores):
+def test_text_video_and_group_score_of_two_conflicting_videos(first, second, scores):
+    rows = [outcome(str(i), *row, answer=i, group="g") for i, row in enumerate((first, second))]
+    report = report_of(rows)
+    assert (
+        report.text_score.accuracy,
+        report.video_score.accuracy,
+        report.group_score.accuracy,
+    ) == scores
+
+
+def test_a_group_is_right_only_if_all_of_it_is():
+    right, wrong = (LIKELY, UNLIKELY), (UNLIKELY, LIKELY)
     rows = [
-        Outcome(
-            id=str(i),
-            aspect="conflicting",
-            format="",
-            answer=i,
-            log_likelihoods=ll,
-            group="g",
-        )
-        for i, ll in enumerate((first, second))
+        outcome("a0", *right, group="a"),
+        outcome("b0", *right, group="b"),
+        outcome("a1", *right, group="a"),
+        outcome("b1", *wrong, group="b"),
+        outcome("c0", *wrong, group="c"),
+        outcome("c1", *wrong, group="c"),
     ]
-    summary = summarize(rows)
-    found = tuple(summary[f"{name}_score"]["accuracy"] for name in ("text", "video", "group"))
-    assert found == scores
+    text = report_of(rows).text_score
+    assert (text.accuracy, text.num_samples) == (0.3333, 3)
 
 
-def test_summary_keeps_static_questions_out_of_the_temporal_accuracy():
+def test_a_constant_answer_scores_no_group():
+    """Always the first option: half of the samples, none of the groups."""
+    rows = [outcome(f"{g}-{i}", LIKELY, UNLIKELY, answer=i, group=g) for g in "abcdef" for i in (0, 1)]
+    report = report_of(rows)
+    assert report.accuracy == 0.5
+    assert report.text_score.accuracy == 0
+
+
+def test_static_questions_do_not_count_as_temporal():
     rows = [
         *outcomes(3, 1, aspect="direction", form="yes_no"),
         *outcomes(0, 2, aspect="speed", form="multiple_choice"),
         *outcomes(4, 0, aspect="static", form="multiple_choice"),
         *outcomes(1, 0, aspect="conflicting", form="caption_matching", group="g"),
     ]
-    summary = summarize(rows)
-    assert (summary["accuracy"], summary["num_samples"]) == (round(4 / 7, 4), 7)
-    assert (summary["static"]["accuracy"], summary["static"]["num_samples"]) == (1.0, 4)
-    assert (summary["group_score"]["accuracy"], summary["group_score"]["num_samples"]) == (1.0, 1)
-    assert {name: part["accuracy"] for name, part in summary["by_aspect"].items()} == {
-        "conflicting": 1.0,
-        "direction": 0.75,
-        "speed": 0.0,
-        "static": 1.0,
+    report = report_of(rows)
+    assert (report.accuracy, report.num_samples) == (round(4 / 7, 4), 7)
+    assert (report.static.accuracy, report.static.num_samples) == (1.0, 4)
+    assert {name: (part.accuracy, part.num_samples) for name, part in report.by_aspect.items()} == {
+        "conflicting": (1.0, 1),
+        "direction": (0.75, 4),
+        "speed": (0.0, 2),
+        "static": (1.0, 4),
     }
-    assert {name: part["num_samples"] for name, part in summary["by_format"].items()} == {
+    assert {name: part.num_samples for name, part in report.by_format.items()} == {
         "caption_matching": 1,
         "multiple_choice": 2,
         "yes_no": 4,
     }
-    assert json.loads(json.dumps(summary)) == summary
 
 
-def test_summary_of_nothing_claims_nothing():
-    summary = summarize([])
-    assert (summary["accuracy"], summary["static"]["accuracy"], summary["by_aspect"]) == (None, None, {})
+def test_the_report_of_no_outcomes_has_no_accuracy():
+    report = report_of([])
+    assert (report.accuracy, report.num_samples, report.interval) == (None, 0, (0.0, 1.0))
+    assert (report.static.accuracy, report.by_aspect) == (None, {})
 
 
-def test_summary_does_not_depend_on_the_order_of_outcomes():
-    rows = [*outcomes(3, 1, group="a"), *outcomes(2, 5, aspect="speed", group="b"), *outcomes(1, 1)]
-    assert summarize(rows) == summarize(rows[::-1])
+def test_questions_of_one_video_widen_the_interval():
+    """Twenty videos with ten answers each, all right or all wrong: as uncertain as twenty answers."""
+    rows = [
+        outcome(f"{v}/{i}", *((LIKELY, UNLIKELY)[:: 1 if v % 2 else -1]))
+        for v in range(20)
+        for i in range(10)
+    ]
+    low, high = report_of(rows, lambda name: name.split("/")[0]).interval
+    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 20), rel=0.2)
+    low, high = report_of(rows).interval
+    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 200), rel=0.2)
+
+
+def test_the_report_does_not_depend_on_the_order_of_outcomes():
+    rows = [*outcomes(3, 4, group="a"), *outcomes(2, 5, aspect="speed", group="b"), *outcomes(9, 7)]
+    assert report_of(rows) == report_of(rows[::-1])
+
+
+def test_a_report_survives_json():
+    report = report_of([*outcomes(3, 4, group="a"), *outcomes(2, 5, aspect="static")])
+    assert EvaluationReport.model_validate_json(report.model_dump_json()) == report
+    assert list(report.model_dump())[:4] == ["accuracy", "num_samples", "interval", "static"]
+
+
+# Files
 
 
 @pytest.fixture
@@ -195,13 +182,13 @@ def test_samples_are_read_in_order(write):
     assert samples == [Sample(**SAMPLE), *(Sample(**{**SAMPLE, **one}) for one in pair)]
 
 
-def test_last_line_may_lack_its_newline(write):
+def test_the_last_line_needs_no_newline(write):
     assert len(read_samples(write(line(), line(id="v/1").rstrip()))) == 2
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85"])
-def test_separator_inside_a_question_does_not_end_the_line(write, separator):
-    """They are legal in JSON, and common in texts that were copied from web pages."""
+def test_a_line_separator_inside_a_question_does_not_end_the_row(write, separator):
+    """Such characters are legal in JSON, and common in texts copied from web pages."""
     question = f"Where{separator}to?"
     (sample,) = read_samples(write(line(question=question)))
     assert sample.question == question
@@ -210,61 +197,104 @@ def test_separator_inside_a_question_does_not_end_the_line(write, separator):
 @pytest.mark.parametrize(
     ("second", "words"),
     [
-        ("nonsense\n", ["JSON"]),
-        ("\n", []),
-        ("[1]\n", []),
-        (line(answer="left"), ["answer"]),
-        (line(question=None), ["question"]),
-        (line(colour="red"), ["colour"]),
-        (line(answer=2), ["answer 2", "2 options"]),
-        (line(answer=-1), ["answer -1", "2 options"]),
-        (line(options=[], answer=0), ["0 options"]),
+        ("nonsense\n", ["line 2", "JSON"]),
+        ("\n", ["line 2"]),
+        ("[1]\n", ["line 2"]),
+        (line(answer="left"), ["line 2", "answer"]),
+        (line(question=None), ["line 2", "question"]),
+        (line(colour="red"), ["line 2", "colour"]),
+        (line(answer=2), ["line 2", "answer 2", "2 options"]),
+        (line(answer=-1), ["line 2", "answer -1", "2 options"]),
+        (line(options=[], answer=0), ["line 2", "0 options"]),
+        # A sample with one option cannot be answered wrongly.
+        (line(options=["Left."], answer=0), ["line 2", "1 options"]),
+        # Outcomes are stored by id.
+        (line(), ["line 2", "line 1 already has the id 'v/0'"]),
+        (line(id="v/1", group="g"), ["line 2", "group 'g' has one sample"]),
+        (
+            line(id="v/1", group="g") + line(id="v/2", group="g"),
+            ["line 3", "group 'g' already has answer 1 in line 2"],
+        ),
+        (
+            line(id="v/1", group="g") + line(id="v/2", group="g", answer=0, options=["Right.", "Left."]),
+            ["line 3", "group 'g' has other options in line 2"],
+        ),
     ],
 )
-def test_line_that_is_no_sample_is_named_with_its_fault(write, second, words):
+def test_a_bad_row_is_named_with_file_and_line(write, second, words):
     path = write(line(), second)
-    with pytest.raises(ValueError, match="line 2") as caught:
+    with pytest.raises(ValueError, match="line") as caught:
         read_samples(path)
-    assert str(path) in str(caught.value)
-    for word in words:
+    for word in (str(path), *words):
         assert word in str(caught.value)
 
 
-def test_sample_with_a_single_option_is_refused(write):
-    """It could not be answered wrongly."""
-    with pytest.raises(ValueError, match="line 1"):
-        read_samples(write(line(options=["Left."], answer=0)))
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b'{"id": "\xe9"}\n'])
+def test_a_file_in_another_encoding_is_refused_by_name(write, content):
+    with pytest.raises(ValueError, match=r"benchmark\.jsonl"):
+        read_samples(write(content))
 
 
-def test_two_samples_with_one_id_are_refused(write):
-    """Outcomes are kept by id: in a run that goes on after a kill the second would not be asked."""
-    with pytest.raises(ValueError, match=r"line 2.*v/0"):
-        read_samples(write(line(), line()))
+def test_a_missing_file_and_a_missing_video_are_named(write, tmp_path):
+    with pytest.raises(ValueError, match=r"evaluation\.benchmark .*none\.jsonl cannot be read"):
+        read_samples(tmp_path / "none.jsonl")
+    with pytest.raises(ValueError, match=r"evaluation\.benchmark names .*v\.mp4, which does not exist"):
+        check_benchmark(write(line()))
+
+
+# The table
+
+
+def shown(models, width=200):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(
+        accuracy_table({"models": {name: report_of(rows).model_dump() for name, rows in models.items()}})
+    )
+    return console.file.getvalue()
+
+
+def cells(text, name):
+    """The cells of the row that begins with this name."""
+    (row,) = (line for line in text.splitlines() if line.strip(" │┃").startswith(name))
+    return [cell.strip() for cell in row.strip("│┃ ").replace("┃", "│").split("│")]
 
 
 @pytest.mark.parametrize(
-    ("second", "words"),
-    [
-        ({}, r"line 2: group 'g' has one sample"),
-        ({"group": "g"}, r"line 3: answer 1 of group 'g' is that of line 2"),
-        ({"group": "g", "answer": 0, "options": ["Right.", "Left."]}, r"line 3: group 'g' has other options"),
-    ],
+    ("share", "expected"), [(None, "-"), (0.0, "0.0"), (0.1234, "12.3"), (0.5, "50.0"), (1.0, "100.0")]
 )
-def test_group_that_is_none_is_refused_by_line(write, second, words):
-    """It would be scored without being asked: one caption, or two that are right for the same reason."""
-    path = write(line(), line(id="v/1", group="g"), line(id="v/2", **second))
-    with pytest.raises(ValueError, match=words) as caught:
-        read_samples(path)
-    assert str(path) in str(caught.value)
+def test_percent(share, expected):
+    assert percent(share) == expected
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b'{"id": "\xe9"}\n'])
-def test_file_in_another_encoding_is_refused_by_name(write, content):
-    path = write(content)
-    with pytest.raises(ValueError, match=r"benchmark\.jsonl"):
-        read_samples(path)
+def test_every_figure_is_in_its_row():
+    base = [
+        *outcomes(1, 1, aspect="direction"),
+        *outcomes(0, 2, aspect="event_order"),
+        *outcomes(3, 1, aspect="static"),
+    ]
+    tempo = [*outcomes(2, 0, aspect="direction"), *outcomes(1, 1, aspect="conflicting", group="g")]
+    text = shown({"base": base, "tempo": tempo})
+    rows = {
+        "temporal": ["25.0", "75.0"],
+        "95 % interval": ["4.6 - 69.9", "30.1 - 95.4"],
+        "samples": ["4", "4"],
+        "direction": ["50.0", "100.0"],
+        "event order": ["0.0", "-"],
+        "conflicting, one by one": ["-", "50.0"],
+        "conflicting, text score": ["-", "0.0"],
+        "conflicting, group score": ["-", "0.0"],
+        "static": ["75.0", "-"],
+    }
+    for name, expected in rows.items():
+        assert cells(text, name) == [name, *expected]
 
 
-def test_file_that_is_not_there_is_refused_by_key_and_name(tmp_path):
-    with pytest.raises(ValueError, match=r"evaluation\.benchmark .*none\.jsonl cannot be read"):
-        read_samples(tmp_path / "none.jsonl")
+def test_models_keep_their_order_and_fit_a_narrow_terminal():
+    text = shown({name: outcomes(1, 0) for name in ("zebra", "sft_only", "tempo")}, width=80)
+    assert text.index(" zebra ") < text.index(" sft_only ") < text.index(" tempo ")
+    assert "…" not in text
+
+
+def test_without_models_the_table_is_the_note():
+    assert "set evaluation.benchmark" in accuracy_table({"models": {}, "note": "set evaluation.benchmark"})
+    assert "nothing was evaluated" in accuracy_table({"models": {}})

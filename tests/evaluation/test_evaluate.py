@@ -1,4 +1,4 @@
-"""Asking a model the benchmark: over one prefix, resumable, and with the right errors."""
+"""Evaluating models: over one prefix, resumable, and with the right errors."""
 
 import json
 import shutil
@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from research.embedded_model.card import story_view
-from tempo.config import ModelConfig, parse_config
+from tempo.config import FramesConfig, ModelConfig, parse_config
 from tempo.core.records import Outcome
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.evaluation import evaluate
-from tempo.evaluation.evaluate import ask, run_evaluation
+from tempo.evaluation import evaluate as module
+from tempo.evaluation.evaluate import ask, evaluate, run_evaluation
 from tempo.model.duplicated import duplicated_log_probs
 from tempo.model.loading import load_video_lm
 from tempo.synthetic import benchmark
@@ -30,7 +30,7 @@ def lm():
 
 def test_scores_over_one_prefix_are_those_of_full_sequences(lm):
     samples = benchmark.story_samples(STORY, seed=0, number=0)[:4]
-    outcomes = ask(lm, samples, (story_view(STORY), 1.0))
+    outcomes = ask(lm, samples, story_view(STORY), fps=1.0)
     questions = [(sample.question, option) for sample in samples for option in sample.options]
     group = lm.question_group(story_view(STORY), questions, fps=1.0)
     with torch.no_grad():
@@ -39,49 +39,35 @@ def test_scores_over_one_prefix_are_those_of_full_sequences(lm):
     assert ours == pytest.approx(plain, abs=2e-3)
 
 
-def test_the_order_in_which_samples_are_asked_changes_nothing(lm):
+def test_the_order_of_samples_does_not_change_their_scores(lm):
     samples = benchmark.story_samples(STORY, seed=0, number=0)
-    forward = {o.id: o.log_likelihoods for o in ask(lm, samples, (story_view(STORY), 1.0))}
-    backward = {o.id: o.log_likelihoods for o in ask(lm, samples[::-1], (story_view(STORY), 1.0))}
+    forward = {o.id: o.log_likelihoods for o in ask(lm, samples, story_view(STORY), fps=1.0)}
+    backward = {o.id: o.log_likelihoods for o in ask(lm, samples[::-1], story_view(STORY), fps=1.0)}
     for name, scores in forward.items():
         assert scores == pytest.approx(backward[name], abs=2e-3)
 
 
-def outcome(*scores, answer=0):
-    return Outcome(id="x", aspect="action", format="f", answer=answer, log_likelihoods=scores)
-
-
-@pytest.mark.parametrize(
-    ("scores", "answer", "right"),
-    [
-        ((-1.0, -2.0), 0, True),
-        ((-1.0, -2.0), 1, False),
-        ((-1.0, -1.0), 0, False),
-        ((-3.0, -2.0, -1.0), 2, True),
-    ],
-)
-def test_the_likeliest_option_wins_and_a_tie_is_wrong(scores, answer, right):
-    assert outcome(*scores, answer=answer).is_right is right
-
-
-@pytest.fixture
-def own_benchmark(tmp_path):
-    """A user's benchmark of two videos beside its JSONL file."""
-    folder = tmp_path / "bench"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def shared_benchmark(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bench")
     samples = []
     for index in range(2):
         story = make_story(78, index, num_shots=(4, 4))
         render_story(story, folder / f"{story.id}.mp4")
         samples += benchmark.story_samples(story, seed=0, number=index)
-    path = folder / "samples.jsonl"
-    path.write_text("".join(sample.model_dump_json() + "\n" for sample in samples))
-    return path
+    (folder / "samples.jsonl").write_text("".join(sample.model_dump_json() + "\n" for sample in samples))
+    return folder
 
 
-def context_for(path, tmp_path):
+@pytest.fixture
+def own_benchmark(shared_benchmark, tmp_path):
+    """A user's benchmark of two videos next to its JSONL file."""
+    return shutil.copytree(shared_benchmark, tmp_path / "bench") / "samples.jsonl"
+
+
+def context_for(path, tmp_path, **videos):
     data = {
-        "videos": {"paths": ["x"]},
+        "videos": {"paths": ["x"], **videos},
         "evaluation": {"benchmark": str(path)},
         "frames": {"max_pixels": 4096},
         "training": {},
@@ -89,78 +75,93 @@ def context_for(path, tmp_path):
     return Context(parse_config(data), tmp_path / "run")
 
 
-def test_a_users_benchmark_is_asked_of_the_base_model(own_benchmark, tmp_path):
+def table_of(context):
+    return json.loads((context.directory / "evaluation.json").read_text())
+
+
+def test_a_run_and_the_python_function_give_the_same_report(lm, own_benchmark, tmp_path):
     context = context_for(own_benchmark, tmp_path)
-    seen = []
-    run_evaluation(context, lambda name, done, total: seen.append((name, done, total)))
-    table = json.loads((context.directory / "evaluation.json").read_text())
-    assert seen == [("base", 1, 2), ("base", 2, 2)]
+    calls = []
+    run_evaluation(context, lambda *call: calls.append(call))
+    table = table_of(context)
+    assert calls == [("base", 1, 2), ("base", 2, 2)]
     count = len(own_benchmark.read_text().splitlines())
     assert table["num_samples"] == count
-    summary = table["models"]["base"]
-    assert summary["num_samples"] + summary["static"]["num_samples"] == count
-
-
-def test_a_resumed_evaluation_asks_only_what_is_left(own_benchmark, tmp_path, monkeypatch):
-    context = context_for(own_benchmark, tmp_path)
-    run_evaluation(context, lambda *_: None)
-    store = RunStore(context.directory)
-    whole = (context.directory / "evaluation.json").read_text()
-    rows = store.read("evaluation/base", Outcome)
-    first = {row.id for row in rows if row.id.startswith("story-78-00000")}
-    path = store.path("evaluation/base")
-    path.write_text("".join(row.model_dump_json() + "\n" for row in rows if row.id in first))
-    asked = []
-    original = evaluate.ask
-    monkeypatch.setattr(
-        evaluate, "ask", lambda lm, samples, frames: asked.extend(samples) or original(lm, samples, frames)
+    base = table["models"]["base"]
+    assert base["num_samples"] + base["static"]["num_samples"] == count
+    calls.clear()
+    report = evaluate(
+        lm, own_benchmark, frames=FramesConfig(max_pixels=4096), progress=lambda *call: calls.append(call)
     )
-    run_evaluation(context, lambda *_: None)
-    assert {sample.id for sample in asked} == {row.id for row in rows} - first
-    assert (context.directory / "evaluation.json").read_text() == whole
+    assert report.model_dump(mode="json") == base
+    assert calls == [(1, 2), (2, 2)]
 
 
-def test_a_video_that_is_missing_is_named(own_benchmark, tmp_path):
-    for video in own_benchmark.parent.glob("*.mp4"):
-        video.unlink()
-    with pytest.raises(ValueError, match=r"story-78-00000\.mp4, which does not exist"):
-        run_evaluation(context_for(own_benchmark, tmp_path), lambda *_: None)
-
-
-def test_a_video_that_cannot_be_used_is_named_with_its_reason(own_benchmark, tmp_path, monkeypatch):
+def test_a_resumed_evaluation_asks_only_what_is_missing(own_benchmark, tmp_path):
     context = context_for(own_benchmark, tmp_path)
+    run_evaluation(context, lambda *_: None)
+    whole = table_of(context)
+    path = RunStore(context.directory).path("evaluation/base")
+    rows = [Outcome.model_validate_json(line) for line in path.read_text().splitlines()]
+    # A marked likelihood shows that a stored outcome was not computed again.
+    kept = [
+        row.model_copy(update={"log_likelihoods": (*row.log_likelihoods[:-1], -777.0)}) for row in rows[:5]
+    ]
+    path.write_text("".join(row.model_dump_json() + "\n" for row in kept))
+    calls = []
+    run_evaluation(context, lambda *call: calls.append(call))
+    resumed = [Outcome.model_validate_json(line) for line in path.read_text().splitlines()]
+    assert resumed[:5] == kept
+    assert {row.id for row in resumed} == {row.id for row in rows}
+    assert len(resumed) == len(rows)
+    path.write_text("".join(row.model_dump_json() + "\n" for row in rows if "78-00000" in row.id))
+    calls.clear()
+    run_evaluation(context, lambda *call: calls.append(call))
+    assert calls == [("base", 2, 2)]
+    assert table_of(context) == whole
+
+
+def test_bad_rows_and_missing_videos_are_named_before_any_work(own_benchmark):
+    # No model is given: it is not used before the file is checked.
+    with own_benchmark.open("a") as file:
+        file.write("nonsense\n")
+    with pytest.raises(ValueError, match=r"samples\.jsonl line \d+"):
+        evaluate(None, own_benchmark)
+    own_benchmark.write_text("\n".join(own_benchmark.read_text().splitlines()[:-1]))
+    next(own_benchmark.parent.glob("*-00001.mp4")).unlink()
+    with pytest.raises(ValueError, match=r"story-78-00001\.mp4, which does not exist"):
+        evaluate(None, own_benchmark)
+
+
+def test_a_video_that_cannot_be_read_is_named_with_its_reason(own_benchmark, tmp_path, monkeypatch):
     video = sorted(own_benchmark.parent.glob("*.mp4"))[0]
     video.write_bytes(b"no video")
-    with pytest.raises(ValueError, match=rf"{video.name}, which cannot be used: cannot be opened: "):
-        run_evaluation(context, lambda *_: None)
+    with pytest.raises(ValueError, match=rf"{video.name}, which cannot be read: cannot be opened: "):
+        run_evaluation(context_for(own_benchmark, tmp_path), lambda *_: None)
 
-    settings = context.config.videos.model_copy(update={"timeout_seconds": 0.2})
-    hasty = Context(context.config.model_copy(update={"videos": settings}), context.directory)
     released = threading.Event()
-    monkeypatch.setattr(evaluate, "sample_video", lambda *_: released.wait(60))
+    monkeypatch.setattr(module, "sample_video", lambda *_: released.wait(60))
     try:
-        with pytest.raises(ValueError, match=r"which cannot be used: decoder hangs: "):
-            run_evaluation(hasty, lambda *_: None)
+        with pytest.raises(ValueError, match=r"which cannot be read: decoder hangs: "):
+            run_evaluation(context_for(own_benchmark, tmp_path, timeout_seconds=0.2), lambda *_: None)
     finally:
         released.set()
 
 
-def test_without_a_benchmark_the_file_says_so(tmp_path):
+def test_without_a_benchmark_the_file_has_a_note(tmp_path):
     context = Context(parse_config({"videos": {"paths": ["x"]}}), tmp_path / "run")
     run_evaluation(context, lambda *_: None)
-    table = json.loads((context.directory / "evaluation.json").read_text())
-    assert table["models"] == {}
-    assert "evaluation.benchmark" in table["note"]
+    assert table_of(context)["models"] == {}
+    assert "evaluation.benchmark" in table_of(context)["note"]
 
 
-def test_frames_of_benchmark_videos_are_decoded_once(own_benchmark, tmp_path, monkeypatch):
+def test_videos_are_decoded_once(own_benchmark, tmp_path):
     context = context_for(own_benchmark, tmp_path)
-    calls = []
-    original = evaluate.sample_video
-    monkeypatch.setattr(
-        evaluate, "sample_video", lambda path, *how: calls.append(path) or original(path, *how)
-    )
     run_evaluation(context, lambda *_: None)
+    whole = table_of(context)
+    frames = {path: path.stat().st_mtime_ns for path in (context.directory / "frames").iterdir()}
+    assert len(frames) == 2
     shutil.rmtree(context.directory / "evaluation")
     run_evaluation(context, lambda *_: None)
-    assert len(calls) == 2
+    assert {path: path.stat().st_mtime_ns for path in (context.directory / "frames").iterdir()} == frames
+    assert table_of(context) == whole

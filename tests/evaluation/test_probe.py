@@ -1,6 +1,5 @@
-"""The probe: what a model notices, in figures that reproduce; and which videos and words it takes."""
+"""The probe: which videos it takes, what it shows and scores."""
 
-import json
 import threading
 import time
 from dataclasses import replace
@@ -13,19 +12,18 @@ import pytest
 import torch
 
 from tempo.config import FramesConfig, ModelConfig, parse_config
-from tempo.core.records import Clip, Clips, Pair, Skipped
+from tempo.core.records import Clip, Clips, Pair
 from tempo.core.store import RunStore
-from tempo.engine.types import Context
-from tempo.evaluation import descriptions, probe_videos
+from tempo.engine.types import Context, SkipRecord
 from tempo.evaluation import probe as module
-from tempo.evaluation.descriptions import Description, describe, read_texts, write_texts
-from tempo.evaluation.probe import ProbeSettings, compare, perturbed_views, probe
-from tempo.evaluation.probe_videos import (
+from tempo.evaluation.probe import (
     NUM_SEGMENTS,
-    Seen,
     VideoSet,
     choose_videos,
+    compare,
     open_videos,
+    perturbed_views,
+    probe,
     read_video,
 )
 from tempo.model import prefix
@@ -55,13 +53,8 @@ def numbered(count):
     return grey(*range(10, 10 + 4 * count, 4))
 
 
-def footage(frames, num_segments=None):
-    num_segments = num_segments or len(frames)
-    return Footage(frames, np.arange(len(frames)) * num_segments // len(frames), num_segments, 1.0)
-
-
-def seen(frames, name="v"):
-    return Seen(name, f"{name}.mp4", footage(frames))
+def footage(frames):
+    return Footage(frames, np.arange(len(frames)), len(frames), 1.0)
 
 
 class FakeLM:
@@ -74,13 +67,15 @@ class FakeLM:
 
 
 def score_by(monkeypatch, score):
-    """Lets `score(grey levels [T])` be the log-likelihood of two tokens each."""
+    """Makes `score(grey levels [T])` the log-likelihood of two tokens each."""
     monkeypatch.setattr(
         module, "log_probs", lambda _, groups: [[torch.full((2,), score(groups[0][0]), dtype=torch.float64)]]
     )
 
 
-def by_kind(rows):
+def compared(model, frames, prompt="Describe the video."):
+    """Comparisons by kind."""
+    rows = compare(model, footage(frames), TEXT, video="v", prompt=prompt, seed=0)
     return {
         kind: [row for row in rows if row.kind == kind] for kind in ("reverse", "shuffle", "drop", "frozen")
     }
@@ -92,7 +87,7 @@ def by_kind(rows):
 def test_views_are_the_frames_rearranged_and_never_the_clean_video():
     frames = numbered(8)
     views = list(perturbed_views(footage(frames), prompt="p", seed=0))
-    shown = {(v.kind, v.level): v.request.frames[:, 0, 0, 0].tolist() for v in views}
+    shown = {(view.kind, view.level): view.request.frames[:, 0, 0, 0].tolist() for view in views}
     levels = frames[:, 0, 0, 0].tolist()
     assert shown["reverse", 8] == levels[::-1]
     assert shown["reverse", 2] == levels[4:] + levels[:4]
@@ -111,17 +106,16 @@ def test_frames_move_with_their_clip():
 
 
 def test_a_clip_without_a_frame_makes_no_view_that_looks_clean():
-    frames = numbered(4)
-    gap = Footage(frames, np.array([1, 1, 1, 1]), 2, 1.0)
+    gap = Footage(numbered(4), np.array([1, 1, 1, 1]), 2, 1.0)
     assert [view.kind for view in perturbed_views(gap, prompt="p", seed=0)] == ["frozen"]
 
 
-# What comes out
+# What is scored
 
 
 def test_a_model_that_prefers_rising_frames_wins_against_every_change_of_order(monkeypatch):
     score_by(monkeypatch, lambda levels: -1.0 - float((np.diff(levels) <= 0).sum()))
-    rows = by_kind(compare(FakeLM(), seen(numbered(8)), TEXT, prompt="p", seed=0))
+    rows = compared(FakeLM(), numbered(8))
     for kind in ("reverse", "shuffle", "frozen"):
         assert {row.win for row in rows[kind]} == {1.0}
         assert all(row.margin > 0 for row in rows[kind])
@@ -133,39 +127,35 @@ def test_a_model_that_prefers_rising_frames_wins_against_every_change_of_order(m
 
 def test_a_model_that_prefers_falling_frames_loses(monkeypatch):
     score_by(monkeypatch, lambda levels: -1.0 - float((np.diff(levels) > 0).sum()))
-    rows = by_kind(compare(FakeLM(), seen(numbered(8)), TEXT, prompt="p", seed=0))
-    assert {row.win for row in rows["reverse"]} == {0.0}
+    assert {row.win for row in compared(FakeLM(), numbered(8))["reverse"]} == {0.0}
 
 
 def test_identical_frames_give_a_margin_of_exactly_zero(lm):
-    rows = by_kind(compare(lm, seen(grey(*[90] * 6)), TEXT, prompt="Describe the video.", seed=0))
-    assert all(rows[kind] for kind in rows)
+    rows = compared(lm, grey(*[90] * 6))
     for kind in ("reverse", "shuffle", "frozen"):
         assert {(row.margin, row.win) for row in rows[kind]} == {(0.0, 0.5)}
 
 
-def test_a_model_that_ignores_the_video_is_right_half_of_the_time(lm, monkeypatch):
-    watched = compare(lm, seen(numbered(8)), TEXT, prompt="Describe the video.", seed=0)
-    assert any(row.margin for row in watched if row.kind != "drop")
+def test_a_model_that_ignores_the_video_wins_half_of_the_time(lm, monkeypatch):
+    assert any(row.margin for row in compared(lm, numbered(8))["reverse"])
     original = prefix.encode_videos
 
-    def blind(model, groups):
+    def encode_nothing(model, groups):
         features = original(model, groups)
         for output in features.values():
             output.pooler_output = tuple(torch.zeros_like(tokens) for tokens in output.pooler_output)
         return features
 
-    monkeypatch.setattr(prefix, "encode_videos", blind)
-    rows = compare(lm, seen(numbered(8)), TEXT, prompt="Describe the video.", seed=0)
-    # A dropped video is shorter, which even the blind could count.
-    kept = [row for row in rows if row.kind != "drop"]
+    monkeypatch.setattr(prefix, "encode_videos", encode_nothing)
+    # Drops are left out: a model can count the frames of a shorter video without seeing them.
+    rows = compared(lm, numbered(8))
+    kept = [row for kind in ("reverse", "shuffle", "frozen") for row in rows[kind]]
     assert {(row.margin, row.win) for row in kept} == {(0.0, 0.5)}
 
 
 def test_the_clean_log_likelihood_is_that_of_the_whole_answer(lm):
-    video = seen(numbered(4))
-    row = compare(lm, video, TEXT, prompt="p", seed=0)[0]
-    group = lm.answer_group(video.footage.frames, "p", [TEXT], fps=1.0)
+    row = compared(lm, numbered(4), prompt="p")["reverse"][0]
+    group = lm.answer_group(numbered(4), "p", [TEXT], fps=1.0)
     with torch.no_grad():
         logp = prefix.log_probs(lm.model, [group])[0][0]
     assert row.num_tokens == len(logp)
@@ -176,20 +166,20 @@ def test_the_clean_log_likelihood_is_that_of_the_whole_answer(lm):
 
 
 def film(path, count=6, *, first=30, fps=1, size=(64, 64)):
-    """A file of `count` grey pictures that get brighter."""
+    """A file of `count` grey frames that get brighter."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast"})
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
         for index in range(count):
-            picture = np.full((*size[::-1], 3), first + 20 * index, np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            frame = np.full((*size[::-1], 3), first + 20 * index, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
 
 
 @pytest.fixture
 def films(tmp_path):
-    """A folder with two films, a copy of one, one of a single frame, and a file that is none."""
+    """A folder with two films, a copy of one, one of a single frame, and a file that is not a video."""
     folder = tmp_path / "films"
     folder.mkdir()
     film(folder / "a.mp4")
@@ -200,105 +190,82 @@ def films(tmp_path):
     return folder
 
 
-def test_what_cannot_be_probed_is_left_out_with_its_reason(films, monkeypatch):
+def probed(films, monkeypatch, progress=lambda done, total: None, **changes):
+    """The report on the films, with the same text for all, and why videos were left out by file name."""
     score_by(monkeypatch, lambda levels: -1.0)
-    videos = open_videos(films, {})
-    ids = [row.id for row in (read_video(videos, path) for path in videos.paths) if isinstance(row, Seen)]
-    done = []
-    probed = probe(FakeLM(), videos, ProbeSettings(texts=dict.fromkeys(ids, TEXT)), done.append)
-    assert {row.id.rpartition("/")[2]: row.reason for row in probed.left_out} == {
+    videos = replace(open_videos(films), **changes)
+    texts = {video_id(path): TEXT for path in videos.paths}
+    report = probe(FakeLM(), videos, texts=texts, progress=progress)
+    return report, {Path(row.id).name: (row.reason, row.detail) for row in report.left_out}
+
+
+def test_a_video_that_cannot_be_probed_is_left_out_with_its_reason(films, monkeypatch):
+    film(films / "thin.mp4", size=(600, 2))
+    calls = []
+    report, reasons = probed(films, monkeypatch, lambda *call: calls.append(call))
+    assert {name: reason for name, (reason, _) in reasons.items()} == {
         "c.mp4": "duplicate",
         "short.mp4": "too few frames",
+        "thin.mp4": "picture too thin",
         "torn.mp4": "cannot be opened",
     }
-    assert {row.video for row in probed.comparisons} == set(ids)
-    assert len(probed.descriptions) == 2
-    assert sum(done) == 5
+    wanted = {video_id(films / name) for name in ("a.mp4", "b.mp4")}
+    assert {row.video for row in report.comparisons} == set(report.descriptions) == wanted
+    assert calls == [(6, 6)]
 
 
-def reasons(films, monkeypatch, **how):
-    """Why each of the films is left out, where any text would do for all of them."""
-    score_by(monkeypatch, lambda levels: -1.0)
-    videos = replace(open_videos(films, {}), **how)
-    texts = {video_id(path): TEXT for path in videos.paths}
-    probed = probe(FakeLM(), videos, ProbeSettings(texts=texts))
-    assert probed.comparisons
-    return {Path(row.id).name: (row.reason, row.detail) for row in probed.left_out}
-
-
-@pytest.mark.parametrize("error", [ValueError("bad value"), cv2.error("bad picture"), KeyError("bad key")])
+@pytest.mark.parametrize("error", [ValueError("bad value"), cv2.error("bad frame"), KeyError("bad key")])
 def test_a_video_at_which_a_library_fails_costs_itself_alone(films, monkeypatch, error):
-    def fail_at_b(path, *how):
+    def fail_at_b(path, *rest):
         if path.endswith("b.mp4"):
             raise error
-        return sample_video(path, *how)
+        return sample_video(path, *rest)
 
-    monkeypatch.setattr(probe_videos, "sample_video", fail_at_b)
-    reason, detail = reasons(films, monkeypatch)["b.mp4"]
-    assert (reason, detail) == ("cannot be processed", f"{type(error).__name__}: {error}")
+    monkeypatch.setattr(module, "sample_video", fail_at_b)
+    _, reasons = probed(films, monkeypatch)
+    assert reasons["b.mp4"] == ("cannot be processed", f"{type(error).__name__}: {error}")
 
 
 def test_a_decoder_that_hangs_costs_one_video(films, monkeypatch):
     released = threading.Event()
 
-    def hang_at_b(path, config, beat):
+    def hang_at_b(path, *rest):
         if path.endswith("b.mp4"):
             released.wait(60)
-        return sample_video(path, config, beat)
+        return sample_video(path, *rest)
 
-    monkeypatch.setattr(probe_videos, "sample_video", hang_at_b)
+    monkeypatch.setattr(module, "sample_video", hang_at_b)
     start = time.monotonic()
     try:
-        assert reasons(films, monkeypatch, timeout_seconds=0.5)["b.mp4"][0] == "decoder hangs"
+        _, reasons = probed(films, monkeypatch, timeout_seconds=0.5)
     finally:
         released.set()
+    assert reasons["b.mp4"][0] == "decoder hangs"
     assert time.monotonic() - start < 30
 
 
-def test_a_picture_too_thin_for_any_model_is_left_out(films, monkeypatch):
-    film(films / "thin.mp4", size=(600, 2))
-    assert reasons(films, monkeypatch)["thin.mp4"][0] == "picture too thin"
-
-
-def test_a_video_without_a_given_text_is_left_out(films, monkeypatch):
-    score_by(monkeypatch, lambda levels: -1.0)
+def test_videos_without_a_given_text_are_left_out_and_none_at_all_is_an_error(films):
     with pytest.raises(ValueError, match=r"none of 5 videos can be probed; .*a\.mp4: no text given"):
-        probe(FakeLM(), open_videos(films, {}), ProbeSettings(texts={"other": TEXT}))
+        probe(FakeLM(), films, texts={"other": TEXT})
 
 
-def test_frames_are_taken_as_asked(films):
+def test_frames_are_sampled_as_asked(films):
     videos = open_videos(films, {"fps": 0.5, "max_pixels": 256})
-    frames = read_video(videos, str(films / "a.mp4")).footage.frames
-    assert frames.shape == (3, 16, 16, 3)
+    _, sampled = read_video(videos, str(films / "a.mp4"))
+    assert sampled.frames.shape == (3, 16, 16, 3)
 
 
 def test_a_long_video_has_as_many_segments_as_the_easiest_level(tmp_path):
     film(tmp_path / "long.mp4", count=10, fps=1)
     videos = open_videos(tmp_path / "long.mp4", {"fps": 4})
-    long = read_video(videos, videos.paths[0]).footage
+    _, long = read_video(videos, videos.paths[0])
     assert len(long.frames) == 40
     assert long.num_clips == NUM_SEGMENTS
     assert set(np.bincount(long.clip_T)) == {2, 3}
     assert (np.diff(long.clip_T) >= 0).all()
 
 
-@pytest.mark.parametrize(
-    ("frames", "message"),
-    [({"fps": 0}, r"frames\.fps: .* \(got 0\)"), ({"max_frames": 1}, r"frames\.max_frames: .* \(got 1\)")],
-)
-def test_frame_values_that_cannot_be_are_refused_by_name(films, frames, message):
-    with pytest.raises(ValueError, match=message):
-        open_videos(films, frames)
-
-
-def test_no_video_is_said_before_any_work(tmp_path):
-    with pytest.raises(ValueError, match="does not exist"):
-        open_videos(tmp_path / "nowhere", {})
-    with pytest.raises(ValueError, match="no video in"):
-        open_videos(tmp_path, {})
-
-
-def test_the_draw_of_videos_does_not_depend_on_where_the_folder_lies():
+def test_the_draw_of_videos_does_not_depend_on_the_place_of_the_folder():
     names = [f"{index}.mp4" for index in range(30)]
     here = choose_videos(tuple(f"/here/{name}" for name in names), 5, seed=1)
     there = choose_videos(tuple(f"/there/{name}" for name in names), 5, seed=1)
@@ -315,10 +282,17 @@ def store_frames(directory, name, frames):
     FrameStore(directory / "frames").write(name, jpegs, seconds=list(range(len(jpegs))), fps=1.0)
 
 
-def run_of(tmp_path, **sections):
-    """A run directory with a configuration and nothing else."""
-    write_config(Context(parse_config(sections), tmp_path / "run"))
-    return tmp_path / "run"
+@pytest.fixture
+def run_of(tmp_path):
+    """A function that makes a run directory with a configuration and clips of the given videos."""
+
+    def make(*names, **sections):
+        directory = tmp_path / "run"
+        write_config(Context(parse_config(sections or {"videos": {"paths": ["/gone"]}}), directory))
+        RunStore(directory).append("clips", [cut_video(name) for name in names])
+        return directory
+
+    return make
 
 
 def cut_video(name):
@@ -331,110 +305,90 @@ def cut_video(name):
     return Clips(id=name, path=f"/gone/{name}.mp4", duration_seconds=4.0, clips=tuple(clips))
 
 
-def test_videos_of_a_run_come_from_its_frame_store_cut_as_its_clips(tmp_path):
-    directory = run_of(tmp_path, videos={"paths": ["/gone"], "timeout_seconds": 7})
-    RunStore(directory).append("clips", [cut_video("x"), cut_video("y")])
+def test_videos_of_a_run_come_from_its_frame_store_with_its_clips(run_of):
+    directory = run_of("x", "y", videos={"paths": ["/gone"], "timeout_seconds": 7})
     for name in ("x", "y"):
         store_frames(directory, name, numbered(4))
-    videos = open_videos(directory, {})
+    videos = open_videos(directory)
     assert videos.timeout_seconds == 7
     rows = [read_video(videos, path) for path in videos.paths]
-    assert [row.id for row in rows] == ["x", "y"]
-    assert rows[0].footage.clip_T.tolist() == [0, 1, 1, 1]
+    assert [name for name, _ in rows] == ["x", "y"]
+    assert rows[0][1].clip_T.tolist() == [0, 1, 1, 1]
 
 
-def test_a_run_that_held_videos_out_is_probed_on_those(tmp_path):
-    directory = run_of(tmp_path, videos={"paths": ["/gone"]})
-    store = RunStore(directory)
-    store.append("clips", [cut_video("x"), cut_video("y")])
+def test_a_run_with_held_out_videos_is_probed_on_those(run_of):
+    directory = run_of("x", "y")
     words = {"video": "/gone/y.mp4", "prompt": "p", "chosen": "c", "rejected": "r"}
     pair = Pair(id="y/drop-02", video_id="y", kind="drop", level=2, order=(0,), num_clips=2, **words)
-    store.append("held_out_pairs", [pair])
-    assert open_videos(directory, {}).paths == ("/gone/y.mp4",)
+    RunStore(directory).append("held_out_pairs", [pair])
+    assert open_videos(directory).paths == ("/gone/y.mp4",)
 
 
-def test_a_run_of_the_embedded_world_is_probed_on_its_held_out_stories(tmp_path):
-    directory = run_of(tmp_path, synthetic={}, frames={"fps": 0.5})
+def test_a_run_of_the_embedded_world_is_probed_on_its_held_out_stories(run_of):
+    directory = run_of(synthetic={}, frames={"fps": 0.5})
     folder = directory / "synthetic" / "held_out"
     folder.mkdir(parents=True)
     film(folder / "story.mp4")
-    videos = open_videos(directory, {})
-    assert len(read_video(videos, str(folder / "story.mp4")).footage.frames) == 3
+    videos = open_videos(directory)
+    name, sampled = read_video(videos, str(folder / "story.mp4"))
+    assert len(sampled.frames) == 3
     # Frames that the evaluation stored are not decoded again.
-    name = read_video(videos, videos.paths[0]).id
     store_frames(directory, name, numbered(5))
-    assert len(read_video(videos, videos.paths[0]).footage.frames) == 5
+    assert len(read_video(videos, videos.paths[0])[1].frames) == 5
 
 
 def test_a_run_of_another_version_can_be_probed(tmp_path):
-    directory = tmp_path / "run"
-    directory.mkdir()
-    (directory / "config.toml").write_text("[pairs]\nforgotten = 1\n[frames]\nfps = 0.5\n")
-    RunStore(directory).append("clips", [cut_video("x")])
-    assert open_videos(directory, {}).frames.fps == 0.5
-
-
-def test_a_run_has_frames_of_its_own(tmp_path):
-    directory = run_of(tmp_path, videos={"paths": ["/gone"]})
-    with pytest.raises(ValueError, match=r"frames\.fps = 2\.0 would do nothing: the run"):
-        open_videos(directory, {"fps": 2.0})
-
-
-def test_a_run_without_videos_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="has no videos yet"):
-        open_videos(run_of(tmp_path, videos={"paths": ["/gone"]}), {})
-
-
-# Words
-
-
-def test_a_cut_description_is_set_aside(lm):
-    video = seen(numbered(4))
-    (cut,) = describe(lm, [video], prompt="Describe the video in detail.", max_new_tokens=1)
-    assert isinstance(cut, Skipped)
-    assert cut.reason == "no description"
-
-
-def test_a_description_is_bare_of_the_thoughts_before_it(monkeypatch):
-    """They are not about the video alone, and would be scored."""
-    said = [Answer("<think>Describe it.</think>A ring turns.", True), Answer("<think>Descr", False)]
-    monkeypatch.setattr(descriptions, "generate", lambda *_, **__: said)
-    found, cut = describe(
-        None, [seen(numbered(4), name) for name in "ab"], prompt="Describe.", max_new_tokens=9
-    )
-    assert found == Description(id="a", text="A ring turns.")
-    assert (cut.reason, cut.detail) == ("no description", "cut; more --max-new-tokens may help")
-
-
-def test_texts_are_read_as_they_were_written(tmp_path):
-    path = tmp_path / "texts.jsonl"
-    write_texts(path, [Description(id="a", text="x\u2028y"), Description(id="b", text="z")])
-    assert read_texts(path) == {"a": "x\u2028y", "b": "z"}
+    (tmp_path / "config.toml").write_text("[pairs]\nforgotten = 1\n[frames]\nfps = 0.5\n")
+    RunStore(tmp_path).append("clips", [cut_video("x")])
+    assert open_videos(tmp_path).frames.fps == 0.5
 
 
 @pytest.mark.parametrize(
-    ("lines", "message"),
+    ("name", "frames", "message"),
     [
-        ('{"id": "a"}\n', "line 1 is no description"),
-        ('{"id": "a", "text": " "}\n', "the text of 'a' is empty"),
-        ('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n', "2 rows for 1 videos"),
+        ("films", {"fps": 0}, r"frames\.fps: .* \(got 0\)"),
+        ("films", {"max_frames": 1}, r"frames\.max_frames: .* \(got 1\)"),
+        ("nowhere", {}, "does not exist"),
+        ("empty", {}, "no video in"),
+        ("run", {"fps": 2.0}, r"frames\.fps cannot be set for .*run: frames of a run are sampled already"),
+        ("run", {}, "has no videos yet"),
     ],
 )
-def test_texts_that_cannot_be_are_refused(tmp_path, lines, message):
-    path = tmp_path / "texts.jsonl"
-    path.write_text(lines)
+def test_bad_videos_and_settings_are_named_before_any_work(films, run_of, tmp_path, name, frames, message):
+    (tmp_path / "empty").mkdir()
+    run_of()
     with pytest.raises(ValueError, match=message):
-        read_texts(path)
+        open_videos(tmp_path / name, frames)
+
+
+# Descriptions
+
+
+def test_a_cut_description_is_not_scored(lm, films):
+    with pytest.raises(ValueError, match="no description: cut; a larger --max-new-tokens"):
+        probe(lm, films / "a.mp4", max_new_tokens=1)
+
+
+def test_thoughts_before_a_description_are_not_scored(films, monkeypatch):
+    score_by(monkeypatch, lambda levels: -1.0)
+    drawn = [
+        Answer("<think>Describe it.</think>A ring turns.", True),
+        Answer("<think>Descr", False),
+    ]
+    monkeypatch.setattr(module, "generate", lambda *_, **__: drawn)
+    report = probe(FakeLM(), films)
+    assert list(report.descriptions.values()) == ["A ring turns."]
+    assert [row.reason for row in report.left_out if row.id.endswith("b.mp4")] == ["no description"]
 
 
 def test_two_models_with_one_seed_see_the_same_perturbed_videos(films, monkeypatch):
-    videos = open_videos(films / "a.mp4", {})
-    texts = {read_video(videos, videos.paths[0]).id: TEXT}
+    videos = open_videos(films / "a.mp4")
+    texts = {video_id(films / "a.mp4"): TEXT}
 
     def watched(seed):
         levels = []
         score_by(monkeypatch, lambda shown: levels.append(shown.tolist()) or -1.0)
-        probe(FakeLM(), videos, ProbeSettings(texts=texts, seed=seed))
+        probe(FakeLM(), videos, texts=texts, seed=seed)
         return levels
 
     assert watched(0) == watched(0)
@@ -443,7 +397,12 @@ def test_two_models_with_one_seed_see_the_same_perturbed_videos(films, monkeypat
 
 def test_the_embedded_model_probes_itself_reproducibly(lm, films):
     videos = VideoSet((str(films / "a.mp4"),), FramesConfig(max_pixels=4096))
-    settings = ProbeSettings(texts={read_video(videos, videos.paths[0]).id: TEXT})
-    first, second = probe(lm, videos, settings), probe(lm, videos, settings)
+    texts = {video_id(films / "a.mp4"): TEXT}
+    first, second = (probe(lm, videos, texts=texts) for _ in range(2))
     assert first == second
-    assert json.loads(first.comparisons[0].model_dump_json())["num_tokens"] > 1
+    assert first.comparisons[0].num_tokens > 1
+
+
+def test_read_video_raises_for_a_file_that_is_not_a_video(films):
+    with pytest.raises(SkipRecord, match="cannot be opened"):
+        read_video(open_videos(films), str(films / "torn.mp4"))

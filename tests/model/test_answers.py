@@ -199,7 +199,7 @@ def test_what_failed_is_counted_and_its_first_reason_told():
 def test_key_is_written_nowhere_in_a_run(server, run, monkeypatch):
     monkeypatch.setenv("TEMPO_KEY", "sk-secret")
     server.usual = failing_for("1. b three.", 400)
-    here = context(server, run.directory, key_variable="TEMPO_KEY")
+    here = context(server, run.directory, api_key_env="TEMPO_KEY")
     write_config(here)
     RESPOND(here, run, QUIET)
     texts = {path.name: path.read_bytes() for path in run.directory.rglob("*") if path.is_file()}

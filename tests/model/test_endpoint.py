@@ -409,7 +409,7 @@ KEY = "sk-Very_secret+123"
 
 def test_key_comes_from_the_named_variable_and_goes_into_the_header_alone(server, ask, monkeypatch, tmp_path):
     monkeypatch.setenv("SOME_KEY", f"{KEY}\n")
-    ask("x", key_variable="SOME_KEY")
+    ask("x", api_key_env="SOME_KEY")
     assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
     ask("y")
     assert "Authorization" not in server.headers[1]
@@ -421,11 +421,11 @@ def test_key_that_the_server_repeats_is_not_passed_on(server, ask, monkeypatch, 
     monkeypatch.setenv("SOME_KEY", KEY)
     server.tricks.append(error(500, f"who is {KEY}?"))
     server.tricks.append(error(400, f"not for {KEY}"))
-    (answer,) = ask("x", key_variable="SOME_KEY")
+    (answer,) = ask("x", api_key_env="SOME_KEY")
     assert answer.failure == "HTTP 400: not for ***"
     server.usual = server.alive = raw(f"<p>{KEY}".encode() * 50)
     with pytest.raises(EndpointDown) as caught:
-        ask("y", key_variable="SOME_KEY")
+        ask("y", api_key_env="SOME_KEY")
     assert "***" in str(caught.value)
     assert KEY not in str(caught.value) + caplog.text
 
@@ -435,7 +435,7 @@ def test_key_that_is_a_plain_word_changes_no_answer(server, ask, monkeypatch, ke
     """A server that asks for none is often given such a one."""
     monkeypatch.setenv("SOME_KEY", key)
     server.tricks.append(reply(text))
-    assert ask("x", key_variable="SOME_KEY") == [Answer(text, is_whole=True)]
+    assert ask("x", api_key_env="SOME_KEY") == [Answer(text, is_whole=True)]
 
 
 @pytest.mark.parametrize(
@@ -443,8 +443,8 @@ def test_key_that_is_a_plain_word_changes_no_answer(server, ask, monkeypatch, ke
 )
 def test_missing_or_impossible_key_is_said_without_its_value(server, ask, monkeypatch, value, words):
     monkeypatch.setenv("SOME_KEY", value)
-    with pytest.raises(ValueError, match=f"endpoint.key_variable.*SOME_KEY.*{words}") as caught:
-        ask("x", key_variable="SOME_KEY")
+    with pytest.raises(ValueError, match=f"endpoint.api_key_env.*SOME_KEY.*{words}") as caught:
+        ask("x", api_key_env="SOME_KEY")
     assert not value.strip() or value not in str(caught.value)
     assert server.bodies == []
 

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 
 from tempo.config import ModelConfig, PhaseConfig
 from tempo.engine.ranks import call_to_training, process_rank, shards_weights, wait_for_all
@@ -64,7 +65,7 @@ def main():
         progress=progress,
     )
     lm = load()
-    settings = PhaseConfig.model_validate_json(phase)
+    settings = TypeAdapter(PhaseConfig).validate_json(phase)
     trained = train_phase(lm, settings, read_lessons(lessons), surroundings)
     if process_rank() == 0:
         save_checkpoint(trained, Path(out) / "model")

@@ -1,13 +1,16 @@
 """Warnings that teach: given when the figures call for them, and not otherwise."""
 
 import pytest
+from pydantic import TypeAdapter
 
 from tempo.config import PhaseConfig
 from tempo.training.advice import advise
 
 
 def phase(**changes):
-    return PhaseConfig.model_validate({"name": "p", "objective": "dpo", "learning_rate": 1e-3} | changes)
+    return TypeAdapter(PhaseConfig).validate_python(
+        {"name": "p", "objective": "dpo", "learning_rate": 1e-3} | changes
+    )
 
 
 def rows(accuracies, chosen=0.0, rejected=-0.1):
@@ -51,4 +54,4 @@ def test_a_falling_reward_of_chosen_answers_is_explained(chosen, rejected, nll_w
 
 
 def test_sft_has_no_pairs_to_warn_about():
-    assert advise([{"loss": 1.0}] * 10, phase(objective="sft", nll_weight=1.0)) == {}
+    assert advise([{"loss": 1.0}] * 10, phase(objective="sft")) == {}

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tempo.config import PhaseConfig
+from tempo.config import DpoPhase, SftPhase
 from tempo.core.seeds import derive_seed
 from tempo.training.curriculum import NUM_RECENT, Curriculum
 from tempo.training.groups import Label, Lesson
@@ -18,7 +18,7 @@ from tempo.training.losses import Metrics
 
 def phase(**changes):
     settings = {"name": "p", "objective": "dpo", "learning_rate": 1e-3, "order": "adaptive", "batch_size": 2}
-    return PhaseConfig.model_validate(settings | changes)
+    return DpoPhase.model_validate(settings | changes)
 
 
 def lessons_of(**sizes):
@@ -78,7 +78,7 @@ def test_random_order_is_a_seeded_permutation_per_epoch():
 
 def test_lessons_without_levels_come_at_random():
     questions = [Lesson(f"v{i}", f"v{i}", questions=(("q", "a"),)) for i in range(5)]
-    settings = PhaseConfig(name="p", objective="sft", learning_rate=1e-3, batch_size=2)
+    settings = SftPhase(name="p", objective="sft", learning_rate=1e-3, batch_size=2)
     curriculum, batches = Curriculum(questions, settings, seed=0), []
     while batch := curriculum.next_batch():
         batches.append(batch)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from tempo.config import ModelConfig, PhaseConfig
 from tempo.core.records import Pair
@@ -33,7 +34,9 @@ PAIRS = [pair(v, k, level) for v in ("b", "a") for k in ("drop", "reverse") for 
 
 
 def phase(**changes):
-    return PhaseConfig.model_validate({"name": "p", "objective": "dpo", "learning_rate": 1e-3} | changes)
+    return TypeAdapter(PhaseConfig).validate_python(
+        {"name": "p", "objective": "dpo", "learning_rate": 1e-3} | changes
+    )
 
 
 def test_one_lesson_per_video_and_level_with_the_chosen_answer_first():
@@ -169,7 +172,7 @@ def test_a_row_of_several_pairs_or_questions_that_does_not_fit_may_be_split(lm, 
     with pytest.raises(ValueError, match=r"raise it, or lower"):
         check_lengths(dpo_lessons(pairs, phase(grouping="pair")), lm, stored, max_tokens=5)
     asked = [Asked("one", "What?", "A ring."), Asked("one", "Is it?", "Yes.")]
-    for grouping, advice in (("level", "raise it, set grouping = 'pair'"), ("pair", "raise it, or lower")):
+    for grouping, advice in (("video", "raise it, set grouping = 'pair'"), ("pair", "raise it, or lower")):
         with pytest.raises(ValueError, match=advice):
             check_lengths(
                 sft_lessons(asked, phase(objective="sft", grouping=grouping)), lm, stored, max_tokens=5

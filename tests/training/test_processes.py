@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tempo.config import ModelConfig, PhaseConfig
+from tempo.config import DpoPhase, ModelConfig, SftPhase
 from tempo.model.loading import load_video_lm
 from tempo.training.groups import Label, Lesson
 from tempo.training.phases import save_checkpoint
@@ -115,7 +115,7 @@ def assert_equal(one, two, *, num_steps):
     [("dpo", 3, 4096), ("dpo", 4, 70), ("sft", 4, 4096)],
 )
 def test_two_processes_equal_one(frames, tmp_path, objective, batch_size, max_tokens):
-    phase = PhaseConfig(
+    phase = (DpoPhase if objective == "dpo" else SftPhase)(
         name="p", objective=objective, learning_rate=2e-3, batch_size=batch_size, lora_rank=4, lora_alpha=8
     )
     lessons = [(lesson if objective == "dpo" else questions)(index) for index in range(5)]
@@ -126,7 +126,7 @@ def test_two_processes_equal_one(frames, tmp_path, objective, batch_size, max_to
 
 def test_parts_of_the_weights_learn_what_one_process_learns(frames, tmp_path):
     """The weights themselves, the tower with them, in batches of 4 and 1: one process has nothing at last."""
-    phase = PhaseConfig(
+    phase = SftPhase(
         name="p",
         objective="sft",
         learning_rate=2e-3,
@@ -147,7 +147,7 @@ def test_parts_go_on_after_a_stop(frames, tmp_path, config):
     """LoRA, its reference the same weights without it."""
     if config.startswith("deepspeed") and not find_spec("deepspeed"):
         pytest.skip("needs the extra `deepspeed`")
-    phase = PhaseConfig(
+    phase = DpoPhase(
         name="p", objective="dpo", learning_rate=2e-3, epochs=2, batch_size=3, lora_rank=4, lora_alpha=8
     )
     lessons = [lesson(index) for index in range(5)]
@@ -160,7 +160,7 @@ def test_parts_go_on_after_a_stop(frames, tmp_path, config):
 
 
 def test_what_cannot_be_used_of_the_launcher_is_refused_by_name(frames, tmp_path):
-    phase = PhaseConfig(name="p", objective="sft", learning_rate=2e-3)
+    phase = SftPhase(name="p", objective="sft", learning_rate=2e-3)
     told = ["--fsdp_cpu_ram_efficient_loading", "--fsdp_activation_checkpointing", "--fsdp_offload_params"]
     options = [word for name in told for word in (name, "true")]
     ended = launch(frames, tmp_path / "1", phase, [questions(0)], command=parts(1, *options))

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from pydantic import TypeAdapter
 
 from tempo.config import ModelConfig, PhaseConfig
 from tempo.model.loading import load_video_lm
@@ -42,7 +43,7 @@ def frames(tmp_path_factory):
 
 def phase(**changes):
     settings = {"name": "p", "objective": "dpo", "learning_rate": 2e-3, "batch_size": 2, "lora_rank": 4}
-    return PhaseConfig.model_validate(settings | changes)
+    return TypeAdapter(PhaseConfig).validate_python(settings | changes)
 
 
 def train(frames, directory, settings, lessons=LESSONS, **changes):

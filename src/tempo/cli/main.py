@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -180,18 +179,27 @@ def probe(
     seed: Annotated[int, typer.Option(min=0, help="of the perturbations and the intervals")] = 0,
 ) -> None:
     """Ask how much a model notices when a video is reversed, shuffled, cut or frozen; needs no labels."""
-    from tempo.evaluation.probe import ProbeSettings
-    from tempo.evaluation.probe_command import ProbeRequest, run_probe
-    from tempo.evaluation.probe_summary import probe_table
+    from tempo.cli.probe import ProbeRequest, run_probe
+    from tempo.evaluation.probe_report import probe_table
+    from tempo.preference.prompts import DESCRIBE
 
-    settings = ProbeSettings(num_videos=num_videos, max_new_tokens=max_new_tokens, seed=seed)
-    if describe_with:
-        settings = replace(settings, prompt=describe_with)
-    request = ProbeRequest(model, videos, settings, overrides or (), text, json_file, chart, save_text)
-    result = run_probe(request, console())
-    console().print(probe_table(result))
-    for row in result["left_out"]:
-        console().print(f"left out: {row['id']}: {row['reason']}: {row['detail']}")
+    request = ProbeRequest(
+        model=model,
+        videos=videos,
+        prompt=describe_with or DESCRIBE[1],
+        num_videos=num_videos,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        overrides=overrides or (),
+        text=text,
+        json=json_file,
+        chart=chart,
+        save_text=save_text,
+    )
+    report = run_probe(request, console())
+    console().print(probe_table(report))
+    for row in report.left_out:
+        console().print(f"left out: {row.id}: {row.reason}: {row.detail}")
 
 
 def _overrides(given: list[str] | None, engine: str, address: str) -> list[str]:
@@ -226,7 +234,7 @@ for _stage in pipeline.STAGES:
 def _say_where(context: Context) -> None:
     import json
 
-    from tempo.evaluation.table import accuracy_table
+    from tempo.evaluation.benchmark import accuracy_table
 
     evaluation = context.directory / "evaluation.json"
     if evaluation.exists():

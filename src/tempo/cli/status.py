@@ -12,7 +12,7 @@ from rich.table import Table
 
 from tempo.core.records import Skipped, Video
 from tempo.core.store import SKIPPED, RunStore
-from tempo.evaluation.table import accuracy_table
+from tempo.evaluation.benchmark import accuracy_table
 from tempo.pipeline.rounds import ROUND_STAGES, round_directories
 from tempo.pipeline.run_files import read_config
 from tempo.pipeline.stages import NAMES, run_directory_error

@@ -1,4 +1,4 @@
-"""The sections of the configuration, one per stage; each states its defaults and refuses bad values."""
+"""The configuration: one pydantic model per section of the TOML file, with defaults and limits."""
 
 from tempo.config.base import NAME_PATTERN, Section
 from tempo.config.data import ClipsConfig, FramesConfig, ShotsConfig, SyntheticConfig, VideosConfig
@@ -11,9 +11,8 @@ from tempo.config.preference import (
     ResponsesConfig,
     SamplingConfig,
 )
-from tempo.config.results import EvaluationConfig, ReportConfig
-from tempo.config.running import EndpointConfig, ModelConfig, RunConfig
-from tempo.config.training import Length, Loss, PhaseConfig, TrainingConfig
+from tempo.config.running import EndpointConfig, EvaluationConfig, ModelConfig, ReportConfig, RunConfig
+from tempo.config.training import DpoPhase, LogpReduction, Loss, PhaseConfig, SftPhase, TrainingConfig
 
 __all__ = [
     "NAME_PATTERN",
@@ -21,10 +20,11 @@ __all__ = [
     "CaptionsConfig",
     "ClipsConfig",
     "Config",
+    "DpoPhase",
     "EndpointConfig",
     "EvaluationConfig",
     "FramesConfig",
-    "Length",
+    "LogpReduction",
     "Loss",
     "ModelConfig",
     "PairsConfig",
@@ -35,6 +35,7 @@ __all__ = [
     "RunConfig",
     "SamplingConfig",
     "Section",
+    "SftPhase",
     "ShotsConfig",
     "SyntheticConfig",
     "TrainingConfig",

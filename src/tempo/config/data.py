@@ -1,4 +1,4 @@
-"""From videos to clips."""
+"""Sections about videos: where they come from, which frames are stored, and how they are cut into clips."""
 
 from __future__ import annotations
 
@@ -8,127 +8,145 @@ from pydantic import Field, model_validator
 
 from tempo.config.base import Section
 
-#: Of one stored frame at least.
+#: The smallest size of a stored frame, in pixels.
 MIN_PIXELS = 64
 
 
 class SyntheticConfig(Section):
-    """The embedded world: `num_videos` stories to learn from and `num_held_out` to evaluate on.
+    """The synthetic world: rendered stories with known events. A run with this section needs no videos."""
 
-    `order_fidelity` is the share of instruction answers about several events that tell their true order; the
-    others tell a random one. Instruction data of the world, like that of the field, seldom depends on order.
-    """
-
-    num_videos: int = Field(160, ge=1)
-    num_held_out: int = Field(60, ge=1)
-    min_shots: int = Field(4, ge=2, description="shots of a story, at least")
-    max_shots: int = Field(16, le=16, description="shots of a story, at most")
+    num_videos: int = Field(160, ge=1, description="stories to learn from")
+    num_held_out: int = Field(60, ge=1, description="stories for the evaluation")
+    min_shots: int = Field(4, ge=2, description="minimum number of shots in a story")
+    max_shots: int = Field(16, le=16, description="maximum number of shots in a story")
     plain_share: float = Field(
-        0.1, ge=0, le=1, description="share of `num_videos` with one to three shots: too poor in time"
+        0.1, ge=0, le=1, description="share of `num_videos` with one to three shots, which the filter removes"
     )
-    order_fidelity: float = Field(0.5, ge=0, le=1)
+    order_fidelity: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of instruction answers about several events that state the true order; the others "
+        "state a random one, as real instruction data seldom depends on order",
+    )
 
     @model_validator(mode="after")
-    def _check(self) -> SyntheticConfig:
+    def _check_shots(self) -> SyntheticConfig:
         _check_range(self.min_shots, self.max_shots)
         return self
 
 
 class VideosConfig(Section):
-    """Files and folders to take videos from; folders are searched to any depth."""
+    """Where the videos are. Required unless the run has a `[synthetic]` section."""
 
-    paths: tuple[str, ...] = Field((), description="none beside a `[synthetic]` section, else one at least")
+    paths: tuple[str, ...] = Field((), description="video files, and folders that are searched recursively")
     extensions: tuple[str, ...] = Field(
         (
             *("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "mts", "m2ts"),
             *("flv", "wmv", "asf", "3gp", "ogv", "vob", "mxf"),
         ),
         min_length=1,
-        description="of files in folders; a file that is named itself may have any",
+        description="file extensions to look for in folders; a file that is named itself may have any",
     )
-    timeout_seconds: float = Field(120.0, gt=0, description="longest wait for the next picture of a video")
+    timeout_seconds: float = Field(
+        120.0, gt=0, description="longest wait for the next frame; then the video is skipped"
+    )
 
 
 class FramesConfig(Section):
-    """The frame store: what the model sees. A frame is taken in the middle of each 1 / `fps` seconds.
+    """The stored frames, which the model sees. Each one is from the middle of an interval of 1 / `fps`."""
 
-    Under `max_total_pixels`, the more frames a video has, the smaller they are; key frames are not.
-    """
-
-    fps: float = Field(1.0, gt=0)
-    max_frames: int = Field(600, ge=2, description="of a video; a longer one is seen at a lower rate")
-    max_pixels: int = Field(128 * 128, ge=MIN_PIXELS, description="pixels of one stored frame at most")
-    max_total_pixels: int | None = Field(None, description="of all frames of a video; no limit where unset")
+    fps: float = Field(1.0, gt=0, description="stored frames per second of video")
+    max_frames: int = Field(600, ge=2, description="frames per video; longer videos get a lower frame rate")
+    max_pixels: int = Field(128 * 128, ge=MIN_PIXELS, description="maximum size of a stored frame")
+    max_total_pixels: int | None = Field(
+        None,
+        description="pixel budget for all frames of a video: the more frames, the smaller each one; unset is "
+        "no budget. Key frames of clips do not count",
+    )
     jpeg_quality: int = Field(95, ge=1, le=100, description="of stored frames")
 
     @model_validator(mode="after")
-    def _check(self) -> FramesConfig:
-        least, most = MIN_PIXELS * self.max_frames, self.max_pixels * self.max_frames
-        if self.max_total_pixels is not None and not least <= self.max_total_pixels < most:
+    def _check_budget(self) -> FramesConfig:
+        least = MIN_PIXELS * self.max_frames
+        if self.max_total_pixels is not None and self.max_total_pixels < least:
             raise ValueError(
-                f"max_total_pixels {self.max_total_pixels} must be at least {least}, {MIN_PIXELS} for each "
-                f"of max_frames, and under {most}, which max_frames and max_pixels keep anyway"
+                f"max_total_pixels {self.max_total_pixels} is too small for max_frames {self.max_frames}. "
+                f"Each frame needs {MIN_PIXELS} pixels, so give at least {least}"
             )
         return self
 
 
 class ShotsConfig(Section):
-    """Shot detection and the shot filter: a shot that is too short or blank is left out."""
+    """Shot detection. Shots that are too short or nearly uniform in colour are left out."""
 
     detector: Literal["content", "adaptive", "transnet"] = Field(
         "content",
-        description="adaptive: for fast camera moves; transnet: TransNetV2, learned (extra `transnet`)",
+        description="content and adaptive (for fast camera movement) are PySceneDetect's; transnet is "
+        "TransNetV2, a neural network (extra `transnet`)",
     )
     threshold: float | None = Field(
         None,
         gt=0,
-        description="the higher, the fewer cuts; unset is 27 for content, PySceneDetect's own for adaptive, "
-        "0.5 (a probability) for transnet",
+        description="higher values give fewer cuts; unset is 27 for content, PySceneDetect's default for "
+        "adaptive, and 0.5 (a probability) for transnet",
     )
     min_scene_seconds: float | None = Field(
-        None, gt=0, description="of cuts closer than this one counts; unset is 0.6, as in PySceneDetect"
+        None,
+        gt=0,
+        description="shortest time between two cuts; unset is 0.6, as in PySceneDetect; not used by transnet",
     )
-    min_frames: int = Field(8, ge=1, description="frames of a shot, at least")
-    min_seconds: float = Field(0.2, ge=0, description="length of a shot, at least")
+    min_frames: int = Field(8, ge=1, description="minimum number of frames in a shot")
+    min_seconds: float = Field(0.2, ge=0, description="minimum length of a shot")
     min_grey_range: int = Field(
-        10, ge=0, le=255, description="brightest less darkest grey level in the middle of a shot, at least"
+        10,
+        ge=0,
+        le=255,
+        description="minimum difference of the brightest and the darkest grey level in the middle of a shot",
     )
 
     @model_validator(mode="after")
-    def _check(self) -> ShotsConfig:
-        if self.detector == "transnet" and (self.threshold or 0) >= 1:
-            raise ValueError(f"threshold {self.threshold:g} is no probability; 'transnet' takes 0 to 1")
-        if self.detector == "transnet" and self.min_scene_seconds is not None:
-            raise ValueError("min_scene_seconds does nothing with 'transnet', which merges none; remove it")
+    def _check_probability(self) -> ShotsConfig:
+        if self.detector == "transnet" and self.threshold is not None and self.threshold >= 1:
+            raise ValueError(
+                f"threshold {self.threshold:g} would find no cut. With detector 'transnet' it is a "
+                "probability between 0 and 1"
+            )
         return self
 
 
 class ClipsConfig(Section):
-    """Which videos are rich in time, and which of their shots are one clip.
+    """Which videos have enough events for the method, and which of their shots belong to one clip.
 
-    Shots that look alike are a group; a clip is a run of shots of one group. The limits are those of a video
-    that is taken.
+    Shots that look alike form a group, and a clip is a run of consecutive shots of one group. Videos outside
+    the limits are skipped.
     """
 
-    min_shots: int = Field(4, ge=1, description="usable shots, at least")
-    max_shots: int = Field(32, ge=1, description="usable shots, at most")
-    max_shot_seconds: float = Field(16.0, gt=0, description="its longest shot, at most")
+    min_shots: int = Field(4, ge=1, description="minimum number of usable shots")
+    max_shots: int = Field(32, ge=1, description="maximum number of usable shots")
+    max_shot_seconds: float = Field(16.0, gt=0, description="maximum length of the longest shot")
     features: str = Field(
         "embedded",
         min_length=1,
-        description="what shots are compared by: colour and layout, or a SigLIP or CLIP checkpoint",
+        description="what shots are compared by: `embedded` (colour and layout), or a SigLIP or CLIP "
+        "checkpoint by path or hub name",
     )
-    similarity: float = Field(0.8, gt=-1, le=1, description="cosine over which shots are grouped")
-    min_clips: int = Field(4, ge=2, description="clips, at least")
-    max_group_clips: int = Field(3, ge=1, description="clips of one group, at most")
-    group_share: int = Field(3, ge=1, description="a group may hold at most num_clips // group_share clips")
+    similarity: float = Field(0.8, gt=-1, le=1, description="cosine above which shots join a group")
+    min_clips: int = Field(4, ge=2, description="minimum number of clips")
+    max_group_clips: int = Field(3, ge=1, description="maximum number of clips in a group")
+    group_share: int = Field(
+        3, ge=1, description="a group may have at most num_clips // group_share of a video's clips"
+    )
 
     @model_validator(mode="after")
-    def _check(self) -> ClipsConfig:
+    def _check_shots(self) -> ClipsConfig:
         _check_range(self.min_shots, self.max_shots)
         return self
 
 
 def _check_range(min_shots: int, max_shots: int) -> None:
     if min_shots > max_shots:
-        raise ValueError(f"min_shots {min_shots} is over max_shots {max_shots}: no video could pass")
+        raise ValueError(
+            f"min_shots {min_shots} is larger than max_shots {max_shots}, so no video could pass. "
+            "Lower min_shots or raise max_shots"
+        )

@@ -1,18 +1,15 @@
-"""The configuration: one section per stage, read from TOML; unknown keys and bad values are refused."""
+"""The whole configuration, read from TOML, and the checks that concern several sections."""
 
 from __future__ import annotations
 
-import difflib
-import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from tempo.config.base import Section
-from tempo.config.checks import check_together
 from tempo.config.data import ClipsConfig, FramesConfig, ShotsConfig, SyntheticConfig, VideosConfig
 from tempo.config.preference import (
     AuditConfig,
@@ -21,9 +18,9 @@ from tempo.config.preference import (
     PerturbationsConfig,
     ResponsesConfig,
 )
-from tempo.config.results import EvaluationConfig, ReportConfig
-from tempo.config.running import EndpointConfig, ModelConfig, RunConfig
+from tempo.config.running import EndpointConfig, EvaluationConfig, ModelConfig, ReportConfig, RunConfig
 from tempo.config.training import TrainingConfig
+from tempo.core.errors import describe_error
 
 
 class Config(Section):
@@ -47,18 +44,59 @@ class Config(Section):
     report: ReportConfig = ReportConfig()
 
     @model_validator(mode="after")
-    def _check(self) -> Config:
-        check_together(self)
+    def _check_sources(self) -> Config:
+        """Refuses files that the run would ignore, and the lack of files that it needs."""
+        if (self.synthetic is None) == (not self.videos.paths):
+            raise ValueError("give either videos.paths or a [synthetic] section, not both")
+        for key, path in (
+            ("evaluation.benchmark", self.evaluation.benchmark),
+            ("training.instructions", self.training.instructions),
+        ):
+            if self.synthetic and path:
+                raise ValueError(f"{key} {path!r} has no effect when [synthetic] is given. Remove one.")
+        has_sft = any(phase.objective == "sft" for phase in self.training.phases)
+        if has_sft and not (self.synthetic or self.training.instructions):
+            raise ValueError("an SFT phase needs training.instructions, a file with questions and answers")
+        return self
+
+    @model_validator(mode="after")
+    def _check_pairs_of_phases(self) -> Config:
+        """Refuses phases that ask for pairs which the run does not make; imported pairs are not known yet."""
+        if self.pairs.import_from:
+            return self
+        for phase in self.training.phases:
+            if phase.objective == "sft":
+                continue
+            for key, values in (("levels", phase.levels), ("kinds", phase.kinds)):
+                if unknown := [value for value in values if value not in getattr(self.perturbations, key)]:
+                    raise ValueError(
+                        f"phase {phase.name!r} asks for {key} {unknown}. Add them to perturbations.{key}"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Config:
+        """Refuses phases that cannot train the model in its data type."""
+        if self.training.phases and self.model.dtype == "float16":
+            raise ValueError(
+                "model.dtype 'float16' cannot be trained, as gradients vanish or overflow. Use bfloat16"
+            )
+        for phase in self.training.phases:
+            if self.model.quantization != "none" and not phase.lora_rank:
+                raise ValueError(
+                    f"phase {phase.name!r}: lora_rank 0 trains the weights themselves, which is not possible "
+                    f"with model.quantization {self.model.quantization!r}. Set lora_rank, for example to 32"
+                )
         return self
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """The checked configuration of a TOML file with `section.key=value` overrides, values in TOML syntax.
 
-    Raises ValueError that names every offending key and shows its value.
+    Raises ValueError with one line per problem, which names the key and shows the value.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"config file {path} does not exist; `tempo init` writes one") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
@@ -67,72 +105,37 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def parse_config(data: dict[str, Any]) -> Config:
-    """The checked configuration of plain data; raises ValueError that names each offending key."""
+    """The checked configuration of plain data; raises ValueError as `load_config` does."""
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise ValueError("\n".join(describe_error(item) for item in error.errors())) from None
+        raise ValueError("\n".join(describe_error(item, Config) for item in error.errors())) from None
 
 
 def override(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """The data with `section.key=value` overrides, in place; raises ValueError for one that is none."""
+    """Applies `section.key=value` overrides to the data in place and returns it.
+
+    Raises ValueError for an override with another form or into a list.
+    """
     for one in overrides:
-        _apply_override(data, one)
+        key, separator, value = one.partition("=")
+        parts = key.strip().split(".")
+        if not separator or not all(parts):
+            raise ValueError(f"--set {one!r}: write it as section.key=value")
+        section = data
+        for part in parts[:-1]:
+            section = section.setdefault(part, {})
+            if isinstance(section, list):
+                raise ValueError(f"--set {one!r}: {part!r} is a list; change it in the file, or set it whole")
+            if not isinstance(section, dict):
+                raise ValueError(f"--set {one!r}: {part!r} is not a section")
+        section[parts[-1]] = _parse_value(value)
     return data
 
 
-def describe_error(error: Any, model: type[BaseModel] = Config) -> str:
-    """One line for one pydantic error of `model`: the dotted key, the problem, the value."""
-    key = ".".join(str(part) for part in error["loc"]) or "config"
-    if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {_known_keys(error['loc'], model)}"
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "tuple_type":
-        message = f"write a list{_as_list(error['input'])}"
-    # The value that lacks a key is its whole section: long, and it might hold what nobody should read.
-    shown = "" if error["type"] in ("value_error", "missing") else f" (got {error['input']!r})"
-    return f"{key}: {message}{shown}"
-
-
-def _as_list(value: Any) -> str:
-    """How a lone value is written as a list; empty for one that TOML writes in another way than JSON."""
-    return f": {json.dumps([value], ensure_ascii=False)}" if isinstance(value, str | int | float) else ""
-
-
-def _known_keys(location: tuple[Any, ...], model: Any) -> str:
-    """The keys that the section at `location[:-1]` does have, the likeliest first."""
-    is_name = False
-    for part in location[:-1]:
-        if isinstance(part, int) or is_name:
-            is_name = False
-            continue
-        annotation = model.model_fields[part].annotation
-        # What follows the key of a table of sections is a name that the user chose.
-        is_name = get_origin(annotation) is dict
-        candidates = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
-        model = next(a for a in candidates if issubclass(a, BaseModel))
-    known = list(model.model_fields)
-    close = difflib.get_close_matches(str(location[-1]), known, 1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}known keys: {', '.join(known)}"
-
-
-def _apply_override(data: dict[str, Any], override: str) -> None:
-    key, separator, value = override.partition("=")
-    parts = key.strip().split(".")
-    if not separator or not all(parts):
-        raise ValueError(f"--set {override!r}: write it as section.key=value")
+def _parse_value(text: str) -> Any:
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
+        return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        # A bare word is what people type in a shell; it can only be meant as a string.
-        parsed = value
-    for part in parts[:-1]:
-        data = data.setdefault(part, {})
-        if isinstance(data, list):
-            raise ValueError(
-                f"--set {override!r}: {part!r} is a list; change it in the file, or set it whole"
-            )
-        if not isinstance(data, dict):
-            raise ValueError(f"--set {override!r}: {part!r} is not a section")
-    data[parts[-1]] = parsed
+        # Text without quotes, as people type it in a shell.
+        return text

@@ -1,4 +1,4 @@
-"""Where a run works and with which model."""
+"""Sections about where a run works, with which model, and what it shows."""
 
 from __future__ import annotations
 
@@ -6,100 +6,118 @@ import re
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from tempo.config.base import Section
 
 
 class RunConfig(Section):
-    """What holds for the whole run. `num_workers = 0` means one per core.
+    """Settings of the whole run. `engine` and `num_workers` do not change any result."""
 
-    `engine` is where stages run, and changes no result: in processes of this machine, or in Ray actors. Their
-    Ray is started for the run, or is the cluster at `ray_address` (`host:port`, or `auto` on one of its
-    machines), which all have videos, run directory and checkpoint under the same paths.
+    seed: int = Field(0, ge=0, description="all random choices are derived from it")
+    num_workers: int = Field(
+        0, ge=0, description="processes for the stages that use no model; 0 is one per core"
+    )
+    rounds: int = Field(1, ge=1, description="removed soon")
+    engine: Literal["local", "ray"] = Field(
+        "local", description="where stages run: in processes of this machine, or in Ray actors (extra `ray`)"
+    )
+    ray_address: str = Field(
+        "",
+        pattern=r"^(auto|[^/\s]+:\d+)?$",
+        description="the Ray cluster to join, `host:port`, or `auto` on one of its machines; empty starts "
+        "Ray on this machine. All machines need videos, run directory and checkpoint under the same paths",
+    )
 
-    `rounds` is how often captions, responses, pairs and the phases up to the last DPO phase are done: each
-    time after the first with the model that the time before left, from which training goes on. Phases after
-    the last DPO phase follow once. Baselines start from `model.path`, as in a single round.
-    """
-
-    seed: int = Field(0, ge=0, description="every draw follows from it")
-    num_workers: int = Field(0, ge=0, description="processes of the stages that use no model")
-    rounds: int = Field(1, ge=1)
-    engine: Literal["local", "ray"] = "local"
-    ray_address: str = Field("", pattern=r"^(auto|[^/\s]+:\d+)?$")
-
-    @model_validator(mode="after")
-    def _check(self) -> RunConfig:
-        port = self.ray_address.rpartition(":")[2]
+    @field_validator("ray_address")
+    @classmethod
+    def _check_port(cls, address: str) -> str:
+        port = address.rpartition(":")[2]
         if port.isdigit() and not 0 < int(port) < 65536:
-            raise ValueError(f"ray_address {self.ray_address!r}: a port is a number from 1 to 65535")
-        if self.ray_address and self.engine != "ray":
-            raise ValueError(f"ray_address {self.ray_address!r} would do nothing with engine {self.engine!r}")
-        return self
+            raise ValueError(f"{address!r} has no valid port. Ports are 1 to 65535")
+        return address
 
 
 class ModelConfig(Section):
-    """A Hugging Face video-language checkpoint, by path or hub name; `embedded` is the package's own.
+    """The video-language model, in Hugging Face format."""
 
-    `quantization = "4bit"` (extra `quantize`) holds its linear layers in NF4, also while LoRA is trained over
-    them; what was learned is merged into the checkpoint's own weights.
-    """
-
-    path: str = Field("embedded", description="checkpoint directory, hub name, or `embedded`")
-    quantization: Literal["none", "4bit"] = "none"
-    device: str = Field("auto", description="torch's name, like `cuda:1`; auto: a GPU where there is one")
+    path: str = Field(
+        "embedded", description="directory, hub name, or `embedded`, a small model in the package"
+    )
+    quantization: Literal["none", "4bit"] = Field(
+        "none",
+        description="4bit (extra `quantize`) holds linear layers in NF4, also while LoRA is trained on them; "
+        "the adapter is merged into the original weights",
+    )
+    device: str = Field("auto", description="torch device, such as `cuda:1`; auto is a GPU if there is one")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 on a GPU, float32 on a CPU; float16 cannot be trained"
     )
-    trust_remote_code: bool = Field(False, description="run code that comes with the checkpoint")
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the checkpoint")
 
     @field_validator("device")
     @classmethod
     def _check_device(cls, device: str) -> str:
         if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:(0|[1-9]\d*))?", device, re.ASCII):
-            raise ValueError(f"{device!r} is no device; give auto, cpu, cuda, cuda:1 and so on, mps or xpu")
+            raise ValueError(f"{device!r} is not a device. Use auto, cpu, cuda, cuda:1, mps or xpu")
         return device
 
 
 class EndpointConfig(Section):
-    """A server that draws captions and responses in the place of the local model: docs/serving.md.
+    """A server with OpenAI's chat completions API that writes captions and responses: see serving.md.
 
-    It speaks OpenAI's chat completions under `url` and serves the checkpoint of `model.path` as `model`.
-    `server` says which words it understands; `other` knows no repetition penalty. `key_variable` names the
-    environment variable that holds the key; the key itself stands nowhere in a configuration.
+    It must serve the checkpoint of `model.path`, which is trained later.
     """
 
-    url: str = Field(description="like `http://host:8000/v1`")
-    model: str = Field(min_length=1)
-    server: Literal["vllm", "sglang", "lmdeploy", "transformers", "other"] = "vllm"
-    key_variable: str = ""
-    concurrency: int = Field(16, ge=1, le=1024, description="requests under way at a time")
-    connect_timeout_seconds: float = Field(10.0, gt=0, description="of making a connection")
-    timeout_seconds: float = Field(300.0, gt=0, description="of one attempt as a whole")
-    retries: int = Field(5, ge=1, description="attempts after the first")
-    backoff_seconds: float = Field(1.0, gt=0, description="before the second attempt, then doubled")
+    url: str = Field(description="such as `http://host:8000/v1`")
+    model: str = Field(min_length=1, description="the name under which the server serves the checkpoint")
+    server: Literal["vllm", "sglang", "lmdeploy", "transformers", "other"] = Field(
+        "vllm", description="which parameters it accepts; `other` is sent no repetition penalty"
+    )
+    api_key_env: str = Field("", description="environment variable with the API key; empty sends no key")
+    concurrency: int = Field(16, ge=1, le=1024, description="requests in flight at a time")
+    connect_timeout_seconds: float = Field(10.0, gt=0, description="for opening a connection")
+    timeout_seconds: float = Field(300.0, gt=0, description="for one attempt")
+    retries: int = Field(5, ge=1, description="attempts after the first one")
+    backoff_seconds: float = Field(1.0, gt=0, description="wait before the second attempt, doubled each time")
 
-    @model_validator(mode="after")
-    def _check(self) -> EndpointConfig:
-        # Neither message shows its value: a key written in the wrong place would be printed.
-        if not _is_plain_url(self.url):
+    # Neither message shows the value, which may contain a key.
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        if not _is_plain_url(url):
             raise ValueError(
-                "url must be like http://host:8000/v1, without user, password or query; a key belongs into "
-                "the environment variable that key_variable names"
+                "must be like http://host:8000/v1, without user, password or query. Put a key into the "
+                "environment variable that api_key_env names"
             )
-        if self.key_variable and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", self.key_variable):
-            raise ValueError(
-                "key_variable must be the name of an environment variable in capitals, never the key itself"
-            )
-        return self
+        return url
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _check_variable(cls, name: str) -> str:
+        if name and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
+            raise ValueError("must be the name of an environment variable in capitals, not the key itself")
+        return name
 
 
 def _is_plain_url(url: str) -> bool:
-    """Whether it is an address, a port that exists and a path, and nothing else."""
+    """Whether it has only a scheme, a host, a valid port and a path."""
     if not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#@\s]*)?", url):
         return False
     try:
         return urlsplit(url).port != 0
     except ValueError:
         return False
+
+
+class EvaluationConfig(Section):
+    """The benchmark for all models of the run. The synthetic world has its own."""
+
+    benchmark: str = Field("", description="JSONL file of samples: see guide.md for its format")
+
+
+class ReportConfig(Section):
+    """What report.html shows."""
+
+    num_videos: int = Field(6, ge=0, description="maximum number of videos with their clips")
+    num_pairs: int = Field(6, ge=0, description="maximum number of pairs with both texts")

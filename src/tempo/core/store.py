@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from pydantic import ConfigDict, ValidationError
 
-from tempo.config.load import describe_error
+from tempo.core.errors import describe_error
 from tempo.core.records import Record, Skipped
 
 R = TypeVar("R", bound=Record)

@@ -1,120 +1,120 @@
-"""The benchmark: reading samples, and accuracies with their intervals."""
+"""Benchmarks: reading samples, scoring outcomes, and the table of accuracies."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike
+from rich.table import Table
 
-from tempo.core.records import Outcome, Sample
+from tempo.core.records import Frozen, Outcome, Sample
+from tempo.core.seeds import derive_seed
+from tempo.core.statistics import share_interval
 from tempo.core.store import read_rows
 
-#: Aspects that one frame answers; the rest need time.
+#: Aspects that a single frame answers; all others need time.
 STATIC_ASPECTS = ("static",)
 
-#: Draws of the bootstrap; the interval's own error is then well under a tenth of its width.
-NUM_RESAMPLES = 1000
+#: Aspects with a label of their own in the table.
+LABELS = {"conflicting": "conflicting, one by one"}
+
+
+class Score(Frozen):
+    """A share of right answers (None without samples), its number of samples, and its 95 % interval."""
+
+    accuracy: float | None
+    num_samples: int
+    interval: tuple[float, float]
+
+
+class EvaluationReport(Score):
+    """Accuracies of one model on a benchmark; its own three fields are those of all temporal aspects.
+
+    Groups of conflicting videos are scored as in Vinoground (arXiv 2410.02763). `text_score` is the share of
+    groups in which every video gives its own caption the highest likelihood, `video_score` the share in which
+    every caption has the highest likelihood with its own video, `group_score` the share in which both hold.
+    """
+
+    static: Score
+    text_score: Score
+    video_score: Score
+    group_score: Score
+    by_aspect: dict[str, Score]
+    by_format: dict[str, Score]
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """The samples of a benchmark file; raises ValueError that names the line that is none.
+    """The samples of a benchmark file, in order.
 
-    Or that does not fit its group: samples with the same options, each right by another one.
+    Raises ValueError that names file and line for a row that is not a valid sample, an id that occurs twice,
+    and a sample that does not fit its group.
     """
     samples = read_rows(path, Sample, key="evaluation.benchmark")
-    first: dict[str, int] = {}
-    for number, sample in enumerate(samples, 1):
-        if (other := first.setdefault(sample.id, number)) != number:
-            raise ValueError(f"{path} line {number}: {sample.id!r} is the id of line {other} too")
-    _check_groups(path, samples)
+    lines: dict[str, int] = {}
+    for line, sample in enumerate(samples, 1):
+        if (first := lines.setdefault(sample.id, line)) != line:
+            raise ValueError(f"{path} line {line}: line {first} already has the id {sample.id!r}")
+    for name, rows in _by_group(enumerate(samples, 1), lambda row: row[1].group).items():
+        _check_group(path, name, dict(rows))
     return samples
 
 
 def check_benchmark(path: Path) -> None:
-    """Raises ValueError as `read_samples`, and for a video that is not there."""
+    """Raises ValueError like `read_samples`, and for a video that does not exist."""
     for sample in read_samples(path):
         check_video(path.parent / sample.video)
 
 
 def check_video(video: Path) -> None:
-    """Raises ValueError that names a video of the benchmark which is not there."""
-    # Not pathlib, which raises below a folder that may not be entered.
+    """Raises ValueError that names a benchmark video which does not exist."""
+    # Path.exists raises an error for a file in a folder without permission.
     if not os.path.exists(video):
         raise ValueError(f"evaluation.benchmark names {video}, which does not exist")
 
 
-def _check_groups(path: Path, samples: Sequence[Sample]) -> None:
-    """Raises ValueError that names the line of a sample that does not fit into its group."""
-    numbered = sorted((s.group, number) for number, s in enumerate(samples, 1) if s.group)
-    for name, rows in groupby(numbered, key=lambda row: row[0]):
-        _check_group(f"group {name!r}", path, {number: samples[number - 1] for _, number in rows})
+def score_outcomes(
+    outcomes: Sequence[Outcome], samples: Iterable[Sample], *, seed: int = 0
+) -> EvaluationReport:
+    """The accuracies of a model, from its outcomes and the samples (which name the videos).
 
-
-def _check_group(words: str, path: Path, by_line: Mapping[int, Sample]) -> None:
-    first = min(by_line)
-    if len(by_line) == 1:
-        raise ValueError(f"{path} line {first}: {words} has one sample, it needs two at least")
-    answered: dict[int, int] = {}
-    for number, sample in by_line.items():
-        if sample.options != by_line[first].options:
-            raise ValueError(f"{path} line {number}: {words} has other options in line {first}")
-        if (other := answered.setdefault(sample.answer, number)) != number:
-            raise ValueError(
-                f"{path} line {number}: answer {sample.answer} of {words} is that of line {other}"
-            )
-
-
-def summarize(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Accuracy, number of samples and 95 % interval: temporal overall, static, by aspect and by format.
-
-    Conflicting groups are scored as Vinoground does (arXiv 2410.02763). `text_score` is the share of groups
-    in which every video finds its caption likeliest, `video_score` of those in which every caption is
-    likeliest with its video, `group_score` of those in which both hold.
+    The order of the outcomes does not change the result. Intervals come from resampling videos, since the
+    questions about one video are not independent; `seed` is that of the resampling.
     """
-    groups = group_outcomes(outcomes)
-    temporal = [o for o in outcomes if o.aspect not in STATIC_ASPECTS]
-    return {
-        **score(temporal),
-        "static": score([o for o in outcomes if o.aspect in STATIC_ASPECTS]),
-        "text_score": score_groups(groups, is_text_right),
-        "video_score": score_groups(groups, is_video_right),
-        "group_score": score_groups(groups, lambda rows: is_text_right(rows) and is_video_right(rows)),
-        "by_aspect": _scores_by(outcomes, lambda outcome: outcome.aspect),
-        "by_format": _scores_by(temporal, lambda outcome: outcome.format),
-    }
+    videos = {sample.id: sample.video for sample in samples}
+    draws = derive_seed(seed, "evaluation", "bootstrap")
 
+    def score(rows: Iterable[Outcome]) -> Score:
+        ordered = sorted(rows, key=lambda row: row.id)
+        return _score([row.is_right for row in ordered], [videos[row.id] for row in ordered], seed=draws)
 
-def score(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Accuracy of some outcomes with its number of samples and 95 % interval."""
-    return _share(sum(outcome.is_right for outcome in outcomes), len(outcomes))
+    def score_groups(is_right: Callable[[Sequence[Outcome]], bool]) -> Score:
+        return _score([is_right(rows) for rows in groups.values()], list(groups), seed=draws)
 
+    def score_by(rows: Sequence[Outcome], key: Callable[[Outcome], str]) -> dict[str, Score]:
+        return {name: score(r for r in rows if key(r) == name) for name in sorted({key(r) for r in rows})}
 
-def group_outcomes(outcomes: Iterable[Outcome]) -> list[list[Outcome]]:
-    """The outcomes of each group; those of no group are left out."""
-    ordered = sorted((o for o in outcomes if o.group), key=lambda outcome: outcome.group)
-    return [list(rows) for _, rows in groupby(ordered, key=lambda outcome: outcome.group)]
-
-
-def score_groups(
-    groups: Sequence[Sequence[Outcome]], is_right: Callable[[Sequence[Outcome]], bool]
-) -> dict[str, Any]:
-    """Share of groups that are right, with their number and 95 % interval."""
-    return _share(sum(map(is_right, groups)), len(groups))
+    groups = _by_group(outcomes, lambda outcome: outcome.group)
+    temporal = [outcome for outcome in outcomes if outcome.aspect not in STATIC_ASPECTS]
+    return EvaluationReport(
+        **dict(score(temporal)),
+        static=score(outcome for outcome in outcomes if outcome.aspect in STATIC_ASPECTS),
+        text_score=score_groups(is_text_right),
+        video_score=score_groups(is_video_right),
+        group_score=score_groups(lambda rows: is_text_right(rows) and is_video_right(rows)),
+        by_aspect=score_by(outcomes, lambda outcome: outcome.aspect),
+        by_format=score_by(temporal, lambda outcome: outcome.format),
+    )
 
 
 def is_text_right(rows: Sequence[Outcome]) -> bool:
-    """Whether every video of a group finds its own caption the likeliest."""
+    """Whether every video of a group gives its own caption the highest likelihood; a tie is wrong."""
     return all(row.is_right for row in rows)
 
 
 def is_video_right(rows: Sequence[Outcome]) -> bool:
-    """Whether every caption of a group is likelier with its own video than with any other; a tie is wrong."""
+    """Whether every caption of a group has the highest likelihood with its own video; a tie is wrong."""
     return all(
         row.log_likelihoods[row.answer] > other.log_likelihoods[row.answer]
         for row in rows
@@ -123,36 +123,69 @@ def is_video_right(rows: Sequence[Outcome]) -> bool:
     )
 
 
-def wilson_interval(num_right: float, num_samples: int, *, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927); (0, 1) without samples."""
-    if num_samples == 0:
-        return 0.0, 1.0
-    share = num_right / num_samples
-    scale = 1 + z * z / num_samples
-    centre = (share + z * z / (2 * num_samples)) / scale
-    half = z * math.sqrt(share * (1 - share) / num_samples + z * z / (4 * num_samples**2)) / scale
-    return max(0.0, centre - half), min(1.0, centre + half)
+def accuracy_table(evaluation: Mapping[str, Any]) -> Table | str:
+    """The content of `evaluation.json` as a table: a column per model, a row per score.
 
-
-def _share(num_right: int, num_samples: int) -> dict[str, Any]:
-    accuracy = round(num_right / num_samples, 4) if num_samples else None
-    interval = [round(bound, 4) for bound in wilson_interval(num_right, num_samples)]
-    return {"accuracy": accuracy, "num_samples": num_samples, "interval": interval}
-
-
-def _scores_by(outcomes: Sequence[Outcome], key: Callable[[Outcome], str]) -> dict[str, Any]:
-    names = sorted({key(outcome) for outcome in outcomes})
-    return {name: score([o for o in outcomes if key(o) == name]) for name in names}
-
-
-def cluster_interval(values: ArrayLike, groups: Sequence[str], *, seed: int) -> tuple[float, float]:
-    """The 95 % bootstrap interval of a mean whose values are alike within a group (a video).
-
-    Whole groups are drawn again, with replacement. Where all values are the same it knows no spread.
+    A sentence instead where no model was evaluated.
     """
-    names, group_N = np.unique(np.array(groups, dtype=str), return_inverse=True)
-    sum_G, size_G = np.bincount(group_N, np.asarray(values, np.float64)), np.bincount(group_N)
-    share = np.full(len(names), 1 / len(names))
-    times_RG = np.random.default_rng(seed).multinomial(len(names), share, size=NUM_RESAMPLES)
-    low, high = np.quantile((times_RG @ sum_G) / (times_RG @ size_G), [0.025, 0.975])
-    return float(low), float(high)
+    models = evaluation["models"]
+    if not models:
+        return f"evaluation: {evaluation.get('note', 'nothing was evaluated')}"
+    table = Table(title="accuracy in percent")
+    for heading in ("", *models):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, cells in _table_rows(list(models.values())):
+        table.add_row(name, *cells)
+    return table
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage with one decimal, "-" for None."""
+    return "-" if share is None else f"{100 * share:.1f}"
+
+
+def _score(rights: Sequence[bool], clusters: Sequence[str], *, seed: int) -> Score:
+    low, high = share_interval(rights, clusters, seed=seed)
+    return Score(
+        accuracy=round(sum(rights) / len(rights), 4) if rights else None,
+        num_samples=len(rights),
+        interval=(round(low, 4), round(high, 4)),
+    )
+
+
+def _by_group(rows: Iterable[Any], group_of: Callable[[Any], str]) -> dict[str, list[Any]]:
+    """The rows of each group, sorted by name; rows without a group are left out."""
+    groups: dict[str, list[Any]] = {}
+    for row in rows:
+        groups.setdefault(group_of(row), []).append(row)
+    return {name: groups[name] for name in sorted(groups) if name}
+
+
+def _check_group(path: Path, name: str, by_line: Mapping[int, Sample]) -> None:
+    """Raises ValueError unless the samples share their options and each has another answer."""
+    first = min(by_line)
+    if len(by_line) == 1:
+        raise ValueError(f"{path} line {first}: group {name!r} has one sample, it needs two or more")
+    answers: dict[int, int] = {}
+    for line, sample in by_line.items():
+        place = f"{path} line {line}: group {name!r}"
+        if sample.options != by_line[first].options:
+            raise ValueError(f"{place} has other options in line {first}; they must be the same")
+        if (other := answers.setdefault(sample.answer, line)) != line:
+            raise ValueError(f"{place} already has answer {sample.answer} in line {other}")
+
+
+def _table_rows(models: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+    """Each row's label and one cell per model."""
+    yield "temporal", [percent(model["accuracy"]) for model in models]
+    yield "95 % interval", [" - ".join(map(percent, model["interval"])) for model in models]
+    yield "samples", [str(model["num_samples"]) for model in models]
+    aspects = {aspect for model in models for aspect in model["by_aspect"]} - {"static"}
+    # Conflicting videos last, next to the scores of their groups.
+    for aspect in sorted(aspects, key=lambda aspect: (aspect in LABELS, aspect)):
+        scores = [model["by_aspect"].get(aspect, {}) for model in models]
+        label = LABELS.get(aspect, aspect.replace("_", " "))
+        yield label, [percent(score.get("accuracy")) for score in scores]
+    for name in ("text", "video", "group"):
+        yield f"conflicting, {name} score", [percent(model[f"{name}_score"]["accuracy"]) for model in models]
+    yield "static", [percent(model["static"]["accuracy"]) for model in models]

@@ -1,4 +1,4 @@
-"""Asks every model the benchmark: all questions about a video over one prefix, the likeliest option wins."""
+"""Evaluates models on a benchmark: questions about a video share one prefix, the likeliest option wins."""
 
 from __future__ import annotations
 
@@ -6,59 +6,66 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from tempo.config import Config
+from tempo.config import FramesConfig, VideosConfig
 from tempo.core.records import Outcome, Sample
 from tempo.core.store import RunStore, write_json
 from tempo.engine.types import Context, SkipRecord
-from tempo.evaluation.benchmark import check_video, read_samples, summarize
+from tempo.evaluation.benchmark import (
+    EvaluationReport,
+    check_benchmark,
+    check_video,
+    read_samples,
+    score_outcomes,
+)
 from tempo.model.loading import VideoLM, load_video_lm
 from tempo.model.prefix import log_probs
 from tempo.pipeline.rounds import earlier_rounds
 from tempo.training.phases import phase_directories
-from tempo.video.frames import FrameStore, Sampled
+from tempo.video.frames import FrameStore, Sampled, Stored, decode_jpegs
 from tempo.video.patience import with_patience
 from tempo.video.sampling import sample_video
 from tempo.video.videos import video_id
 
-#: Called with the model's name, videos done and videos in all.
-Progress = Callable[[str, int, int], None]
+
+def evaluate(
+    model: VideoLM,
+    benchmark: str | Path,
+    *,
+    frames: FramesConfig | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> EvaluationReport:
+    """The accuracies of a model on a benchmark, a JSONL file of samples next to its videos.
+
+    `frames` says how frames are sampled (by default as in a run), `seed` is that of the intervals, and
+    `progress` gets the numbers of videos done and in total. Raises ValueError that names file and line of a
+    bad sample, before any work, and a video that cannot be read.
+    """
+    path = Path(benchmark)
+    check_benchmark(path)
+    samples, outcomes = read_samples(path), list[Outcome]()
+    videos = _by_video(samples)
+    for number, rows in enumerate(videos, 1):
+        video = path.parent / rows[0].video
+        sampled = _sample(video, frames or FramesConfig(), VideosConfig().timeout_seconds)
+        outcomes += ask(model, rows, decode_jpegs(sampled.frames), fps=sampled.fps)
+        progress(number, len(videos))
+    return score_outcomes(outcomes, samples, seed=seed)
 
 
-def run_evaluation(context: Context, progress: Progress) -> None:
-    """Evaluates base model, baselines, what earlier rounds left, and the result; writes `evaluation.json`."""
-    path = benchmark_path(context)
-    models = {"base": context.config.model.path, **_trained_models(context)}
-    if path is None:
-        note = (
-            "no benchmark: set evaluation.benchmark to a JSONL file of samples (README.md says what a row is)"
-        )
-        write_json(context.directory / "evaluation.json", {"benchmark": None, "note": note, "models": {}})
-        return
-    samples = read_samples(path)
-    summaries = {
-        name: summarize(_outcomes(context, name, model, path, samples, progress))
-        for name, model in models.items()
-    }
-    table = {"benchmark": str(path), "num_samples": len(samples), "models": summaries}
-    write_json(context.directory / "evaluation.json", table)
+@torch.no_grad()
+def ask(model: VideoLM, samples: Sequence[Sample], frames: np.ndarray, *, fps: float) -> list[Outcome]:
+    """One outcome per sample, in order; all samples are about one video and share one pass over it.
 
-
-def benchmark_path(context: Context) -> Path | None:
-    """The benchmark of the run: the user's, the embedded world's, or none."""
-    if context.config.synthetic:
-        return context.directory / "synthetic" / "held_out" / "benchmark.jsonl"
-    return Path(context.config.evaluation.benchmark) if context.config.evaluation.benchmark else None
-
-
-def ask(lm: VideoLM, samples: Sequence[Sample], group_frames: tuple[object, float]) -> list[Outcome]:
-    """Outcomes of samples about one video, given its frames and their rate: one pass over the video."""
-    frames, fps = group_frames
+    `frames` uint8 [T, H, W, 3] are taken at `fps`. Log-likelihoods are sums in nats over all tokens of an
+    option, rounded to four decimals.
+    """
     questions = [(sample.question, option) for sample in samples for option in sample.options]
-    group = lm.question_group(frames, questions, fps=fps)  # type: ignore[arg-type]
-    with torch.no_grad():
-        scores = iter(float(logp.sum()) for logp in log_probs(lm.model, [group])[0])
+    group = model.question_group(frames, questions, fps=fps)
+    scores = iter(float(logp.sum()) for logp in log_probs(model.model, [group])[0])
     return [
         Outcome(
             id=sample.id,
@@ -72,8 +79,58 @@ def ask(lm: VideoLM, samples: Sequence[Sample], group_frames: tuple[object, floa
     ]
 
 
+def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) -> None:
+    """Evaluates the base model, the baselines and the result of a run; writes `evaluation.json`.
+
+    `progress` gets the model's name and the numbers of videos done and in total.
+    """
+    path = benchmark_path(context)
+    if path is None:
+        note = "no benchmark: set evaluation.benchmark to a JSONL file of samples"
+        write_json(context.directory / "evaluation.json", {"benchmark": None, "note": note, "models": {}})
+        return
+    samples, reports = read_samples(path), {}
+    for name, model in {"base": context.config.model.path, **_trained_models(context)}.items():
+        outcomes = _outcomes(context, name, model, samples, progress)
+        report = score_outcomes(outcomes, samples, seed=context.config.run.seed)
+        reports[name] = report.model_dump(mode="json")
+    content = {"benchmark": str(path), "num_samples": len(samples), "models": reports}
+    write_json(context.directory / "evaluation.json", content)
+
+
+def benchmark_path(context: Context) -> Path | None:
+    """The benchmark of a run: that of the embedded world, the user's, or None."""
+    if context.config.synthetic:
+        return context.directory / "synthetic" / "held_out" / "benchmark.jsonl"
+    return Path(context.config.evaluation.benchmark) if context.config.evaluation.benchmark else None
+
+
+def store_benchmark(context: Context) -> None:
+    """Adds the frames of all benchmark videos to the frame store of a run."""
+    if path := benchmark_path(context):
+        for rows in _by_video(read_samples(path)):
+            benchmark_frames(context, rows[0].video)
+
+
+def benchmark_frames(context: Context, video: str) -> Stored:
+    """The frames of a video of the run's benchmark, from the frame store, where they are added if absent.
+
+    Raises ValueError that names a video which does not exist or cannot be read, because accuracies count all
+    samples.
+    """
+    benchmark = benchmark_path(context)
+    assert benchmark is not None, "the run has no benchmark"
+    path, store = benchmark.parent / video, FrameStore(context.directory / "frames")
+    check_video(path)
+    name = video_id(path)
+    if not store.has(name):
+        jpegs, seconds, fps = _sample(path, context.config.frames, context.config.videos.timeout_seconds)
+        store.write(name, jpegs, seconds=seconds, fps=fps)
+    return store.read(name)
+
+
 def _trained_models(context: Context) -> dict[str, str]:
-    """Name to checkpoint of what was trained: baselines, earlier rounds, the method, as in every table."""
+    """Name to checkpoint of what was trained: baselines, then the method, as in every table."""
     last = {name: phases[-1] / "model" for name, phases in phase_directories(context).items() if phases}
     method = last.pop("tempo", None)
     last |= {f"round_{row.config.run.rounds}": row.directory / "model" for row in earlier_rounds(context)}
@@ -82,52 +139,37 @@ def _trained_models(context: Context) -> dict[str, str]:
 
 
 def _outcomes(
-    context: Context, name: str, model: str, path: Path, samples: Sequence[Sample], progress: Progress
+    context: Context,
+    name: str,
+    model: str,
+    samples: Sequence[Sample],
+    progress: Callable[[str, int, int], None],
 ) -> list[Outcome]:
-    """The outcomes of one model, kept in `evaluation/NAME.jsonl`: a sample in it is not asked again."""
-    store = RunStore(context.directory)
-    table = f"evaluation/{name}"
+    """The outcomes of one model, kept in `evaluation/NAME.jsonl`; samples in it are not asked again."""
+    store, table = RunStore(context.directory), f"evaluation/{name}"
     known = {outcome.id for outcome in store.read(table, Outcome)}
-    ordered = sorted(samples, key=lambda sample: sample.video)
-    videos = [list(rows) for _, rows in groupby(ordered, key=lambda sample: sample.video)]
-    open_ones = [rows for rows in videos if any(sample.id not in known for sample in rows)]
-    if open_ones:
+    videos = _by_video(samples)
+    unfinished = [rows for rows in videos if any(sample.id not in known for sample in rows)]
+    if unfinished:
         lm = load_video_lm(context.config.model.model_copy(update={"path": model}))
-        frames = FrameStore(context.directory / "frames")
-        for number, rows in enumerate(open_ones, len(videos) - len(open_ones) + 1):
-            stored = frames.read(stored_id(context, frames, path.parent / rows[0].video))
-            missing = [sample for sample in rows if sample.id not in known]
-            store.append(table, ask(lm, missing, (stored.frames, stored.fps)))
-            progress(name, number, len(videos))
+    for number, rows in enumerate(unfinished, len(videos) - len(unfinished) + 1):
+        stored = benchmark_frames(context, rows[0].video)
+        missing = [sample for sample in rows if sample.id not in known]
+        store.append(table, ask(lm, missing, stored.frames, fps=stored.fps))
+        progress(name, number, len(videos))
     wanted = {sample.id for sample in samples}
     return [outcome for outcome in store.read(table, Outcome) if outcome.id in wanted]
 
 
-def store_benchmark(context: Context) -> None:
-    """Puts the frames of all benchmark videos into the run's frame store."""
-    if path := benchmark_path(context):
-        frames = FrameStore(context.directory / "frames")
-        for video in sorted({sample.video for sample in read_samples(path)}):
-            stored_id(context, frames, path.parent / video)
+def _by_video(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """The samples of each video, sorted by video."""
+    ordered = sorted(samples, key=lambda sample: sample.video)
+    return [list(rows) for _, rows in groupby(ordered, key=lambda sample: sample.video)]
 
 
-def stored_id(context: Context, frames: FrameStore, video: Path) -> str:
-    """The id under which a benchmark video's frames lie in the store, after putting them there.
-
-    Raises ValueError that names a video which is gone or cannot be used: all samples count, or none.
-    """
-    check_video(video)
-    name = video_id(video)
-    if not frames.has(name):
-        try:
-            jpegs, seconds, fps = _sample(video, context.config)
-        except SkipRecord as dropped:
-            raise ValueError(f"evaluation.benchmark names {video}, which cannot be used: {dropped}") from None
-        frames.write(name, jpegs, seconds=seconds, fps=fps)
-    return name
-
-
-def _sample(video: Path, config: Config) -> Sampled:
-    return with_patience(
-        lambda pulse: sample_video(video, config.frames, pulse.beat), config.videos.timeout_seconds
-    )
+def _sample(video: Path, frames: FramesConfig, timeout_seconds: float) -> Sampled:
+    """The frames of a benchmark video; raises ValueError that names it if it cannot be read."""
+    try:
+        return with_patience(lambda pulse: sample_video(video, frames, pulse.beat), timeout_seconds)
+    except SkipRecord as skip:
+        raise ValueError(f"evaluation.benchmark names {video}, which cannot be read: {skip}") from None

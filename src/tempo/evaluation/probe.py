@@ -1,81 +1,60 @@
-"""The probe: does a model notice the order of time? No labels are needed, and any video will do.
+"""The probe: does a model notice the order of time? Any videos will do, without labels.
 
-The model describes a video; then its own words are scored again, given the video as filmed and perturbed. The
-words of a model that watches are likelier with the clean video; one that ignores the video, or looks only at
-what is in it, finds both equally likely. It says how much a model notices, not whether what it says is right.
+The model describes a video; then its description is scored again, given the video as filmed and perturbed.
+For a model that uses the order of time, the description is likelier with the clean video; for one that
+ignores the video, or its order, both are equally likely. A probe measures how much a model notices, not
+whether its descriptions are right.
 """
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tempo.config import PerturbationsConfig
-from tempo.core.records import Frozen, Kind, Skipped
+from tempo.config import FramesConfig, PerturbationsConfig, SamplingConfig, VideosConfig, parse_config
+from tempo.core.records import Clips, Pair, Video
 from tempo.core.seeds import derive_seed
-from tempo.evaluation.descriptions import BATCH, Description, describe, given_text
-from tempo.evaluation.probe_videos import Seen, VideoSet, choose_videos, left_out, read_video
-from tempo.model.answers import Request
+from tempo.core.store import RunStore
+from tempo.engine.types import SkipRecord
+from tempo.evaluation.probe_report import Comparison, LeftOut, ProbeKind, ProbeReport, report_comparisons
+from tempo.model.answers import Request, without_thoughts
+from tempo.model.generation import generate
 from tempo.model.loading import VideoLM
 from tempo.model.prefix import log_probs
-from tempo.preference.inputs import Footage, ask_footage
+from tempo.preference.inputs import Footage, ask_footage, frames_by_clip
 from tempo.preference.perturbations import perturb_all
 from tempo.preference.prompts import DESCRIBE
+from tempo.video.frames import FrameStore, decode_jpegs
+from tempo.video.patience import with_patience
+from tempo.video.sampling import sample_video
+from tempo.video.videos import check_shape, find_videos, video_id
 
-#: `frozen`: every frame is the middle one; it has no level, which is written as 0.
-ProbeKind = Literal[Kind, "frozen"]
+#: Videos whose frames are in memory at the same time, and which are described in one batch.
+BATCH_SIZE = 8
 
-
-class Comparison(Frozen):
-    """Log-likelihoods (nats) of the description of `video`, given the clean and one perturbed video.
-
-    `num_tokens` counts its tokens, end of turn included.
-    """
-
-    video: str
-    kind: ProbeKind
-    level: int
-    num_tokens: int
-    clean: float
-    perturbed: float
-
-    @property
-    def margin(self) -> float:
-        """By how many nats the description is likelier with the clean video."""
-        return self.clean - self.perturbed
-
-    @property
-    def win(self) -> float:
-        """1 if it is likelier with the clean video, 0 if with the perturbed one, 0.5 if neither."""
-        return 0.5 + 0.5 * float(np.sign(self.margin))
+#: Segments of a video whose clips are not known: as many as the easiest level distinguishes.
+NUM_SEGMENTS = max(PerturbationsConfig().levels)
 
 
 @dataclass(frozen=True)
-class ProbeSettings:
-    """How many videos are probed, and with which words.
+class VideoSet:
+    """Paths of videos, and how their frames are sampled.
 
-    `texts`, by video id, take the place of the model's own descriptions, so that several models can be
-    compared on the same words; `max_new_tokens` limits its own.
+    For a run, frames come from its `store` where they are there, and `clips` (by path) define the segments.
     """
 
-    prompt: str = DESCRIBE[1]
-    num_videos: int = 100
-    max_new_tokens: int = 512
-    seed: int = 0
-    texts: Mapping[str, str] | None = None
-
-
-class Probed(NamedTuple):
-    """What came out, and which videos were left out and why (their ids are paths)."""
-
-    comparisons: list[Comparison]
-    descriptions: list[Description]
-    left_out: list[Skipped]
+    paths: tuple[str, ...]
+    frames: FramesConfig
+    timeout_seconds: float = VideosConfig().timeout_seconds
+    store: FrameStore | None = None
+    clips: Mapping[str, Clips] = field(default_factory=dict)
 
 
 class View(NamedTuple):
@@ -87,93 +66,206 @@ class View(NamedTuple):
 
 
 def probe(
-    lm: VideoLM, videos: VideoSet, settings: ProbeSettings, progress: Callable[[int], None] = lambda _: None
-) -> Probed:
-    """Probes a model; `progress` is called with numbers of videos done.
+    model: VideoLM,
+    videos: str | Path | VideoSet,
+    *,
+    prompt: str = DESCRIBE[1],
+    num_videos: int = 100,
+    max_new_tokens: int = 512,
+    texts: Mapping[str, str] | None = None,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> ProbeReport:
+    """How much a model notices when videos are reversed, shuffled, cut or frozen.
 
-    Two models with the same settings see the same videos, perturbed alike. Raises ValueError, with the first
-    reason, if no video is left.
+    `videos` is a video, a folder, a run directory, or what `open_videos` returned; at most `num_videos` are
+    drawn. `texts` (by video id) replace the model's own descriptions, which have at most `max_new_tokens`.
+    Two models with the same arguments see the same videos, perturbed alike. `progress` gets the numbers of
+    videos done and in total. Raises ValueError if there is no video, or none that can be probed.
     """
-    probed = Probed([], [], [])
-    paths = choose_videos(videos.paths, settings.num_videos, seed=settings.seed)
-    for start in range(0, len(paths), BATCH):
-        batch = paths[start : start + BATCH]
-        seen = _readable(videos, batch, probed)
-        for video, found in zip(seen, _descriptions(lm, seen, settings), strict=True):
-            if isinstance(found, Skipped):
-                probed.left_out.append(found)
+    source = videos if isinstance(videos, VideoSet) else open_videos(Path(videos))
+    paths = choose_videos(source.paths, num_videos, seed=seed)
+    comparisons: list[Comparison] = []
+    descriptions: dict[str, str] = {}
+    left_out: list[LeftOut] = []
+    seen: set[str] = set()
+    for start in range(0, len(paths), BATCH_SIZE):
+        batch = _read_batch(source, paths[start : start + BATCH_SIZE], seen, left_out)
+        found = _given(batch, texts) if texts is not None else _own(model, batch, prompt, max_new_tokens)
+        for (path, (name, footage)), text in zip(batch.items(), found, strict=True):
+            if isinstance(text, SkipRecord):
+                left_out.append(LeftOut(id=path, reason=text.reason, detail=text.detail))
                 continue
-            probed.descriptions.append(found)
-            probed.comparisons.extend(
-                compare(lm, video, found.text, prompt=settings.prompt, seed=settings.seed)
-            )
-        progress(len(batch))
-    probed.left_out.sort(key=lambda drop: drop.id)
-    if not probed.comparisons:
-        first = probed.left_out[0]
+            descriptions[name] = text
+            comparisons += compare(model, footage, text, video=name, prompt=prompt, seed=seed)
+        progress(min(start + BATCH_SIZE, len(paths)), len(paths))
+    left_out.sort(key=lambda row: row.id)
+    if not comparisons:
+        first = left_out[0]
         raise ValueError(
             f"none of {len(paths)} videos can be probed; {first.id}: {first.reason}: {first.detail}"
         )
-    return probed
+    return report_comparisons(comparisons, seed=seed, left_out=left_out, descriptions=descriptions)
 
 
-def compare(lm: VideoLM, video: Seen, text: str, *, prompt: str, seed: int) -> list[Comparison]:
-    """One comparison per perturbation of the video that can be told from it."""
-    footage = video.footage
-    logp_clean = _log_probs(lm, Request(prompt, 0, footage.frames, footage.fps), text)
+def compare(
+    model: VideoLM, footage: Footage, text: str, *, video: str, prompt: str, seed: int
+) -> list[Comparison]:
+    """One comparison of `text` per perturbation of the footage that differs from the clean one."""
+    logp_clean = _log_probs(model, Request(prompt, 0, footage.frames, footage.fps), text)
     return [
         Comparison(
-            video=video.id,
+            video=video,
             kind=view.kind,
             level=view.level,
             num_tokens=len(logp_clean),
             clean=_total(logp_clean),
-            perturbed=_total(_log_probs(lm, view.request, text)),
+            perturbed=_total(_log_probs(model, view.request, text)),
         )
-        for view in perturbed_views(footage, prompt=prompt, seed=derive_seed(seed, video.id, "probe"))
+        for view in perturbed_views(footage, prompt=prompt, seed=derive_seed(seed, video, "probe"))
     ]
 
 
 def perturbed_views(footage: Footage, *, prompt: str, seed: int) -> Iterator[View]:
-    """The video reversed, shuffled and dropped at every level that disturbs it differently, and frozen."""
+    """The video reversed, shuffled and dropped at every level that differs from the others, and frozen."""
     ask = ask_footage(footage, prompt=prompt)
     for made in perturb_all(footage.num_clips, PerturbationsConfig(), seed=seed):
-        # None where clips without a frame leave the frames in their order.
+        # None if clips without a frame leave the frames in their order.
         if request := ask(made.order, 0):
             yield View(made.kind, made.level, request)
     middle_T = np.full(len(footage.frames), len(footage.frames) // 2)
     yield View("frozen", 0, Request(prompt, 0, footage.frames[middle_T], footage.fps))
 
 
-def _readable(videos: VideoSet, paths: Sequence[str], probed: Probed) -> list[Seen]:
-    """The videos that could be read and were not seen before; the others go to `probed.left_out`."""
-    known = {row.id for row in probed.descriptions}
-    seen: list[Seen] = []
+def open_videos(path: Path, frames: Mapping[str, Any] | None = None) -> VideoSet:
+    """The videos of a file, a folder or a run directory; `frames` sets values of the [frames] section.
+
+    For a run of the embedded world these are its held-out stories, for any other run the videos of its
+    held-out pairs, or all if there are none. Raises ValueError if there is no video, for a value that the
+    section refuses, and for any value with a run, whose frames are stored already.
+    """
+    if (path / "config.toml").is_file():
+        if frames:
+            keys = ", ".join(f"frames.{key}" for key in frames)
+            raise ValueError(f"{keys} cannot be set for {path}: frames of a run are sampled already")
+        return _open_run(path)
+    settings = parse_config({"videos": {"paths": [str(path)]}, "frames": dict(frames or {})}).frames
+    return VideoSet(tuple(map(str, find_videos([path], VideosConfig().extensions))), settings)
+
+
+def choose_videos(paths: tuple[str, ...], num_videos: int, *, seed: int) -> list[str]:
+    """At most `num_videos` of them, drawn by seed and file name: a folder that was moved gives the same."""
+    drawn = sorted(paths, key=lambda path: (derive_seed(seed, Path(path).name, "probe"), path))
+    return sorted(drawn[:num_videos])
+
+
+def read_video(videos: VideoSet, path: str) -> tuple[str, Footage]:
+    """The id of a video, and its frames (two or more) by clip or by segment; raises SkipRecord."""
+    try:
+        name, footage = _read(videos, path)
+    except (SkipRecord, MemoryError):
+        raise
+    except OSError as error:
+        raise SkipRecord("cannot be opened", str(error)) from None
+    except Exception as error:
+        # One damaged file must not lose the figures of all other videos.
+        raise SkipRecord("cannot be processed", f"{type(error).__name__}: {error}") from None
+    if (count := len(footage.frames)) < 2:
+        raise SkipRecord(
+            "too few frames", f"{count} at frames.fps {videos.frames.fps:g}; order needs 2, set a higher rate"
+        )
+    return name, footage
+
+
+def _open_run(directory: Path) -> VideoSet:
+    # Not the whole configuration: a run of another version may have keys that this one does not know.
+    plain = tomllib.loads((directory / "config.toml").read_text(encoding="utf-8"))
+    rows = RunStore(directory)
+    clips: dict[str, Clips] = {}
+    if "synthetic" in plain:
+        paths = [str(path) for path in sorted((directory / "synthetic" / "held_out").glob("*.mp4"))]
+    else:
+        clips = {row.path: row for row in rows.read("clips", Clips)}
+        # A run with imported pairs has no clips.
+        ids = {path: row.id for path, row in clips.items()}
+        ids = ids or {row.path: row.id for row in rows.read("videos", Video)}
+        held_out = {pair.video_id for pair in rows.read("held_out_pairs", Pair)}
+        paths = [path for path, name in ids.items() if name in held_out] or list(ids)
+    if not paths:
+        raise ValueError(f"the run {directory} has no videos yet; `tempo status {directory}` shows its state")
+    seconds = plain.get("videos", {}).get("timeout_seconds", VideosConfig().timeout_seconds)
+    frames = FramesConfig.model_validate(plain.get("frames", {}))
+    return VideoSet(tuple(paths), frames, seconds, FrameStore(directory / "frames"), clips)
+
+
+def _read(videos: VideoSet, path: str) -> tuple[str, Footage]:
+    """Raises SkipRecord or OSError, and whatever libraries raise for a damaged file."""
+    clips, store = videos.clips.get(path), videos.store
+    if clips and store and store.has(clips.id):
+        return clips.id, frames_by_clip(clips, store)
+    name = video_id(path)
+    if store and store.has(name):
+        frames, _, fps = store.read(name)
+    else:
+        sampled = with_patience(
+            lambda pulse: sample_video(path, videos.frames, pulse.beat), videos.timeout_seconds
+        )
+        frames, fps = decode_jpegs(sampled.frames), sampled.fps
+    check_shape(frames.shape[2], frames.shape[1])
+    num_segments = min(len(frames), NUM_SEGMENTS)
+    segment_T = np.arange(len(frames)) * num_segments // len(frames)
+    return name, Footage(frames, segment_T, num_segments, fps)
+
+
+def _read_batch(
+    videos: VideoSet, paths: Sequence[str], seen: set[str], left_out: list[LeftOut]
+) -> dict[str, tuple[str, Footage]]:
+    """Id and footage by path of the videos that can be read and were not seen before; extends the others."""
+    batch = {}
     for path in paths:
-        row = read_video(videos, path)
-        if isinstance(row, Seen) and row.id in known:
-            row = left_out(path, "duplicate", f"same content as another video, {row.id}")
-        if isinstance(row, Skipped):
-            probed.left_out.append(row)
+        try:
+            name, footage = read_video(videos, path)
+            if name in seen:
+                raise SkipRecord("duplicate", f"same content as another video, {name}")
+        except SkipRecord as skip:
+            left_out.append(LeftOut(id=path, reason=skip.reason, detail=skip.detail))
         else:
-            seen.append(row)
-            known.add(row.id)
-    return seen
+            seen.add(name)
+            batch[path] = name, footage
+    return batch
 
 
-def _descriptions(lm: VideoLM, seen: Sequence[Seen], settings: ProbeSettings) -> list[Description | Skipped]:
-    if settings.texts is not None:
-        return [given_text(video, settings.texts) for video in seen]
-    return describe(lm, seen, prompt=settings.prompt, max_new_tokens=settings.max_new_tokens)
+def _own(
+    model: VideoLM, batch: Mapping[str, tuple[str, Footage]], prompt: str, max_new_tokens: int
+) -> list[str | SkipRecord]:
+    """The model's own greedy description of each video, or why there is none."""
+    requests = [Request(prompt, 0, footage.frames, footage.fps) for _, footage in batch.values()]
+    greedy = SamplingConfig(temperature=0, batch_size=BATCH_SIZE)
+    answers = generate(model, requests, sampling=greedy, max_new_tokens=max_new_tokens)
+    texts: list[str | SkipRecord] = []
+    for answer in map(without_thoughts, answers):
+        # A cut answer is not scored: the end of turn after it is not the model's own.
+        fault = "the answer is empty" if answer.is_whole else "cut; a larger --max-new-tokens may help"
+        is_usable = answer.text and answer.is_whole
+        texts.append(answer.text if is_usable else SkipRecord("no description", fault))
+    return texts
 
 
-def _log_probs(lm: VideoLM, request: Request, text: str) -> Tensor:
+def _given(batch: Mapping[str, tuple[str, Footage]], texts: Mapping[str, str]) -> list[str | SkipRecord]:
+    """The text given for each video, or why there is none."""
+    missing = "there is no text with the id {!r}"
+    return [
+        texts.get(name) or SkipRecord("no text given", missing.format(name)) for name, _ in batch.values()
+    ]
+
+
+def _log_probs(model: VideoLM, request: Request, text: str) -> Tensor:
     """Log-probabilities [num_tokens] of the text after video and prompt."""
-    group = lm.answer_group(request.frames, request.prompt, [text], fps=request.fps)
+    group = model.answer_group(request.frames, request.prompt, [text], fps=request.fps)
     with torch.no_grad():
-        return log_probs(lm.model, [group])[0][0]
+        return log_probs(model.model, [group])[0][0]
 
 
 def _total(logp: Tensor) -> float:
-    """Rounded: two sums that differ by less than arithmetic's own noise are a tie."""
+    """The sum, rounded so that a difference within the error of float arithmetic is a tie."""
     return round(float(logp.double().sum()), 4)

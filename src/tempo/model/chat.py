@@ -157,13 +157,13 @@ def retry_after_seconds(value: str) -> float:
 
 def read_key(config: EndpointConfig) -> str:
     """The key of a server, empty where none is asked for; raises ValueError, which never shows it."""
-    if not config.key_variable:
+    if not config.api_key_env:
         return ""
-    key = os.environ.get(config.key_variable, "").strip()
+    key = os.environ.get(config.api_key_env, "").strip()
     if not key:
-        raise ValueError(f"endpoint.key_variable: the environment variable {config.key_variable} is not set")
+        raise ValueError(f"endpoint.api_key_env: the environment variable {config.api_key_env} is not set")
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise ValueError(
-            f"endpoint.key_variable: {config.key_variable} holds no key: letters that no header takes"
+            f"endpoint.api_key_env: {config.api_key_env} holds no key: letters that no header takes"
         )
     return key

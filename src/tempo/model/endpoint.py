@@ -159,7 +159,7 @@ class Endpoint:
     def _down(self, why: str) -> EndpointDown:
         return EndpointDown(
             f"endpoint: {self.config.url} does not answer as {self.config.model!r}: {why}. Nothing is lost: "
-            "see to the server, endpoint.model and endpoint.key_variable, then give the same command again"
+            "see to the server, endpoint.model and endpoint.api_key_env, then give the same command again"
         )
 
     async def _send(self, client: httpx.AsyncClient, body: dict[str, Any]) -> Answer:

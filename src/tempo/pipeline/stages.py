@@ -16,7 +16,6 @@ from typing import Any
 from rich.console import Console
 
 from tempo.config import Config
-from tempo.config.checks import IMPORTED_STAGES
 from tempo.core.records import Clips, Perturbations, Record, Video
 from tempo.core.store import RunStore
 from tempo.engine import pool as engine
@@ -71,6 +70,9 @@ STAGES: tuple[Stage, ...] = (
     Stage("evaluation", "ask every model the benchmark", ("evaluation",), steps.run_evaluation),
     Stage("report", "write report.html", ("report", "audit"), steps.run_report),
 )  # fmt: skip
+
+#: Stages that `pairs.import_from` replaces.
+IMPORTED_STAGES = ("clips", "captions", "perturbations", "responses")
 
 #: Stages that load the model.
 MODEL_STAGES = ("captions", "responses", "audit", "training", "evaluation")

@@ -15,8 +15,8 @@ import numpy as np
 from tempo.config import AuditConfig, ModelConfig
 from tempo.core.records import Pair
 from tempo.core.seeds import derive_seed
+from tempo.core.statistics import cluster_interval, wilson_interval
 from tempo.core.store import RunStore, write_json
-from tempo.evaluation.benchmark import cluster_interval, wilson_interval
 from tempo.pipeline.run_files import read_config
 from tempo.preference import judges
 from tempo.preference.verdict import MIN_VIDEOS, verdict

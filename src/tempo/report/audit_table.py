@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from tempo.evaluation.table import percent
+from tempo.evaluation.benchmark import percent
 from tempo.preference.verdict import JUDGES
 
 

@@ -20,7 +20,7 @@ from tempo.cli.status import count_drops
 from tempo.core.records import Captions, Clips, Pair, Shots
 from tempo.core.store import RunStore, write_text
 from tempo.engine.types import Context
-from tempo.evaluation.table import percent
+from tempo.evaluation.benchmark import percent
 from tempo.pipeline.rounds import round_directories
 from tempo.preference.perturbations import kendall_distance
 from tempo.report.audit_table import audit_cells

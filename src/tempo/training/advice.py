@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tempo.config import PhaseConfig
+from tempo.config import DpoPhase, PhaseConfig
 
 Row = Mapping[str, float]
 
@@ -38,7 +38,7 @@ def _trivial(rows: Sequence[Row], phase: PhaseConfig) -> str:
     )
 
 
-def _falling(rows: Sequence[Row], phase: PhaseConfig) -> str:
+def _falling(rows: Sequence[Row], phase: DpoPhase) -> str:
     last = rows[-WINDOW:]
     chosen, rejected = _mean(last, "rewards/chosen"), _mean(last, "rewards/rejected")
     if chosen > -FALL:

@@ -54,7 +54,7 @@ class Curriculum:
 
     def feedback(self, metrics: Metrics) -> None:
         """Takes note of what a batch came to, summed over its groups and ranks."""
-        if self._present + 1 >= len(self._levels):
+        if self._phase.objective == "sft" or self._present + 1 >= len(self._levels):
             return
         name = level_metric(ACCURACIES, self._levels[self._present])
         if name not in metrics.sums:
@@ -89,7 +89,7 @@ class Curriculum:
 
     def _level(self, lesson: Lesson) -> int:
         """The level that decides; a random order is a curriculum of a single one."""
-        if self._phase.order == "random":
+        if self._phase.objective == "sft" or self._phase.order == "random":
             return 0
         levels = {label.level for label in lesson.labels}
         assert len(levels) == 1, f"{lesson.id} has levels {levels}"

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tempo.config import PhaseConfig
+from tempo.config import DpoPhase, SftPhase
 from tempo.core.records import Pair, PairKind
 from tempo.model.loading import VideoLM
 from tempo.model.prefix import Group
@@ -63,7 +63,7 @@ class Lesson:
         return lm.answer_group(frames, self.prompt, self.answers, fps=fps)
 
 
-def dpo_lessons(pairs: Iterable[Pair], phase: PhaseConfig) -> list[Lesson]:
+def dpo_lessons(pairs: Iterable[Pair], phase: DpoPhase) -> list[Lesson]:
     """The pairs that the phase asks for as lessons, by `phase.grouping`; sorted, whatever their order was.
 
     Pairs share a lesson only where they share video, frames, prompt and chosen answer.
@@ -75,19 +75,19 @@ def dpo_lessons(pairs: Iterable[Pair], phase: PhaseConfig) -> list[Lesson]:
     return [_lesson(alike, phase, taken) for alike in units]
 
 
-def takes(phase: PhaseConfig, pair: Pair) -> bool:
+def takes(phase: DpoPhase, pair: Pair) -> bool:
     """Whether a phase asks for a pair."""
     return (not phase.levels or pair.level in phase.levels) and (not phase.kinds or pair.kind in phase.kinds)
 
 
-def _unit(pair: Pair, phase: PhaseConfig) -> tuple[str, int, str, str, str, tuple[int, ...]]:
+def _unit(pair: Pair, phase: DpoPhase) -> tuple[str, int, str, str, str, tuple[int, ...]]:
     """What the pairs of one lesson have in common."""
     level = 0 if phase.grouping == "video" else pair.level
     name = pair.id if phase.grouping == "pair" else ""
     return pair.video_id, level, name, pair.prompt, pair.chosen, pair.frames
 
 
-def _lesson(alike: Sequence[Pair], phase: PhaseConfig, taken: Counter[str]) -> Lesson:
+def _lesson(alike: Sequence[Pair], phase: DpoPhase, taken: Counter[str]) -> Lesson:
     first = alike[0]
     names = {"video": first.video_id, "level": f"{first.video_id}/{first.level}", "pair": first.id}
     name = names[phase.grouping]
@@ -103,7 +103,7 @@ def _lesson(alike: Sequence[Pair], phase: PhaseConfig, taken: Counter[str]) -> L
     )
 
 
-def sft_lessons(asked: Iterable[Asked], phase: PhaseConfig) -> list[Lesson]:
+def sft_lessons(asked: Iterable[Asked], phase: SftPhase) -> list[Lesson]:
     """One lesson per video with all its questions, or one per question where `phase.grouping` is "pair".
 
     Sorted by video; the questions of a video stay in their order.
@@ -119,7 +119,7 @@ def sft_lessons(asked: Iterable[Asked], phase: PhaseConfig) -> list[Lesson]:
 
 
 def _sft_units(
-    questions: list[tuple[str, str]], phase: PhaseConfig
+    questions: list[tuple[str, str]], phase: SftPhase
 ) -> Iterable[tuple[str, list[tuple[str, str]]]]:
     if phase.grouping != "pair":
         return [("sft", questions)]

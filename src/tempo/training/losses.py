@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tempo.config import Length, Loss
+from tempo.config import LogpReduction, Loss
 
 ACCURACIES = "rewards/accuracies"
 
@@ -63,7 +63,7 @@ def dpo_terms(
     nll_weight: float,
     loss: Loss = "sigmoid",
     label_smoothing: float = 0.0,
-    length: Length = "sum",
+    length: LogpReduction = "sum",
     ld_alpha: float = 1.0,
     labels: Sequence[tuple[str, int]] = (),
 ) -> DpoTerms:
@@ -93,7 +93,9 @@ def dpo_terms(
     )
 
 
-def answer_scores(answers: Sequence[Tensor], *, length: Length, ld_alpha: float) -> tuple[Tensor, Tensor]:
+def answer_scores(
+    answers: Sequence[Tensor], *, length: LogpReduction, ld_alpha: float
+) -> tuple[Tensor, Tensor]:
     """The log-likelihoods of the chosen answer (one number, or one per pair, [K]) and the rejected ones [K].
 
     `sum` adds the tokens, `mean` averages them. `ld` (LD-DPO, arXiv 2409.06411) adds them too, but those

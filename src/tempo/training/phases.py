@@ -172,7 +172,7 @@ def _reference(
     frames: FrameStore,
 ) -> ReferenceStore | None:
     """The reference's log-probabilities on disk, where the phase wants them there; else None."""
-    if not phase.cache_reference and phase.reference == "reset":
+    if phase.objective == "sft" or not (phase.cache_reference or phase.reference == "fixed"):
         return None
     context = session.context
     path = context.config.model.path if phase.reference == "fixed" else start

@@ -90,7 +90,7 @@ def row_loss(
             nll_weight=phase.nll_weight,
             loss=phase.loss,
             label_smoothing=phase.label_smoothing,
-            length=phase.length,
+            length=phase.logp_reduction,
             ld_alpha=phase.ld_alpha,
             labels=marks,
         )

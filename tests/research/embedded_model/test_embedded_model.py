@@ -74,20 +74,21 @@ def test_blank_frames_leave_it_at_chance():
     """Nothing can be answered without the video: where the pictures are grey, the benchmark is a guess."""
     import numpy as np
 
-    from tempo.evaluation.benchmark import summarize
+    from tempo.evaluation.benchmark import score_outcomes
     from tempo.evaluation.evaluate import ask
     from tempo.synthetic import benchmark
     from tempo.synthetic.world import make_story
 
     lm = load_video_lm(ModelConfig())
-    outcomes, chances = [], []
+    asked, outcomes, chances = [], [], []
     for number in range(40):
         story = make_story(card.CARD_SEED + 2, number, num_shots=(4, 9))
         samples = benchmark.story_samples(story, seed=3, number=number)
         samples += benchmark.conflicting_samples(story)
         blank = np.full_like(card.story_view(story), 127)
-        outcomes += ask(lm, samples, (blank, 1.0))
+        asked += samples
+        outcomes += ask(lm, samples, blank, fps=1.0)
         chances += [1 / len(sample.options) for sample in samples]
     chance = sum(chances) / len(chances)
     right = [outcome.is_right for outcome in outcomes]
-    assert abs(sum(right) / len(right) - chance) < 0.07, (summarize(outcomes)["by_aspect"], chance)
+    assert abs(sum(right) / len(right) - chance) < 0.07, (score_outcomes(outcomes, asked).by_aspect, chance)

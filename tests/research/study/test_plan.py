@@ -72,10 +72,10 @@ def test_pairs_of_a_second_round_are_made_by_the_row_that_is_named():
 
 
 def test_overrides_reach_the_phases_of_their_objective_only():
-    made = plan(one={"phases": ["easy", "sft"], "dpo": {"nll_weight": 0.0}})
+    made = plan(one={"phases": ["easy", "sft"], "dpo": {"epochs": 2}})
     easy, sft = (job.phase for job in of(made, PhaseJob))
-    assert easy.nll_weight == 0
-    assert sft.nll_weight == 1
+    assert easy.epochs == 2
+    assert sft.epochs == 1
 
 
 def test_seeds_share_nothing():

@@ -1,0 +1,92 @@
+"""`tempo probe`: its files, its messages."""
+
+import json
+
+import pytest
+
+from tempo.cli import probe as module
+from tempo.synthetic.drawing import render_story
+from tempo.synthetic.world import make_story
+
+
+@pytest.fixture
+def films(tmp_path):
+    folder = tmp_path / "films"
+    folder.mkdir()
+    for index in range(2):
+        render_story(make_story(91, index, num_shots=(4, 4)), folder / f"{index}.mp4")
+    return folder
+
+
+def test_figures_chart_and_descriptions_are_written_and_can_be_scored_again(tempo, films, tmp_path):
+    common = ("--set", "frames.max_pixels=4096", "--describe-with", "Describe this clip in detail.")
+    code, out, err = tempo(
+        *("probe", "embedded", films, *common, "--json", tmp_path / "a.json", "--chart", tmp_path / "a.svg"),
+        *("--save-text", tmp_path / "texts.jsonl"),
+    )
+    assert (code, err) == (0, "")
+    own = json.loads((tmp_path / "a.json").read_text())
+    assert own["prompt"] == "Describe this clip in detail."
+    assert (own["text"], own["frames"]["max_pixels"]) == ("own", 4096)
+    assert {"win_rate", "win_rate_interval", "margin", "margin_per_token"} <= own["by_kind"]["reverse"].keys()
+    assert own["by_kind"]["reverse"]["by_level"]
+    assert "reverse" in out
+    assert (tmp_path / "a.svg").exists()
+    code, _, err = tempo(
+        *("probe", "embedded", films, *common, "--json", tmp_path / "b.json"),
+        *("--text", tmp_path / "texts.jsonl"),
+    )
+    assert (code, err) == (0, "")
+    given = json.loads((tmp_path / "b.json").read_text())
+    assert given["text"] == str(tmp_path / "texts.jsonl")
+    assert given["comparisons"] == own["comparisons"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--chart", "x.pdf"), "the name must end with .png or .svg"),
+        (("--json", "nowhere/x.json"), "nowhere/x.json cannot be written"),
+        (("--set", "frames.fps=-1"), "frames.fps"),
+        (("--set", "model.device=gpu"), "model.device"),
+        (("--set", "clips.min_clips=2"), "--set clips has no effect"),
+        (("--text", "absent.jsonl"), "--text absent.jsonl cannot be read"),
+    ],
+)
+def test_bad_options_are_one_message_before_any_model_is_loaded(
+    tempo, films, tmp_path, monkeypatch, options, message
+):
+    monkeypatch.setattr(module, "load_video_lm", lambda *_: pytest.fail("loaded"))
+    monkeypatch.chdir(tmp_path)
+    code, _, err = tempo("probe", "embedded", films, *options)
+    assert code == 2
+    assert message in err
+
+
+@pytest.mark.parametrize(("model", "videos"), [("no-model", "films"), ("embedded", "no-videos")])
+def test_a_missing_model_or_folder_is_named(tempo, films, tmp_path, monkeypatch, model, videos):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = tempo("probe", model if model == "embedded" else tmp_path / model, tmp_path / videos)
+    assert code == 2
+    assert f"{'no-model' if model == 'no-model' else 'no-videos'}' does not exist" in err
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ('{"id": "a"}\n', "line 1 is "),
+        ('{"id": "a", "text": " "}\n', "the text of 'a' is empty"),
+        ('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n', "2 rows for 1 videos"),
+    ],
+)
+def test_bad_rows_of_descriptions_are_refused(tmp_path, lines, message):
+    path = tmp_path / "texts.jsonl"
+    path.write_text(lines)
+    with pytest.raises(ValueError, match=message):
+        module.read_texts(path)
+
+
+def test_descriptions_may_contain_line_separators(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"id": "a", "text": "x\u2028y"}\n{"id": "b", "text": "z"}\n')
+    assert module.read_texts(path) == {"a": "x\u2028y", "b": "z"}
