@@ -1,7 +1,8 @@
 """The statistics of a study: a table of row x seed x metric, and estimates with intervals from it.
 
-All comparisons are paired by seed: two rows with the same seed saw the same videos and questions. Intervals are
-95 % intervals over seeds. Accuracies and win rates are shares between 0 and 1; differences are of such shares.
+All comparisons are paired by seed: two rows with the same seed saw the same videos and questions. Intervals
+are 95 % intervals over seeds. Accuracies and win rates are shares between 0 and 1; differences are of such
+shares.
 
 N points in G groups, R draws of the bootstrap.
 """
@@ -90,13 +91,13 @@ class Results:
         return self.study.rows[row].description if row in self.study.rows else ""
 
     def baseline(self, row: str, name: str) -> str:
-        """The row that `name` means for a row: its own baseline, one of the study, or the row of that name."""
+        """The row that `name` means for a row: its own baseline, one of the study, or a row of that name."""
         own = self.study.rows[row].baselines if row in self.study.rows else {}
         return (self.study.baselines | own).get(name, name)
 
     @cached_property
     def values(self) -> pd.DataFrame:
-        """Metrics (columns) of runs (index: row, seed), NaN where absent; raises ValueError for duplicates."""
+        """Metrics (columns) of runs (index: row, seed), NaN where absent; ValueError for duplicate runs."""
         return self._frame([_metrics(run) for run in self.runs]).replace([np.inf, -np.inf], np.nan)
 
     @cached_property
@@ -113,8 +114,8 @@ class Results:
 def _metrics(run: Mapping[str, Any]) -> dict[str, float | None]:
     """All metrics of one run.
 
-    `order` is the mean of event order and conflicting videos, `over_chance` is temporal accuracy minus that of
-    guessing, `sft_grad_spread` is the standard deviation of the gradient norm over the first steps of SFT.
+    `order` is the mean of event order and conflicting videos, `over_chance` is temporal accuracy minus that
+    of guessing, `sft_grad_spread` is the standard deviation of the gradient norm over the first steps of SFT.
     """
     accuracy, probe, start = run["accuracy"], run.get("probe") or {}, run.get("sft_start") or {}
     chance, losses, norms = run.get("chance") or {}, start.get("loss") or [], start.get("grad_norm") or []
@@ -263,7 +264,7 @@ def correlation_interval(
 
 
 def _rank_correlations(x: Any, y: Any, times_RN: np.ndarray) -> np.ndarray:
-    """Spearman's rho [R] of samples that hold point n `times_RN[r, n]` times; NaN where a side is constant."""
+    """Spearman's rho [R] of samples with point n `times_RN[r, n]` times; NaN where a side is constant."""
     x_RN, y_RN = _centred_ranks(x, times_RN), _centred_ranks(y, times_RN)
     scale_R = np.sqrt((times_RN * x_RN**2).sum(1) * (times_RN * y_RN**2).sum(1))
     product_R = (times_RN * x_RN * y_RN).sum(1)

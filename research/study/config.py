@@ -29,9 +29,10 @@ class RowConfig(Section):
 
     It starts from the checkpoint `model` (by default that of the base run) or from the final model of the row
     `start`. `pairs_by` names what makes its pairs: a row, a checkpoint, or `truth`; by default the model that
-    the row starts from. `dpo` and `sft` override keys of its phases with that objective, `data` overrides keys
-    of the run (`section.key`). A `blind` row answers the benchmark without seeing the videos. `num_seeds` uses
-    only the first seeds of the study; 0 uses all. `baselines` overrides entries of the study's baselines.
+    the row starts from. `dpo` and `sft` override keys of its phases with that objective, `data` overrides
+    keys of the run (`section.key`). A `blind` row answers the benchmark without seeing the videos.
+    `num_seeds` uses only the first seeds of the study; 0 uses all. `baselines` overrides entries of the
+    study's baselines.
     """
 
     description: str
@@ -86,10 +87,11 @@ class Column(NamedTuple):
 
 
 class TableConfig(Section):
-    """A table of results: one line per row (all rows if `rows` is empty), or a table for each of the `groups`.
+    """A table of results: one line per row (all rows if `rows` is empty), or a table for each of the
+    `groups`.
 
-    A column is a metric, `metric - ROW` (the difference from another row), or `metric / ROW - ROW` (which share
-    of the gain of one row over another is kept). ROW is the label of a baseline or the name of a row.
+    A column is a metric, `metric - ROW` (the difference from another row), or `metric / ROW - ROW` (which
+    share of the gain of one row over another is kept). ROW is the label of a baseline or the name of a row.
     """
 
     rows: tuple[str, ...] = ()
@@ -121,9 +123,9 @@ class PlotConfig(Section):
 class StudyConfig(Section):
     """A whole study. `num_workers = 0` means one process per core, or a single process on a GPU.
 
-    `set` overrides values of the base run for all rows, `dpo` and `sft` keys of all phases with that objective;
-    a row's own values go over them. A file with `extends = "FILE"` starts from another study's values.
-    `baselines` gives labels to rows that others are compared with; `colors` are matplotlib's, by row.
+    `set` overrides values of the base run for all rows, `dpo` and `sft` keys of all phases with that
+    objective; a row's own values go over them. A file with `extends = "FILE"` starts from another study's
+    values. `baselines` gives labels to rows that others are compared with; `colors` are matplotlib's, by row.
     """
 
     base: str = Field(description="TOML of a run of the embedded world, relative to the study's file")

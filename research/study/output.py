@@ -1,7 +1,7 @@
 """What people read of a study: tables, and the generated blocks of Markdown documents.
 
-A block stands between `<!-- study:NAME -->` and `<!-- /study -->`. All of it follows from the runs recorded in
-`study.json`, and from the claims, tables and plots of the study's configuration.
+A block stands between `<!-- study:NAME -->` and `<!-- /study -->`. All of it follows from the runs recorded
+in `study.json`, and from the claims, tables and plots of the study's configuration.
 """
 
 from __future__ import annotations
