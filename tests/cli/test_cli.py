@@ -225,7 +225,6 @@ def test_missing_input_of_a_late_stage_is_refused_before_hours_of_decoding(
 def test_where_stages_run_can_be_said_on_the_command_line(tempo, write, tmp_path, command):
     """The options are the keys `run.engine` and `run.ray_address`, checked like them."""
     asked = (command, write(), "--out", tmp_path / "out")
-    assert_refused(tempo(*asked, "--address", "a:1"), "ray_address 'a:1' would do nothing", "'local'")
     assert_refused(tempo(*asked, "--engine", "spark"), "run.engine", "'spark'")
     assert_refused(tempo(*asked, "--engine", "ray", "--address", "ray://a:1"), "run.ray_address")
 
@@ -366,7 +365,7 @@ def test_directory_in_which_no_lock_can_be_made_is_named(tempo, write, tmp_path)
         (["audit", "{out}"], "tempo.preference.audit.audit_directory", False),
         (
             ["export", "{out}", "--format", "trl", "--out", "x"],
-            "tempo.pipeline.stages.run_directory_error",
+            "tempo.cli.main.run_directory_error",
             False,
         ),
     ],

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tempo.core import files
 from tempo.core import store as store_module
 from tempo.core.records import Captions, Skipped
 from tempo.core.store import SKIPPED, RunStore, read_rows, write_json, write_lines, write_text
@@ -106,7 +107,7 @@ def test_what_is_wrong_with_a_row_is_said_in_plain_words(tmp_path, line, words):
     path.write_text(f"{line}\n")
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - the words are looked at below
         read_rows(path, Captions, key="some.key")
-    assert str(caught.value) == f"{path} line 1 is no captions: {words}"
+    assert str(caught.value) == f"{path} line 1 is not a valid captions: {words}"
 
 
 def test_damaged_line_in_the_middle_is_refused_by_file_and_line(store):
@@ -178,9 +179,7 @@ def test_marker_is_written_last(store, monkeypatch):
     store.append("captions", rows("b", "a"))
     replaced = []
     replace = os.replace
-    monkeypatch.setattr(
-        store_module.os, "replace", lambda a, b: (replaced.append(Path(b).name), replace(a, b))
-    )
+    monkeypatch.setattr(files.os, "replace", lambda a, b: (replaced.append(Path(b).name), replace(a, b)))
     store.finish("captions", "f1")
     assert replaced == ["captions.jsonl", "captions.json"]
 
@@ -303,7 +302,7 @@ def test_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(store_module.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="no space"):
         write_text(path, "new and longer")
     assert path.read_text() == "old"
@@ -313,9 +312,9 @@ def test_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
 KILLED_WHILE_WRITING = """
 import os, sys
 from pathlib import Path
-from tempo.core import store
-store.os.replace = lambda *_: os._exit(9)
-store.write_text(Path(sys.argv[1]), "new")
+from tempo.core import files
+files.os.replace = lambda *_: os._exit(9)
+files.write_text(Path(sys.argv[1]), "new")
 """
 
 
@@ -336,8 +335,6 @@ def test_reader_never_sees_half_a_file(tmp_path, monkeypatch):
     write_text(path, "old")
     seen = []
     replace = os.replace
-    monkeypatch.setattr(
-        store_module.os, "replace", lambda a, b: (seen.append(path.read_text()), replace(a, b))
-    )
+    monkeypatch.setattr(files.os, "replace", lambda a, b: (seen.append(path.read_text()), replace(a, b)))
     write_text(path, "new")
     assert (seen, path.read_text()) == (["old"], "new")

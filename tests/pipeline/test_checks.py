@@ -58,8 +58,11 @@ def finish(context, stage):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"aspect": None, "format": None}, r"bench\.jsonl line 1 is no sample: lacks aspect, format$"),
-        ({"answer": 2}, r"bench\.jsonl line 1 is no sample: answer 2 is none of 2 options$"),
+        (
+            {"aspect": None, "format": None},
+            r"line 1 is not a valid sample: lacks aspect, format$",
+        ),
+        ({"answer": 2}, r"bench\.jsonl line 1 is not a valid sample: answer 2 is none of 2 options$"),
         ({"group": "g"}, r"bench\.jsonl line 1: group 'g' has one sample"),
         ({}, r"evaluation\.benchmark names .*v\.mp4, which does not exist"),
     ],

@@ -1,6 +1,7 @@
 """The whole method on a few small stories: its contracts, its restarts, and its kills."""
 
 import hashlib
+import io
 import itertools
 import json
 import os
@@ -19,6 +20,7 @@ from tempo.config import load_config, parse_config
 from tempo.core.records import Captions, Clips, Pair, Perturbations, Skipped, Video
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
+from tempo.model.paths import embedded_path
 from tempo.pipeline import fingerprints as named_files
 from tempo.pipeline import run_files
 from tempo.pipeline import stages as pipeline
@@ -204,6 +206,34 @@ def test_another_run_of_the_same_config_gives_the_same_bytes(finished, paired):
     assert {"synthetic", "frames"} <= {Path(name).parts[0] for name in found}
     assert found.keys() <= whole.keys()
     assert [name for name in found if found[name] != whole[name]] == []
+
+
+@pytest.mark.parametrize(
+    ("override", "taken"),
+    [
+        ("report.num_pairs=2", NAMES[:8]),
+        ("responses.temperature=0.5", NAMES[:6]),
+        (f"model.path={embedded_path()}", NAMES[:4]),
+        ("run.seed=1", ()),
+    ],
+)
+def test_what_another_run_made_under_the_same_settings_is_taken_over(
+    paired, config_path, tmp_path, override, taken
+):
+    stages = [f"{name}.jsonl" for name in taken]
+    source = paired.directory
+    console = Console(file=io.StringIO(), width=300)
+    config = load_config(config_path, [override])
+    context = Context(config, tmp_path / "run")
+    run_stages(context, console, until=taken[-1] if taken else "synthetic", source=source)
+    said = f"taken over from {source}: {', '.join(taken) or 'nothing'}"
+    assert said in console.file.getvalue()
+    found, expected = contents(context.directory), contents(source)
+    assert {name for name in found if name in DATA} == {name for name in stages if name in DATA}
+    assert not taken or [name for name in stages if name in found and found[name] != expected[name]] == []
+    # Nothing refers to the source, which may be deleted.
+    assert str(source) not in "".join(path.read_text() for path in context.directory.glob("*.jsonl"))
+    assert not any(path.is_symlink() for path in context.directory.rglob("*"))
 
 
 def start_run(config_path, out, *more):

@@ -25,5 +25,5 @@ def test_a_kill_while_stages_are_discarded_leaves_those_that_the_others_stand_on
 
     monkeypatch.setattr(RunStore, "forget", killed)
     with pytest.raises(KeyboardInterrupt):
-        settle_config(context, {name: (name, tmp_path) for name in names}, Console(quiet=True), redo=True)
+        settle_config(context, names, Console(quiet=True), redo=True)
     assert [name for name in names if store.is_done(name)] == ["shots", "clips"]

@@ -285,7 +285,7 @@ def test_a_damaged_row_is_named_by_its_line(run, tmp_path):
     directory, _ = run
     with (directory / "pairs.jsonl").open("a") as file:
         file.write('{"id": "x"}\n')
-    assert "pairs.jsonl line 5 is no pair" in refusal(directory, "trl", tmp_path / "out")
+    assert "pairs.jsonl line 5 is not a valid pair" in refusal(directory, "trl", tmp_path / "out")
 
 
 def test_missing_videos_and_frames_are_named(run, tmp_path):

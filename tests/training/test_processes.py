@@ -176,6 +176,6 @@ def test_one_alone_waits_for_nobody(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.delenv("RANK", raising=False)
     assert (processes.process_rank(), processes.num_processes()) == (0, 1)
-    assert processes.call_to_training("cpu", round_number=2) == 2
-    assert processes.call_to_training("cpu", round_number=0) == 0
+    assert processes.call_to_training("cpu", is_needed=True)
+    assert processes.call_to_training("cpu", is_needed=False) is False
     processes.wait_for_all()

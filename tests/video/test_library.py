@@ -6,7 +6,6 @@ from tempo.config import parse_config
 from tempo.core.records import Skipped, Video
 from tempo.core.store import SKIPPED, RunStore
 from tempo.engine.types import Context
-from tempo.pipeline.rounds import earlier_rounds, open_round
 from tempo.video.library import find_video, read_library
 from tempo.video.videos import video_id
 
@@ -28,8 +27,7 @@ def run(tmp_path):
         "gone.mp4": "cannot be read",
     }
     store.append(SKIPPED, [Skipped(id=str(films / n), stage="videos", reason=r) for n, r in dropped.items()])
-    phases = [{"name": "dpo", "objective": "dpo", "learning_rate": 1e-5}]
-    data = {"run": {"rounds": 2}, "videos": {"paths": [str(films)]}, "training": {"phases": phases}}
+    data = {"videos": {"paths": [str(films)]}}
     return Context(parse_config(data), tmp_path / "run")
 
 
@@ -62,12 +60,6 @@ def test_an_id_needs_no_path_and_is_asked_first(run, tmp_path):
 @pytest.mark.parametrize("name", ["broken.mp4", "gone.mp4"])
 def test_a_file_that_was_set_aside_has_no_id(run, name):
     assert find(run, name) == find(run, f"films/{name}", folder="") == ""
-
-
-def test_an_earlier_round_knows_what_its_run_set_aside(run):
-    (earlier,) = earlier_rounds(run)
-    open_round(earlier, run)
-    assert find(earlier, "broken.mp4") == ""
 
 
 def test_a_file_that_the_run_never_saw_is_refused(run, tmp_path):

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from tempo.config import VideosConfig
+from tempo.config.data import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
 from tempo.model.paths import EMBEDDED, check_model_path
 from tempo.video.videos import find_videos
 
@@ -57,7 +58,6 @@ max_length_ratio = 1.5
 
 #: Lines of [frames]. The embedded models look at small pictures, so that nothing of them grows too long.
 EMBEDDED_PIXELS = "max_pixels = 16384       # per frame"
-HUB_MAX_PIXELS, HUB_TOTAL_PIXELS = 200_704, 9_000_000
 PIXELS = f"""\
 max_pixels = {HUB_MAX_PIXELS}      # per frame
 max_total_pixels = {HUB_TOTAL_PIXELS:_}  # all frames of a video: the longer it is, the smaller they are;

@@ -15,6 +15,7 @@ from tempo import __version__
 from tempo.cli.errors import fail, machine_fault
 from tempo.cli.stopping import Terminated, terminable
 from tempo.config import load_config
+from tempo.core.store import run_directory_error
 from tempo.engine.ranks import process_rank
 from tempo.engine.types import Context
 from tempo.pipeline import stages as pipeline
@@ -40,6 +41,11 @@ SetOption = Annotated[
 ]
 RedoOption = Annotated[
     bool, typer.Option("--redo", help="discard stages made with another config, make them again")
+]
+
+FromOption = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="RUN", help="take over what this run made under the same settings"),
 ]
 
 EngineOption = Annotated[str, typer.Option(help="where stages run: local, or ray (extra `ray`)")]
@@ -78,13 +84,14 @@ def run(
         typer.Option(metavar="STAGE", help="stop after this stage, one of those that `tempo --help` lists"),
     ] = "",
     overrides: SetOption = None,
+    source: FromOption = None,
     redo: RedoOption = False,
     engine: EngineOption = "",
     address: AddressOption = "",
 ) -> None:
     """Do every stage that is not done yet, from videos to the report."""
     context = Context(load_config(config, _overrides(overrides, engine, address)), out)
-    pipeline.run_stages(context, console(), until=until, redo=redo)
+    pipeline.run_stages(context, console(), until=until, source=source, redo=redo)
     if process_rank() == 0:
         _say_where(context)
 
@@ -126,7 +133,7 @@ def export(
     """Write the pairs of a run for another trainer, easy ones first."""
     from tempo.preference.export import export_pairs
 
-    if error := pipeline.run_directory_error(directory):
+    if error := run_directory_error(directory):
         raise ValueError(error)
     num_pairs = export_pairs(directory, format_name, out)
     console().print(f"wrote {num_pairs} pairs to {out}; pairs.import_from takes its pairs file back")

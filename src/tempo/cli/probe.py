@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from tempo.cli.init import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
 from tempo.config import FramesConfig
+from tempo.config.data import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
 from tempo.config.load import override, parse_config
 from tempo.core.progress import Counters
 from tempo.core.records import Record

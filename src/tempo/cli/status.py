@@ -10,23 +10,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tempo.core.records import Skipped, Video
-from tempo.core.store import SKIPPED, RunStore
+from tempo.core.records import Skipped
+from tempo.core.store import SKIPPED, RunStore, count_skipped, run_directory_error
 from tempo.evaluation.benchmark import accuracy_table
-from tempo.pipeline.rounds import ROUND_STAGES, round_directories
-from tempo.pipeline.run_files import read_config
-from tempo.pipeline.stages import NAMES, run_directory_error
+from tempo.pipeline.stages import NAMES
 
 
 def print_status(directory: Path, console: Console) -> None:
     """Prints the state of a run; raises ValueError if there is none."""
     if error := run_directory_error(directory):
         raise ValueError(error)
-    num_rounds = read_config(directory).get("run", {}).get("rounds", 1)
-    for place in round_directories(directory):
-        _print_rows(place, ROUND_STAGES, f"round {place.name} of {num_rounds}: {place}", console)
-    title = f"round {num_rounds} of {num_rounds}: {directory}" if num_rounds > 1 else str(directory)
-    _print_rows(directory, NAMES, title, console)
+    _print_rows(directory, NAMES, str(directory), console)
     for line in training_lines(directory):
         console.print(line)
     evaluation = directory / "evaluation.json"
@@ -38,25 +32,8 @@ def _print_rows(directory: Path, names: Sequence[str], title: str, console: Cons
     """Prints what came of these stages, and what was dropped on the way."""
     store = RunStore(directory)
     console.print(_stages(store, names, title))
-    if drops := count_drops(store):
+    if drops := count_skipped(store):
         console.print(_reasons(drops))
-
-
-def count_drops(store: RunStore) -> dict[tuple[str, str], tuple[int, str]]:
-    """For each stage and reason how many, and one of them by the name of its file, not by its content."""
-    paths = {video.id: video.path for video in store.read("videos", Video)}
-    drops = store.read(SKIPPED, Skipped)
-    counts = Counter((drop.stage, drop.reason) for drop in drops)
-    examples = {(drop.stage, drop.reason): f"{_file_name(drop, paths)}: {drop.detail}" for drop in drops}
-    return {key: (counts[key], example) for key, example in examples.items()}
-
-
-def _file_name(drop: Skipped, paths: Mapping[str, str]) -> str:
-    """The file's name in place of its path or id; the id of a pair begins with that of its video."""
-    if drop.stage == "videos":
-        return Path(drop.id).name
-    name, slash, rest = drop.id.partition("/")
-    return f"{Path(paths[name]).name}{slash}{rest}" if name in paths else drop.id
 
 
 def training_lines(directory: Path) -> list[str]:

@@ -11,6 +11,10 @@ from tempo.config.base import Section
 #: The smallest size of a stored frame, in pixels.
 MIN_PIXELS = 64
 
+#: Frame sizes for models from the hub: pixels of one frame, and of all frames of a video. Nine million pixels
+#: are about 6,000 tokens of Qwen2.5-VL; a video and its answers must fit `training.max_tokens`.
+HUB_MAX_PIXELS, HUB_TOTAL_PIXELS = 200_704, 9_000_000
+
 
 class SyntheticConfig(Section):
     """The synthetic world: rendered stories with known events. A run with this section needs no videos."""

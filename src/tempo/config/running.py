@@ -18,7 +18,6 @@ class RunConfig(Section):
     num_workers: int = Field(
         0, ge=0, description="processes for the stages that use no model; 0 is one per core"
     )
-    rounds: int = Field(1, ge=1, description="removed soon")
     engine: Literal["local", "ray"] = Field(
         "local", description="where stages run: in processes of this machine, or in Ray actors (extra `ray`)"
     )

@@ -37,7 +37,7 @@ def make_accelerator(device: str, *, find_unused_parameters: bool = False) -> An
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-    from tempo.model.loading import pick_device
+    from tempo.engine.devices import pick_device
 
     handlers = [
         InitProcessGroupKwargs(timeout=PATIENCE),
@@ -120,14 +120,14 @@ def _is_true(variable: str) -> bool:
     return os.environ.get(variable, "false").lower() == "true"
 
 
-def call_to_training(device: str, *, round_number: int) -> int:
-    """The first process's answer, in all of them: the round to train now, 0 if there is no more work."""
+def call_to_training(device: str, *, is_needed: bool) -> bool:
+    """What the first process passes, in all of them: True to train now, False when all work is done."""
     if num_processes() == 1:
-        return round_number
+        return is_needed
     from accelerate.utils import broadcast_object_list
 
     make_accelerator(device)
-    return int(broadcast_object_list([round_number])[0])
+    return bool(broadcast_object_list([is_needed])[0])
 
 
 def wait_for_all() -> None:

@@ -22,7 +22,6 @@ from tempo.evaluation.benchmark import (
 )
 from tempo.model.loading import VideoLM, load_video_lm
 from tempo.model.prefix import log_probs
-from tempo.pipeline.rounds import earlier_rounds
 from tempo.training.phases import phase_directories
 from tempo.video.frames import FrameStore, Sampled, Stored, decode_jpegs
 from tempo.video.patience import with_patience
@@ -133,7 +132,6 @@ def _trained_models(context: Context) -> dict[str, str]:
     """Name to checkpoint of what was trained: baselines, then the method, as in every table."""
     last = {name: phases[-1] / "model" for name, phases in phase_directories(context).items() if phases}
     method = last.pop("tempo", None)
-    last |= {f"round_{row.config.run.rounds}": row.directory / "model" for row in earlier_rounds(context)}
     last |= {"tempo": method} if method else {}
     return {name: str(path) for name, path in last.items()}
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from tempo.config import ModelConfig
+from tempo.engine.devices import pick_device as pick_device
 from tempo.model.attention import NAME, register_shared_prefix
 from tempo.model.paths import check_model_path, resolve_model_path
 from tempo.model.prefix import Continuation, Group, language_model
@@ -166,13 +167,6 @@ def use_shared_prefix(model: Any) -> None:
     model.set_attn_implementation({names[0]: NAME})
     if language_model(model).config._attn_implementation != NAME:
         raise ValueError(f"{type(model).__name__} does not take another attention for its language model")
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a name; `auto` is a GPU where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def check_device(name: str) -> None:

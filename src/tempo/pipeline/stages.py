@@ -17,14 +17,14 @@ from rich.console import Console
 
 from tempo.config import Config
 from tempo.core.records import Clips, Perturbations, Record, Video
-from tempo.core.store import RunStore
+from tempo.core.store import RunStore, run_directory_error
 from tempo.engine import pool as engine
 from tempo.engine.ranks import call_to_training, process_rank
 from tempo.engine.types import Context
 from tempo.pipeline import run_files, steps
 from tempo.pipeline.fingerprints import content_hashes
 from tempo.pipeline.preflight import check_inputs
-from tempo.pipeline.rounds import ROUND_STAGES, config_before, earlier_rounds, open_round
+from tempo.pipeline.take_over import take_over
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,6 @@ def fingerprints(config: Config) -> dict[str, str]:
     result = {}
     for stage in STAGES:
         parts = {key: _plain(config, key) for key in stage.sections} | content_hashes(config, stage.name)
-        if stage.name == ROUND_STAGES[0] and config.run.rounds > 1:
-            parts["round before"] = fingerprints(config_before(config))["training"]
         text = json.dumps([chained, stage.name, parts], sort_keys=True)
         result[stage.name] = hashlib.sha256(text.encode()).hexdigest()[:16]
         chained = chained if stage.aside else result[stage.name]
@@ -105,34 +103,38 @@ def stale_stages(config: Config, store: RunStore) -> list[str]:
 
 
 def run_stages(
-    context: Context, console: Console, *, until: str = "", only: str = "", redo: bool = False
+    context: Context,
+    console: Console,
+    *,
+    until: str = "",
+    only: str = "",
+    source: Path | None = None,
+    redo: bool = False,
 ) -> None:
     """Runs every stage that is not done, in order, or `only` one of them.
 
-    Earlier rounds come between the stages that all share and those of the last. Of several processes the
-    first does so; the others join the training. Raises ValueError if the directory holds rows of another
+    What the run in `source` made under the same settings is taken over first. Of several processes the first
+    runs the stages; the others join the training. Raises ValueError if the directory holds rows of another
     configuration, unless `redo` discards them.
     """
     if process_rank() > 0:
         steps.join_training(context)
         return
+    if source and (error := run_directory_error(source)):
+        raise ValueError(f"--from: {error}")
     selected = _selected(context.config, until=until, only=only)
     uses_model = any(stage.name in MODEL_STAGES for stage in selected) or _has_used_model(context)
     check_inputs(context.config, _left(selected, context), with_model=uses_model)
-    shared = [stage for stage in selected if _is_shared(stage)]
-    own = selected[len(shared) :]
     with RunStore(context.directory).lock(), engine.session(context.config.run):
-        run_files.settle_config(context, _stale_everywhere(context), console, redo=redo)
+        stale = stale_stages(context.config, RunStore(context.directory))
+        run_files.settle_config(context, stale, console, redo=redo)
+        if source:
+            names = [stage.name for stage in selected]
+            console.print(take_over(source, context, names, fingerprints(context.config)))
         if not only:
             steps.tell_new_files(context, console)
-        _do(shared, context, console)
-        for earlier in earlier_rounds(context) if own else ():
-            _do_earlier(earlier, context, console, only=only)
-        if own:
-            open_round(context, context)
-            _announce(own, context, context, console)
-            _do(own, context, console)
-    call_to_training(context.config.model.device, round_number=0)
+        _do(selected, context, console)
+    call_to_training(context.config.model.device, is_needed=False)
 
 
 def _left(stages: Sequence[Stage], context: Context) -> list[str]:
@@ -144,13 +146,8 @@ def _left(stages: Sequence[Stage], context: Context) -> list[str]:
 
 def _has_used_model(context: Context) -> bool:
     """Whether there are rows that the model made: without it they could not be told from another's."""
-    stores = [RunStore(one.directory) for one in (context, *earlier_rounds(context))]
-    return any(store.fingerprint(name) is not None for store in stores for name in MODEL_STAGES)
-
-
-def _is_shared(stage: Stage) -> bool:
-    """Whether all rounds share what it makes."""
-    return NAMES.index(stage.name) < NAMES.index(ROUND_STAGES[0])
+    store = RunStore(context.directory)
+    return any(store.fingerprint(name) is not None for name in MODEL_STAGES)
 
 
 def _do(stages: Sequence[Stage], context: Context, console: Console) -> None:
@@ -163,29 +160,6 @@ def _do(stages: Sequence[Stage], context: Context, console: Console) -> None:
         store.begin(stage.name, wanted[stage.name])
         stage.run(context, store, console)
         store.finish(stage.name, wanted[stage.name])
-
-
-def _do_earlier(context: Context, run: Context, console: Console, *, only: str) -> None:
-    """Does what is left of a round before the last; raises ValueError where `only` a stage is asked for."""
-    store = RunStore(context.directory)
-    if store.is_done(ROUND_STAGES[-1]):
-        return
-    if only:
-        first = f"round {context.config.run.rounds} first; `tempo run` does all in order"
-        raise ValueError(f"stage {only!r} of the last round needs {first}")
-    idle = idle_stages(context.config)
-    stages = [stage for stage in STAGES if stage.name in ROUND_STAGES and stage.name not in idle]
-    with store.lock():
-        open_round(context, run)
-        run_files.write_config(context)
-        _announce(stages, context, run, console)
-        _do(stages, context, console)
-
-
-def _announce(stages: Sequence[Stage], context: Context, run: Context, console: Console) -> None:
-    store = RunStore(context.directory)
-    if run.config.run.rounds > 1 and any(not store.is_done(stage.name) for stage in stages):
-        console.print(f"round {context.config.run.rounds} of {run.config.run.rounds}: {context.directory}")
 
 
 def _selected(config: Config, *, until: str, only: str) -> Sequence[Stage]:
@@ -219,19 +193,6 @@ def _require_before(name: str, config: Config, store: RunStore) -> None:
         raise ValueError(f"stage {name!r} needs {missing[0]!r} first; `tempo run` does all in order")
 
 
-def _stale_everywhere(context: Context) -> dict[str, tuple[str, Path]]:
-    """What a person calls each stale stage, in order, to its name and the directory of its round."""
-    stale = {
-        name: (name, context.directory) for name in stale_stages(context.config, RunStore(context.directory))
-    }
-    for earlier in earlier_rounds(context):
-        for name in stale_stages(earlier.config, RunStore(earlier.directory)):
-            # What is a link here is the run's.
-            if name in ROUND_STAGES:
-                stale[f"{name} of round {earlier.config.run.rounds}"] = (name, earlier.directory)
-    return stale
-
-
 def _plain(config: Config, key: str) -> Any:
     """A section, or one value of it (`section.key`), as plain data."""
     section, _, name = key.partition(".")
@@ -239,12 +200,3 @@ def _plain(config: Config, key: str) -> Any:
     if name:
         return getattr(value, name, None)
     return None if value is None else value.model_dump(mode="json", exclude=CHANGE_NOTHING)
-
-
-def run_directory_error(directory: Path) -> str | None:
-    """Why a directory is no run, None if it is one."""
-    if not directory.exists():
-        return f"{directory} does not exist"
-    if not (directory / "config.toml").exists():
-        return f"{directory} is no run of tempo: it has no config.toml"
-    return None

@@ -14,7 +14,6 @@ from tempo.core.store import SKIPPED, RunStore, write_json, write_lines
 from tempo.engine import pool as engine
 from tempo.engine.ranks import call_to_training
 from tempo.engine.types import Context
-from tempo.pipeline.rounds import from_start, round_of
 
 #: Videos that one worker call takes together outside a pool: a model draws their answers in batches.
 BATCH_VIDEOS = 8
@@ -69,7 +68,7 @@ def answered(worker: str, reads: str, reads_record: type[Record]) -> Callable[..
             check_videos(context)
             check_longest(context)
         place: engine.Place = "here" if context.config.endpoint else "model"
-        MapStep(worker, reads, reads_record, place)(from_start(context), store, console)
+        MapStep(worker, reads, reads_record, place)(context, store, console)
 
     return run
 
@@ -189,10 +188,7 @@ def run_pairs(context: Context, store: RunStore, console: Console) -> None:
 
 
 def run_audit(context: Context, store: RunStore, console: Console) -> None:
-    """Asks how well the pairs can be told apart without the video; writes `audit.json`.
-
-    In every round it is `model.path` that is asked, not the model that made the pairs: one judge for all.
-    """
+    """Asks how well the pairs can be told apart without the video; writes `audit.json`."""
     from tempo.preference.audit import audit_pairs, read_pairs
 
     config = context.config
@@ -214,7 +210,7 @@ def run_training(context: Context, store: RunStore, console: Console) -> None:
     from tempo.training.phases import Session
     from tempo.training.phases import run_training as train
 
-    call_to_training(context.config.model.device, round_number=context.config.run.rounds)
+    call_to_training(context.config.model.device, is_needed=True)
     with Counters(console) as counters:
         train(
             Session(
@@ -230,8 +226,8 @@ def join_training(context: Context) -> None:
     from tempo.training.phases import Session
     from tempo.training.phases import run_training as train
 
-    while number := call_to_training(context.config.model.device, round_number=0):
-        train(Session(round_of(context, number)))
+    while call_to_training(context.config.model.device, is_needed=False):
+        train(Session(context))
 
 
 def _figures(row: dict[str, float]) -> str:

@@ -16,8 +16,7 @@ from tempo.config import AuditConfig, ModelConfig
 from tempo.core.records import Pair
 from tempo.core.seeds import derive_seed
 from tempo.core.statistics import cluster_interval, wilson_interval
-from tempo.core.store import RunStore, write_json
-from tempo.pipeline.run_files import read_config
+from tempo.core.store import RunStore, read_config, write_json
 from tempo.preference import judges
 from tempo.preference.verdict import MIN_VIDEOS, verdict
 

@@ -16,12 +16,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tempo.cli.status import count_drops
 from tempo.core.records import Captions, Clips, Pair, Shots
-from tempo.core.store import RunStore, write_text
+from tempo.core.store import RunStore, count_skipped, write_text
 from tempo.engine.types import Context
 from tempo.evaluation.benchmark import percent
-from tempo.pipeline.rounds import round_directories
 from tempo.preference.perturbations import kendall_distance
 from tempo.report.audit_table import audit_cells
 from tempo.video.frames import FrameStore
@@ -50,7 +48,6 @@ def report_data(context: Context) -> dict[str, Any]:
     return {
         "directory": context.directory.name,
         "model": context.config.model.path,
-        "rounds": [_round(place) for place in round_directories(context.directory)],
         "counts": _counts(store, pairs),
         "drops": _drops(store),
         "videos": _videos(context, store, clips),
@@ -59,12 +56,6 @@ def report_data(context: Context) -> dict[str, Any]:
         "curves": _curves(context.directory),
         "evaluation": _evaluation(context.directory),
     }
-
-
-def _round(directory: Path) -> dict[str, Any]:
-    """An earlier round: its number, where it lies in the run, and how many pairs it made."""
-    pairs = RunStore(directory).read("pairs", Pair)
-    return {"number": directory.name, "place": f"rounds/{directory.name}", "num_pairs": len(pairs)}
 
 
 def _counts(store: RunStore, pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -85,7 +76,7 @@ def _counts(store: RunStore, pairs: Sequence[Pair]) -> dict[str, Any]:
 def _drops(store: RunStore) -> list[dict[str, Any]]:
     return [
         {"stage": stage, "reason": reason, "count": count, "example": example}
-        for (stage, reason), (count, example) in sorted(count_drops(store).items())
+        for (stage, reason), (count, example) in sorted(count_skipped(store).items())
     ]
 
 
@@ -217,8 +208,7 @@ def _curves(directory: Path) -> str:
             str(path.parent.relative_to(directory)),
             [json.loads(line) for line in path.read_text().splitlines()],
         )
-        for place in (*round_directories(directory), directory)
-        for path in sorted(place.glob("train/*/metrics.jsonl"))
+        for path in sorted(directory.glob("train/*/metrics.jsonl"))
     ]
     if not phases:
         return ""

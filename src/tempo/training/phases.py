@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tempo.config import ModelConfig, PhaseConfig
@@ -16,7 +16,6 @@ from tempo.engine.types import Context
 from tempo.model.features import FeatureStore
 from tempo.model.loading import VideoLM, load_video_lm, pick_device, pick_dtype
 from tempo.model.selfcheck import self_check
-from tempo.pipeline.rounds import from_start
 from tempo.training.checkpoints import forget_state, whole_directory
 from tempo.training.groups import Lesson, check_lengths, dpo_lessons, sft_lessons
 from tempo.training.instructions import usable_questions
@@ -47,8 +46,7 @@ def run_training(session: Session) -> None:
     context = session.context
     config = context.config
     _check_lessons(context, session.tell)
-    method = replace(session, context=from_start(context))
-    final = run_phases(method, config.training.phases, context.directory / "train")
+    final = run_phases(session, config.training.phases, context.directory / "train")
     by_name = {phase.name: phase for phase in config.training.phases}
     for name, wanted in config.training.baselines.items():
         phases = [by_name[phase] for phase in wanted]

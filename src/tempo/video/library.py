@@ -27,13 +27,11 @@ class Library:
 
 
 def read_library(context: Context) -> Library:
-    """The videos of a run whose stage `videos` is over, or of one of its rounds."""
+    """The videos of a run whose stage `videos` is done."""
     store = RunStore(context.directory)
     paths = {video.id: present_path(video) for video in store.read("videos", Video)}
-    # In an earlier round the rows are a link to the run's, which has the drops of the stage beside them.
-    run = RunStore(store.path("videos").resolve().parent)
     # The stage drops by path, not by id: what it sets aside has none.
-    dropped = (os.path.realpath(drop.id) for drop in run.read(SKIPPED, Skipped) if drop.stage == "videos")
+    dropped = (os.path.realpath(drop.id) for drop in store.read(SKIPPED, Skipped) if drop.stage == "videos")
     return Library(
         paths=paths,
         ids={os.path.realpath(path): name for name, path in paths.items()},
