@@ -53,7 +53,7 @@ $(ALL_READY): $(BENCH_READY)
 		'transformers[serving]' gguf bitsandbytes deepspeed pyarrow
 	touch $@
 
-# The main rows with two seeds; all of it: python -m research.study configs/study.toml --out out/study.
+# The main rows with two seeds. The whole study: python -m research.study configs/study.toml --out out/study.
 study: $(READY)
 	$(BIN)/python -m research.study configs/study.toml --out out/study-short \
 		--rows base,sft_only,sft_then_dpo,method,best --seeds 1,2

@@ -13,8 +13,8 @@ from research.embedded_model.examples import Recipe
 from research.embedded_model.models import FRAME_SIZE
 from research.embedded_model.vision import FRAME_TIMES
 from tempo.config import SamplingConfig
+from tempo.core.files import write_json, write_text
 from tempo.core.records import Outcome, Sample
-from tempo.core.store import write_json, write_text
 from tempo.evaluation.benchmark import score_outcomes
 from tempo.evaluation.evaluate import ask
 from tempo.model.answers import Request

@@ -6,9 +6,9 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from tempo.config import PhaseConfig, Section
 from tempo.config.load import Config, parse_config
@@ -82,13 +82,18 @@ class Column(NamedTuple):
     """A column of a table: a metric, its difference from a row, or a share of the gain of `whole` over it."""
 
     metric: str
-    whole: str
-    against: str
+    whole: str = ""
+    against: str = ""
+
+
+def _parse_column(text: str) -> Column:
+    if not (match := re.fullmatch(r"(\w+)(?: / (.+?))?(?: - (.+))?", text)) or (match[2] and not match[3]):
+        raise ValueError("a column must be `metric`, `metric - ROW` or `metric / ROW - ROW`")
+    return Column(match[1], match[2] or "", match[3] or "")
 
 
 class TableConfig(Section):
-    """A table of results: one line per row (all rows if `rows` is empty), or a table for each of the
-    `groups`.
+    """A table of results: one line per row (all rows if `rows` is empty), or a table for each of `groups`.
 
     A column is a metric, `metric - ROW` (the difference from another row), or `metric / ROW - ROW` (which
     share of the gain of one row over another is kept). ROW is the label of a baseline or the name of a row.
@@ -96,17 +101,11 @@ class TableConfig(Section):
 
     rows: tuple[str, ...] = ()
     groups: dict[str, tuple[str, ...]] = Field({})
-    columns: tuple[str, ...] = ("temporal", "static", "win_rate")
-
-    def parsed_columns(self) -> list[Column]:
-        """The columns in parts; raises ValueError for one of another form."""
-        return [_parse_column(text) for text in self.columns]
-
-
-def _parse_column(text: str) -> Column:
-    if not (match := re.fullmatch(r"(\w+)(?: / (.+?))?(?: - (.+))?", text)) or (match[2] and not match[3]):
-        raise ValueError(f"column {text!r} must be `metric`, `metric - ROW` or `metric / ROW - ROW`")
-    return Column(match[1], match[2] or "", match[3] or "")
+    columns: tuple[Annotated[Column, BeforeValidator(_parse_column)], ...] = (
+        Column("temporal"),
+        Column("static"),
+        Column("win_rate"),
+    )
 
 
 class PlotConfig(Section):

@@ -18,7 +18,7 @@ from research.study.analysis import NOT_RUN, Results
 from research.study.claims import judge, reason, rho_text
 from research.study.config import Column, StudyConfig
 from research.study.plots import draw
-from tempo.core.store import write_text
+from tempo.core.files import write_text
 
 BLOCK = re.compile(r"(<!-- study:(?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- /study -->)", re.DOTALL)
 #: The beginning or the end of a block.
@@ -48,7 +48,7 @@ def configured_tables(results: Results, name: str) -> list[Table]:
     Groups also describe their rows; rows that are in no group follow as "Other rows".
     """
     config = results.study.tables[name]
-    columns = config.parsed_columns()
+    columns = config.columns
     headings = [*map(_heading, columns), "seeds"]
     if not config.groups:
         rows = config.rows or results.study.rows
