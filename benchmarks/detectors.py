@@ -26,9 +26,9 @@ import harness
 import numpy as np
 from films import TRANSITIONS, Frames, Transition, cut_out_shots, draw_shots, join, write
 
-from tempo.config import Config, ShotsConfig
+from tempo.config import ShotsConfig
 from tempo.video.detectors import check_detector
-from tempo.video.survey import survey
+from tempo.video.shots import find_shots
 
 DETECTORS = ("content", "adaptive", "transnet")
 NUM_SHOTS = 14
@@ -85,11 +85,8 @@ def match(cuts: Sequence[int], transitions: Sequence[Transition], tolerance: int
 
 def find_cuts(path: Path, detector: str) -> list[int]:
     """The frames at which new shots begin, as the stage `shots` sees them before its filter."""
-    shots = {"detector": detector, "min_frames": 1, "min_seconds": 0, "min_grey_range": 0}
-    # A window of TransNetV2 takes minutes on a busy machine, and no picture comes meanwhile.
-    videos = {"paths": [str(path)], "timeout_seconds": 3600}
-    config = Config.model_validate({"videos": videos, "shots": shots})
-    return [shot.start_frame for shot in survey(str(path), config).shots if shot.start_frame]
+    found = find_shots(path, detector=detector, min_frames=1, min_seconds=0, min_grey_range=0)
+    return [shot.start_frame for shot in found if shot.start_frame]
 
 
 def materials(videos: Path, *, num_films: int, seed: int) -> Iterator[tuple[str, list[Frames]]]:

@@ -1,13 +1,13 @@
-"""The engine by itself: Ray with two workers beside one, and what a record costs however many there are.
+"""The cost of the engine: two Ray workers against one, and the time per record for many records.
 
     python benchmarks/engine.py [--videos 96] [--rounds 3] [--records 100 1000 10000]
 
-- workers: the stage `shots` over rendered videos, on a Ray that is up, with two workers and with one, in
-  turn. Each worker has a core of its own, as a decoder has one thread.
-- overhead: seconds a record takes in the pool of one process whose worker does nothing, without the start of
-  that process; beside the goal of 1 ms.
-- scale: seconds a video takes from the rows that a stage reads to those that it has written and sorted,
-  with a worker in this process that does nothing, for growing numbers of videos; each beside the first.
+- workers: the stage `shots` on rendered videos, with two workers of a running Ray and with one, in turn. Each
+  worker is bound to its own core, as a decoder has one thread.
+- overhead: time per record in a pool of one process, whose worker does nothing, without the start of the
+  process. The goal is 1 ms.
+- scale: time per video of a whole stage, from reading its input to sorted output on disk, for growing numbers
+  of videos. The worker does nothing and is in this process. Each number is compared with the first.
 
 Rows go into out/bench.json, except with --trial.
 """
@@ -34,20 +34,21 @@ from tempo.core.store import RunStore
 from tempo.engine import pool as engine
 from tempo.engine import ray as ray_engine
 from tempo.engine.types import Context, Worker
-from tempo.pipeline.steps import MapStep
+from tempo.pipeline.runner import map_stage
+from tempo.pipeline.stages import Stage
 from tempo.video import shots
-from tempo.video.videos import find_videos, video_id
+from tempo.video.find import find_videos, video_id
 
 GOAL_SECONDS = 1e-3
 
 
 def make_worker(context: Context) -> Worker:
-    """A worker that answers each record with an empty caption of three clips."""
+    """A worker that answers each record with three empty captions."""
     return lambda batch: [Captions(id=record.id, captions=("", "", "")) for record in batch]
 
 
 def make_pinned_worker(context: Context) -> Worker:
-    """The worker of `shots` on the first core that no other has claimed; it is there when all others are."""
+    """The worker of `shots`, bound to a core of its own. It is ready when the workers on all cores are."""
     for core in sorted(os.sched_getaffinity(0)):
         try:
             (context.directory / f"core-{core}").mkdir()
@@ -57,16 +58,16 @@ def make_pinned_worker(context: Context) -> Worker:
         while len(list(context.directory.glob("core-*"))) < context.config.run.num_workers:
             time.sleep(0.01)
         return shots.make_worker(context)
-    raise ValueError("there are more workers than cores")
+    raise ValueError("there are more workers than cores; lower run.num_workers")
 
 
 def make_context(directory: Path, run: RunConfig) -> Context:
-    """A run of somebody's own videos."""
+    """The context of a run with this section."""
     return Context(Config.model_validate({"run": run, "videos": {"paths": ["unused"]}}), directory)
 
 
 def shots_seconds(folder: Path, num_workers: int) -> float:
-    """How long so many of Ray's workers take for all videos of a folder, from the first result on."""
+    """Seconds that Ray workers take for all videos of a folder, after the first result."""
     run = RunConfig(engine="ray", num_workers=num_workers)
     videos = [
         _video(path) for path in find_videos([folder], Config.model_fields["videos"].default.extensions)
@@ -83,7 +84,7 @@ def shots_seconds(folder: Path, num_workers: int) -> float:
 
 
 def overhead_seconds(num_records: int) -> float:
-    """What a record costs in the pool."""
+    """Seconds per record in the pool."""
     batches = [[Record(id=str(number))] for number in range(num_records)]
     with tempfile.TemporaryDirectory() as directory:
         context = make_context(Path(directory), RunConfig(num_workers=1))
@@ -100,12 +101,19 @@ def _seconds_after_first(results: Iterator[Any]) -> float:
 
 
 def stage_seconds(num_videos: int) -> float:
-    """What a video costs a stage in which the model costs nothing."""
+    """Seconds per video of a stage whose worker does nothing."""
     with tempfile.TemporaryDirectory() as directory:
         context, store = make_context(Path(directory), RunConfig()), RunStore(Path(directory))
         store.append("videos", [_row(str(number), "a.mp4") for number in range(num_videos)])
         start = time.perf_counter()
-        MapStep("engine:make_worker", "videos", Video, "model")(context, store, Console(quiet=True))
+        stage = Stage(
+            "engine",
+            "a worker that costs nothing",
+            reads=(("videos", Video),),
+            worker="engine:make_worker",
+            place=lambda config: "model",
+        )
+        map_stage(stage, context, Console(quiet=True))
         store.finish("engine", "fingerprint")
         return (time.perf_counter() - start) / num_videos
 
@@ -119,10 +127,10 @@ def _row(video: str, path: str) -> Video:
 
 
 def compare_workers(num_videos: int, rounds: int) -> Row:
-    """Videos a second with two workers and with one."""
+    """Videos per second with two workers and with one."""
     seconds: dict[int, list[float]] = {2: [], 1: []}
     run = RunConfig(engine="ray", num_workers=2)
-    with tempfile.TemporaryDirectory() as folder, engine.session(run):
+    with tempfile.TemporaryDirectory() as folder:
         ray_engine.connect(run)
         ingest.render(Path(folder), num_videos)
         for _ in range(rounds):
@@ -134,7 +142,7 @@ def compare_workers(num_videos: int, rounds: int) -> Row:
 
 
 def compare_costs(name: str, setting: str, peer_name: str, ours: float, peer: float) -> Row:
-    """Milliseconds a record; the ratio is above 1 where ours are fewer."""
+    """Milliseconds per record. The ratio is above 1 if ours takes less time."""
     return _row_of(name, setting, 1e3 * ours, 1e3 * peer, peer_name, "ms/record", peer / ours)
 
 
@@ -146,7 +154,7 @@ def _row_of(
 
 
 def median(measure: Callable[[int], float], size: int, rounds: int) -> float:
-    """The median of some rounds."""
+    """The median over the rounds."""
     return statistics.median(measure(size) for _ in range(rounds))
 
 

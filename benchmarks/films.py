@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tempo.synthetic.drawing import draw_event
 from tempo.synthetic.world import make_story
-from tempo.video.decoding import decode
+from tempo.video.decode import Scaler, decode
 
 FPS = 24
 
@@ -150,9 +150,10 @@ def _cut_out(source: Source, rng: np.random.Generator) -> Frames:
     latest = source.end_seconds - MARGIN_SECONDS - length / FPS
     start_seconds = float(rng.uniform(source.start_seconds + MARGIN_SECONDS, latest))
     frames: list[Frames] = []
-    for picture in decode(source.path):
-        while len(frames) < length and start_seconds + len(frames) / FPS < picture.end_seconds:
-            frames.append(picture.scaled(*SIZE))
+    scaler = Scaler()
+    for frame in decode(source.path):
+        while len(frames) < length and start_seconds + len(frames) / FPS < frame.end_seconds:
+            frames.append(scaler.scale(frame.decoded, SIZE))
         if len(frames) == length:
             break
     return np.stack(frames)

@@ -1,19 +1,18 @@
-"""From file to clips: the one streaming pass beside pure decoding and beside the released code's way.
+"""From file to clips: the two passes beside pure decoding and beside the released code's way.
 
     python benchmarks/ingest.py [--videos ../shared/videos] [--rendered 100] [--rounds 3]
 
-Every form works on the same files in the same run, in a process and on a core of its own, the forms in turn
-(a run has a process per core, so that is what counts there):
+Every form works on the same files in the same run, in a process and on a core of its own, the forms in turn:
 
 - tempo: stages `videos`, `shots` (PySceneDetect) and `clips`, from the path to the key frames on disk.
-- pure decode: every frame decoded and let go.
-- released: method.md's description written plainly: three decodes (cuts; middle frames; key frames), each
-  with all frames of the video at full size in memory. It uses the same detector and descriptor, so only the
-  way differs. Files whose frames would take more than --max-gigabytes are left out of this comparison.
+- pure decode: every frame decoded and discarded.
+- released: method.md's description, implemented directly: three decodes (cuts; middle frames; key frames),
+  each with all frames of the video at full size in memory, with the same detector and descriptor. Files whose
+  frames would take more than --max-gigabytes are left out of this comparison.
 - frame store: a video's training frames read back, beside decoding and sampling the file again.
 
 The peak of memory is the resident size above that of the idle process. Rows go into out/bench.json and count
-wall time; processor time, which neighbours on the machine disturb less, is printed beside it.
+wall time; processor time, which depends less on other processes, is printed beside it.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import av
+import cv2
 import harness
 import numpy as np
 from harness import Measured, Row, Summary
@@ -37,17 +37,15 @@ from harness import Measured, Row, Summary
 from tempo.config import ClipsConfig, Config, FramesConfig, ShotsConfig
 from tempo.core.records import Clips, Shots
 from tempo.engine.types import Context, SkipRecord
-from tempo.video import clips, grouping, key_frames, pictures, shots, videos
-from tempo.video.decoding import decode
+from tempo.video import clips, find, shots
+from tempo.video.decode import decode
 from tempo.video.detectors import make_detector
-from tempo.video.frames import FrameStore
-from tempo.video.sampling import sample_video
-from tempo.video.survey import ANALYSIS_PIXELS
-from tempo.video.waiting import THUMBNAIL_SIZE
+from tempo.video.frames import FrameStore, sample_video
+from tempo.video.shots import ANALYSIS_PIXELS, describe, measure_sharpness
 
 CONFIG = Config.model_validate({"videos": {"paths": ["unused"]}})
 
-#: Of the rendered places, so that no two are one place to the descriptor.
+#: Of the rendered places, so that the descriptor tells them apart.
 COLOURS = np.array([[0, 0, 0], [160, 0, 0], [0, 160, 0], [0, 0, 160], [160, 160, 0], [0, 160, 160]], np.uint8)
 
 Forms: TypeAlias = dict[str, Callable[[list["File"]], "Timed"]]
@@ -70,15 +68,15 @@ class Timed(Measured):
     cpu_seconds: float
 
 
-def describe(path: Path) -> File | None:
-    """What a file holds, by decoding it; None where nothing decodes."""
+def examine(path: Path) -> File | None:
+    """Length and size of a file, by decoding it; None where nothing decodes."""
     try:
         *_, last = decode(path)
     except SkipRecord:
         return None
     width, height = last.size
     gigabytes = 3 * width * height * (last.index + 1) / 1e9
-    return File(str(path), videos.video_id(path), last.end_seconds, gigabytes)
+    return File(str(path), find.video_id(path), last.end_seconds, gigabytes)
 
 
 def measure(work: Callable[[list[File], Path], object], files: list[File]) -> Timed:
@@ -102,10 +100,10 @@ def tempo_way(files: list[File]) -> Timed:
 def _tempo_way(files: list[File], directory: Path) -> int:
     """Returns how many files become clips: of the others no key frame is written."""
     context = Context(CONFIG, directory)
-    identify, find, cut = (stage.make_worker(context) for stage in (videos, shots, clips))
+    identify, find_shots, cut = (stage.make_worker(context) for stage in (find, shots, clips))
     num_taken = 0
     for file in files:
-        (row,) = find(identify([videos.VideoFile(id=file.path)]))
+        (row,) = find_shots(identify([find.VideoFile(id=file.path)]))
         assert isinstance(row, Shots), row
         num_taken += isinstance(cut([row])[0], Clips)
     return num_taken
@@ -118,7 +116,7 @@ def count_taken(files: list[File]) -> int:
 
 
 def pure_decode(files: list[File]) -> Timed:
-    """Every frame of every file, decoded and let go."""
+    """Every frame of every file, decoded and discarded."""
     return measure(lambda files, _: [sum(1 for _ in decode(file.path)) for file in files], files)
 
 
@@ -132,22 +130,22 @@ def _released_way(path: str) -> None:
     bounds = _shots(frames, starts_seconds)
     del frames
     _, frames = _all_frames(path)
-    groups = grouping.group_shots(
-        [pictures.describe(_shrunk(frames[(start + end) // 2], THUMBNAIL_SIZE)) for start, end in bounds],
+    groups = clips.group_shots(
+        [describe(_shrunk(frames[(start + end) // 2], (64, 36))) for start, end in bounds],
         ClipsConfig().similarity,
     )
     del frames
     _, frames = _all_frames(path)
     for start, end in _runs(bounds, groups):
-        sharpness = [pictures.measure_sharpness(frame) for frame in frames[start:end]]
-        key_frames.choose_key_frames(end - start, dict(enumerate(sharpness)))
+        sharpness = [measure_sharpness(frame) for frame in frames[start:end]]
+        clips.choose_key_frames(end - start, dict(enumerate(sharpness)))
 
 
 def _all_frames(path: str) -> tuple[list[float], list[np.ndarray]]:
     starts_seconds, frames = [], []
-    for picture in decode(path):
-        starts_seconds.append(picture.start_seconds)
-        frames.append(picture.frame.to_ndarray(format="rgb24"))
+    for frame in decode(path):
+        starts_seconds.append(frame.start_seconds)
+        frames.append(frame.decoded.to_ndarray(format="rgb24"))
     return starts_seconds, frames
 
 
@@ -158,7 +156,7 @@ def _shots(frames: list[np.ndarray], starts_seconds: list[float]) -> list[tuple[
     cuts = [0]
     for frame, seconds in zip(frames, starts_seconds, strict=True):
         cuts += detector.add(_shrunk(frame, size), seconds)
-    cuts += [*detector.finish(), len(frames)]
+    cuts += [*detector.add(None, 0.0), len(frames)]
     return [(a, b) for a, b in itertools.pairwise(cuts) if b - a >= config.min_frames] or [(0, len(frames))]
 
 
@@ -172,8 +170,6 @@ def _runs(bounds: list[tuple[int, int]], groups: list[int]) -> list[tuple[int, i
 
 
 def _shrunk(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    import cv2
-
     return cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
 
 
@@ -183,7 +179,7 @@ def store_read(files: list[File]) -> tuple[Measured, Measured]:
         store = FrameStore(Path(directory))
         for file in files:
             sampled = sample_video(file.path, FramesConfig())
-            store.write(file.id, sampled.frames, seconds=sampled.seconds, fps=sampled.fps)
+            store.write(file.id, sampled.jpegs, seconds=sampled.seconds, fps=sampled.fps)
         read = measure(lambda files, _: [store.read(file.id) for file in files], files)
         again = measure(lambda files, _: [sample_video(file.path, FramesConfig()) for file in files], files)
     return read, again
@@ -265,8 +261,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         render(Path(folder), arguments.rendered)
         for setting, where in (("real", arguments.videos), ("rendered", Path(folder))):
-            found = videos.find_videos([where], CONFIG.videos.extensions) if any(where.glob("*")) else []
-            files = [file for path in found if (file := describe(path))]
+            found = find.find_videos([where], CONFIG.videos.extensions) if any(where.glob("*")) else []
+            files = [file for path in found if (file := examine(path))]
             files = [file for file in files if file.seconds <= arguments.max_seconds]
             limits = {"rounds": arguments.rounds, "max_gigabytes": arguments.max_gigabytes}
             rows += compare(setting, files, **limits) if files else []

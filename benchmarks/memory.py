@@ -29,7 +29,7 @@ from tempo.config import Config
 from tempo.core.records import Shots, Video
 from tempo.engine.types import Context
 from tempo.video import shots
-from tempo.video.videos import video_id
+from tempo.video.find import video_id
 
 WIDTH, HEIGHT = 3840, 2160
 LOOP_SECONDS = 10

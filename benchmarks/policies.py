@@ -18,7 +18,7 @@ BETA = 0.1
 def make_policy(model: Any, objective: str = "dpo", *, checkpointing: bool = False) -> Any:
     """LoRA on the language model's linear layers and a frozen tower, as a phase of a run has them."""
     from tempo.config import DpoPhase, SftPhase
-    from tempo.training.adapters import Policy
+    from tempo.training.policy import Policy
 
     phase = (DpoPhase if objective == "dpo" else SftPhase)(
         name="bench",

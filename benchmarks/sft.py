@@ -72,10 +72,11 @@ def packed_step(policy: Any, group: Any) -> float:
     import torch
 
     from tempo.model.prefix import encode_videos, log_probs
+    from tempo.training.losses import sft_loss
 
     with torch.no_grad():
         seen = encode_videos(policy.model, [group])
-    loss = -torch.cat(log_probs(policy.model, [group], video_features=seen)[0]).mean()
+    loss, _ = sft_loss(log_probs(policy.model, [group], video_features=seen)[0])
     loss.backward()
     return float(loss.detach())
 

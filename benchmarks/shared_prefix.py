@@ -49,6 +49,7 @@ def packed_step(policy: Any, group: Any, *, lap: Callable[[str], None] = lambda 
     import torch
 
     from tempo.model.prefix import encode_videos, log_probs
+    from tempo.training.losses import dpo_loss
 
     with torch.no_grad():
         seen = encode_videos(policy.model, [group])
@@ -58,7 +59,7 @@ def packed_step(policy: Any, group: Any, *, lap: Callable[[str], None] = lambda 
     lap("reference")
     own = log_probs(policy.model, [group], video_features=seen)[0]
     lap("policy, forward")
-    loss = dpo_loss(own, reference)
+    loss, _ = dpo_loss(own, reference, beta=BETA)
     loss.backward()
     lap("policy, backward")
     return float(loss.detach())
@@ -69,13 +70,15 @@ def duplicated_step(policy: Any, group: Any, *, one_batch: bool) -> float:
     import torch
 
     from tempo.model.duplicated import duplicated_log_probs
+    from tempo.training.losses import dpo_loss
 
     losses = []
     num_pairs = len(group.continuations) - 1
     for pair in pairs_of(group):
         with policy.reference() as reference_model:
             reference = duplicated_log_probs(reference_model, [pair])[0]
-        losses.append(dpo_loss(duplicated_log_probs(policy.model, [pair])[0], reference) / num_pairs)
+        own = duplicated_log_probs(policy.model, [pair])[0]
+        losses.append(dpo_loss(own, reference, beta=BETA)[0] / num_pairs)
         if not one_batch:
             losses[-1].backward()
     total = torch.stack(losses).sum()
@@ -91,15 +94,6 @@ def pairs_of(group: Any) -> Iterator[Any]:
     chosen, *rejected = group.continuations
     for answer in rejected:
         yield Group(group.inputs, (chosen, answer))
-
-
-def dpo_loss(policy: Sequence[Any], reference: Sequence[Any]) -> Any:
-    """The mean over pairs of -log sigmoid(beta * margin) (arXiv 2305.18290, equation 7)."""
-    import torch
-    import torch.nn.functional as F
-
-    chosen, *rejected = [own.sum() - other.sum() for own, other in zip(policy, reference, strict=True)]
-    return -F.logsigmoid(BETA * (chosen - torch.stack(rejected))).mean()
 
 
 def measure(form: Callable[[Any, Any], float], setting: Setting) -> Measured:

@@ -62,7 +62,11 @@ def _phases() -> Iterator[tuple[str, str, Mapping[str, FieldInfo]]]:
     for model in (DpoPhase, SftPhase):
         (objective,) = get_args(model.model_fields["objective"].annotation)
         own = {key: field for key, field in model.model_fields.items() if key not in shared}
-        yield f"`[[training.phases]]` with `objective = {json.dumps(objective)}`", f"{model.__doc__}\n", own
+        yield (
+            f"`[[training.phases]]` with `objective = {json.dumps(objective)}`",
+            f"{inspect.getdoc(model)}\n",
+            own,
+        )
 
 
 def _part(heading: str, introduction: str, fields: Mapping[str, FieldInfo]) -> str:

@@ -20,7 +20,7 @@ from tempo.evaluation.evaluate import ask
 from tempo.model.answers import Request
 from tempo.model.generation import generate
 from tempo.model.loading import VideoLM
-from tempo.preference.cleaning import clean_caption
+from tempo.preference.captions import clean_caption
 from tempo.preference.prompts import DIFFERENCE, FIRST_CLIP, fusion
 from tempo.synthetic import benchmark, language
 from tempo.synthetic.drawing import event_frames

@@ -110,7 +110,7 @@ class LanguageExamples(IterableDataset[bytes]):
         (event,) = draw_events(rng, 1, 1)
         questions = [(FIRST_CLIP, language.caption(event))]
         if rng.random() < 0.3:
-            others = [language.event_question(event, rng), language.event_check(event, rng)]
+            others = [language.event_question(event), language.event_check(event, rng)]
             others += [language.thing_caption(event), language.static_question([event], rng)]
             questions += others[int(rng.integers(4)) :][:1]
         return self._ask(rng, (event,), questions)
@@ -131,7 +131,7 @@ class LanguageExamples(IterableDataset[bytes]):
         events = draw_events(rng, 2, most)
         picked = [events[int(i)] for i in rng.integers(len(events), size=5)]
         questions = [language.thing_caption(event) for event in picked[:2]]
-        questions += [language.event_question(event, rng) for event in picked[2:4]]
+        questions += [language.event_question(event) for event in picked[2:4]]
         questions += [(language.where_is(picked[4]), language.place_of(picked[4].setting))]
         return self._ask(rng, events, questions)
 

@@ -13,8 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tempo.cli.errors import fail
-from tempo.cli.stopping import Terminated, terminable
+from tempo.cli.errors import Terminated, fail, terminable
 
 
 def run(given: argparse.Namespace) -> None:

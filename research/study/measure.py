@@ -16,7 +16,7 @@ from tempo.evaluation.evaluate import ask, benchmark_frames, benchmark_path
 from tempo.evaluation.probe import compare
 from tempo.evaluation.probe_report import ProbeReport, ProbeScore, report_comparisons
 from tempo.model.loading import VideoLM, load_video_lm
-from tempo.preference.inputs import frames_by_clip
+from tempo.preference.responses import frames_by_clip
 from tempo.video.frames import FrameStore
 
 
@@ -45,7 +45,7 @@ def _outcomes(lm: VideoLM, context: Context, samples: list[Sample], *, blind: bo
     outcomes: list[Outcome] = []
     for video, rows in groupby(sorted(samples, key=lambda row: row.video), key=lambda row: row.video):
         stored = benchmark_frames(context, video)
-        frames = np.zeros_like(stored.frames) if blind else stored.frames
+        frames = np.zeros_like(stored.images) if blind else stored.images
         outcomes += ask(lm, list(rows), frames, fps=stored.fps)
     return outcomes
 

@@ -31,7 +31,7 @@ from tempo.core.store import RunStore
 from tempo.engine.pool import count_workers, follow_parent
 from tempo.engine.types import Context
 from tempo.evaluation.evaluate import store_benchmark
-from tempo.pipeline.stages import run_stages
+from tempo.pipeline.runner import run_stages
 from tempo.training.phases import Session, run_phases
 
 #: Steps that count as the start of SFT.

@@ -26,8 +26,8 @@ from material import Setting, count_tokens, load_lm, make_answer, make_group, ma
 from policies import flat_gradient, make_policy
 
 from tempo.config import DpoPhase
-from tempo.training.clock import Clock
-from tempo.training.step import Step, row_loss
+from tempo.training.policy import PolicyAndReference
+from tempo.training.trainer import phase_loss
 
 KEYS = [
     *("benchmark", "setting", "ours", "peer", "peer_name", "unit", "ratio"),
@@ -153,7 +153,8 @@ def test_ours_is_the_step_that_a_phase_takes(packed):
     material = make_material(TINY)
     policy, group = make_policy(material.lm.model), make_group(material)
     phase = DpoPhase(name="p", objective="dpo", learning_rate=1e-4, nll_weight=0)
-    loss, _ = row_loss(*Step(policy, phase, Clock())([group]), [()], phase)
+    answers = PolicyAndReference(policy, uses_reference=True)([group])
+    loss, _ = phase_loss(phase, *answers, [()])
     mean = loss / TINY.num_rejected
     mean.backward()
     assert mean.item() == pytest.approx(packed.losses[0], rel=1e-6)
@@ -239,7 +240,7 @@ def test_the_engine_benchmark_measures_a_pool_and_a_stage_in_which_nothing_is_do
 
 def test_the_ingest_benchmark_takes_what_it_renders_and_measures_every_form(tmp_path, capsys):
     ingest.render(tmp_path, 2)
-    files = [found for path in sorted(tmp_path.iterdir()) if (found := ingest.describe(path))]
+    files = [found for path in sorted(tmp_path.iterdir()) if (found := ingest.examine(path))]
     rows = ingest.compare("rendered", files, rounds=1, max_gigabytes=1.0)
     assert "rendered: 2 of 2 files become clips" in capsys.readouterr().out
     assert [row.peer_name for row in rows] == ["pure decode", "released code's way", "decoding again"]

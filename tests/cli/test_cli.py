@@ -20,7 +20,8 @@ from tempo.config import load_config
 from tempo.core.records import Skipped, Video
 from tempo.core.store import SKIPPED, RunStore
 from tempo.engine import pool as engine
-from tempo.pipeline import stages as pipeline
+from tempo.pipeline import runner
+from tempo.pipeline.stages import NAMES
 
 HEAVY = ("torch", "transformers", "peft", "accelerate", "cv2", "av", "scenedetect", "matplotlib", "jinja2")
 
@@ -89,7 +90,7 @@ def test_help_is_quick():
 def test_help_names_every_command_and_stage(tempo):
     code, out, _ = tempo("--help")
     assert code == 0
-    for name in ("run", "status", "init", *pipeline.NAMES):
+    for name in ("run", "status", "init", *NAMES):
         assert f" {name} " in out
 
 
@@ -103,12 +104,17 @@ def test_help_of_a_run_says_how_values_are_set_and_where_stages_are_listed(tempo
     assert "one of those that `tempo --help` lists" in shown
 
 
-def test_help_shows_brackets_as_they_are(tempo):
-    """`[synthetic]` is a section, not a colour."""
-    assert "[synthetic]" in tempo("--help")[1]
+@pytest.mark.parametrize(
+    ("command", "sections"), [(("--help",), ["[synthetic]"]), (("probe", "--help"), ["[model]", "[frames]"])]
+)
+def test_help_shows_brackets_as_they_are(tempo, command, sections):
+    """`[synthetic]` is a section, not a style of rich."""
+    shown = tempo(*command)[1]
+    for name in sections:
+        assert name in shown
 
 
-@pytest.mark.parametrize("command", ["run", "status", "init", *pipeline.NAMES])
+@pytest.mark.parametrize("command", ["run", "status", "init", *NAMES])
 def test_every_command_has_its_help(tempo, command):
     code, out, _ = tempo(command, "--help")
     assert code == 0
@@ -179,7 +185,7 @@ def test_unknown_stage_is_named_with_those_there_are_before_anything_is_made(tem
     config = write()
     before = tree(tmp_path)
     result = tempo("run", config, "--out", tmp_path / "out", "--until", "vidoes")
-    assert_refused(result, "'vidoes'", *pipeline.NAMES)
+    assert_refused(result, "'vidoes'", *NAMES)
     assert tree(tmp_path) == before
 
 
@@ -295,7 +301,7 @@ def test_a_file_that_comes_after_the_videos_were_settled_is_said_and_not_taken(t
     before = tree(tmp_path / "out")
     code, shown, _ = tempo(*command)
     assert code == 0
-    assert f"not part of this run: 1 (such as {films / 'late.mp4'}); give another --out" in shown
+    assert f"1 new files in videos.paths are not part of this run (such as {films / 'late.mp4'})" in shown
     assert tree(tmp_path / "out") == before
 
 
@@ -344,7 +350,7 @@ def test_fault_of_disk_or_memory_is_one_message(tempo, write, tmp_path, monkeypa
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(pipeline, "run_stages", fail)
+    monkeypatch.setattr(runner, "run_stages", fail)
     result = tempo("run", write(), "--out", tmp_path / "out")
     assert_refused(result, words)
     assert result[2].count("\n") == 1
@@ -359,8 +365,8 @@ def test_directory_in_which_no_lock_can_be_made_is_named(tempo, write, tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "work", "kept"),
     [
-        (["run", "{config}", "--out", "{out}"], "tempo.pipeline.stages.run_stages", True),
-        (["clips", "{config}", "--out", "{out}"], "tempo.pipeline.stages.run_stages", True),
+        (["run", "{config}", "--out", "{out}"], "tempo.pipeline.runner.run_stages", True),
+        (["clips", "{config}", "--out", "{out}"], "tempo.pipeline.runner.run_stages", True),
         (["probe", "embedded", "films"], "tempo.cli.probe.run_probe", False),
         (["audit", "{out}"], "tempo.preference.audit.audit_directory", False),
         (
@@ -386,7 +392,7 @@ def test_fault_of_the_program_is_not_taken_for_one_of_the_user(tempo, write, tmp
     def fail(*_, **__):
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(pipeline, "run_stages", fail)
+    monkeypatch.setattr(runner, "run_stages", fail)
     with pytest.raises(RuntimeError, match="a fault"):
         tempo("run", write(), "--out", tmp_path / "out")
 
@@ -415,9 +421,7 @@ def test_init_writes_a_configuration_that_loads_whatever_the_folder_is_called(te
 def test_init_takes_any_model_and_says_what_the_embedded_one_is_for(tempo, films, tmp_path, model):
     code, shown, _ = tempo("init", films, "--out", tmp_path / "made.toml", "--model", model)
     assert code == 0
-    assert ("warning: the model 'embedded' was made for the synthetic world" in shown) is (
-        model == "embedded"
-    )
+    assert ("warning: the model 'embedded' only knows the synthetic world" in shown) is (model == "embedded")
     assert load_config(tmp_path / "made.toml").model.path == model
 
 

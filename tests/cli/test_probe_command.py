@@ -90,3 +90,25 @@ def test_descriptions_may_contain_line_separators(tmp_path):
     path = tmp_path / "texts.jsonl"
     path.write_text('{"id": "a", "text": "x\u2028y"}\n{"id": "b", "text": "z"}\n')
     assert module.read_texts(path) == {"a": "x\u2028y", "b": "z"}
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "expected"),
+    [
+        ("embedded", (), (128 * 128, None)),
+        ("org/model", (), (200_704, 9_000_000)),
+        ("org/model", ("--set", "frames.max_pixels=1000"), (1000, 9_000_000)),
+    ],
+)
+def test_models_of_the_hub_get_larger_frames(tempo, films, monkeypatch, model, options, expected):
+    taken = []
+
+    def keep(model, videos, **_):
+        taken.append((videos.frames.max_pixels, videos.frames.max_total_pixels))
+        raise ValueError("enough")
+
+    monkeypatch.setattr(module, "load_video_lm", lambda *_: None)
+    monkeypatch.setattr(module, "check_model_path", lambda *_: None)
+    monkeypatch.setattr(module, "probe", keep)
+    assert tempo("probe", model, films, *options)[0] == 2
+    assert taken == [expected]

@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from tempo.cli.stopping import Terminated, terminable
+from tempo.cli.errors import Terminated, terminable
 
 
 def test_sigterm_raises_within_and_is_as_before_afterwards():

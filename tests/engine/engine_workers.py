@@ -1,27 +1,43 @@
-"""Worker factories for the tests of the engine; processes of a pool import them by name."""
+"""Worker factories for the tests of the engine, which other processes import by name, and small helpers."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import threading
 import time
 from pathlib import Path
 
 from tempo.core.records import Captions, Skipped
 
+#: Longest wait for what another process is about to do.
+PATIENCE_SECONDS = 60
 
-def process_of(context):
-    """Answers each record with the process that worked on it, and leaves a file of that name."""
 
-    def work(batch):
-        (context.directory / f"{os.getpid()}.pid").touch()
-        return [Captions(id=record.id, captions=(str(os.getpid()),)) for record in batch]
+def by_id(results):
+    """All records of all results by id; each may come once."""
+    flat = [record for result in results for record in result]
+    assert len({record.id for record in flat}) == len(flat), "a record came twice"
+    return {record.id: record for record in flat}
 
-    return work
+
+def until(condition):
+    """Waits for something that another process is about to do."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        threading.Event().wait(0.01)
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def shout(context):
-    """Answers `a` with `A`; drops ids that begin with `bad`."""
+    """Answers `a` with `A`; skips ids that begin with `bad`."""
 
     def one(record):
         if record.id.startswith("bad"):
@@ -32,8 +48,7 @@ def shout(context):
 
 
 def mortal(context):
-    """As `shout`, but `exit` and `segfault` end the process, and `raise` raises."""
-    shouting = shout(context)
+    """As `shout`, but `exit` and `segfault` end the process, and `raise` raises. Counts attempts in files."""
 
     def work(batch):
         for record in batch:
@@ -45,7 +60,7 @@ def mortal(context):
                 ctypes.string_at(0)
             if record.id.startswith("raise"):
                 raise RuntimeError(f"cannot work on {record.id}")
-        return shouting(batch)
+        return shout(context)(batch)
 
     return work
 
@@ -57,29 +72,18 @@ def counted(context):
     return shout(context)
 
 
-def unmakeable(context):
-    """A factory that fails, as one with a bad setting or a missing library does."""
+def raising(context):
+    """A factory that raises, as one with a bad setting or a missing library does."""
     raise ValueError("the factory has nothing to work with")
 
 
-def endless(context):
-    """Says that it works, and never comes to an end."""
-
-    def work(batch):
-        (Path(context.directory) / f"{os.getpid()}.pid").touch()
-        while True:
-            os.read(os.pipe()[0], 1)
-
-    return work
-
-
-def stillborn(context):
+def dying(context):
     """A factory that ends its process, as a broken library does when it is imported."""
     os._exit(3)
 
 
-def born_late(context):
-    """As `shout`, but the first process that makes it dies of that."""
+def dying_once(context):
+    """As `shout`, but the first process that makes it dies."""
     try:
         (context.directory / "first").touch(exist_ok=False)
     except FileExistsError:
@@ -87,25 +91,37 @@ def born_late(context):
     os._exit(3)
 
 
-def surroundings(context):
-    """Answers with the working directory and the threads of the process."""
-    seen = (os.getcwd(), str(os.environ.get("OMP_NUM_THREADS")))
-    return lambda batch: [Captions(id=record.id, captions=seen) for record in batch]
+def process(context):
+    """Answers with pid, directory and threads of the process; leaves a file named after the pid."""
+
+    def work(batch):
+        (context.directory / f"{os.getpid()}.pid").touch()
+        seen = (str(os.getpid()), os.getcwd(), str(os.environ.get("OMP_NUM_THREADS")))
+        return [Captions(id=record.id, captions=seen) for record in batch]
+
+    return work
+
+
+def endless(context):
+    """Leaves a file named after its pid when it has a batch, and never ends."""
+
+    def work(batch):
+        (context.directory / f"{os.getpid()}.pid").touch()
+        while True:
+            os.read(os.pipe()[0], 1)
+
+    return work
 
 
 def patient(context):
-    """As `shout`, but `wait for x` returns only when `x` was answered; gives up after a minute."""
-    shouting = shout(context)
+    """As `shout`, but `wait for x` returns only when `x` has been answered."""
 
     def work(batch):
         for record in batch:
             awaited = context.directory / record.id.removeprefix("wait for ")
             if record.id == awaited.name:
                 awaited.touch()
-            for _ in range(1200):
-                if awaited.exists():
-                    break
-                time.sleep(0.05)
-        return shouting(batch)
+            until(awaited.exists)
+        return shout(context)(batch)
 
     return work

@@ -1,235 +1,341 @@
-"""Stages run in this process or in a pool: the same results, and no death that others wait for."""
+"""Stages in this process, in a pool and on Ray give the same, and a process that dies costs one record."""
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import engine_workers
 import pytest
-from engine_checks import PATIENCE_SECONDS, by_id, is_alive, until
+from engine_workers import PATIENCE_SECONDS, by_id, is_alive, until
 
 from tempo.config import Config, RunConfig
 from tempo.core.records import Captions, Record, Skipped
-from tempo.engine import pool as engine
-from tempo.engine.types import Context
+from tempo.engine import pool
+from tempo.engine import ray as ray_engine
+from tempo.engine.types import Context, NoWorkerError, count_workers, load
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
+
+
+@pytest.fixture(params=["pool", pytest.param("ray", marks=needs_ray)])
+def run(request, tmp_path):
+    """A function that runs a worker of engine_workers over batches by one of the engines."""
+    if request.param == "ray":
+        request.getfixturevalue("cluster")
+
+    def run_stage(name, batches, *, num_workers=1):
+        engine = "ray" if request.param == "ray" else "local"
+        config = Config(run=RunConfig(engine=engine, num_workers=num_workers), videos={"paths": ["unused"]})
+        work = {"place": "pool", "stage": "captions"}
+        return pool.map_batches(f"engine_workers:{name}", Context(config, tmp_path), batches, **work)
+
+    return run_stage
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A Ray of this machine that all tests share; its address."""
+    ray_engine.connect(RunConfig(engine="ray", num_workers=2))
+    import ray
+
+    yield ray.get_runtime_context().gcs_address
+    ray.shutdown()
 
 
 @pytest.fixture
 def context(tmp_path):
-    return Context(Config.model_validate({"videos": {"paths": ["unused"]}}), tmp_path)
+    return Context(Config(videos={"paths": ["unused"]}), tmp_path)
 
 
 def singles(*ids):
     return [[Record(id=name)] for name in ids]
 
 
-def pool(name, context, batches, num_workers=1):
-    return engine.run_pool(
-        f"engine_workers:{name}", context, batches, num_workers=num_workers, stage="captions"
-    )
+def test_number_of_workers_is_the_given_one_or_the_usable_cores():
+    assert count_workers(3) == 3
+    assert count_workers(0) == len(os.sched_getaffinity(0))
 
 
-def test_workers_asked_for_are_counted_and_zero_is_one_per_usable_core():
-    assert engine.count_workers(3) == 3
-    assert engine.count_workers(0) == len(os.sched_getaffinity(0))
+def test_all_cores_are_used_where_a_process_cannot_be_bound_to_some(monkeypatch):
+    """As on macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert count_workers(0) == os.cpu_count()
 
 
 def test_reference_names_a_function():
-    assert engine.load("engine_workers:shout") is engine_workers.shout
+    assert load("engine_workers:shout") is engine_workers.shout
 
 
-def on_ray(context, monkeypatch):
-    """The context with `run.engine` ray, and a list of what would have gone there."""
-    sent = []
-    monkeypatch.setattr("tempo.engine.ray.run_actors", lambda *_, **how: sent.append(how) or iter(()))
-    run = context.config.run.model_copy(update={"engine": "ray"})
-    return Context(context.config.model_copy(update={"run": run}), context.directory), sent
-
-
-def test_without_ray_it_is_refused_by_the_name_of_its_extra(monkeypatch):
+def test_missing_ray_is_an_error_that_says_how_to_install_it(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    engine.check_engine(RunConfig())
-    with pytest.raises(ValueError, match=r"run\.engine 'ray' needs Ray: pip install '\.\[ray\]'"):
-        engine.check_engine(RunConfig(engine="ray"))
+    pool.check_engine(RunConfig())
+    with pytest.raises(ValueError, match=r"run\.engine 'ray' needs Ray\. Install it with: pip install ray"):
+        pool.check_engine(RunConfig(engine="ray"))
 
 
 @pytest.mark.parametrize("place", ["here", "model"])
 def test_local_engine_keeps_a_model_in_this_process(context, place):
-    work = {"place": place, "stage": "captions"}
-    (row,) = by_id(engine.map_batches("engine_workers:process_of", context, singles("a"), **work)).values()
-    assert row.captions == (str(os.getpid()),)
+    results = pool.map_batches("engine_workers:process", context, singles("a"), place=place, stage="captions")
+    assert by_id(results)["a"].captions[0] == str(os.getpid())
 
 
-def test_ray_takes_the_stages_of_a_pool_or_a_model_and_no_other(context, monkeypatch):
-    context, sent = on_ray(context, monkeypatch)
-    for place in ("pool", "model", "here"):
-        work = {"place": place, "stage": "captions"}
-        came = by_id(engine.map_batches("engine_workers:shout", context, singles("a"), **work))
-        assert bool(came) == (place == "here")
-    assert sent == [{"holds_model": holds, "stage": "captions"} for holds in (False, True)]
-
-
-def test_run_here_keeps_the_order_of_batches_and_loads_once(context):
+def test_run_here_keeps_the_order_and_works_only_when_asked(context):
     batches = [[Record(id="a"), Record(id="bad b")], [Record(id="c")]]
-    results = list(engine.run_here("engine_workers:counted", context, batches))
-    assert [[record.id for record in result] for result in results] == [["a", "bad b"], ["c"]]
-    assert [type(record) for record in results[0]] == [Captions, Skipped]
-    assert len(list(context.directory.glob("made-*"))) == 1
+    results = pool.run_here("engine_workers:mortal", context, batches)
+    assert [type(record) for record in next(results)] == [Captions, Skipped]
+    assert not (context.directory / "c.begun").exists()
+    assert [record.id for record in next(results)] == ["c"]
 
 
-def test_run_here_loads_nothing_for_no_work(context):
-    assert list(engine.run_here("no_such_module:worker", context, [])) == []
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_results_are_those_of_this_process(run, context, num_workers):
+    batches = singles(*(f"{'bad ' if i % 5 == 0 else ''}{i}" for i in range(13)))
+    here = by_id(pool.run_here("engine_workers:shout", context, batches))
+    assert len(here) == 13
+    assert by_id(run("shout", batches, num_workers=num_workers)) == here
 
 
-def test_run_here_works_on_a_batch_only_when_it_is_asked_for(context):
-    results = engine.run_here("engine_workers:mortal", context, singles("a", "b"))
-    next(results)
-    assert [path.name for path in context.directory.iterdir()] == ["a.begun"]
+def test_batches_stay_together_and_a_worker_is_made_once(run, tmp_path):
+    results = run("counted", [[Record(id="a"), Record(id="b")], [Record(id="c")]])
+    assert sorted([record.id for record in result] for result in results) == [["a", "b"], ["c"]]
+    assert len(list(tmp_path.glob("made-*"))) == 1
 
 
-def test_run_pool_starts_nothing_for_no_work(context):
-    assert list(pool("unmakeable", context, [])) == []
+def test_nothing_starts_without_work(run):
+    assert list(run("raising", [])) == []
     assert multiprocessing.active_children() == []
 
 
-def test_pool_gives_what_this_process_gives_whatever_the_number_of_workers(context):
-    batches = singles(*(f"{'bad ' if i % 5 == 0 else ''}{i}" for i in range(13)))
-    here = by_id(engine.run_here("engine_workers:shout", context, batches))
-    assert len(here) == 13
-    for num_workers in (1, 3):
-        assert by_id(pool("shout", context, batches, num_workers)) == here
+@pytest.mark.parametrize("threads", ["3", None])
+def test_processes_have_the_directory_and_threads_of_this_one_and_end_with_the_stage(
+    run, tmp_path, monkeypatch, threads
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if threads:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    (row,) = by_id(run("process", singles("a"))).values()
+    assert row.captions[1:] == (str(tmp_path), str(threads))
+    assert int(row.captions[0]) != os.getpid()
+    until(lambda: not is_alive(int(row.captions[0])))
 
 
-def test_pool_works_in_processes_that_end_with_it(context):
-    workers = {
-        int(r.captions[0]) for r in by_id(pool("process_of", context, singles("a", "b", "c"))).values()
-    }
-    assert os.getpid() not in workers
-    until(lambda: not any(is_alive(pid) for pid in workers))
+def test_slow_record_delays_no_other(run):
+    """The others come while one process is still at the slow record, which waits for the last of them."""
+    results = run("patient", singles("wait for 6", *map(str, range(7))), num_workers=2)
+    assert list(by_id(results)) == [*map(str, range(7)), "wait for 6"]
 
 
-def test_pool_of_batches_keeps_each_batch_together(context):
-    batches = [[Record(id="a"), Record(id="b")], [Record(id="c")]]
-    results = pool("shout", context, batches)
-    assert sorted([record.id for record in result] for result in results) == [["a", "b"], ["c"]]
-
-
-def test_worker_that_raises_ends_the_run_with_its_error_and_leaves_no_process(context):
-    with pytest.raises(RuntimeError, match="cannot work on raise"):
-        list(pool("mortal", context, singles("a", "raise", "b")))
+def test_exception_of_a_worker_ends_the_run(run):
+    with pytest.raises(RuntimeError, match=r"^cannot work on raise$"):
+        list(run("mortal", singles("a", "raise", "b")))
     until(lambda: not multiprocessing.active_children())
 
 
-def test_factory_that_raises_ends_the_run_with_its_error(context):
-    """It is no fault of the records: none may be set aside for it."""
-    with pytest.raises(ValueError, match="nothing to work with"):
-        list(pool("unmakeable", context, singles("a", "b")))
+def test_exception_of_a_factory_ends_the_run_and_skips_no_record(run):
+    with pytest.raises(ValueError, match=r"^the factory has nothing to work with$"):
+        list(run("raising", singles("a", "b")))
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_factory_that_kills_its_process_ends_the_run_and_no_record_pays_for_it(context, num_workers):
-    come = []
-    with pytest.raises(
-        engine.NoWorkerError, match="died twice while engine_workers:stillborn was being made"
-    ):
-        come += pool("stillborn", context, singles("a", "b", "c"), num_workers)
-    assert come == []
-    until(lambda: not multiprocessing.active_children())
+def test_factory_that_kills_its_process_ends_the_run_and_skips_no_record(run, num_workers):
+    results = []
+    with pytest.raises(NoWorkerError, match="die while they make the worker engine_workers:dying,"):
+        results += run("dying", singles("a", "b", "c"), num_workers=num_workers)
+    assert results == []
 
 
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_factory_that_kills_its_process_once_is_tried_again_and_no_record_is_lost(context, num_workers):
-    results = by_id(pool("born_late", context, singles("a", "b", "bad c", "d"), num_workers))
-    assert {name: type(row) for name, row in results.items()} == {
-        "a": Captions, "b": Captions, "bad c": Skipped, "d": Captions
-    }  # fmt: skip
+def test_factory_that_kills_its_process_once_is_tried_again_and_no_record_is_lost(run):
+    results = by_id(run("dying_once", singles("a", "b", "bad c", "d"), num_workers=2))
+    assert [results[name].id for name in ("a", "b", "d")] == ["a", "b", "d"]
     assert results["bad c"].reason == "bad name"
 
 
 @pytest.mark.parametrize("death", ["exit", "segfault"])
-def test_record_that_kills_its_process_is_dropped_and_all_others_come(context, death):
+def test_record_that_kills_its_process_is_skipped_and_all_others_come(run, death, tmp_path):
     names = [f"r{i}" for i in range(6)]
-    results = by_id(pool("mortal", context, singles(*names[:3], death, *names[3:]), 2))
-    assert set(results) == {death, *names}
-    assert [type(results[name]) for name in names] == [Captions] * 6
-    assert results[death] == Skipped(
-        id=death, stage="captions", reason="process died", detail=results[death].detail
-    )
+    results = by_id(run("mortal", singles(*names[:3], death, *names[3:]), num_workers=2))
+    expected = Skipped(id=death, stage="captions", reason="process died", detail="while at this record")
+    assert results.pop(death) == expected
+    assert {name: type(result) for name, result in results.items()} == dict.fromkeys(names, Captions)
+    assert {path.stem: path.read_text() for path in tmp_path.glob("*.begun")} == {
+        **dict.fromkeys(names, "x"), death: "xx"
+    }  # fmt: skip
 
 
-def test_two_deadly_records_are_both_found(context):
-    results = by_id(pool("mortal", context, singles("exit 1", "exit 2", "a", "b")))
-    assert {name: type(result) for name, result in results.items()} == {
-        "exit 1": Skipped,
-        "exit 2": Skipped,
-        "a": Captions,
-        "b": Captions,
-    }
+def test_two_deadly_records_are_both_found(run):
+    results = by_id(run("mortal", singles("exit 1", "exit 2", "a", "b")))
+    assert [name for name, result in results.items() if type(result) is Skipped] == ["exit 1", "exit 2"]
+    assert len(results) == 4
 
 
-def test_deadly_record_is_tried_twice_and_never_again(context):
-    list(pool("mortal", context, singles("exit", "a", "b")))
-    assert (context.directory / "exit.begun").read_text() == "xx"
+def test_process_that_dies_while_a_result_is_written_loses_no_record(run, tmp_path):
+    results = run("mortal", singles("a", "exit", "b", "c"))
+    first = [next(results)]
+    until((tmp_path / "exit.begun").exists)
+    assert set(by_id([*first, *results])) == {"a", "exit", "b", "c"}
 
 
-def test_process_that_dies_while_a_result_is_being_stored_loses_no_record(context):
-    """The pool may break while results are written down: what is handed in next must not be lost."""
-    results = pool("mortal", context, singles("a", "exit", "b", "c"))
-    come = [next(results)]
-    for thread in threading.enumerate():
-        if type(thread).__name__ == "_ExecutorManagerThread":
-            thread.join(PATIENCE_SECONDS)
-    come += results
-    assert set(by_id(come)) == {"a", "exit", "b", "c"}
-
-
-def test_pool_that_is_left_early_leaves_no_process(context):
-    results = pool("shout", context, singles("a", "b", "c", "d"))
+def test_stage_that_is_left_early_leaves_no_process(run, tmp_path):
+    results = run("process", singles("a", "b", "c", "d"), num_workers=2)
     next(results)
     results.close()
-    until(lambda: not multiprocessing.active_children())
-    assert multiprocessing.active_children() == []
+    until(lambda: not any(is_alive(int(path.stem)) for path in tmp_path.glob("*.pid")))
 
 
 RUN_ENDLESS = """
 import sys
 from pathlib import Path
-from tempo.engine import pool as engine
 from tempo.config import Config
 from tempo.core.records import Record
+from tempo.engine import pool
 from tempo.engine.types import Context
 
 if __name__ == "__main__":
     sys.path.insert(0, sys.argv[2])
-    context = Context(Config.model_validate({"videos": {"paths": ["unused"]}}), Path(sys.argv[1]))
+    run = {"engine": sys.argv[3], "num_workers": 2}
+    context = Context(Config.model_validate({"run": run, "videos": {"paths": ["unused"]}}), Path(sys.argv[1]))
     batches = [[Record(id=str(i))] for i in range(4)]
-    list(engine.run_pool("engine_workers:endless", context, batches, num_workers=2, stage="captions"))
+    list(pool.map_batches("engine_workers:endless", context, batches, place="pool", stage="captions"))
 """
 
 
-def test_workers_end_when_their_parent_is_killed(tmp_path):
+def children(pid):
+    """All descendants of a process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(path.read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue
+        found += [int(path.parent.name)] if parent == pid else []
+    return found + [grandchild for child in found for grandchild in children(child)]
+
+
+def addresses(pids):
+    """The addresses on which processes listen, in hexadecimal as in /proc/net."""
+    inodes = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                inodes.add(os.readlink(link).removeprefix("socket:[").removesuffix("]"))
+            except OSError:
+                continue
+    tables = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    rows = [line.split() for table in tables for line in table]
+    return {row[1].split(":")[0] for row in rows if row[3] == "0A" and row[9] in inodes}
+
+
+@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=needs_ray)])
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_processes_end_with_the_run_by_ctrl_c_or_kill(tmp_path, engine, how):
+    """Ctrl-C reaches all processes of the terminal, SIGKILL only the run. Ray listens on loopback."""
     script = tmp_path / "run_endless.py"
     script.write_text(RUN_ENDLESS)
-    command = [sys.executable, str(script), str(tmp_path), str(Path(__file__).parent)]
-    # What the resource tracker says of semaphores that the kill left behind is of no interest.
-    parent = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    workers = []
+    run = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path), str(Path(__file__).parent), engine],
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        # A shell that started the tests in the background makes them ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    pids = []
     try:
-        until(lambda: len(list(tmp_path.glob("*.pid"))) == 2 or parent.poll() is not None)
-        workers = [int(path.stem) for path in tmp_path.glob("*.pid")]
+        until(lambda: len(list(tmp_path.glob("*.pid"))) == 2 or run.poll() is not None)
+        pids, workers = children(run.pid), [int(path.stem) for path in tmp_path.glob("*.pid")]
         assert len(workers) == 2
-        assert all(is_alive(pid) for pid in workers)
-        parent.kill()
-        parent.wait()
-        until(lambda: not any(is_alive(pid) for pid in workers))
+        assert set(workers) <= set(pids)
+        assert addresses(pids) <= {"0100007F", "0000000000000000FFFF00000100007F"}
+        os.killpg(run.pid, how) if how == signal.SIGINT else run.kill()
+        run.wait(PATIENCE_SECONDS)
+        # After SIGKILL two agents of Ray's take their time.
+        until(lambda: not any(map(is_alive, pids if how == signal.SIGINT else workers)))
     finally:
-        parent.kill()
-        parent.wait()
-        for pid in filter(is_alive, workers):
+        run.kill()
+        for pid in filter(is_alive, pids):
             os.kill(pid, signal.SIGKILL)
+
+
+@needs_ray
+@pytest.mark.parametrize(
+    ("asked", "device", "holds_model", "plan"),
+    [
+        (0, "auto", False, (4, 0)),
+        (3, "auto", False, (3, 0)),
+        (9, "auto", False, (4, 0)),
+        (3, "auto", True, (2, 1)),
+        (3, "cuda", True, (2, 1)),
+        (3, "cpu", True, (1, 0)),
+    ],
+)
+def test_models_get_a_gpu_each_and_other_workers_the_cores(
+    cluster, monkeypatch, asked, device, holds_model, plan
+):
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0, "GPU": 2.0, "memory": 1e9})
+    run = RunConfig(engine="ray", num_workers=asked)
+    config = Config(run=run, model={"device": device}, videos={"paths": ["x"]})
+    assert ray_engine.plan_actors(config, holds_model=holds_model) == plan
+
+
+@needs_ray
+def test_what_a_cluster_cannot_give_is_named(cluster, tmp_path):
+    own = {"run": RunConfig(engine="ray"), "videos": {"paths": ["x"]}}
+    work = {"place": "model", "stage": "captions"}
+    numbered = Context(Config(model={"device": "cuda:1"}, **own), tmp_path)
+    with pytest.raises(ValueError, match=r"model\.device 'cuda:1': Ray assigns the GPUs"):
+        list(pool.map_batches("engine_workers:shout", numbered, singles("a"), **work))
+    elsewhere = Context(Config(**own), tmp_path / "not shared")
+    with pytest.raises(ValueError, match=r"not shared is not on .*, a machine of the Ray cluster"):
+        list(pool.map_batches("engine_workers:shout", elsewhere, singles("a"), **work))
+
+
+@needs_ray
+def test_ray_does_not_replace_the_signal_handler_of_the_run(cluster):
+    """Its own would end the process without the message on how to resume."""
+    assert not str(getattr(signal.getsignal(signal.SIGTERM), "__module__", "")).startswith("ray.")
+
+
+@needs_ray
+def test_address_without_a_cluster_is_named():
+    code = "import sys; from tempo.engine import ray as r; from tempo.config import RunConfig as C\n"
+    code += "try: r.connect(C(engine='ray', ray_address='127.0.0.1:9'))\n"
+    code += "except ValueError as error: sys.exit(0 if '127.0.0.1:9' in str(error) else 'other words')"
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
+
+
+CONFIG = """
+[run]
+num_workers = 2
+[synthetic]
+num_videos = 3
+num_held_out = 1
+min_shots = 4
+max_shots = 6
+[frames]
+max_pixels = 4096
+[captions]
+max_new_tokens = 64
+[responses]
+max_new_tokens = 128
+"""
+
+
+@needs_ray
+def test_run_on_a_cluster_writes_the_bytes_of_a_local_one(cluster, tmp_path):
+    (tmp_path / "config.toml").write_text(CONFIG)
+    command = [sys.executable, "-m", "tempo", "run", "config.toml", "--until", "responses", "--out"]
+    for more in (["local"], ["on_ray", "--engine", "ray", "--address", cluster]):
+        subprocess.run(command + more, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL, timeout=120)
+    suffixes = (".jsonl", ".jpg", ".safetensors", ".bin", ".mp4")
+    local, on_ray = (
+        {path.relative_to(out): path.read_bytes() for path in out.rglob("*.*") if path.suffix in suffixes}
+        for out in (tmp_path / "local", tmp_path / "on_ray")
+    )
+    assert {"shots.jsonl", "responses.jsonl"} < {str(path) for path in local}
+    assert {path: content.replace(b"on_ray/", b"local/") for path, content in on_ray.items()} == local

@@ -13,8 +13,8 @@ import torch
 
 from tempo.config import FramesConfig, ModelConfig, parse_config
 from tempo.core.records import Clip, Clips, Pair
-from tempo.core.store import RunStore
-from tempo.engine.types import Context, SkipRecord
+from tempo.core.store import RunStore, write_config
+from tempo.engine.types import SkipRecord
 from tempo.evaluation import probe as module
 from tempo.evaluation.probe import (
     NUM_SEGMENTS,
@@ -29,11 +29,9 @@ from tempo.evaluation.probe import (
 from tempo.model import prefix
 from tempo.model.answers import Answer
 from tempo.model.loading import load_video_lm
-from tempo.pipeline.run_files import write_config
-from tempo.preference.inputs import Footage
-from tempo.video.frames import FrameStore, encode_jpeg
-from tempo.video.sampling import sample_video
-from tempo.video.videos import video_id
+from tempo.preference.responses import Footage
+from tempo.video.find import video_id
+from tempo.video.frames import FrameStore, encode_jpeg, sample_video
 
 TEXT = "A red square appears, then a blue ring moves."
 
@@ -87,7 +85,7 @@ def compared(model, frames, prompt="Describe the video."):
 def test_views_are_the_frames_rearranged_and_never_the_clean_video():
     frames = numbered(8)
     views = list(perturbed_views(footage(frames), prompt="p", seed=0))
-    shown = {(view.kind, view.level): view.request.frames[:, 0, 0, 0].tolist() for view in views}
+    shown = {(kind, level): request.frames[:, 0, 0, 0].tolist() for kind, level, request in views}
     levels = frames[:, 0, 0, 0].tolist()
     assert shown["reverse", 8] == levels[::-1]
     assert shown["reverse", 2] == levels[4:] + levels[:4]
@@ -101,13 +99,14 @@ def test_views_are_the_frames_rearranged_and_never_the_clean_video():
 def test_frames_move_with_their_clip():
     frames = numbered(6)
     clips = Footage(frames, np.array([0, 0, 0, 1, 1, 2]), 3, 1.0)
-    reversed_clips = next(v for v in perturbed_views(clips, prompt="p", seed=0) if v.kind == "reverse")
-    assert np.array_equal(reversed_clips.request.frames, frames[[5, 3, 4, 0, 1, 2]])
+    views = perturbed_views(clips, prompt="p", seed=0)
+    request = next(request for kind, _, request in views if kind == "reverse")
+    assert np.array_equal(request.frames, frames[[5, 3, 4, 0, 1, 2]])
 
 
 def test_a_clip_without_a_frame_makes_no_view_that_looks_clean():
     gap = Footage(numbered(4), np.array([1, 1, 1, 1]), 2, 1.0)
-    assert [view.kind for view in perturbed_views(gap, prompt="p", seed=0)] == ["frozen"]
+    assert [kind for kind, *_ in perturbed_views(gap, prompt="p", seed=0)] == ["frozen"]
 
 
 # What is scored
@@ -206,7 +205,7 @@ def test_a_video_that_cannot_be_probed_is_left_out_with_its_reason(films, monkey
     assert {name: reason for name, (reason, _) in reasons.items()} == {
         "c.mp4": "duplicate",
         "short.mp4": "too few frames",
-        "thin.mp4": "picture too thin",
+        "thin.mp4": "frame too thin",
         "torn.mp4": "cannot be opened",
     }
     wanted = {video_id(films / name) for name in ("a.mp4", "b.mp4")}
@@ -229,12 +228,12 @@ def test_a_video_at_which_a_library_fails_costs_itself_alone(films, monkeypatch,
 def test_a_decoder_that_hangs_costs_one_video(films, monkeypatch):
     released = threading.Event()
 
-    def hang_at_b(path, *rest):
-        if path.endswith("b.mp4"):
+    def hang_at_b(name, *how, _open=av.open, **options):
+        if name.endswith("b.mp4"):
             released.wait(60)
-        return sample_video(path, *rest)
+        return _open(name, *how, **options)
 
-    monkeypatch.setattr(module, "sample_video", hang_at_b)
+    monkeypatch.setattr(av, "open", hang_at_b)
     start = time.monotonic()
     try:
         _, reasons = probed(films, monkeypatch, timeout_seconds=0.5)
@@ -288,7 +287,8 @@ def run_of(tmp_path):
 
     def make(*names, **sections):
         directory = tmp_path / "run"
-        write_config(Context(parse_config(sections or {"videos": {"paths": ["/gone"]}}), directory))
+        config = parse_config(sections or {"videos": {"paths": ["/gone"]}})
+        write_config(directory, config.model_dump(mode="json", exclude_none=True))
         RunStore(directory).append("clips", [cut_video(name) for name in names])
         return directory
 

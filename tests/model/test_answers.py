@@ -8,16 +8,16 @@ from rich.console import Console
 import tempo.model.loading
 from tempo.config import parse_config
 from tempo.core.records import Captions, Clip, Clips, Perturbation, Perturbations, Responses, Skipped
-from tempo.core.store import SKIPPED, RunStore
+from tempo.core.store import SKIPPED, RunStore, write_config
 from tempo.engine.types import Context
 from tempo.model.answers import Answer, answer_source, failure_drop, without_thoughts
 from tempo.model.endpoint import EndpointDown
-from tempo.pipeline.run_files import write_config
-from tempo.pipeline.steps import MapStep
-from tempo.preference import captions, responses
+from tempo.pipeline.runner import map_stage
+from tempo.pipeline.stages import STAGES
+from tempo.preference import captions
 from tempo.video.frames import FrameStore, encode_jpeg
 
-RESPOND = MapStep("tempo.preference.responses:make_worker", "perturbations", Perturbations, "here")
+RESPONSES = next(stage for stage in STAGES if stage.name == "responses")
 QUIET = Console(quiet=True)
 
 
@@ -64,7 +64,7 @@ def failing_for(words, status):
 
 
 def test_responses_come_from_the_server(server, run):
-    RESPOND(context(server, run.directory), run, QUIET)
+    map_stage(RESPONSES, context(server, run.directory), QUIET)
     rows = run.read("responses", Responses)
     assert [row.id for row in rows] == ["a", "b", "c"]
     assert all("1. a one." in row.chosen and "1. a three." in row.rejected[0].text for row in rows[:1])
@@ -74,7 +74,7 @@ def test_responses_come_from_the_server(server, run):
 @pytest.mark.parametrize("status", [400, 500])
 def test_video_that_the_server_fails_is_dropped_by_name_and_the_others_stay(server, run, status):
     server.usual = failing_for("1. b three.", status)
-    RESPOND(context(server, run.directory), run, QUIET)
+    map_stage(RESPONSES, context(server, run.directory), QUIET)
     assert [row.id for row in run.read("responses", Responses)] == ["a", "c"]
     (drop,) = run.read(SKIPPED, Skipped)
     assert (drop.stage, drop.id, drop.reason) == ("responses", "b", "endpoint")
@@ -84,17 +84,17 @@ def test_video_that_the_server_fails_is_dropped_by_name_and_the_others_stay(serv
 def test_server_that_is_down_drops_nothing_and_the_run_goes_on_later(server, run):
     server.usual = server.alive = error(503)
     with pytest.raises(EndpointDown):
-        RESPOND(context(server, run.directory), run, QUIET)
+        map_stage(RESPONSES, context(server, run.directory), QUIET)
     assert run.read("responses", Responses) == []
     assert run.read(SKIPPED, Skipped) == []
     server.usual = echo
-    RESPOND(context(server, run.directory), run, QUIET)
+    map_stage(RESPONSES, context(server, run.directory), QUIET)
     assert len(run.read("responses", Responses)) == 3
 
 
 def test_cut_answer_of_a_server_is_no_answer(server, run):
     server.usual = reply("half a sente", "length")
-    RESPOND(context(server, run.directory), run, QUIET)
+    map_stage(RESPONSES, context(server, run.directory), QUIET)
     assert {drop.reason for drop in run.read(SKIPPED, Skipped)} == {"no chosen answer"}
 
 
@@ -121,7 +121,7 @@ def test_an_answer_that_is_cut_after_its_thoughts_stays_cut():
 
 def test_responses_of_a_reasoning_model_are_bare_of_its_thoughts(server, run):
     server.usual = reply("<think>They want one paragraph.</think>\n\nA ring turns.")
-    RESPOND(context(server, run.directory), run, QUIET)
+    map_stage(RESPONSES, context(server, run.directory), QUIET)
     rows = run.read("responses", Responses)
     assert [(row.chosen, row.rejected[0].text) for row in rows] == [("A ring turns.", "A ring turns.")] * 3
 
@@ -131,7 +131,7 @@ def test_responses_of_a_reasoning_model_are_bare_of_its_thoughts(server, run):
 )
 def test_thoughts_without_an_answer_drop_the_video(server, run, said, reason):
     server.usual = reply(said)
-    RESPOND(context(server, run.directory), run, QUIET)
+    map_stage(RESPONSES, context(server, run.directory), QUIET)
     assert run.read("responses", Responses) == []
     drops = run.read(SKIPPED, Skipped)
     assert {(drop.reason, drop.detail) for drop in drops} == {("no chosen answer", reason)}
@@ -200,15 +200,9 @@ def test_key_is_written_nowhere_in_a_run(server, run, monkeypatch):
     monkeypatch.setenv("TEMPO_KEY", "sk-secret")
     server.usual = failing_for("1. b three.", 400)
     here = context(server, run.directory, api_key_env="TEMPO_KEY")
-    write_config(here)
-    RESPOND(here, run, QUIET)
+    write_config(run.directory, here.config.model_dump(mode="json", exclude_none=True))
+    map_stage(RESPONSES, here, QUIET)
     texts = {path.name: path.read_bytes() for path in run.directory.rglob("*") if path.is_file()}
-    assert {"config.toml", "environment.json", "answers.jsonl", "skipped.jsonl"} <= texts.keys()
+    assert {"config.toml", "answers.jsonl", "skipped.jsonl"} <= texts.keys()
     assert not [name for name, text in texts.items() if b"sk-secret" in text]
     assert server.headers[0]["Authorization"] == "Bearer sk-secret"
-
-
-def test_stages_named_in_the_table_are_those_that_ask():
-    from tempo.pipeline.preflight import ENDPOINT_STAGES
-
-    assert ENDPOINT_STAGES == (captions.STAGE, responses.STAGE)

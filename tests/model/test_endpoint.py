@@ -29,7 +29,7 @@ from misbehaving_server import (
     reset,
 )
 
-from tempo.cli.stopping import Terminated
+from tempo.cli.errors import Terminated
 from tempo.config import EndpointConfig, SamplingConfig
 from tempo.model import endpoint as endpoint_module
 from tempo.model.answers import Answer, Request

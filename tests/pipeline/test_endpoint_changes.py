@@ -4,7 +4,9 @@ import pytest
 
 from tempo.config import parse_config
 from tempo.engine.types import Context
-from tempo.pipeline.stages import NAMES, fingerprints, run_stages
+from tempo.pipeline.fingerprints import fingerprints
+from tempo.pipeline.runner import run_stages
+from tempo.pipeline.stages import NAMES
 
 OWN = {"videos": {"paths": ["films"]}}
 SERVER = {"url": "http://localhost:8000/v1", "model": "m"}

@@ -7,8 +7,8 @@ import tomli_w
 
 from tempo.core.records import Pair, Video
 from tempo.core.store import RunStore
+from tempo.video.find import video_id
 from tempo.video.frames import FrameStore, encode_jpeg
-from tempo.video.videos import video_id
 
 NUM_FRAMES = 3
 

@@ -3,226 +3,347 @@
 from __future__ import annotations
 
 import json
+import random
 
 import numpy as np
 import pytest
-from audit_material import change, fair_pairs, pair, short_drops
-from pydantic import ValidationError
+import torch
 from rich.console import Console
 
 from tempo.config import AuditConfig, ModelConfig, PairsConfig, parse_config
+from tempo.core.records import Pair
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.pipeline.run_files import discard_files
-from tempo.pipeline.stages import NAMES, fingerprints, run_stages
-from tempo.preference import audit as module
-from tempo.preference.audit import audit_directory, audit_pairs, choose_videos, score, summarise
-from tempo.preference.selection import select_pairs
+from tempo.model.duplicated import duplicated_log_probs
+from tempo.model.loading import load_video_lm
+from tempo.pipeline.fingerprints import fingerprints
+from tempo.pipeline.runner import discard_files, run_stages
+from tempo.pipeline.stages import NAMES, find_stage
+from tempo.preference.audit import (
+    Accuracy,
+    AuditReport,
+    BaselineAccuracy,
+    audit,
+    audit_directory,
+    choose_videos,
+    verdict,
+)
+from tempo.preference.importing import load_pairs
+from tempo.preference.pairs import select_pairs
 
-LENGTHS = ("longer", "length")
+WORDS = [f"w{i}" for i in range(40)]
+KINDS = ("drop", "shuffle", "reverse")
+LENGTHS = ("longer_text", "length")
 FITTED = ("length", "words")
 
 
-def audited(rows, **settings):
-    return audit_pairs(rows, AuditConfig(**settings), seed=0, model=None)
+def pair(video, kind="shuffle", level=2, *, chosen="a b", rejected="b a"):
+    return Pair(
+        id=f"{video}/{kind}-{level:02d}",
+        video_id=video,
+        video=f"{video}.mp4",
+        prompt="Describe the video in detail.",
+        chosen=chosen,
+        rejected=rejected,
+        kind=kind,
+        level=level,
+        order=(1, 0),
+        num_clips=4,
+    )
+
+
+def fair_pairs(num_videos):
+    """Texts and lengths drawn alike for both sides: nothing tells them apart."""
+    rows = []
+    for video in range(num_videos):
+        draw = random.Random(f"0/{video}")
+        chosen, *rejected = (" ".join(draw.choices(WORDS, k=draw.randint(17, 23))) for _ in range(7))
+        kinds = [(kind, level) for kind in KINDS for level in (16, 2)]
+        rows += [
+            pair(f"v{video}", kind, level, chosen=chosen, rejected=text)
+            for (kind, level), text in zip(kinds, rejected, strict=True)
+        ]
+    return rows
+
+
+def change(rows, flaw):
+    """The pairs with both texts as `flaw(pair)` gives them."""
+    texts = [flaw(row) for row in rows]
+    return [
+        row.model_copy(update={"chosen": chosen, "rejected": rejected})
+        for row, (chosen, rejected) in zip(rows, texts, strict=True)
+    ]
+
+
+def short_drops(row):
+    """Rejected answers of drop pairs lose half of their words."""
+    words = row.rejected.split()
+    return row.chosen, " ".join(words[: len(words) // 2]) if row.kind == "drop" else row.rejected
+
+
+def telltale(row):
+    """Rejected answers have a word that chosen ones never have, at the same length."""
+    return row.chosen, " ".join(["suddenly", *row.rejected.split()[1:]])
+
+
+def cells_of(baseline):
+    return (baseline, *baseline.by_kind.values(), *baseline.by_level.values())
 
 
 def test_length_is_found_in_drop_pairs_and_gone_from_fair_pairs():
     rows = change(fair_pairs(80), short_drops)
-    plain = audited(rows)
-    assert plain["judges"]["longer"]["accuracy"] > 0.6
-    assert plain["judges"]["length"]["by_kind"]["drop"]["accuracy"] > 0.95
-    assert "Length alone tells" in plain["verdict"]
-    assert "a shortcut. Set pairs.length" in plain["verdict"]
-    fair = audited(select_pairs(rows, PairsConfig(length="fair"), seed=0).pairs)
-    assert all(fair["judges"][name]["accuracy"] <= 0.55 for name in LENGTHS)
-    assert "Length alone tells" in fair["verdict"]
-    assert "Set pairs.length" not in fair["verdict"]
+    report = audit(rows)
+    assert report.baselines["longer_text"].accuracy > 0.6
+    assert report.baselines["length"].by_kind["drop"].accuracy > 0.95
+    assert "Length alone tells" in report.verdict
+    assert "a shortcut. Set pairs.length" in report.verdict
+    fair = audit(select_pairs(rows, PairsConfig(length="fair"), seed=0).pairs)
+    assert all(fair.baselines[name].accuracy <= 0.55 for name in LENGTHS)
+    assert "Set pairs.length" not in fair.verdict
 
 
-def test_every_judge_has_accuracy_and_interval_overall_by_kind_and_by_level():
-    result = audited(fair_pairs(30))
-    assert set(result["judges"]) == {"longer", "length", "words"}
-    for judge in result["judges"].values():
-        assert set(judge["by_kind"]) == {"drop", "shuffle", "reverse"}
-        assert list(judge["by_level"]) == ["16", "2"]
-        for cell in (judge, *judge["by_kind"].values(), *judge["by_level"].values()):
-            low, high = cell["interval"]
-            assert low <= cell["accuracy"] <= high
-            assert cell["num_videos"] == 30
-    assert result["judges"]["words"]["num_pairs"] == result["num_audited"] == result["num_pairs"] == 180
+def test_a_telltale_word_is_found_and_named():
+    report = audit(change(fair_pairs(40), telltale))
+    assert report.baselines["words"].accuracy > 0.95
+    assert report.telling_words["rejected"][0] == "suddenly"
+    assert "The choice of words alone tells" in report.verdict
+
+
+def test_pairs_drawn_alike_are_told_apart_about_half_of_the_time():
+    report = audit(fair_pairs(150))
+    assert all(0.42 < baseline.accuracy < 0.58 for baseline in report.baselines.values())
+    assert report.verdict.count("no shortcut") == 2
+
+
+def test_exchanged_texts_turn_the_longer_text_around_and_leave_fitted_baselines():
+    """A fitted baseline learns which side is which, so it is right as often."""
+    rows = change(fair_pairs(40), short_drops)
+    one, other = audit(rows), audit(change(rows, lambda row: (row.rejected, row.chosen)))
+    longer = [report.baselines["longer_text"].accuracy for report in (one, other)]
+    assert sum(longer) == pytest.approx(1, abs=1e-4)
+    for name in FITTED:
+        assert other.baselines[name].accuracy == pytest.approx(one.baselines[name].accuracy, abs=1e-4)
+    assert one.telling_words["chosen"] == other.telling_words["rejected"]
+
+
+def test_words_of_a_video_do_not_help_with_the_same_video():
+    """Each video's chosen answers share a word of their own, so folds must be by video."""
+    marked = change(fair_pairs(40), lambda row: (f"{row.chosen} {row.video_id}", row.rejected))
+    fair, own = (audit(rows).baselines["words"].accuracy for rows in (fair_pairs(40), marked))
+    assert abs(own - fair) < 0.05
+
+
+def test_texts_that_differ_in_nothing_are_chance():
+    report = audit([pair(f"v{i}") for i in range(30)])
+    assert {baseline.accuracy for baseline in report.baselines.values()} == {0.5}
+    assert report.telling_words == {"chosen": (), "rejected": ()}
+
+
+def test_every_baseline_has_accuracy_and_interval_overall_by_kind_and_by_level():
+    report = audit(fair_pairs(30))
+    assert list(report.baselines) == ["longer_text", "length", "words"]
+    for baseline in report.baselines.values():
+        assert set(baseline.by_kind) == set(KINDS)
+        assert list(baseline.by_level) == ["16", "2"]
+        for cell in cells_of(baseline):
+            assert cell.interval[0] <= cell.accuracy <= cell.interval[1]
+            assert cell.num_videos == 30
+        assert (baseline.num_pairs, baseline.by_kind["drop"].num_pairs) == (180, 60)
+    assert (report.num_pairs, report.num_audited, report.num_videos) == (180, 180, 30)
+
+
+def test_each_pair_counts_in_its_own_kind_and_level():
+    rows = [pair(f"v{i}", kind, level) for i in range(20) for kind in ("drop", "swap") for level in (16, 2)]
+    rows = change(rows, lambda row: ("a b" if row.kind == "drop" and row.level == 2 else "b", "c"))
+    found = audit(rows).baselines["longer_text"]
+    assert {kind: cell.accuracy for kind, cell in found.by_kind.items()} == {"drop": 0.75, "swap": 0.5}
+    assert {level: cell.accuracy for level, cell in found.by_level.items()} == {"16": 0.5, "2": 0.75}
 
 
 @pytest.mark.parametrize(
-    ("num_videos", "judges"),
-    [(0, set()), (1, {"longer"}), (4, {"longer"}), (5, {"longer", *FITTED}), (19, {"longer", *FITTED})],
+    ("num_videos", "names"),
+    [(0, []), (1, ["longer_text"]), (4, ["longer_text"]), (5, ["longer_text", *FITTED])],
 )
-def test_few_videos_have_their_figures_with_wide_intervals_and_no_verdict(num_videos, judges):
-    """What is fitted on some videos and asked about others needs a video for each fold."""
-    result = audited(change(fair_pairs(num_videos), short_drops))
-    assert set(result["judges"]) == judges
-    for judge in result["judges"].values():
-        for cell in (judge, *judge["by_kind"].values(), *judge["by_level"].values()):
-            low, high = cell["interval"]
-            assert low <= cell["accuracy"] <= high
+def test_few_videos_have_figures_with_wide_intervals_and_no_verdict(num_videos, names):
+    report = audit(change(fair_pairs(num_videos), short_drops))
+    assert list(report.baselines) == names
+    for baseline in report.baselines.values():
+        for cell in cells_of(baseline):
+            low, high = cell.interval
+            assert low <= cell.accuracy <= high
             assert high - low > 0.15
-    assert result["verdict"].startswith(f"Too few to say: {6 * num_videos} pairs of {num_videos} videos")
+    assert f"Too few for a verdict: {6 * num_videos} pairs of {num_videos} videos" in report.verdict
 
 
 def test_a_kind_of_few_videos_has_its_figure_and_is_not_in_the_verdict():
-    rows = [row for row in change(fair_pairs(60), short_drops) if row.kind != "drop" or row.video_id < "v2"]
-    result = audited(rows)
-    few = result["judges"]["longer"]["by_kind"]["drop"]
-    assert few["num_videos"] < 20
-    assert few["interval"][0] > 0.6
-    assert "drop" not in result["verdict"]
+    rows = change(fair_pairs(60), short_drops)
+    report = audit([row for row in rows if row.kind != "drop" or row.video_id < "v2"])
+    few = report.baselines["longer_text"].by_kind["drop"]
+    assert few.num_videos < 20
+    assert few.interval[0] > 0.6
+    assert "drop pairs" not in report.verdict
 
 
-def test_interval_knows_that_pairs_of_one_video_stand_or_fall_together():
-    """Forty videos whose ten pairs agree are forty samples and not four hundred."""
-    videos = [f"v{i // 10}" for i in range(400)]
-    together = np.repeat(np.arange(40) % 2, 10).astype(float)
-    apart = np.tile(np.arange(10) % 2, 40).astype(float)
-    wide, narrow = (score(right, videos, seed=0)["interval"] for right in (together, apart))
-    assert wide[1] - wide[0] == pytest.approx(2 * 1.96 * 0.5 / 40**0.5, rel=0.2)
-    assert narrow[1] - narrow[0] < 0.01
-
-
-@pytest.mark.parametrize("right", [0.0, 1.0])
-def test_interval_of_all_right_or_all_wrong_is_not_a_point(right):
-    found = score(np.full(50, right), [f"v{i // 2}" for i in range(50)], seed=0)
-    low, high = found["interval"]
-    assert found["accuracy"] == right
-    assert 0.1 < high - low < 0.2
-
-
-def test_audit_takes_whole_videos_up_to_its_limit_and_enough_of_them():
+def test_whole_videos_are_drawn_up_to_the_limit_and_enough_of_them():
     rows = fair_pairs(60)
     chosen = choose_videos(rows, 200, seed=0)
     assert len(chosen) == 198
     assert all(sum(row.video_id == video for row in chosen) == 6 for video in {r.video_id for r in chosen})
-    assert {row.id for row in choose_videos(rows[::-1], 200, seed=0)} == {row.id for row in chosen}
+    assert choose_videos(rows[::-1], 200, seed=0) == chosen
     assert len({row.video_id for row in choose_videos(rows, 1, seed=0)}) == 20
-    assert len(choose_videos(rows, 10**6, seed=0)) == len(rows)
-    result = audited(rows, max_pairs=200)
-    assert (result["num_pairs"], result["num_audited"], result["num_videos"]) == (360, 198, 33)
+    report = audit(rows, max_pairs=200)
+    assert (report.num_pairs, report.num_audited, report.num_videos) == (360, 198, 33)
+    assert audit(rows[::-1], max_pairs=200) == report
 
 
-def test_order_of_the_rows_changes_nothing():
-    rows = fair_pairs(30)
-    assert audited(rows) == audited(rows[::-1])
+def test_recipe_audit_of_a_preference_set_that_is_not_tempos(tmp_path):
+    """A JSONL file in TRL's conversational format without videos, and lists of texts."""
+    rows = change(fair_pairs(40), telltale)
+    path = tmp_path / "ultrafeedback.jsonl"
+    with path.open("w") as file:
+        for row in rows:
+            question = {"role": "user", "content": f"What happens in {row.video_id}?"}
+            answers = [{"role": "assistant", "content": text} for text in (row.chosen, row.rejected)]
+            line = {"chosen": [question, answers[0]], "rejected": [question, answers[1]], "score": 5}
+            file.write(json.dumps(line) + "\n")
+    report = audit(load_pairs(path))
+    assert report.baselines["words"].accuracy > 0.95
+    assert report.baselines["words"].by_kind.keys() == {"other"}
+    # The six pairs of a video share their chosen text.
+    assert (report.num_pairs, report.num_videos) == (240, 40)
+    assert audit([json.loads(line) for line in path.read_text().splitlines()]) == report
+    lists = audit([(row.chosen, row.rejected) for row in rows])
+    assert lists.baselines["longer_text"] == report.baselines["longer_text"]
+    assert lists.num_videos == 40
 
 
-def test_model_is_asked_of_so_many_pairs_and_not_at_all_where_unwanted(monkeypatch):
-    import tempo.model.loading
-
-    asked = []
-    monkeypatch.setattr(tempo.model.loading, "load_video_lm", lambda config: config.path)
-    monkeypatch.setattr(
-        module.judges,
-        "model_right",
-        lambda rows, lm, progress: asked.append((len(rows), lm)) or np.ones(len(rows)),
-    )
-    rows, model = fair_pairs(60), ModelConfig(path="some/model")
-    result = audit_pairs(rows, AuditConfig(max_model_pairs=150), seed=0, model=model)
-    assert asked == [(150, "some/model")]
-    assert result["judges"]["model"]["accuracy"] == 1.0
-    assert result["judges"]["model"]["num_pairs"] == 150
-    for settings, given in ((AuditConfig(max_model_pairs=0), model), (AuditConfig(), None)):
-        assert "model" not in audit_pairs(rows, settings, seed=0, model=given)["judges"]
-    assert len(asked) == 1
-    assert "model" in audit_pairs(rows[:6], AuditConfig(), seed=0, model=model)["judges"]
+@pytest.mark.parametrize(
+    ("bad", "message"), [(("only one",), "pair 2"), ({"text": "x"}, "pair 2: not a known format")]
+)
+def test_what_is_not_a_pair_is_named_by_its_number(bad, message):
+    with pytest.raises(ValueError, match=message):
+        audit([("a", "b"), bad])
 
 
-def test_summary_counts_each_pair_in_its_own_kind_and_level():
+def test_the_model_compares_log_probabilities_per_token_without_a_video():
+    lm = load_video_lm(ModelConfig())
     rows = [
-        pair(f"v{i}", kind, level) for i in range(20) for kind in ("drop", "shuffle") for level in (16, 2)
+        pair("a", chosen="First, a red ring grows in the sea.", rejected="sea the in grows ring red"),
+        pair("a", "drop", chosen="First, a red ring grows in the sea.", rejected="First, a red ring."),
+        pair("b", chosen="sea sea sea", rejected="A blue cross turns red in the snow."),
     ]
-    right = np.array([float(row.kind == "drop" and row.level == 2) for row in rows])
-    found = summarise(right, rows, seed=0)
-    assert found["accuracy"] == 0.25
-    assert {kind: cell["accuracy"] for kind, cell in found["by_kind"].items()} == {
-        "drop": 0.5,
-        "shuffle": 0.0,
-    }
-    assert {level: cell["accuracy"] for level, cell in found["by_level"].items()} == {"16": 0.0, "2": 0.5}
+    expected = []
+    for row in rows:
+        group = lm.answer_group(None, row.prompt, [row.chosen, row.rejected], fps=1.0)
+        with torch.no_grad():
+            chosen, rejected = (float(p.mean()) for p in duplicated_log_probs(lm.model, [group])[0])
+        expected.append(float(chosen > rejected))
+    progress = []
+    report = audit(rows, with_model=lm, progress=lambda *at: progress.append(at))
+    assert progress == [(1, 2), (2, 2)]
+    assert 0 < np.mean(expected) < 1
+    assert report.baselines["model"].accuracy == pytest.approx(np.mean(expected), abs=1e-4)
+    limited = audit(fair_pairs(22), with_model=lm, max_model_pairs=1)
+    assert limited.baselines["model"].num_videos == 20
+    assert "model" not in audit(rows, with_model=lm, max_model_pairs=0).baselines
 
 
-def test_directory_needs_only_pairs_and_the_file_says_what_was_returned(tmp_path):
-    RunStore(tmp_path).append("pairs", fair_pairs(25))
-    result = audit_directory(tmp_path, with_model=False)
-    assert json.loads((tmp_path / "audit.json").read_text()) == result
-    assert result["num_pairs"] == 150
+def cell(accuracy, low=None, high=None, num_videos=50):
+    interval = (accuracy - 0.03 if low is None else low, high or accuracy + 0.03)
+    return {"accuracy": accuracy, "interval": interval, "num_pairs": 300, "num_videos": num_videos}
 
 
-def test_directory_is_audited_as_its_config_says(tmp_path):
-    """Keys of another version do not matter: only seed, model and audit are looked at."""
-    RunStore(tmp_path).append("pairs", fair_pairs(40))
-    (tmp_path / "config.toml").write_text("[run]\nseed = 3\n[audit]\nmax_pairs = 150\n[pairs]\nold_key = 1\n")
-    result = audit_directory(tmp_path, with_model=False)
-    assert result == audit_pairs(fair_pairs(40), AuditConfig(max_pairs=150), seed=3, model=None)
+def summary(accuracy, *, low=None, high=None, kinds=None, levels=None):
+    parts = ({name: Accuracy(**value) for name, value in (given or {}).items()} for given in (kinds, levels))
+    by_kind, by_level = parts
+    return BaselineAccuracy(**cell(accuracy, low, high), by_kind=by_kind, by_level=by_level)
 
 
-def test_directory_without_pairs_or_without_a_model_is_refused_by_name(tmp_path):
-    with pytest.raises(ValueError, match=r"no pairs\.jsonl"):
-        audit_directory(tmp_path, with_model=True)
-    RunStore(tmp_path).append("pairs", fair_pairs(20))
-    with pytest.raises(ValueError, match="--no-model"):
-        audit_directory(tmp_path, with_model=True)
-    assert not (tmp_path / "audit.json").exists()
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        (
+            {"longer_text": summary(0.65, kinds={"drop": cell(1.0, 0.96, 1.0)}), "length": summary(0.63)},
+            "Length alone tells 65 % of the pairs apart, 100 % of drop pairs: a shortcut. Set pairs.length =",
+        ),
+        ({"words": summary(0.52)}, "The choice of words alone tells 52 % of the pairs apart: no shortcut."),
+        # Below 50 % a fitted baseline has found nothing, and another is a shortcut.
+        ({"words": summary(0.3)}, "The choice of words alone tells 30 % of the pairs apart: no shortcut."),
+        (
+            {"model": summary(0.3)},
+            "tells 70 % of the pairs apart (by preferring the rejected text): a",
+        ),
+        ({"longer_text": summary(0.4), "length": summary(0.52)}, "Length alone tells 60 %"),
+        ({"longer_text": summary(0.5), "length": summary(0.62)}, "Length alone tells 62 %"),
+        (
+            {"length": summary(0.53, levels={"16": cell(0.9), "2": cell(0.5)})},
+            "Length alone tells 53 % of the pairs apart, but 90 % of level 16: a shortcut there.",
+        ),
+        (
+            {"length": summary(0.53, levels={"16": cell(0.9, 0.5, 1.0), "2": cell(0.9, num_videos=19)})},
+            "Length alone tells 53 % of the pairs apart: no shortcut.",
+        ),
+        (
+            {"words": summary(0.58, low=0.48, high=0.68)},
+            "The choice of words alone tells 58 % of the pairs apart: no certain shortcut.",
+        ),
+    ],
+)
+def test_the_verdict_names_shortcuts_with_figures_and_advice(scores, expected):
+    text = verdict(scores, num_pairs=300, num_videos=50)
+    assert expected in text
+    assert text.endswith("shortcut.") == ("no " in expected)
 
 
-def test_line_that_is_no_pair_is_named(tmp_path):
-    (tmp_path / "pairs.jsonl").write_text('{"id": "x"}\n')
-    with pytest.raises(ValueError, match=r"pairs\.jsonl line 1"):
-        audit_directory(tmp_path, with_model=False)
-
-
-def test_directory_in_which_a_run_is_at_work_is_not_audited(tmp_path):
-    RunStore(tmp_path).append("pairs", fair_pairs(40))
-    with RunStore(tmp_path).lock(), pytest.raises(ValueError, match="in use by another tempo run"):
-        audit_directory(tmp_path, with_model=False)
-    assert not (tmp_path / "audit.json").exists()
-    with pytest.raises(ValueError, match=r"has no pairs\.jsonl"):
-        audit_directory(tmp_path / "typo", with_model=False)
-    assert not (tmp_path / "typo").exists()
-
-
-def test_stage_writes_the_file_and_its_removal_leaves_nothing(tmp_path):
-    config = parse_config({"videos": {"paths": [str(tmp_path)]}, "audit": {"max_model_pairs": 0}})
-    store = RunStore(tmp_path / "run")
-    store.append("pairs", fair_pairs(25))
-    marks = fingerprints(config)
-    for name in NAMES[1 : NAMES.index("audit")]:
-        store.finish(name, marks[name])
-    run_stages(Context(config, store.directory), Console(quiet=True), only="audit")
-    assert json.loads((store.directory / "audit.json").read_text())["num_videos"] == 25
-    discard_files("audit", store.directory)
-    assert not (store.directory / "audit.json").exists()
-
-
-def test_stage_counts_as_not_done_once_the_model_is_left_out(tmp_path):
-    """The file of `--no-model` takes the place of the whole one: the next `tempo run` asks the model."""
+def test_a_directory_is_audited_as_its_config_says(tmp_path):
+    """Only seed, model and [audit] matter: another version may have written other keys."""
     store = RunStore(tmp_path)
-    store.append("pairs", fair_pairs(25))
-    store.finish("audit", "mark")
-    audit_directory(tmp_path, with_model=False)
+    store.append("pairs", fair_pairs(40))
+    (tmp_path / "config.toml").write_text("[run]\nseed = 3\n[audit]\nmax_pairs = 150\n[pairs]\nold_key = 1\n")
+    for stage in ("audit", "report"):
+        store.finish(stage, "mark")
+    report = audit_directory(tmp_path, with_model=False)
+    assert report == audit(fair_pairs(40), seed=3, max_pairs=150)
+    assert AuditReport.model_validate_json((tmp_path / "audit.json").read_text()) == report
+    # The next run asks the model, and shows the new figures.
     assert not store.is_done("audit")
-    assert (tmp_path / "audit.json").exists()
+    assert not store.is_done("report")
 
 
-def test_no_stage_waits_for_the_audit(tmp_path):
-    config = parse_config({"videos": {"paths": [str(tmp_path)]}})
+def refusal(directory, **options):
+    with pytest.raises(ValueError, match=r".") as caught:
+        audit_directory(directory, **options)
+    assert not (directory / "audit.json").exists()
+    return str(caught.value)
+
+
+def test_a_directory_that_cannot_be_audited_is_refused_by_name(tmp_path):
+    assert "has no pairs.jsonl" in refusal(tmp_path / "typo", with_model=False)
+    assert not (tmp_path / "typo").exists()
+    RunStore(tmp_path).append("pairs", fair_pairs(20))
+    assert "--no-model" in refusal(tmp_path, with_model=True)
+    with RunStore(tmp_path).lock():
+        assert "in use by another tempo run" in refusal(tmp_path, with_model=False)
+    (tmp_path / "pairs.jsonl").write_text('{"id": "x"}\n')
+    assert "pairs.jsonl line 1" in refusal(tmp_path, with_model=False)
+
+
+def test_the_stage_writes_the_file_and_no_later_stage_waits_for_it(tmp_path):
+    config = parse_config({"videos": {"paths": [str(tmp_path)]}, "audit": {"max_model_pairs": 0}})
     store, marks = RunStore(tmp_path / "run"), fingerprints(config)
+    store.append("pairs", fair_pairs(25))
     for name in NAMES[1 : NAMES.index("training")]:
         if name != "audit":
             store.finish(name, marks[name])
     run_stages(Context(config, store.directory), Console(quiet=True), only="training")
     assert store.is_done("training")
-    assert not store.is_done("audit")
+    run_stages(Context(config, store.directory), Console(quiet=True), only="audit")
+    assert json.loads((store.directory / "audit.json").read_text())["num_videos"] == 25
+    discard_files(find_stage("audit"), store.directory)
+    assert not (store.directory / "audit.json").exists()
 
 
-def test_another_audit_setting_makes_no_training_stale():
+def test_another_audit_setting_changes_no_training():
     old, new = (
         fingerprints(parse_config({"videos": {"paths": ["x"]}, "audit": {"max_pairs": count}}))
         for count in (500, 600)
@@ -230,42 +351,27 @@ def test_another_audit_setting_makes_no_training_stale():
     assert [name for name in old if old[name] != new[name]] == ["audit", "report"]
 
 
-@pytest.mark.parametrize("bad", [{"max_pairs": 0}, {"max_model_pairs": -1}, {"model": True}])
-def test_settings_out_of_range_are_refused(bad):
-    with pytest.raises(ValidationError):
-        AuditConfig(**bad)
+def test_settings_have_the_defaults_of_the_function():
+    assert AuditConfig().model_dump() == {
+        name: audit.__kwdefaults__[name] for name in ("max_pairs", "max_model_pairs")
+    }
 
 
-def test_command_prints_the_table_and_the_verdict_and_takes_a_directory(tempo, tmp_path):
-    RunStore(tmp_path).append("pairs", change(fair_pairs(40), short_drops))
+def test_the_command_prints_table_and_verdict_and_how_to_renew_the_report(tempo, tmp_path):
+    store = RunStore(tmp_path)
+    store.append("pairs", change(fair_pairs(40), short_drops))
     code, out, _ = tempo("audit", tmp_path, "--no-model")
     assert code == 0
     assert "longer text" in out
     assert "240 of 240 pairs" in out
     assert "Length alone tells" in out
-    assert (tmp_path / "audit.json").exists()
-
-
-def test_command_says_how_a_report_of_the_audit_before_is_renewed(tempo, tmp_path):
-    store = RunStore(tmp_path)
-    store.append("pairs", fair_pairs(25))
-    assert "report.html" not in tempo("audit", tmp_path, "--no-model")[1]
+    assert "report.html" not in out
     (tmp_path / "report.html").write_text("old")
-    store.finish("report", "mark")
     _, out, _ = tempo("audit", tmp_path, "--no-model")
-    assert f"`tempo report {tmp_path}/config.toml --out {tmp_path}` writes it anew" in out
-    assert not store.is_done("report"), "that command would do nothing"
+    assert f"`tempo report {tmp_path}/config.toml --out {tmp_path}`" in out
 
 
-def test_command_says_that_there_are_too_few_pairs(tempo, tmp_path):
-    RunStore(tmp_path).append("pairs", fair_pairs(3))
-    code, out, _ = tempo("audit", tmp_path, "--no-model")
-    assert code == 0
-    assert "Too few to say: 18 pairs of 3 videos" in out
-
-
-def test_command_refuses_a_directory_without_pairs(tempo, tmp_path):
+def test_the_command_refuses_a_directory_without_pairs(tempo, tmp_path):
     code, _, err = tempo("audit", tmp_path / "none")
     assert code == 2
     assert "none has no pairs.jsonl" in err
-    assert not (tmp_path / "none").exists()

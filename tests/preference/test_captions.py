@@ -1,19 +1,25 @@
-"""Clip captions: what is asked, and what counts as an answer."""
+"""Captions of clips: what the model is asked, and which part of its answer is the caption."""
+
+from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tempo.config import parse_config
 from tempo.core.records import Captions, Clip, Clips, Skipped
 from tempo.engine.types import Context
 from tempo.model.answers import Answer
-from tempo.preference import captions
-from tempo.preference.captions import clip_requests
-from tempo.preference.prompts import DIFFERENCE, FIRST_CLIP
+from tempo.preference.captions import clean_caption, clip_requests, make_worker
+from tempo.preference.prompts import CAPTION_MARK, DESCRIBE, DIFFERENCE, FIRST_CLIP
 from tempo.video.frames import FrameStore, encode_jpeg
 
+# The same examples each time, and no database in the working directory.
+many = settings(max_examples=150, deadline=None, derandomize=True, database=None)
 
-def video(num_clips=3):
+
+def video(num_clips=3, name="v"):
     clips = [
         Clip(
             group=i,
@@ -25,52 +31,50 @@ def video(num_clips=3):
         )
         for i in range(num_clips)
     ]
-    return Clips(id="v", path="v.mp4", duration_seconds=2.0 * num_clips, clips=tuple(clips))
+    return Clips(id=name, path=f"{name}.mp4", duration_seconds=2.0 * num_clips, clips=tuple(clips))
 
 
 @pytest.fixture
 def directory(tmp_path):
-    """A run whose key frames of clip i are of grey level 20 * i and 20 * i + 10."""
-    pictures = [np.full((8, 8, 3), 10 * i, np.uint8) for i in range(6)]
-    jpegs = [encode_jpeg(picture, 100) for picture in pictures]
-    FrameStore(tmp_path / "frames").write("v", jpegs, seconds=range(6), fps=1.0, key_frames=jpegs)
+    """A run with the videos v and w, whose key frames of clip i have grey levels 20 * i and 20 * i + 10."""
+    jpegs = [encode_jpeg(np.full((8, 8, 3), 10 * i, np.uint8), 100) for i in range(6)]
+    for name in "vw":
+        FrameStore(tmp_path / "frames").write(name, jpegs, seconds=range(6), fps=1.0, key_frames=jpegs)
     return tmp_path
 
 
-def greys(request):
-    return [int(np.median(frame)) for frame in request.frames]
-
-
-def test_clip_0_is_shown_alone_and_every_other_after_the_one_before_it(directory):
+def test_each_clip_is_shown_after_the_clip_before_it(directory):
     requests = clip_requests(video(), FrameStore(directory / "frames"), seed=0)
     assert [request.prompt for request in requests] == [FIRST_CLIP, DIFFERENCE, DIFFERENCE]
-    assert [greys(request) for request in requests] == [[0, 10], [0, 10, 20, 30], [20, 30, 40, 50]]
-
-
-def test_the_rate_is_that_of_key_frames_over_the_clips_shown(directory):
-    requests = clip_requests(video(), FrameStore(directory / "frames"), seed=0)
+    greys = [[int(np.median(frame)) for frame in request.frames] for request in requests]
+    assert greys == [[0, 10], [0, 10, 20, 30], [20, 30, 40, 50]]
+    # Two key frames per clip of two seconds.
     assert [request.fps for request in requests] == [1.0, 1.0, 1.0]
 
 
-def test_seeds_differ_by_clip_and_follow_the_run(directory):
+def test_seeds_differ_by_clip_and_by_run(directory):
     store = FrameStore(directory / "frames")
     seeds = [[request.seed for request in clip_requests(video(), store, seed=s)] for s in (0, 0, 1)]
     assert seeds[0] == seeds[1]
     assert len({*seeds[0], *seeds[2]}) == 6
 
 
-def worker(directory, monkeypatch, answers, **settings):
-    """A captions worker whose model says `answers`, one list per round; and the rounds' seeds."""
-    rounds = []
+def test_only_the_differential_prompt_names_the_mark():
+    assert DIFFERENCE.count(CAPTION_MARK) == 1
+    assert not any(CAPTION_MARK in prompt for prompt in (FIRST_CLIP, *DESCRIBE))
 
-    def fake_generate(requests, **_):
-        rounds.append([request.seed for request in requests])
-        said = answers[len(rounds) - 1]
-        return [text if isinstance(text, Answer) else Answer(text, is_whole=True) for text in said]
 
-    monkeypatch.setattr(captions, "answer_source", lambda context: fake_generate)
+def worker(directory, rounds, **settings):
+    """A worker whose model gives these answers, one list per round, and the list of the rounds' seeds."""
+    seeds = []
+
+    def generate(requests, **_):
+        seeds.append([request.seed for request in requests])
+        answers = rounds[len(seeds) - 1]
+        return [text if isinstance(text, Answer) else Answer(text, is_whole=True) for text in answers]
+
     config = parse_config({"videos": {"paths": ["x"]}, "captions": settings})
-    return captions.make_worker(Context(config, directory)), rounds
+    return make_worker(Context(config, directory), generate), seeds
 
 
 GOOD = ["one", "Caption: two", "Caption: three"]
@@ -79,80 +83,145 @@ FAILED = Answer("", is_whole=False, failure="HTTP 500")
 
 
 @pytest.mark.parametrize("bad", ["", "Caption:", CUT, "two without a mark"])
-def test_a_caption_that_fails_is_drawn_again_with_another_seed(directory, monkeypatch, bad):
-    rows = [[GOOD[0], bad, GOOD[2]], ["Caption: two"]]
-    work, rounds = worker(directory, monkeypatch, rows, retries=2)
+def test_a_failed_caption_is_drawn_again_with_another_seed(directory, bad):
+    work, seeds = worker(directory, [[GOOD[0], bad, GOOD[2]], ["Caption: two"]], retries=2)
     assert work([video()]) == [Captions(id="v", captions=("one", "two", "three"))]
-    assert [len(seeds) for seeds in rounds] == [3, 1]
-    assert rounds[1][0] not in rounds[0]
+    assert [len(row) for row in seeds] == [3, 1]
+    assert seeds[1][0] not in seeds[0]
 
 
-def test_a_mark_that_never_comes_gives_the_longest_paragraph_of_the_last_try(directory, monkeypatch):
-    rows = [[GOOD[0], "x", GOOD[2]], ["y"], ["It goes on.\n\nz after the first\n\nDone!"]]
-    work, rounds = worker(directory, monkeypatch, rows, retries=2)
+def test_the_last_try_needs_no_mark(directory):
+    rounds = [[GOOD[0], "x", GOOD[2]], ["y"], ["It goes on.\n\nz after the first\n\nDone!"]]
+    work, seeds = worker(directory, rounds, retries=2)
     assert work([video()]) == [Captions(id="v", captions=("one", "z after the first", "three"))]
-    assert len(rounds) == 3
+    assert len(seeds) == 3
 
 
 @pytest.mark.parametrize(("bad", "fault"), [("", "empty"), (CUT, "cut at captions.max_new_tokens")])
-def test_a_video_without_a_caption_is_dropped_with_its_clip_named(directory, monkeypatch, bad, fault):
-    work, _ = worker(directory, monkeypatch, [[GOOD[0], bad, GOOD[2]], [bad]], retries=1)
-    (result,) = work([video()])
-    assert isinstance(result, Skipped)
-    assert (result.stage, result.id, result.reason) == ("captions", "v", "no caption")
-    assert result.detail == f"clip 1 of 3: {fault}"
-
-
-def test_one_video_without_a_caption_does_not_touch_the_other(directory, monkeypatch):
-    other = video().model_copy(update={"id": "w"})
-    (directory / "frames" / "w.safetensors").write_bytes(
-        (directory / "frames" / "v.safetensors").read_bytes()
-    )
-    work, _ = worker(directory, monkeypatch, [[GOOD[0], "", GOOD[2], *GOOD]], retries=0)
-    dropped, kept = work([video(), other])
-    assert (dropped.id, dropped.reason) == ("v", "no caption")
+def test_only_the_video_without_a_caption_is_skipped(directory, bad, fault):
+    work, _ = worker(directory, [[GOOD[0], bad, GOOD[2], *GOOD], [bad]], retries=1)
+    skipped, kept = work([video(), video(name="w")])
+    assert (skipped.stage, skipped.id, skipped.reason) == ("captions", "v", "no caption")
+    assert skipped.detail == f"clip 1 of 3: {fault}"
     assert kept == Captions(id="w", captions=("one", "two", "three"))
 
 
-def test_greedy_captions_are_not_drawn_again(directory, monkeypatch):
-    """The same words would come."""
-    work, rounds = worker(directory, monkeypatch, [["one", "unmarked", "Caption:"]], temperature=0)
+def test_greedy_captions_are_not_drawn_again(directory):
+    work, seeds = worker(directory, [["one", "unmarked", "Caption:"]], temperature=0)
     (result,) = work([video()])
     assert result.detail == "clip 2 of 3: empty"
-    assert len(rounds) == 1
+    assert len(seeds) == 1
 
 
-def test_retries_of_greedy_captions_are_refused():
-    config = {"videos": {"paths": ["x"]}, "captions": {"temperature": 0, "retries": 5}}
-    with pytest.raises(ValueError, match="captions: retries 5 would do nothing at temperature 0"):
-        parse_config(config)
-
-
-def test_what_a_server_failed_to_answer_is_not_asked_again_here(directory, monkeypatch):
-    work, rounds = worker(directory, monkeypatch, [[GOOD[0], FAILED, GOOD[2]]], retries=2)
+def test_a_request_that_a_server_failed_on_is_not_repeated(directory):
+    work, seeds = worker(directory, [[GOOD[0], FAILED, GOOD[2]]], retries=2)
     (result,) = work([video()])
-    assert (result.reason, len(rounds)) == ("endpoint", 1)
+    assert (result.reason, len(seeds)) == ("endpoint", 1)
     assert "HTTP 500" in result.detail
 
 
-def cut_frames(directory, video):
-    path = directory / "frames" / f"{video.id}.safetensors"
-    path.write_bytes(path.read_bytes()[:300])
-    return video
+@pytest.mark.parametrize("damage", ["frames", "length"])
+def test_a_video_that_cannot_be_shown_is_skipped_and_the_others_are_asked(directory, damage):
+    other = video(name="w")
+    if damage == "frames":
+        path = directory / "frames" / "w.safetensors"
+        path.write_bytes(path.read_bytes()[:300])
+    else:
+        clip = other.clips[0].model_copy(update={"end_seconds": 0.0})
+        other = other.model_copy(update={"clips": (clip,)})
+    work, seeds = worker(directory, [GOOD])
+    skipped, row = work([other, video()])
+    assert isinstance(skipped, Skipped)
+    assert (skipped.id, skipped.reason) == ("w", "cannot be processed")
+    assert (row.captions, [len(asked) for asked in seeds]) == (("one", "two", "three"), [3])
 
 
-def no_length(directory, video):
-    clip = video.clips[0].model_copy(update={"end_seconds": 0.0})
-    return video.model_copy(update={"clips": (clip,)})
+def cleaned(text, **options):
+    return clean_caption(Answer(text, is_whole=True), **({"is_differential": False} | options))
 
 
-@pytest.mark.parametrize("damage", [cut_frames, no_length])
-def test_a_video_that_cannot_be_shown_is_dropped_and_the_others_are_asked(directory, monkeypatch, damage):
-    (directory / "frames" / "w.safetensors").write_bytes(
-        (directory / "frames" / "v.safetensors").read_bytes()
-    )
-    other = damage(directory, video().model_copy(update={"id": "w"}))
-    work, rounds = worker(directory, monkeypatch, [GOOD])
-    drop, row = work([other, video()])
-    assert (drop.id, drop.stage, drop.reason) == ("w", "captions", "cannot be processed")
-    assert (row.captions, [len(asked) for asked in rounds]) == (("one", "two", "three"), [3])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("It changes. Caption: A dog runs.", "A dog runs."),
+        ("It changes.\ncaption: A dog runs.", "A dog runs."),
+        ("Caption: one\nCaption: two", "two"),
+        ("It says Caption: one. Caption: two", "two"),
+        ("It changes.\n\n### Caption:\nA dog runs.", "A dog runs."),
+        ("It changes.\n\n**Caption:** A dog runs.", "A dog runs."),
+        ("It changes.\n\n**Caption**: A dog runs.", "A dog runs."),
+        ("It changes. **Caption:** A dog runs.", "A dog runs."),
+        ("**Caption of the first clip:** A cat.\n**Caption of the second clip:** A dog.", "A dog."),
+        ("## CAPTION (clip 2):\n> A dog runs.", "A dog runs."),
+        ("Caption: A dog runs.\n\nThen it sleeps.", "A dog runs. Then it sleeps."),
+        ('Caption: A screen shows "Caption: Hello" and fades.', 'A screen shows "Caption: Hello" and fades.'),
+        ("Caption: A screen with a caption: hello.", "A screen with a caption: hello."),
+        ("Caption: A sign reads Caption: hello world.", "A sign reads Caption: hello world."),
+        ("caption (clip 2): A sign reads Caption: hello.", "A sign reads Caption: hello."),
+        ("Caption: A slide.\nCaption of the slide: Results.", "A slide. Caption of the slide: Results."),
+    ],
+)
+@pytest.mark.parametrize("is_differential", [False, True])
+def test_the_caption_follows_the_last_of_the_most_reliable_marks(text, expected, is_differential):
+    for is_last_try in (False, True):
+        assert cleaned(text, is_differential=is_differential, is_last_try=is_last_try) == expected
+
+
+@pytest.mark.parametrize("closing", ["", "\n\nI hope this helps!"])
+def test_without_a_mark_one_clip_has_the_whole_answer_and_two_the_longest_paragraph(closing):
+    text = f"It goes on.\n\nA dog runs after a ball.{closing}"
+    assert cleaned(text) == " ".join(text.split())
+    assert cleaned(text, is_differential=True, is_last_try=False) is None
+    assert cleaned(text, is_differential=True, is_last_try=True) == "A dog runs after a ball."
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('"A dog runs."', "A dog runs."),
+        ("'A man's dog runs.'", "A man's dog runs."),
+        ("“A dog runs.”", "A dog runs."),
+        ('**"A dog runs."**', "A dog runs."),
+        ('"Go!" he says, and the dog says "wow"', '"Go!" he says, and the dog says "wow"'),
+        ('A man says "hello" and leaves.', 'A man says "hello" and leaves.'),
+        ('"Hello," he says.', '"Hello," he says.'),
+        ("the dogs'", "the dogs'"),
+        ("**A dog** runs, *fast*.", "A dog runs, fast."),
+        ("# Scene\n- A dog runs.\n- A cat sleeps.", "Scene A dog runs. A cat sleeps."),
+        ("---\nA dog runs.\n***", "A dog runs."),
+        ("```\nA `dog` runs.\n```", "A dog runs."),
+        ("__A dog__ at 3 * 4 m_2, snake_case.", "A dog at 3 * 4 m_2, snake_case."),
+        ("A dog\n runs.", "A dog runs."),
+        ("Un chien court à l'arrière.", "Un chien court à l'arrière."),
+        ("一只狗在跑。", "一只狗在跑。"),
+    ],
+)
+def test_markdown_and_enclosing_quotation_marks_are_removed_and_words_are_not(text, expected):
+    assert cleaned(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "Caption:", "It changes. Caption: ...", '""', "**", "A dog. Caption:\n\n", "- \n- "]
+)
+@pytest.mark.parametrize("is_differential", [False, True])
+def test_an_answer_without_words_or_cut_by_the_limit_has_no_caption(text, is_differential):
+    assert cleaned(text, is_differential=is_differential) is None
+    cut = Answer(f"{text} Caption: A dog ru", is_whole=False)
+    assert clean_caption(cut, is_differential=is_differential) is None
+
+
+@given(st.text(), st.booleans(), st.booleans())
+@many
+def test_a_caption_of_any_answer_is_one_line_with_words_or_none(text, is_differential, is_last_try):
+    caption = cleaned(text, is_differential=is_differential, is_last_try=is_last_try)
+    if caption is not None:
+        assert any(c.isalnum() for c in caption)
+        assert caption == " ".join(caption.split())
+
+
+@given(st.lists(st.text("abc \n'\"*_#-`", max_size=40), min_size=1, max_size=4))
+@many
+def test_no_word_after_the_mark_is_lost(paragraphs):
+    text = "\n\n".join(paragraphs)
+    caption = cleaned(f"It changes.\n\nCaption: {text}", is_differential=True) or ""
+    assert [c for c in caption if c.isalpha()] == [c for c in text if c.isalpha()]

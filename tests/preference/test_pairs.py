@@ -1,8 +1,8 @@
-"""Pairs join responses with clips by id, and the filter says what stopped each pair it stops."""
+"""Pairs are joined by id, filtered one by one and selected together; each that is left out has a reason."""
 
 from __future__ import annotations
 
-import json
+import random
 from collections import Counter
 from dataclasses import replace
 
@@ -11,15 +11,31 @@ import pytest
 from rich.console import Console
 
 from tempo.config import Config, PairsConfig
-from tempo.core.records import Clip, Clips, Pair, Perturbation, Response, Responses
+from tempo.core.records import Clip, Clips, Pair, Perturbation, Response, Responses, Unanswered
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.pipeline.run_files import discard_files
+from tempo.pipeline.runner import discard_files
+from tempo.pipeline.stages import find_stage
 from tempo.pipeline.steps import run_pairs
-from tempo.preference.pairs import HELD_OUT, make_pairs, mirror, pair_fault, word_difference
-from tempo.preference.prompts import DESCRIBE
-from tempo.preference.selection import Selection
+from tempo.preference.pairs import (
+    HELD_OUT,
+    LENGTH_STEP,
+    Selection,
+    balance_lengths,
+    drop_duplicates,
+    limit_per_video,
+    log_length_ratio,
+    make_pairs,
+    mirror,
+    pair_fault,
+    select_pairs,
+    word_difference,
+)
+from tempo.preference.prompts import describe_prompt
 from tempo.video.frames import FrameStore, encode_jpeg
+
+KINDS = ("drop", "shuffle", "reverse")
+LEVELS = (16, 8, 4, 2)
 
 
 def words(count, start=0):
@@ -27,19 +43,27 @@ def words(count, start=0):
     return " ".join(f"w{start + i}" for i in range(count))
 
 
-def pair(kind, chosen, rejected):
+def pair(video="v", kind="shuffle", level=4, *, chosen="c " * 10, rejected=None):
     return Pair(
-        id=f"v/{kind}-04",
-        video_id="v",
-        video="v.mp4",
+        id=f"{video}/{kind}-{level:02d}",
+        video_id=video,
+        video=f"{video}.mp4",
         prompt="p",
         chosen=chosen,
-        rejected=rejected,
+        rejected=f"{kind}{level} " * 10 if rejected is None else rejected,
         kind=kind,
-        level=4,
+        level=level,
         order=(1, 0),
         num_clips=4,
     )
+
+
+def all_pairs(video):
+    return [pair(video, kind, level) for kind in KINDS for level in LEVELS]
+
+
+def ids(rows):
+    return {row.id for row in rows}
 
 
 @pytest.mark.parametrize(
@@ -58,76 +82,39 @@ def pair(kind, chosen, rejected):
         ("drop", words(10), words(10), "same text", "10 words"),
         ("reverse", words(10), words(10), "same text", "10 words"),
         ("shuffle", words(10), f"So: {words(10)} end", "chosen is part of rejected", "10 of 12 words"),
-        ("drop", words(10), words(12), "chosen is part of rejected", "10 of 12 words"),
         ("shuffle", words(12), words(10), None, ""),
     ],
 )
-def test_filter(kind, chosen, rejected, reason, figure):
-    fault = pair_fault(pair(kind, chosen, rejected), PairsConfig())
+def test_released_filter(kind, chosen, rejected, reason, figure):
+    fault = pair_fault(pair(kind=kind, chosen=chosen, rejected=rejected), PairsConfig())
     assert (fault[0] if fault else None) == reason
-    if fault:
-        assert figure in fault[1]
-
-
-def test_length_of_drop_pairs_matters_only_if_asked_for():
-    """Fault 3: a rule that gives the answer away by length can be switched off."""
-    longer = pair("drop", words(10), words(12, 50))
-    assert pair_fault(longer, PairsConfig(length="paper")) is not None
-    assert pair_fault(longer, PairsConfig(length="any")) is None
-    assert pair_fault(longer, PairsConfig(length="fair")) is None
-
-
-def test_length_ratio_is_the_one_asked_for():
-    uneven = pair("reverse", words(16), words(10, 50))
-    assert pair_fault(uneven, PairsConfig(max_length_ratio=1.6)) is None
-    assert "over 1.59" in pair_fault(uneven, PairsConfig(max_length_ratio=1.59))[1]
-
-
-def plain_distance(first, second):
-    """Edit distance of word lists by its definition."""
-    if not first or not second:
-        return len(first) + len(second)
-    return min(
-        plain_distance(first[1:], second) + 1,
-        plain_distance(first, second[1:]) + 1,
-        plain_distance(first[1:], second[1:]) + (first[0] != second[0]),
-    )
+    assert figure in (fault[1] if fault else "")
 
 
 @pytest.mark.parametrize(
-    ("first", "second"),
+    ("options", "kind", "rejected", "reason"),
     [
-        ("", ""),
-        ("a", ""),
-        ("", "a b"),
-        ("a b c", "a b c"),
-        ("a b c", "c b a"),
-        ("a b c d", "c d a b"),
-        ("a a b", "b a a a b"),
-        ("a b c d e", "b c d e a"),
-        ("one two three", "two zero three one"),
+        # Fault 3: a rule that gives the answer away by length can be switched off.
+        ({"length": "paper"}, "drop", words(12, 50), "chosen is not longer"),
+        ({"length": "any"}, "drop", words(12, 50), None),
+        ({"length": "fair"}, "drop", words(12, 50), None),
+        ({"max_length_ratio": 1.6}, "reverse", words(16, 50), None),
+        ({"max_length_ratio": 1.59}, "reverse", words(16, 50), "lengths differ too much"),
+        ({"min_difference": 0.1}, "shuffle", f"{words(9)} x", None),
+        ({"min_difference": 0.11}, "shuffle", f"{words(9)} x", "texts differ too little"),
     ],
 )
-def test_word_difference_is_edits_over_words_of_the_longer(first, second):
-    words, others = first.split(), second.split()
-    expected = plain_distance(words, others) / max(1, len(words), len(others))
+def test_filter_options(options, kind, rejected, reason):
+    fault = pair_fault(pair(kind=kind, chosen=words(10), rejected=rejected), PairsConfig(**options))
+    assert (fault[0] if fault else None) == reason
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [("", "", 0), ("a", "", 1), ("a b c", "a b c", 0), ("a b", "c d", 1), ("a b c d", "c d a b", 0.5)],
+)
+def test_word_difference_counts_words_that_are_not_shared_in_order(first, second, expected):
     assert word_difference(first, second) == pytest.approx(expected)
-    assert word_difference(second, first) == pytest.approx(expected)
-
-
-def test_moved_sentences_count_as_different():
-    """The same words in another order are what this project is about: no duplicate."""
-    assert word_difference("A dog runs. A cat sleeps.", "A cat sleeps. A dog runs.") >= 0.5
-
-
-def test_texts_that_differ_too_little_are_stopped_with_the_figure():
-    nearly = pair("shuffle", words(20), words(19) + " other")
-    assert pair_fault(nearly, PairsConfig()) is None
-    assert pair_fault(nearly, PairsConfig(min_difference=0.05)) is None
-    assert pair_fault(nearly, PairsConfig(min_difference=0.06)) == (
-        "texts differ too little",
-        "0.050 under 0.06",
-    )
 
 
 def perturbation(kind, level, order):
@@ -145,7 +132,7 @@ def clips_of(name):
 
 
 def responses_of(name, start):
-    """Chosen with its own words; of the four rejected ones the shuffle is too long."""
+    """Texts with words of their own; of the four rejected ones the shuffle is too long."""
     return Responses(
         id=name,
         num_clips=4,
@@ -156,135 +143,179 @@ def responses_of(name, start):
             Response(perturbation=perturbation("reverse", 16, (3, 2, 1, 0)), text=words(11, start + 60)),
             Response(perturbation=perturbation("reverse", 2, (2, 3, 0, 1)), text=words(12, start + 80)),
         ),
+        unanswered=(Unanswered(kind="drop", level=2, reason="empty"),),
     )
 
 
 @pytest.fixture
 def run(tmp_path):
-    """A run whose stages wrote their rows in different orders, and dropped a video in between."""
+    """A run whose stages wrote their rows in different orders and skipped a video in between."""
     store = RunStore(tmp_path)
     store.append("clips", [clips_of(name) for name in ("c", "gone", "a", "b")])
     store.append("responses", [responses_of("b", 1000), responses_of("a", 2000), responses_of("c", 3000)])
     return Context(Config.model_validate({"videos": {"paths": ["unused"]}}), tmp_path)
 
 
+def with_settings(run, **settings):
+    update = run.config.pairs.model_copy(update=settings)
+    return replace(run, config=run.config.model_copy(update={"pairs": update}))
+
+
 def test_pairs_are_joined_by_id_and_never_by_position(run):
     """Fault 10."""
     pairs = make_pairs(run).pairs
+    tails = ("drop-04", "reverse-02", "reverse-16")
+    assert [row.id for row in pairs] == [f"{video}/{tail}" for video in "abc" for tail in tails]
     starts = {"b": 1000, "a": 2000, "c": 3000}
-    assert {row.video_id for row in pairs} == {"a", "b", "c"}
+    texts = {"drop-04": (20, (2,)), "reverse-16": (60, (3, 2, 1, 0)), "reverse-02": (80, (2, 3, 0, 1))}
     for row in pairs:
+        offset, order = texts[row.id.split("/")[1]]
         assert row.video == f"/films/{row.video_id}.mp4"
+        assert row.prompt == describe_prompt(row.video_id, seed=0)
         assert row.chosen == words(10, starts[row.video_id])
-        number = int(row.rejected.split()[0][1:])
-        assert starts[row.video_id] < number < starts[row.video_id] + 100
-
-
-def test_id_is_video_kind_and_level_and_pairs_are_sorted_by_it(run):
-    pairs = make_pairs(run).pairs
-    assert [row.id for row in pairs] == [
-        f"{video}/{tail}" for video in "abc" for tail in ("drop-04", "reverse-02", "reverse-16")
-    ]
-
-
-def test_pair_carries_the_perturbation_that_made_its_rejected_answer(run):
-    pairs = make_pairs(run).pairs
-    found = {
-        (row.kind, row.level): (row.order, row.rejected.split()[0]) for row in pairs if row.video_id == "a"
-    }
-    assert found == {
-        ("drop", 4): ((2,), "w2020"),
-        ("reverse", 16): ((3, 2, 1, 0), "w2060"),
-        ("reverse", 2): ((2, 3, 0, 1), "w2080"),
-    }
-    assert {row.num_clips for row in pairs} == {4}
-
-
-def test_stopped_pairs_are_set_aside_with_reason_and_figure(run):
-    drops = make_pairs(run).drops
-    assert sorted(drop.id for drop in drops) == ["a/shuffle-04", "b/shuffle-04", "c/shuffle-04"]
-    assert {(drop.stage, drop.reason, drop.detail) for drop in drops} == {
-        ("pairs", "lengths differ too much", "ratio 3.00 over 1.5")
-    }
-
-
-def test_every_response_becomes_a_pair_or_a_drop(run):
-    made = make_pairs(run)
-    pairs, drops = made.pairs, made.drops
-    assert len({row.id for row in [*pairs, *drops]}) == len(pairs) + len(drops) == 12
-
-
-def test_prompt_is_one_of_the_instructions_and_the_same_for_a_whole_video(run):
-    pairs = make_pairs(run).pairs
-    for video in "abc":
-        (prompt,) = {row.prompt for row in pairs if row.video_id == video}
-        assert prompt in DESCRIBE
-
-
-def test_prompts_vary_over_videos(tmp_path):
-    store = RunStore(tmp_path)
-    names = [f"v{i}" for i in range(40)]
-    store.append("clips", map(clips_of, names))
-    store.append("responses", [responses_of(name, 100 * i) for i, name in enumerate(names)])
-    context = Context(Config.model_validate({"videos": {"paths": ["unused"]}}), tmp_path)
-    assert {row.prompt for row in make_pairs(context).pairs} == set(DESCRIBE)
-
-
-def test_pairs_do_not_depend_on_the_order_of_the_rows(run):
-    before = make_pairs(run).pairs
+        assert row.rejected.split()[0] == f"w{starts[row.video_id] + offset}"
+        assert (row.order, row.num_clips) == (order, 4)
     for name in ("clips", "responses"):
         path = run.directory / f"{name}.jsonl"
         path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
-    assert make_pairs(run).pairs == before
+    assert make_pairs(run).pairs == pairs
 
 
-def test_video_whose_perturbed_answers_were_all_cut_gives_no_pair(tmp_path):
-    store = RunStore(tmp_path)
-    store.append("clips", [clips_of("a")])
-    store.append("responses", [responses_of("a", 0).model_copy(update={"rejected": ()})])
-    context = Context(Config.model_validate({"videos": {"paths": ["unused"]}}), tmp_path)
-    assert make_pairs(context) == Selection([], [], [])
+def test_every_response_becomes_a_pair_or_is_skipped_with_a_reason(run):
+    made = make_pairs(run)
+    assert len(ids([*made.pairs, *made.skipped])) == len(made.pairs) + len(made.skipped) == 15
+    assert {row.stage for row in made.skipped} == {"pairs"}
+    assert {(row.id[2:], row.reason, row.detail) for row in made.skipped} == {
+        ("shuffle-04", "lengths differ too much", "ratio 3.00 over 1.5"),
+        ("drop-02", "no rejected answer", "empty"),
+    }
+    limited = make_pairs(with_settings(run, max_per_video=1))
+    assert sorted(row.video_id for row in limited.pairs) == ["a", "b", "c"]
+    assert Counter(row.reason for row in limited.skipped)["too many pairs of one video"] == 6
 
 
-def test_pair_survives_its_file(run):
-    pairs = make_pairs(run).pairs
-    assert [Pair.model_validate(json.loads(row.model_dump_json())) for row in pairs] == pairs
+def test_a_video_without_rejected_answers_gives_no_pair(tmp_path, run):
+    RunStore(tmp_path / "other").append("clips", [clips_of("a")])
+    empty = responses_of("a", 0).model_copy(update={"rejected": (), "unanswered": ()})
+    RunStore(tmp_path / "other").append("responses", [empty])
+    assert make_pairs(replace(run, directory=tmp_path / "other")) == Selection([], [], [])
 
 
-def test_selection_comes_after_the_filter_and_its_drops_are_told(run):
-    settings = run.config.pairs.model_copy(update={"max_per_video": 1})
-    context = Context(run.config.model_copy(update={"pairs": settings}), run.directory)
-    made = make_pairs(context)
-    assert sorted(row.video_id for row in made.pairs) == ["a", "b", "c"]
-    reasons = [drop.reason for drop in made.drops]
-    assert reasons.count("lengths differ too much") == 3
-    assert reasons.count("too many pairs of one video") == 6
-
-
-def run_stage(run, **settings):
-    update = run.config.pairs.model_copy(update=settings)
-    context = Context(run.config.model_copy(update={"pairs": update}), run.directory)
-    run_pairs(context, RunStore(run.directory), Console(quiet=True))
-
-
-def test_stage_writes_held_out_pairs_to_their_own_file(run):
-    run_stage(run, held_out_share=0.5)
-    store = RunStore(run.directory)
+def test_the_stage_writes_held_out_pairs_to_a_file_of_their_own(run):
+    store, quiet = RunStore(run.directory), Console(quiet=True)
+    run_pairs(run, quiet)
+    assert not store.path(HELD_OUT).exists()
+    run_pairs(with_settings(run, held_out_share=0.5), quiet)
     kept, held_out = store.read("pairs", Pair), store.read(HELD_OUT, Pair)
     assert len(kept) + len(held_out) == 9
     assert not {row.video_id for row in kept} & {row.video_id for row in held_out}
+    discard_files(find_stage("pairs"), run.directory)
+    assert not store.path(HELD_OUT).exists()
 
 
-def test_stage_writes_no_held_out_file_unless_asked_and_removes_it_with_the_pairs(run):
-    run_stage(run)
-    assert not RunStore(run.directory).path(HELD_OUT).exists()
-    run_stage(run, held_out_share=0.5)
-    discard_files("pairs", run.directory)
-    assert not RunStore(run.directory).path(HELD_OUT).exists()
+def test_of_duplicates_the_hardest_level_remains():
+    rows = [pair(level=level, rejected="same") for level in (16, 2, 8)]
+    others = [pair("w", rejected="same"), pair(kind="drop", chosen="other", rejected="same")]
+    kept, skipped = drop_duplicates([*rows, *others])
+    assert ids(kept) == {"v/shuffle-02", *ids(others)}
+    assert {(row.id, row.reason, row.detail) for row in skipped} == {
+        ("v/shuffle-08", "duplicate", "same texts as v/shuffle-02"),
+        ("v/shuffle-16", "duplicate", "same texts as v/shuffle-02"),
+    }
+    assert len(select_pairs(rows, PairsConfig(drop_duplicates=False), seed=0).pairs) == 3
 
 
-def test_the_mirror_of_a_pair_shows_the_perturbed_frames_and_swaps_the_answers():
-    one = pair("reverse", "first then last", "last then first")
+@pytest.mark.parametrize("limit", [1, 3, 4, 6, 12, 20])
+def test_the_pairs_of_a_video_are_limited_and_spread_over_kinds_and_levels(limit):
+    rows = [*all_pairs("v"), *all_pairs("w")]
+    kept, skipped = limit_per_video(rows, limit, seed=3)
+    assert ids(kept) | ids(skipped) == ids(rows)
+    assert len(kept) + len(skipped) == len(rows)
+    for video in "vw":
+        own = [row for row in kept if row.video_id == video]
+        assert len(own) == min(limit, 12)
+        for count, values in ((Counter(r.kind for r in own), KINDS), (Counter(r.level for r in own), LEVELS)):
+            assert max(count[v] for v in values) - min(count[v] for v in values) <= 1
+    assert {row.detail for row in skipped} <= {f"12 pairs, max_per_video is {limit}"}
+
+
+def test_random_choices_depend_on_seed_and_id_and_not_on_the_order():
+    rows = [row for i in range(20) for row in all_pairs(f"v{i}")]
+    shuffled = random.Random(0).sample(rows, len(rows))
+    kept = ids(limit_per_video(rows, 2, seed=0)[0])
+    assert kept == ids(limit_per_video(shuffled, 2, seed=0)[0])
+    assert kept != ids(limit_per_video(rows, 2, seed=1)[0])
+    assert ids(limit_per_video(all_pairs("v3"), 2, seed=0)[0]) <= kept
+
+
+def test_about_the_share_of_videos_is_held_out_whatever_the_others_are():
+    rows = [row for i in range(400) for row in (pair(f"v{i}"), pair(f"v{i}", "drop"))]
+    settings = PairsConfig(held_out_share=0.25)
+    made = select_pairs(rows, settings, seed=0)
+    held_out, kept = ({row.video_id for row in part} for part in (made.held_out, made.pairs))
+    assert not held_out & kept
+    assert 70 <= len(held_out) <= 130
+    assert ids(made.pairs) | ids(made.held_out) == ids(rows)
+    half = select_pairs(rows[:400], settings, seed=0)
+    assert ids(half.held_out) == ids(made.held_out) & ids(rows[:400])
+
+
+def random_lengths(count, seed):
+    """Pairs of all kinds; drop pairs nearly always with the longer chosen answer."""
+    draw = random.Random(seed)
+    rows = []
+    for i in range(count):
+        for kind in KINDS:
+            for level in LEVELS:
+                length = draw.randint(10, 90) if kind == "drop" else draw.randint(60, 100)
+                rows.append(pair(f"v{i}", kind, level, chosen="c " * 80, rejected=f"{kind}{level} " * length))
+    return rows
+
+
+def test_fair_lengths_are_balanced_in_every_kind_and_level_at_every_ratio():
+    rows = random_lengths(60, 0)
+    kept, skipped = balance_lengths(rows, seed=0)
+    assert ids(kept) | ids(skipped) == ids(rows)
+    assert len(kept) + len(skipped) == len(rows)
+    balance = Counter()
+    for row in kept:
+        ratio = log_length_ratio(row)
+        balance[row.kind, row.level, round(abs(ratio) / LENGTH_STEP)] += (ratio > 0) - (ratio < 0)
+    assert set(balance.values()) == {0}
+    assert {row.kind for row in kept} == set(KINDS)
+
+
+def test_fair_keeps_equal_lengths_and_explains_the_others():
+    lengths = {"a": (10, 10), "b": (20, 10), "c": (20, 10), "d": (10, 20)}
+    rows = [pair(name, chosen="c " * n, rejected="r " * m) for name, (n, m) in lengths.items()]
+    # Pairs of another kind or level do not balance them, and empty texts have a length, too.
+    rows += [pair("e", "drop", chosen="c " * 20), pair("f", "drop", 2, rejected="r " * 20)]
+    rows += [pair("g", level=8, chosen=""), pair("h", level=8, rejected="")]
+    kept, skipped = balance_lengths(rows, seed=0)
+    assert {"a/shuffle-04", "d/shuffle-04", "g/shuffle-08", "h/shuffle-08"} < ids(kept)
+    assert len(kept) == 5
+    (row,) = (row for row in skipped if row.id[0] in "bc")
+    assert row.reason == "length gives it away"
+    assert row.detail == "20 against 10 words, no other shuffle pair of level 4 to balance it"
+
+
+def test_training_and_held_out_pairs_are_each_fair_after_the_limit():
+    settings = PairsConfig(length="fair", held_out_share=0.4, max_per_video=6)
+    made = select_pairs(random_lengths(80, 1), settings, seed=0)
+    for part in (made.pairs, made.held_out):
+        signs = [log_length_ratio(row) > 0 for row in part if log_length_ratio(row)]
+        assert signs
+        assert sum(signs) * 2 == len(signs)
+
+
+def test_released_selection_keeps_everything():
+    rows = random_lengths(5, 2)
+    made = select_pairs(rows, PairsConfig(), seed=0)
+    assert made == Selection(sorted(rows, key=lambda row: row.id), [], [])
+
+
+def test_a_mirrored_pair_shows_the_perturbed_frames_and_exchanges_the_answers():
+    one = pair(kind="reverse")
     image = mirror(one, np.array([0, 0, 1, 2]))
     assert image.frames == (2, 0, 1)
     assert (image.chosen, image.rejected) == (one.rejected, one.chosen)
@@ -293,20 +324,18 @@ def test_the_mirror_of_a_pair_shows_the_perturbed_frames_and_swaps_the_answers()
 
 
 @pytest.mark.parametrize("clip_T", [[1, 1, 1], [0, 0], [2, 3]], ids=["one left", "no change", "none left"])
-def test_frames_that_look_as_before_or_like_nothing_have_no_mirror(clip_T):
-    assert mirror(pair("reverse", "a b", "b a"), np.array(clip_T)) is None
+def test_frames_that_stay_the_same_or_vanish_have_no_mirrored_pair(clip_T):
+    assert mirror(pair(kind="reverse"), np.array(clip_T)) is None
 
 
-def test_with_mirrors_each_text_is_chosen_as_often_as_rejected(run):
+def test_with_mirrored_pairs_each_text_is_chosen_as_often_as_rejected(run):
     store = FrameStore(run.directory / "frames")
     for row in RunStore(run.directory).read("clips", Clips):
         times = [0.5 * (clip.start_seconds + clip.end_seconds) for clip in row.clips]
-        picture = encode_jpeg(np.zeros((8, 8, 3), np.uint8), 90)
-        store.write(row.id, [picture] * len(times), seconds=times, fps=1.0)
+        frame = encode_jpeg(np.zeros((8, 8, 3), np.uint8), 90)
+        store.write(row.id, [frame] * len(times), seconds=times, fps=1.0)
     plain = make_pairs(run).pairs
-    settings = run.config.pairs.model_copy(update={"mirror": True})
-    mirrored = make_pairs(replace(run, config=run.config.model_copy(update={"pairs": settings}))).pairs
+    mirrored = make_pairs(with_settings(run, mirror=True)).pairs
     assert [row for row in mirrored if not row.frames] == plain
-    assert len(mirrored) == 2 * len(plain)
+    assert len(ids(mirrored)) == len(mirrored) == 2 * len(plain)
     assert Counter(row.chosen for row in mirrored) == Counter(row.rejected for row in mirrored)
-    assert len({row.id for row in mirrored}) == len(mirrored)

@@ -1,4 +1,4 @@
-"""The embedded benchmark: every right answer is true to the script, and no text gives it away."""
+"""The embedded benchmark: right answers are true to the script, and no text gives them away."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMATS = ("multiple_choice", "yes_no", "caption_matching")
 
 
 def is_true(story, question, option):
-    """Whether an option answers a question truly, told from the script and the words alone."""
+    """Whether an option answers a question truly, according to the script."""
     events = {event.thing: event for event in story.events}
     place = {thing: i for i, thing in enumerate(events)}
     captions = [language.caption(event) for event in story.events]
@@ -57,34 +57,31 @@ def near(share, num_samples):
     return pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / num_samples))
 
 
-def test_right_option_and_it_alone_is_true_to_the_script():
+def test_the_right_option_and_no_other_is_true_to_the_script():
     for story, samples in ASKED:
         for sample in samples:
             truths = [is_true(story, sample.question, option) for option in sample.options]
             assert truths == [i == sample.answer for i in range(len(sample.options))], sample
 
 
-def test_every_aspect_is_asked_in_every_format_it_has():
+def test_every_aspect_is_asked_in_all_its_formats():
     kinds = {(sample.aspect, sample.format) for sample in SAMPLES}
     assert kinds == {(a, f) for a in ASPECTS for f in FORMATS} - {("static", "caption_matching")}
 
 
-def test_aspect_is_asked_only_of_stories_that_show_it():
+def test_an_aspect_is_asked_only_of_stories_that_show_it():
     for story, samples in ASKED:
         shown = {event.aspect for event in story.events} | {"event_order", "static"}
         assert {sample.aspect for sample in samples} == shown
 
 
-def test_options_are_two_or_four_and_never_the_same_twice():
-    for sample in SAMPLES:
-        assert len(sample.options) in (2, 4)
-        assert len(set(sample.options)) == len(sample.options)
-
-
-def test_ids_differ_and_name_the_video_of_their_story():
+def test_options_differ_and_ids_name_the_video_of_their_story():
     assert len({sample.id for sample in SAMPLES}) == len(SAMPLES)
     for story, samples in ASKED:
         assert {sample.video for sample in samples} == {f"{story.id}.mp4"}
+        for sample in samples:
+            assert len(sample.options) in (2, 4)
+            assert len(set(sample.options)) == len(sample.options)
 
 
 def test_samples_are_made_by_seed_and_number_alone():
@@ -102,11 +99,11 @@ def test_each_place_among_the_options_is_right_equally_often():
 def test_yes_is_right_half_of_the_time_in_every_aspect():
     for kind, samples in by_kind(SAMPLES).items():
         if kind[1] == "yes_no":
-            says_yes = [sample.options[sample.answer] == "Yes." for sample in samples]
-            assert abs(sum(says_yes) / len(says_yes) - 0.5) < 0.05, kind
+            is_yes = [sample.options[sample.answer] == "Yes." for sample in samples]
+            assert abs(sum(is_yes) / len(is_yes) - 0.5) < 0.05, kind
 
 
-def test_object_named_first_is_the_first_one_half_of_the_time():
+def test_the_object_named_first_is_the_first_one_half_of_the_time():
     named_first = [
         sample.question.split(" the ")[1].startswith(sample.options[sample.answer][4:-1])
         for sample in SAMPLES
@@ -116,7 +113,7 @@ def test_object_named_first_is_the_first_one_half_of_the_time():
 
 
 def learned_rates(samples):
-    """How often each text was right where it was offered: all that a judge without eyes could learn."""
+    """How often each text was right where it was an option: all that a text-only baseline can learn."""
     right, offered = Counter(), Counter()
     for sample in samples:
         right[sample.options[sample.answer]] += 1
@@ -124,9 +121,9 @@ def learned_rates(samples):
     return {text: (right[text] + 0.5) / (offered[text] + 1) for text in offered}
 
 
-@pytest.mark.parametrize("judge", ["most often right", "longest", "shortest", "first in the alphabet"])
-def test_judge_without_eyes_scores_near_chance(judge):
-    """Of the texts it reads half of the benchmark with its answers, and is asked the other half."""
+@pytest.mark.parametrize("baseline", ["most often right", "longest", "shortest", "first in the alphabet"])
+def test_a_text_only_baseline_scores_near_chance(baseline):
+    """It learns from one half of the benchmark and is tested on the other."""
     half = len(SAMPLES) // 2
     rates = learned_rates(SAMPLES[:half])
     value = {
@@ -134,7 +131,7 @@ def test_judge_without_eyes_scores_near_chance(judge):
         "longest": len,
         "shortest": lambda text: -len(text),
         "first in the alphabet": lambda text: [-ord(letter) for letter in text],
-    }[judge]
+    }[baseline]
     for kind, samples in by_kind(SAMPLES[half:]).items():
         right = 0.0
         for sample in samples:
@@ -144,8 +141,8 @@ def test_judge_without_eyes_scores_near_chance(judge):
         assert right / len(samples) == near(1 / kind[2], len(samples)), kind
 
 
-def test_same_question_has_different_answers_in_different_stories():
-    """A question whose answer never changes could be learned by heart."""
+def test_the_same_question_has_different_answers_in_different_stories():
+    """A question whose answer never changes could be answered from memory."""
     answers = defaultdict(Counter)
     for sample in SAMPLES:
         if sample.format != "caption_matching":
@@ -155,14 +152,14 @@ def test_same_question_has_different_answers_in_different_stories():
     assert all(max(counts.values()) < counts.total() for counts in asked_often)
 
 
-def test_twin_shows_the_same_shots_from_the_last_to_the_first():
+def test_a_twin_has_the_same_shots_in_reversed_order():
     story = STORIES[0]
     assert twin(story).events == story.events[::-1]
     assert twin(story).id != story.id
     assert twin(twin(story)).events == story.events
 
 
-def test_conflicting_group_has_the_same_options_and_for_each_video_another_answer():
+def test_a_conflicting_group_shares_its_options_and_each_video_has_another_answer():
     for story in STORIES:
         one, other = conflicting_samples(story)
         assert one.group == other.group
@@ -172,7 +169,7 @@ def test_conflicting_group_has_the_same_options_and_for_each_video_another_answe
         assert (one.video, other.video) == (f"{story.id}.mp4", f"{twin(story).id}.mp4")
 
 
-def test_right_option_of_a_conflicting_group_tells_the_order_of_its_video():
+def test_the_right_option_of_a_conflicting_group_has_the_order_of_its_video():
     for story in STORIES:
         for shown, sample in zip((story, twin(story)), conflicting_samples(story), strict=True):
             truth = language.fuse([language.caption(event) for event in shown.events])

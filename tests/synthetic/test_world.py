@@ -1,4 +1,4 @@
-"""Stories come from a seed alone, and what their scripts say is what their pictures show."""
+"""Stories come from a seed alone, and their frames show what their scripts describe."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def event(action, *, setting="cave", colour="yellow", shape="square", drift=0.0)
     )
 
 
-def picture(shown, time):
+def drawn(shown, time):
     return np.asarray(draw_event(shown, time)).astype(int)
 
 
 def where_painted(shown, time):
-    """Mask [SIZE, SIZE] of the shape's pixels; the empty setting is known from a disappearance."""
+    """Mask [SIZE, SIZE] of the shape's pixels: the difference to the end of a disappearance."""
     gone = shown.model_copy(update={"action": "disappears"})
-    return (picture(shown, time) != picture(gone, 1.0)).any(axis=-1)
+    return (drawn(shown, time) != drawn(gone, 1.0)).any(axis=-1)
 
 
 def centre(shown, time):
@@ -48,23 +48,23 @@ def centre(shown, time):
     return columns.mean(), rows.mean()
 
 
-def test_story_is_made_by_its_seed_and_number_alone():
+def test_a_story_depends_on_its_seed_and_number_alone():
     backwards = [make_story(3, index, num_shots=(4, 16)) for index in reversed(range(150))]
     assert backwards[::-1] == STORIES
 
 
-def test_seeds_and_numbers_tell_different_stories():
+def test_seeds_and_numbers_give_different_stories():
     stories = [make_story(seed, index, num_shots=(4, 16)) for seed in range(5) for index in range(40)]
     assert len({story.events for story in stories}) == len({story.id for story in stories}) == 200
 
 
 @pytest.mark.parametrize("num_shots", [(2, 2), (4, 7), (16, 16)])
-def test_story_has_as_many_shots_as_asked_for(num_shots):
+def test_a_story_has_as_many_shots_as_asked_for(num_shots):
     counts = {len(make_story(0, index, num_shots=num_shots).events) for index in range(200)}
     assert counts == set(range(num_shots[0], num_shots[1] + 1))
 
 
-def test_plain_story_has_one_to_three_shots():
+def test_a_plain_story_has_one_to_three_shots():
     counts = {len(make_story(0, index, num_shots=(4, 16), plain=True).events) for index in range(100)}
     assert counts == {1, 2, 3}
 
@@ -80,7 +80,7 @@ def test_setting_never_follows_itself():
 
 
 @pytest.mark.parametrize("count", range(4, 17))
-def test_settings_come_back_no_more_often_than_the_video_filter_lets_pass(count):
+def test_settings_recur_no_more_often_than_the_clips_stage_accepts(count):
     clips = ClipsConfig()
     most = min(clips.max_group_clips, count // clips.group_share)
     for index in range(40):
@@ -88,7 +88,7 @@ def test_settings_come_back_no_more_often_than_the_video_filter_lets_pass(count)
         assert max(settings.count(setting) for setting in settings) <= most
 
 
-def test_long_stories_do_come_back_to_a_setting():
+def test_settings_recur_in_long_stories():
     assert any(len({e.setting for e in story.events}) < len(story.events) for story in STORIES)
 
 
@@ -100,14 +100,14 @@ def test_every_setting_colour_shape_and_action_occurs():
     assert {e.action for e in events} == set(ASPECT_OF)
 
 
-def test_action_belongs_to_its_aspect_and_nothing_turns_into_its_own_colour():
+def test_an_action_belongs_to_its_aspect_and_nothing_turns_into_its_own_colour():
     for shown in (e for story in STORIES for e in story.events):
         assert shown.action in ACTIONS[shown.aspect]
         assert shown.action != f"turns {shown.colour}"
         assert -1 <= shown.drift <= 1
 
 
-def test_clause_says_thing_action_and_setting():
+def test_a_clause_has_thing_action_and_setting():
     shown = event("moves left", setting="sea", colour="red", shape="ring")
     assert (shown.thing, shown.clause) == ("red ring", "a red ring moves left in the sea")
 
@@ -118,7 +118,7 @@ def test_clause_says_thing_action_and_setting():
     ("action", "axis", "sign"),
     [("moves left", 0, -1), ("moves right", 0, 1), ("moves up", 1, -1), ("moves down", 1, 1)],
 )
-def test_movement_goes_where_it_says_and_not_aside(action, axis, sign, shape, drift):
+def test_a_movement_goes_in_its_direction_only(action, axis, sign, shape, drift):
     places = np.array([centre(event(action, shape=shape, drift=drift), t) for t in (0.05, 0.35, 0.65, 0.95)])
     steps = sign * np.diff(places[:, axis])
     assert (steps > 0.1 * SIZE).all()
@@ -127,7 +127,7 @@ def test_movement_goes_where_it_says_and_not_aside(action, axis, sign, shape, dr
 
 @pytest.mark.parametrize("drift", DRIFTS)
 @pytest.mark.parametrize(("action", "half"), [("speeds up", 1), ("slows down", 0)])
-def test_change_of_speed_puts_most_of_the_way_into_one_half(action, half, drift):
+def test_a_change_of_speed_puts_most_of_the_way_into_one_half(action, half, drift):
     places = np.array([centre(event(action, drift=drift), t) for t in (0.0, 0.5, 1.0)])
     ways = np.linalg.norm(np.diff(places, axis=0), axis=1)
     assert ways[half] > 4 * ways[1 - half]
@@ -135,7 +135,7 @@ def test_change_of_speed_puts_most_of_the_way_into_one_half(action, half, drift)
 
 @pytest.mark.parametrize("drift", DRIFTS)
 @pytest.mark.parametrize(("action", "before", "after"), [("appears", 0, 1), ("disappears", 1, 0)])
-def test_appearance_is_absence_then_presence_and_disappearance_the_reverse(action, before, after, drift):
+def test_an_appearance_is_absence_then_presence_and_a_disappearance_the_reverse(action, before, after, drift):
     shown = event(action, drift=drift)
     for time, is_there in ((0.0, before), (0.45, before), (0.55, after), (1.0, after)):
         assert where_painted(shown, time).any() == is_there
@@ -143,7 +143,7 @@ def test_appearance_is_absence_then_presence_and_disappearance_the_reverse(actio
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("action", "sign"), [("grows", 1), ("shrinks", -1)])
-def test_growth_gains_area_all_the_time_and_shrinking_loses_it(action, sign, shape):
+def test_growing_gains_area_all_the_time_and_shrinking_loses_it(action, sign, shape):
     areas = [int(where_painted(event(action, shape=shape), time).sum()) for time in (0.0, 0.3, 0.6, 1.0)]
     assert (sign * np.diff(areas) > 0).all()
     assert max(areas) > 3 * min(areas)
@@ -151,13 +151,13 @@ def test_growth_gains_area_all_the_time_and_shrinking_loses_it(action, sign, sha
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(("before", "after"), list(itertools.permutations(COLOURS, 2)))
-def test_change_of_colour_keeps_the_shape_in_place_and_shows_the_new_colour(before, after, shape):
+def test_a_change_of_colour_keeps_the_shape_in_place_and_shows_the_new_colour(before, after, shape):
     shown = event(f"turns {after}", colour=before, shape=shape)
     always = event("appears", colour=after, shape=shape)
     never = event("appears", colour=before, shape=shape)
-    assert (picture(shown, 0.4) == picture(never, 0.9)).all()
-    assert (picture(shown, 0.6) == picture(always, 0.9)).all()
-    assert (picture(shown, 0.4) != picture(shown, 0.6)).any()
+    assert (drawn(shown, 0.4) == drawn(never, 0.9)).all()
+    assert (drawn(shown, 0.6) == drawn(always, 0.9)).all()
+    assert (drawn(shown, 0.4) != drawn(shown, 0.6)).any()
 
 
 @pytest.mark.parametrize("drift", DRIFTS)
@@ -170,22 +170,22 @@ def test_change_of_colour_keeps_the_shape_in_place_and_shows_the_new_colour(befo
         ("appears", "disappears"),
     ],
 )
-def test_action_played_backwards_shows_the_pictures_of_its_opposite(action, reverse, drift):
-    """Only the order of its pictures tells one from the other: no single frame does."""
+def test_an_action_played_backwards_shows_the_frames_of_its_opposite(action, reverse, drift):
+    """Only the order of frames distinguishes the two; no single frame does."""
     times = (np.arange(SHOT_FRAMES) + 0.5) / SHOT_FRAMES
     for time in times:
-        forwards = picture(event(action, drift=drift), time)
-        backwards = picture(event(reverse, drift=drift), 1 - time)
+        forwards = drawn(event(action, drift=drift), time)
+        backwards = drawn(event(reverse, drift=drift), 1 - time)
         # A rounding of the last digit may move an edge by a pixel.
         assert (forwards != backwards).any(axis=-1).mean() < 0.02
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("colour", COLOURS)
-def test_shape_of_every_colour_stands_out_in_every_setting(setting, colour):
+def test_a_shape_of_every_colour_stands_out_in_every_setting(setting, colour):
     shown = event("appears", setting=setting, colour=colour, shape="cross")
-    gone = picture(shown, 0.0)
-    there = picture(shown, 1.0)
+    gone = drawn(shown, 0.0)
+    there = drawn(shown, 1.0)
     painted = (gone != there).any(axis=-1)
     contrast = np.abs(gone - there).max(axis=-1)[painted]
     assert painted.mean() > 0.03
@@ -194,8 +194,8 @@ def test_shape_of_every_colour_stands_out_in_every_setting(setting, colour):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("action", [action for action in ASPECT_OF if action != "turns yellow"])
-def test_shape_stays_inside_the_picture(action, shape):
-    """Whole, but where it speeds up or slows down from corner to corner: there a third may be cut off."""
+def test_a_shape_stays_inside_the_frame(action, shape):
+    """Except where it moves from corner to corner at a changing speed: there a third may be cut off."""
     for drift, time in itertools.product((-1.0, 1.0), (0.0, 0.5, 1.0)):
         mask = where_painted(event(action, shape=shape, drift=drift), time)
         if ASPECT_OF[action] == "speed":
@@ -206,14 +206,14 @@ def test_shape_stays_inside_the_picture(action, shape):
 
 
 def test_no_two_settings_look_alike():
-    empty = [picture(event("appears", setting=setting), 0.0) for setting in SETTINGS]
+    empty = [drawn(event("appears", setting=setting), 0.0) for setting in SETTINGS]
     for one, other in itertools.combinations(empty, 2):
         assert np.abs(one - other).mean() > 15
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_drift_changes_the_picture_of_a_setting_only_a_little(setting):
-    one, other = (picture(event("appears", setting=setting, drift=drift), 0.0) for drift in (-1.0, 1.0))
+def test_drift_changes_a_setting_only_a_little(setting):
+    one, other = (drawn(event("appears", setting=setting, drift=drift), 0.0) for drift in (-1.0, 1.0))
     assert 0 < np.abs(one - other).mean() < 15
 
 
@@ -236,19 +236,19 @@ def rendered(tmp_path_factory):
     return story, path, rate, frames
 
 
-def test_video_has_all_frames_of_all_shots(rendered):
+def test_a_video_has_all_frames_of_all_shots(rendered):
     story, _, rate, frames = rendered
     assert frames.shape == (len(story.events) * SHOT_FRAMES, SIZE, SIZE, 3)
     assert rate == FPS
 
 
-def test_video_shows_what_was_drawn(rendered):
+def test_a_video_shows_what_was_drawn(rendered):
     story, _, _, frames = rendered
-    drawn = np.stack(list(story_frames(story)))
-    assert np.abs(frames.astype(int) - drawn).mean() < 6
+    expected = np.stack(list(story_frames(story)))
+    assert np.abs(frames.astype(int) - expected).mean() < 6
 
 
-def test_video_is_cut_between_shots_and_nowhere_else(rendered):
+def test_a_video_has_cuts_between_shots_and_nowhere_else(rendered):
     story, _, _, frames = rendered
     change = np.abs(np.diff(frames.astype(int), axis=0)).mean(axis=(1, 2, 3))
     cuts = [SHOT_FRAMES * i - 1 for i in range(1, len(story.events))]
@@ -256,14 +256,14 @@ def test_video_is_cut_between_shots_and_nowhere_else(rendered):
     assert change[cuts].min() > 15
 
 
-def test_video_is_the_same_each_time(rendered, tmp_path):
+def test_equal_stories_give_equal_bytes(rendered, tmp_path):
     story, path, _, _ = rendered
     again = tmp_path / "again.mp4"
     render_story(story, again)
     assert again.read_bytes() == path.read_bytes()
 
 
-def test_rendering_that_fails_leaves_no_video(tmp_path, monkeypatch):
+def test_a_failed_rendering_leaves_no_video(tmp_path, monkeypatch):
     def broken(story):
         yield np.zeros((SIZE, SIZE, 3), np.uint8)
         raise OSError("no space left on device")

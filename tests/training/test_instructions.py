@@ -1,4 +1,4 @@
-"""Questions of any known form reach the videos of a run; what cannot be used is left out, or named early."""
+"""Questions of every supported format are matched to the videos of a run; invalid rows are named early."""
 
 import json
 
@@ -12,10 +12,10 @@ from tempo.core.records import Instruction
 from tempo.core.store import RunStore
 from tempo.engine import pool as engine
 from tempo.engine.types import Context
-from tempo.pipeline import stages as pipeline
+from tempo.pipeline import runner
 from tempo.training.instructions import Question, check_videos, read_questions, usable_questions
+from tempo.video.find import video_id
 from tempo.video.frames import FrameStore, encode_jpeg
-from tempo.video.videos import video_id
 
 SFT = {"name": "sft", "objective": "sft", "learning_rate": 1e-4}
 
@@ -52,36 +52,36 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_row_of_any_form_is_a_question_about_a_video(tmp_path, form):
-    expected = [Question("line 1", "v.mp4", "", "What?", "That.")]
+def test_a_row_of_any_format_is_a_question_about_a_video(tmp_path, form):
+    expected = [Question("", "What?", "That.", video="v.mp4", place="line 1")]
     assert read_questions(write(tmp_path / "a.jsonl", FORMS[form])) == expected
     (tmp_path / "a.json").write_text(json.dumps([FORMS[form]], indent=1))
     assert read_questions(tmp_path / "a.json") == [expected[0]._replace(place="row 1")]
 
 
-def test_the_turns_of_a_conversation_are_questions_of_their_own(tmp_path):
+def test_the_turns_of_a_conversation_are_separate_questions(tmp_path):
     row = {"video_id": "77", "conversations": talk("<image>\nWhat?", "A ring.", "And then?", "It falls.")}
     assert read_questions(write(tmp_path / "a.jsonl", row)) == [
-        Question("line 1", "", "77", "What?", "A ring."),
-        Question("line 1", "", "77", "And then?", "It falls."),
+        Question("77", "What?", "A ring.", place="line 1"),
+        Question("77", "And then?", "It falls.", place="line 1"),
     ]
 
 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"video": "v.mp4"}, "no instruction: it should have question and answer, or a conversation"),
-        (plain("v.mp4", answer=3), "no instruction"),
-        ([1], "not a row of named values"),
-        ({"conversations": []}, "conversations should hold user and assistant by turns, got []"),
-        ({"conversations": talk("q", "a", "q")}, "by turns, got ['user', 'assistant', 'user']"),
-        ({"messages": [{"role": "system", "content": "s"}]}, "messages should hold user and assistant"),
+        ({"video": "v.mp4"}, "not a valid instruction: it needs question and answer, or a conversation"),
+        (plain("v.mp4", answer=3), "not a valid instruction"),
+        ([1], "a row is an object of keys and values"),
+        ({"conversations": []}, "conversations must alternate between user and assistant, got []"),
+        ({"conversations": talk("q", "a", "q")}, "assistant, got ['user', 'assistant', 'user']"),
+        ({"messages": [{"role": "system", "content": "s"}]}, "messages must alternate between user"),
         ({"messages": [{"role": "user", "content": None}]}, "a message without text"),
-        ({"messages": messages("What is <image> here?", "a")}, "holds <image> beside the one video"),
+        ({"messages": messages("What is <image> here?", "a")}, "contains <image> in addition to its one video"),
         ({**plain(""), "videos": ["a.mp4", "b.mp4"]}, "one video file, got ['a.mp4', 'b.mp4']"),
     ],
 )
-def test_a_row_that_is_none_is_named(tmp_path, row, words):
+def test_an_invalid_row_is_named(tmp_path, row, words):
     with pytest.raises(ValueError, match=r"^training\.instructions: .*a\.jsonl line 2: ") as caught:
         read_questions(write(tmp_path / "a.jsonl", plain("v.mp4"), row))
     assert words in str(caught.value)
@@ -89,7 +89,7 @@ def test_a_row_that_is_none_is_named(tmp_path, row, words):
 
 @pytest.fixture
 def films(tmp_path):
-    """Two films, a copy of the first, and a file that is no video."""
+    """Two videos, a copy of the first, and a file that is not a video."""
     folder = tmp_path / "films"
     folder.mkdir()
     film(folder / "a.mp4", 60)
@@ -111,36 +111,36 @@ def context(tmp_path, films, *rows, **training):
 
 def settle(context, *, with_frames=()):
     """Runs the stage `videos`, and stores frames of the named ones."""
-    pipeline.run_stages(context, Console(quiet=True), until="videos")
+    runner.run_stages(context, Console(quiet=True), until="videos")
     for path in with_frames:
         jpeg = encode_jpeg(np.zeros((8, 8, 3), np.uint8), 90)
         FrameStore(context.directory / "frames").write(video_id(path), [jpeg], seconds=[0.5], fps=1.0)
 
 
-def test_questions_about_videos_that_were_set_aside_are_left_out_and_counted(tmp_path, films):
+def test_questions_about_skipped_videos_are_left_out_and_counted(tmp_path, films):
     names = ("films/a.mp4", "copy.mp4", "broken.mp4", "b.mp4", "b.mp4")
     run = context(tmp_path, films, *(plain(name, f"q{i}") for i, name in enumerate(names)))
     settle(run, with_frames=[films / "a.mp4"])
-    found = usable_questions(run)
+    questions, num_left_out = usable_questions(run)
     first = video_id(films / "a.mp4")
-    assert found.asked == [(first, "q0", "a"), (first, "q1", "a")]
-    assert found.num_aside == 3
+    assert [question[:3] for question in questions] == [(first, "q0", "a"), (first, "q1", "a")]
+    assert num_left_out == 3
 
 
-def test_only_questions_about_videos_that_were_set_aside_are_nothing_to_learn_from(tmp_path, films):
+def test_a_file_without_a_usable_question_is_refused(tmp_path, films):
     run = context(tmp_path, films, plain("broken.mp4"))
     settle(run)
-    with pytest.raises(ValueError, match=r"no question of .*rows\.jsonl is about a video whose frames"):
+    with pytest.raises(ValueError, match=r"no question in .*rows\.jsonl is about a video with stored frames"):
         usable_questions(run)
 
 
-def test_so_many_questions_are_drawn_by_the_seed(tmp_path, films):
+def test_max_instructions_are_drawn_by_the_seed(tmp_path, films):
     def drawn(**run):
         made = context(tmp_path, films, *rows, max_instructions=5)
         config = made.config.model_copy(update={"run": made.config.run.model_copy(update=run)})
-        return [asked.question for asked in usable_questions(Context(config, made.directory)).asked]
+        return [asked.question for asked in usable_questions(Context(config, made.directory))[0]]
 
-    # Those that are left out do not count.
+    # Questions that are left out do not count.
     rows = [plain("broken.mp4")] * 9 + [plain("a.mp4", f"q{i:02d}") for i in range(40)]
     settle(context(tmp_path, films, *rows, max_instructions=5), with_frames=[films / "a.mp4"])
     first = drawn(seed=0)
@@ -149,7 +149,7 @@ def test_so_many_questions_are_drawn_by_the_seed(tmp_path, films):
     assert first != drawn(seed=1)
 
 
-def test_a_video_that_the_run_does_not_have_is_named_as_soon_as_its_videos_are_known(tmp_path, films):
+def test_a_video_that_the_run_does_not_have_is_named_once_its_videos_are_known(tmp_path, films):
     run = context(tmp_path, films, plain("a.mp4"), plain("c.mp4"))
     with pytest.raises(ValueError, match=r"rows\.jsonl line 2: asks about c\.mp4, which is not among"):
         settle(run)
@@ -159,10 +159,10 @@ def test_a_video_that_the_run_does_not_have_is_named_as_soon_as_its_videos_are_k
     check_videos(run)
 
 
-def test_a_row_that_is_none_is_named_before_any_work(tmp_path, films, monkeypatch):
+def test_an_invalid_row_is_named_before_any_work(tmp_path, films, monkeypatch):
     def decode(*_, **__):
         raise AssertionError("decoding has begun")
 
     monkeypatch.setattr(engine, "run_pool", decode)
-    with pytest.raises(ValueError, match=r"rows\.jsonl line 1: no instruction"):
+    with pytest.raises(ValueError, match=r"rows\.jsonl line 1: not a valid instruction"):
         settle(context(tmp_path, films, {"video": "a.mp4"}))

@@ -1,4 +1,4 @@
-"""Small H.264 videos with known content, rendered when a test asks for them."""
+"""Small videos with known content, rendered when a test needs them."""
 
 from __future__ import annotations
 
@@ -11,22 +11,26 @@ from video_material import add_silence
 
 @pytest.fixture
 def render(tmp_path):
-    """A function that writes pictures as a video and returns its path."""
+    """A function that writes images as a video and returns its path."""
 
-    def write(pictures, name="video.mp4", *, fps=25, pts=None, codec="libx264", audio=False, gop=12):
+    def write(
+        images, name="video.mp4", *, fps=25, pts=None, codec="libx264", audio=False, gop=12, aspect=None
+    ):
         path = tmp_path / name
-        height, width = pictures[0].shape[:2]
+        height, width = images[0].shape[:2]
         with av.open(str(path), "w") as container:
             stream = container.add_stream(
                 codec, rate=fps, options={"crf": "12"} if codec == "libx264" else {}
             )
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.codec_context.gop_size = gop
+            if aspect:
+                stream.codec_context.sample_aspect_ratio = aspect
             stream.codec_context.time_base = Fraction(1, 1000) if pts else Fraction(1, fps)
             if audio:
                 container.add_stream("aac", rate=16000, layout="mono")
-            for index, picture in enumerate(pictures):
-                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            for index, image in enumerate(images):
+                frame = av.VideoFrame.from_ndarray(image, format="rgb24")
                 frame.pts = pts[index] if pts else index
                 frame.time_base = stream.codec_context.time_base
                 container.mux(stream.encode(frame))
@@ -40,7 +44,7 @@ def render(tmp_path):
 
 @pytest.fixture
 def silence(tmp_path):
-    """A file with sound and no picture."""
+    """A file with an audio stream only."""
     path = tmp_path / "sound.mp4"
     with av.open(str(path), "w") as container:
         container.add_stream("aac", rate=16000, layout="mono")

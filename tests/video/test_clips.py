@@ -1,19 +1,25 @@
+"""Which videos are rich in time, their clips, their key frames, and features of a checkpoint."""
+
 import math
 
 import numpy as np
 import pytest
-from video_material import context, moving, number_of, numbered, plain, video_of
+import torch
+from video_material import context, moving, number_of, numbered, place, plain, video_of
 
 from tempo.config import ClipsConfig
 from tempo.core.records import Clips, Shot, Skipped
 from tempo.engine.types import SkipRecord
-from tempo.video import album, clips, shots
-from tempo.video.decoding import decode
+from tempo.model.loading import repair_torchvision
+from tempo.video import clips, shots
+from tempo.video.clips import choose_key_frames, find_clips, group_shots, load_embedder
+from tempo.video.decode import Scaler, decode
 from tempo.video.frames import FrameStore
-from tempo.video.grouping import find_clips, group_shots
-from tempo.video.pictures import measure_sharpness
-from tempo.video.shrinking import Shrinker
-from tempo.video.survey import ANALYSIS_PIXELS
+from tempo.video.shots import measure_sharpness
+
+repair_torchvision()
+
+from transformers import BertConfig, BertModel, SiglipConfig, SiglipImageProcessor, SiglipModel  # noqa: E402
 
 
 def axis(place):
@@ -93,12 +99,12 @@ def test_too_few_clips():
     ("places", "detail"),
     [
         # 5 clips: a group may be one of them.
-        ([0, 1, 0, 2, 3], "group 0 is 2 of 5 clips, at most 1 may be"),
+        ([0, 1, 0, 2, 3], "group 0 has 2 of 5 clips, at most 1 are allowed"),
         ([0, 1, 0, 2, 3, 4], None),
-        ([5, 0, 1, 0, 2, 0, 3, 4], "group 1 is 3 of 8 clips, at most 2 may be"),
+        ([5, 0, 1, 0, 2, 0, 3, 4], "group 1 has 3 of 8 clips, at most 2 are allowed"),
         ([5, 0, 1, 0, 2, 0, 3, 4, 6], None),
         # However long the video is, a group may not come four times.
-        ([0, 1, 0, 2, 0, 3, 0, *range(4, 12)], "group 0 is 4 of 15 clips, at most 3 may be"),
+        ([0, 1, 0, 2, 0, 3, 0, *range(4, 12)], "group 0 has 4 of 15 clips, at most 3 are allowed"),
         ([0, 1, 0, 2, 0, *range(4, 12)], None),
     ],
 )
@@ -113,7 +119,10 @@ def test_the_limits_are_the_configured_ones():
     places = [0, 1, 0, 2, 0, 1]
     loose = ClipsConfig(max_group_clips=3, group_share=2, min_clips=6)
     assert len(find_clips(in_places(places), loose)) == 6
-    assert refused(places, group_share=2, max_group_clips=2)[1] == "group 0 is 3 of 6 clips, at most 2 may be"
+    assert (
+        refused(places, group_share=2, max_group_clips=2)[1]
+        == "group 0 has 3 of 6 clips, at most 2 are allowed"
+    )
     assert refused(places, group_share=2, min_clips=7)[0] == "too few clips"
 
 
@@ -203,7 +212,7 @@ def test_a_video_of_four_places_becomes_four_clips_with_their_key_frames(four_pl
     for image, number in zip(images, [n for clip in result.clips for n in clip.key_frames], strict=True):
         errors = [np.abs(image.astype(int) - candidate).mean() for candidate in wanted]
         assert int(np.argmin(errors)) == number
-    assert len(store.read(result.id)[0]) == 5
+    assert len(store.read(result.id).images) == 5
 
 
 def test_the_same_video_gives_the_same_bytes(four_places, tmp_path):
@@ -233,49 +242,6 @@ def test_key_frames_are_the_very_frames_of_these_numbers(render, tmp_path):
     assert [number // 10 for number in found] == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
-def test_key_frames_are_those_of_the_exact_rule(four_places, tmp_path):
-    row, result = run(four_places, tmp_path)
-    shrinker = Shrinker(ANALYSIS_PIXELS, stored_pixels=64)
-    sharpness = [round(measure_sharpness(shrinker.shrink(picture)[0]), 4) for picture in decode(four_places)]
-    everything = [
-        shot.model_copy(update={"candidates": numbers, "sharpness": tuple(sharpness[n] for n in numbers)})
-        for shot in row.shots
-        for numbers in [tuple(range(shot.start_frame, shot.end_frame))]
-    ]
-    exact = find_clips(everything, ClipsConfig())
-    assert result.clips == exact
-
-
-def test_a_checkpoint_that_is_named_later_gets_the_middles_it_needs(four_places, tmp_path, monkeypatch):
-    """The shots stage keeps none for the embedded descriptor."""
-    seen = []
-    monkeypatch.setattr(clips, "load_embedder", lambda *_: lambda jpegs: seen.append(len(jpegs)) or np.eye(4))
-    row = shots.make_worker(context(tmp_path))([video_of(four_places, tmp_path)])[0]
-    result = clips.make_worker(context(tmp_path, clips={"features": "named"}))([row])[0]
-    assert seen == [4]
-    assert len(result.clips) == 4
-
-
-def test_key_frames_that_another_threshold_asks_for_are_made_in_another_pass(render, tmp_path):
-    """The first place is seen twice, the second time from further left."""
-    pictures = [picture for seed in (0, 0, 1, 2, 3) for picture in moving(seed, 30)]
-    pictures[30:60] = [np.roll(picture, 8, axis=1) for picture in pictures[30:60]]
-    loose, strict = (context(tmp_path, clips={"similarity": limit}) for limit in (0.6, 1.0))
-    row = shots.make_worker(loose)([video_of(render(pictures), tmp_path)])[0]
-    store = FrameStore(tmp_path / "frames")
-    assert len(store.read_looks(row.id).candidates) == 8
-    assert len(clips.make_worker(strict)([row])[0].clips) == 5
-    assert len(store.read_key_frames(row.id)) == 10
-
-
-def test_pictures_of_a_shot_that_is_too_long_are_kept_once_it_is_allowed(four_places, tmp_path):
-    strict = context(tmp_path, clips={"max_shot_seconds": 0.5})
-    row = shots.make_worker(strict)([video_of(four_places, tmp_path)])[0]
-    assert not (tmp_path / "frames" / "looks").exists()
-    assert clips.make_worker(strict)([row])[0].reason == "shot too long"
-    assert len(clips.make_worker(context(tmp_path))([row])[0].clips) == 4
-
-
 def test_a_clip_of_two_shots_has_its_key_frames_from_the_candidates_of_both(render, tmp_path):
     order = (0, 0, 1, 2, 3)
     pictures = [picture for seed in order for picture in moving(seed, 30)]
@@ -288,58 +254,6 @@ def test_a_clip_of_two_shots_has_its_key_frames_from_the_candidates_of_both(rend
     assert candidates >= {number for clip in result.clips for number in clip.key_frames}
 
 
-def test_looks_are_discarded_once_clips_are_made_or_refused(four_places, render, tmp_path):
-    run(four_places, tmp_path)
-    run(render(moving(5, 40), "one.mp4"), tmp_path)
-    assert list((tmp_path / "frames" / "looks").iterdir()) == []
-    assert len(list((tmp_path / "frames").glob("*.safetensors"))) == 2
-
-
-def test_a_video_that_is_not_taken_leaves_no_looks(render, tmp_path):
-    one_place = render([picture for seed in (0, 0, 0, 0) for picture in moving(seed, 30)])
-    (row,) = shots.make_worker(context(tmp_path))([video_of(one_place, tmp_path)])
-    assert FrameStore(tmp_path / "frames").has(row.id)
-    assert not (tmp_path / "frames" / "looks").exists()
-
-
-def test_pictures_that_do_not_fit_in_memory_are_the_same_as_jpegs(four_places, tmp_path, monkeypatch):
-    found = []
-    for num_bytes in (1 << 20, 1):
-        monkeypatch.setattr(album, "ALBUM_BYTES", num_bytes)
-        run(four_places, tmp_path / str(num_bytes))
-        found.append(next((tmp_path / str(num_bytes) / "frames").glob("*.safetensors")).read_bytes())
-    assert found[0] == found[1]
-
-
-def test_looks_outlive_a_full_disk(four_places, tmp_path, monkeypatch):
-    """The file may be gone when there is room again."""
-    row = shots.make_worker(context(tmp_path))([video_of(four_places, tmp_path)])[0]
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(FrameStore, "write_key_frames", full)
-        with pytest.raises(OSError, match="No space left"):
-            clips.make_worker(context(tmp_path))([row])
-    four_places.unlink()
-    assert isinstance(clips.make_worker(context(tmp_path))([row])[0], Clips)
-
-
-def test_clips_need_the_video_no_more(four_places, tmp_path):
-    row = shots.make_worker(context(tmp_path))([video_of(four_places, tmp_path)])[0]
-    four_places.unlink()
-    assert isinstance(clips.make_worker(context(tmp_path))([row])[0], Clips)
-
-
-def test_a_video_with_more_shots_than_can_be_kept_leaves_no_looks(four_places, tmp_path):
-    run_shots = shots.make_worker(context(tmp_path, clips={"max_shots": 3, "min_shots": 1}))
-    row = run_shots([video_of(four_places, tmp_path)])[0]
-    assert FrameStore(tmp_path / "frames").read_looks(row.id) is None
-    # The limit was raised since: the same pass is made again.
-    assert isinstance(clips.make_worker(context(tmp_path))([row])[0], Clips)
-
-
 def test_a_video_that_is_not_rich_in_time_is_dropped_with_its_figure(render, tmp_path):
     row, drop = run(render([plain(), *moving(0, 30)]), tmp_path)
     assert isinstance(drop, Skipped)
@@ -347,8 +261,195 @@ def test_a_video_that_is_not_rich_in_time_is_dropped_with_its_figure(render, tmp
     assert drop.detail == "1 usable shots, min_shots is 4"
 
 
-def test_a_file_that_changed_when_it_is_needed_again_is_dropped(four_places, tmp_path):
+def test_key_frames_are_those_of_the_exact_rule(four_places, tmp_path):
+    """A clip of one shot gets the best of all its frames, though the record holds few of them."""
+    row, result = run(four_places, tmp_path)
+    images = [Scaler().scale(frame.decoded, frame.size) for frame in decode(four_places)]
+    sharpness = [round(measure_sharpness(image), 4) for image in images]
+    everything = [
+        shot.model_copy(update={"candidates": numbers, "sharpness": tuple(sharpness[n] for n in numbers)})
+        for shot in row.shots
+        for numbers in [tuple(range(shot.start_frame, shot.end_frame))]
+    ]
+    assert result.clips == find_clips(everything)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "b.mkv", "c.ts", "bare.h264"])
+def test_key_frames_are_the_same_in_every_container(render, tmp_path, name):
+    """Some are found by their time stamps; a raw stream has none."""
+    row, result = run(render([image for seed in range(4) for image in moving(seed, 30)], name), tmp_path)
+    images = FrameStore(tmp_path / "frames").read_key_frames(result.id)
+    frames = {frame.index: Scaler().scale(frame.decoded, (96, 64)) for frame in decode(row.path)}
+    for image, number in zip(images, [n for clip in result.clips for n in clip.key_frames], strict=True):
+        assert np.abs(image.astype(int) - frames[number]).mean() < 4
+
+
+def test_other_limits_give_other_clips_of_the_same_shots(render, tmp_path):
+    """The first place is seen twice, the second time from further left."""
+    images = [image for seed in (0, 0, 1, 2, 3) for image in moving(seed, 30)]
+    images[30:60] = [np.roll(image, 8, axis=1) for image in images[30:60]]
+    loose, strict = (context(tmp_path, clips={"similarity": limit}) for limit in (0.6, 1.0))
+    row = shots.make_worker(loose)([video_of(render(images), tmp_path)])[0]
+    store = FrameStore(tmp_path / "frames")
+    for limits, num_clips in ((loose, 4), (strict, 5)):
+        assert len(clips.make_worker(limits)([row])[0].clips) == num_clips
+        assert len(store.read_key_frames(row.id)) == 2 * num_clips
+
+
+def gone(path):
+    path.unlink()
+
+
+def changed(path):
+    path.write_bytes(path.read_bytes() + b"x")
+
+
+@pytest.mark.parametrize(("spoil", "reason"), [(gone, "no such file"), (changed, "file changed")])
+def test_a_file_that_went_or_changed_before_its_key_frames_were_read_is_skipped(
+    four_places, tmp_path, spoil, reason
+):
     row, _ = run(four_places, tmp_path)
-    four_places.write_bytes(four_places.read_bytes() + b"x")
-    drop = clips.make_worker(context(tmp_path))([row])[0]
-    assert (drop.stage, drop.reason) == ("clips", "file changed")
+    (tmp_path / "other.mp4").touch()
+    spoil(four_places)
+    skipped = clips.make_worker(context(tmp_path))([row])[0]
+    assert (skipped.stage, skipped.reason) == ("clips", reason)
+    assert FrameStore(tmp_path / "frames").has(row.id), "training frames stay: instructions may ask about it"
+
+
+# Key frames
+
+
+def chosen(sharpness, candidates=None):
+    """Of a clip with the sharpness of every frame; all are candidates unless some are named."""
+    numbers = range(len(sharpness)) if candidates is None else candidates
+    return choose_key_frames(len(sharpness), {number: sharpness[number] for number in numbers})
+
+
+def test_key_frames_of_even_sharpness_are_the_centres():
+    assert chosen([1.0] * 30) == (10, 20)
+    assert chosen([0.0] * 30)[0] <= 15
+
+
+def test_a_sharper_frame_near_a_centre_wins():
+    sharpness = [1.0] * 30
+    sharpness[12] = sharpness[18] = 3.0
+    assert chosen(sharpness) == (12, 18)
+
+
+def test_the_window_is_a_sixth_of_the_clip_to_either_side():
+    for outside in (4, 16, 14, 26):
+        sharpness = [1.0] * 30
+        sharpness[outside] = 1000.0
+        assert chosen(sharpness) == (10, 20) if outside in (4, 26) else outside in chosen(sharpness)
+    for inside in (5, 15, 25):
+        sharpness = [1.0] * 30
+        sharpness[inside] = 1000.0
+        assert inside in chosen(sharpness)
+
+
+def test_the_window_falls_off_as_a_cosine():
+    """Two frames from the centre, radius 5: a weight of cos(pi / 6)."""
+    weight = math.cos(math.pi / 6)
+    for factor, expected in ((0.99, 10), (1.01, 12)):
+        sharpness = [1.0] * 30
+        sharpness[12] = factor / weight
+        # Its neighbours are blurred, so that only the centre competes.
+        sharpness[9] = sharpness[11] = 0.5
+        assert chosen(sharpness)[0] == expected
+
+
+@pytest.mark.parametrize("num_frames", range(1, 60))
+def test_key_frames_are_two_different_frames_of_the_clip_in_order(num_frames):
+    rng = np.random.default_rng(num_frames)
+    for sharpness in (rng.random(num_frames), np.eye(num_frames)[num_frames // 2] * 99 + 0.1):
+        first, second = chosen(sharpness.tolist())
+        assert 0 <= first <= second < num_frames
+        assert first < second or num_frames == 1
+
+
+@pytest.mark.parametrize("num_frames", [2, 9, 30, 59])
+def test_candidates_that_hold_the_chosen_frames_change_nothing(num_frames):
+    rng = np.random.default_rng(num_frames)
+    for _ in range(50):
+        sharpness = rng.random(num_frames).tolist()
+        best = chosen(sharpness)
+        others = {int(number) for number in rng.integers(0, num_frames, 3)}
+        assert chosen(sharpness, sorted({*best, *others})) == best
+
+
+def test_only_candidates_are_chosen():
+    sharpness = [1.0] * 30
+    sharpness[10] = sharpness[20] = 99.0
+    assert chosen(sharpness, [8, 9, 21, 23]) == (9, 21)
+
+
+def test_where_a_window_holds_no_candidate_the_nearest_is_chosen():
+    assert chosen([1.0] * 30, [0, 28, 29]) == (0, 28)
+    assert chosen([1.0] * 30, [29]) == (29, 29)
+
+
+# Features of a checkpoint
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A SigLIP of a few thousand random weights."""
+    folder = tmp_path_factory.mktemp("siglip")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = SiglipConfig(
+        text_config={**sizes, "vocab_size": 32, "projection_size": 16},
+        vision_config={**sizes, "image_size": 32, "patch_size": 8},
+    )
+    torch.manual_seed(0)
+    SiglipModel(config).save_pretrained(folder)
+    SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return str(folder)
+
+
+def test_one_row_for_each_picture_whatever_the_batch(checkpoint, monkeypatch):
+    embed = load_embedder(checkpoint)
+    images = [place(seed) for seed in (0, 1, 0, 2, 3)]
+    features = embed(images)
+    assert features.shape == (5, 16)
+    assert np.allclose(features[0], features[2], atol=1e-6)
+    assert not np.allclose(features[0], features[1], atol=1e-3)
+    monkeypatch.setattr(clips, "EMBEDDER_BATCH", 2)
+    assert np.allclose(embed(images), features, atol=1e-5)
+
+
+def test_the_features_are_computed_where_the_model_is(checkpoint, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("tempo.model.loading.pick_device", lambda name: asked.append(name) or "cpu")
+    clips.make_worker(context(tmp_path, clips={"features": checkpoint}, model={"device": "cuda:1"}))
+    assert asked == ["cuda:1"]
+
+
+def test_shots_are_grouped_by_the_features_of_their_middles(checkpoint, render, tmp_path, monkeypatch):
+    path = render([picture for seed in range(4) for picture in moving(seed, 30)])
+    settings = context(tmp_path, clips={"features": checkpoint, "similarity": 1.0})
+    row = shots.make_worker(settings)([video_of(path, tmp_path)])[0]
+    seen = []
+
+    def same(embed):
+        return lambda images: seen.append(len(images)) or np.eye(4)[[0, 1, 2, 2]] + 0 * embed(images)[:, :1]
+
+    monkeypatch.setattr(clips, "load_embedder", lambda *named: same(load_embedder(*named)))
+    worker = clips.make_worker(context(tmp_path, clips={"features": checkpoint, "min_clips": 3}))
+    result = worker([row])[0]
+    assert seen == [4]
+    assert isinstance(result, Clips)
+    assert [clip.num_shots for clip in result.clips] == [1, 1, 2]
+    assert len(FrameStore(tmp_path / "frames").read_key_frames(result.id)) == 6
+
+
+def test_a_checkpoint_that_is_none_is_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"clips\.features .*nowhere.* cannot be loaded"):
+        load_embedder(str(tmp_path / "nowhere"))
+
+
+def test_a_model_without_image_features_is_refused_by_name(tmp_path):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    BertModel(BertConfig(**sizes, vocab_size=8)).save_pretrained(tmp_path)
+    SiglipImageProcessor().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="BertModel; give a SigLIP or CLIP checkpoint"):
+        load_embedder(str(tmp_path))

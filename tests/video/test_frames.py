@@ -1,10 +1,158 @@
+"""Frames at an even rate from a video, and the store that keeps them."""
+
 import os
 
+import av
 import numpy as np
 import pytest
-from video_material import number_of, numbered, place
+from video_material import number_of, numbered, place, plain
 
-from tempo.video.frames import FrameStore, Looks, decode_jpegs, encode_jpeg
+from tempo.config import FramesConfig
+from tempo.engine.types import SkipRecord
+from tempo.video.decode import Frame
+from tempo.video.frames import (
+    FrameStore,
+    Sampler,
+    decode_jpegs,
+    encode_jpeg,
+    read_frames,
+    sample_video,
+    spread,
+)
+
+
+def sample(path, **config):
+    sampled = sample_video(path, FramesConfig(**config))
+    return [number_of(image) for image in decode_jpegs(sampled.jpegs)], sampled.seconds, sampled.fps
+
+
+def test_frames_are_taken_in_the_middle_of_each_interval(render):
+    path = render([numbered(i) for i in range(40)], fps=10)
+    assert sample(path) == ([5, 15, 25, 35], [0.5, 1.5, 2.5, 3.5], 1.0)
+    assert sample(path, fps=2)[:2] == ([2, 7, 12, 17, 22, 27, 32, 37], [0.25 + k / 2 for k in range(8)])
+
+
+def test_an_interval_whose_middle_the_video_does_not_reach_gives_no_frame(render):
+    assert sample(render([numbered(i) for i in range(15)], fps=10))[1] == [0.5]
+    assert sample(render([numbered(i) for i in range(16)], fps=10))[1] == [0.5, 1.5]
+
+
+def test_more_frames_than_the_video_has_repeat_the_one_that_is_shown(render):
+    assert sample(render([numbered(i) for i in range(3)], fps=2), fps=4)[0] == [0, 0, 1, 1, 2, 2]
+
+
+def test_a_frame_that_stands_long_is_taken_for_as_long_as_it_stands(render):
+    path = render([numbered(i) for i in range(10)], pts=[0, 100, *range(3600, 3920, 40)])
+    assert sample(path)[:2] == ([1, 1, 1, 1], [0.5, 1.5, 2.5, 3.5])
+
+
+def test_a_very_short_video_gives_its_last_frame(render):
+    assert sample(render([numbered(i) for i in range(4)], fps=10)) == ([3], [pytest.approx(0.3)], 1.0)
+
+
+def test_a_late_start_does_not_shift_the_samples(render):
+    path = render([numbered(i) for i in range(20)], "late.mkv", pts=[9000 + 100 * i for i in range(20)])
+    assert sample(path)[:2] == ([5, 15], [0.5, 1.5])
+
+
+def test_too_many_frames_are_spread_evenly_and_the_rate_says_so(render):
+    path = render([numbered(i) for i in range(40)], fps=10)
+    numbers, seconds, fps = sample(path, fps=4, max_frames=4)
+    assert numbers == [6, 16, 26, 36]
+    assert seconds == pytest.approx([0.625, 1.625, 2.625, 3.625])
+    assert fps == pytest.approx(1.0)
+
+
+def test_frames_are_made_small_and_stay_true(render):
+    path = render([place(1)] * 30, fps=25)
+    (image,) = decode_jpegs(sample_video(path, FramesConfig(max_pixels=1536)).jpegs)
+    assert image.shape == (32, 48, 3)
+    assert np.abs(image.astype(int) - place(1)[::2, ::2]).mean() < 10
+
+
+@pytest.mark.parametrize(
+    ("num_seconds", "expected"), [(1, (64, 96)), (4, (32, 48)), (9, (21, 31)), (30, (16, 24))]
+)
+def test_the_more_frames_a_video_has_the_smaller_they_are(render, num_seconds, expected):
+    path = render([place(1)] * (2 * num_seconds), fps=2)
+    jpegs = sample_video(path, FramesConfig(max_total_pixels=6144, max_frames=16)).jpegs
+    images = decode_jpegs(jpegs)
+    assert len(images) == min(num_seconds, 16)
+    assert images[0].shape[:2] == expected
+    assert len(images) * expected[0] * expected[1] <= 6144
+    rows, columns = np.linspace(0, 63, expected[0]).astype(int), np.linspace(0, 95, expected[1]).astype(int)
+    for image in images:
+        assert np.abs(image.astype(int) - place(1)[rows][:, columns]).mean() < 25
+
+
+def test_a_budget_that_does_not_bite_changes_nothing(render):
+    path = render([place(1)] * 8, fps=2)
+    budget = FramesConfig(max_pixels=1536, max_frames=40, max_total_pixels=4 * 1536)
+    assert sample_video(path, budget) == sample_video(path, FramesConfig(max_pixels=1536))
+
+
+@pytest.mark.parametrize(
+    ("count", "at_most", "expected"),
+    [(3, 5, [0, 1, 2]), (5, 5, [0, 1, 2, 3, 4]), (10, 2, [2, 7]), (5, 2, [1, 3]), (9, 3, [1, 4, 7])],
+)
+def test_indices_are_spread(count, at_most, expected):
+    assert spread(count, at_most) == expected
+
+
+def sampled_stills(count, max_frames, size=lambda second: (8, 8)):
+    """What a Sampler takes of frames that show their second, and how many JPEGs it held at most."""
+    sampler, most = Sampler(FramesConfig(max_frames=max_frames)), 0
+    for second in range(count):
+        width, height = size(second)
+        image = plain(colour=(20 + 5 * (second % 40),) * 3, width=width, height=height)
+        decoded = av.VideoFrame.from_ndarray(image, format="rgb24")
+        sampler.add(Frame(second, float(second), second + 1.0, (width, height), decoded))
+        most = max(most, sampler.num_held)
+    return sampler.finish(), most
+
+
+@pytest.mark.parametrize("count", [3, 40, 41, 160, 500, 5000])
+def test_however_long_a_video_is_a_bounded_number_of_frames_is_held(count):
+    sampled, most = sampled_stills(count, max_frames=10)
+    assert most <= 4 * 10 + 1
+    exact = spread(count, 10)
+    # Beyond four times max_frames a frame next to the evenly spread one is taken, at most a part earlier.
+    tolerance = 0 if count <= 40 else count / 20
+    assert all(
+        0 <= number + 0.5 - time <= tolerance for number, time in zip(exact, sampled.seconds, strict=True)
+    )
+    assert sampled.fps == pytest.approx(min(count, 10) / count)
+    shown = [number_of(image) for image in decode_jpegs(sampled.jpegs)]
+    assert shown == [int(time) % 40 for time in sampled.seconds]
+
+
+def test_the_frames_of_a_video_that_changes_its_size_still_stack():
+    sampled, _ = sampled_stills(4, 10, size=lambda second: (48, 32) if second < 2 else (96, 64))
+    assert decode_jpegs(sampled.jpegs).shape == (4, 32, 48, 3)
+
+
+@pytest.mark.parametrize("size", [(101, 1), (1, 101), (1010, 10)])
+def test_a_frame_too_thin_for_any_model_is_skipped(size):
+    with pytest.raises(SkipRecord, match=rf"frame too thin: {size[0]} x {size[1]} pixels"):
+        sampled_stills(1, 10, size=lambda _: size)
+
+
+def test_frames_can_be_read_without_a_run(render):
+    path = render([numbered(i) for i in range(40)], fps=10)
+    frames = read_frames(path, fps=2.0, max_frames=4, max_pixels=600)
+    assert [number_of(image) for image in frames.images] == [7, 17, 27, 37]
+    assert frames.seconds.tolist() == [0.75, 1.75, 2.75, 3.75]
+    assert (frames.fps, frames.images.shape, frames.images.dtype) == (1.0, (4, 20, 30, 3), np.uint8)
+
+
+def test_a_file_that_is_not_a_video_is_an_error(tmp_path):
+    path = tmp_path / "text.mp4"
+    path.write_text("text")
+    with pytest.raises(ValueError, match="cannot be opened"):
+        read_frames(path)
+
+
+# The store
 
 
 def jpegs(numbers):
@@ -22,32 +170,32 @@ def store(tmp_path):
 
 def test_what_is_written_is_read(store):
     store.write("a", jpegs([1, 2, 3]), seconds=[0.5, 1.5, 2.5], fps=1.0, key_frames=jpegs([7, 8]))
-    frames, seconds, _ = store.read("a")
-    assert (frames.dtype, frames.shape) == (np.uint8, (3, 64, 96, 3))
-    assert numbers(frames) == [1, 2, 3]
-    assert seconds.tolist() == [0.5, 1.5, 2.5]
+    frames = store.read("a")
+    assert (frames.images.dtype, frames.images.shape) == (np.uint8, (3, 64, 96, 3))
+    assert numbers(frames.images) == [1, 2, 3]
+    assert frames.seconds.tolist() == [0.5, 1.5, 2.5]
     assert numbers(store.read_key_frames("a")) == [7, 8]
     assert store.read("a").fps == 1.0
 
 
 def test_key_frames_are_added_and_replaced_and_the_frames_stay(store):
     store.write("a", jpegs([1, 2]), seconds=[0.5, 1.5], fps=0.25)
-    before = store.read("a")[0]
+    before = store.read("a").images
     for wanted in ([5, 6, 7, 8], [9]):
         store.write_key_frames("a", jpegs(wanted))
         assert numbers(store.read_key_frames("a")) == wanted
-        assert np.array_equal(store.read("a")[0], before)
-        assert store.read("a")[1].tolist() == [0.5, 1.5]
+        assert np.array_equal(store.read("a").images, before)
+        assert store.read("a").seconds.tolist() == [0.5, 1.5]
         assert store.read("a").fps == 0.25
 
 
-def test_key_frames_that_were_not_chosen_yet_are_missed_by_name(store):
+def test_key_frames_that_were_not_chosen_yet_are_an_error(store):
     store.write("a", jpegs([1]), seconds=[0.5], fps=1.0)
     with pytest.raises(ValueError, match=r"a\.safetensors holds no key frames"):
         store.read_key_frames("a")
 
 
-def test_a_video_without_frames_is_missed_by_name(store):
+def test_a_video_without_frames_is_an_error(store):
     with pytest.raises(FileNotFoundError, match=r"nobody\.safetensors"):
         store.read("nobody")
 
@@ -76,7 +224,7 @@ def test_a_write_that_is_killed_leaves_the_old_file(store, monkeypatch):
     monkeypatch.setattr(os, "fsync", killed)
     with pytest.raises(KeyboardInterrupt):
         store.write("a", jpegs([2]), seconds=[0.5], fps=1.0)
-    assert numbers(store.read("a")[0]) == [1]
+    assert numbers(store.read("a").images) == [1]
 
 
 def test_a_jpeg_keeps_colours_apart_that_lie_side_by_side():
@@ -93,13 +241,3 @@ def test_quality_matters():
 def test_frames_and_times_must_match(store):
     with pytest.raises(AssertionError):
         store.write("a", jpegs([1, 2]), seconds=[0.5], fps=1.0)
-
-
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.99])
-def test_looks_that_a_power_cut_tore_are_none(tmp_path, share):
-    store = FrameStore(tmp_path)
-    store.write_looks("v", Looks({3: b"three", 9: b"nine"}, [b"middle"]))
-    assert store.read_looks("v") == Looks({3: b"three", 9: b"nine"}, [b"middle"])
-    path = tmp_path / "looks" / "v.safetensors"
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    assert store.read_looks("v") is None

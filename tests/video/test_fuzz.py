@@ -1,4 +1,4 @@
-"""Damaged files, made from small ones by a seeded generator: each ends as shots or as a drop with a reason.
+"""Damaged files, made from small ones by a seeded generator: each ends as clips or is skipped with a reason.
 
 `TEMPO_FUZZ_FILES=3000 pytest tests/video/test_fuzz.py` (`make fuzz`) is the long form.
 """
@@ -10,7 +10,7 @@ import threading
 import numpy as np
 from video_material import context, moving, video_of
 
-from tempo.core.records import Shots, Skipped
+from tempo.core.records import Clips, Shots, Skipped, Video
 from tempo.video import clips, shots
 
 #: By default each damage to each container six or seven times.
@@ -48,7 +48,7 @@ def flip_header(data, rng):
 
 
 def flip_index(data, rng):
-    """An MP4 has its index at the end: sizes, times and offsets of pictures."""
+    """An MP4 has its index at the end: sizes, times and offsets of frames."""
     return flip_header(data[::-1], rng)[::-1]
 
 
@@ -85,9 +85,9 @@ def num_open_files():
     return len(os.listdir("/dev/fd"))
 
 
-def test_damaged_files_end_as_shots_or_as_drops(render, tmp_path):
-    pictures = [picture for seed in range(4) for picture in moving(seed, 20)]
-    sources = [render(pictures, name, codec=codec).read_bytes() for name, codec in SOURCES]
+def test_damaged_files_end_as_clips_or_are_skipped(render, tmp_path):
+    images = [image for seed in range(4) for image in moving(seed, 20)]
+    sources = [render(images, name, codec=codec).read_bytes() for name, codec in SOURCES]
     settings = context(tmp_path / "run", videos={"paths": ["unused"], "timeout_seconds": 60.0})
     workers = shots.make_worker(settings), clips.make_worker(settings)
     num_threads, num_open = threading.active_count(), num_open_files()
@@ -103,29 +103,28 @@ def test_damaged_files_end_as_shots_or_as_drops(render, tmp_path):
         outcomes.append(row)
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         path.unlink()
-    drops = [row for row in outcomes if isinstance(row, Skipped)]
-    unforeseen = [row for row in drops if row.reason in ("cannot be processed", "decoder hangs")]
+    skipped = [row for row in outcomes if isinstance(row, Skipped)]
+    unforeseen = [row for row in skipped if row.reason in ("cannot be processed", "decoder hangs")]
     assert not unforeseen
-    assert all(row.reason and row.detail for row in drops)
-    assert 0 < len(drops) < NUM_FILES or NUM_FILES < 10
+    assert all(row.reason and row.detail for row in skipped)
+    # Some are so little damaged that both passes succeed.
+    assert any(isinstance(row, Clips) for row in outcomes) or NUM_FILES < 50
+    assert skipped or NUM_FILES < 50
     assert threading.active_count() <= num_threads + 2
     # Memory settles: what the first third needed is nearly enough for all.
     assert peaks[-1] < peaks[NUM_FILES // 3] + MAX_GROWTH_MIB
     assert num_open_files() <= num_open
-    # A video of shots leaves its frames; no looks and no half written file stay behind.
-    left = list((tmp_path / "run" / "frames").rglob("*"))
-    assert not [path for path in left if path.name.endswith(".tmp") or path.parent.name == "looks"]
+    assert not list((tmp_path / "run" / "frames").rglob("*.tmp"))
 
 
 def test_damaged_videos_decode_the_same_twice(render, tmp_path):
-    pictures = [picture for seed in range(2) for picture in moving(seed, 20)]
-    data = render(pictures, "source.ts").read_bytes()
+    images = [image for seed in range(2) for image in moving(seed, 20)]
+    data = render(images, "source.ts").read_bytes()
     for seed in range(3):
         path = tmp_path / f"{seed}.ts"
         path.write_bytes(flip_bits(data, np.random.default_rng(seed)))
         video = video_of(path, tmp_path)
-        if isinstance(video, Skipped):
-            continue
+        assert isinstance(video, Video)
         rows = [shots.make_worker(context(tmp_path / name))([video])[0] for name in "ab"]
         assert rows[0] == rows[1]
         assert isinstance(rows[0], Skipped | Shots)

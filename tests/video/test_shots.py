@@ -1,22 +1,31 @@
-import json
-import threading
+"""Where the camera cuts, what is measured of each shot, and what one pass leaves for later stages."""
 
+import json
+import os
+import threading
+import time
+
+import av
+import cv2
 import numpy as np
 import pytest
-from scenedetect import FrameTimecode
-from scenedetect.detectors import ContentDetector
 from video_material import context, moving, number_of, numbered, place, plain, rotate, spoil_packet, video_of
 
 from tempo.config import ShotsConfig
 from tempo.core.records import Shots, Skipped
-from tempo.video.decoding import decode
+from tempo.video.clips import choose_key_frames
+from tempo.video.decode import decode
 from tempo.video.detectors import make_detector
-from tempo.video.detectors.scene_detect import MIN_SCENE_SECONDS
-from tempo.video.frames import FrameStore, decode_jpegs
-from tempo.video.key_frames import choose_key_frames
-from tempo.video.pictures import measure_sharpness
-from tempo.video.shots import make_worker
-from tempo.video.survey import ShotCutter, survey
+from tempo.video.frames import FrameStore
+from tempo.video.shots import (
+    ShotCutter,
+    choose_candidates,
+    describe,
+    find_shots,
+    make_worker,
+    measure_grey_range,
+    measure_sharpness,
+)
 
 
 def find(path, directory, **sections):
@@ -139,16 +148,16 @@ def test_sharpness_is_given_for_each_candidate(render, tmp_path):
 
 def test_a_row_does_not_grow_with_the_frames_of_a_shot(render, tmp_path):
     short, long = (find(render(film(length), f"{length}.mp4"), tmp_path) for length in (40, 320))
-    assert len(long.model_dump_json()) < len(short.model_dump_json()) + 10 * 20
+    assert len(long.model_dump_json()) < len(short.model_dump_json()) + 10 * 40
 
 
 def test_the_pass_fills_the_frame_store(render, tmp_path):
     path = render([numbered(i) for i in range(40)], fps=10)
     result = find(path, tmp_path, frames={"fps": 1.0, "max_pixels": 600})
-    frames, seconds, _ = FrameStore(tmp_path / "frames").read(result.id)
-    assert [number_of(frame) for frame in frames] == [5, 15, 25, 35]
-    assert seconds.tolist() == [0.5, 1.5, 2.5, 3.5]
-    assert frames.shape[1] * frames.shape[2] <= 600
+    frames = FrameStore(tmp_path / "frames").read(result.id)
+    assert [number_of(image) for image in frames.images] == [5, 15, 25, 35]
+    assert frames.seconds.tolist() == [0.5, 1.5, 2.5, 3.5]
+    assert frames.images.shape[1] * frames.images.shape[2] <= 600
 
 
 def test_a_row_can_be_written_as_json_and_comes_out_the_same_again(render, tmp_path):
@@ -175,7 +184,7 @@ def test_a_rotated_video_is_analysed_as_shown(render, tmp_path):
     rotate(path, 1)
     result = find(path, tmp_path)
     assert len(result.shots) == 2
-    assert FrameStore(tmp_path / "frames").read(result.id)[0].shape[1:] == (96, 64, 3)
+    assert FrameStore(tmp_path / "frames").read(result.id).images.shape[1:] == (96, 64, 3)
 
 
 @pytest.mark.parametrize("size", [(4, 4), (16, 2), (640, 360)])
@@ -203,118 +212,90 @@ def test_a_file_of_which_nothing_decodes_is_dropped(render, tmp_path):
     path = render(film(3))
     for number in range(3):
         spoil_packet(path, number)
-    (drop,) = make_worker(context(tmp_path))([video_of(path, tmp_path)])
-    assert (drop.stage, drop.reason) == ("shots", "cannot be decoded")
-    assert drop.detail.startswith("no frame decodes")
+    (skipped,) = make_worker(context(tmp_path))([video_of(path, tmp_path)])
+    assert (skipped.stage, skipped.reason) == ("shots", "cannot be decoded")
+    assert skipped.detail.startswith("no frame decodes")
     assert not (tmp_path / "frames").exists()
 
 
+def test_shots_can_be_found_without_a_run(render):
+    path = render(film(30, 20))
+    found = find_shots(path, detector="adaptive")
+    assert [(shot.start_frame, shot.end_frame) for shot in found] == [(0, 30), (30, 50)]
+    assert [shot.start_frame for shot in find_shots(path, min_frames=21)] == [0]
+    with pytest.raises(ValueError, match="no such file"):
+        find_shots(path.with_name("gone.mp4"))
+
+
 class Late:
-    """A detector that tells its cuts some frames late, and what is left at the end."""
+    """A detector whose cuts become known some frames late, or at the end."""
 
     def __init__(self, cuts, delay):
-        self.cuts, self.delay, self.seen = list(cuts), delay, 0
+        self.cuts, self.delay, self.num_frames = list(cuts), delay, 0
 
     def add(self, image, start_seconds):
-        self.seen += 1
-        told = [cut for cut in self.cuts if cut + self.delay < self.seen]
-        self.cuts = self.cuts[len(told) :]
-        return told
-
-    def finish(self):
-        return self.cuts
+        self.num_frames += 1
+        known = [cut for cut in self.cuts if image is None or cut + self.delay < self.num_frames]
+        self.cuts = self.cuts[len(known) :]
+        return known
 
 
-def cut(path, detector, **sections):
-    """Shots, their album, and how many pictures waited at most."""
-    cutter = ShotCutter(detector, context(None, **sections).config)
-    most = 0
-    for picture in decode(path):
-        cutter.add(picture)
-        most = max(most, len(cutter._waiting))
-    return cutter.finish(picture.end_seconds), cutter.album, most
-
-
-def striped(num_frames):
-    """Pictures that tell their number and are no flat ones."""
-    pictures = [numbered(index) for index in range(num_frames)]
-    for picture in pictures:
-        picture[::8, :40] = 255
-    return pictures
+def cut(path, detector):
+    cutter = ShotCutter(detector, ShotsConfig())
+    for frame in decode(path):
+        cutter.add(frame)
+    return cutter.finish(frame.end_seconds)
 
 
 @pytest.mark.parametrize("delay", [0, 1, 7, 99])
-def test_shots_and_middles_are_right_however_late_the_cut_is_told(render, delay):
-    sections = {"features": "named", "min_shots": 3}
-    shots, album, _ = cut(render(striped(45)), Late([10, 31], delay), clips=sections)
-    looks = album.looks(shots)
-    assert [(shot.start_frame, shot.end_frame) for shot in shots] == [(0, 10), (10, 31), (31, 45)]
-    assert [shot.end_seconds for shot in shots] == pytest.approx([0.4, 1.24, 1.8])
-    middles = [number_of(image[:, 50:]) for image in decode_jpegs(looks.middles)]
-    assert middles == [5, 20, 38]
-    candidates = looks.candidates
-    assert [number_of(image[:, 50:]) for image in decode_jpegs(list(candidates.values()))] == list(candidates)
-    assert list(candidates) == [number for shot in shots for number in shot.candidates]
+def test_shots_are_right_however_late_the_cut_is_found(render, delay):
+    path = render(film(10, 21, 14))
+    found = cut(path, Late([10, 31], delay))
+    assert found == cut(path, Late([10, 31], 0))
+    assert [(shot.start_frame, shot.end_frame) for shot in found] == [(0, 10), (10, 31), (31, 45)]
+    assert [shot.end_seconds for shot in found] == pytest.approx([0.4, 1.24, 1.8])
 
 
-@pytest.mark.parametrize("room", [64 << 20, 400_000, 100_000, 1])
-def test_no_shot_is_lost_and_pictures_are_exact_however_little_fits(render, tmp_path, monkeypatch, room):
-    """Stored at full size, with a detector that is 40 frames late."""
-    path = render(striped(45))
-    starts = [0, 8, 16, 24, 33]
-    monkeypatch.setattr("tempo.video.survey.make_detector", lambda _: Late(starts[1:], 40))
-    monkeypatch.setattr("tempo.video.waiting.HELD_BYTES", room)
-    config = context(tmp_path, frames={"max_pixels": 96 * 64}, clips={"features": "named"}).config
-    found = survey(str(path), config)
-    assert [shot.start_frame for shot in found.shots] == starts
-    monkeypatch.undo()
-    monkeypatch.setattr("tempo.video.survey.make_detector", lambda _: Late(starts[1:], 0))
-    at_once = survey(str(path), config)
-    assert (found.shots, found.looks) == (at_once.shots, at_once.looks)
-    numbers = [number_of(image[:, 50:]) for image in decode_jpegs(list(found.looks.candidates.values()))]
-    assert numbers == list(found.looks.candidates)
+def test_time_stamps_lead_to_the_candidates_and_the_middle(render):
+    path = render(film(30, 30), pts=[500 + 40 * i for i in range(60)], gop=12)
+    for shot in cut(path, Late([30], 0)):
+        middle = (shot.start_frame + shot.end_frame) // 2
+        assert shot.time_stamps.keys() == {*shot.candidates, middle}
+    frames = {frame.index: frame.decoded for frame in decode(path)}
+    for number, (pts, key_pts) in shot.time_stamps.items():
+        assert pts == frames[number].pts
+        assert key_pts == max(one.pts for one in frames.values() if one.key_frame and one.pts <= pts)
 
 
-def test_only_the_open_shot_is_kept_in_memory(render):
-    _, _, most = cut(render(striped(39)), Late([10, 20, 30], 2))
-    assert most <= 13
+def test_frames_without_times_have_no_time_stamps(render):
+    (shot,) = cut(render(film(30), "bare.h264"), Late([], 0))
+    assert (shot.time_stamps, len(shot.candidates) >= 2) == ({}, True)
 
 
-def test_a_shot_with_the_key_frames_of_a_rule_has_them_among_its_candidates(render):
-    path = render([place(seed) for seed in range(40)])
-    (shot,), _, _ = cut(path, Late([], 0))
-    sharpness = dict(
-        enumerate(round(measure_sharpness(picture.scaled(96, 64)), 4) for picture in decode(path))
-    )
-    key_frames = choose_key_frames(40, sharpness)
-    # Made small by other means, so values differ by a little; the places are far apart.
-    assert set(key_frames) <= set(shot.candidates)
-    assert len(shot.candidates) <= 2 + 8
+def test_memory_does_not_grow_with_the_length_of_a_shot(render):
+    """Of a shot of many frames, of which only some thumbnails are held, all else stays the same."""
+    image = place(0)
+    cutter = ShotCutter(Late([], 0), ShotsConfig())
+    (frame,) = decode(render([image]))
+    for _ in range(9000):
+        cutter.add(frame)
+        assert cutter.num_thumbnails <= 2048
+    (shot,) = cutter.finish(360.0)
+    assert (shot.num_frames, shot.grey_range > 100) == (9000, True)
 
 
-@pytest.mark.parametrize(("threshold", "width"), [(27.0, 96), (6.0, 96), (6.0, 91)])
-def test_the_content_detector_is_that_of_the_library(threshold, width):
-    """Cuts alone, in a row, a flash, noise that grows and falls; uneven times, and rows of any length."""
+def test_candidates_are_the_two_key_frames_and_the_sharpest_of_each_eighth():
+    sharpness = [1.0] * 160
+    for index in (6, 28, 54, 66, 88, 116, 122, 150):
+        sharpness[index] = 2.0
+    assert choose_candidates(sharpness) == [6, 28, 54, 66, 88, 116, 122, 150]
+    assert choose_candidates([0.0]) == [0]
     rng = np.random.default_rng(0)
-    level = np.concatenate([np.zeros(40), np.linspace(0, 40, 60), np.linspace(40, 0, 60)])
-    seeds = (0,) * 30 + (1,) * 25 + (2, 3) * 6 + (4,) * 40 + (5,) + (4,) * 52
-    pictures = [place(seed)[:, :width] for seed in seeds]
-    noisy = [
-        np.clip(picture + rng.normal(0, 1 + size, picture.shape), 0, 255).astype(np.uint8)
-        for picture, size in zip(pictures, level, strict=True)
-    ]
-    ours = make_detector(ShotsConfig(threshold=threshold))
-    theirs = ContentDetector(threshold=threshold, min_scene_len=round(MIN_SCENE_SECONDS * 1e6))
-    now, found, expected = 0, [], []
-    for picture in noisy:
-        now += int(rng.integers(10_000, 90_000))
-        found += [(now, cut) for cut in ours.add(picture, now / 1e6)]
-        timecode = FrameTimecode(now, fps=1e6)
-        expected += [
-            (now, cut.frame_num) for cut in theirs.process_frame(timecode, picture[..., ::-1].copy())
-        ]
-    assert [(at, ours._starts_microseconds[number]) for at, number in found] == expected
-    assert len(expected) >= 2
+    for length in (2, 11, 40, 333):
+        sharpness = rng.random(length).tolist()
+        chosen = choose_candidates(sharpness)
+        assert set(choose_key_frames(length, dict(enumerate(sharpness)))) <= set(chosen)
+        assert len(chosen) <= 2 + 8
 
 
 def test_detectors_do_not_share_state_between_videos():
@@ -324,37 +305,111 @@ def test_detectors_do_not_share_state_between_videos():
         assert second.add(place(1), index / 25) == []
 
 
-def test_a_file_that_is_written_to_while_it_is_read_is_dropped(render, tmp_path, monkeypatch):
-    path = render(film(30))
+def test_a_file_that_is_written_to_while_it_is_read_is_skipped(render, tmp_path):
+    path = render([*moving(0, 400), *moving(1, 400)])
     video = video_of(path, tmp_path)
+    done = threading.Event()
 
-    def grows(path, config):
-        found = survey(path, config)
-        with open(path, "ab") as file:
-            file.write(b"x")
-        return found
+    def touch():
+        while not done.is_set():
+            os.utime(path)
+            time.sleep(0.01)
 
-    monkeypatch.setattr("tempo.video.shots.survey", grows)
-    drop = make_worker(context(tmp_path))([video])[0]
-    assert (drop.stage, drop.reason) == ("shots", "file changed")
+    writer = threading.Thread(target=touch)
+    writer.start()
+    (skipped,) = make_worker(context(tmp_path))([video])
+    done.set()
+    writer.join()
+    assert (skipped.stage, skipped.reason) == ("shots", "file changed")
     assert not (tmp_path / "frames").exists()
 
 
-def test_a_decoder_that_hangs_costs_one_video(render, tmp_path, monkeypatch):
-    path = render(film(30))
-    video, good = video_of(path, tmp_path), video_of(render(film(20), "good.mp4"), tmp_path)
-    released = threading.Event()
+@pytest.mark.parametrize("stage", ["shots", "clips"])
+def test_a_decoder_that_hangs_costs_one_video(render, tmp_path, monkeypatch, stage):
+    """PyAV's container is made to hang at one file."""
+    from tempo.video import clips
 
-    def hangs(name):
-        for picture in decode(name):
-            if name == str(path) and picture.index == 5:
-                released.wait()
-            yield picture
+    paths = [render(film(30, 30, 30, length), f"{length}.mp4") for length in (30, 20)]
+    settings = context(tmp_path, videos={"paths": ["unused"], "timeout_seconds": 1.0})
+    rows = [video_of(path, tmp_path) for path in paths]
+    workers = {"shots": make_worker(settings), "clips": clips.make_worker(settings)}
+    if stage == "clips":
+        rows = workers["shots"](rows)
+    released, real_open = threading.Event(), av.open
 
-    monkeypatch.setattr("tempo.video.survey.decode", hangs)
-    worker = make_worker(context(tmp_path, videos={"paths": ["unused"], "timeout_seconds": 1.0}))
-    drop, row = worker([video, good])
+    def open_slowly(name, *how, **options):
+        if name == f"file:{paths[0]}":
+            released.wait()
+        return real_open(name, *how, **options)
+
+    monkeypatch.setattr(av, "open", open_slowly)
+    skipped, row = workers[stage](rows)
     released.set()
-    assert (drop.stage, drop.reason) == ("shots", "decoder hangs")
-    assert "videos.timeout_seconds" in drop.detail
-    assert isinstance(row, Shots)
+    assert (skipped.stage, skipped.reason) == (stage, "decoder hangs")
+    assert "videos.timeout_seconds" in skipped.detail
+    assert not isinstance(row, Skipped)
+
+
+# What is measured on an image
+
+
+def test_a_flat_picture_has_no_sharpness():
+    assert measure_sharpness(plain()) == 0.0
+
+
+def test_blur_lowers_sharpness():
+    sharp = place(1)
+    assert measure_sharpness(cv2.GaussianBlur(sharp, (9, 9), 0)) < 0.7 * measure_sharpness(sharp)
+
+
+def test_sharpness_of_one_bright_pixel_is_as_computed_by_hand():
+    picture = plain(colour=(0, 0, 0))
+    picture[30, 40] = 160
+    blurred = np.zeros((7, 7))
+    blurred[2:5, 2:5] = np.outer([1, 2, 1], [1, 2, 1]) * 160 / 16
+    kernel = np.array([[2, 0, 2], [0, -8, 0], [2, 0, 2]])
+    expected = (
+        sum(abs((blurred[y : y + 3, x : x + 3] * kernel).sum()) for y in range(5) for x in range(5))
+        / picture[..., 0].size
+    )
+    assert measure_sharpness(picture) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("dark", "bright"), [(0, 255), (90, 90), (90, 99)])
+def test_the_grey_range_is_the_brightest_less_the_darkest(dark, bright):
+    picture = plain(colour=(dark,) * 3)
+    picture[5, 5] = bright
+    assert measure_grey_range(picture) == bright - dark
+
+
+@pytest.mark.parametrize(
+    "picture", [place(1), plain(), plain(colour=(0, 0, 0)), place(1)[:9, :5], plain()[:1, :1]]
+)
+def test_a_descriptor_has_128_numbers_and_length_1(picture):
+    descriptor = describe(np.ascontiguousarray(picture))
+    assert descriptor.shape == (128,)
+    assert np.linalg.norm(descriptor) == pytest.approx(1)
+
+
+def test_the_same_place_is_similar_and_another_is_not():
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        here = place(seed)
+        again = np.clip(here + rng.normal(0, 6, here.shape), 0, 255).astype(np.uint8)
+        again[20:40, 30:50] = (250, 30, 30)
+        assert describe(here) @ describe(again) > 0.8
+        assert describe(here) @ describe(place(seed + 100)) < 0.6
+
+
+def test_colour_and_layout_both_count():
+    here = place(5)
+    mirrored = np.ascontiguousarray(here[:, ::-1])
+    other_colours = np.ascontiguousarray(here[..., [1, 2, 0]])
+    assert 0.3 < describe(here) @ describe(mirrored) < 0.8
+    assert describe(here) @ describe(other_colours) < 0.8
+
+
+def test_noise_on_a_flat_picture_is_no_layout():
+    rng = np.random.default_rng(0)
+    one, two = (plain() + rng.integers(0, 3, plain().shape, dtype=np.uint8) for _ in range(2))
+    assert describe(one) @ describe(two) > 0.99

@@ -1,4 +1,4 @@
-"""What the tests of tempo.video are made of: pictures with known content, and ways to spoil a file."""
+"""Material for the tests of tempo.video: frames with known content, and ways to damage a file."""
 
 from __future__ import annotations
 
@@ -10,52 +10,52 @@ import numpy as np
 
 from tempo.config import Config
 from tempo.engine.types import Context
-from tempo.video import videos
+from tempo.video import find
 
 WIDTH, HEIGHT = 96, 64
 
 
 def plain(*, colour=(90, 90, 90), width=WIDTH, height=HEIGHT):
-    """One picture of one colour."""
+    """A frame of one colour."""
     return np.full((height, width, 3), colour, np.uint8)
 
 
 def place(seed, *, width=WIDTH, height=HEIGHT):
-    """A picture of blocks in random colours: another seed is another place."""
+    """A frame of blocks in random colours: another seed is another place."""
     blocks = np.random.default_rng(seed).integers(0, 256, (4, 6, 3), dtype=np.uint8)
     return np.kron(blocks, np.ones((height // 4, width // 6, 1), np.uint8))
 
 
 def numbered(index):
-    """A picture whose grey level tells its frame number, five levels apart."""
+    """A frame whose grey level encodes its number, five levels apart."""
     return plain(colour=(20 + 5 * index,) * 3)
 
 
 def number_of(image):
-    """The frame number that a picture made by `numbered` tells."""
+    """The number of a frame made by `numbered`."""
     return round((float(image.mean()) - 20) / 5)
 
 
 def moving(seed, num_frames):
-    """A shot: pictures of one place in which a white square wanders."""
-    pictures = [place(seed).copy() for _ in range(num_frames)]
-    for index, picture in enumerate(pictures):
-        picture[10:18, 2 + index % 80 : 10 + index % 80] = 255
-    return pictures
+    """A shot: frames of one place in which a white square moves."""
+    frames = [place(seed).copy() for _ in range(num_frames)]
+    for index, frame in enumerate(frames):
+        frame[10:18, 2 + index % 80 : 10 + index % 80] = 255
+    return frames
 
 
 def context(directory, **sections):
-    """What a worker factory is given, with these sections of the configuration."""
+    """The context of a worker, with these sections of the configuration."""
     return Context(Config.model_validate({"videos": {"paths": ["unused"]}, **sections}), directory)
 
 
 def video_of(path, directory):
     """The first stage's record of a file."""
-    return videos.make_worker(context(directory))([videos.VideoFile(id=str(path))])[0]
+    return find.make_worker(context(directory))([find.VideoFile(id=str(path))])[0]
 
 
 def rotate(path, quarter_turns):
-    """Sets the display matrix of an MP4, so that players turn the picture counterclockwise."""
+    """Sets the display matrix of an MP4, so that players rotate the video counterclockwise."""
     cos, sin = [(1, 0), (0, 1), (-1, 0), (0, -1)][quarter_turns]
     # 16.16 fixed point, clockwise for positive b; the last number is 2.30.
     matrix = struct.pack(">9i", *(v << 16 for v in (cos, -sin, 0, sin, cos, 0, 0, 0)), 1 << 30)
@@ -68,7 +68,7 @@ def rotate(path, quarter_turns):
 
 
 def spoil_packet(path, number):
-    """Overwrites the coded picture of this number, in order of decoding, so that it cannot be decoded."""
+    """Overwrites the packet of this number, in order of decoding, so that it cannot be decoded."""
     with av.open(str(path)) as container:
         packet = [packet for packet in container.demux(video=0) if packet.size][number]
         position, size = packet.pos, packet.size
@@ -78,7 +78,7 @@ def spoil_packet(path, number):
 
 
 def add_silence(container):
-    """Encodes two thirds of a second of nothing into the sound stream."""
+    """Encodes two thirds of a second of silence into the audio stream."""
     stream = next(stream for stream in container.streams if stream.type == "audio")
     for index in range(10):
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")

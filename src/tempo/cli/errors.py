@@ -1,19 +1,31 @@
-"""How a command fails: in words that say what to do."""
+"""How a command ends early: one message with an exit code for bad input, a full disk, Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import re
+import signal
 import sys
-from typing import NoReturn
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 from rich.console import Console
 
-#: No space, quota used up, file larger than allowed.
+from tempo.engine.ranks import num_processes
+
+#: Exit codes of Ctrl-C and of SIGTERM: 128 plus the number of the signal.
+INTERRUPTED, TERMINATED = 130, 143
+
+#: No space, quota exceeded, file too large.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-#: How torch says that there is no memory, of the CPU and of a GPU.
+#: Words in torch's messages about missing memory, of the CPU and of a GPU.
 OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+
+
+class Terminated(BaseException):
+    """Raised on SIGTERM, which `kill` and batch systems send."""
 
 
 def fail(text: str) -> NoReturn:
@@ -22,15 +34,41 @@ def fail(text: str) -> NoReturn:
     sys.exit(2)
 
 
+def stop(error: BaseException, *, can_resume: bool) -> NoReturn:
+    """Ends the process after Ctrl-C or SIGTERM, with a message about what is kept."""
+    kept = "the same command goes on where it stopped" if can_resume else "nothing was written"
+    Console(stderr=True).print(f"\nstopped; {kept}")
+    sys.exit(TERMINATED if isinstance(error, Terminated) else INTERRUPTED)
+
+
 def machine_fault(error: Exception) -> str:
-    """What to say where disk or memory failed; empty for any other error, which deserves its traceback."""
+    """The message for a failure of disk or memory; empty for other errors, which need their traceback."""
     text = str(error) or type(error).__name__
-    # What is written in Rust (safetensors, tokenizers) says in words alone what the system said.
-    said = re.search(r"\(os error (\d+)\)", text)
-    number = int(said[1]) if said else getattr(error, "errno", None)
-    again = "then give the same command again"
+    # Libraries in Rust (safetensors, tokenizers) give the error of the system as text only.
+    found = re.search(r"\(os error (\d+)\)", text)
+    number = int(found[1]) if found else getattr(error, "errno", None)
     if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
-        return f"there is not enough memory ({text}); make room, {again}"
+        return f"there is not enough memory ({text}). Free some, then give the same command again"
     if number in DISK_FULL:
-        return f"the disk is full ({text}); free some space, {again}"
-    return text if said or isinstance(error, OSError) else ""
+        return f"the disk is full ({text}). Free some space, then give the same command again"
+    return text if found or isinstance(error, OSError) else ""
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Turns SIGTERM into Terminated, so that a run stops what it started and prints how to resume.
+
+    One of several processes keeps the default: it may wait for another one in a call that no exception ends.
+    """
+    if num_processes() > 1:
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(*_: Any) -> NoReturn:
+    raise Terminated

@@ -1,4 +1,4 @@
-"""A first configuration for somebody's own videos, with every value that matters explained."""
+"""`tempo init`: a commented configuration for a folder of videos."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from tempo.config import VideosConfig
 from tempo.config.data import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
 from tempo.model.paths import EMBEDDED, check_model_path
-from tempo.video.videos import find_videos
+from tempo.video.find import find_videos
 
 TEMPLATE = """\
-# tempo: teach a Video LLM the order of time. Run it with: tempo run {out} --out out/run
-# What is not said here has its default: docs/configuration.md has every key.
+# A run of tempo, which teaches a Video LLM the order of time. Start it with: tempo run {out} --out out/run
+# Keys that are left out have their default; docs/configuration.md lists all of them.
 
 [run]
 seed = 0
@@ -26,61 +26,60 @@ dtype = "auto"           # bfloat16 on a GPU, float32 on a CPU
 [videos]
 paths = [{videos}]
 
-[frames]
-fps = 1.0                # what the model sees in training
-max_frames = 600
-{max_pixels}
+[frames]                 # what the model sees
+fps = 1.0                # frames per second
+max_frames = 600         # longer videos get a lower rate
+{pixels}
 
 [shots]
-detector = "content"     # or "adaptive" (fast camera moves), or "transnet" (learned; extra transnet)
+detector = "content"     # or "adaptive" (for fast camera moves), or "transnet" (learned; extra transnet)
 
-[clips]                  # what counts as rich in time
+[clips]                  # only videos with enough temporal structure are used
 min_shots = 4
 max_shots = 32
-max_shot_seconds = 16.0
-similarity = 0.8         # shots more alike than this are one group
+max_shot_seconds = 16.0  # the longest shot
+similarity = 0.8         # shots that are more similar than this belong to one group
 min_clips = 4
 
 [perturbations]
-kinds = ["drop", "shuffle", "reverse"]  # and "swap": two clips change places
-levels = [16, 8, 4, 2]   # easy to hard
-rule = "distinct"        # "paper" is the released rule, faults included, for reproduction
+kinds = ["drop", "shuffle", "reverse"]  # also available: "swap", which exchanges two clips
+levels = [16, 8, 4, 2]   # from easy to hard
+rule = "distinct"        # "paper" is the rule of the released code, with its faults, for reproduction
 
 [responses]
-input_form = "captions"  # what is perturbed; "clips" and "video" show the model frames instead of captions
+input_form = "captions"  # what is perturbed; with "clips" or "video" the model sees frames instead
 
 [pairs]
-max_length_ratio = 1.5
+max_length_ratio = 1.5   # between the lengths of the two answers
 
-# The curriculum: DPO from easy to hard. An sft phase may follow; it needs training.instructions, a file
-# with rows of video, question and answer, or with conversations as LLaVA-Video has them (see the README).
+# The curriculum is DPO from easy to hard. For instruction tuning add a phase with objective = "sft", and set
+# training.instructions to a file with rows of video, question and answer (see docs/guide.md).
 """
 
-#: Lines of [frames]. The embedded models look at small pictures, so that nothing of them grows too long.
+#: Lines of [frames]. The embedded model was trained on small frames.
 EMBEDDED_PIXELS = "max_pixels = 16384       # per frame"
-PIXELS = f"""\
+HUB_PIXELS = f"""\
 max_pixels = {HUB_MAX_PIXELS}      # per frame
-max_total_pixels = {HUB_TOTAL_PIXELS:_}  # all frames of a video: the longer it is, the smaller they are;
-                         # about 6,000 tokens for Qwen2.5-VL. With its answers it must fit training.max_tokens
-                         # (16384)"""
+max_total_pixels = {HUB_TOTAL_PIXELS:_}  # of all frames of a video: long videos have smaller frames. This is
+                         # about 6,000 tokens of Qwen2.5-VL; video and answers must fit max_tokens"""
 
 PHASE = """
 [[training.phases]]
 name = "dpo-{level}"
 objective = "dpo"
 levels = [{level}]
-learning_rate = 5e-6     # the paper's, for 7B models with LoRA
+learning_rate = 5e-6     # as in the paper, for 7B models with LoRA
 lora_rank = 32
 lora_alpha = 64
-batch_size = 5           # videos per step; up to three pairs each
-nll_weight = 1.0         # the released recipe's; 0 is plain DPO
+batch_size = 5           # videos per step, with up to three pairs each
+nll_weight = 1.0         # as in the released recipe; 0 is plain DPO
 """
 
 
 def write_starting_config(videos: Path, out: Path, model: str) -> None:
-    """Writes the configuration.
+    """Writes the configuration to `out`.
 
-    Raises ValueError, as `tempo run` would, if there is no video or no such model; or if the file exists.
+    Raises ValueError if `out` exists, if there is no video in `videos`, or if there is no such model.
     """
     if not videos.exists():
         raise ValueError(f"{videos} does not exist")
@@ -92,7 +91,7 @@ def write_starting_config(videos: Path, out: Path, model: str) -> None:
         out=shlex.quote(str(out)),
         model=json.dumps(model, ensure_ascii=False),
         videos=json.dumps(str(videos.resolve()), ensure_ascii=False),
-        max_pixels=EMBEDDED_PIXELS if model == EMBEDDED else PIXELS,
+        pixels=EMBEDDED_PIXELS if model == EMBEDDED else HUB_PIXELS,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text + "".join(PHASE.format(level=level) for level in (16, 8, 4, 2)), encoding="utf-8")

@@ -12,13 +12,13 @@ import typer
 from rich.console import Console
 
 from tempo import __version__
-from tempo.cli.errors import fail, machine_fault
-from tempo.cli.stopping import Terminated, terminable
+from tempo.cli.errors import INTERRUPTED, Terminated, fail, machine_fault, stop, terminable
 from tempo.config import load_config
 from tempo.core.store import run_directory_error
 from tempo.engine.ranks import process_rank
 from tempo.engine.types import Context
-from tempo.pipeline import stages as pipeline
+from tempo.pipeline import RunResult, runner
+from tempo.pipeline.stages import STAGES
 
 app = typer.Typer(
     add_completion=False,
@@ -27,35 +27,32 @@ app = typer.Typer(
     help="Teach a Video LLM the order of time, with pairs that it makes itself.",
 )
 
-#: Exit codes of Ctrl-C and of SIGTERM: 128 and the number of the signal.
-INTERRUPTED, TERMINATED = 130, 143
-
-#: Commands that keep what is done; the others write at their end.
-GO_ON = ("run", *(stage.name for stage in pipeline.STAGES if not stage.aside))
+#: Commands that resume what they have done; the others write at their end.
+RESUMABLE = ("run", *(stage.name for stage in STAGES if not stage.is_auxiliary))
 
 ConfigArgument = Annotated[Path, typer.Argument(help="configuration in TOML; `tempo init` writes one")]
-OutOption = Annotated[Path, typer.Option("--out", help="directory of the run; made if absent")]
+OutOption = Annotated[Path, typer.Option("--out", help="directory of the run; created if it does not exist")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="section.key=value", help="override one value, in TOML; may be repeated"),
 ]
-RedoOption = Annotated[
-    bool, typer.Option("--redo", help="discard stages made with another config, make them again")
-]
-
 FromOption = Annotated[
     Path | None,
     typer.Option("--from", metavar="RUN", help="take over what this run made under the same settings"),
 ]
-
+RedoOption = Annotated[
+    bool,
+    typer.Option("--redo", help="discard stages that were made with another config, and make them again"),
+]
 EngineOption = Annotated[str, typer.Option(help="where stages run: local, or ray (extra `ray`)")]
 AddressOption = Annotated[
-    str, typer.Option(metavar="host:port", help="Ray cluster to join, or auto; one is started here without")
+    str,
+    typer.Option(metavar="host:port", help="Ray cluster to join, or auto; by default Ray is started here"),
 ]
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(is_given: bool) -> None:
+    if is_given:
         console().print(f"tempo {__version__}")
         raise typer.Exit
 
@@ -66,12 +63,11 @@ def _options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version")
     ] = False,
 ) -> None:
-    """What stands before a subcommand."""
+    """Options before a subcommand."""
 
 
 def console() -> Console:
-    """Where words for people go."""
-    # No markup: messages of FFmpeg, file names and ids may hold square brackets.
+    """The console for output; without markup, since file names and messages of FFmpeg contain brackets."""
     return Console(highlight=False, soft_wrap=True, markup=False)
 
 
@@ -89,16 +85,16 @@ def run(
     engine: EngineOption = "",
     address: AddressOption = "",
 ) -> None:
-    """Do every stage that is not done yet, from videos to the report."""
-    context = Context(load_config(config, _overrides(overrides, engine, address)), out)
-    pipeline.run_stages(context, console(), until=until, source=source, redo=redo)
+    """Run every stage that is not done yet, from videos to the report."""
+    settings = load_config(config, _overrides(overrides, engine, address))
+    result = runner.run(settings, out, until=until, from_run=source, redo=redo, console=console())
     if process_rank() == 0:
-        _say_where(context)
+        _print_result(result)
 
 
 @app.command(rich_help_panel="Main")
 def status(directory: Annotated[Path, typer.Argument(help="directory of a run")]) -> None:
-    """Show what is done, what was dropped and why, and the figures so far."""
+    """Show what is done, what was skipped and why, and the metrics so far."""
     from tempo.cli.status import print_status
 
     print_status(directory, console())
@@ -117,8 +113,8 @@ def init(
     write_starting_config(videos, out, model)
     if model == EMBEDDED:
         console().print(
-            f"warning: the model {model!r} was made for the synthetic world and says nothing sensible about "
-            "natural videos; give --model a checkpoint for those"
+            f"warning: the model {model!r} only knows the synthetic world. Give --model a checkpoint for "
+            "natural videos"
         )
     command = ["tempo", "run", str(out), "--out", f"out/{videos.resolve().stem or 'run'}"]
     console().print(f"wrote {out}; next: {shlex.join(command)}")
@@ -128,10 +124,10 @@ def init(
 def export(
     directory: Annotated[Path, typer.Argument(help="directory of a run that has pairs")],
     format_name: Annotated[str, typer.Option("--format", help="trl, ms-swift, llama-factory or parquet")],
-    out: Annotated[Path, typer.Option("--out", help="folder to write; must not exist, or be empty")],
+    out: Annotated[Path, typer.Option("--out", help="folder to write; must be empty or not exist")],
 ) -> None:
     """Write the pairs of a run for another trainer, easy ones first."""
-    from tempo.preference.export import export_pairs
+    from tempo.preference.exporting import export_pairs
 
     if error := run_directory_error(directory):
         raise ValueError(error)
@@ -143,13 +139,13 @@ def export(
 def audit(
     directory: Annotated[Path, typer.Argument(help="directory of a run that has pairs")],
     no_model: Annotated[
-        bool, typer.Option("--no-model", help="do not ask the language model; `tempo run` then does")
+        bool, typer.Option("--no-model", help="without the language model; `tempo run` adds it later")
     ] = False,
 ) -> None:
-    """Ask how well the pairs of a run can be told apart without the video; write audit.json."""
+    """Measure how well the pairs of a run can be told apart without the video; write audit.json."""
     from tempo.core.progress import Counters
     from tempo.preference.audit import audit_directory
-    from tempo.report.audit_table import audit_table
+    from tempo.report.report import audit_table
 
     with Counters(console()) as counters:
         result = audit_directory(
@@ -157,35 +153,37 @@ def audit(
             with_model=not no_model,
             progress=lambda done, total: counters.show("audit by the model", done, total),
         )
-    console().print(audit_table(result))
-    console().print(result["verdict"])
+    console().print(audit_table(result.model_dump(mode="json")))
+    console().print(result.verdict)
     if (directory / "report.html").exists():
         again = shlex.join(["tempo", "report", str(directory / "config.toml"), "--out", str(directory)])
-        console().print(f"report.html shows the audit before this one; `{again}` writes it anew")
+        console().print(f"report.html still shows the earlier audit; `{again}` writes it again")
 
 
 @app.command(rich_help_panel="Main")
 def probe(
     model: Annotated[str, typer.Argument(help="checkpoint directory or hub name, or `embedded`")],
     videos: Annotated[Path, typer.Argument(help="folder of videos, one video, or directory of a run")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="file for all figures")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="file for all results")] = None,
     chart: Annotated[Path | None, typer.Option(help="file for a chart, .png or .svg")] = None,
     text: Annotated[
-        Path | None, typer.Option(help="JSONL of id and text, in place of the model's own descriptions")
+        Path | None, typer.Option(help="JSONL of id and text, instead of the model's own descriptions")
     ] = None,
     save_text: Annotated[
-        Path | None, typer.Option(help="file for the model's descriptions, as --text takes them")
+        Path | None, typer.Option(help="file for the model's descriptions, as --text reads them")
     ] = None,
-    describe_with: Annotated[str, typer.Option(metavar="PROMPT", help="what the model is asked")] = "",
-    num_videos: Annotated[int, typer.Option(min=1, help="at most so many, drawn by the seed")] = 100,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="of a description")] = 512,
+    describe_with: Annotated[str, typer.Option(metavar="PROMPT", help="prompt for the descriptions")] = "",
+    num_videos: Annotated[int, typer.Option(min=1, help="largest number of videos, drawn by the seed")] = 100,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="longest description")] = 512,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="section.key=value", help="of [model] or [frames]; may be repeated"),
+        typer.Option(
+            "--set", metavar="section.key=value", help=r"a value of \[model] or \[frames]; may be repeated"
+        ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="of the perturbations and the intervals")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the perturbations and the intervals")] = 0,
 ) -> None:
-    """Ask how much a model notices when a video is reversed, shuffled, cut or frozen; needs no labels."""
+    """Measure how much a model notices when a video is reversed, shuffled, cut or frozen; needs no labels."""
     from tempo.cli.probe import ProbeRequest, run_probe
     from tempo.evaluation.probe_report import probe_table
     from tempo.preference.prompts import DESCRIBE
@@ -210,16 +208,16 @@ def probe(
 
 
 def _overrides(given: list[str] | None, engine: str, address: str) -> list[str]:
-    """What was given with --set, and the options that stand for a key."""
+    """The values of --set, and those of the options that stand for a key."""
     named = {"run.engine": engine, "run.ray_address": address}
     return [*(given or []), *(f"{key}={value}" for key, value in named.items() if value)]
 
 
-def _add_stage(name: str, says: str) -> None:
-    """Gives a stage its own subcommand."""
+def _add_stage(name: str, description: str) -> None:
+    """Adds the subcommand of a stage."""
 
     @app.command(
-        name, help=f"Only this stage: {says}.".replace("[", r"\["), rich_help_panel="Stages, in order"
+        name, help=f"Only this stage: {description}.".replace("[", r"\["), rich_help_panel="Stages, in order"
     )
     def _run_one(
         config: ConfigArgument,
@@ -230,46 +228,40 @@ def _add_stage(name: str, says: str) -> None:
         address: AddressOption = "",
     ) -> None:
         context = Context(load_config(config, _overrides(overrides, engine, address)), out)
-        pipeline.run_stages(context, console(), only=name, redo=redo)
+        runner.run_stages(context, console(), only=name, redo=redo)
 
 
-for _stage in pipeline.STAGES:
-    if not _stage.aside:
-        _add_stage(_stage.name, _stage.says)
+for _stage in STAGES:
+    if not _stage.is_auxiliary:
+        _add_stage(_stage.name, _stage.description)
 
 
-def _say_where(context: Context) -> None:
-    import json
-
+def _print_result(result: RunResult) -> None:
     from tempo.evaluation.benchmark import accuracy_table
 
-    evaluation = context.directory / "evaluation.json"
-    if evaluation.exists():
-        console().print(accuracy_table(json.loads(evaluation.read_text())))
-    report = context.directory / "report.html"
-    console().print(
-        f"report: {report}" if report.exists() else f"tempo status {context.directory} shows the run"
-    )
+    if result.evaluation:
+        console().print(accuracy_table(result.evaluation))
+    if result.report:
+        console().print(f"report: {result.report}")
+    else:
+        console().print(f"tempo status {result.directory} shows the run")
 
 
 @terminable()
 def main() -> None:
-    """Entry point: bad input is one clear message and exit code 2, Ctrl-C and `kill` say what is kept."""
-    # Libraries tell each other about names that will change; the user can do nothing about it.
+    """Entry point. Bad input is one message and exit code 2; Ctrl-C and SIGTERM end with what is kept."""
+    # Warnings of libraries about names that will change are not for the user.
     warnings.simplefilter("ignore", FutureWarning)
     try:
-        # typer turns Ctrl-C into this result.
+        # typer returns this code for Ctrl-C.
         if app(standalone_mode=False) == INTERRUPTED:
             raise KeyboardInterrupt
     except ValueError as error:
         fail(str(error))
-    except (KeyboardInterrupt, typer.Abort, Terminated) as stop:
-        goes_on = any(name in GO_ON for name in sys.argv[1:2])
-        kept = "the same command goes on where it stopped" if goes_on else "nothing was written"
-        Console(stderr=True).print(f"\nstopped; {kept}")
-        sys.exit(TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
+    except (KeyboardInterrupt, typer.Abort, Terminated) as error:
+        stop(error, can_resume=any(name in RESUMABLE for name in sys.argv[1:2]))
     except Exception as error:
-        # The command line itself was wrong; typer carries its own copy of click's errors.
+        # A wrong command line; typer has its own copy of click's errors.
         if hasattr(error, "show") and hasattr(error, "exit_code"):
             error.show()
             sys.exit(2)

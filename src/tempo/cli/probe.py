@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,11 +101,7 @@ def _frames(request: ProbeRequest, given: dict[str, Any]) -> dict[str, Any]:
     """Values of [frames]; models of the hub get larger frames than embedded ones, except those of a run."""
     if request.model == EMBEDDED or (request.videos / "config.toml").is_file():
         return given
-    frames = {"max_pixels": HUB_MAX_PIXELS, **given}
-    # A value of another type is refused by the section.
-    counts = (frames["max_pixels"], frames.get("max_frames", FramesConfig().max_frames))
-    fits = all(isinstance(count, int) for count in counts) and math.prod(counts) <= HUB_TOTAL_PIXELS
-    return frames if fits else {"max_total_pixels": HUB_TOTAL_PIXELS, **frames}
+    return {"max_pixels": HUB_MAX_PIXELS, "max_total_pixels": HUB_TOTAL_PIXELS, **given}
 
 
 def _check_files(request: ProbeRequest) -> None:

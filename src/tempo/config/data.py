@@ -17,22 +17,17 @@ HUB_MAX_PIXELS, HUB_TOTAL_PIXELS = 200_704, 9_000_000
 
 
 class SyntheticConfig(Section):
-    """The synthetic world: rendered stories with known events. A run with this section needs no videos."""
+    """The synthetic world: rendered stories with known events. A run with this section needs no videos.
+
+    Real instruction data seldom depends on order, so by default half of the answers about order are random.
+    """
 
     num_videos: int = Field(160, ge=1, description="stories to learn from")
     num_held_out: int = Field(60, ge=1, description="stories for the evaluation")
     min_shots: int = Field(4, ge=2, description="minimum number of shots in a story")
     max_shots: int = Field(16, le=16, description="maximum number of shots in a story")
-    plain_share: float = Field(
-        0.1, ge=0, le=1, description="share of `num_videos` with one to three shots, which the filter removes"
-    )
-    order_fidelity: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="share of instruction answers about several events that state the true order; the others "
-        "state a random one, as real instruction data seldom depends on order",
-    )
+    plain_share: float = Field(0.1, ge=0, le=1, description="share of `num_videos` with one to three shots")
+    order_fidelity: float = Field(0.5, ge=0, le=1, description="share of answers about order that are true")
 
     @model_validator(mode="after")
     def _check_shots(self) -> SyntheticConfig:
@@ -52,22 +47,19 @@ class VideosConfig(Section):
         min_length=1,
         description="file extensions to look for in folders; a file that is named itself may have any",
     )
-    timeout_seconds: float = Field(
-        120.0, gt=0, description="longest wait for the next frame; then the video is skipped"
-    )
+    timeout_seconds: float = Field(120.0, gt=0, description="longest wait for a frame of a video")
 
 
 class FramesConfig(Section):
-    """The stored frames, which the model sees. Each one is from the middle of an interval of 1 / `fps`."""
+    """The stored frames, which the model sees. Each one is from the middle of an interval of 1 / `fps`.
+
+    With `max_total_pixels` the frames of a video are smaller, the more there are. Key frames do not count.
+    """
 
     fps: float = Field(1.0, gt=0, description="stored frames per second of video")
     max_frames: int = Field(600, ge=2, description="frames per video; longer videos get a lower frame rate")
     max_pixels: int = Field(128 * 128, ge=MIN_PIXELS, description="maximum size of a stored frame")
-    max_total_pixels: int | None = Field(
-        None,
-        description="pixel budget for all frames of a video: the more frames, the smaller each one; unset is "
-        "no budget. Key frames of clips do not count",
-    )
+    max_total_pixels: int | None = Field(None, description="budget for all stored frames of a video")
     jpeg_quality: int = Field(95, ge=1, le=100, description="of stored frames")
 
     @model_validator(mode="after")
@@ -82,31 +74,22 @@ class FramesConfig(Section):
 
 
 class ShotsConfig(Section):
-    """Shot detection. Shots that are too short or nearly uniform in colour are left out."""
+    """Shot detection. Shots that are too short or nearly uniform in colour are left out.
+
+    The detectors content and adaptive are PySceneDetect's, transnet is the neural network TransNetV2. Unset,
+    `threshold` is 27 for content, PySceneDetect's default for adaptive and a probability of 0.5 for transnet;
+    `min_scene_seconds` is 0.6, and transnet does not use it.
+    """
 
     detector: Literal["content", "adaptive", "transnet"] = Field(
-        "content",
-        description="content and adaptive (for fast camera movement) are PySceneDetect's; transnet is "
-        "TransNetV2, a neural network (extra `transnet`)",
+        "content", description="adaptive is for fast camera movement, transnet needs the extra `transnet`"
     )
-    threshold: float | None = Field(
-        None,
-        gt=0,
-        description="higher values give fewer cuts; unset is 27 for content, PySceneDetect's default for "
-        "adaptive, and 0.5 (a probability) for transnet",
-    )
-    min_scene_seconds: float | None = Field(
-        None,
-        gt=0,
-        description="shortest time between two cuts; unset is 0.6, as in PySceneDetect; not used by transnet",
-    )
+    threshold: float | None = Field(None, gt=0, description="higher values give fewer cuts")
+    min_scene_seconds: float | None = Field(None, gt=0, description="shortest time between two cuts")
     min_frames: int = Field(8, ge=1, description="minimum number of frames in a shot")
     min_seconds: float = Field(0.2, ge=0, description="minimum length of a shot")
     min_grey_range: int = Field(
-        10,
-        ge=0,
-        le=255,
-        description="minimum difference of the brightest and the darkest grey level in the middle of a shot",
+        10, ge=0, le=255, description="minimum range of grey levels in the middle of a shot"
     )
 
     @model_validator(mode="after")
@@ -123,24 +106,18 @@ class ClipsConfig(Section):
     """Which videos have enough events for the method, and which of their shots belong to one clip.
 
     Shots that look alike form a group, and a clip is a run of consecutive shots of one group. Videos outside
-    the limits are skipped.
+    the limits are skipped. `features` is `embedded` (colour and layout), or the path or hub name of a SigLIP
+    or CLIP checkpoint.
     """
 
     min_shots: int = Field(4, ge=1, description="minimum number of usable shots")
     max_shots: int = Field(32, ge=1, description="maximum number of usable shots")
     max_shot_seconds: float = Field(16.0, gt=0, description="maximum length of the longest shot")
-    features: str = Field(
-        "embedded",
-        min_length=1,
-        description="what shots are compared by: `embedded` (colour and layout), or a SigLIP or CLIP "
-        "checkpoint by path or hub name",
-    )
+    features: str = Field("embedded", min_length=1, description="what shots are compared by")
     similarity: float = Field(0.8, gt=-1, le=1, description="cosine above which shots join a group")
     min_clips: int = Field(4, ge=2, description="minimum number of clips")
     max_group_clips: int = Field(3, ge=1, description="maximum number of clips in a group")
-    group_share: int = Field(
-        3, ge=1, description="a group may have at most num_clips // group_share of a video's clips"
-    )
+    group_share: int = Field(3, ge=1, description="a group has at most num_clips // group_share clips")
 
     @model_validator(mode="after")
     def _check_shots(self) -> ClipsConfig:

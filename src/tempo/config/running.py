@@ -12,20 +12,19 @@ from tempo.config.base import Section
 
 
 class RunConfig(Section):
-    """Settings of the whole run. `engine` and `num_workers` do not change any result."""
+    """Settings of the whole run. `engine`, `ray_address` and `num_workers` do not change any result.
+
+    Without `ray_address` Ray is started on this machine. The machines of a cluster need videos, run directory
+    and checkpoint under the same paths.
+    """
 
     seed: int = Field(0, ge=0, description="all random choices are derived from it")
-    num_workers: int = Field(
-        0, ge=0, description="processes for the stages that use no model; 0 is one per core"
-    )
-    engine: Literal["local", "ray"] = Field(
-        "local", description="where stages run: in processes of this machine, or in Ray actors (extra `ray`)"
-    )
+    num_workers: int = Field(0, ge=0, description="processes of stages without a model; 0 is one per core")
+    engine: Literal["local", "ray"] = Field("local", description="processes here, or Ray (extra `ray`)")
     ray_address: str = Field(
         "",
         pattern=r"^(auto|[^/\s]+:\d+)?$",
-        description="the Ray cluster to join, `host:port`, or `auto` on one of its machines; empty starts "
-        "Ray on this machine. All machines need videos, run directory and checkpoint under the same paths",
+        description="`host:port` of a cluster, or `auto` on its machines",
     )
 
     @field_validator("ray_address")
@@ -38,19 +37,19 @@ class RunConfig(Section):
 
 
 class ModelConfig(Section):
-    """The video-language model, in Hugging Face format."""
+    """The video-language model, in Hugging Face format.
+
+    With `quantization = "4bit"` linear layers are in NF4, also while LoRA is trained on them. The adapter is
+    merged into the original weights. The data type float16 cannot be trained.
+    """
 
     path: str = Field(
         "embedded", description="directory, hub name, or `embedded`, a small model in the package"
     )
-    quantization: Literal["none", "4bit"] = Field(
-        "none",
-        description="4bit (extra `quantize`) holds linear layers in NF4, also while LoRA is trained on them; "
-        "the adapter is merged into the original weights",
-    )
+    quantization: Literal["none", "4bit"] = Field("none", description="4bit needs the extra `quantize`")
     device: str = Field("auto", description="torch device, such as `cuda:1`; auto is a GPU if there is one")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: bfloat16 on a GPU, float32 on a CPU; float16 cannot be trained"
+        "auto", description="auto: bfloat16 on a GPU, float32 on a CPU"
     )
     trust_remote_code: bool = Field(False, description="run Python code that comes with the checkpoint")
 

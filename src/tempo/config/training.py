@@ -29,10 +29,7 @@ class _Phase(Section):
     lora_rank: int = Field(32, ge=0, description="0 trains the weights themselves")
     lora_alpha: int = Field(64, ge=1, description="LoRA is scaled by lora_alpha / lora_rank")
     train_vision: bool = Field(False, description="also train the vision tower and the connector")
-    cache_features: bool = Field(
-        False,
-        description="keep the frozen vision tower's features on disk, for several epochs or phases",
-    )
+    cache_features: bool = Field(False, description="keep features of the frozen vision tower on disk")
     gradient_checkpointing: bool = Field(False, description="less memory, more time")
 
     @model_validator(mode="after")
@@ -45,47 +42,28 @@ class _Phase(Section):
 
 
 class DpoPhase(_Phase):
-    """Preference optimization on the pairs of the run."""
+    """Preference optimization on the pairs of the run.
+
+    `grouping` says which pairs share an encoded video and prompt: all of a video, those of one level, or each
+    has its own. `reference` is the model before this phase (`reset`) or before the first one (`fixed`), whose
+    log-probabilities are always on disk. `logp_reduction = "ld"` is LD-DPO's; TRL's loss `ipo` is `ipo` with
+    `mean`. The order `adaptive` goes on to the next level at `mastered_accuracy` of rewards/accuracies.
+    """
 
     objective: Literal["dpo"] = Field(description="trains on pairs")
     levels: tuple[int, ...] = Field((), description="levels of the pairs; empty is all")
     kinds: tuple[Kind, ...] = Field((), description="kinds of the pairs; empty is all")
-    grouping: Literal["video", "level", "pair"] = Field(
-        "level",
-        description="what shares one encoded video: all pairs of a video, those of one level, or one pair",
-    )
+    grouping: Literal["video", "level", "pair"] = Field("level", description="pairs that share a prefix")
     beta: float = Field(0.1, gt=0, description="higher values stay closer to the reference")
-    nll_weight: float = Field(
-        1.0,
-        ge=0,
-        description="weight of the chosen answer's mean negative log-likelihood; 0 is plain DPO",
-    )
+    nll_weight: float = Field(1.0, ge=0, description="weight of the chosen text's NLL; 0 is plain DPO")
     loss: Loss = Field("sigmoid", description="sigmoid is DPO; also IPO, the hinge loss of SLiC, and SPPO")
-    label_smoothing: float = Field(
-        0.0, ge=0, lt=0.5, description="assumed share of pairs with exchanged labels; used by sigmoid only"
-    )
-    logp_reduction: LogpReduction = Field(
-        "sum",
-        description="of an answer's token log-probabilities; ld is LD-DPO's. TRL's loss ipo is ipo with mean",
-    )
-    ld_alpha: float = Field(
-        0.5, ge=0, le=1, description="weight of the tokens beyond the common length; used by ld only"
-    )
-    reference: Literal["reset", "fixed"] = Field(
-        "reset",
-        description="reset: the model before this phase; fixed: the model before the first phase",
-    )
-    cache_reference: bool = Field(
-        False,
-        description="keep the reference's log-probabilities on disk, for several epochs; fixed always does",
-    )
-    order: Literal["random", "adaptive"] = Field(
-        "random",
-        description="adaptive starts with the easiest level and goes on when `mastered_accuracy` is reached",
-    )
-    mastered_accuracy: float = Field(
-        0.9, gt=0, le=1, description="rewards/accuracies at which a level is mastered; used by adaptive only"
-    )
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of wrong labels; sigmoid only")
+    logp_reduction: LogpReduction = Field("sum", description="of token log-probabilities")
+    ld_alpha: float = Field(0.5, ge=0, le=1, description="weight of tokens beyond the common length; ld only")
+    reference: Literal["reset", "fixed"] = Field("reset", description="see above")
+    cache_reference: bool = Field(False, description="keep log-probabilities of the reference on disk")
+    order: Literal["random", "adaptive"] = Field("random", description="adaptive is from easy to hard")
+    mastered_accuracy: float = Field(0.9, gt=0, le=1, description="ends a level; adaptive only")
 
     @model_validator(mode="after")
     def _check_order(self) -> DpoPhase:
@@ -101,10 +79,7 @@ class SftPhase(_Phase):
     """Supervised fine-tuning on instructions."""
 
     objective: Literal["sft"] = Field(description="trains on instructions")
-    grouping: Literal["video", "pair"] = Field(
-        "video",
-        description="what shares one encoded video: all its questions, or a single one",
-    )
+    grouping: Literal["video", "pair"] = Field("video", description="all questions of a video, or one")
 
 
 PhaseConfig: TypeAlias = Annotated[DpoPhase | SftPhase, Field(discriminator="objective")]
@@ -115,26 +90,12 @@ class TrainingConfig(Section):
 
     phases: tuple[PhaseConfig, ...] = Field((), description="see `[[training.phases]]`")
     baselines: dict[str, tuple[str, ...]] = Field(
-        {},
-        description="other models to train and evaluate, each a list of phase names, such as "
-        '`sft_only = ["sft"]`; they start from `model.path`',
+        {}, description='other models to train from `model.path`, such as `sft_only = ["sft"]`'
     )
-    instructions: str = Field(
-        "",
-        description="for SFT phases: a JSONL, JSON or Parquet file with video, question and answer, or with "
-        "conversations in LLaVA's format",
-    )
-    max_instructions: int | None = Field(
-        None, ge=1, description="train on a random subset of this many questions; unset is all"
-    )
-    max_tokens: int = Field(
-        16384, ge=64, description="maximum length of a packed row; a longer example is an error"
-    )
-    checkpoint_minutes: float = Field(
-        10.0,
-        ge=0,
-        description="time between saved states, from which a stopped phase resumes; 0 saves each step",
-    )
+    instructions: str = Field("", description="for SFT phases: JSONL, JSON or Parquet; see guide.md")
+    max_instructions: int | None = Field(None, ge=1, description="size of a random subset to train on")
+    max_tokens: int = Field(16384, ge=64, description="of a packed row; a longer one is an error")
+    checkpoint_minutes: float = Field(10.0, ge=0, description="between saved states; 0 is each step")
 
     @model_validator(mode="after")
     def _check_names(self) -> TrainingConfig:

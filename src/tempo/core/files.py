@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, JSONL that survives a kill, and rows that other programs wrote."""
+"""Files that appear whole or not at all, and JSONL that survives a kill."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel, ValidationError
-
-from tempo.core.errors import describe_error
-
-M = TypeVar("M", bound=BaseModel)
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -115,41 +109,3 @@ def _cut_torn_line(file: Any) -> None:
     file.seek(0)
     file.truncate(file.read().rfind(b"\n") + 1)
     file.seek(0, os.SEEK_END)
-
-
-def read_rows(path: Path, model: type[M], *, key: str) -> list[M]:
-    """The rows of a JSONL file that somebody else wrote, one `model` per line.
-
-    Raises ValueError that names the configuration `key`, the file, and the first line that does not fit.
-    """
-    try:
-        text = path.read_bytes().decode("utf-8").removesuffix("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{key} {path} cannot be read: {error}") from None
-    # Only a newline ends a row: str.splitlines would also cut at U+2028 inside a text.
-    lines = text.split("\n") if text else []
-    return [parse_row(model, line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
-
-
-def parse_row(model: type[M], line: str | bytes, place: str) -> M:
-    """The `model` that a line of JSON holds; raises ValueError that names the `place` of the line."""
-    try:
-        return model.model_validate_json(line)
-    except ValidationError as error:
-        faults = _describe_row(error, model)
-        raise ValueError(f"{place} is not a valid {model.__name__.lower()}: {faults}") from None
-
-
-def _describe_row(error: ValidationError, model: type[BaseModel]) -> str:
-    """What is wrong with a row: all missing keys together, every other fault by its key."""
-    missing, faults = [], []
-    for item in error.errors():
-        if item["type"] == "missing":
-            missing.append(".".join(map(str, item["loc"])))
-        elif item["type"] == "model_type":
-            faults.append("it should be an object of keys and values")
-        elif item["loc"]:
-            faults.append(describe_error(item, model))
-        else:
-            faults.append(item["msg"].removeprefix("Value error, "))
-    return "; ".join([*([f"lacks {', '.join(missing)}"] if missing else []), *faults])

@@ -1,4 +1,4 @@
-"""Progress for people: a live bar on a terminal, a line now and then in a log file."""
+"""Progress of long work: a live bar on a terminal, a line every few seconds in a log file."""
 
 from __future__ import annotations
 
@@ -20,8 +20,49 @@ from rich.progress import (
 LINE_EVERY_SECONDS = 15.0
 
 
+class Counter:
+    """Counts units of work, and shows how many are done, how fast, and how long the rest will take."""
+
+    def __init__(self, console: Console, name: str, total: int, *, done: int = 0) -> None:
+        self.console, self.name, self.total = console, name, total
+        #: Units of an earlier run count as done, but not for the speed.
+        self.done = self._before = done
+        self._start = self._shown = time.perf_counter()
+        self._bar: Progress | None = None
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Counts `count` more units; `note` is shown beside the figures."""
+        self.done += count
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], advance=count, note=f"{self._speed():.1f}/s {note}")
+        elif time.perf_counter() - self._shown > LINE_EVERY_SECONDS:
+            self._shown = time.perf_counter()
+            left = (self.total - self.done) / max(1e-9, self._speed())
+            figures = f"{self.done}/{self.total} {self._speed():.1f}/s {left:.0f} s left"
+            self.console.print(f"{self.name}: {figures} {note}".rstrip())
+
+    def _speed(self) -> float:
+        """Units per second since the counter was made."""
+        return (self.done - self._before) / max(1e-9, time.perf_counter() - self._start)
+
+    @contextlib.contextmanager
+    def live(self) -> Iterator[Counter]:
+        """Shows the bar during the block, and a closing line after it."""
+        if self.console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            times = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+            with Progress(*columns, *times, console=self.console, transient=True) as self._bar:
+                self._bar.add_task(self.name, total=self.total, completed=self.done, note="")
+                yield self
+            self._bar = None
+        else:
+            yield self
+        seconds = time.perf_counter() - self._start
+        self.console.print(f"{self.name}: {self.done}/{self.total} in {seconds:.1f} s")
+
+
 class Counters:
-    """Counters one after the other: a new name closes the counter before it. Use it as a context."""
+    """A context for counters in sequence: a new name closes the counter before it."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -38,54 +79,5 @@ class Counters:
         """Shows that `done` of `total` units of `name` are done."""
         if self._current is None or self._current.name != name:
             self._stack.close()
-            self._current = Counter(self.console, name, total)
-            self._stack.enter_context(self._current.live())
+            self._current = self._stack.enter_context(Counter(self.console, name, total).live())
         self._current.advance(done - self._current.done, note)
-
-
-class Counter:
-    """Counts units of work and shows how many, how fast, and how long it will take."""
-
-    def __init__(self, console: Console, name: str, total: int, *, done: int = 0) -> None:
-        self.console = console
-        self.name = name
-        self.total = total
-        #: What an earlier run did counts as done, not as speed.
-        self.done = self._before = done
-        self._start = self._shown = time.perf_counter()
-        self._bar: Progress | None = None
-
-    def advance(self, count: int = 1, note: str = "") -> None:
-        """Counts `count` more units; `note` is a figure worth showing."""
-        self.done += count
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], advance=count, note=f"{self._speed():.1f}/s {note}")
-        elif time.perf_counter() - self._shown > LINE_EVERY_SECONDS:
-            self._shown = time.perf_counter()
-            left = (self.total - self.done) / max(1e-9, self._speed())
-            figures = f"{self.done}/{self.total} {self._speed():.1f}/s {left:.0f} s left"
-            self.console.print(f"{self.name}: {figures} {note}".rstrip())
-
-    def _speed(self) -> float:
-        """Units a second, of what was done since the counter went live."""
-        return (self.done - self._before) / max(1e-9, time.perf_counter() - self._start)
-
-    @contextlib.contextmanager
-    def live(self) -> Iterator[Counter]:
-        """Shows the bar while the work runs, and one closing line after it."""
-        if self.console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-            )
-            more = (TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-            with Progress(*columns, *more, console=self.console, transient=True) as self._bar:
-                self._bar.add_task(self.name, total=self.total, completed=self.done, note="")
-                yield self
-            self._bar = None
-        else:
-            yield self
-        seconds = time.perf_counter() - self._start
-        self.console.print(f"{self.name}: {self.done}/{self.total} in {seconds:.1f} s")

@@ -15,12 +15,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tempo.core.files import append_jsonl, parse_row, read_jsonl, whole_lines
-from tempo.core.files import read_rows as read_rows
+from tempo.core.files import append_jsonl, read_jsonl, whole_lines
 from tempo.core.files import write_json as write_json
 from tempo.core.files import write_lines as write_lines
 from tempo.core.files import write_text as write_text
 from tempo.core.records import Record, Skipped, Video
+from tempo.core.row_files import parse_row
+from tempo.core.row_files import read_rows as read_rows
 
 R = TypeVar("R", bound=Record)
 
@@ -58,20 +59,22 @@ class RunStore:
 
     def fingerprint(self, stage: str) -> str | None:
         """The fingerprint under which `stage` was begun, None if it never was."""
-        for path in (self._marker(stage), self._begun(stage)):
-            if path.exists():
-                return str(json.loads(path.read_text())["fingerprint"])
-        return None
+        found = self._read_marker(stage).get("fingerprint")
+        return str(found) if found else None
 
-    def begin(self, stage: str, fingerprint: str) -> None:
+    def versions(self, stage: str) -> dict[str, str]:
+        """The versions of the packages that made the rows of `stage`; empty if it was never begun."""
+        return dict(self._read_marker(stage).get("versions", {}))
+
+    def begin(self, stage: str, fingerprint: str, versions: Mapping[str, str] | None = None) -> None:
         """Writes the fingerprint before the first row, so that rows of two configurations never mix."""
-        write_json(self._begun(stage), {"fingerprint": fingerprint})
+        write_json(self._begun(stage), {"fingerprint": fingerprint, "versions": dict(versions or {})})
 
-    def finish(self, stage: str, fingerprint: str) -> None:
+    def finish(self, stage: str, fingerprint: str, versions: Mapping[str, str] | None = None) -> None:
         """Sorts the rows of `stage` and the skipped records, each in one step, and writes the marker last."""
         self._sort(stage, ("id",))
         self._sort(SKIPPED, ("stage", "id", "reason"))
-        write_json(self._marker(stage), {"fingerprint": fingerprint})
+        write_json(self._marker(stage), {"fingerprint": fingerprint, "versions": dict(versions or {})})
 
     def forget(self, stage: str) -> None:
         """Removes the rows, skipped records and markers of `stage`."""
@@ -99,6 +102,12 @@ class RunStore:
                     f"{self.directory} is in use by another tempo run; wait for it or use another directory"
                 ) from None
             yield
+
+    def _read_marker(self, stage: str) -> dict[str, Any]:
+        for path in (self._marker(stage), self._begun(stage)):
+            if path.exists():
+                return dict(json.loads(path.read_text(encoding="utf-8")))
+        return {}
 
     def _marker(self, stage: str) -> Path:
         return self.directory / "done" / f"{stage}.json"

@@ -1,1 +1,1 @@
-"""Where a stage runs: this process, a pool of processes, or Ray."""
+"""Where stages run: in this process, in a pool of processes, or on Ray. And the processes of one training."""

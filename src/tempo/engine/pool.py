@@ -1,7 +1,7 @@
-"""Where a stage runs: in this process, in a pool of processes, or on Ray. Not what it does.
+"""Runs a stage in this process, in a pool of processes of this machine, or through `engine/ray.py`.
 
-A decoder that crashes takes its process with it; the record that did it is found and set aside, and the pool
-is made again. Workers end with the process that started them, however that one ends.
+A decoder that crashes ends its process, which is then started again. Its batch is tried once more and skipped
+if that ends the process too. The processes end with the one that started them, even if that one is killed.
 """
 
 from __future__ import annotations
@@ -12,75 +12,31 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from importlib import import_module
-from multiprocessing.connection import wait as wait_for_process
-from multiprocessing.synchronize import Event
-from typing import Any, Literal, TypeAlias
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Literal, TypeAlias
 
 from tempo.config import RunConfig
-from tempo.core.records import Record, Skipped
-from tempo.engine.types import Context, Worker
+from tempo.engine.types import Batch, Context, ProcessDied, Result, Worker, count_workers, load, share
 
-Batch: TypeAlias = Sequence[Any]
-Result: TypeAlias = Sequence[Record | Skipped]
-
-#: What a stage needs: nothing but this process, processes side by side, or the one that holds a model.
+#: Where a stage runs: in this process, in several processes, or in one process per model.
 Place: TypeAlias = Literal["here", "pool", "model"]
 
-#: A fork would copy the threads' locks of torch, OpenCV and the progress display.
+#: A fork would copy locked locks of torch, OpenCV and the progress display.
 SPAWN = multiprocessing.get_context("spawn")
-
-_worker: Worker | None = None
-_failure: Exception | None = None
-
-
-class NoWorkerError(ValueError):
-    """A process ended before its worker was made, and so did the one in its place: no record is to blame."""
-
-    def __init__(self, reference: str) -> None:
-        super().__init__(
-            f"a process died twice while {reference} was being made in it, of lack of memory or of a library "
-            "that crashes when it is loaded; nothing was set aside for it"
-        )
-
-
-def count_workers(asked: int) -> int:
-    """The number of processes for `run.num_workers`; 0 asks for one per usable core."""
-    return asked or len(os.sched_getaffinity(0))
-
-
-def load(reference: str) -> Callable[..., Any]:
-    """The function that `module:name` refers to; the module is imported only now."""
-    module, _, name = reference.partition(":")
-    return getattr(import_module(module), name)  # type: ignore[no-any-return]
 
 
 def check_engine(run: RunConfig) -> None:
-    """Raises ValueError where the engine of a run is not installed."""
+    """Raises ValueError if the engine of a run is not installed."""
     if run.engine == "ray" and importlib.util.find_spec("ray") is None:
-        raise ValueError("run.engine 'ray' needs Ray: pip install '.[ray]' in the checkout")
-
-
-@contextlib.contextmanager
-def session(run: RunConfig) -> Iterator[None]:
-    """What an engine starts, it keeps from stage to stage; here it ends, also by Ctrl-C."""
-    try:
-        yield
-    finally:
-        if run.engine == "ray":
-            from tempo.engine.ray import disconnect
-
-            disconnect()
+        raise ValueError("run.engine 'ray' needs Ray. Install it with: pip install ray")
 
 
 def map_batches(
     reference: str, context: Context, batches: Sequence[Batch], *, place: Place, stage: str
 ) -> Iterator[Result]:
-    """Results of the batches as they come, wherever `run.engine` has them done."""
+    """Results of the batches, in the order in which they are ready, from workers made by `module:name`."""
     run = context.config.run
     if run.engine == "ray" and place != "here":
         from tempo.engine.ray import run_actors
@@ -104,89 +60,71 @@ def run_here(reference: str, context: Context, batches: Sequence[Batch]) -> Iter
 def run_pool(
     reference: str, context: Context, batches: Sequence[Batch], *, num_workers: int, stage: str
 ) -> Iterator[Result]:
-    """Results of the batches as they come, from `num_workers` processes.
-
-    A batch whose process dies twice gives a drop for each of its records. Raises NoWorkerError.
-    """
-    suspects: list[Batch] = []
-    left = deque(batches)
-    while left:
-        yield from _drain(reference, context, left, num_workers, suspects)
-        for batch in suspects:
-            yield _run_alone(reference, context, batch, stage)
-        suspects.clear()
-
-
-def _drain(
-    reference: str, context: Context, left: deque[Batch], num_workers: int, suspects: list[Batch]
-) -> Iterator[Result]:
-    """Works through `left` until it is empty or a process dies; what was then under way is suspect."""
-    running: dict[Future[Result], Batch] = {}
-    executor = _executor(reference, context, min(num_workers, len(left)), SPAWN.Event())
+    """Results of the batches from `num_workers` processes, as `types.share` gives them."""
+    processes = [_PoolProcess(reference, context) for _ in range(min(num_workers, len(batches)))]
     try:
-        while left or running:
-            # Few batches wait in the pool, so that stopping is quick and slow videos hold up nothing.
-            while left and len(running) < 2 * num_workers:
-                # Taken off the list only once the pool has it: submitting to a broken pool raises.
-                future = executor.submit(_work, left[0])
-                running[future] = left.popleft()
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                result = future.result()
-                del running[future]
-                yield result
-    except BrokenProcessPool:
-        suspects += running.values()
+        yield from share(processes, batches, wait=wait, reference=reference, stage=stage)
     finally:
-        _stop(executor)
+        for process in processes:
+            process.stop()
 
 
-def _run_alone(reference: str, context: Context, batch: Batch, stage: str) -> Result:
-    """The batch's results, or its drops if it kills its process."""
-    for _ in range(2):
-        made = SPAWN.Event()
-        executor = _executor(reference, context, 1, made)
+class _PoolProcess:
+    """A process of this machine; a call is the end of the pipe through which the result comes."""
+
+    def __init__(self, reference: str, context: Context) -> None:
+        self._arguments = reference, context
+        self._process: SpawnProcess | None = None
+
+    def submit(self, batch: Batch) -> Connection:
+        """See `types.Process`."""
+        if self._process is None:
+            self._pipe, other_end = SPAWN.Pipe()
+            self._process = SPAWN.Process(target=_serve, args=(other_end, *self._arguments), daemon=True)
+            self._process.start()
+            # With the process as its only owner, its death closes it.
+            other_end.close()
+        # A dead process is found by `result`.
+        with contextlib.suppress(BrokenPipeError):
+            self._pipe.send(batch)
+        return self._pipe
+
+    def result(self, call: Connection) -> Result:
+        """See `types.Process`."""
         try:
-            return executor.submit(_work, batch).result()
-        except BrokenProcessPool:
-            if made.is_set():
-                return skip_batch(batch, stage)
-        finally:
-            _stop(executor)
-    raise NoWorkerError(reference)
+            answer = call.recv()
+        except (EOFError, ConnectionResetError):
+            self.stop()
+            raise ProcessDied from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    def stop(self) -> None:
+        """Ends the process, whatever it does."""
+        if self._process is not None:
+            self._process.terminate()
+            self._pipe.close()
+            self._process = None
 
 
-def skip_batch(batch: Batch, stage: str) -> Result:
-    """The drops of a batch whose process died twice."""
-    return [
-        Skipped(stage=stage, id=r.id, reason="process died", detail="while at this record") for r in batch
-    ]
-
-
-def _executor(reference: str, context: Context, num_workers: int, made: Event) -> ProcessPoolExecutor:
-    """A pool that sets `made` as soon as one of its workers is made."""
-    return ProcessPoolExecutor(num_workers, SPAWN, initializer=_start, initargs=(reference, context, made))
-
-
-def _stop(executor: ProcessPoolExecutor) -> None:
-    executor.shutdown(wait=False, cancel_futures=True)
-    for process in multiprocessing.active_children():
-        process.terminate()
-
-
-def _start(reference: str, context: Context, made: Event) -> None:
-    """Prepares a process of the pool."""
-    global _worker, _failure
+def _serve(pipe: Connection, reference: str, context: Context) -> None:
+    """Answers each batch with the worker's results, or with what was raised."""
     follow_parent()
-    try:
-        _worker = load(reference)(context)
-    except Exception as error:
-        # Raised from an initializer it would look like a dead process; every batch raises it instead.
-        _failure = error
-    made.set()
+    worker: Worker | None = None
+    # The pipe ends with the pool.
+    with contextlib.suppress(EOFError):
+        while True:
+            batch = pipe.recv()
+            try:
+                worker = worker or load(reference)(context)
+                pipe.send(worker(batch) if batch else ())
+            except Exception as error:
+                pipe.send(error)
 
 
 def follow_parent() -> None:
-    """Makes a pool process leave Ctrl-C to its parent, and end when the parent does, even by SIGKILL."""
+    """Makes this process ignore Ctrl-C, which its parent handles, and end when its parent has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -194,12 +132,5 @@ def follow_parent() -> None:
 def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
-        wait_for_process([parent.sentinel])
+        wait([parent.sentinel])
         os._exit(1)
-
-
-def _work(batch: Batch) -> Result:
-    if _failure is not None:
-        raise _failure
-    assert _worker is not None
-    return _worker(batch)

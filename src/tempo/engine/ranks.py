@@ -1,21 +1,23 @@
-"""The processes that `accelerate launch` or `torchrun` started together; one alone where nobody did.
+"""The processes that `accelerate launch` or `torchrun` started together, or a process alone.
 
-The first one runs every stage. The others take part in training, and wait until they are called to it.
+The first process runs every stage. The others take part in training and wait until it begins.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-#: How long processes wait for one another: the first may decode and caption for days before it calls.
-PATIENCE = timedelta(days=30)
+if TYPE_CHECKING:
+    import torch
+
+#: How long processes wait for each other. The first one may decode and caption for days before training.
+TIMEOUT = timedelta(days=30)
 
 
 def process_rank() -> int:
-    """This process's number among all that were started together; 0 where it is alone."""
+    """The number of this process among all that were started together; 0 if it is alone."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -25,95 +27,80 @@ def num_processes() -> int:
 
 
 def shards_weights() -> bool:
-    """Whether each process is to hold a part of the weights (FSDP), not a copy of them."""
+    """Whether each process holds a shard of the weights (FSDP2) and not a copy."""
     return _is_true("ACCELERATE_USE_FSDP")
 
 
-def make_accelerator(device: str, *, find_unused_parameters: bool = False) -> Any:
-    """accelerate's view of the processes, which it joins first.
+def pick_device(name: str) -> torch.device:
+    """The device for `model.device`; `auto` is a GPU if there is one."""
+    import torch
 
-    Raises ValueError for what its launcher can be told and tempo does not do.
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def make_accelerator(device: str, *, find_unused_parameters: bool = False) -> Any:
+    """The `accelerate.Accelerator` of this process, which joins the other processes first.
+
+    `find_unused_parameters` is DDP's, for vision towers with layers that do not contribute to the features.
+    Raises ValueError for settings of the launcher that would give a wrong result.
     """
     from accelerate import Accelerator
     from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-    from tempo.engine.devices import pick_device
-
     handlers = [
-        InitProcessGroupKwargs(timeout=PATIENCE),
-        # Some towers have layers that their features do not come from.
+        InitProcessGroupKwargs(timeout=TIMEOUT),
         DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters),
     ]
     accelerator = Accelerator(cpu=pick_device(device).type == "cpu", kwargs_handlers=handlers)
-    _share_on_cpus(accelerator)
-    _refuse(accelerator)
+    if shards_weights() and accelerator.distributed_type.name == "MULTI_CPU":
+        _shard_on_cpu(accelerator)
+    _check_settings(accelerator)
     return accelerator
 
 
-def _share_on_cpus(accelerator: Any) -> None:
-    """accelerate forgets on CPUs what it was told to share out; how it does so is the same there."""
-    from accelerate.utils import DeepSpeedPlugin, DistributedType, FullyShardedDataParallelPlugin
+def _shard_on_cpu(accelerator: Any) -> None:
+    """Turns on FSDP2 for processes on CPUs.
 
-    if accelerator.distributed_type != DistributedType.MULTI_CPU:
-        return
-    if shards_weights():
-        accelerator.state.distributed_type = DistributedType.FSDP
-        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
-    elif _is_true("ACCELERATE_USE_DEEPSPEED"):
-        accelerator.state.distributed_type = DistributedType.DEEPSPEED
-        accelerator.state.deepspeed_plugins = DeepSpeedPlugin()
-        accelerator.state.deepspeed_plugins.select(_from_accelerator_state=True)
+    accelerate reads its FSDP settings on GPUs only. Setting the two attributes that it sets there is the only
+    way to test sharded training without GPUs; nothing else of accelerate's state is touched.
+    """
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    accelerator.state.distributed_type = DistributedType.FSDP
+    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
 
 
-def _refuse(accelerator: Any) -> None:
-    """Raises ValueError that names everything the launcher was told and tempo does not do."""
+def _check_settings(accelerator: Any) -> None:
+    """Raises ValueError that names every setting of the launcher that would give a wrong result or hang."""
     kind = accelerator.distributed_type.name
-    told = {
-        f"distributed_type {kind}": kind == "MEGATRON_LM",
+    given = {
+        f"distributed_type {kind}": kind in ("DEEPSPEED", "MEGATRON_LM"),
+        # accelerate would divide the loss, and tempo weighs its rows itself.
         "gradient_accumulation_steps": accelerator.gradient_accumulation_steps != 1,
         "mixed_precision": accelerator.mixed_precision != "no",
         "parallelism_config": accelerator.parallelism_config is not None,
     }
     if kind == "FSDP":
-        told |= _told_of_sharding(accelerator.state.fsdp_plugin)
-    if kind == "DEEPSPEED":
-        told |= _told_of_zero(accelerator.state.deepspeed_plugin.deepspeed_config)
-    if refused := [name for name, is_set in told.items() if is_set]:
+        plugin = accelerator.state.fsdp_plugin
+        wrap = getattr(plugin.auto_wrap_policy, "func", plugin.auto_wrap_policy)
+        given |= {
+            "fsdp_version 1": plugin.fsdp_version == 1,
+            # A vision tower runs in some processes more often than in others. Only layers of the language
+            # model, which tempo names itself, may be gathered one by one, or processes wait forever.
+            "fsdp_auto_wrap_policy SIZE_BASED_WRAP": "size_based" in getattr(wrap, "__name__", ""),
+            "fsdp_transformer_layer_cls_to_wrap": "FSDP_TRANSFORMER_CLS_TO_WRAP" in os.environ,
+            # Only the first process would have weights.
+            "fsdp_cpu_ram_efficient_loading": plugin.cpu_ram_efficient_loading,
+            # tempo would compute in the precision of a CPU.
+            "fsdp_offload_params": _is_true("FSDP_OFFLOAD_PARAMS"),
+        }
+    if refused := [name for name, is_set in given.items() if is_set]:
         raise ValueError(
-            f"accelerate launch: {', '.join(refused)} cannot be used; configs/accelerate/ has what can "
-            "(ddp.yaml, fsdp2.yaml, deepspeed_zero2.yaml), and batch_size, gradient_checkpointing and "
-            "model.dtype say the rest"
+            f"accelerate launch: {', '.join(refused)} cannot be used. Start from a file of "
+            "configs/accelerate, and set batch_size and model.dtype in tempo's configuration"
         )
-
-
-def _told_of_sharding(plugin: Any) -> dict[str, bool]:
-    """What cannot be used of FSDP's settings, and whether it was asked for."""
-    # A tower runs once for some rows and once per video for others: only layers that every process calls
-    # equally often may be gathered one by one, and those tempo names itself.
-    wrap = getattr(plugin.auto_wrap_policy, "func", plugin.auto_wrap_policy)
-    return {
-        "fsdp_version 1": plugin.fsdp_version == 1,
-        "fsdp_auto_wrap_policy SIZE_BASED_WRAP": getattr(wrap, "__name__", "")
-        == "size_based_auto_wrap_policy",
-        "fsdp_transformer_layer_cls_to_wrap": "FSDP_TRANSFORMER_CLS_TO_WRAP" in os.environ,
-        # The first process alone would have weights, and all check them.
-        "fsdp_cpu_ram_efficient_loading": plugin.cpu_ram_efficient_loading,
-        "fsdp_offload_params": _is_true("FSDP_OFFLOAD_PARAMS"),
-        "fsdp_activation_checkpointing": plugin.activation_checkpointing,
-    }
-
-
-def _told_of_zero(config: Mapping[str, Any]) -> dict[str, bool]:
-    """What cannot be used of DeepSpeed's settings, and whether it was asked for."""
-    zero = config.get("zero_optimization", {})
-    devices = [(zero.get(f"offload_{what}") or {}).get("device") for what in ("optimizer", "param")]
-    return {
-        # Stage 3 gathers every module by itself, the tower's too: see _told_of_sharding.
-        f"zero_stage {zero.get('stage')}": zero.get("stage") != 2,
-        "offload_optimizer_device or offload_param_device": any(d not in (None, "none") for d in devices),
-        "bf16 or fp16": any((config.get(kind) or {}).get("enabled") is True for kind in ("bf16", "fp16")),
-        "gradient_accumulation_steps": config.get("gradient_accumulation_steps") not in (1, "auto", None),
-    }
 
 
 def _is_true(variable: str) -> bool:
@@ -131,7 +118,7 @@ def call_to_training(device: str, *, is_needed: bool) -> bool:
 
 
 def wait_for_all() -> None:
-    """Returns when every process is here."""
+    """Returns when every process has called it."""
     if num_processes() > 1:
         from accelerate import PartialState
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +134,28 @@ def accuracy_table(evaluation: Mapping[str, Any]) -> Table | str:
     table = Table(title="accuracy in percent")
     for heading in ("", *models):
         table.add_column(heading, justify="right" if heading else "left")
-    for name, cells in _table_rows(list(models.values())):
-        table.add_row(name, *cells)
+    for row in accuracy_rows(models):
+        table.add_row(*row)
     return table
+
+
+def accuracy_rows(models: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """The models of `evaluation.json` as rows of text: a label, then one cell per model."""
+    scores = list(models.values())
+    aspects = {aspect for score in scores for aspect in score["by_aspect"]} - {"static"}
+    rows = [
+        ["temporal", *(percent(score["accuracy"]) for score in scores)],
+        ["95 % interval", *(" - ".join(map(percent, score["interval"])) for score in scores)],
+        ["samples", *(str(score["num_samples"]) for score in scores)],
+    ]
+    # Conflicting videos last, next to the scores of their groups.
+    for aspect in sorted(aspects, key=lambda aspect: (aspect in LABELS, aspect)):
+        cells = (percent(score["by_aspect"].get(aspect, {}).get("accuracy")) for score in scores)
+        rows.append([LABELS.get(aspect, aspect.replace("_", " ")), *cells])
+    for name in ("text", "video", "group"):
+        cells = (percent(score[f"{name}_score"]["accuracy"]) for score in scores)
+        rows.append([f"conflicting, {name} score", *cells])
+    return [*rows, ["static", *(percent(score["static"]["accuracy"]) for score in scores)]]
 
 
 def percent(share: float | None) -> str:
@@ -173,19 +192,3 @@ def _check_group(path: Path, name: str, by_line: Mapping[int, Sample]) -> None:
             raise ValueError(f"{place} has other options in line {first}; they must be the same")
         if (other := answers.setdefault(sample.answer, line)) != line:
             raise ValueError(f"{place} already has answer {sample.answer} in line {other}")
-
-
-def _table_rows(models: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
-    """Each row's label and one cell per model."""
-    yield "temporal", [percent(model["accuracy"]) for model in models]
-    yield "95 % interval", [" - ".join(map(percent, model["interval"])) for model in models]
-    yield "samples", [str(model["num_samples"]) for model in models]
-    aspects = {aspect for model in models for aspect in model["by_aspect"]} - {"static"}
-    # Conflicting videos last, next to the scores of their groups.
-    for aspect in sorted(aspects, key=lambda aspect: (aspect in LABELS, aspect)):
-        scores = [model["by_aspect"].get(aspect, {}) for model in models]
-        label = LABELS.get(aspect, aspect.replace("_", " "))
-        yield label, [percent(score.get("accuracy")) for score in scores]
-    for name in ("text", "video", "group"):
-        yield f"conflicting, {name} score", [percent(model[f"{name}_score"]["accuracy"]) for model in models]
-    yield "static", [percent(model["static"]["accuracy"]) for model in models]

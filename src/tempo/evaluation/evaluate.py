@@ -23,10 +23,8 @@ from tempo.evaluation.benchmark import (
 from tempo.model.loading import VideoLM, load_video_lm
 from tempo.model.prefix import log_probs
 from tempo.training.phases import phase_directories
-from tempo.video.frames import FrameStore, Sampled, Stored, decode_jpegs
-from tempo.video.patience import with_patience
-from tempo.video.sampling import sample_video
-from tempo.video.videos import video_id
+from tempo.video.find import video_id
+from tempo.video.frames import Frames, FrameStore, SampledFrames, decode_jpegs, sample_video
 
 
 def evaluate(
@@ -39,9 +37,9 @@ def evaluate(
 ) -> EvaluationReport:
     """The accuracies of a model on a benchmark, a JSONL file of samples next to its videos.
 
-    `frames` says how frames are sampled (by default as in a run), `seed` is that of the intervals, and
-    `progress` gets the numbers of videos done and in total. Raises ValueError that names file and line of a
-    bad sample, before any work, and a video that cannot be read.
+    Frames are sampled with `frames`, by default with the defaults of the [frames] section. `seed` is that of
+    the intervals; `progress` gets the numbers of videos done and in total. Raises ValueError that names file
+    and line of a bad sample or a missing video before any work, and later a video that cannot be read.
     """
     path = Path(benchmark)
     check_benchmark(path)
@@ -50,7 +48,7 @@ def evaluate(
     for number, rows in enumerate(videos, 1):
         video = path.parent / rows[0].video
         sampled = _sample(video, frames or FramesConfig(), VideosConfig().timeout_seconds)
-        outcomes += ask(model, rows, decode_jpegs(sampled.frames), fps=sampled.fps)
+        outcomes += ask(model, rows, decode_jpegs(sampled.jpegs), fps=sampled.fps)
         progress(number, len(videos))
     return score_outcomes(outcomes, samples, seed=seed)
 
@@ -111,7 +109,7 @@ def store_benchmark(context: Context) -> None:
             benchmark_frames(context, rows[0].video)
 
 
-def benchmark_frames(context: Context, video: str) -> Stored:
+def benchmark_frames(context: Context, video: str) -> Frames:
     """The frames of a video of the run's benchmark, from the frame store, where they are added if absent.
 
     Raises ValueError that names a video which does not exist or cannot be read, because accuracies count all
@@ -123,8 +121,8 @@ def benchmark_frames(context: Context, video: str) -> Stored:
     check_video(path)
     name = video_id(path)
     if not store.has(name):
-        jpegs, seconds, fps = _sample(path, context.config.frames, context.config.videos.timeout_seconds)
-        store.write(name, jpegs, seconds=seconds, fps=fps)
+        sampled = _sample(path, context.config.frames, context.config.videos.timeout_seconds)
+        store.write(name, sampled.jpegs, seconds=sampled.seconds, fps=sampled.fps)
     return store.read(name)
 
 
@@ -153,7 +151,7 @@ def _outcomes(
     for number, rows in enumerate(unfinished, len(videos) - len(unfinished) + 1):
         stored = benchmark_frames(context, rows[0].video)
         missing = [sample for sample in rows if sample.id not in known]
-        store.append(table, ask(lm, missing, stored.frames, fps=stored.fps))
+        store.append(table, ask(lm, missing, stored.images, fps=stored.fps))
         progress(name, number, len(videos))
     wanted = {sample.id for sample in samples}
     return [outcome for outcome in store.read(table, Outcome) if outcome.id in wanted]
@@ -165,9 +163,9 @@ def _by_video(samples: Sequence[Sample]) -> list[list[Sample]]:
     return [list(rows) for _, rows in groupby(ordered, key=lambda sample: sample.video)]
 
 
-def _sample(video: Path, frames: FramesConfig, timeout_seconds: float) -> Sampled:
+def _sample(video: Path, frames: FramesConfig, timeout_seconds: float) -> SampledFrames:
     """The frames of a benchmark video; raises ValueError that names it if it cannot be read."""
     try:
-        return with_patience(lambda pulse: sample_video(video, frames, pulse.beat), timeout_seconds)
+        return sample_video(video, frames, timeout_seconds)
     except SkipRecord as skip:
         raise ValueError(f"evaluation.benchmark names {video}, which cannot be read: {skip}") from None

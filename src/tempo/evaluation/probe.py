@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,13 +28,11 @@ from tempo.model.answers import Request, without_thoughts
 from tempo.model.generation import generate
 from tempo.model.loading import VideoLM
 from tempo.model.prefix import log_probs
-from tempo.preference.inputs import Footage, ask_footage, frames_by_clip
 from tempo.preference.perturbations import perturb_all
 from tempo.preference.prompts import DESCRIBE
-from tempo.video.frames import FrameStore, decode_jpegs
-from tempo.video.patience import with_patience
-from tempo.video.sampling import sample_video
-from tempo.video.videos import check_shape, find_videos, video_id
+from tempo.preference.responses import Footage, frame_requests, frames_by_clip
+from tempo.video.find import find_videos, video_id
+from tempo.video.frames import FrameStore, decode_jpegs, sample_video
 
 #: Videos whose frames are in memory at the same time, and which are described in one batch.
 BATCH_SIZE = 8
@@ -55,14 +53,6 @@ class VideoSet:
     timeout_seconds: float = VideosConfig().timeout_seconds
     store: FrameStore | None = None
     clips: Mapping[str, Clips] = field(default_factory=dict)
-
-
-class View(NamedTuple):
-    """A perturbed video as it is shown to the model."""
-
-    kind: ProbeKind
-    level: int
-    request: Request
 
 
 def probe(
@@ -91,7 +81,11 @@ def probe(
     seen: set[str] = set()
     for start in range(0, len(paths), BATCH_SIZE):
         batch = _read_batch(source, paths[start : start + BATCH_SIZE], seen, left_out)
-        found = _given(batch, texts) if texts is not None else _own(model, batch, prompt, max_new_tokens)
+        if texts is None:
+            found = _describe(model, batch, prompt, max_new_tokens)
+        else:
+            missing = SkipRecord("no text given", "there is no text with the id of this video")
+            found = [texts.get(name) or missing for name, _ in batch.values()]
         for (path, (name, footage)), text in zip(batch.items(), found, strict=True):
             if isinstance(text, SkipRecord):
                 left_out.append(LeftOut(id=path, reason=text.reason, detail=text.detail))
@@ -116,25 +110,27 @@ def compare(
     return [
         Comparison(
             video=video,
-            kind=view.kind,
-            level=view.level,
+            kind=kind,
+            level=level,
             num_tokens=len(logp_clean),
             clean=_total(logp_clean),
-            perturbed=_total(_log_probs(model, view.request, text)),
+            perturbed=_total(_log_probs(model, request, text)),
         )
-        for view in perturbed_views(footage, prompt=prompt, seed=derive_seed(seed, video, "probe"))
+        for kind, level, request in perturbed_views(
+            footage, prompt=prompt, seed=derive_seed(seed, video, "probe")
+        )
     ]
 
 
-def perturbed_views(footage: Footage, *, prompt: str, seed: int) -> Iterator[View]:
-    """The video reversed, shuffled and dropped at every level that differs from the others, and frozen."""
-    ask = ask_footage(footage, prompt=prompt)
+def perturbed_views(footage: Footage, *, prompt: str, seed: int) -> Iterator[tuple[ProbeKind, int, Request]]:
+    """Kind, level and request: reversed, shuffled and dropped at every distinct level, and frozen."""
+    ask = frame_requests(footage, prompt=prompt)
     for made in perturb_all(footage.num_clips, PerturbationsConfig(), seed=seed):
         # None if clips without a frame leave the frames in their order.
         if request := ask(made.order, 0):
-            yield View(made.kind, made.level, request)
+            yield made.kind, made.level, request
     middle_T = np.full(len(footage.frames), len(footage.frames) // 2)
-    yield View("frozen", 0, Request(prompt, 0, footage.frames[middle_T], footage.fps))
+    yield "frozen", 0, Request(prompt, 0, footage.frames[middle_T], footage.fps)
 
 
 def open_videos(path: Path, frames: Mapping[str, Any] | None = None) -> VideoSet:
@@ -205,13 +201,11 @@ def _read(videos: VideoSet, path: str) -> tuple[str, Footage]:
         return clips.id, frames_by_clip(clips, store)
     name = video_id(path)
     if store and store.has(name):
-        frames, _, fps = store.read(name)
+        stored = store.read(name)
+        frames, fps = stored.images, stored.fps
     else:
-        sampled = with_patience(
-            lambda pulse: sample_video(path, videos.frames, pulse.beat), videos.timeout_seconds
-        )
-        frames, fps = decode_jpegs(sampled.frames), sampled.fps
-    check_shape(frames.shape[2], frames.shape[1])
+        sampled = sample_video(path, videos.frames, videos.timeout_seconds)
+        frames, fps = decode_jpegs(sampled.jpegs), sampled.fps
     num_segments = min(len(frames), NUM_SEGMENTS)
     segment_T = np.arange(len(frames)) * num_segments // len(frames)
     return name, Footage(frames, segment_T, num_segments, fps)
@@ -235,7 +229,7 @@ def _read_batch(
     return batch
 
 
-def _own(
+def _describe(
     model: VideoLM, batch: Mapping[str, tuple[str, Footage]], prompt: str, max_new_tokens: int
 ) -> list[str | SkipRecord]:
     """The model's own greedy description of each video, or why there is none."""
@@ -249,14 +243,6 @@ def _own(
         is_usable = answer.text and answer.is_whole
         texts.append(answer.text if is_usable else SkipRecord("no description", fault))
     return texts
-
-
-def _given(batch: Mapping[str, tuple[str, Footage]], texts: Mapping[str, str]) -> list[str | SkipRecord]:
-    """The text given for each video, or why there is none."""
-    missing = "there is no text with the id {!r}"
-    return [
-        texts.get(name) or SkipRecord("no text given", missing.format(name)) for name, _ in batch.values()
-    ]
 
 
 def _log_probs(model: VideoLM, request: Request, text: str) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tempo.config import ModelConfig
-from tempo.engine.devices import pick_device as pick_device
+from tempo.engine.ranks import pick_device as pick_device
 from tempo.model.attention import NAME, register_shared_prefix
 from tempo.model.paths import check_model_path, resolve_model_path
 from tempo.model.prefix import Continuation, Group, language_model

@@ -1,1 +1,5 @@
-"""The stages in order, and what makes one stale."""
+"""From videos to the report: the table of stages (`stages.py`) and what runs it (`runner.py`)."""
+
+from tempo.pipeline.runner import RunResult, run
+
+__all__ = ["RunResult", "run"]

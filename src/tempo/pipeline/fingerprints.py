@@ -1,73 +1,84 @@
-"""Files and checkpoints that a configuration names, and whether their content is still the same."""
+"""Fingerprints: a hash of all that the rows of a stage depend on."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
-import os
+import json
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
+from tempo import __version__
 from tempo.config import Config
-from tempo.model.paths import resolve_model_path
-
-#: Each belongs to the stage of its section.
-KEYS = ("pairs.import_from", "training.instructions", "evaluation.benchmark")
-
-#: What makes a checkpoint answer as it does; not its card.
-PARTS = ("*config.json", "tokenizer*", "chat_template*", "*.safetensors", "*.bin")
-
-#: Larger files of a checkpoint are not read whole: so many blocks of so many bytes, evenly spread. Training
-#: changes the weights everywhere.
-WHOLE_BYTES, NUM_BLOCKS, BLOCK_BYTES = 64 << 20, 64, 64 << 10
+from tempo.core.hashing import hash_checkpoint, hash_file, hash_text
+from tempo.core.store import RunStore
+from tempo.model.paths import EMBEDDED, embedded_path
+from tempo.pipeline.stages import NAMES, STAGES, Stage
 
 
-def named_files(config: Config) -> dict[str, Path]:
-    """The files by their keys; those that are named alone."""
-    named = {key: getattr(getattr(config, key.split(".")[0]), key.split(".")[1]) for key in KEYS}
-    return {key: Path(path) for key, path in named.items() if path}
+def fingerprints(config: Config) -> dict[str, str]:
+    """Stage name to 16 hex digits for its keys, its input files, the seed, and the stages before it."""
+    chained = str(config.run.seed)
+    result = {}
+    for stage in STAGES:
+        values = [_value(config, key, stage) for key in stage.keys]
+        inputs = [_hash_input(config, key) for key in (*stage.input_files, *stage.checkpoints)]
+        result[stage.name] = hash_text(json.dumps([chained, stage.name, values, inputs], sort_keys=True))
+        chained = chained if stage.is_auxiliary else result[stage.name]
+    return result
 
 
-def content_hashes(config: Config, stage: str) -> dict[str, str]:
-    """A hash of the content of each file that `stage` reads, by its key; empty for one that is not there.
-
-    Of checkpoints too, at the first stage that they count for; only of those in a directory, since that of a
-    hub name lies elsewhere.
-    """
-    files = {key: _hash(path) for key, path in named_files(config).items() if key.split(".")[0] == stage}
-    found = {key: path for key, path in _checkpoints(config, stage).items() if os.path.isdir(path)}
-    return files | {key: _hash_checkpoint(Path(path)) for key, path in found.items()}
+def stale_stages(config: Config, store: RunStore) -> list[str]:
+    """Stages that were begun under another configuration, in order."""
+    wanted = fingerprints(config)
+    return [name for name in NAMES if store.fingerprint(name) not in (None, wanted[name])]
 
 
-def _checkpoints(config: Config, stage: str) -> dict[str, str]:
-    if stage == "captions":
-        return {"model.path": resolve_model_path(config.model.path)}
-    learned = stage == "clips" and config.clips.features != "embedded"
-    return {"clips.features": config.clips.features} if learned else {}
+def versions() -> dict[str, str]:
+    """The versions of the packages whose code makes the rows."""
+    return {"tempo": __version__, "transformers": package_version("transformers") or ""}
 
 
-def _hash_checkpoint(directory: Path) -> str:
-    parts = {path for pattern in PARTS for path in directory.glob(pattern)}
-    text = "".join(f"{path.name} {_hash(path, WHOLE_BYTES)}\n" for path in sorted(parts))
-    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()[:16]
-
-
-def _hash(path: Path, whole_bytes: int | None = None) -> str:
+def package_version(name: str) -> str | None:
+    """The version of an installed distribution, None if it is not installed."""
     try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def look_up(config: Config, key: str) -> Any:
+    """The value of `section.key`, or a whole section; None if the section is absent."""
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part, None)
+    return value
+
+
+def _value(config: Config, key: str, stage: Stage) -> Any:
+    """A section or a value as plain data, without the keys that change no row."""
+    value = look_up(config, key)
+    ignored = {name.partition(".")[2] for name in stage.ignored_keys if name.startswith(f"{key}.")}
+    return value.model_dump(mode="json", exclude=ignored) if hasattr(value, "model_dump") else value
+
+
+def _hash_input(config: Config, key: str) -> str:
+    """A hash of the content of the file or checkpoint under `key`, empty if there is none on this machine."""
+    value = look_up(config, key)
+    if not value or (key, value) == ("clips.features", EMBEDDED):
+        return ""
+    path = embedded_path() if value == EMBEDDED else Path(value).expanduser()
+    try:
+        if path.is_dir():
+            return hash_checkpoint(path)
         stat = path.stat()
-        return _hash_state(path, stat.st_size, stat.st_mtime_ns, whole_bytes)
+        return _hash_state(path, stat.st_size, stat.st_mtime_ns)
     except OSError:
-        # It is said elsewhere, before any work; the state of a run can be told without the file.
+        # A missing file is reported before any work; `tempo status` must work without it.
         return ""
 
 
-@functools.lru_cache(maxsize=256)
-def _hash_state(path: Path, size: int, mtime_ns: int, whole_bytes: int | None) -> str:
-    """Read once for each state of the file: fingerprints are asked for often."""
-    with path.open("rb") as file:
-        if whole_bytes is None or size <= whole_bytes:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        digest = hashlib.sha256(str(size).encode())
-        for number in range(NUM_BLOCKS):
-            file.seek(number * (size - BLOCK_BYTES) // (NUM_BLOCKS - 1))
-            digest.update(file.read(BLOCK_BYTES))
-        return digest.hexdigest()[:16]
+@functools.lru_cache(maxsize=64)
+def _hash_state(path: Path, size: int, mtime_ns: int) -> str:
+    """Read once per size and time of change, because fingerprints are asked for often."""
+    return hash_file(path)

@@ -1,85 +1,93 @@
-"""What is looked at before any work: what is not there, and what is there and cannot be used."""
+"""Checks that report early, before hours of work, what a later stage would fail on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tempo.config import Config
-from tempo.engine import pool as engine
+from tempo.engine.types import Context
 from tempo.model.paths import check_model_path
-from tempo.pipeline.fingerprints import named_files
-
-#: Stages that ask the server of an [endpoint] section, where there is one.
-ENDPOINT_STAGES = ("captions", "responses")
 
 
-def check_inputs(config: Config, left: Collection[str], *, with_model: bool) -> None:
-    """Raises ValueError, before any work, for what the stages that are `left` will miss later.
+def check_paths(config: Config, file_keys: Iterable[str]) -> None:
+    """Raises ValueError for a file, folder or checkpoint that the configuration names and that is missing.
 
-    A path that leads nowhere, a package or a server's key that is not there, a row of instructions or of a
-    benchmark that is none, a model that cannot be used. With `model.path` where `with_model`: rows that are
-    there may be that model's.
+    `file_keys` are the `section.key` that name a file or are empty.
     """
-    engine.check_engine(config.run)
-    if with_model:
-        check_model_path(config.model.path)
-    if config.endpoint and any(stage in left for stage in ENDPOINT_STAGES):
+    check_model_path(config.model.path)
+    for key in file_keys:
+        section, _, name = key.partition(".")
+        if value := getattr(getattr(config, section), name):
+            _check_path(key, str(value), Path(value), Path.is_file)
+    for path in config.videos.paths:
+        _check_path("videos.paths", repr(path), Path(path).expanduser(), Path.exists)
+
+
+def _check_path(key: str, shown: str, path: Path, exists: Callable[[Path], bool]) -> None:
+    try:
+        found = exists(path)
+    except OSError as error:
+        # In a folder without permission; later versions of Python return False.
+        raise ValueError(f"{key}: {shown} cannot be reached: {error.strerror}") from None
+    if not found:
+        raise ValueError(f"{key}: {shown} does not exist")
+
+
+def check_detector(config: Config) -> None:
+    """Raises ValueError if the package of `shots.detector` is not installed."""
+    from tempo.video.detectors import check_detector
+
+    check_detector(config.shots)
+
+
+def check_embedder(config: Config) -> None:
+    """Raises ValueError if the checkpoint of `clips.features` cannot be loaded."""
+    if config.clips.features != "embedded":
+        from tempo.video.clips import check_embedder
+
+        check_embedder(config.clips.features)
+
+
+def check_server(config: Config) -> None:
+    """Raises ValueError if the environment has no key for the server of `[endpoint]`."""
+    if config.endpoint:
         from tempo.model.chat import read_key
 
         read_key(config.endpoint)
-    for key, file in named_files(config).items():
-        _check_path(key, str(file), file, Path.is_file)
-    for path in config.videos.paths:
-        _check_path("videos.paths", repr(path), Path(path).expanduser(), Path.exists)
+
+
+def check_instructions(config: Config) -> None:
+    """Raises ValueError that names a bad row of `training.instructions`."""
     if config.training.instructions:
         from tempo.training.instructions import read_questions
 
         read_questions(Path(config.training.instructions))
-    _check_stages(config, left)
 
 
-def _check_stages(config: Config, left: Collection[str]) -> None:
-    """Raises ValueError for what only some stages need, where these are left."""
-    if config.evaluation.benchmark and "evaluation" in left:
+def check_benchmark(config: Config) -> None:
+    """Raises ValueError that names a bad row of `evaluation.benchmark`, or a video that is missing."""
+    if config.evaluation.benchmark:
         from tempo.evaluation.benchmark import check_benchmark
 
         check_benchmark(Path(config.evaluation.benchmark))
-    if "shots" in left:
-        from tempo.video.detectors import check_detector
-
-        check_detector(config.shots)
-    if "clips" in left and config.clips.features != "embedded":
-        from tempo.video.features import check_embedder
-
-        check_embedder(config.clips.features)
-    # Last, since it takes seconds.
-    if any(stage in left for stage in _model_stages(config)):
-        from tempo.model.loading import check_device, load_processor
-
-        # Ray's machines have devices of their own.
-        if config.run.engine == "local":
-            check_device(config.model.device)
-        load_processor(config.model)
 
 
-def _model_stages(config: Config) -> list[str]:
-    """The stages that load the model of `model.path` under this configuration."""
-    needs = {
-        **dict.fromkeys(ENDPOINT_STAGES, config.endpoint is None),
-        "audit": config.audit.max_model_pairs > 0,
-        "training": bool(config.training.phases),
-        "evaluation": bool(config.synthetic or config.evaluation.benchmark),
-    }
-    return [stage for stage, is_needed in needs.items() if is_needed]
+def check_model(config: Config) -> None:
+    """Raises ValueError if the model cannot be used, without loading its weights; takes seconds."""
+    from tempo.model.loading import check_device, load_processor
+
+    # On a Ray cluster the devices are those of its machines.
+    if config.run.engine == "local":
+        check_device(config.model.device)
+    load_processor(config.model)
 
 
-def _check_path(key: str, shown: str, path: Path, is_there: Callable[[Path], bool]) -> None:
-    """Raises ValueError that names `key` where `path` does not exist, or nobody may look."""
-    try:
-        found = is_there(path)
-    except OSError as error:
-        # Below a folder that may not be entered; later versions of Python say False.
-        raise ValueError(f"{key}: {shown} cannot be reached: {error.strerror}") from None
-    if not found:
-        raise ValueError(f"{key}: {shown} does not exist")
+def check_trainable(context: Context) -> None:
+    """Raises ValueError for an instruction about an unknown video, and for a video too long to train on."""
+    from tempo.training.examples import check_longest
+    from tempo.training.instructions import check_videos
+
+    check_videos(context)
+    if context.config.training.phases:
+        check_longest(context)

@@ -1,202 +1,265 @@
-"""The ordered table of stages: the table of contents of the project.
+"""The table of stages: everything that is true of a stage stands in its entry here, and nowhere else.
 
-Each stage is a noun, a module, a record type and a JSONL file. Modules are named, not imported: `tempo
---help` needs none of them.
+To add a stage, write a worker factory (`make_worker(context) -> worker`) in the package it belongs to, or a
+function in `steps.py` if the stage cannot work on one record at a time, and add an entry below. Its rows, its
+subcommand, resume, fingerprints, `tempo status` and `--from` follow from the entry. Workers are named, not
+imported, so that `tempo --help` imports no heavy package.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from tempo.config import Config
-from tempo.core.records import Clips, Perturbations, Record, Video
-from tempo.core.store import RunStore, run_directory_error
-from tempo.engine import pool as engine
-from tempo.engine.ranks import call_to_training, process_rank
+from tempo.core.records import (
+    Captions,
+    Clips,
+    Pair,
+    Perturbations,
+    Record,
+    Responses,
+    Shots,
+    Video,
+)
+from tempo.engine.pool import Place
 from tempo.engine.types import Context
-from tempo.pipeline import run_files, steps
-from tempo.pipeline.fingerprints import content_hashes
-from tempo.pipeline.preflight import check_inputs
-from tempo.pipeline.take_over import take_over
+from tempo.pipeline import preflight, steps
+
+
+def _never(config: Config) -> bool:
+    return False
+
+
+def _no_reason(config: Config) -> str:
+    return ""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: what it says of itself, the configuration it depends on, and how it is run.
+    """All that is true of a stage."""
 
-    A stage `aside` looks at a run and changes no row of it: no stage needs it, only those that name the same
-    section become stale with it, and its subcommand takes the directory of a run.
-    """
-
+    #: The subcommand, and the name of the JSONL file of the stage's rows.
     name: str
-    says: str
-    sections: tuple[str, ...]
-    run: Callable[[Context, RunStore, Console], None]
-    aside: bool = False
+    #: What the stage does, for `--help`.
+    description: str
+    #: The earlier stages that it reads, with the type of their rows. A worker maps the rows of the first one
+    #: that is not idle.
+    reads: tuple[tuple[str, type[Record]], ...] = ()
+    #: The type of its rows; None if it writes only `files`.
+    writes: type[Record] | None = None
+    #: `module:function` that makes the worker, for stages that map records to records.
+    worker: str = ""
+    #: What runs the stage as a whole, for stages without a worker.
+    function: Callable[[Context, Console], None] | None = None
+    #: Where the worker runs: in this process, in a pool of processes, or where a model is held.
+    place: Callable[[Config], Place] = lambda config: "here"
+    #: Whether it loads the model of `model.path`.
+    needs_model: Callable[[Config], bool] = _never
+    #: Sections and keys of the configuration that its rows depend on.
+    keys: tuple[str, ...] = ()
+    #: Keys in these sections that change no row. A run may go on with other values.
+    ignored_keys: tuple[str, ...] = ()
+    #: Keys that name a file, or a checkpoint, whose content its rows depend on.
+    input_files: tuple[str, ...] = ()
+    checkpoints: tuple[str, ...] = ()
+    #: Raises ValueError, before any work, if something that it needs is missing.
+    check: Callable[[Config], None] = lambda config: None
+    #: Raises ValueError for earlier rows that later stages cannot use, right before the stage runs.
+    check_before: Callable[[Context], None] = lambda context: None
+    #: Files and folders in the run directory that it writes beside its rows.
+    files: tuple[str, ...] = ()
+    #: Why a configuration does not need the stage; empty if it does.
+    idle: Callable[[Config], str] = _no_reason
+    #: Whether `--from RUN` may take over its rows and files.
+    is_shared: bool = False
+    #: Whether it only looks at a run: no later stage depends on it, and its subcommand takes a run directory.
+    is_auxiliary: bool = False
 
 
-def _mapped(worker: str, reads: str, reads_record: type[Record]) -> Any:
-    return steps.MapStep(worker, reads, reads_record, "pool")
+def _asking(config: Config) -> Place:
+    """A server is asked from this process, which has its key."""
+    return "here" if config.endpoint else "model"
 
 
-#: What answers depend on where a server draws them: not on where it is, nor on how patiently it is asked.
-SERVED = ("endpoint.model", "endpoint.server")
+def _without_server(config: Config) -> bool:
+    return config.endpoint is None
+
+
+def _imported(config: Config) -> str:
+    return "the pairs come from pairs.import_from" if config.pairs.import_from else ""
+
+
+def _not_captioned(config: Config) -> str:
+    if config.responses.input_form != "captions":
+        return f"responses.input_form is {config.responses.input_form!r}"
+    return _imported(config)
+
+
+#: Of a server only what it serves changes its answers, not where it is or how it is asked.
+_SERVER = ("endpoint.model", "endpoint.server")
 
 STAGES: tuple[Stage, ...] = (
-    Stage("synthetic", "render the embedded world (only with a [synthetic] section)", ("synthetic",),
-          steps.run_synthetic),
-    Stage("videos", "find video files and identify them by content", ("videos",), steps.run_videos),
-    Stage("shots", "cut videos into shots; fill the frame store", ("shots", "frames"),
-          _mapped("tempo.video.shots:make_worker", "videos", Video)),
-    Stage("clips", "group shots into clips, keep temporally rich videos", ("clips", "frames"),
-          steps.run_clips),
-    Stage("captions", "let the model caption every clip", ("model", *SERVED, "captions"),
-          steps.answered("tempo.preference.captions:make_worker", "clips", Clips)),
-    Stage("perturbations", "choose what to drop, shuffle and reverse",
-          ("perturbations", "responses.input_form"), steps.run_perturbations),
-    Stage("responses", "let the model answer, clean and perturbed", (*SERVED, "responses"),
-          steps.answered("tempo.preference.responses:make_worker", "perturbations", Perturbations)),
-    Stage("pairs", "pair chosen with rejected answers, filter", ("pairs",), steps.run_pairs),
-    Stage("audit", "ask how well the pairs can be told apart without the video", ("audit",),
-          steps.run_audit, aside=True),
-    Stage("training", "train the phases in order", ("training",), steps.run_training),
-    Stage("evaluation", "ask every model the benchmark", ("evaluation",), steps.run_evaluation),
-    Stage("report", "write report.html", ("report", "audit"), steps.run_report),
-)  # fmt: skip
-
-#: Stages that `pairs.import_from` replaces.
-IMPORTED_STAGES = ("clips", "captions", "perturbations", "responses")
-
-#: Stages that load the model.
-MODEL_STAGES = ("captions", "responses", "audit", "training", "evaluation")
-
-#: Keys of sections that change no result: where it is computed, what a stop costs, how long a hang is borne.
-#: A run may go on on another device; with dtype "auto" that changes the precision of what is left.
-CHANGE_NOTHING = {"device", "checkpoint_minutes", "timeout_seconds"}
+    Stage(
+        "synthetic",
+        "render the embedded world (only with a [synthetic] section)",
+        function=steps.run_synthetic,
+        keys=("synthetic",),
+        files=("synthetic",),
+        idle=lambda config: "" if config.synthetic else "the config has no [synthetic] section",
+        is_shared=True,
+    ),
+    Stage(
+        "videos",
+        "find video files and identify them by content",
+        writes=Video,
+        function=steps.run_videos,
+        keys=("videos",),
+        ignored_keys=("videos.timeout_seconds",),
+        check=preflight.check_instructions,
+        is_shared=True,
+    ),
+    Stage(
+        "shots",
+        "cut videos into shots; fill the frame store",
+        reads=(("videos", Video),),
+        writes=Shots,
+        worker="tempo.video.shots:make_worker",
+        place=lambda config: "pool",
+        keys=("shots", "frames"),
+        check=preflight.check_detector,
+        files=("frames",),
+        is_shared=True,
+    ),
+    Stage(
+        "clips",
+        "group shots into clips, keep temporally rich videos",
+        reads=(("shots", Shots),),
+        writes=Clips,
+        worker="tempo.video.clips:make_worker",
+        place=lambda config: "pool" if config.clips.features == "embedded" else "model",
+        keys=("clips", "frames"),
+        checkpoints=("clips.features",),
+        check=preflight.check_embedder,
+        idle=_imported,
+        is_shared=True,
+    ),
+    Stage(
+        "captions",
+        "let the model caption every clip",
+        reads=(("clips", Clips),),
+        writes=Captions,
+        worker="tempo.preference.captions:make_worker",
+        place=_asking,
+        needs_model=_without_server,
+        keys=("model", *_SERVER, "captions"),
+        ignored_keys=("model.device",),
+        checkpoints=("model.path",),
+        check=preflight.check_server,
+        check_before=preflight.check_trainable,
+        idle=_not_captioned,
+        is_shared=True,
+    ),
+    Stage(
+        "perturbations",
+        "choose what to drop, shuffle and reverse",
+        reads=(("captions", Captions), ("clips", Clips)),
+        writes=Perturbations,
+        worker="tempo.preference.perturbations:make_worker",
+        keys=("perturbations", "responses.input_form"),
+        idle=_imported,
+        is_shared=True,
+    ),
+    Stage(
+        "responses",
+        "let the model answer, clean and perturbed",
+        reads=(("perturbations", Perturbations),),
+        writes=Responses,
+        worker="tempo.preference.responses:make_worker",
+        place=_asking,
+        needs_model=_without_server,
+        keys=("model", *_SERVER, "responses"),
+        ignored_keys=("model.device",),
+        checkpoints=("model.path",),
+        check=preflight.check_server,
+        check_before=preflight.check_trainable,
+        idle=_imported,
+        is_shared=True,
+    ),
+    Stage(
+        "pairs",
+        "pair chosen with rejected answers, filter",
+        reads=(("responses", Responses),),
+        writes=Pair,
+        function=steps.run_pairs,
+        keys=("pairs",),
+        input_files=("pairs.import_from",),
+        files=("held_out_pairs.jsonl",),
+        is_shared=True,
+    ),
+    Stage(
+        "audit",
+        "ask how well the pairs can be told apart without the video",
+        reads=(("pairs", Pair),),
+        function=steps.run_audit,
+        needs_model=lambda config: config.audit.max_model_pairs > 0,
+        keys=("audit",),
+        files=("audit.json",),
+        is_auxiliary=True,
+    ),
+    Stage(
+        "training",
+        "train the phases in order",
+        reads=(("pairs", Pair),),
+        function=steps.run_training,
+        needs_model=lambda config: bool(config.training.phases),
+        keys=("training",),
+        ignored_keys=("training.checkpoint_minutes",),
+        input_files=("training.instructions",),
+        checkpoints=("model.path",),
+        check=preflight.check_instructions,
+        files=("train", "baselines", "model"),
+    ),
+    Stage(
+        "evaluation",
+        "ask every model the benchmark",
+        function=steps.run_evaluation,
+        needs_model=lambda config: bool(config.synthetic or config.evaluation.benchmark),
+        keys=("evaluation",),
+        input_files=("evaluation.benchmark",),
+        check=preflight.check_benchmark,
+        files=("evaluation", "evaluation.json"),
+    ),
+    Stage(
+        "report",
+        "write report.html",
+        function=steps.run_report,
+        keys=("report", "audit"),
+        files=("report.html",),
+    ),
+)
 
 NAMES = tuple(stage.name for stage in STAGES)
 
 
-def fingerprints(config: Config) -> dict[str, str]:
-    """What each stage's rows depend on, as one hash: its sections and files, the seed, stages before it."""
-    chained = str(config.run.seed)
-    result = {}
-    for stage in STAGES:
-        parts = {key: _plain(config, key) for key in stage.sections} | content_hashes(config, stage.name)
-        text = json.dumps([chained, stage.name, parts], sort_keys=True)
-        result[stage.name] = hashlib.sha256(text.encode()).hexdigest()[:16]
-        chained = chained if stage.aside else result[stage.name]
-    return result
+def find_stage(name: str) -> Stage:
+    """The stage with this name; raises ValueError if there is none."""
+    if name not in NAMES:
+        raise ValueError(f"there is no stage {name!r}; the stages are {', '.join(NAMES)}")
+    return STAGES[NAMES.index(name)]
 
 
-def stale_stages(config: Config, store: RunStore) -> list[str]:
-    """Stages that were begun under another configuration, in order."""
-    wanted = fingerprints(config)
-    return [name for name in NAMES if store.fingerprint(name) not in (None, wanted[name])]
+def select_stages(config: Config, *, until: str = "", only: str = "") -> tuple[Stage, ...]:
+    """The stages that a configuration needs, in order, up to `until`, or `only` one.
 
-
-def run_stages(
-    context: Context,
-    console: Console,
-    *,
-    until: str = "",
-    only: str = "",
-    source: Path | None = None,
-    redo: bool = False,
-) -> None:
-    """Runs every stage that is not done, in order, or `only` one of them.
-
-    What the run in `source` made under the same settings is taken over first. Of several processes the first
-    runs the stages; the others join the training. Raises ValueError if the directory holds rows of another
-    configuration, unless `redo` discards them.
+    Raises ValueError for an unknown name, and for an idle stage in `only`.
     """
-    if process_rank() > 0:
-        steps.join_training(context)
-        return
-    if source and (error := run_directory_error(source)):
-        raise ValueError(f"--from: {error}")
-    selected = _selected(context.config, until=until, only=only)
-    uses_model = any(stage.name in MODEL_STAGES for stage in selected) or _has_used_model(context)
-    check_inputs(context.config, _left(selected, context), with_model=uses_model)
-    with RunStore(context.directory).lock(), engine.session(context.config.run):
-        stale = stale_stages(context.config, RunStore(context.directory))
-        run_files.settle_config(context, stale, console, redo=redo)
-        if source:
-            names = [stage.name for stage in selected]
-            console.print(take_over(source, context, names, fingerprints(context.config)))
-        if not only:
-            steps.tell_new_files(context, console)
-        _do(selected, context, console)
-    call_to_training(context.config.model.device, is_needed=False)
-
-
-def _left(stages: Sequence[Stage], context: Context) -> list[str]:
-    """Names of those of the stages that are not done under this configuration."""
-    store, wanted = RunStore(context.directory), fingerprints(context.config)
-    done = {name for name in NAMES if store.is_done(name) and store.fingerprint(name) == wanted[name]}
-    return [stage.name for stage in stages if stage.name not in done]
-
-
-def _has_used_model(context: Context) -> bool:
-    """Whether there are rows that the model made: without it they could not be told from another's."""
-    store = RunStore(context.directory)
-    return any(store.fingerprint(name) is not None for name in MODEL_STAGES)
-
-
-def _do(stages: Sequence[Stage], context: Context, console: Console) -> None:
-    """Runs those of the stages that are not done."""
-    store, wanted = RunStore(context.directory), fingerprints(context.config)
-    for stage in stages:
-        if store.is_done(stage.name):
-            continue
-        _require_before(stage.name, context.config, store)
-        store.begin(stage.name, wanted[stage.name])
-        stage.run(context, store, console)
-        store.finish(stage.name, wanted[stage.name])
-
-
-def _selected(config: Config, *, until: str, only: str) -> Sequence[Stage]:
-    for asked in (until, only):
-        if asked and asked not in NAMES:
-            raise ValueError(f"there is no stage {asked!r}; the stages are {', '.join(NAMES)}")
-    last = NAMES.index(until) if until else len(NAMES) - 1
-    idle = idle_stages(config)
-    if only in idle:
-        raise ValueError(f"stage {only!r} would do nothing: {idle[only]}")
-    chosen = [s for s in STAGES[: last + 1] if s.name not in idle]
-    return [stage for stage in chosen if stage.name == only] if only else chosen
-
-
-def idle_stages(config: Config) -> dict[str, str]:
-    """Stages that a configuration has no use for, and why."""
-    idle = {}
-    if config.synthetic is None:
-        idle["synthetic"] = "the config has no [synthetic] section"
-    if config.responses.input_form != "captions":
-        idle["captions"] = f"responses.input_form is {config.responses.input_form!r}"
-    if config.pairs.import_from:
-        idle |= dict.fromkeys(IMPORTED_STAGES, "the pairs come from pairs.import_from")
-    return idle
-
-
-def _require_before(name: str, config: Config, store: RunStore) -> None:
-    idle = idle_stages(config)
-    before = [s.name for s in STAGES[: NAMES.index(name)] if s.name not in idle and not s.aside]
-    if missing := [stage for stage in before if not store.is_done(stage)]:
-        raise ValueError(f"stage {name!r} needs {missing[0]!r} first; `tempo run` does all in order")
-
-
-def _plain(config: Config, key: str) -> Any:
-    """A section, or one value of it (`section.key`), as plain data."""
-    section, _, name = key.partition(".")
-    value = getattr(config, section)
-    if name:
-        return getattr(value, name, None)
-    return None if value is None else value.model_dump(mode="json", exclude=CHANGE_NOTHING)
+    if only:
+        stage = find_stage(only)
+        if reason := stage.idle(config):
+            raise ValueError(f"stage {only!r} has nothing to do: {reason}")
+        return (stage,)
+    last = NAMES.index(find_stage(until).name) if until else len(NAMES) - 1
+    return tuple(stage for stage in STAGES[: last + 1] if not stage.idle(config))

@@ -1,1 +1,1 @@
-"""Preference data: captions, perturbations, responses, pairs."""
+"""Preference data: captions, perturbations, responses, pairs, their audit, export and import."""

@@ -1,112 +1,210 @@
-"""The audit: how well the pairs can be told apart without the video, and what to do about it.
+"""The audit: how well the two texts of each pair can be told apart without the video.
 
-A pair that length, words or the language model alone can tell apart may be won without watching; a model
-trained on it learns that instead of the order of time.
+A model that is trained on pairs which length, words or the language model alone can tell apart may learn that
+instead of the order of time. A text-only baseline picks one text of each pair. It compares them as a
+difference, so their order cannot matter and chance is 50 %. A fitted baseline has not seen the videos that it
+is evaluated on.
+
+    P: pairs   F: features
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tempo.config import AuditConfig, ModelConfig
-from tempo.core.records import Pair
+from tempo.core.records import Frozen, Pair
 from tempo.core.seeds import derive_seed
-from tempo.core.statistics import cluster_interval, wilson_interval
+from tempo.core.statistics import share_interval
 from tempo.core.store import RunStore, read_config, write_json
-from tempo.preference import judges
-from tempo.preference.verdict import MIN_VIDEOS, verdict
+from tempo.preference.importing import pair_of_row
+from tempo.preference.pairs import log_length_ratio
 
-#: Told how many questions of the language model are answered, of how many.
+if TYPE_CHECKING:
+    from tempo.model.loading import VideoLM
+
+Array: TypeAlias = NDArray[np.float64]
+
+#: Called with how many questions to the language model are answered, and of how many.
 Progress: TypeAlias = Callable[[int, int], None]
 
+NUM_FOLDS = 5
 
-def read_pairs(directory: Path) -> list[Pair]:
-    """The pairs in a directory; raises ValueError where it has none, or a line that is no pair."""
-    path = directory / "pairs.jsonl"
-    if not path.exists():
-        raise ValueError(
-            f"{directory} has no pairs.jsonl; `tempo run CONFIG --out {directory} --until pairs` makes it"
-        )
-    return RunStore(directory).read("pairs", Pair)
+#: The classifier counts the most frequent words. Bounds its time and memory.
+MAX_WORDS = 500
+
+#: With fewer videos there is no verdict, and intervals are Wilson's, for one sample per video.
+MIN_VIDEOS = 20
+
+#: A baseline that is right more often than this has found a shortcut.
+SHORTCUT = 0.55
+
+#: These have chosen a direction: below 50 % they have found nothing, and other baselines have.
+FITTED = ("length", "words")
+
+#: The subjects of the verdict: their baselines, of which the strongest counts, and the advice.
+SUBJECTS = {
+    "Length": (
+        ("longer_text", "length"),
+        'Set pairs.length = "fair" (fewer pairs, hardly a drop pair), or leave such kinds out of the phases.',
+    ),
+    "The choice of words": (
+        ("words",),
+        "audit.json lists them as telling_words. Words that count stand for length; others mean that the "
+        "model describes perturbed videos in other words.",
+    ),
+    "The language model without the video": (
+        ("model",),
+        "One side reads more fluently than the other: compare them in the report, and try another "
+        "responses.temperature.",
+    ),
+}
+
+
+class Accuracy(Frozen):
+    """The share of pairs in which a baseline picks the chosen text, a tie being half, with its interval."""
+
+    accuracy: float
+    interval: tuple[float, float]
+    num_pairs: int
+    num_videos: int
+
+
+class BaselineAccuracy(Accuracy):
+    """Also by kind of perturbation and by level, easiest level first."""
+
+    by_kind: dict[str, Accuracy]
+    by_level: dict[str, Accuracy]
+
+
+class AuditReport(Frozen):
+    """The result of an audit, and the content of `audit.json`.
+
+    `baselines` are `longer_text`, `length`, `words` and `model`, as far as they could be evaluated.
+    `telling_words` speak most for the text that they are listed under, `chosen` or `rejected`.
+    """
+
+    num_pairs: int
+    num_audited: int
+    num_videos: int
+    baselines: dict[str, BaselineAccuracy]
+    telling_words: dict[str, tuple[str, ...]]
+    verdict: str
+
+
+def audit(
+    pairs: Iterable[Pair | Mapping[str, Any] | Sequence[str]],
+    *,
+    with_model: VideoLM | None = None,
+    seed: int = 0,
+    max_pairs: int = 2000,
+    max_model_pairs: int = 500,
+    progress: Progress = lambda done, total: None,
+) -> AuditReport:
+    """How well text-only baselines tell chosen from rejected texts, with a verdict in words.
+
+    A pair is a `Pair`, (chosen, rejected), or a row in the format of TRL, ms-swift or LLaMA-Factory. Pairs of
+    one video stay together in folds and in the bootstrap; without a video, those of one chosen text do. About
+    `max_pairs` are audited, and `max_model_pairs` by `with_model`. Without a model there is no baseline
+    `model`, and with fewer than `NUM_FOLDS` videos no fitted one. Raises ValueError for what is not a pair.
+    """
+    all_pairs = [_as_pair(pair, number) for number, pair in enumerate(pairs, 1)]
+    audited = choose_videos(all_pairs, max_pairs, seed=seed)
+    num_videos = len({pair.video_id for pair in audited})
+    scores: dict[str, BaselineAccuracy] = {}
+    telling: dict[str, tuple[str, ...]] = {}
+    if audited:
+        ratio_P = np.array([log_length_ratio(pair) for pair in audited])
+        scores["longer_text"] = _summarise(_picks(ratio_P), audited, seed)
+    if num_videos >= NUM_FOLDS:
+        # Which text is longer, and by how much: a classifier may come to prefer either.
+        size = float(np.sqrt(np.mean(ratio_P**2))) or 1.0
+        length_PF = np.stack([np.sign(ratio_P), ratio_P / size], axis=1)
+        words, words_PF = _word_features(audited)
+        scores["length"] = _summarise(_cross_validated(length_PF, audited, seed), audited, seed)
+        scores["words"] = _summarise(_cross_validated(words_PF, audited, seed), audited, seed)
+        telling = _telling_words(words, words_PF)
+    if audited and with_model is not None and max_model_pairs:
+        few = choose_videos(audited, max_model_pairs, seed=seed)
+        scores["model"] = _summarise(_model_picks(few, with_model, progress), few, seed)
+    return AuditReport(
+        num_pairs=len(all_pairs),
+        num_audited=len(audited),
+        num_videos=num_videos,
+        baselines=scores,
+        telling_words=telling,
+        verdict=verdict(scores, num_pairs=len(audited), num_videos=num_videos),
+    )
+
+
+def audit_run(
+    directory: Path, *, with_model: bool = True, progress: Progress = lambda done, total: None
+) -> AuditReport:
+    """Audits the pairs of a run with the seed, model and [audit] section of its config.toml.
+
+    Writes `audit.json`. Raises ValueError if there are no pairs, or no model.
+    """
+    pairs, config = read_pairs(directory), read_config(directory)
+    if with_model and "model" not in config:
+        raise ValueError(f"{directory}/config.toml does not name a model. Add --no-model")
+    # Only these sections: a run of another version of tempo may have keys that this one does not know.
+    settings = AuditConfig.model_validate(config.get("audit", {}))
+    seed = int(config.get("run", {}).get("seed", 0))
+    model = None
+    if with_model and pairs and settings.max_model_pairs:
+        from tempo.model.loading import load_video_lm
+
+        model = load_video_lm(ModelConfig.model_validate(config["model"]))
+    report = audit(pairs, with_model=model, seed=seed, progress=progress, **settings.model_dump())
+    write_json(directory / "audit.json", report.model_dump(mode="json"))
+    return report
 
 
 def audit_directory(
     directory: Path, *, with_model: bool, progress: Progress = lambda done, total: None
-) -> dict[str, Any]:
-    """Audits the pairs of a directory as its config.toml says; writes `audit.json` and returns its content.
+) -> AuditReport:
+    """As `audit_run`, outside of a run's stages; raises ValueError if a run holds the directory.
 
-    A report that was written counts as not done any more, for it shows the audit before; so does the stage
-    itself where the model was not asked. A directory with nothing but pairs has no model to ask. Raises
-    ValueError where there are no pairs, and while a run is at work there: it audits its pairs itself, and
-    may be about to replace them.
+    Afterwards the stage `report` counts as not done, and without the model the stage `audit`, too.
     """
-    # Now for what may be wrong with it: the lock would make the directory.
+    # First, because the lock would create the directory.
     read_pairs(directory)
-    # Only what the audit needs: a run of another version may have keys that this one does not know.
-    plain = read_config(directory)
-    if with_model and "model" not in plain:
-        raise ValueError(f"{directory}/config.toml names no model to ask; add --no-model")
-    settings = AuditConfig.model_validate(plain.get("audit", {}))
-    model = ModelConfig.model_validate(plain["model"]) if with_model else None
-    seed = int(plain.get("run", {}).get("seed", 0))
     with RunStore(directory).lock():
-        audit = audit_pairs(read_pairs(directory), settings, seed=seed, model=model, progress=progress)
+        report = audit_run(directory, with_model=with_model, progress=progress)
         for stage in ("report",) if with_model else ("report", "audit"):
             RunStore(directory).forget(stage)
-        write_json(directory / "audit.json", audit)
-    return audit
+    return report
 
 
-def audit_pairs(
-    pairs: Sequence[Pair],
-    settings: AuditConfig,
-    *,
-    seed: int,
-    model: ModelConfig | None,
-    progress: Progress = lambda done, total: None,
-) -> dict[str, Any]:
-    """Accuracy and 95 % interval of every judge, overall, by kind and by level, and the verdict in words.
-
-    Without `model` the language model is not asked; judges that are fitted need a video for each fold.
-    """
-    asked = choose_videos(pairs, settings.max_pairs, seed=seed)
-    num_videos = len({pair.video_id for pair in asked})
-    scores: dict[str, Any] = {}
-    telling: dict[str, list[str]] = {}
-    if asked:
-        scores["longer"] = summarise(judges.longer_right(asked), asked, seed=seed)
-    if num_videos >= judges.NUM_FOLDS:
-        words_P, telling = judges.words_right(asked, seed=seed)
-        scores["length"] = summarise(judges.length_right(asked, seed=seed), asked, seed=seed)
-        scores["words"] = summarise(words_P, asked, seed=seed)
-    if asked and model is not None and settings.max_model_pairs:
-        few = choose_videos(asked, settings.max_model_pairs, seed=seed)
-        scores["model"] = summarise(_ask_model(few, model, progress), few, seed=seed)
-    return {
-        "num_pairs": len(pairs),
-        "num_audited": len(asked),
-        "num_videos": num_videos,
-        "judges": scores,
-        "telling_words": telling,
-        "verdict": verdict(scores, num_pairs=len(asked), num_videos=num_videos),
-    }
+def read_pairs(directory: Path) -> list[Pair]:
+    """The pairs of a run; raises ValueError if it has no file of pairs, or for a line that is not a pair."""
+    if not (directory / "pairs.jsonl").exists():
+        command = f"tempo run CONFIG --out {directory} --until pairs"
+        raise ValueError(f"{directory} has no pairs.jsonl. `{command}` makes it")
+    return RunStore(directory).read("pairs", Pair)
 
 
-def _ask_model(pairs: Sequence[Pair], model: ModelConfig, progress: Progress) -> judges.Array:
-    from tempo.model.loading import load_video_lm
-
-    return judges.model_right(pairs, load_video_lm(model), progress=progress)
+def _as_pair(pair: Pair | Mapping[str, Any] | Sequence[str], number: int) -> Pair:
+    if isinstance(pair, Pair):
+        return pair
+    try:
+        row = pair if isinstance(pair, Mapping) else dict(zip(("chosen", "rejected"), pair, strict=True))
+        return pair_of_row(dict(row))
+    except ValueError as error:
+        raise ValueError(f"pair {number}: {error}") from None
 
 
 def choose_videos(pairs: Sequence[Pair], max_pairs: int, *, seed: int) -> list[Pair]:
-    """All pairs of as many videos, drawn by the seed, as `max_pairs` allows; of `MIN_VIDEOS` at least."""
-    by_video: dict[str, list[Pair]] = {}
+    """All pairs of as many random videos as `max_pairs` allows, at least `MIN_VIDEOS`; sorted by id."""
+    by_video: defaultdict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
-        by_video.setdefault(pair.video_id, []).append(pair)
+        by_video[pair.video_id].append(pair)
     chosen: list[Pair] = []
     drawn = sorted(by_video, key=lambda video: derive_seed(seed, video, "audit"))
     for number, video in enumerate(drawn):
@@ -116,34 +214,132 @@ def choose_videos(pairs: Sequence[Pair], max_pairs: int, *, seed: int) -> list[P
     return sorted(chosen, key=lambda pair: pair.id)
 
 
-def summarise(right_P: judges.Array, pairs: Sequence[Pair], *, seed: int) -> dict[str, Any]:
-    """A judge's accuracy overall, by kind and by level (easiest first)."""
-    levels = sorted({pair.level for pair in pairs}, reverse=True)
-
-    def part(names: Sequence[str], wanted: str) -> dict[str, Any]:
-        videos = [pair.video_id for pair, name in zip(pairs, names, strict=True) if name == wanted]
-        return score(right_P[np.array(names) == wanted], videos, seed=seed)
-
-    kind_P, level_P = [pair.kind for pair in pairs], [str(pair.level) for pair in pairs]
-    return {
-        **score(right_P, [pair.video_id for pair in pairs], seed=seed),
-        "by_kind": {kind: part(kind_P, kind) for kind in sorted(set(kind_P))},
-        "by_level": {str(level): part(level_P, str(level)) for level in levels},
-    }
+def _picks(scores_P: Array) -> Array:
+    """1 for a positive score (the chosen text is picked), 0 for a negative one, 0.5 for 0, up to rounding."""
+    return np.where(np.abs(scores_P) < 1e-9, 0.5, np.where(scores_P > 0, 1.0, 0.0))
 
 
-def score(right_P: judges.Array, videos: Sequence[str], *, seed: int) -> dict[str, Any]:
-    """Accuracy with its 95 % interval, and how many pairs and videos it comes from.
+def _word_features(pairs: Sequence[Pair]) -> tuple[list[str], Array]:
+    """Words, and features [P, F]: log(1 + count) of each in the chosen less that in the rejected text."""
+    from sklearn.feature_extraction.text import CountVectorizer
 
-    Pairs of one video share their chosen answer, so the bootstrap draws whole videos. Of fewer than
-    `MIN_VIDEOS`, or where every pair is right or none, it knows too little spread: Wilson's interval for as
-    many samples as videos, which is wider, stands in.
-    """
-    num_videos = len(set(videos))
-    found = {"num_pairs": len(videos), "num_videos": num_videos}
-    accuracy = float(right_P.mean())
-    if num_videos < MIN_VIDEOS or accuracy in (0.0, 1.0):
-        interval = wilson_interval(accuracy * num_videos, num_videos)
-    else:
-        interval = cluster_interval(right_P, videos, seed=derive_seed(seed, "audit", "bootstrap"))
-    return {"accuracy": round(accuracy, 4), "interval": [round(bound, 4) for bound in interval], **found}
+    vectorizer = CountVectorizer(token_pattern=r"\w+", max_features=MAX_WORDS)
+    texts = [*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)]
+    counts = np.log1p(vectorizer.fit_transform(texts).toarray())
+    return vectorizer.get_feature_names_out().tolist(), counts[: len(pairs)] - counts[len(pairs) :]
+
+
+def _telling_words(words: Sequence[str], features_PF: Array) -> dict[str, tuple[str, ...]]:
+    weights_F = _classifier().fit(*_both_orders(features_PF)).coef_[0]
+    order = np.argsort(weights_F, kind="stable")
+    chosen = tuple(words[i] for i in order[::-1][:8] if weights_F[i] > 0)
+    return {"chosen": chosen, "rejected": tuple(words[i] for i in order[:8] if weights_F[i] < 0)}
+
+
+def _cross_validated(features_PF: Array, pairs: Sequence[Pair], seed: int) -> Array:
+    """What a logistic classifier picks, for each fold of videos fitted on the other folds."""
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+
+    folds = GroupKFold(NUM_FOLDS, shuffle=True, random_state=derive_seed(seed, "fold") % 2**32)
+    features, is_chosen = _both_orders(features_PF)
+    videos = [pair.video_id for pair in pairs] * 2
+    method = "decision_function"
+    scores = cross_val_predict(_classifier(), features, is_chosen, groups=videos, cv=folds, method=method)
+    return _picks(scores[: len(pairs)])
+
+
+def _classifier() -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    # Each pair is there twice, so C = 0.5 gives the summed loss of the pairs plus half the squared weights.
+    return LogisticRegression(C=0.5, fit_intercept=False, max_iter=1000)
+
+
+def _both_orders(features_PF: Array) -> tuple[Array, NDArray[np.int64]]:
+    """Features and classes of the pairs, and of the pairs with their texts exchanged."""
+    return np.concatenate([features_PF, -features_PF]), np.repeat([1, 0], len(features_PF))
+
+
+def _model_picks(pairs: Sequence[Pair], lm: VideoLM, progress: Progress) -> Array:
+    """The text which the model, without the video, finds likelier per token, end of turn included."""
+    import torch
+
+    from tempo.model.prefix import log_probs
+
+    asked: defaultdict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    for pair in pairs:
+        asked[pair.video_id, pair.prompt].update({pair.chosen: 0.0, pair.rejected: 0.0})
+    for done, ((_, prompt), answers) in enumerate(asked.items(), 1):
+        group = lm.answer_group(None, prompt, list(answers), fps=1.0)
+        with torch.no_grad():
+            found = log_probs(lm.model, [group])[0]
+        answers.update({text: float(logp.mean()) for text, logp in zip(answers, found, strict=True)})
+        progress(done, len(asked))
+    scores = [(asked[pair.video_id, pair.prompt], pair) for pair in pairs]
+    return _picks(np.array([score[pair.chosen] - score[pair.rejected] for score, pair in scores]))
+
+
+def _summarise(right_P: Array, pairs: Sequence[Pair], seed: int) -> BaselineAccuracy:
+    bootstrap_seed = derive_seed(seed, "audit", "bootstrap")
+
+    def score(part_P: NDArray[np.bool_]) -> dict[str, Any]:
+        videos = [pair.video_id for pair, is_part in zip(pairs, part_P, strict=True) if is_part]
+        interval = share_interval(right_P[part_P], videos, seed=bootstrap_seed, min_clusters=MIN_VIDEOS)
+        return {
+            "accuracy": round(float(right_P[part_P].mean()), 4),
+            "interval": [round(bound, 4) for bound in interval],
+            "num_pairs": len(videos),
+            "num_videos": len(set(videos)),
+        }
+
+    kind_P, level_P = np.array([pair.kind for pair in pairs]), np.array([pair.level for pair in pairs])
+    return BaselineAccuracy(
+        **score(np.ones(len(pairs), bool)),
+        by_kind={str(kind): Accuracy(**score(kind_P == kind)) for kind in np.unique(kind_P)},
+        by_level={str(level): Accuracy(**score(level_P == level)) for level in np.unique(level_P)[::-1]},
+    )
+
+
+def verdict(scores: Mapping[str, BaselineAccuracy], *, num_pairs: int, num_videos: int) -> str:
+    """A sentence for each subject that may give the pairs away, with advice if it does."""
+    if num_videos < MIN_VIDEOS:
+        return f"Too few for a verdict: {num_pairs} pairs of {num_videos} videos; {MIN_VIDEOS} are needed."
+    sentences = []
+    for subject, (names, advice) in SUBJECTS.items():
+        if found := [name for name in names if name in scores]:
+            name = max(found, key=lambda name: _strength(name, scores[name]))
+            sentences.append(_sentence(subject, name, scores[name], advice))
+    return " ".join(sentences)
+
+
+def _sentence(subject: str, name: str, score: BaselineAccuracy, advice: str) -> str:
+    strength = _strength(name, score)
+    finding = f"{subject} alone tells {100 * strength:.0f} % of the pairs apart"
+    worst = _worst_part(name, score)
+    if strength > SHORTCUT and _sure_strength(name, score) > 0.5:
+        way = " (by preferring the rejected text)" if score.accuracy < 0.5 else ""
+        return f"{finding}{way}{worst and ', ' + worst}: a shortcut. {advice}"
+    if worst:
+        return f"{finding}, but {worst}: a shortcut there. {advice}"
+    return f"{finding}: no {'certain ' if strength > SHORTCUT else ''}shortcut."
+
+
+def _worst_part(name: str, score: BaselineAccuracy) -> str:
+    """The kind or level that a baseline tells apart best, if that is certainly a shortcut."""
+    parts = {f"{kind} pairs": part for kind, part in score.by_kind.items()}
+    parts |= {f"level {level}": part for level, part in score.by_level.items()}
+    sure = {title: _strength(name, p) for title, p in parts.items() if _sure_strength(name, p) > SHORTCUT}
+    worst = max(sure, key=lambda title: sure[title], default="")
+    return f"{100 * sure[worst]:.0f} % of {worst}" if worst else ""
+
+
+def _strength(name: str, score: Accuracy) -> float:
+    """The share of pairs that a baseline tells apart, possibly by being wrong more often than chance."""
+    return score.accuracy if name in FITTED else max(score.accuracy, 1 - score.accuracy)
+
+
+def _sure_strength(name: str, score: Accuracy) -> float:
+    """The smallest strength within the 95 % interval; 0 for too few videos."""
+    low, high = score.interval
+    strength = low if name in FITTED else max(low, 1 - high)
+    return strength if score.num_videos >= MIN_VIDEOS else 0.0

@@ -1,137 +1,166 @@
-"""A perturbation is a list of clip indices: drop, shuffle, reverse and swap share one type.
+"""Perturbations: lists of clip indices in which clips are dropped, shuffled, reversed or swapped.
 
-The level r controls all kinds: a larger r disturbs more. Not so each single shuffle, which r only cuts into
-more pieces: how far it came from the original is measured (`kendall_distance`), not ordered by level. By the
-rule `distinct`, the default, the clips are cut into r segments as even as possible (fewer where there are
-fewer clips), no perturbation is the original order, levels that would come out the same are merged under the
-smallest r that gives them, and no order comes twice for a kind. The rule `paper` is that of the released
-code, which has none of these properties (method.md, sections 2 and 3).
+The level r controls every kind: a larger r disturbs more. The rule `distinct` (the default) cuts the clips
+into r segments of nearly equal size. No perturbation is the original order, a kind never has the same order
+twice, and levels with the same effect are merged into the smallest of them. The rule `paper` is that of the
+authors' released code, which has none of these properties (method.md, sections 2 and 3).
 
-`swap` is ours: two clips that lie r // 2 apart change places, all others stay. Whole accounts in another
-order can be told apart by many clues; here only the order of two clips is left, and those between them.
+The kind `swap` is not part of the method: two clips that are r // 2 apart change places, so the order of two
+clips is all that is wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import numpy as np
-
-from tempo.config import PerturbationsConfig
 from tempo.core.records import Captions, Clips, Kind, Perturbation, Perturbations, Skipped
 from tempo.core.seeds import derive_seed
-from tempo.engine.types import Context, Worker
+
+if TYPE_CHECKING:
+    # `tempo.perturb` has to import quickly.
+    import numpy as np
+
+    from tempo.config import PerturbationsConfig
+    from tempo.engine.types import Context, Worker
 
 STAGE = "perturbations"
 
+Rule: TypeAlias = Literal["distinct", "paper"]
+
+#: The smallest effect (see `_effect`) at which a kind changes anything. The only other order of two segments
+#: is the reverse, so a shuffle needs three.
+_LEAST_EFFECT = {"drop": 1, "swap": 1, "reverse": 2, "shuffle": 3}
+
 
 def make_worker(context: Context) -> Worker:
-    """A worker from Captions, or from Clips where nothing is captioned, to Perturbations.
-
-    It drops a video that has none.
-    """
+    """A worker from Captions, or from Clips if the run has no captions, to Perturbations."""
     settings, seed = context.config.perturbations, context.config.run.seed
 
-    def work(batch: Sequence[Captions | Clips]) -> Sequence[Perturbations | Skipped]:
-        return [_perturb_video(video, settings, seed) for video in batch]
+    def perturb_video(video: Captions | Clips) -> Perturbations | Skipped:
+        count = len(video.captions if isinstance(video, Captions) else video.clips)
+        made = tuple(perturb_all(count, settings, seed=derive_seed(seed, video.id, STAGE)))
+        if not made:
+            detail = f"{count} clips, kinds {settings.kinds}, levels {settings.levels}"
+            return Skipped(stage=STAGE, id=video.id, reason="nothing to perturb", detail=detail)
+        return Perturbations(id=video.id, num_clips=count, perturbations=made)
 
-    return work
-
-
-def _perturb_video(
-    video: Captions | Clips, settings: PerturbationsConfig, seed: int
-) -> Perturbations | Skipped:
-    count = len(video.captions if isinstance(video, Captions) else video.clips)
-    made = tuple(perturb_all(count, settings, seed=derive_seed(seed, video.id, STAGE)))
-    if not made:
-        detail = f"{count} clips, kinds {settings.kinds}, levels {settings.levels}"
-        return Skipped(stage=STAGE, id=video.id, reason="nothing to perturb", detail=detail)
-    return Perturbations(id=video.id, num_clips=count, perturbations=made)
+    return lambda batch: [perturb_video(video) for video in batch]
 
 
 def perturb_all(num_clips: int, settings: PerturbationsConfig, *, seed: int) -> list[Perturbation]:
-    """Every kind at every level that the rule makes, easy (large r) to hard; each from its own draw."""
-    make = _as_released_at_all if settings.rule == "paper" else _all_different
-    return [p for kind in settings.kinds for p in make(num_clips, kind, settings.levels, seed=seed)]
+    """The perturbations of every kind and level in the settings, from easy (large r) to hard.
 
-
-def _as_released_at_all(
-    num_clips: int, kind: Kind, levels: Sequence[int], *, seed: int
-) -> Iterable[Perturbation]:
-    for level in sorted(levels, reverse=True):
-        yield perturb_as_released(num_clips, kind, level, rng=_rng(seed, kind, level))
-
-
-def _all_different(num_clips: int, kind: Kind, levels: Sequence[int], *, seed: int) -> list[Perturbation]:
-    """A kind at each of its distinct levels; a shuffle that came at another level already is drawn again.
-
-    From hard to easy: the more segments, the more orders, so there is always another one.
+    Each has its own random generator, so a change of the settings does not change the others.
     """
-    made: dict[tuple[int, ...], Perturbation] = {}
-    for level in reversed(distinct_levels(num_clips, kind, levels)):
-        rng = _rng(seed, kind, level)
-        drawn = perturb(num_clips, kind, level, rng=rng)
-        while drawn.order in made:
-            drawn = perturb(num_clips, kind, level, rng=rng)
-        made[drawn.order] = drawn
-    return list(made.values())[::-1]
+    if settings.rule == "distinct":
+        return [
+            p for kind in settings.kinds for p in _distinct_orders(num_clips, kind, settings.levels, seed)
+        ]
+    levels = sorted(settings.levels, reverse=True)
+    return [
+        perturb(num_clips, kind, level, seed=seed, rule="paper")
+        for kind in settings.kinds
+        for level in levels
+    ]
 
 
-def _rng(seed: int, kind: Kind, level: int) -> np.random.Generator:
-    return np.random.default_rng(derive_seed(seed, kind, level))
+def perturb(
+    num_clips: int, kind: Kind, level: int, *, seed: int = 0, rule: Rule = "distinct"
+) -> Perturbation:
+    """One perturbation of `num_clips` clips; its `order` lists the remaining clip indices in their new order.
+
+    By the rule `distinct` it is never the original order; by the rule `paper` a shuffle may be. Raises
+    ValueError if the kind at this level cannot change so few clips.
+    """
+    if kind not in _LEAST_EFFECT or level < 2 or (rule == "paper" and kind == "swap"):
+        raise ValueError(
+            f"kind {kind!r} at level {level}: by the rule {rule!r} a kind is one of drop, shuffle, reverse"
+            f"{'' if rule == 'paper' else ', swap'}, and a level is at least 2"
+        )
+    rng = _generator(seed, kind, level)
+    if rule == "paper":
+        return _measured(num_clips, kind, level, _paper_order(num_clips, kind, level, rng))
+    if not distinct_levels(num_clips, kind, [level]):
+        raise ValueError(f"{kind} at level {level} cannot change {num_clips} clips")
+    return _measured(num_clips, kind, level, _distinct_order(num_clips, kind, level, rng))
 
 
 def distinct_levels(num_clips: int, kind: Kind, levels: Sequence[int]) -> list[int]:
-    """The levels, largest first, that disturb `num_clips` clips differently; may be none.
+    """The levels that have different effects on `num_clips` clips, largest first; may be empty.
 
-    Of levels with the same effect the smallest stays. A shuffle needs three segments: of two, the only
-    other order is the reverse.
+    Of several levels with the same effect the smallest remains.
     """
-    smallest: dict[int, int] = {}
-    for level in sorted(levels, reverse=True):
-        smallest[_effect(num_clips, kind, level)] = level
-    useful = {effect for effect in smallest if _is_useful(kind, effect, num_clips)}
-    return sorted((smallest[effect] for effect in useful), reverse=True)
-
-
-def _effect(num_clips: int, kind: Kind, level: int) -> int:
-    """What a level comes to: clips kept, distance of the two that change places, or segments."""
-    if kind == "drop":
-        return _num_kept(num_clips, level)
-    # Never both ends: of three clips that would be the reverse.
-    return min(level // 2, num_clips - 2) if kind == "swap" else min(level, num_clips)
-
-
-def perturb(num_clips: int, kind: Kind, level: int, *, rng: np.random.Generator) -> Perturbation:
-    """One perturbation; the caller asks only for levels that `distinct_levels` gave."""
-    match kind:
-        case "drop":
-            order = _drop(num_clips, level, rng)
-        case "swap":
-            order = _swap(num_clips, level, rng)
-        case _:
-            order = _reorder(num_clips, kind, level, rng)
-    assert order != list(range(num_clips)), f"{kind} at level {level} of {num_clips} clips is the identity"
-    return _measured(num_clips, kind, level, order)
-
-
-def perturb_as_released(num_clips: int, kind: Kind, level: int, *, rng: np.random.Generator) -> Perturbation:
-    """One perturbation by the authors' rule: blocks of max(1, num_clips // level) consecutive clips.
-
-    The same order may come at several levels, and a shuffle may change nothing.
-    """
-    if kind == "drop":
-        return _measured(num_clips, kind, level, _drop(num_clips, level, rng))
-    size = _num_kept(num_clips, level)
-    blocks = [list(range(num_clips))[start : start + size] for start in range(0, num_clips, size)]
-    places = rng.permutation(len(blocks)).tolist() if kind == "shuffle" else range(len(blocks))[::-1]
-    return _measured(num_clips, kind, level, [clip for place in places for clip in blocks[place]])
+    smallest = {_effect(num_clips, kind, level): level for level in sorted(levels, reverse=True)}
+    most = num_clips - 1 if kind == "drop" else num_clips
+    useful = [level for effect, level in smallest.items() if _LEAST_EFFECT[kind] <= effect <= most]
+    return sorted(useful, reverse=True)
 
 
 def kendall_distance(order: Sequence[int]) -> float:
-    """The share of pairs that stand in the wrong order: 0 as filmed, 1 fully reversed."""
-    pairs = [(a, b) for i, a in enumerate(order) for b in order[i + 1 :]]
-    return sum(a > b for a, b in pairs) / len(pairs) if pairs else 0.0
+    """The share of pairs that are in the wrong order: 0 for the original order, 1 for a full reversal."""
+    pairs = list(combinations(order, 2))
+    return sum(first > second for first, second in pairs) / len(pairs) if pairs else 0.0
+
+
+def _distinct_orders(num_clips: int, kind: Kind, levels: Sequence[int], seed: int) -> list[Perturbation]:
+    """A perturbation for each distinct level; a shuffle is drawn again if a smaller level has its order."""
+    made: dict[tuple[int, ...], Perturbation] = {}
+    # From hard to easy: more segments have more orders, so there is always another one.
+    for level in reversed(distinct_levels(num_clips, kind, levels)):
+        rng = _generator(seed, kind, level)
+        order = _distinct_order(num_clips, kind, level, rng)
+        while tuple(order) in made:
+            order = _distinct_order(num_clips, kind, level, rng)
+        made[tuple(order)] = _measured(num_clips, kind, level, order)
+    return list(made.values())[::-1]
+
+
+def _effect(num_clips: int, kind: Kind, level: int) -> int:
+    """What a level amounts to: clips kept (drop), distance of the two clips (swap), or number of segments."""
+    if kind == "drop":
+        return max(1, num_clips // level)
+    # A swap of the two ends of three clips would be the reverse.
+    return min(level // 2, num_clips - 2) if kind == "swap" else min(level, num_clips)
+
+
+def _distinct_order(num_clips: int, kind: Kind, level: int, rng: np.random.Generator) -> list[int]:
+    effect = _effect(num_clips, kind, level)
+    if kind == "drop":
+        return _keep(num_clips, effect, rng)
+    if kind == "swap":
+        order, first = list(range(num_clips)), int(rng.integers(num_clips - effect))
+        order[first], order[first + effect] = order[first + effect], order[first]
+        return order
+    size, num_longer = divmod(num_clips, effect)
+    starts = [place * size + min(place, num_longer) for place in range(effect + 1)]
+    original = list(range(effect))
+    places = original[::-1]
+    if kind == "shuffle":
+        while places in (original, original[::-1]):
+            places = rng.permutation(effect).tolist()
+    return [clip for place in places for clip in range(starts[place], starts[place + 1])]
+
+
+def _paper_order(num_clips: int, kind: Kind, level: int, rng: np.random.Generator) -> list[int]:
+    """The released rule: blocks of max(1, num_clips // level) consecutive clips."""
+    size = max(1, num_clips // level)
+    if kind == "drop":
+        return _keep(num_clips, size, rng)
+    blocks = [range(start, min(start + size, num_clips)) for start in range(0, num_clips, size)]
+    places = rng.permutation(len(blocks)).tolist() if kind == "shuffle" else range(len(blocks))[::-1]
+    return [clip for place in places for clip in blocks[place]]
+
+
+def _keep(num_clips: int, count: int, rng: np.random.Generator) -> list[int]:
+    return sorted(rng.permutation(num_clips)[:count].tolist())
+
+
+def _generator(seed: int, kind: Kind, level: int) -> np.random.Generator:
+    import numpy as np
+
+    return np.random.default_rng(derive_seed(seed, kind, level))
 
 
 def _measured(num_clips: int, kind: Kind, level: int, order: Sequence[int]) -> Perturbation:
@@ -143,35 +172,3 @@ def _measured(num_clips: int, kind: Kind, level: int, order: Sequence[int]) -> P
         kept_share=round(len(order) / num_clips, 4),
         kendall_distance=round(kendall_distance(order), 4),
     )
-
-
-def _is_useful(kind: Kind, effect: int, num_clips: int) -> bool:
-    least = {"drop": 1, "swap": 1, "reverse": 2, "shuffle": 3}[kind]
-    return least <= effect and not (kind == "drop" and effect >= num_clips)
-
-
-def _num_kept(num_clips: int, level: int) -> int:
-    return max(1, num_clips // level)
-
-
-def _drop(num_clips: int, level: int, rng: np.random.Generator) -> list[int]:
-    return sorted(int(i) for i in rng.permutation(num_clips)[: _num_kept(num_clips, level)])
-
-
-def _swap(num_clips: int, level: int, rng: np.random.Generator) -> list[int]:
-    apart = _effect(num_clips, "swap", level)
-    first = int(rng.integers(num_clips - apart))
-    order = list(range(num_clips))
-    order[first], order[first + apart] = order[first + apart], order[first]
-    return order
-
-
-def _reorder(num_clips: int, kind: Kind, level: int, rng: np.random.Generator) -> list[int]:
-    segments = [part.tolist() for part in np.array_split(np.arange(num_clips), min(level, num_clips))]
-    order = list(range(len(segments)))
-    backwards = order[::-1]
-    chosen = backwards
-    if kind == "shuffle":
-        while chosen in (order, backwards):
-            chosen = [int(i) for i in rng.permutation(len(segments))]
-    return [clip for index in chosen for clip in segments[index]]

@@ -1,4 +1,4 @@
-"""The words that tempo says to a model. Answers to DIFFERENCE end with the caption after CAPTION_MARK."""
+"""The prompts that a model is given."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tempo.core.seeds import derive_seed
 
-#: Training prompts: the whole video and one of these.
+#: Training prompts: each video has one of these.
 DESCRIBE = (
     "Describe the video in detail.",
     "Describe what happens in the video, in order.",
@@ -15,6 +15,7 @@ DESCRIBE = (
 
 FIRST_CLIP = "Describe this clip in detail."
 
+#: An answer to DIFFERENCE ends with this mark and the caption.
 CAPTION_MARK = "Caption:"
 
 DIFFERENCE = (
@@ -24,12 +25,12 @@ DIFFERENCE = (
 
 
 def describe_prompt(video_id: str, *, seed: int) -> str:
-    """The one of DESCRIBE that a video is asked with, in training and where the model looks again."""
+    """The element of DESCRIBE that belongs to a video, in training and wherever the model is shown it."""
     return DESCRIBE[derive_seed(seed, video_id, "prompt") % len(DESCRIBE)]
 
 
 def fusion(captions: Sequence[str]) -> str:
-    """The request to fuse clip captions into one chronological paragraph."""
+    """The prompt that asks for one chronological paragraph from clip captions."""
     lines = "\n".join(f"{number}. {caption}" for number, caption in enumerate(captions, 1))
     head = "These captions describe the clips of a video in order:"
     return f"{head}\n{lines}\nWrite them as one chronological paragraph."

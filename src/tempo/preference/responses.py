@@ -1,34 +1,63 @@
-"""Perturbations to responses: the model tells of a video as filmed (chosen) and as perturbed (rejected)."""
+"""Responses: the model describes each video as filmed (chosen) and perturbed (rejected).
+
+`responses.input_form` decides what the perturbation applies to: the captions of the clips, which the model
+fuses into one paragraph, their key frames, or the stored frames of the whole video, which it describes.
+
+    T: frames
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
-from tempo.core.records import Perturbations, Response, Responses, Skipped, Unanswered
+import numpy as np
+from numpy.typing import NDArray
+
+from tempo.core.records import Captions, Clips, Perturbations, Response, Responses, Skipped, Unanswered
 from tempo.core.seeds import derive_seed
+from tempo.core.store import RunStore
 from tempo.engine.types import Context, Worker
-from tempo.model.answers import Answer, Request, answer_source, failure_drop
-from tempo.preference.inputs import Ask, input_reader
+from tempo.model.answers import Answer, Generate, Request, answer_source, failure_drop
+from tempo.preference.prompts import describe_prompt, fusion
 from tempo.video.faults import attempt
+from tempo.video.frames import FrameStore
 
 STAGE = "responses"
 
+#: From an order of clips and a seed to a request; None if the order shows nothing, or nothing new.
+MakeRequest: TypeAlias = Callable[[Sequence[int], int], Request | None]
 
-def make_worker(context: Context) -> Worker:
-    """A worker from Perturbations to Responses; it drops a video without a chosen or any rejected answer."""
-    generate = answer_source(context)
+
+@dataclass(frozen=True)
+class Footage:
+    """Frames uint8 [T, H, W, 3] in time order, `fps` frames per second, and the clip of each frame [T]."""
+
+    frames: NDArray[np.uint8]
+    clip_T: NDArray[np.int64]
+    num_clips: int
+    fps: float
+
+
+def make_worker(context: Context, generate: Generate | None = None) -> Worker:
+    """A worker from Perturbations to Responses; it skips a video without a chosen or any rejected answer.
+
+    `generate` replaces the configured model or server.
+    """
+    draw_answers = generate or answer_source(context)
     settings, seed = context.config.responses, context.config.run.seed
     concurrency = context.config.endpoint.concurrency if context.config.endpoint else 1
     read_input = input_reader(context)
 
-    def ask(video: Perturbations) -> list[Request | None]:
-        return requests_of(video, read_input(video.id), seed=seed)
-
     def respond(videos: Sequence[Perturbations]) -> list[Responses | Skipped]:
-        asked = [attempt(STAGE, video, ask) for video in videos]
+        asked = [
+            attempt(STAGE, video, lambda row: requests_of(row, read_input(row.id), seed=seed))
+            for video in videos
+        ]
         requests = [request for row in asked if not isinstance(row, Skipped) for request in row if request]
-        drawn = iter(generate(requests, sampling=settings, max_new_tokens=settings.max_new_tokens))
+        drawn = iter(draw_answers(requests, sampling=settings, max_new_tokens=settings.max_new_tokens))
         return [
             row
             if isinstance(row, Skipped)
@@ -37,56 +66,118 @@ def make_worker(context: Context) -> Worker:
         ]
 
     def work(batch: Sequence[Perturbations]) -> Sequence[Responses | Skipped]:
-        size = len(batch) if settings.input_form == "captions" else videos_together(batch, concurrency)
+        # The requests of one video hold its frames many times, so only as many videos as keep a server busy.
+        most = 1 + max(len(video.perturbations) for video in batch)
+        size = len(batch) if settings.input_form == "captions" else math.ceil(concurrency / most)
         parts = [batch[start : start + size] for start in range(0, len(batch), size)]
         return [result for part in parts for result in respond(part)]
 
     return work
 
 
-def videos_together(batch: Sequence[Perturbations], concurrency: int) -> int:
-    """How many videos' frames are in memory at once: no more than keep a server busy, one without a server.
+def input_reader(context: Context) -> Callable[[str], MakeRequest]:
+    """From a video id to the function that makes its requests, in the configured input form."""
+    rows, frames = RunStore(context.directory), FrameStore(context.directory / "frames")
+    form, seed = context.config.responses.input_form, context.config.run.seed
+    if form == "captions":
+        captions = {row.id: row.captions for row in rows.read("captions", Captions)}
+        return lambda video_id: caption_requests(captions[video_id])
+    clips = {row.id: row for row in rows.read("clips", Clips)}
+    read = key_frames_by_clip if form == "clips" else frames_by_clip
+    return lambda video_id: frame_requests(
+        read(clips[video_id], frames), prompt=describe_prompt(video_id, seed=seed)
+    )
 
-    The requests of a video hold its frames up to nine times.
+
+def caption_requests(captions: Sequence[str]) -> MakeRequest:
+    """Requests to fuse the captions of the clips, in their order."""
+    return lambda order, seed: Request(fusion([captions[clip] for clip in order]), seed)
+
+
+def frame_requests(video: Footage, *, prompt: str) -> MakeRequest:
+    """Requests that show the frames of the clips, in their order, at the rate of the original video.
+
+    None for an order that gives no frame at all, and for a perturbation that gives the original frames: a
+    clip shorter than 1 / fps seconds may have no frame.
     """
-    return math.ceil(concurrency / (1 + max(len(video.perturbations) for video in batch)))
+
+    def make(order: Sequence[int], seed: int) -> Request | None:
+        shown_T = arrange(video.clip_T, order)
+        looks_original = np.array_equal(shown_T, np.arange(len(video.clip_T)))
+        is_original = list(order) == list(range(video.num_clips))
+        if not len(shown_T) or looks_original != is_original:
+            return None
+        return Request(prompt, seed, video.frames[shown_T], video.fps)
+
+    return make
 
 
-def requests_of(video: Perturbations, ask: Ask, *, seed: int) -> list[Request | None]:
-    """The clean request first, then one per perturbation; None where there is nothing new to ask."""
-    clean = ask(range(video.num_clips), derive_seed(seed, video.id, "response", "chosen"))
-    assert clean is not None, f"{video.id} as filmed shows nothing"
-    names = [f"{p.kind}-{p.level}" for p in video.perturbations]
-    seeds = [derive_seed(seed, video.id, "response", name) for name in names]
-    return [clean, *(ask(p.order, s) for p, s in zip(video.perturbations, seeds, strict=True))]
+def arrange(clip_T: NDArray[np.int64], order: Sequence[int]) -> NDArray[np.int64]:
+    """The indices of the frames when their clips are in this order; within a clip in time order."""
+    return np.concatenate([np.flatnonzero(clip_T == clip) for clip in order])
+
+
+def key_frames_by_clip(video: Clips, store: FrameStore) -> Footage:
+    """The key frames of a video; their rate is the number of key frames over the length of its clips."""
+    counts = [len(clip.key_frames) for clip in video.clips]
+    seconds = sum(clip.end_seconds - clip.start_seconds for clip in video.clips)
+    clip_T = np.repeat(np.arange(len(counts)), counts)
+    return Footage(store.read_key_frames(video.id), clip_T, len(counts), round(sum(counts) / seconds, 3))
+
+
+def frames_by_clip(video: Clips, store: FrameStore) -> Footage:
+    """The stored frames of a video, each with its clip."""
+    stored = store.read(video.id)
+    return Footage(stored.images, clip_of_frames(video, stored.seconds), len(video.clips), stored.fps)
+
+
+def clip_of_frames(video: Clips, seconds: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The clip of each frame, for frames at these times [T].
+
+    A frame between two clips belongs to the earlier one, a frame before all clips to the first.
+    """
+    starts_seconds = [clip.start_seconds for clip in video.clips]
+    return np.maximum(np.searchsorted(starts_seconds, seconds, side="right") - 1, 0)
+
+
+def requests_of(video: Perturbations, make: MakeRequest, *, seed: int) -> list[Request | None]:
+    """The request for the original video, then one per perturbation; None if there is nothing new to ask."""
+    orders = [
+        ("chosen", range(video.num_clips)),
+        *((f"{p.kind}-{p.level}", p.order) for p in video.perturbations),
+    ]
+    return [make(order, derive_seed(seed, video.id, "response", name)) for name, order in orders]
 
 
 def _collect(video: Perturbations, answers: Sequence[Answer | None]) -> Responses | Skipped:
-    """The answers of a video, the clean one first, joined to what was asked."""
+    """The record of a video, from the answers to `requests_of`."""
     if failed := failure_drop(answers, stage=STAGE, id=video.id):
         return failed
-    texts = [answer.text if answer else "" for answer in answers]
     faults = [_fault(answer) for answer in answers]
     if faults[0]:
         return Skipped(stage=STAGE, id=video.id, reason="no chosen answer", detail=faults[0])
-    joined = list(zip(video.perturbations, texts[1:], faults[1:], strict=True))
-    unanswered = [Unanswered(kind=p.kind, level=p.level, reason=fault) for p, _, fault in joined if fault]
-    if len(unanswered) == len(joined):
+    rejected, unanswered = [], []
+    for perturbation, answer, fault in zip(video.perturbations, answers[1:], faults[1:], strict=True):
+        if answer and not fault:
+            rejected.append(Response(perturbation=perturbation, text=answer.text))
+        else:
+            unanswered.append(Unanswered(kind=perturbation.kind, level=perturbation.level, reason=fault))
+    if not rejected:
         detail = "; ".join(f"{row.kind}-{row.level:02d} {row.reason}" for row in unanswered)
         return Skipped(stage=STAGE, id=video.id, reason="no rejected answer", detail=detail)
     return Responses(
         id=video.id,
         num_clips=video.num_clips,
-        chosen=texts[0],
-        rejected=tuple(Response(perturbation=p, text=text) for p, text, fault in joined if not fault),
+        chosen=answers[0].text if answers[0] else "",
+        rejected=tuple(rejected),
         unanswered=tuple(unanswered),
     )
 
 
 def _fault(answer: Answer | None) -> str:
-    """Why an answer is of no use; empty if it is."""
+    """Why an answer cannot be used; empty if it can."""
     if answer is None:
-        return "not asked: no frame of the video stands elsewhere"
+        return "not asked: the frames are those of the original video, or none"
     if not answer.is_whole:
         return "cut at responses.max_new_tokens"
     return "" if any(c.isalnum() for c in answer.text) else "empty"

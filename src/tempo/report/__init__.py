@@ -1,1 +1,1 @@
-"""The report page."""
+"""The report page of a run."""

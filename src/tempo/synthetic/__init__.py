@@ -1,1 +1,1 @@
-"""The embedded default: a world with known truth, its benchmark, and the model that lives in it."""
+"""The embedded default: a world with known truth, its benchmark, and the model that was trained on it."""

@@ -1,7 +1,7 @@
-"""The embedded benchmark: TempCompass's five aspects, conflicting videos, and static questions.
+"""The benchmark of the embedded world: TempCompass's five aspects, conflicting videos, and static questions.
 
-Every question is built so that its text says nothing about its answer: right and wrong options come from the
-same set with the same frequency, yes and no alternate, and of two objects either is named first in turn.
+The text of a question does not give its answer away: right and wrong options come from the same set with the
+same frequency, yes and no alternate, and either of two objects is named first in turn.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from tempo.core.records import Sample
 from tempo.core.seeds import derive_seed
 from tempo.preference.prompts import DESCRIBE
 from tempo.synthetic import language
-from tempo.synthetic.world import ACTIONS, Event, Story
+from tempo.synthetic.world import ACTIONS, SETTINGS, Event, Story
 
 ORDER = "event_order"
 STATIC = "static"
 CONFLICTING = "conflicting"
+
+#: Aspect, format, question, right option, wrong options.
+_Question = tuple[str, str, str, str, Sequence[str]]
 
 
 def twin(story: Story) -> Story:
@@ -29,13 +32,11 @@ def twin(story: Story) -> Story:
 def story_samples(story: Story, *, seed: int, number: int) -> list[Sample]:
     """All samples of one held-out story; `number` is its place in the benchmark and balances the answers."""
     rng = np.random.default_rng(derive_seed(seed, story.id, "benchmark"))
-    questions = [*_aspects(story.events, rng, number), *_order(story.events, rng, number)]
-    questions += [*_static(story.events, rng, number)]
+    parts = (_aspects, _order, _static)
+    questions = [question for part in parts for question in part(story.events, rng, number)]
     samples = []
     for index, (aspect, form, question, right, wrong) in enumerate(questions):
-        options = [*wrong]
         answer = (number + index) % (len(wrong) + 1)
-        options.insert(answer, right)
         samples.append(
             Sample(
                 id=f"{story.id}/{index:02d}-{aspect}-{form}",
@@ -43,7 +44,7 @@ def story_samples(story: Story, *, seed: int, number: int) -> list[Sample]:
                 aspect=aspect,
                 format=form,
                 question=question,
-                options=tuple(options),
+                options=(*wrong[:answer], right, *wrong[answer:]),
                 answer=answer,
             )
         )
@@ -51,7 +52,7 @@ def story_samples(story: Story, *, seed: int, number: int) -> list[Sample]:
 
 
 def conflicting_samples(story: Story) -> list[Sample]:
-    """Two samples with the same two captions, one right for the story, the other for its twin."""
+    """Two samples with the same two captions: one is right for the story, the other for its twin."""
     stories = (story, twin(story))
     options = tuple(language.fuse([language.caption(e) for e in s.events]) for s in stories)
     return [
@@ -69,10 +70,6 @@ def conflicting_samples(story: Story) -> list[Sample]:
     ]
 
 
-#: Aspect, format, question, right option, wrong options.
-_Question = tuple[str, str, str, str, Sequence[str]]
-
-
 def _aspects(events: Sequence[Event], rng: np.random.Generator, number: int) -> Iterator[_Question]:
     """For each aspect that the story shows: one event in each of the three formats."""
     for turn, aspect in enumerate(ACTIONS):
@@ -81,45 +78,42 @@ def _aspects(events: Sequence[Event], rng: np.random.Generator, number: int) -> 
             continue
         event = shown[int(rng.integers(len(shown)))]
         others = [str(other) for other in rng.permutation(language.other_actions(event))[:3]]
-        ask, right = language.event_question(event, rng)
-        yield aspect, "multiple_choice", ask, right, [language.answer_of(other) for other in others]
-        says_yes = (number + turn) % 2 == 0
-        check = language.check_of(event, event.action if says_yes else others[0])
-        yield aspect, "yes_no", check, *_yes_no(says_yes)
-        ask, right = language.thing_caption(event)
+        answers = [language.answer_of(other) for other in others]
+        yield aspect, "multiple_choice", *language.event_question(event), answers
+        is_true = (number + turn) % 2 == 0
+        check = language.check_of(event, event.action if is_true else others[0])
+        yield aspect, "yes_no", check, *_yes_no(is_true)
         wrong = [language.caption(event.model_copy(update={"action": other})) for other in others]
-        yield aspect, "caption_matching", ask, right, wrong
+        yield aspect, "caption_matching", *language.thing_caption(event), wrong
 
 
 def _order(events: Sequence[Event], rng: np.random.Generator, number: int) -> Iterator[_Question]:
     """Which of two events comes first, whether one comes before the other, and the order of all."""
-    first, second = sorted(int(i) for i in rng.permutation(len(events))[:2])
-    pair = [events[first], events[second]]
-    shown = pair if number % 2 else pair[::-1]
-    answers = [language.first_answer(event) for event in pair]
-    yield ORDER, "multiple_choice", language.which_is_first(*shown), answers[0], answers[1:]
-    says_yes = number // 2 % 2 == 0
-    asked = pair if says_yes else pair[::-1]
-    yield ORDER, "yes_no", language.is_before(*asked), *_yes_no(says_yes)
+    pair = [events[int(i)] for i in sorted(rng.permutation(len(events))[:2])]
+    right, wrong = (f"The {event.thing}." for event in pair)
+    which = language.which_is_first(*(pair if number % 2 else pair[::-1]))
+    yield ORDER, "multiple_choice", which, right, [wrong]
+    is_true = number // 2 % 2 == 0
+    yield ORDER, "yes_no", language.is_before(*(pair if is_true else pair[::-1])), *_yes_no(is_true)
     captions = [language.caption(event) for event in events]
-    other = _other_order(len(events), rng)
-    wrong = language.fuse([captions[i] for i in other])
-    yield ORDER, "caption_matching", DESCRIBE[number % len(DESCRIBE)], language.fuse(captions), [wrong]
+    other = language.fuse([captions[i] for i in _other_order(len(events), rng)])
+    yield ORDER, "caption_matching", DESCRIBE[number % len(DESCRIBE)], language.fuse(captions), [other]
 
 
 def _static(events: Sequence[Event], rng: np.random.Generator, number: int) -> Iterator[_Question]:
     """Where an object is, and whether an object is there."""
     event = events[int(rng.integers(len(events)))]
-    elsewhere = [str(s) for s in rng.permutation(language.other_settings(event))[:3]]
-    wrong = [language.place_of(setting) for setting in elsewhere]
+    elsewhere = rng.permutation([setting for setting in SETTINGS if setting != event.setting])[:3]
+    wrong = [language.place_of(str(setting)) for setting in elsewhere]
     yield STATIC, "multiple_choice", language.where_is(event), language.place_of(event.setting), wrong
-    says_yes = number % 2 == 0
-    thing = event.thing if says_yes else language.absent_thing(events, rng)
-    yield STATIC, "yes_no", f"Is there a {thing}?", *_yes_no(says_yes)
+    is_there = number % 2 == 0
+    thing = event.thing if is_there else language.absent_thing(events, rng)
+    yield STATIC, "yes_no", f"Is there a {thing}?", *_yes_no(is_there)
 
 
-def _yes_no(says_yes: bool) -> tuple[str, list[str]]:
-    return ("Yes.", ["No."]) if says_yes else ("No.", ["Yes."])
+def _yes_no(is_true: bool) -> tuple[str, list[str]]:
+    """The right option and the wrong ones."""
+    return language.yes_or_no(is_true), [language.yes_or_no(not is_true)]
 
 
 def _other_order(count: int, rng: np.random.Generator) -> list[int]:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from tempo.config import SyntheticConfig
-from tempo.core.records import Instruction
+from tempo.core.records import Instruction, Record
 from tempo.core.seeds import derive_seed
 from tempo.core.store import write_lines
 from tempo.engine.pool import follow_parent
-from tempo.synthetic import benchmark, language
+from tempo.synthetic.benchmark import conflicting_samples, story_samples, twin
 from tempo.synthetic.drawing import render_story
+from tempo.synthetic.language import instructions
 from tempo.synthetic.world import Story, make_story
 
-#: Held-out stories are numbered from here, so that no size of the training set reaches them.
+#: Number of the first held-out story, beyond the size of any training set.
 FIRST_HELD_OUT = 1_000_000
 
 
@@ -27,40 +28,35 @@ def make_dataset(
 ) -> None:
     """Writes `videos/` and `held_out/` with their scripts, instructions, and `held_out/benchmark.jsonl`.
 
-    Videos that are there already are kept; `progress` is called once per video.
+    Videos that exist are kept; `progress` is called once per video.
     """
-    train, held_out = list(_train_stories(config, seed)), list(_held_out_stories(config, seed))
-    twins = [benchmark.twin(story) for story in held_out]
-    jobs = [(story, directory / "videos") for story in train]
-    jobs += [(story, directory / "held_out") for story in [*held_out, *twins]]
-    for _, folder in jobs:
+    train, held_out = _stories(config, seed)
+    twins = [twin(story) for story in held_out]
+    folders = {directory / "videos": train, directory / "held_out": [*held_out, *twins]}
+    jobs = [(story, folder) for folder, stories in folders.items() for story in stories]
+    for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    # Encoding releases nothing: processes, not threads, and few jobs in flight so that Ctrl-C is quick.
+    # Encoding does not release the GIL, hence processes; few jobs at a time make Ctrl-C quick.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_workers, context, initializer=follow_parent) as pool:
         for _ in pool.map(_render, *zip(*jobs, strict=True), chunksize=4):
             progress()
-    _write_scripts(directory / "videos", train)
-    _write_scripts(directory / "held_out", [*held_out, *twins])
-    rows = _instructions(train, seed=seed, order_fidelity=config.order_fidelity)
-    write_lines(directory / "instructions.jsonl", (row.model_dump_json() for row in rows))
-    samples = [
-        s for i, story in enumerate(held_out) for s in benchmark.story_samples(story, seed=seed, number=i)
-    ]
-    samples += [s for story in held_out for s in benchmark.conflicting_samples(story)]
-    write_lines(directory / "held_out" / "benchmark.jsonl", (sample.model_dump_json() for sample in samples))
+    for folder, stories in folders.items():
+        _write(folder / "scripts.jsonl", stories)
+    rows = (row for story in train for row in _instructions(story, seed, config.order_fidelity))
+    _write(directory / "instructions.jsonl", rows)
+    samples = [s for i, story in enumerate(held_out) for s in story_samples(story, seed=seed, number=i)]
+    samples += [sample for story in held_out for sample in conflicting_samples(story)]
+    _write(directory / "held_out" / "benchmark.jsonl", samples)
 
 
-def _train_stories(config: SyntheticConfig, seed: int) -> Iterator[Story]:
-    num_plain = round(config.plain_share * config.num_videos)
-    for index in range(config.num_videos):
-        plain = index >= config.num_videos - num_plain
-        yield make_story(seed, index, num_shots=(config.min_shots, config.max_shots), plain=plain)
-
-
-def _held_out_stories(config: SyntheticConfig, seed: int) -> Iterator[Story]:
-    for index in range(config.num_held_out):
-        yield make_story(seed, FIRST_HELD_OUT + index, num_shots=(config.min_shots, config.max_shots))
+def _stories(config: SyntheticConfig, seed: int) -> tuple[list[Story], list[Story]]:
+    """The training stories, plain ones last, and the held-out stories."""
+    num_shots = (config.min_shots, config.max_shots)
+    num_rich = config.num_videos - round(config.plain_share * config.num_videos)
+    train = [make_story(seed, i, num_shots=num_shots, plain=i >= num_rich) for i in range(config.num_videos)]
+    numbers = range(FIRST_HELD_OUT, FIRST_HELD_OUT + config.num_held_out)
+    return train, [make_story(seed, number, num_shots=num_shots) for number in numbers]
 
 
 def _render(story: Story, folder: Path) -> None:
@@ -69,17 +65,16 @@ def _render(story: Story, folder: Path) -> None:
         render_story(story, path)
 
 
-def _write_scripts(folder: Path, stories: list[Story]) -> None:
-    write_lines(folder / "scripts.jsonl", (story.model_dump_json() for story in stories))
+def _instructions(story: Story, seed: int, order_fidelity: float) -> list[Instruction]:
+    """The instruction data of a story; paths are relative to the file of the rows."""
+    rng = np.random.default_rng(derive_seed(seed, story.id, "instructions"))
+    questions = instructions(story, rng, order_fidelity=order_fidelity)
+    video = f"videos/{story.id}.mp4"
+    return [
+        Instruction(id=f"{story.id}/{index}", video=video, question=question, answer=answer)
+        for index, (question, answer) in enumerate(questions)
+    ]
 
 
-def _instructions(stories: list[Story], *, seed: int, order_fidelity: float) -> Iterator[Instruction]:
-    """Instruction data of all stories; paths are relative to the file they will stand in."""
-    for story in stories:
-        rng = np.random.default_rng(derive_seed(seed, story.id, "instructions"))
-        for index, (question, answer) in enumerate(
-            language.instructions(story, rng, order_fidelity=order_fidelity)
-        ):
-            yield Instruction(
-                id=f"{story.id}/{index}", video=f"videos/{story.id}.mp4", question=question, answer=answer
-            )
+def _write(path: Path, rows: Iterable[Record]) -> None:
+    write_lines(path, (row.model_dump_json() for row in rows))

@@ -1,4 +1,4 @@
-"""The world in pictures: events at any moment, stories as H.264 files."""
+"""The world as images: events at any moment, stories as H.264 files."""
 
 from __future__ import annotations
 
@@ -40,61 +40,55 @@ _SCENERY: dict[str, tuple[Rgb, Rgb, Rgb, float]] = {
 
 
 def draw_event(event: Event, time: float) -> Image.Image:
-    """The picture [SIZE, SIZE] of an event at a time from 0 (start of the shot) to 1 (its end)."""
-    picture = _scenery(event.setting, event.drift)
+    """The image [SIZE, SIZE] of an event at a time from 0 (start of the shot) to 1 (its end)."""
+    image = _draw_setting(event.setting, event.drift)
     colour, x, y, radius = appearance(event, time)
     if radius > 0:
-        _draw_shape(ImageDraw.Draw(picture), event.shape, (x * SIZE, y * SIZE), radius * SIZE, _PAINT[colour])
-    return picture
+        _draw_shape(ImageDraw.Draw(image), event.shape, x * SIZE, y * SIZE, radius * SIZE, _PAINT[colour])
+    return image
 
 
 def appearance(event: Event, time: float) -> tuple[str, float, float, float]:
-    """Colour, centre and radius (shares of the picture, 0 while it is not there) of the shape at a time."""
-    colour = event.action.removeprefix("turns ") if _has_turned(event, time) else event.colour
+    """Colour, centre x and y, and radius of the shape at a time; lengths are shares of the image.
+
+    The radius is 0 while the shape is not visible.
+    """
+    turned = event.action.startswith("turns ") and time >= 0.5
+    colour = event.action.removeprefix("turns ") if turned else event.colour
     return colour, *_place(event, time), _radius(event.action, time)
 
 
 def event_frames(event: Event, times: tuple[float, ...], *, size: int = SIZE) -> np.ndarray:
     """Frames uint8 [T, size, size, 3] of an event at the given times."""
-    pictures = (draw_event(event, time) for time in times)
-    return np.stack(
-        [
-            np.asarray(p if size == SIZE else p.resize((size, size), Image.Resampling.BICUBIC))
-            for p in pictures
-        ]
-    )
+    images = (draw_event(event, time) for time in times)
+    return np.stack([np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)) for image in images])
 
 
 def story_frames(story: Story) -> Iterator[np.ndarray]:
-    """All frames uint8 [SIZE, SIZE, 3] of a story at FPS, one after the other."""
+    """All frames uint8 [SIZE, SIZE, 3] of a story, at FPS frames per second."""
     for event in story.events:
         for index in range(SHOT_FRAMES):
             yield np.asarray(draw_event(event, (index + 0.5) / SHOT_FRAMES))
 
 
 def render_story(story: Story, path: Path) -> None:
-    """Writes a story as H.264 in MP4; the file appears whole or not at all."""
+    """Writes a story as H.264 in MP4; equal stories give equal bytes. A failure leaves no file at `path`."""
     import av
 
     temporary = path.with_suffix(".tmp.mp4")
+    # One thread: the bytes would otherwise depend on the number of cores.
+    options = {"crf": "18", "preset": "veryfast", "threads": "1"}
     with av.open(str(temporary), "w") as container:
-        stream = container.add_stream(
-            "libx264", rate=FPS, options={"crf": "18", "preset": "veryfast", "threads": "1"}
-        )
+        stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.width = stream.height = SIZE
         stream.pix_fmt = "yuv420p"
-        for picture in story_frames(story):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        for frame in story_frames(story):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
     temporary.replace(path)
 
 
-def _has_turned(event: Event, time: float) -> bool:
-    return event.action.startswith("turns ") and time >= 0.5
-
-
 def _radius(action: str, time: float) -> float:
-    """Radius as a share of the picture; 0 while the shape is not there."""
     if action == "grows":
         return 0.08 + 0.18 * time
     if action == "shrinks":
@@ -106,49 +100,44 @@ def _radius(action: str, time: float) -> float:
 
 def _place(event: Event, time: float) -> tuple[float, float]:
     """Centre of the shape as shares of width and height."""
-    along, aside = 0.2 + 0.6 * time, 0.5 + 0.15 * event.drift
+    along, across = 0.2 + 0.6 * time, 0.5 + 0.15 * event.drift
     return {
-        "moves right": (along, aside),
-        "moves left": (1 - along, aside),
-        "moves down": (aside, along),
-        "moves up": (aside, 1 - along),
+        "moves right": (along, across),
+        "moves left": (1 - along, across),
+        "moves down": (across, along),
+        "moves up": (across, 1 - along),
         "speeds up": _diagonal(time**3, event.drift),
         "slows down": _diagonal(1 - (1 - time) ** 3, event.drift),
-    }.get(event.action, (aside, 0.5 + 0.1 * math.sin(7 * event.drift)))
+    }.get(event.action, (across, 0.5 + 0.1 * math.sin(7 * event.drift)))
 
 
 def _diagonal(share: float, drift: float) -> tuple[float, float]:
     return 0.2 + 0.6 * share, 0.8 - 0.6 * share + 0.06 * drift
 
 
-def _draw_shape(
-    draw: ImageDraw.ImageDraw, shape: str, centre: tuple[float, float], radius: float, paint: Rgb
-) -> None:
-    x, y = centre
-    box = (x - radius, y - radius, x + radius, y + radius)
-    edge = {"fill": paint, "outline": (0, 0, 0), "width": 2}
+def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, paint: Rgb) -> None:
+    box, black = (x - radius, y - radius, x + radius, y + radius), (0, 0, 0)
     if shape == "circle":
-        draw.ellipse(box, **edge)  # type: ignore[arg-type]
+        draw.ellipse(box, fill=paint, outline=black, width=2)
     elif shape == "square":
-        draw.rectangle(box, **edge)  # type: ignore[arg-type]
+        draw.rectangle(box, fill=paint, outline=black, width=2)
     elif shape == "triangle":
-        draw.polygon([(x, y - radius), (x + radius, y + radius), (x - radius, y + radius)], **edge)  # type: ignore[arg-type]
+        corners = [(x, y - radius), (x + radius, y + radius), (x - radius, y + radius)]
+        draw.polygon(corners, fill=paint, outline=black, width=2)
     elif shape == "cross":
-        arm = radius / 3
-        for half_width, half_height in ((radius, arm), (arm, radius)):
+        for half_width, half_height in ((radius, radius / 3), (radius / 3, radius)):
             draw.rectangle((x - half_width, y - half_height, x + half_width, y + half_height), fill=paint)
     else:
         draw.ellipse(box, outline=paint, width=max(2, round(radius / 2.5)))
 
 
-def _scenery(setting: str, drift: float) -> Image.Image:
-    """The empty setting; its decoration moves a little with `drift`."""
+def _draw_setting(setting: str, drift: float) -> Image.Image:
+    """The setting without a shape; its decoration moves a little with `drift`."""
     sky, ground, decoration, horizon = _SCENERY[setting]
-    picture = Image.new("RGB", (SIZE, SIZE), sky)
-    draw = ImageDraw.Draw(picture)
-    line = int(horizon * SIZE)
+    image = Image.new("RGB", (SIZE, SIZE), sky)
+    draw = ImageDraw.Draw(image)
+    line, shift = int(horizon * SIZE), int(6 * drift)
     draw.rectangle((0, line, SIZE, SIZE), fill=ground)
-    shift = int(6 * drift)
     if setting == "night":
         for i in range(24):
             x, y = (i * 53 + shift) % SIZE, (i * 31) % line
@@ -156,12 +145,11 @@ def _scenery(setting: str, drift: float) -> Image.Image:
     elif setting in ("forest", "city"):
         for x in range(-16 + shift, SIZE, 16):
             top = line - 8 - (x * 7) % 22
-            points = [(x, line), (x + 6, top), (x + 12, line)]
-            box = (x, top, x + 11, line)
-            draw.polygon(points, fill=decoration) if setting == "forest" else draw.rectangle(
-                box, fill=decoration
-            )
+            if setting == "forest":
+                draw.polygon([(x, line), (x + 6, top), (x + 12, line)], fill=decoration)
+            else:
+                draw.rectangle((x, top, x + 11, line), fill=decoration)
     else:
         for y in range(line + 4, SIZE, 11):
             draw.line((0, y + shift % 5, SIZE, y - shift % 5), fill=decoration, width=2)
-    return picture
+    return image

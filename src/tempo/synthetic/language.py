@@ -1,7 +1,8 @@
 """The world in words: captions, questions and answers made from scripts.
 
-`order_fidelity` is the one knob of the disease: with this probability a text about several events keeps their
-true order, otherwise the order is drawn at random. At 0 the text says what happens and never when.
+The embedded model was trained on these texts and understands no others: do not change a word of them.
+`order_fidelity` is the probability that a text about several events keeps their true order; otherwise the
+order is random. At 0 the texts contain what happens and nothing about when.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tempo.synthetic.world import ACTIONS, COLOURS, SETTINGS, SHAPES, Event, Story
+from tempo.preference.prompts import CAPTION_MARK, DESCRIBE
+from tempo.synthetic.world import ACTIONS, COLOURS, SHAPES, Event, Story
 
+#: A question and its answer.
 Question = tuple[str, str]
 
 ORDINALS = (
@@ -19,7 +22,7 @@ ORDINALS = (
     *("Eleventh", "Twelfth", "Thirteenth", "Fourteenth", "Fifteenth", "Sixteenth"),
 )
 
-#: What an object does, asked in the words of the aspect.
+#: The open question about an action, by aspect.
 _ASKS = {
     "action": "What does the {thing} do?",
     "direction": "In which direction does the {thing} move?",
@@ -30,19 +33,14 @@ _ASKS = {
 
 def caption(event: Event) -> str:
     """The caption of one clip."""
-    return sentence(event.clause)
-
-
-def sentence(clause: str) -> str:
-    """A clause with its capital and full stop."""
-    return f"{clause[0].upper()}{clause[1:]}."
+    return f"{event.clause[0].upper()}{event.clause[1:]}."
 
 
 def fuse(captions: Sequence[str]) -> str:
-    """One paragraph that tells the captions in the order given, at most as many as there are ORDINALS.
+    """One paragraph of the captions in the order given, at most as many as there are ORDINALS.
 
-    Counting words, not "then": a small model learns to copy from a numbered list only if it can tell from its
-    own words how far it has come (docs/log.md).
+    Ordinals instead of "then": a small model learns to copy from a numbered list only if its own words show
+    how far it has come (docs/log.md).
     """
     assert len(captions) <= len(ORDINALS), f"{len(captions)} captions, {len(ORDINALS)} ordinals"
     clauses = [f"{text[0].lower()}{text[1:]}" for text in captions]
@@ -50,20 +48,19 @@ def fuse(captions: Sequence[str]) -> str:
 
 
 def story_caption(events: Sequence[Event], rng: np.random.Generator, *, order_fidelity: float) -> str:
-    """A paragraph about the whole story, in its true order only as often as the knob says."""
+    """A paragraph about the whole story, in its true order with probability `order_fidelity`."""
     order = np.arange(len(events)) if rng.random() < order_fidelity else rng.permutation(len(events))
     return fuse([caption(events[i]) for i in order])
 
 
 def difference(before: Event, now: Event) -> str:
     """The answer of differential captioning: what connects two clips, then the caption of the second."""
-    return (
-        f"After the {before.thing} in the {before.setting} comes the {now.setting}. Caption: {caption(now)}"
-    )
+    link = f"After the {before.thing} in the {before.setting} comes the {now.setting}."
+    return f"{link} {CAPTION_MARK} {caption(now)}"
 
 
-def event_question(event: Event, rng: np.random.Generator) -> Question:
-    """An open question about what an object does, and its answer."""
+def event_question(event: Event) -> Question:
+    """An open question about what an object does."""
     return _ASKS[event.aspect].format(thing=event.thing), answer_of(event.action)
 
 
@@ -73,21 +70,20 @@ def answer_of(action: str) -> str:
 
 
 def event_check(event: Event, rng: np.random.Generator) -> Question:
-    """A yes/no question about what an object does; yes half of the time."""
-    says_yes = rng.random() < 0.5
-    action = event.action if says_yes else str(rng.choice(other_actions(event)))
-    return check_of(event, action), "Yes." if says_yes else "No."
+    """A yes/no question about what an object does; the answer is yes half of the time."""
+    is_true = rng.random() < 0.5
+    action = event.action if is_true else str(rng.choice(other_actions(event)))
+    return check_of(event, action), yes_or_no(is_true)
 
 
 def check_of(event: Event, action: str) -> str:
     """The yes/no question whether an object does something."""
-    verb, _, rest = action.partition(" ")
-    bare = {"disappears": "disappear", "appears": "appear"}.get(verb, verb.removesuffix("s"))
-    return f"Does the {event.thing} {bare}{' ' + rest if rest else ''}?"
+    verb, *rest = action.split(" ")
+    return f"Does the {event.thing} {' '.join([verb.removesuffix('s'), *rest])}?"
 
 
 def other_actions(event: Event) -> list[str]:
-    """The wrong actions of the same aspect that the object could have done."""
+    """The wrong actions of the same aspect that are possible for the object."""
     return [a for a in ACTIONS[event.aspect] if a not in (event.action, f"turns {event.colour}")]
 
 
@@ -105,15 +101,20 @@ def static_question(events: Sequence[Event], rng: np.random.Generator) -> Questi
 
 
 def presence_question(events: Sequence[Event], rng: np.random.Generator) -> Question:
-    """A yes/no question whether an object is there; yes half of the time."""
+    """A yes/no question whether an object is there; the answer is yes half of the time."""
     event = events[int(rng.integers(len(events)))]
-    says_yes = rng.random() < 0.5
-    thing = event.thing if says_yes else absent_thing(events, rng)
-    return f"Is there a {thing}?", "Yes." if says_yes else "No."
+    is_there = rng.random() < 0.5
+    thing = event.thing if is_there else absent_thing(events, rng)
+    return f"Is there a {thing}?", yes_or_no(is_there)
+
+
+def yes_or_no(is_true: bool) -> str:
+    """The answer to a yes/no question."""
+    return "Yes." if is_true else "No."
 
 
 def where_is(event: Event) -> str:
-    """The question for the setting of an object."""
+    """The question about the setting of an object."""
     return f"Where is the {event.thing}?"
 
 
@@ -122,37 +123,26 @@ def place_of(setting: str) -> str:
     return f"In the {setting}."
 
 
-def other_settings(event: Event) -> list[str]:
-    """The settings that an object is not in."""
-    return [setting for setting in SETTINGS if setting != event.setting]
-
-
 def absent_thing(events: Sequence[Event], rng: np.random.Generator) -> str:
-    """A coloured shape that is in none of the events."""
-    shown = {event.thing for event in events} | {
-        f"{e.action.removeprefix('turns ')} {e.shape}" for e in events
-    }
+    """A coloured shape that none of the events shows, not even after a change of colour."""
+    shown = {event.thing for event in events}
+    shown |= {f"{event.action.removeprefix('turns ')} {event.shape}" for event in events}
     return str(rng.choice([f"{c} {s}" for c in COLOURS for s in SHAPES if f"{c} {s}" not in shown]))
 
 
 def order_question(events: Sequence[Event], rng: np.random.Generator, *, order_fidelity: float) -> Question:
-    """A question which of two objects comes first, answered truly only as often as the knob says."""
+    """A question which of two objects comes first; the answer is true with probability `order_fidelity`."""
     first, second = (int(i) for i in sorted(rng.permutation(len(events))[:2]))
     shown = (first, second) if rng.random() < 0.5 else (second, first)
-    truth = first if rng.random() < order_fidelity or rng.random() < 0.5 else second
+    answer = first if rng.random() < order_fidelity or rng.random() < 0.5 else second
     if rng.random() < 0.5:
-        return which_is_first(events[shown[0]], events[shown[1]]), first_answer(events[truth])
-    return is_before(events[shown[0]], events[shown[1]]), "Yes." if shown[0] == truth else "No."
+        return which_is_first(events[shown[0]], events[shown[1]]), f"The {events[answer].thing}."
+    return is_before(events[shown[0]], events[shown[1]]), yes_or_no(shown[0] == answer)
 
 
 def which_is_first(one: Event, other: Event) -> str:
     """The question which of two objects comes first."""
     return f"Which comes first, the {one.thing} or the {other.thing}?"
-
-
-def first_answer(event: Event) -> str:
-    """The answer that names an object."""
-    return f"The {event.thing}."
 
 
 def is_before(one: Event, other: Event) -> str:
@@ -161,15 +151,12 @@ def is_before(one: Event, other: Event) -> str:
 
 
 def instructions(story: Story, rng: np.random.Generator, *, order_fidelity: float) -> list[Question]:
-    """Six questions about a story: three about single events, a static one, an order one, its caption."""
-    from tempo.preference.prompts import DESCRIBE
-
+    """Questions about a story: three about single events, a static one, one about order, its caption."""
     events = story.events
     picked = [events[int(i)] for i in rng.integers(len(events), size=3)]
-    questions = [event_question(picked[0], rng), event_check(picked[1], rng), thing_caption(picked[2])]
+    questions = [event_question(picked[0]), event_check(picked[1], rng), thing_caption(picked[2])]
     questions.append(static_question(events, rng))
     if len(events) > 1:
         questions.append(order_question(events, rng, order_fidelity=order_fidelity))
     prompt = DESCRIBE[int(rng.integers(len(DESCRIBE)))]
-    questions.append((prompt, story_caption(events, rng, order_fidelity=order_fidelity)))
-    return questions
+    return [*questions, (prompt, story_caption(events, rng, order_fidelity=order_fidelity))]

@@ -1,12 +1,10 @@
-"""A world with known truth: stories of coloured shapes whose actions have meaning only in time.
+"""A world with known truth: stories of coloured shapes whose actions can only be seen over time.
 
 A story is a list of events, one per camera shot: a setting, a coloured shape, an action. It is drawn from a
 seed alone, so every video, caption and question can be made again from the number of the story.
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import numpy as np
 
@@ -15,6 +13,7 @@ from tempo.core.records import Frozen, Record
 SETTINGS = ("desert", "forest", "sea", "city", "snow", "night", "field", "cave")
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
+#: The actions of each aspect.
 ACTIONS = {
     "action": ("appears", "disappears", "grows", "shrinks"),
     "direction": ("moves left", "moves right", "moves up", "moves down"),
@@ -29,7 +28,7 @@ class Event(Frozen):
     setting: str
     colour: str
     shape: str
-    aspect: Literal["action", "direction", "speed", "attribute_change"]
+    aspect: str
     action: str
     drift: float
 
@@ -45,32 +44,29 @@ class Event(Frozen):
 
 
 class Story(Record):
-    """The script of one video; `id` is its file name without the ending."""
+    """The script of one video; `id` is its file name without the suffix."""
 
     events: tuple[Event, ...]
 
 
 def make_story(seed: int, index: int, *, num_shots: tuple[int, int], plain: bool = False) -> Story:
-    """Story number `index` of a seed, with `num_shots` (least, most) shots.
+    """Story number `index` of a seed, with a number of shots between the two of `num_shots`.
 
-    A `plain` one is poor in time, as many real videos are: one to three shots.
+    A `plain` story has one to three shots: too few events to learn order from, as in many real videos.
     """
     rng = np.random.default_rng([seed, index])
     count = int(rng.integers(1, 4) if plain else rng.integers(num_shots[0], num_shots[1] + 1))
     things = [int(thing) for thing in rng.permutation(len(COLOURS) * len(SHAPES))[:count]]
-    settings = _settings(rng, count)
-    taken = set(things)
-    events = []
-    for setting, thing in zip(settings, things, strict=True):
-        events.append(_event(rng, setting, thing, taken))
+    settings, taken = _settings(rng, count), set(things)
+    events = [_event(rng, *pair, taken) for pair in zip(settings, things, strict=True)]
     return Story(id=f"story-{seed}-{index:05d}", events=tuple(events))
 
 
 def _event(rng: np.random.Generator, setting: str, thing: int, taken: set[int]) -> Event:
     """A random event of a thing (colour and shape as one number).
 
-    What it turns into joins `taken`: no shape may come to look like another of the story, or a question about
-    that one would have two answers.
+    If the thing changes its colour, the result is added to `taken`: no other shape of the story may look like
+    it, or a question about that shape would have two answers.
     """
     colour, shape = COLOURS[thing // len(SHAPES)], SHAPES[thing % len(SHAPES)]
     turned = {f"turns {c}": i * len(SHAPES) + thing % len(SHAPES) for i, c in enumerate(COLOURS)}
@@ -79,29 +75,15 @@ def _event(rng: np.random.Generator, setting: str, thing: int, taken: set[int]) 
     action, drift = str(rng.choice(free[aspect])), round(float(rng.uniform(-1, 1)), 3)
     if action in turned:
         taken.add(turned[action])
-    return Event.model_validate(
-        {
-            "setting": setting,
-            "colour": colour,
-            "shape": shape,
-            "aspect": aspect,
-            "action": action,
-            "drift": drift,
-        }
-    )
+    return Event(setting=setting, colour=colour, shape=shape, aspect=aspect, action=action, drift=drift)
 
 
 def _settings(rng: np.random.Generator, count: int) -> list[str]:
-    """A setting per shot: never twice in a row, none more often than the recurrence rule lets pass."""
+    """A setting per shot: never twice in a row, none more often than the clips stage accepts."""
     most = min(3, max(1, count // 3))
     while True:
-        left = dict.fromkeys(SETTINGS, most)
         chosen: list[str] = []
-        while len(chosen) < count:
-            free = [s for s in SETTINGS if left[s] and s not in chosen[-1:]]
-            if not free:
-                break
+        while free := [s for s in SETTINGS if chosen.count(s) < most and s not in chosen[-1:]]:
             chosen.append(str(rng.choice(free)))
-            left[chosen[-1]] -= 1
-        if len(chosen) == count:
-            return chosen
+            if len(chosen) == count:
+                return chosen

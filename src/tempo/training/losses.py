@@ -1,84 +1,68 @@
-"""The losses, as pure functions of log-probabilities that return their metrics.
+"""The losses: pure functions of token log-probabilities. Each returns the loss and its metrics.
 
-K: rejected answers of a group, so its pairs
+K: number of rejected answers, each of which makes a pair with the chosen one
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tempo.config import LogpReduction, Loss
+from tempo.training.metrics import ACCURACIES, Metrics, level_metric
 
-ACCURACIES = "rewards/accuracies"
-
-#: Metrics that are also kept per level and per kind.
+#: Metrics that are also kept per level and per kind of perturbation.
 SPLIT_METRICS = ("rewards/margins", ACCURACIES)
 
 
-def level_metric(name: str, level: int) -> str:
-    """What a metric is called for the pairs of one level."""
-    return f"{name}/level_{level}"
-
-
-@dataclass
-class Metrics:
-    """Sums by name, each with the number of pairs behind it: add those of groups and ranks, then divide."""
-
-    sums: dict[str, tuple[float, int]] = field(default_factory=dict)
-
-    def count(self, name: str, total: float, number: int = 1) -> None:
-        """Adds `number` values of one metric by their sum."""
-        known, before = self.sums.get(name, (0.0, 0))
-        self.sums[name] = (known + total, before + number)
-
-    def add(self, other: Metrics) -> None:
-        """Adds the sums of another group, row or rank; it may know other names."""
-        for name, (total, number) in other.sums.items():
-            self.count(name, total, number)
-
-    def means(self) -> dict[str, float]:
-        """The mean of every metric over its own pairs."""
-        return {name: total / number for name, (total, number) in self.sums.items()}
-
-
-@dataclass(frozen=True)
-class DpoTerms:
-    """Sums over the pairs of one group; divide by the number of pairs of the whole batch."""
-
-    loss: Tensor
-    metrics: Metrics
-    num_pairs: int
-
-
-def dpo_terms(
+def dpo_loss(
     policy: Sequence[Tensor],
     reference: Sequence[Tensor],
     *,
-    beta: float,
-    nll_weight: float,
+    beta: float = 0.1,
     loss: Loss = "sigmoid",
     label_smoothing: float = 0.0,
-    length: LogpReduction = "sum",
+    logp_reduction: LogpReduction = "sum",
     ld_alpha: float = 1.0,
+    nll_weight: float = 0.0,
     labels: Sequence[tuple[str, int]] = (),
-) -> DpoTerms:
-    """The preference loss of one chosen and K rejected answers, plus the chosen answer's mean token NLL.
+    reduction: Literal["mean", "sum"] = "mean",
+) -> tuple[Tensor, Metrics]:
+    """The preference loss of one chosen and K rejected answers to a prompt, over their K pairs.
 
-    `policy` and `reference` hold the token log-probabilities of the chosen answer, then of each rejected one;
-    `labels`, where given, the kind and level of each rejected one. Every pair counts once. Rewards are beta
-    times the log-ratio that the loss sees, `length` included; `logps/*` are plain sums over tokens.
+    With `r(y)` the log-ratio of policy to reference of an answer (`answer_scores`), a pair has the loss of
+    `pair_losses`, by default that of DPO, `-log sigmoid(beta * (r(chosen) - r(rejected)))`, plus `nll_weight`
+    times the mean negative log-likelihood of the chosen answer's tokens (arXiv 2404.19733, equation 1).
+
+    Args:
+        policy: token log-probabilities of the chosen answer, then of each rejected one, each [num_tokens];
+            a summed log-probability counts as one token. Gradients flow into these.
+        reference: the same under the reference model.
+        beta: strength of the preference loss; higher keeps the policy closer to the reference.
+        labels: kind and level of each rejected answer, K of them, to keep margins and accuracies by these.
+        reduction: over the K pairs.
+
+    Returns:
+        The loss, a scalar, and the metrics over the K pairs: `rewards/*` are beta times log-ratios,
+        `logps/*` sums over tokens, `nll_loss` is per token of the chosen answer.
+
+    Raises:
+        ValueError: if the numbers of answers, tokens or labels do not fit together.
     """
+    _check_sizes(policy, reference, labels)
+    policy = [torch.atleast_1d(answer) for answer in policy]
+    reference = [torch.atleast_1d(answer) for answer in reference]
     num_pairs = len(policy) - 1
-    own_chosen, own_rejected_K = answer_scores(policy, length=length, ld_alpha=ld_alpha)
-    other_chosen, other_rejected_K = answer_scores(reference, length=length, ld_alpha=ld_alpha)
-    chosen, rejected_K = own_chosen - other_chosen, own_rejected_K - other_rejected_K
+    own_chosen, own_rejected_K = answer_scores(policy, logp_reduction=logp_reduction, ld_alpha=ld_alpha)
+    ref_chosen, ref_rejected_K = answer_scores(reference, logp_reduction=logp_reduction, ld_alpha=ld_alpha)
+    chosen, rejected_K = own_chosen - ref_chosen, own_rejected_K - ref_rejected_K
     losses_K = pair_losses(chosen, rejected_K, loss=loss, beta=beta, label_smoothing=label_smoothing)
     nll = -policy[0].mean()
+    total = losses_K.sum() + nll_weight * nll * num_pairs
     rewards = {"rewards/chosen": beta * chosen, "rewards/rejected": beta * rejected_K}
     margins_K = rewards["rewards/chosen"] - rewards["rewards/rejected"]
     values = rewards | {
@@ -88,41 +72,47 @@ def dpo_terms(
         "logps/rejected": torch.stack([answer.sum() for answer in policy[1:]]),
         "nll_loss": nll,
     }
-    return DpoTerms(
-        losses_K.sum() + nll_weight * nll * num_pairs, _metrics(values, labels, num_pairs), num_pairs
-    )
+    return total if reduction == "sum" else total / num_pairs, _pair_metrics(values, labels, num_pairs)
 
 
 def answer_scores(
-    answers: Sequence[Tensor], *, length: LogpReduction, ld_alpha: float
+    answers: Sequence[Tensor], *, logp_reduction: LogpReduction = "sum", ld_alpha: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """The log-likelihoods of the chosen answer (one number, or one per pair, [K]) and the rejected ones [K].
+    """One log-likelihood per answer: of the chosen one (a scalar, or one per pair, [K]) and the rejected [K].
 
-    `sum` adds the tokens, `mean` averages them. `ld` (LD-DPO, arXiv 2409.06411) adds them too, but those
-    beyond the length that chosen and rejected have in common count `ld_alpha`: 1 is `sum`, 0 cuts both to
-    the shorter. So what the chosen answer scores depends on the answer that it is compared with.
+    `sum` adds the tokens [num_tokens] of an answer, `mean` averages them. `ld` adds them too, but tokens
+    beyond the length that chosen and rejected answer share count `ld_alpha` (LD-DPO, arXiv 2409.06411): 1 is
+    `sum`, 0 cuts both to the shorter length. The chosen answer then has a different score in each pair.
     """
     chosen, rejected = answers[0], answers[1:]
-    if length == "ld":
-        scores = [
-            (_cut_sum(chosen, len(other), ld_alpha), _cut_sum(other, len(chosen), ld_alpha))
-            for other in rejected
-        ]
-        return torch.stack([score for score, _ in scores]), torch.stack([score for _, score in scores])
-    totals = [answer.sum() if length == "sum" else answer.mean() for answer in answers]
+    if logp_reduction == "ld":
+        return (
+            torch.stack([_weighted_sum(chosen, len(other), ld_alpha) for other in rejected]),
+            torch.stack([_weighted_sum(other, len(chosen), ld_alpha) for other in rejected]),
+        )
+    totals = [answer.sum() if logp_reduction == "sum" else answer.mean() for answer in answers]
     return totals[0], torch.stack(totals[1:])
 
 
 def pair_losses(
-    chosen: Tensor, rejected_K: Tensor, *, loss: Loss, beta: float, label_smoothing: float = 0.0
+    chosen: Tensor,
+    rejected_K: Tensor,
+    *,
+    loss: Loss = "sigmoid",
+    beta: float = 0.1,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
-    """The loss of each pair, [K], from the log-ratios (policy to reference) of its two answers.
+    """The loss of each pair, [K], from the log-ratios of policy to reference of its answers.
 
-    `sigmoid`: DPO (arXiv 2305.18290, equation 7); `label_smoothing` is the assumed share of pairs that are
-    the wrong way round (conservative DPO). `ipo`: arXiv 2310.12036, equation 17, where beta is called tau.
-    As written there it takes `length = "sum"`; TRL averages over tokens, which is `length = "mean"`. `hinge`:
-    SLiC (arXiv 2305.10425) with a margin of 1 on beta times the log-ratios. `sppo`: arXiv 2405.00675,
-    equation 4.7, each answer by itself, where chosen wins with probability 1.
+    With `d = chosen - rejected`:
+
+    - `sigmoid`: `-log sigmoid(beta * d)`, DPO (arXiv 2305.18290, equation 7). `label_smoothing` is the share
+      of pairs assumed to be swapped, the weight of the same loss with `-d` (conservative DPO).
+    - `ipo`: `(d - 1 / (2 * beta)) ** 2` (arXiv 2310.12036, equation 17, where beta is called tau). The paper
+      sums over tokens; TRL averages, which is `logp_reduction = "mean"`.
+    - `hinge`: `max(0, 1 - beta * d)`, SLiC (arXiv 2305.10425) with margin 1.
+    - `sppo`: `(chosen - 1 / (2 * beta)) ** 2 + (rejected + 1 / (2 * beta)) ** 2` (arXiv 2405.00675, equation
+      4.7), if the chosen answer wins with probability 1.
     """
     if loss == "ipo":
         return (chosen - rejected_K - 1 / (2 * beta)) ** 2
@@ -136,23 +126,45 @@ def pair_losses(
     return -(1 - label_smoothing) * F.logsigmoid(margins_K) - label_smoothing * F.logsigmoid(-margins_K)
 
 
-def sft_loss(answers: Sequence[Tensor]) -> tuple[Tensor, int]:
-    """The summed NLL of all scored tokens and their number; divide by that of the whole batch."""
-    return -torch.cat(list(answers)).sum(), sum(len(answer) for answer in answers)
+def sft_loss(
+    answers: Sequence[Tensor], *, reduction: Literal["mean", "sum"] = "mean"
+) -> tuple[Tensor, Metrics]:
+    """The negative log-likelihood of answers, `-sum(log p(token))`, over all their tokens.
+
+    `answers` are token log-probabilities, each [num_tokens], and gradients flow into them. Returns the loss,
+    a scalar, and the metric `nll_loss` (its mean over tokens). Raises ValueError if there is no token.
+    """
+    if not sum(answer.numel() for answer in answers):
+        raise ValueError("answers: an SFT loss needs at least one token")
+    logps = torch.cat([torch.atleast_1d(answer) for answer in answers])
+    total = -logps.sum()
+    metrics = Metrics({"nll_loss": (float(total.detach()), len(logps))})
+    return total if reduction == "sum" else total / len(logps), metrics
 
 
-def _cut_sum(answer: Tensor, other_length: int, alpha: float) -> Tensor:
+def _check_sizes(
+    policy: Sequence[Tensor], reference: Sequence[Tensor], labels: Sequence[tuple[str, int]]
+) -> None:
+    own, other = ([tuple(answer.shape) for answer in answers] for answers in (policy, reference))
+    if len(own) < 2 or own != other:
+        raise ValueError(
+            "policy and reference: both need a chosen and at least one rejected answer, with the same "
+            f"numbers of tokens, got shapes {own} and {other}"
+        )
+    if labels and len(labels) != len(own) - 1:
+        raise ValueError(f"labels: {len(own) - 1} rejected answers need as many labels, got {len(labels)}")
+
+
+def _weighted_sum(answer: Tensor, other_length: int, alpha: float) -> Tensor:
     return answer[:other_length].sum() + alpha * answer[other_length:].sum()
 
 
-def _metrics(values: dict[str, Tensor], labels: Sequence[tuple[str, int]], num_pairs: int) -> Metrics:
-    """The values, each [K] or one number for all K pairs, summed over pairs, and over those of a label."""
-    # One transfer for all of them: each `float()` of its own would make a GPU wait.
+def _pair_metrics(values: dict[str, Tensor], labels: Sequence[tuple[str, int]], num_pairs: int) -> Metrics:
+    """The values, each [K] or a scalar for all K pairs, summed over all pairs, and over those of a label."""
+    # One transfer for all of them: a `float()` for each would synchronize the GPU as often.
     rows = torch.stack([value.detach().expand(num_pairs) for value in values.values()]).tolist()
     table = dict(zip(values, rows, strict=True))
-    metrics = Metrics()
-    for name, row in table.items():
-        metrics.count(name, sum(row), num_pairs)
+    metrics = Metrics({name: (sum(row), num_pairs) for name, row in table.items()})
     for name in SPLIT_METRICS if labels else ():
         for (kind, level), value in zip(labels, table[name], strict=True):
             metrics.count(level_metric(name, level), value)

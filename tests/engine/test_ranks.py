@@ -1,0 +1,60 @@
+"""Processes of `accelerate launch`: settings that would give a wrong result are errors."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tempo.engine.ranks import call_to_training, num_processes, pick_device, process_rank, wait_for_all
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
+SCRIPT = "from tempo.engine.ranks import make_accelerator; print(make_accelerator('cpu').is_fsdp2)"
+
+
+def launch(tmp_path, *options):
+    """What a script prints that makes an accelerator in one launched process, and its errors."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    command = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "fsdp2.yaml"), *options]
+    command += ["--num_processes", "1", "--main_process_port", "0", str(tmp_path / "script.py")]
+    ended = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, timeout=120, check=False
+    )
+    return ended.stdout.strip(), ended.stderr
+
+
+def test_shipped_settings_shard_the_weights_also_on_cpus(tmp_path):
+    printed, errors = launch(tmp_path)
+    assert printed == "True", errors
+
+
+def test_settings_that_would_give_a_wrong_result_are_all_named(tmp_path, monkeypatch):
+    wrong = {
+        "fsdp_cpu_ram_efficient_loading": "true",
+        "fsdp_offload_params": "true",
+        "mixed_precision": "bf16",
+        "fsdp_transformer_layer_cls_to_wrap": "Qwen2DecoderLayer",
+    }
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    printed, errors = launch(
+        tmp_path, *(word for key, value in wrong.items() for word in (f"--{key}", value))
+    )
+    assert printed == ""
+    (message,) = {line for line in errors.splitlines() if "ValueError: accelerate launch:" in line}
+    for key in (*wrong, "gradient_accumulation_steps"):
+        assert key in message
+    assert "fsdp_version" not in message
+
+
+def test_a_process_alone_waits_for_nobody(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.delenv("RANK", raising=False)
+    assert (process_rank(), num_processes()) == (0, 1)
+    assert call_to_training("cpu", is_needed=True)
+    assert not call_to_training("cpu", is_needed=False)
+    wait_for_all()
+
+
+@pytest.mark.parametrize(("name", "device"), [("cpu", "cpu"), ("cuda:1", "cuda:1")])
+def test_device_of_a_name(name, device):
+    assert str(pick_device(name)) == device

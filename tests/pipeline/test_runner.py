@@ -1,0 +1,166 @@
+"""The runner on rows made by hand: batches, stale stages, versions, the environment."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from tempo.config import Config
+from tempo.core.records import Captions, Skipped
+from tempo.core.store import RunStore, write_config
+from tempo.engine import pool as engine
+from tempo.engine.types import Context
+from tempo.pipeline.fingerprints import fingerprints
+from tempo.pipeline.runner import map_stage, run, run_stages
+from tempo.pipeline.stages import Stage, find_stage
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def make(tmp_path):
+    """A function that makes the context of a run with these sections."""
+    (tmp_path / "films").mkdir()
+
+    def context(**sections):
+        data = {"videos": {"paths": [str(tmp_path / "films")]}, **sections}
+        return Context(Config.model_validate(data), tmp_path / "run")
+
+    return context
+
+
+def finish(context, *names):
+    store, wanted = RunStore(context.directory), fingerprints(context.config)
+    for name in names:
+        store.begin(name, wanted[name])
+        store.finish(name, wanted[name])
+    write_config(context.directory, context.config.model_dump(mode="json", exclude_none=True))
+    return store
+
+
+@pytest.mark.parametrize(
+    ("place", "concurrency", "sizes"),
+    [("here", None, [8, 8, 8, 6]), ("here", 40, [20, 10]), ("here", 4, [8, 8, 8, 6]), ("pool", 40, [1] * 30)],
+)
+def test_a_server_is_given_as_many_videos_as_keep_it_busy(make, monkeypatch, place, concurrency, sizes):
+    endpoint = {"url": "http://127.0.0.1:9/v1", "model": "m", "concurrency": concurrency}
+    context = make(**({"endpoint": endpoint} if concurrency else {}))
+    rows = [Captions(id=str(i), captions=("One.",)) for i in range(30)]
+    RunStore(context.directory).append("captions", rows)
+    given = []
+
+    def map_batches(worker, context, batches, **_):
+        given.extend(map(len, batches))
+        return iter(())
+
+    monkeypatch.setattr(engine, "map_batches", map_batches)
+    stage = Stage("x", "", reads=(("captions", Captions),), worker="x:y", place=lambda config: place)
+    map_stage(stage, context, QUIET)
+    assert given == sizes
+
+
+def make_wrong_worker(context):
+    return lambda batch: [Skipped(id=row.id, stage="clips", reason="x") for row in batch]
+
+
+def test_a_worker_that_names_another_stage_is_refused(make):
+    context = make()
+    RunStore(context.directory).append("captions", [Captions(id="a", captions=("One.",))])
+    stage = Stage("x", "", reads=(("captions", Captions),), worker=f"{__name__}:make_wrong_worker")
+    with pytest.raises(ValueError, match=r"stage 'x' has skipped records of another stage: \['clips'\]"):
+        map_stage(stage, context, QUIET)
+
+
+@pytest.mark.parametrize(("only", "missing"), [("shots", "videos"), ("training", "captions")])
+def test_a_stage_needs_those_before_it(make, only, missing):
+    context = make()
+    finish(context, *(() if missing == "videos" else ("videos", "shots", "clips")))
+    with pytest.raises(ValueError, match=f"stage '{only}' needs '{missing}' first"):
+        run_stages(context, QUIET, only=only)
+
+
+def test_a_kill_while_stages_are_discarded_leaves_those_that_the_others_depend_on(make, monkeypatch):
+    """Otherwise the old configuration could not go on with the rows that are left."""
+    names = ("shots", "clips", "captions")
+    store = finish(make(), *names)
+    forget = RunStore.forget
+
+    def killed(self, name):
+        if name == "clips":
+            raise KeyboardInterrupt
+        forget(self, name)
+
+    monkeypatch.setattr(RunStore, "forget", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_stages(make(frames={"fps": 2.0}), QUIET, redo=True)
+    assert [name for name in names if store.is_done(name)] == ["shots", "clips"]
+
+
+def test_files_of_a_stage_are_discarded_with_it(make):
+    store = finish(make(), "shots", "pairs", "report")
+    kept = [store.directory / name for name in ("synthetic/x", "answers.jsonl")]
+    gone = [store.directory / name for name in ("frames/x", "held_out_pairs.jsonl", "report.html")]
+    for path in (*kept, *gone):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("x")
+    with pytest.raises(ValueError, match="no video in"):
+        run_stages(make(frames={"fps": 2.0}), QUIET, redo=True)
+    assert [path.exists() for path in (*kept, *gone)] == [True] * 2 + [False] * 3
+
+
+def test_rows_that_another_version_made_are_named_in_one_line(make):
+    context = make()
+    store = finish(context, "videos")
+    old = {"tempo": "0.0.1", "transformers": "4.0"}
+    store.finish("videos", fingerprints(context.config)["videos"], old)
+    console = Console(file=io.StringIO(), width=300)
+    run_stages(context, console, until="videos")
+    assert "made with tempo 0.0.1 and transformers 4.0: videos; this run goes on with tempo " in (
+        console.file.getvalue()
+    )
+
+
+def test_the_environment_of_the_start_is_kept_and_another_one_is_added(make):
+    context = make()
+    finish(context, "videos")
+    path = context.directory / "environment.json"
+    run_stages(context, QUIET, until="videos")
+    now = json.loads(path.read_text())
+    before = {**now, "python": "3.0"}
+    for _ in range(2):
+        path.write_text(json.dumps(before))
+        for _ in range(2):
+            run_stages(context, QUIET, until="videos")
+        assert json.loads(path.read_text()) == {**before, "resumed": [now]}
+
+
+def test_the_result_names_what_is_done(make):
+    context = make()
+    finish(context, "videos", "report")
+    result = run(context.config, str(context.directory), until="videos")
+    assert (result.directory, result.stages) == (context.directory, ("videos", "report"))
+    assert (result.report, result.evaluation) == (None, None)
+    (context.directory / "report.html").write_text("page")
+    (context.directory / "evaluation.json").write_text('{"models": {}}')
+    result = run(context.config, context.directory, until="videos")
+    assert (result.report, result.evaluation) == (context.directory / "report.html", {"models": {}})
+
+
+def test_an_unknown_stage_and_a_source_that_is_not_a_run_are_refused(make, tmp_path):
+    with pytest.raises(ValueError, match="there is no stage 'vidoes'; the stages are synthetic, videos"):
+        run(make().config, tmp_path / "run", until="vidoes")
+    with pytest.raises(ValueError, match=r"--from: .*films is no run of tempo"):
+        run(make().config, tmp_path / "run", from_run=tmp_path / "films")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_stages_in_front_of_imported_pairs_have_nothing_to_do(make, tmp_path):
+    (tmp_path / "pairs.jsonl").write_text("")
+    config = make(pairs={"import_from": str(tmp_path / "pairs.jsonl")}).config
+    idle = [
+        name
+        for name in ("clips", "captions", "perturbations", "responses", "pairs")
+        if find_stage(name).idle(config)
+    ]
+    assert idle == ["clips", "captions", "perturbations", "responses"]

@@ -1,0 +1,40 @@
+"""The table of stages agrees with itself, with the configuration, and with the code that it names."""
+
+import pytest
+
+from tempo.config import parse_config
+from tempo.engine.types import load
+from tempo.pipeline.fingerprints import look_up
+from tempo.pipeline.stages import NAMES, STAGES
+
+CONFIG = parse_config(
+    {"videos": {"paths": ["x"]}, "endpoint": {"url": "http://localhost/v1", "model": "m"}, "synthetic": None}
+)
+
+
+def test_names_are_subcommands():
+    from tempo.cli.main import app
+
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert set(NAMES) <= commands
+    assert len(set(NAMES)) == len(NAMES)
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=NAMES)
+def test_an_entry_is_complete(stage):
+    assert stage.description
+    assert bool(stage.worker) != bool(stage.function)
+    assert not stage.worker or callable(load(stage.worker))
+    for name, record in stage.reads:
+        source = STAGES[NAMES.index(name)]
+        assert source.writes is record, "what it reads is what that stage writes"
+        assert NAMES.index(name) < NAMES.index(stage.name)
+    for key in (*stage.keys, *stage.ignored_keys, *stage.input_files, *stage.checkpoints):
+        assert key == "synthetic" or look_up(CONFIG, key) is not None, f"{key} is a key of the configuration"
+    for key in (*stage.input_files, *stage.checkpoints):
+        assert key in stage.keys or key.split(".")[0] in stage.keys or key == "model.path"
+
+
+def test_no_two_stages_own_the_same_file():
+    files = [name for stage in STAGES for name in (*stage.files, f"{stage.name}.jsonl")]
+    assert len(set(files)) == len(files)

@@ -1,0 +1,307 @@
+"""Each export is what its library loads: read by that library where it is installed, else by its schema.
+
+Schemas as documented: ms-swift 4.6 "Custom dataset", LLaMA-Factory 0.9.5 `data/README.md`, TRL 1.16 "Dataset
+formats".
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+
+import datasets
+import numpy as np
+import pytest
+import yaml
+from pairs_material import NUM_FRAMES, make_run, pair_of
+from PIL import Image
+
+from tempo.core.records import Pair, Video
+from tempo.core.store import RunStore, write_lines
+from tempo.model.loading import repair_torchvision
+from tempo.model.paths import embedded_path
+from tempo.preference.exporting import LLAMA_FACTORY_NAME, PARQUET_FILE, WRITERS, export_pairs
+from tempo.preference.importing import load_pairs
+from tempo.preference.pairs import mirror
+from tempo.video.frames import FrameStore
+
+
+def library(name):
+    """An optional library; skips if it is absent or does not import."""
+    repair_torchvision()
+    try:
+        return importlib.import_module(name)
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"{name}: {error}")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run's directory and its pairs from easy to hard, as they are exported."""
+    pairs = make_run(tmp_path / "run")
+    return tmp_path / "run", sorted(pairs, key=lambda pair: (-pair.level, pair.id))
+
+
+@pytest.fixture
+def load(tmp_path):
+    """`datasets.load_dataset`, with a cache of its own."""
+    return lambda *names, **options: datasets.load_dataset(
+        *map(str, names), split="train", cache_dir=str(tmp_path / "cache"), **options
+    )
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().split("\n") if line]
+
+
+def message(role, content):
+    return {"role": role, "content": content}
+
+
+def test_ms_swift_rows_have_the_documented_schema(run, tmp_path):
+    directory, pairs = run
+    export_pairs(directory, "ms-swift", tmp_path / "out")
+    for row, pair in zip(rows(tmp_path / "out" / "pairs.jsonl"), pairs, strict=True):
+        assert set(row) == {"messages", "rejected_response", "videos", "tempo"}
+        assert row["messages"] == [
+            message("user", f"<video>{pair.prompt}"),
+            message("assistant", pair.chosen),
+        ]
+        assert row["rejected_response"] == pair.rejected
+        assert row["videos"] == [pair.video]
+        assert os.path.isabs(pair.video)
+
+
+def test_ms_swift_itself_reads_every_row(run, tmp_path, load, monkeypatch):
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "modelscope"))
+    core = library("swift.dataset.preprocessor.core")
+    directory, pairs = run
+    export_pairs(directory, "ms-swift", tmp_path / "out")
+    file = str(tmp_path / "out" / "pairs.jsonl")
+    read = core.AutoPreprocessor()(load("json", data_files=file), strict=True)
+    assert [row["rejected_response"] for row in read] == [pair.rejected for pair in pairs]
+    assert [row["videos"] for row in read] == [[pair.video] for pair in pairs]
+    assert [row["messages"][-1]["content"] for row in read] == [pair.chosen for pair in pairs]
+    # Its loader does this last; it does not know `tempo`.
+    known = core.RowPreprocessor.remove_useless_columns(read)
+    assert set(known.column_names) == {"messages", "rejected_response", "videos"}
+
+
+def test_llama_factory_rows_and_description_have_the_documented_schema(run, tmp_path):
+    directory, pairs = run
+    export_pairs(directory, "llama-factory", tmp_path / "out")
+    info = json.loads((tmp_path / "out" / "dataset_info.json").read_text())[LLAMA_FACTORY_NAME]
+    assert (info["formatting"], info["ranking"]) == ("sharegpt", True)
+    for row, pair in zip(rows(tmp_path / "out" / info["file_name"]), pairs, strict=True):
+        assert row[info["columns"]["messages"]] == [{"from": "human", "value": f"<video>{pair.prompt}"}]
+        assert row[info["columns"]["chosen"]] == {"from": "gpt", "value": pair.chosen}
+        assert row[info["columns"]["rejected"]] == {"from": "gpt", "value": pair.rejected}
+        assert row[info["columns"]["videos"]] == [pair.video]
+
+
+def test_llama_factory_itself_reads_every_row(run, tmp_path, load):
+    parser, converter = library("llamafactory.data.parser"), library("llamafactory.data.converter")
+    directory, pairs = run
+    export_pairs(directory, "llama-factory", tmp_path / "out")
+    (attributes,) = parser.get_dataset_list([LLAMA_FACTORY_NAME], str(tmp_path / "out"))
+    arguments = type("Arguments", (), {"media_dir": str(tmp_path)})()
+    convert = converter.get_dataset_converter(attributes.formatting, attributes, arguments)
+    read = map(convert, load("json", data_files=str(tmp_path / "out" / attributes.dataset_name)))
+    for row, pair in zip(read, pairs, strict=True):
+        assert row["_prompt"] == [message("user", f"<video>{pair.prompt}")]
+        assert [answer["content"] for answer in row["_response"]] == [pair.chosen, pair.rejected]
+        assert row["_videos"] == [pair.video]
+
+
+def test_trl_rows_have_the_documented_schema_and_frames_once_per_video(run, tmp_path):
+    directory, pairs = run
+    export_pairs(directory, "trl", tmp_path / "out")
+    for row, pair in zip(rows(tmp_path / "out" / "pairs.jsonl"), pairs, strict=True):
+        assert row["prompt"] == [message("user", pair.prompt)]
+        assert row["chosen"] == [message("assistant", pair.chosen)]
+        assert row["rejected"] == [message("assistant", pair.rejected)]
+        stored = FrameStore(directory / "frames").read(pair.video_id).images
+        shown = np.stack([np.asarray(Image.open(path)) for path in row["images"]])
+        # JPEG decoders may differ by one level.
+        assert np.abs(shown.astype(int) - stored).max() <= 1
+    num_videos = len({pair.video_id for pair in pairs})
+    assert len(list((tmp_path / "out" / "frames").rglob("*.jpg"))) == NUM_FRAMES * num_videos < len(pairs) * 3
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_datasets_opens_the_trl_folder_with_images(run, tmp_path, load, mirrored):
+    directory, pairs = run
+    if mirrored:
+        pairs = [*pairs, *(mirror(pair, np.arange(NUM_FRAMES)) for pair in pairs)]
+        write_lines(directory / "pairs.jsonl", (pair.model_dump_json() for pair in pairs))
+        pairs = sorted(pairs, key=lambda pair: (-pair.level, pair.id))
+    export_pairs(directory, "trl", tmp_path / "out")
+    read = load(tmp_path / "out")
+    assert [row["tempo"]["id"] for row in read] == [pair.id for pair in pairs]
+    assert [row["tempo"].get("frames") for row in read] == [list(pair.frames) or None for pair in pairs]
+    assert [len(row["images"]) for row in read] == [len(pair.frames) or NUM_FRAMES for pair in pairs]
+    assert all(image.size == (96, 64) for row in read for image in row["images"])
+
+
+def test_trl_itself_collates_every_row_with_all_its_frames(run, tmp_path, load):
+    trl = library("trl.trainer.dpo_trainer")
+    from transformers import AutoProcessor
+
+    directory, pairs = run
+    export_pairs(directory, "trl", tmp_path / "out")
+    processor = AutoProcessor.from_pretrained(embedded_path())
+    batch = trl.DataCollatorForVisionPreference(processor)(list(load(tmp_path / "out")))
+    # Chosen and rejected each have the frames.
+    assert len(batch["image_grid_thw"]) == 2 * NUM_FRAMES * len(pairs)
+    ids, answers = batch["input_ids"], batch["completion_mask"].bool()
+    assert len(ids) == 2 * len(pairs)
+    for number, pair in enumerate(pairs):
+        for row, text in ((number, pair.chosen), (number + len(pairs), pair.rejected)):
+            wanted = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+            assert ids[row][answers[row]].tolist()[: len(wanted)] == wanted
+
+
+def test_parquet_and_its_card_load_as_a_data_set(run, tmp_path, load):
+    directory, pairs = run
+    export_pairs(directory, "parquet", tmp_path / "out")
+    for read in (load(tmp_path / "out"), load("parquet", data_files=str(tmp_path / "out" / PARQUET_FILE))):
+        assert [Pair.model_validate(row) for row in read] == pairs
+
+
+def test_the_card_counts_by_kind_and_level_and_leaves_the_licence_open(run, tmp_path):
+    directory, _ = run
+    export_pairs(directory, "parquet", tmp_path / "out")
+    _, header, body = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
+    data = yaml.safe_load(header)
+    assert "license" not in data
+    assert "add `license` to the header" in body
+    assert data["size_categories"] == ["n<1K"]
+    assert data["configs"][0]["data_files"][0]["path"] == PARQUET_FILE
+    assert "4 pairs about 2 videos" in body
+    assert "| kind | level 16 | level 8 | level 2 | all |\n| --- | --- | --- | --- | --- |\n" in body
+    assert "| reverse | 1 | 0 | 1 | 2 |\n| shuffle | 0 | 1 | 0 | 1 |\n\n" in body
+    assert "`some/model`" in body
+    assert "seed 7" in body
+
+
+def test_the_card_does_not_claim_pairs_made_elsewhere(tmp_path):
+    pairs = make_run(tmp_path / "run", pairs={"import_from": "/secret/place/theirs.jsonl"})
+    export_pairs(tmp_path / "run", "parquet", tmp_path / "out")
+    export_pairs(pairs, "parquet", tmp_path / "list")
+    for folder, source in (("out", "`theirs.jsonl`"), ("list", "")):
+        card = (tmp_path / folder / "README.md").read_text()
+        assert "Made elsewhere" in card
+        assert source in card
+        assert "some/model" not in card
+        assert "/secret" not in card
+
+
+def test_pairs_without_a_run_are_exported_too(tmp_path):
+    pairs = make_run(tmp_path / "run")
+    for name in ("ms-swift", "llama-factory", "parquet"):
+        assert export_pairs(pairs, name, tmp_path / name) == len(pairs)
+        (file,) = (tmp_path / name).glob("pairs.*")
+        assert sorted(load_pairs(file), key=lambda pair: pair.id) == pairs
+    with pytest.raises(ValueError, match="directory of a run"):
+        export_pairs(pairs, "trl", tmp_path / "trl")
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_rows_go_from_easy_to_hard_and_an_export_is_the_same_twice(run, tmp_path, name):
+    directory, pairs = run
+    assert export_pairs(directory, name, tmp_path / "out") == len(pairs)
+    first = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    (tmp_path / "out").rename(tmp_path / "before")
+    (tmp_path / "out").mkdir()
+    export_pairs(directory, name, tmp_path / "out")
+    assert first == {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    (file,) = (tmp_path / "out").glob("pairs.*")
+    assert [pair.id for pair in load_pairs(file)] == [pair.id for pair in pairs]
+
+
+def test_held_out_pairs_are_not_exported(run, tmp_path):
+    directory, pairs = run
+    held_out = pairs[0].model_copy(update={"id": "held/out", "chosen": "a secret"})
+    RunStore(directory).append("held_out_pairs", [held_out])
+    export_pairs(directory, "ms-swift", tmp_path / "out")
+    assert "a secret" not in (tmp_path / "out" / "pairs.jsonl").read_text()
+
+
+def refusal(*arguments):
+    with pytest.raises(ValueError, match=r".") as caught:
+        export_pairs(*arguments)
+    return str(caught.value)
+
+
+def test_what_cannot_be_exported_is_refused_and_nothing_is_left_behind(run, tmp_path):
+    directory, _ = run
+    out = tmp_path / "out"
+    before = sorted(tmp_path.rglob("*"))
+    assert "'csv' is unknown; the formats are trl, ms-swift" in refusal(directory, "csv", out)
+    assert "nowhere has no pairs yet" in refusal(tmp_path / "nowhere", "trl", out)
+    assert "exists already" in refusal(directory, "trl", tmp_path / "films")
+    assert "exists already" in refusal(directory, "trl", directory / "pairs.jsonl")
+    assert "cannot be written" in refusal(directory, "trl", directory / "pairs.jsonl" / "out")
+    assert sorted(tmp_path.rglob("*")) == before
+    with (directory / "pairs.jsonl").open("a") as file:
+        file.write('{"id": "x"}\n')
+    assert "pairs.jsonl line 5" in refusal(directory, "trl", out)
+    (directory / "pairs.jsonl").write_text("")
+    assert "has no pair to export" in refusal(directory, "trl", out)
+    assert not out.exists()
+
+
+def test_missing_videos_and_frames_are_named_and_a_copy_replaces_a_video(run, tmp_path):
+    directory, pairs = run
+    (tmp_path / "films").rename(tmp_path / "elsewhere")
+    for name in ("ms-swift", "llama-factory"):
+        assert f"{pairs[0].video} is gone" in refusal(directory, name, tmp_path / "out")
+    # TRL shows stored frames, so it needs no video file; it does need the frames.
+    export_pairs(directory, "trl", tmp_path / "trl")
+    FrameStore(directory / "frames").path(pairs[0].video_id).unlink()
+    assert f"frames of video {pairs[0].video_id} are gone" in refusal(directory, "trl", tmp_path / "again")
+    store = RunStore(directory)
+    copies = {
+        video.id: str(tmp_path / "elsewhere" / os.path.basename(video.path))
+        for video in store.read("videos", Video)
+    }
+    videos = [
+        video.model_copy(update={"copies": ("gone too", copies[video.id])})
+        for video in store.read("videos", Video)
+    ]
+    write_lines(store.path("videos"), [video.model_dump_json() for video in videos])
+    export_pairs(directory, "ms-swift", tmp_path / "out")
+    found = [row["videos"] for row in rows(tmp_path / "out" / "pairs.jsonl")]
+    assert found == [[copies[pair.video_id]] for pair in pairs]
+    store.path("videos").write_text("")
+    assert "not among the videos" in refusal(directory, "trl", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize("name", ["ms-swift", "llama-factory"])
+@pytest.mark.parametrize("text", ["prompt", "chosen", "rejected"])
+def test_a_media_tag_in_a_text_and_a_mirrored_pair_need_trl_or_parquet(tmp_path, name, text):
+    make_run(tmp_path / "run")
+    pair = pair_of("0123", tmp_path / "films" / "a film.mp4", **{text: "a <video> in words"})
+    assert "'0123/drop-16' contains <video>" in refusal([pair], name, tmp_path / "out")
+    mirrored = mirror(pair_of("0123", pair.video), np.arange(NUM_FRAMES))
+    assert "pairs.mirror" in refusal([mirrored], name, tmp_path / "out")
+    assert export_pairs([pair, mirrored], "parquet", tmp_path / "out") == 2
+
+
+def test_the_command_exports_or_refuses_in_one_line(run, tmp_path, tempo):
+    directory, _ = run
+    code, out, _ = tempo("export", directory, "--format", "ms-swift", "--out", tmp_path / "out")
+    assert code == 0
+    assert "wrote 4 pairs" in out
+    for place, name, words in (
+        (tmp_path / "nowhere", "trl", "nowhere does not exist"),
+        (tmp_path / "films", "trl", "films"),
+        (directory, "csv", "the formats are"),
+    ):
+        code, out, error = tempo("export", place, "--format", name, "--out", tmp_path / "again")
+        assert (code, out) == (2, "")
+        assert words in error
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1

@@ -1,0 +1,257 @@
+"""From pairs and questions to examples and packed rows, and that what is too long is named early."""
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from training_material import phase, write_frames
+
+import tempo.model.loading
+from tempo.config import FramesConfig, ModelConfig, parse_config
+from tempo.core.records import Clips, Pair, Video
+from tempo.core.store import RunStore
+from tempo.engine.types import Context
+from tempo.model.loading import load_video_lm
+from tempo.model.prefix import Continuation, Group
+from tempo.pipeline.fingerprints import fingerprints
+from tempo.pipeline.runner import run_stages
+from tempo.pipeline.stages import NAMES
+from tempo.training.examples import (
+    Example,
+    LoadedExample,
+    check_lengths,
+    dpo_examples,
+    longest_videos,
+    pack_rows,
+    sft_examples,
+)
+from tempo.training.instructions import Question
+from tempo.video.frames import FrameStore, encode_jpeg
+
+
+def pair(video, kind, level, **changes):
+    row = {
+        "id": f"{video}/{kind}-{level:02d}",
+        "video_id": video,
+        "video": f"{video}.mp4",
+        "prompt": "Describe.",
+        "chosen": f"all of {video}",
+        "rejected": f"{kind} {level}",
+        "kind": kind,
+        "level": level,
+        "order": (1, 0),
+        "num_clips": 2,
+    }
+    return Pair(**row | changes)
+
+
+PAIRS = [pair(v, k, level) for v in ("b", "a") for k in ("drop", "reverse") for level in (4, 2)]
+
+
+def test_an_example_is_a_video_and_a_level_with_the_chosen_answer_first():
+    examples = dpo_examples(PAIRS, phase())
+    assert [example.id for example in examples] == ["a/2", "a/4", "b/2", "b/4"]
+    assert examples[1].answers == ("all of a", "drop 4", "reverse 4")
+    assert examples[1].labels == (("drop", 4), ("reverse", 4))
+
+
+@pytest.mark.parametrize(
+    ("grouping", "ids", "num_rejected"),
+    [
+        ("video", ["a", "b"], 4),
+        ("level", ["a/2", "a/4", "b/2", "b/4"], 2),
+        ("pair", [f"{v}/{k}-0{level}" for v in "ab" for level in (2, 4) for k in ("drop", "reverse")], 1),
+    ],
+)
+def test_grouping_decides_which_pairs_of_a_video_share_its_prefix(grouping, ids, num_rejected):
+    examples = dpo_examples(PAIRS, phase(grouping=grouping))
+    assert [example.id for example in examples] == ids
+    assert {len(example.answers) - 1 for example in examples} == {num_rejected}
+    found = [
+        (example.video_id, example.prompt, example.answers[0], rejected, *label)
+        for example in examples
+        for rejected, label in zip(example.answers[1:], example.labels, strict=True)
+    ]
+    assert sorted(found) == sorted(
+        (p.video_id, p.prompt, p.chosen, p.rejected, p.kind, p.level) for p in PAIRS
+    )
+    assert dpo_examples(PAIRS[::-1], phase(grouping=grouping)) == examples
+
+
+@pytest.mark.parametrize("change", [{"chosen": "another description"}, {"prompt": "Tell."}])
+@pytest.mark.parametrize("grouping", ["video", "level"])
+def test_a_pair_with_another_chosen_answer_or_prompt_is_another_example(change, grouping):
+    other = pair("a", "shuffle", 4, **change)
+    examples = dpo_examples([*PAIRS, other], phase(grouping=grouping, levels=[4]))
+    (own,) = [example for example in examples if "shuffle 4" in example.answers]
+    assert (own.prompt, own.answers) == (other.prompt, (other.chosen, "shuffle 4"))
+    assert len({example.id for example in examples}) == len(examples) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"levels": [4]}, [("a/4", 2), ("b/4", 2)]),
+        ({"kinds": ["drop"]}, [("a/2", 1), ("a/4", 1), ("b/2", 1), ("b/4", 1)]),
+        ({"levels": [2], "kinds": ["reverse"]}, [("a/2", 1), ("b/2", 1)]),
+        ({"kinds": ["shuffle"]}, []),
+    ],
+)
+def test_a_phase_selects_levels_and_kinds(changes, expected):
+    examples = dpo_examples(PAIRS, phase(**changes))
+    assert [(example.id, len(example.answers) - 1) for example in examples] == expected
+
+
+def test_questions_share_an_example_by_video_or_have_their_own():
+    asked = [Question("two", "q1", "a1"), Question("one", "q2", "a2"), Question("two", "q3", "a3")]
+    together = sft_examples(asked, phase(objective="sft"))
+    assert [(example.id, example.video_id, example.questions) for example in together] == [
+        ("one/sft", "one", (("q2", "a2"),)),
+        ("two/sft", "two", (("q1", "a1"), ("q3", "a3"))),
+    ]
+    apart = sft_examples(asked, phase(objective="sft", grouping="pair"))
+    assert [(example.id, example.questions) for example in apart] == [
+        ("one/sft-1", (("q2", "a2"),)),
+        ("two/sft-1", (("q1", "a1"),)),
+        ("two/sft-2", (("q3", "a3"),)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [([4, 4, 4], [2, 1]), ([9, 4, 4], [1, 2]), ([9, 9], [1, 1]), ([2, 2, 2], [3]), ([], [])],
+)
+def test_rows_are_filled_in_order_and_never_overflow(sizes, expected):
+    batch = [
+        LoadedExample(
+            Example(str(number), "v"),
+            Group({"input_ids": torch.zeros(1, size - 1, dtype=torch.long)}, (Continuation((1,)),)),
+        )
+        for number, size in enumerate(sizes)
+    ]
+    rows = pack_rows(batch, max_tokens=10)
+    assert [len(row) for row in rows] == expected
+    assert [loaded for row in rows for loaded in row] == batch
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return load_video_lm(ModelConfig())
+
+
+class CountingStore(FrameStore):
+    """A frame store that records what is read."""
+
+    def __init__(self, directory):
+        super().__init__(directory)
+        self.read_ids = []
+
+    def read(self, video_id):
+        self.read_ids.append(video_id)
+        return super().read(video_id)
+
+
+@pytest.mark.parametrize(
+    "examples",
+    [
+        [Example(f"v0/{i}", "v0", "Describe.", ("A ring.", "No." * i)) for i in (1, 2, 9)],
+        [
+            Example(f"v1/{i}", "v1", questions=(("What?" * i, "A ring."), ("Is it?", "Yes.")))
+            for i in (1, 2, 9)
+        ],
+    ],
+    ids=["pairs", "questions"],
+)
+def test_the_longest_example_is_named_and_its_video_read_once(lm, tmp_path, examples):
+    frames, known = CountingStore(write_frames(tmp_path, [1, 1]).directory), {}
+    size = max(sum(example.load(lm, frames).lengths) for example in examples)
+    frames.read_ids.clear()
+    check_lengths(examples, lm, frames, max_tokens=size, prefix_lengths=known)
+    with pytest.raises(ValueError, match=rf"^{examples[-1].id}: its packed row has {size} tokens"):
+        check_lengths(examples, lm, frames, max_tokens=size - 1, prefix_lengths=known)
+    assert frames.read_ids == [examples[0].video_id]
+
+
+def test_a_row_that_can_be_split_is_said_to_be(lm, tmp_path):
+    frames = write_frames(tmp_path, [1])
+    pairs = [pair("v0", kind, 4) for kind in ("drop", "reverse")]
+    asked = [Question("v0", "What?", "A ring."), Question("v0", "Is it?", "Yes.")]
+    for grouping, words in (("video", "raise it, set grouping = 'pair'"), ("pair", "raise it, or lower")):
+        for examples in (
+            dpo_examples(pairs, phase(grouping=grouping)),
+            sft_examples(asked, phase(objective="sft", grouping=grouping)),
+        ):
+            with pytest.raises(ValueError, match=rf"max_tokens is 5; {words}"):
+                check_lengths(examples, lm, frames, max_tokens=5)
+
+
+def test_a_mirrored_pair_is_an_example_over_the_frames_that_it_shows(lm, tmp_path):
+    store = write_frames(tmp_path, [4])
+    one = pair("v0", "reverse", 4)
+    mirrored_pair = pair("v0", "reverse", 4, id=f"{one.id}/mirror", frames=(2, 3, 0, 1))
+    plain, mirrored = dpo_examples([one, mirrored_pair], phase())
+    assert (plain.frames, mirrored.frames) == ((), (2, 3, 0, 1))
+    shown, whole = (e.load(lm, store).inputs["pixel_values_videos"] for e in (mirrored, plain))
+    half = len(whole) // 2
+    assert torch.equal(shown, torch.cat([whole[half:], whole[:half]]))
+    assert not torch.equal(shown, whole)
+
+
+def video(name, seconds=40.0, width=64, height=64):
+    facts = {"duration_seconds": seconds, "width": width, "height": height, "fps": 24.0, "codec": "h264"}
+    return Video(id=name, path=f"{name}.mp4", **facts)
+
+
+@pytest.mark.parametrize(
+    ("settings", "ids"),
+    [
+        ({}, ["long", "large"]),
+        ({"max_pixels": 100}, ["long"]),
+        ({"max_pixels": 10**6, "max_total_pixels": 10**5}, ["long"]),
+        ({"max_frames": 5}, ["small", "large"]),
+    ],
+)
+def test_the_videos_with_the_most_frames_and_the_most_pixels_are_measured(settings, ids):
+    videos = [video("large", 20.0, 640, 360), video("small", 10.0), video("long", 60.0)]
+    assert [found.id for found in longest_videos(videos, FramesConfig(**settings))] == ids
+
+
+class ModelLoaded(Exception):
+    """The model was loaded."""
+
+
+@pytest.fixture
+def run_captions(tmp_path, monkeypatch):
+    """A function that runs captioning over a video of 40 frames; a longer one has no clips."""
+
+    def load(config):
+        raise ModelLoaded
+
+    def run(declared_seconds=40.0, **training):
+        config = parse_config({"videos": {"paths": [str(tmp_path)]}, "training": training})
+        store, marks = RunStore(tmp_path / "run"), fingerprints(config)
+        store.append("videos", [video("a", declared_seconds), video("longer", 400.0)])
+        store.append("clips", [Clips(id="a", path="a.mp4", duration_seconds=40.0, clips=())])
+        frame = encode_jpeg(np.zeros((64, 64, 3), np.uint8), 95)
+        FrameStore(store.directory / "frames").write("a", [frame] * 40, seconds=list(range(40)), fps=1.0)
+        for name in NAMES[1 : NAMES.index("captions")]:
+            store.finish(name, marks[name])
+        run_stages(Context(config, store.directory), Console(quiet=True), only="captions")
+
+    monkeypatch.setattr(tempo.model.loading, "load_video_lm", load)
+    return run
+
+
+PHASE = {"name": "p", "objective": "dpo", "learning_rate": 1e-3}
+
+
+@pytest.mark.parametrize("declared_seconds", [40.0, 0.0])
+def test_a_video_that_alone_is_too_long_is_named_before_the_model_is_loaded(run_captions, declared_seconds):
+    with pytest.raises(ValueError, match=r"a\.mp4: .* tokens, training\.max_tokens is 64.*max_total_pixels"):
+        run_captions(declared_seconds, phases=[PHASE], max_tokens=64)
+
+
+@pytest.mark.parametrize("training", [{"phases": [PHASE]}, {"max_tokens": 64}])
+def test_a_video_that_fits_or_is_not_trained_on_is_captioned(run_captions, training):
+    with pytest.raises(ModelLoaded):
+        run_captions(**training)

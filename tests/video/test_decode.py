@@ -1,0 +1,272 @@
+"""Frames, their times and sizes, from good and damaged files; single frames by their time stamps."""
+
+import itertools
+import logging
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from video_material import HEIGHT, WIDTH, moving, number_of, numbered, place, plain, rotate, spoil_packet
+
+from tempo.engine.types import SkipRecord
+from tempo.video.decode import Header, Scaler, decode, decode_at, fit_size, read_header
+
+
+def scaled(frame, size=(8, 8)):
+    return Scaler().scale(frame.decoded, size)
+
+
+def numbers(path):
+    return [number_of(scaled(frame)) for frame in decode(path)]
+
+
+def test_every_frame_comes_once_in_order_with_its_time(render):
+    path = render([numbered(i) for i in range(40)])
+    frames = list(decode(path))
+    assert [number_of(scaled(frame, frame.size)) for frame in frames] == list(range(40))
+    assert [frame.index for frame in frames] == list(range(40))
+    assert [frame.start_seconds for frame in frames] == pytest.approx([i / 25 for i in range(40)])
+    assert frames[-1].end_seconds == pytest.approx(40 / 25)
+
+
+def test_uneven_times_are_kept(render):
+    times = [0, 40, 80, 1000, 1040, 3000]
+    path = render([numbered(i) for i in range(6)], pts=times)
+    assert [frame.start_seconds for frame in decode(path)] == pytest.approx([t / 1000 for t in times])
+
+
+@pytest.mark.parametrize("name", ["late.mp4", "late.mkv", "late.ts"])
+def test_time_starts_with_the_first_frame(render, name):
+    path = render([numbered(i) for i in range(5)], name, pts=[5000 + 40 * i for i in range(5)])
+    frames = list(decode(path))
+    assert frames[0].decoded.pts > 0
+    assert [frame.start_seconds for frame in frames] == pytest.approx([i / 25 for i in range(5)])
+
+
+def test_a_stream_without_times_runs_at_its_rate(render):
+    path = render([numbered(i) for i in range(4)], "bare.h264")
+    starts = [frame.start_seconds for frame in decode(path)]
+    steps = [late - early for early, late in itertools.pairwise(starts)]
+    assert len(starts) == 4
+    assert steps == pytest.approx([steps[0]] * 3)
+    assert steps[0] > 0
+
+
+def red_corner():
+    image = plain()
+    image[: HEIGHT // 2, : WIDTH // 2] = (255, 0, 0)
+    return image
+
+
+@pytest.mark.parametrize("quarter_turns", [0, 1, 2, 3])
+def test_rotation_is_applied(render, quarter_turns):
+    path = render([red_corner()] * 2)
+    rotate(path, quarter_turns)
+    frame = next(decode(path))
+    expected = np.rot90(red_corner(), quarter_turns)
+    assert frame.size == expected.shape[1::-1]
+    difference = np.abs(scaled(frame, frame.size).astype(int) - expected)
+    # Colour is stored at half size, so the edges of the corner are soft.
+    assert np.median(difference) <= 3
+    assert difference.mean() < 5
+
+
+@pytest.mark.parametrize(("quarter_turns", "size"), [(0, (192, 64)), (1, (64, 192))])
+def test_pixels_that_are_not_square_are_shown_as_players_show_them(render, quarter_turns, size):
+    path = render([red_corner()] * 2, aspect=Fraction(2, 1))
+    rotate(path, quarter_turns)
+    frame = next(decode(path))
+    assert frame.size == size
+    image = scaled(frame, size)
+    assert image.shape == (size[1], size[0], 3)
+    expected = np.rot90(np.repeat(red_corner(), 2, axis=1), quarter_turns)
+    assert np.abs(image.astype(int) - expected).mean() < 5
+
+
+def test_scaling_averages_and_gives_the_size_that_is_asked(render):
+    frame = next(decode(render([place(3)] * 2)))
+    small = scaled(frame, (6, 4))
+    assert (small.shape, small.dtype, small.flags.c_contiguous) == ((4, 6, 3), np.uint8, True)
+    assert np.abs(small.astype(int) - place(3)[8::16, 8::16]).mean() < 12
+    assert scaled(frame, (1, 1)).shape == (1, 1, 3)
+
+
+def test_a_scaler_follows_frames_that_change_their_size(render):
+    scaler = Scaler()
+    for size in ((96, 64), (48, 32), (96, 64)):
+        frame = next(decode(render([place(3, width=size[0], height=size[1])] * 2)))
+        assert np.abs(scaler.scale(frame.decoded, (6, 4)).astype(int) - place(3)[8::16, 8::16]).mean() < 12
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "max_pixels", "expected"),
+    [
+        (100, 50, 5000, (100, 50)),
+        (100, 50, 99999, (100, 50)),
+        (1280, 720, 128 * 128, (170, 96)),
+        (200, 200, 10000, (100, 100)),
+        (1, 1, 64, (1, 1)),
+        (10_000, 1, 64, (64, 1)),
+        (1, 10_000, 64, (1, 64)),
+    ],
+)
+def test_a_size_is_fitted(width, height, max_pixels, expected):
+    assert fit_size(width, height, max_pixels=max_pixels) == expected
+
+
+def test_fitted_sizes_stay_within_their_limits():
+    rng = np.random.default_rng(0)
+    for width, height, max_pixels in rng.integers([1, 1, 64], [5000, 5000, 40000], (2000, 3)).tolist():
+        fitted = fit_size(width, height, max_pixels=max_pixels)
+        assert 1 <= fitted[0] <= width
+        assert 1 <= fitted[1] <= height
+        assert fitted[0] * fitted[1] <= max_pixels
+
+
+def test_a_damaged_packet_is_skipped_and_logged(render, caplog):
+    path = render([numbered(i) for i in range(30)], gop=5)
+    spoil_packet(path, 12)
+    with caplog.at_level(logging.WARNING):
+        found = numbers(path)
+    assert 27 <= len(found) < 30
+    assert found[:5] == [0, 1, 2, 3, 4]
+    assert found[-5:] == [25, 26, 27, 28, 29]
+    assert "damaged packets skipped" in caplog.text
+
+
+def test_damaged_frames_do_not_depend_on_threads(render):
+    """With several threads, flipped bits gave other frames on every machine, and at times in every run."""
+    path = render([frame for seed in (1, 2) for frame in moving(seed, 40)], gop=12)
+    data = bytearray(path.read_bytes())
+    for at in np.random.default_rng(0).integers(data.index(b"mdat") + 40, data.index(b"moov") - 8, 6):
+        data[at] ^= 4
+    path.write_bytes(data)
+    with av.open(str(path)) as container:
+        container.streams.video[0].codec_context.thread_count = 1
+        alone = []
+        for packet in container.demux(video=0):
+            try:
+                alone += [frame.to_ndarray(format="rgb24").tobytes() for frame in packet.decode()]
+            except av.error.FFmpegError:
+                continue
+    assert [frame.decoded.to_ndarray(format="rgb24").tobytes() for frame in decode(path)] == alone
+
+
+def test_a_truncated_file_gives_what_is_there(render):
+    path = render([numbered(i) for i in range(40)], "half.mkv", gop=5)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+    found = numbers(path)
+    assert 5 < len(found) < 40
+    assert found == list(range(len(found)))
+
+
+def test_a_file_of_which_nothing_decodes_is_skipped(render):
+    path = render([plain()] * 3)
+    for number in range(3):
+        spoil_packet(path, number)
+    with pytest.raises(SkipRecord, match=r"no frame decodes: .*Invalid data"):
+        list(decode(path))
+
+
+def test_two_runs_through_a_file_do_not_disturb_each_other(render):
+    path = render([numbered(i) for i in range(10)])
+    pairs = zip(decode(path), decode(path), strict=True)
+    assert [(a.index, number_of(scaled(b))) for a, b in pairs] == [(i, i) for i in range(10)]
+
+
+def test_the_header_is_read_without_decoding(render):
+    path = render([plain(width=80, height=48)] * 3, fps=10)
+    for number in range(3):
+        spoil_packet(path, number)
+    assert read_header(path) == Header(pytest.approx(0.3), 80, 48, 10.0, "h264")
+
+
+def stamps_of(path):
+    """What the first pass notes of each frame: its time stamp and that of the key frame before it."""
+    stamps, key_pts = {}, None
+    for frame in decode(path):
+        key_pts = frame.decoded.pts if frame.decoded.key_frame else key_pts
+        stamps[frame.index] = (frame.decoded.pts, key_pts)
+    return stamps
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("a.mp4", "libx264"),
+        ("b.mkv", "libx264"),
+        ("c.ts", "libx264"),
+        ("d.avi", "mpeg4"),
+        ("e.webm", "libvpx"),
+    ],
+)
+@pytest.mark.parametrize("wanted", [[0], [39], [3, 4, 5], [1, 13, 14, 37], range(40)])
+def test_frames_are_found_by_their_time_stamps(render, name, codec, wanted):
+    path = render([numbered(i) for i in range(40)], name, codec=codec, gop=7)
+    stamps = stamps_of(path)
+    found = dict(decode_at(path, {number: stamps[number] for number in wanted}, max_pixels=64))
+    whole_pass = {frame.index: scaled(frame, (9, 6)) for frame in decode(path)}
+    assert list(found) == list(wanted)
+    assert all(np.array_equal(image, whole_pass[number]) for number, image in found.items())
+    # Neighbours differ, so a wrong frame would show.
+    assert not np.array_equal(whole_pass[3], whole_pass[4])
+
+
+def test_seeking_decodes_only_what_is_needed(render):
+    path = render([numbered(i) for i in range(200)], gop=10)
+    stamps, ticks = stamps_of(path), []
+    (found,) = decode_at(path, {155: stamps[155]}, max_pixels=64, tick=lambda: ticks.append(1))
+    assert (found[0], len(ticks) <= 10) == (155, True)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda pts, key: None, lambda pts, key: (pts + 1, key), lambda pts, key: (10**9, 0)]
+)
+def test_frames_that_time_stamps_do_not_find_are_counted(render, change):
+    path = render([numbered(i) for i in range(40)], gop=7)
+    stamps = stamps_of(path)
+    wanted = {5: stamps[5], 20: change(*stamps[20]), 30: stamps[30]}
+    found = dict(decode_at(path, wanted, max_pixels=64))
+    assert {number: number_of(image) for number, image in found.items()} == {5: 5, 20: 20, 30: 30}
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "b.mkv", "c.ts"])
+def test_frames_of_a_damaged_file_are_those_of_a_whole_pass(render, name):
+    path = render([frame for seed in (1, 2) for frame in moving(seed, 40)], name, gop=12)
+    data = bytearray(path.read_bytes())
+    for at in np.random.default_rng(1).integers(len(data) // 4, 3 * len(data) // 4, 4):
+        data[at] ^= 4
+    path.write_bytes(data)
+    stamps = stamps_of(path)
+    by_stamps = dict(decode_at(path, stamps, max_pixels=600))
+    counted = dict(decode_at(path, dict.fromkeys(stamps), max_pixels=600))
+    assert by_stamps.keys() == counted.keys()
+    assert all(np.array_equal(by_stamps[number], counted[number]) for number in counted)
+
+
+def test_a_frame_that_is_not_there_is_named(render):
+    path = render([numbered(i) for i in range(10)])
+    with pytest.raises(SkipRecord, match=r"frame not found: .* has no frame 12"):
+        list(decode_at(path, {3: None, 12: (10**6, 0)}, max_pixels=64))
+
+
+def test_frames_of_several_sizes_come_in_the_size_of_the_first(render):
+    path = render([numbered(i) for i in range(10)])
+    shapes = {image.shape for _, image in decode_at(path, dict.fromkeys(range(10)), max_pixels=600)}
+    assert shapes == {(20, 30, 3)}
+
+
+@pytest.mark.parametrize(
+    ("pts", "expected"),
+    [
+        # A gap of more than an hour, and a step back: the frame follows the one before it.
+        ([0, 40, 80 + 7_200_000, 120 + 7_200_000], [0, 0.04, 0.08, 0.12]),
+        ([0, 40, 3_000_000, 3_000_040], [0, 0.04, 3000, 3000.04]),
+    ],
+)
+def test_impossible_times_are_replaced(render, pts, expected):
+    path = render([numbered(i) for i in range(4)], "gap.mkv", pts=pts)
+    starts = [frame.start_seconds for frame in decode(path)]
+    assert starts[:3] == pytest.approx(expected[:3], abs=0.03)
