@@ -4,7 +4,7 @@
     python -m research.study configs/study.toml --write docs/study.json docs/study.md README.md
 
 The first command runs what is missing of a study and writes `study.json` and `study.md`. The second fills the
-blocks `<!-- study:NAME --> ... <!-- /study -->` of documents from the results of a study that has run.
+blocks `<!-- study:NAME --> ... <!-- /study -->` of documents with the results of a study that has run.
 """
 
 from __future__ import annotations
@@ -13,35 +13,35 @@ import argparse
 import sys
 from pathlib import Path
 
+from research.study.config import load_study
+from research.study.output import block, read_results, write_documents
 from tempo.cli.errors import Terminated, fail, terminable
 
 
 def run(given: argparse.Namespace) -> None:
-    """Runs the study and prints its claims."""
-    from research.study.output import block
+    """Runs the study and prints its main table and its claims."""
+    # Only this needs torch.
     from research.study.run import run_study
 
-    options = {"--rows": given.rows, "--seeds": given.seeds}
     command = f"python -m research.study {given.config} --out {given.out}"
-    command += "".join(f" {name} {','.join(map(str, values))}" for name, values in options.items() if values)
+    command += "".join(
+        f" --{name} {getattr(given, name)}" for name in ("rows", "seeds") if getattr(given, name)
+    )
+    rows, seeds = ([part for part in text.split(",") if part] for text in (given.rows, given.seeds))
     results = run_study(
         given.config,
         given.out,
-        rows=given.rows,
-        seeds=given.seeds,
+        rows=rows,
+        seeds=[*map(int, seeds)],
         num_workers=given.workers,
         command=command,
-        log=lambda line: print(line, flush=True),
     )
     print(*(block(results, name, plots="") for name in ("main", "claims")), sep="\n\n")
-    print(f"study: {given.out / 'study.json'}, tables and plots: {given.out / 'study.md'}")
+    print(f"study: {given.out / 'study.json'}; tables and plots: {given.out / 'study.md'}")
 
 
-def write(config: Path, results: Path, documents: list[Path]) -> None:
+def write(config: Path, results: Path, *documents: Path) -> None:
     """Fills the documents; plots go into a folder with the name of the results."""
-    from research.study.config import load_study
-    from research.study.output import read_results, write_documents
-
     study, _ = load_study(config)
     write_documents(read_results(study, results), documents, plots=results.with_suffix(""))
 
@@ -54,24 +54,18 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    words, numbers = (lambda text: text.split(",")), (lambda text: [int(part) for part in text.split(",")])
     parser.add_argument("config", type=Path, help="a study in TOML, like configs/study.toml")
-    parser.add_argument("--out", type=Path, help="directory of the study; it is made if it does not exist")
-    parser.add_argument(
-        "--rows", default=[], type=words, metavar="A,B", help="only these rows, and what they need"
-    )
-    parser.add_argument(
-        "--seeds", default=[], type=numbers, metavar="0,1", help="these seeds, not the study's own"
-    )
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one per core, one on a GPU")
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, help="directory of the study; it is made if it does not exist")
+    what.add_argument(
         "--write", type=Path, nargs="+", metavar="FILE", help="study.json, then documents to fill"
     )
+    parser.add_argument("--rows", default="", metavar="A,B", help="only these rows, and what they need")
+    parser.add_argument("--seeds", default="", metavar="0,1", help="these seeds instead of the study's own")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one per core, one on a GPU")
     given = parser.parse_args()
-    if (given.out is None) == (given.write is None):
-        parser.error("give either --out DIRECTORY or --write STUDY.json DOCUMENT.md ...")
     try:
-        run(given) if given.out else write(given.config, given.write[0], given.write[1:])
+        run(given) if given.out else write(given.config, *given.write)
     except ValueError as error:
         fail(str(error))
     except (KeyboardInterrupt, Terminated):

@@ -27,8 +27,6 @@ LABELS = {
     "temporal": "temporal accuracy",
     "conflicting": "conflicting, one by one",
     "group_score": "conflicting, both right",
-    "text_score": "conflicting, text score",
-    "video_score": "conflicting, video score",
     "over_chance": "temporal accuracy over chance",
     "static": "static questions",
     "win_rate": "probe win rate",
@@ -86,10 +84,6 @@ class Results:
         """Names of the rows that have run, in the order of their first runs."""
         return list(dict.fromkeys(run["row"] for run in self.runs))
 
-    def describe(self, row: str) -> str:
-        """The description of a row; empty for a row that the configuration lacks."""
-        return self.study.rows[row].description if row in self.study.rows else ""
-
     def baseline(self, row: str, name: str) -> str:
         """The row that `name` means for a row: its own baseline, one of the study, or a row of that name."""
         own = self.study.rows[row].baselines if row in self.study.rows else {}
@@ -98,17 +92,19 @@ class Results:
     @cached_property
     def values(self) -> pd.DataFrame:
         """Metrics (columns) of runs (index: row, seed), NaN where absent; ValueError for duplicate runs."""
-        return self._frame([_metrics(run) for run in self.runs]).replace([np.inf, -np.inf], np.nan)
+        values = self._frame([_metrics(run) for run in self.runs]).replace([np.inf, -np.inf], np.nan)
+        if not values.index.is_unique:
+            raise ValueError(f"several runs of row and seed {values.index[values.index.duplicated()][0]}")
+        return values
 
     @cached_property
     def num_questions(self) -> pd.DataFrame:
         """The number of questions behind a metric, in the form of `values`; NaN where a metric has none."""
         return self._frame([run.get("num_samples") or {} for run in self.runs])
 
-    def _frame(self, cells: list[Any]) -> pd.DataFrame:
-        keys = pd.DataFrame(self.runs, columns=["row", "seed"])
-        frame = pd.DataFrame(cells, index=keys.index).astype(float)
-        return pd.concat([keys, frame], axis=1).set_index(["row", "seed"], verify_integrity=True).sort_index()
+    def _frame(self, cells: list[dict[str, Any]]) -> pd.DataFrame:
+        keys = pd.MultiIndex.from_arrays([[run[key] for run in self.runs] for key in ("row", "seed")])
+        return pd.DataFrame(cells, index=keys.set_names(["row", "seed"]), dtype=float).sort_index()
 
 
 def _metrics(run: Mapping[str, Any]) -> dict[str, float | None]:

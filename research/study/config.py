@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import re
+import copy
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from tempo.config import PhaseConfig, Section
-from tempo.config.load import Config, parse_config
+from tempo.config.load import Config, override, parse_config
 from tempo.core.errors import describe_error
 
 #: Sections that rows may differ in. Everything else must be equal, or rows would be measured differently.
@@ -78,20 +79,6 @@ class ClaimConfig(Section):
         return self
 
 
-class Column(NamedTuple):
-    """A column of a table: a metric, its difference from a row, or a share of the gain of `whole` over it."""
-
-    metric: str
-    whole: str = ""
-    against: str = ""
-
-
-def _parse_column(text: str) -> Column:
-    if not (match := re.fullmatch(r"(\w+)(?: / (.+?))?(?: - (.+))?", text)) or (match[2] and not match[3]):
-        raise ValueError("a column must be `metric`, `metric - ROW` or `metric / ROW - ROW`")
-    return Column(match[1], match[2] or "", match[3] or "")
-
-
 class TableConfig(Section):
     """A table of results: one line per row (all rows if `rows` is empty), or a table for each of `groups`.
 
@@ -101,11 +88,7 @@ class TableConfig(Section):
 
     rows: tuple[str, ...] = ()
     groups: dict[str, tuple[str, ...]] = Field({})
-    columns: tuple[Annotated[Column, BeforeValidator(_parse_column)], ...] = (
-        Column("temporal"),
-        Column("static"),
-        Column("win_rate"),
-    )
+    columns: tuple[Annotated[str, Field(pattern=r"^\w+(( / .+)? - .+)?$")], ...] = ("temporal", "win_rate")
 
 
 class PlotConfig(Section):
@@ -188,11 +171,6 @@ def load_study(path: Path) -> tuple[StudyConfig, dict[str, Any]]:
     Raises ValueError that names every wrong key and shows its value.
     """
     data = _read_toml(path, key="study")
-    if "extends" in data:
-        other = path.parent / str(data.pop("extends"))
-        below = _read_toml(other, key="extends")
-        tables = [key for key in data if isinstance(data[key], dict)]
-        data = below | data | {key: below.get(key, {}) | data[key] for key in tables}
     try:
         study = StudyConfig.model_validate(data)
     except ValidationError as error:
@@ -200,18 +178,25 @@ def load_study(path: Path) -> tuple[StudyConfig, dict[str, Any]]:
     plain = _read_toml(Path(study.base), key="base")
     for key in ("phases", "baselines", "instructions", "max_instructions"):
         plain.get("training", {}).pop(key, None)
-    return study, apply_values(plain, study.set, key="set")
+    return study, set_values(plain, study.set)
 
 
 def _read_toml(path: Path, *, key: str) -> dict[str, Any]:
-    """The data of a TOML file; a `base` that it names becomes relative to the working directory."""
+    """The data of a TOML file on top of that of the file that it extends.
+
+    A `base` that it names becomes relative to the working directory.
+    """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{key}: {path} cannot be read as TOML: {error}") from None
     if isinstance(data.get("base"), str):
         data["base"] = str(path.parent / data["base"])
-    return data
+    if "extends" not in data:
+        return data
+    below = _read_toml(path.parent / data.pop("extends"), key="extends")
+    tables = [name for name in data if isinstance(data[name], dict)]
+    return below | data | {name: below.get(name, {}) | data[name] for name in tables}
 
 
 def select(study: StudyConfig, *, rows: Sequence[str], seeds: Sequence[int]) -> StudyConfig:
@@ -231,22 +216,17 @@ def select(study: StudyConfig, *, rows: Sequence[str], seeds: Sequence[int]) -> 
     return study.model_copy(update={"rows": kept, "seeds": tuple(seeds) or study.seeds})
 
 
-def apply_values(plain: Mapping[str, Any], values: Mapping[str, Any], *, key: str) -> dict[str, Any]:
-    """Plain data of a run with values of the form `section.key` set; raises ValueError for any other form."""
-    made = {name: dict(section) if isinstance(section, dict) else section for name, section in plain.items()}
-    for name, value in values.items():
-        section, dot, inner = name.partition(".")
-        if not dot or "." in inner:
-            raise ValueError(f"{key}: {name!r} does not have the form section.key")
-        made.setdefault(section, {})[inner] = value
-    return made
+def set_values(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the plain data of a run with values (`section.key`) set; ValueError for wrong keys."""
+    return override(
+        copy.deepcopy(dict(plain)), [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    )
 
 
 def run_config(plain: Mapping[str, Any], row: RowConfig, *, seed: int, key: str) -> Config:
     """The configuration of the run that makes a row's pairs; raises ValueError that names `key`."""
-    values = {**row.data, "run.seed": seed, "run.num_workers": 1}
     try:
-        config = parse_config(apply_values(plain, values, key=f"{key}.data"))
+        config = parse_config(set_values(plain, {**row.data, "run.seed": seed, "run.num_workers": 1}))
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from None
     if config.synthetic is None:

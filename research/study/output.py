@@ -16,7 +16,7 @@ from typing import NamedTuple
 from research.study import analysis
 from research.study.analysis import NOT_RUN, Results
 from research.study.claims import judge, reason, rho_text
-from research.study.config import Column, StudyConfig
+from research.study.config import StudyConfig
 from research.study.plots import draw
 from tempo.core.files import write_text
 
@@ -58,19 +58,31 @@ def configured_tables(results: Results, name: str) -> list[Table]:
     tables = []
     for title, rows in groups.items():
         known = [row for row in rows if row in results.rows]
-        lines = [[row, results.describe(row), *_cells(results, row, columns)] for row in known]
+        lines = [[row, _description(results, row), *_cells(results, row, columns)] for row in known]
         tables += [Table(title, ["row", "what it is", *headings], lines)] if lines else []
     return tables
 
 
-def _heading(column: Column) -> str:
-    name = analysis.label(column.metric)
-    if column.whole:
-        return f"{name}, % of the gain of {column.whole} over {column.against}"
-    return f"{name}, against {column.against}" if column.against else name
+def _description(results: Results, row: str) -> str:
+    return results.study.rows[row].description if row in results.study.rows else ""
 
 
-def _cells(results: Results, row: str, columns: Sequence[Column]) -> list[str]:
+def _parts(column: str) -> tuple[str, str, str]:
+    """The metric of a column, the row with the whole gain, and the row that it is compared with."""
+    first, _, against = column.partition(" - ")
+    metric, _, whole = first.partition(" / ")
+    return metric, whole, against
+
+
+def _heading(column: str) -> str:
+    metric, whole, against = _parts(column)
+    name = analysis.label(metric)
+    if whole:
+        return f"{name}, % of the gain of {whole} over {against}"
+    return f"{name}, against {against}" if against else name
+
+
+def _cells(results: Results, row: str, columns: Sequence[str]) -> list[str]:
     """The columns of one row, and its number of seeds."""
     if row not in results.rows:
         return [NOT_RUN, *[""] * len(columns)]
@@ -78,18 +90,19 @@ def _cells(results: Results, row: str, columns: Sequence[Column]) -> list[str]:
     return [*(_cell(results, row, column) for column in columns), str(num_seeds)]
 
 
-def _cell(results: Results, row: str, column: Column) -> str:
-    whole, against = (results.baseline(row, name) for name in (column.whole, column.against))
+def _cell(results: Results, row: str, column: str) -> str:
+    metric, whole, against = _parts(column)
+    whole, against = results.baseline(row, whole), results.baseline(row, against)
     if row == against:
         return "-"
-    if column.whole:
-        found = analysis.gain_kept(results, row, whole, against, column.metric)
-    elif column.against:
-        found = analysis.difference(results, row, against, column.metric)
+    if whole:
+        kept = analysis.gain_kept(results, row, whole, against, metric)
+        return kept.text() if kept else "-"
+    if against:
+        found = analysis.difference(results, row, against, metric)
     else:
-        found = analysis.mean(results, row, column.metric)
-    signed = bool(column.against) and not column.whole
-    return found.text("" if column.whole else column.metric, signed=signed) if found else "-"
+        found = analysis.mean(results, row, metric)
+    return found.text(metric, signed=bool(against)) if found else "-"
 
 
 def claims_table(results: Results) -> Table:

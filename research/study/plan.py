@@ -6,16 +6,15 @@ begin with the same phases share them, and a job is done once however many rows 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from research.study.config import TRUTH, RowConfig, StudyConfig, row_phases, run_config
 from tempo.config import Config, PhaseConfig
+from tempo.core.hashing import hash_checkpoint, hash_text
 from tempo.model.paths import check_model_path, resolve_model_path
 
 
@@ -160,29 +159,19 @@ def with_model(config: Config, path: str) -> Config:
 
 
 def _model_key(model: PhaseJob | str) -> str:
-    """What identifies a model: the key of the phase that makes it, or the content of a checkpoint."""
-    if isinstance(model, PhaseJob):
-        return model.key
-    return model if model == TRUTH else _checkpoint_key(model)
-
-
-@cache
-def _checkpoint_key(path: str) -> str:
-    """A hash of the weights and texts of a checkpoint directory; the name of a model on the Hugging Face hub.
+    """What identifies a model: the key of the phase that makes it, or the content of a checkpoint.
 
     Raises ValueError for a directory that is not a checkpoint.
     """
-    check_model_path(path)
-    directory = Path(resolve_model_path(path))
-    if not directory.is_dir():
-        return path
-    digest = hashlib.sha256()
-    for file in sorted(directory.iterdir()):
-        # Recorded scores do not change the model.
-        if file.suffix in (".safetensors", ".json", ".jinja") and file.name != "scores.json":
-            digest.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
-    return digest.hexdigest()[:16]
+    if isinstance(model, PhaseJob):
+        return model.key
+    if model == TRUTH:
+        return model
+    check_model_path(model)
+    directory = Path(resolve_model_path(model))
+    # A name of the Hugging Face hub stands for itself.
+    return hash_checkpoint(directory) if directory.is_dir() else model
 
 
 def _hash(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+    return hash_text(json.dumps(parts, sort_keys=True))[:12]

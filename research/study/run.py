@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from tempo.core.files import write_json
 
 from research.study.analysis import Results
 from research.study.config import TRUTH, load_study, select
@@ -27,6 +26,7 @@ from research.study.measure import measure
 from research.study.output import write_report, write_results
 from research.study.plan import DataJob, Job, MeasureJob, PhaseJob, RowPlan, make_plan, with_model
 from research.study.truth import write_true_captions, write_true_responses
+from tempo.core.files import write_json
 from tempo.core.store import RunStore
 from tempo.engine.pool import count_workers, follow_parent
 from tempo.engine.types import Context

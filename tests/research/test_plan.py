@@ -99,7 +99,7 @@ def test_a_row_may_have_fewer_seeds():
         ({"pairs_by": "two"}, r"rows\.two\.pairs_by: row 'two' must be defined earlier"),
         ({"phases": ["easy"], "dpo": {"betta": 1}}, "betta: unknown key; did you mean 'beta'"),
         ({"phases": ["easy"], "data": {"pairs.mirrored": True}}, "did you mean 'mirror'"),
-        ({"phases": ["easy"], "data": {"pairs": 1}}, r"'pairs' does not have the form section\.key"),
+        ({"phases": ["easy"], "data": {"pairs": 1}}, r"rows\.two: pairs: "),
         ({"data": {"clips.max_clips": 1}}, r"'clips.max_clips' must be equal for all rows; use captions\.\*"),
     ],
 )
@@ -113,7 +113,7 @@ def test_a_wrong_row_is_refused_by_name(row, message):
     [
         ({"seeds": [1, 1]}, "duplicates"),
         ({"tables": {"main": {"rows": ["none"]}}}, "unknown rows: none"),
-        ({"tables": {"main": {"columns": ["temporal / one"]}}}, "must be `metric`"),
+        ({"tables": {"main": {"columns": ["temporal / one"]}}}, "columns.0: String should match pattern"),
         ({"plots": {"main": {"kind": "bars", "rows": ["none"]}}}, "unknown rows: none"),
         ({"claims": [{"name": "c", "source": "s", "text": "t", "rows": [["one", "none"]]}]}, "unknown rows"),
         ({"claims": [{"name": "c", "source": "s", "text": "t", "rows": [["one"]]}]}, "needs lists of 2 rows"),

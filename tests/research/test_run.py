@@ -154,7 +154,7 @@ def test_a_study_continues_after_a_kill_and_ends_with_its_figures(tmp_path):
     study = json.loads((tmp_path / "out" / "study.json").read_text())
     base, method = study["rows"]
     assert (base["row"], method["row"], method["seed"]) == ("base", "method", 3)
-    assert base["accuracy"] != method["accuracy"]
+    assert base["probe"]["margin"] != method["probe"]["margin"]
     assert base["num_samples"]["temporal"] > 0
     assert method["probe"]["by_kind"]["reverse"]["win_rate"] >= 0
     assert (base["sft_start"], method["phases"]) == (None, ["dpo", "sft"])
