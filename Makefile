@@ -75,7 +75,7 @@ fuzz: $(READY)
 
 # 30 kills at random moments in all stages; `make test` has 6 before training.
 soak: $(READY)
-	TEMPO_SOAK_KILLS=30 $(BIN)/pytest -s tests/test_pipeline.py -k kills_over_all_stages
+	TEMPO_SOAK_KILLS=30 $(BIN)/pytest -s tests/pipeline/test_pipeline.py -k kills_over_all_stages
 
 clean:
 	rm -rf $(VENV) out

@@ -1,15 +1,15 @@
-"""Which detector finds which transitions: `content`, `adaptive` and `transnet` on films of known truth.
+"""Which detector finds which transitions: `content`, `adaptive`, `transnet` on videos of known transitions.
 
     python benchmarks/detectors.py [--videos ../shared/videos] [--films 2] [--seed 0]
 
 Rendered: stories of 14 shots. Natural: stretches of the single-shot files of --videos and of as many shots of
 Big Buck Bunny, in random order; left out where there is no such folder. The same shots are joined by hard
-cuts, by dissolves and by fades through black (half a second to a second), encoded as H.264 and surveyed as
-the stage `shots` does it, with every detector's own threshold and the filter of short and flat shots off.
+cuts, by dissolves and by fades through black (half a second to a second), encoded as H.264 and cut as in the
+stage `shots`, with every detector's own threshold and the filter of short and flat shots off.
 
 A cut is right within the frames of a transition and 3 frames around them, one cut for each transition; any
-other is false. Of those, `double` counts the ones that stand in a transition which was found already: fades
-that are told as two.
+other is false. Of those, `double` counts the ones in a transition that was found already, such as fades
+that are found twice.
 """
 
 from __future__ import annotations

@@ -97,8 +97,8 @@ def write(pieces: Sequence[Frames], path: Path) -> None:
         stream.height, stream.width = pieces[0].shape[1:3]
         stream.pix_fmt = "yuv420p"
         for piece in pieces:
-            for picture in piece:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            for image in piece:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
 
 

@@ -119,7 +119,7 @@ def make_video_group(size: Size, dtype: Any) -> Any:
     """A video of noise with a prompt, and all answers over it, as one group on the CPU."""
     import torch
 
-    from tempo.model.prefix import Continuation, Group
+    from tempo.model.prefix import ContinuationTokens, Group
 
     generator = torch.Generator().manual_seed(0)
 
@@ -141,4 +141,4 @@ def make_video_group(size: Size, dtype: Any) -> Any:
         "second_per_grid_ts": torch.tensor([2.0]),
     }
     answers = [words(size.num_answer_tokens).tolist() for _ in range(size.num_rejected + 1)]
-    return Group(inputs, tuple(Continuation(tuple(answer)) for answer in answers))
+    return Group(inputs, tuple(ContinuationTokens(tuple(answer)) for answer in answers))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from tempo.core.store import write_json
+from tempo.core.files import write_json
 
 OUT = Path(__file__).parents[1] / "out"
 ROWS = OUT / "bench.json"

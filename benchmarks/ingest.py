@@ -197,9 +197,9 @@ def render(folder: Path, count: int) -> None:
                 grain = rng.integers(0, 24, (360, 640, 1), dtype=np.uint8)
                 place = np.kron(blocks // 2 + colour, np.ones((40, 40, 1), np.uint8)) + grain
                 for step in range(25):
-                    picture = np.roll(place, 2 * step, axis=1)
-                    picture[100:180, 12 * step : 12 * step + 80] = 250
-                    container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+                    image = np.roll(place, 2 * step, axis=1)
+                    image[100:180, 12 * step : 12 * step + 80] = 250
+                    container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
             container.mux(stream.encode())
 
 

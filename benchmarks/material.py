@@ -143,14 +143,13 @@ def count_tokens(tokenizer: Any, text: str) -> int:
 
 def make_group(material: Material) -> Any:
     """The prompt with its pictures, and all answers over it, as one group."""
-    from tempo.model.loading import tensors
-    from tempo.model.prefix import Continuation, Group
+    from tempo.model.prefix import ContinuationTokens, Group
 
     processor = material.lm.processor
     inputs = processor(text=[material.prompt], images=list(material.pictures), return_tensors="pt")
     texts = [answer + material.ending for answer in material.answers]
     ids = [processor.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    return Group(tensors(dict(inputs)), tuple(Continuation(tuple(answer)) for answer in ids))
+    return Group(dict(inputs), tuple(ContinuationTokens(tuple(answer)) for answer in ids))
 
 
 def checkpoint(model: str) -> str:
@@ -162,8 +161,7 @@ def save_small(directory: Path) -> str:
     """Writes the `small` checkpoint and returns its path; the weights are seeded."""
     import torch
 
-    from tempo.model.loading import repair_torchvision
-    from tempo.model.paths import resolve_model_path
+    from tempo.model.loading import repair_torchvision, resolve_model_path
 
     repair_torchvision()
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor

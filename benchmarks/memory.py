@@ -2,10 +2,9 @@
 
     python benchmarks/memory.py [--seconds 10,30,60] [--fps 25] [--detector content]
 
-No long 4K film is at hand, so one is made: blocks that move over a flat ground at 3840x2160, H.264 with as
-many reference frames as its level allows, ten seconds of it, whose packets are written again and again. It
-has no cut, which is the worst case: the pictures of a shot wait for its end. A film of the same length with
-fewer frames a second (`--fps 2`) is decoded sooner.
+The video is rendered: blocks that move over a flat background at 3840x2160, H.264 with as many reference
+frames as its level allows, ten seconds, whose packets are repeated. It has no cut, which is the worst case:
+thumbnails of the open shot are kept until it ends. With fewer frames a second (`--fps 2`) it decodes sooner.
 
 Each length has a process of its own. The peak is the largest resident size while the stage works, above that
 of the idle process with everything imported.
@@ -39,7 +38,7 @@ NUM_REFERENCES = 5
 
 
 def draw(num_frames: int) -> Iterator[av.VideoFrame]:
-    """Planes of a picture in which four blocks go round once; as 4:2:0, for converting takes longest."""
+    """Frames in which four blocks move round once; drawn as 4:2:0, because converting takes longest."""
     for index in range(num_frames):
         planes = np.full((HEIGHT * 3 // 2, WIDTH), 128, np.uint8)
         for block in range(4):
@@ -49,7 +48,7 @@ def draw(num_frames: int) -> Iterator[av.VideoFrame]:
 
 
 def render(path: Path, fps: int) -> None:
-    """LOOP_SECONDS of film, whose first frame alone stands on its own."""
+    """LOOP_SECONDS of video with a single key frame."""
     with av.open(str(path), "w") as container:
         options = {"preset": "ultrafast", "x264-params": f"ref={NUM_REFERENCES}:keyint=9999", "threads": "1"}
         stream = container.add_stream("libx264", rate=fps, options=options)
@@ -80,7 +79,7 @@ def repeat(loop: Path, path: Path, seconds: int) -> None:
 
 
 def measure(path: str, detector: str) -> tuple[int, float, float, float]:
-    """Frames, seconds of film, seconds of work and the peak in megabytes of one pass."""
+    """Frames, seconds of video, seconds of work and the peak in megabytes of one pass."""
     with tempfile.TemporaryDirectory() as directory:
         config = Config.model_validate({"videos": {"paths": [path]}, "shots": {"detector": detector}})
         find = shots.make_worker(Context(config, Path(directory)))
@@ -105,7 +104,7 @@ def main() -> None:
     seen: list[tuple[float, float]] = []
     lines = []
     with tempfile.TemporaryDirectory() as folder:
-        loop, path = Path(folder) / "loop.mp4", Path(folder) / "film.mp4"
+        loop, path = Path(folder) / "loop.mp4", Path(folder) / "video.mp4"
         render(loop, arguments.fps)
         for seconds in map(int, arguments.seconds.split(",")):
             repeat(loop, path, seconds)
@@ -113,7 +112,7 @@ def main() -> None:
             num_frames, length, took, megabytes = measured
             seen.append((length, megabytes))
             lines.append([f"{length:.0f}", str(num_frames), f"{took:.0f}", f"{megabytes:.0f}"])
-    print(harness.table(["seconds of film", "frames", "seconds of work", "peak, MB"], lines))
+    print(harness.table(["seconds of video", "frames", "seconds of work", "peak, MB"], lines))
     for (shorter, low), (longer, high) in itertools.pairwise(seen):
         slope = (high - low) / (longer - shorter) * 60
         print(f"{shorter:.0f} to {longer:.0f} s: {slope:+.2f} MB a minute")

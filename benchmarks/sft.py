@@ -47,15 +47,17 @@ class SftSetting:
 def make_questions(setting: SftSetting) -> tuple[Any, Any]:
     """The model, and the group of all questions over the video."""
     lm = load_lm(setting.path, side=setting.side, threads=setting.threads)
+    from tempo.model.chat import Continuation, Prefix
+
     questions = [
-        (
-            make_answer(lm.tokenizer, setting.num_question_tokens, "", seed=2 * index),
+        Continuation(
             make_answer(lm.tokenizer, setting.num_answer_tokens, lm.end_of_answer, seed=2 * index + 1),
+            make_answer(lm.tokenizer, setting.num_question_tokens, "", seed=2 * index),
         )
         for index in range(setting.num_questions)
     ]
     frames = make_frames(lm.processor.video_processor, setting.num_visual_tokens, setting.side)
-    return lm, lm.question_group(frames, questions, fps=1.0)
+    return lm, lm.group(Prefix(frames, ""), questions)
 
 
 def make_frames(processor: Any, num_visual_tokens: int, side: int) -> np.ndarray:
@@ -71,20 +73,20 @@ def packed_step(policy: Any, group: Any) -> float:
     """Ours: one vision pass, one row."""
     import torch
 
-    from tempo.model.prefix import encode_videos, log_probs
+    from tempo.model.prefix import encode_videos, packed_log_probs
     from tempo.training.losses import sft_loss
 
     with torch.no_grad():
         seen = encode_videos(policy.model, [group])
-    loss, _ = sft_loss(log_probs(policy.model, [group], video_features=seen)[0])
+    loss, _ = sft_loss(packed_log_probs(policy.model, [group], video_features=seen)[0])
     loss.backward()
     return float(loss.detach())
 
 
 def plain_step(policy: Any, group: Any) -> float:
     """One row per question, accumulated."""
-    from tempo.model.duplicated import duplicated_log_probs
     from tempo.model.prefix import Group
+    from tempo.model.support import duplicated_log_probs
 
     num_scored = sum(continuation.num_scored for continuation in group.continuations)
     total = 0.0

@@ -48,16 +48,16 @@ def packed_step(policy: Any, group: Any, *, lap: Callable[[str], None] = lambda 
     """
     import torch
 
-    from tempo.model.prefix import encode_videos, log_probs
+    from tempo.model.prefix import encode_videos, packed_log_probs
     from tempo.training.losses import dpo_loss
 
     with torch.no_grad():
         seen = encode_videos(policy.model, [group])
     lap("vision")
     with policy.reference() as reference_model:
-        reference = log_probs(reference_model, [group], video_features=seen)[0]
+        reference = packed_log_probs(reference_model, [group], video_features=seen)[0]
     lap("reference")
-    own = log_probs(policy.model, [group], video_features=seen)[0]
+    own = packed_log_probs(policy.model, [group], video_features=seen)[0]
     lap("policy, forward")
     loss, _ = dpo_loss(own, reference, beta=BETA)
     loss.backward()
@@ -69,7 +69,7 @@ def duplicated_step(policy: Any, group: Any, *, one_batch: bool) -> float:
     """The plain form; one backward pass per pair, or one for all."""
     import torch
 
-    from tempo.model.duplicated import duplicated_log_probs
+    from tempo.model.support import duplicated_log_probs
     from tempo.training.losses import dpo_loss
 
     losses = []

@@ -21,8 +21,8 @@ from research.embedded_model.examples import Recipe
 from research.embedded_model.models import ARCHITECTURES, SIZES, build_model
 from research.embedded_model.training import prepare_device, train
 from tempo.config import ModelConfig
-from tempo.engine.ranks import process_rank
-from tempo.model.loading import load_video_lm, pick_device
+from tempo.engine.ranks import pick_device, process_rank
+from tempo.model.loading import load_video_lm
 
 CHOICES = {
     "architecture": sorted(ARCHITECTURES),

@@ -18,8 +18,8 @@ from tempo.core.records import Outcome, Sample
 from tempo.evaluation.benchmark import score_outcomes
 from tempo.evaluation.evaluate import ask
 from tempo.model.answers import Request
-from tempo.model.generation import generate
-from tempo.model.loading import VideoLM
+from tempo.model.chat import VideoLM
+from tempo.model.generate import generate
 from tempo.preference.captions import clean_caption
 from tempo.preference.prompts import DIFFERENCE, FIRST_CLIP, fusion
 from tempo.synthetic import benchmark, language

@@ -19,7 +19,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from research.embedded_model.models import FRAME_SIZE
 from research.embedded_model.vision import FRAME_TIMES, TRAINING_SEED
-from tempo.model.loading import VideoLM
+from tempo.model.chat import Continuation, Prefix, VideoLM
 from tempo.model.prefix import Group
 from tempo.preference.perturbations import kendall_distance
 from tempo.preference.prompts import DESCRIBE, DIFFERENCE, FIRST_CLIP, fusion
@@ -124,7 +124,7 @@ class LanguageExamples(IterableDataset[bytes]):
         """A list of up to `most` captions in any order, and the paragraph that keeps this order."""
         captions = [language.caption(event) for event in draw_events(rng, 1, most)]
         listed = [captions[i] for i in rng.permutation(len(captions))]
-        return self.lm.question_group(None, [(fusion(listed), language.fuse(listed))], fps=1.0)
+        return self._group(None, [(fusion(listed), language.fuse(listed))])
 
     def story(self, rng: np.random.Generator, most: int) -> Group:
         """Questions about what happens in a story, but not about when."""
@@ -171,7 +171,11 @@ class LanguageExamples(IterableDataset[bytes]):
         for event, jitter in zip(events, rng.uniform(-0.08, 0.08, size=(len(events), 2)), strict=True):
             times = (FRAME_TIMES[0] + float(jitter[0]), FRAME_TIMES[1] + float(jitter[1]))
             frames.append(event_frames(event, times, size=FRAME_SIZE))
-        return self.lm.question_group(np.concatenate(frames), questions, fps=1.0)
+        return self._group(np.concatenate(frames), questions)
+
+    def _group(self, frames: np.ndarray | None, questions: list[tuple[str, str]]) -> Group:
+        answers = [Continuation(answer, question) for question, answer in questions]
+        return self.lm.group(Prefix(frames, ""), answers)
 
 
 def draw_events(rng: np.random.Generator, least: int, most: int) -> Events:

@@ -16,8 +16,10 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 
+from tempo.engine.ranks import pick_device
 from tempo.model.attention import register_shared_prefix
-from tempo.model.loading import VideoLM, pick_device, repair_torchvision, use_shared_prefix
+from tempo.model.chat import VideoLM
+from tempo.model.loading import repair_torchvision, use_shared_prefix
 from tempo.model.prefix import inner_model, language_model
 from tempo.preference.prompts import DESCRIBE, DIFFERENCE, FIRST_CLIP, fusion
 from tempo.synthetic import language

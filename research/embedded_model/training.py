@@ -21,8 +21,8 @@ from research.embedded_model.examples import KINDS, LanguageExamples, Recipe
 from research.embedded_model.models import vision_parameters
 from research.embedded_model.vision import VisionExamples, pretrain_vision
 from tempo.engine.ranks import process_rank
-from tempo.model.loading import VideoLM
-from tempo.model.prefix import Group, language_model, log_probs
+from tempo.model.chat import VideoLM
+from tempo.model.prefix import Group, language_model, packed_log_probs
 
 #: Muon's learning rate relative to AdamW's: its steps have a fifth of the rate's size, early ones of AdamW
 #: all of it.
@@ -87,7 +87,7 @@ def _backward(model: Any, by_kind: dict[str, list[Group]]) -> list[float]:
     Every kind counts the same, or the few tokens of yes and no would drown in the words of stories.
     """
     groups = [group for kind in KINDS for group in by_kind[kind]]
-    logps = iter([torch.cat(group) for group in log_probs(model, groups)])
+    logps = iter([torch.cat(group) for group in packed_log_probs(model, groups)])
     losses, totals = list[Tensor](), list[float]()
     for kind in KINDS:
         tokens = [-next(logps) for _ in by_kind[kind]]

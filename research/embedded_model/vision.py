@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from research.embedded_model.models import FRAME_SIZE, VIDEO, vision_parameters
-from tempo.model.loading import VideoLM
+from tempo.model.chat import VideoLM
 from tempo.model.prefix import inner_model, language_model
 from tempo.synthetic.drawing import appearance, event_frames
 from tempo.synthetic.world import ACTIONS, COLOURS, SETTINGS, SHAPES, Event, make_story

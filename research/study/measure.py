@@ -15,7 +15,8 @@ from tempo.evaluation.benchmark import STATIC_ASPECTS, read_samples, score_outco
 from tempo.evaluation.evaluate import ask, benchmark_frames, benchmark_path
 from tempo.evaluation.probe import compare
 from tempo.evaluation.probe_report import ProbeReport, ProbeScore, report_comparisons
-from tempo.model.loading import VideoLM, load_video_lm
+from tempo.model.chat import VideoLM
+from tempo.model.loading import load_video_lm
 from tempo.preference.responses import frames_by_clip
 from tempo.video.frames import FrameStore
 

@@ -15,7 +15,7 @@ from typing import Any
 from research.study.config import TRUTH, RowConfig, StudyConfig, row_phases, run_config
 from tempo.config import Config, PhaseConfig
 from tempo.core.hashing import hash_checkpoint, hash_text
-from tempo.model.paths import check_model_path, resolve_model_path
+from tempo.model.loading import check_model_path, resolve_model_path
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from sample_material import samples_of
 
 from tempo.cli.main import console as cli_console
 from tempo.cli.status import print_status, training_lines
+from tempo.core.files import write_json
 from tempo.core.records import Captions, Outcome, Skipped, Video
-from tempo.core.store import SKIPPED, RunStore, write_json
+from tempo.core.store import SKIPPED, RunStore
 from tempo.evaluation.benchmark import score_outcomes
 from tempo.pipeline.stages import NAMES
 

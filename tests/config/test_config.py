@@ -74,7 +74,7 @@ def test_defaults_are_those_of_the_method():
         (phases({**DPO, "epoc": 1}), "training.phases.0.epoc", "'epochs'"),
         (phases(DPO, {**SFT, "epoch": 1}), "training.phases.1.epoch", "'epochs'"),
         (phases({**DPO, "length": "ld"}), "training.phases.0.length", "known keys: name, objective"),
-        ({"endpoint": {**SERVER, "key_variable": "KEY"}}, "endpoint.key_variable", "known keys: url, model"),
+        ({"endpoint": {**SERVER, "api_key_env": "KEY"}}, "endpoint.api_key_env", "known keys: url, model"),
     ],
 )  # fmt: skip
 def test_unknown_key_is_named_with_the_most_similar_one(data, key, hint):

@@ -12,7 +12,8 @@ import pytest
 from tempo.core import files
 from tempo.core import store as store_module
 from tempo.core.records import Captions, Skipped
-from tempo.core.store import SKIPPED, RunStore, read_config, read_rows, run_directory_error, write_config
+from tempo.core.row_files import read_rows
+from tempo.core.store import SKIPPED, RunStore, read_config, run_directory_error, write_config
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ def test_settings_that_would_give_a_wrong_result_are_all_named(tmp_path, monkeyp
     wrong = {
         "fsdp_cpu_ram_efficient_loading": "true",
         "fsdp_offload_params": "true",
+        "fsdp_activation_checkpointing": "true",
         "mixed_precision": "bf16",
         "fsdp_transformer_layer_cls_to_wrap": "Qwen2DecoderLayer",
     }

@@ -14,8 +14,9 @@ from tempo.core.records import Outcome
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.evaluate import ask, evaluate, run_evaluation
-from tempo.model.duplicated import duplicated_log_probs
+from tempo.model.chat import Continuation, Prefix
 from tempo.model.loading import load_video_lm
+from tempo.model.support import duplicated_log_probs
 from tempo.synthetic import benchmark
 from tempo.synthetic.drawing import render_story
 from tempo.synthetic.world import make_story
@@ -31,8 +32,8 @@ def lm():
 def test_scores_over_one_prefix_are_those_of_full_sequences(lm):
     samples = benchmark.story_samples(STORY, seed=0, number=0)[:4]
     outcomes = ask(lm, samples, story_view(STORY), fps=1.0)
-    questions = [(sample.question, option) for sample in samples for option in sample.options]
-    group = lm.question_group(story_view(STORY), questions, fps=1.0)
+    rows = [Continuation(option, sample.question) for sample in samples for option in sample.options]
+    group = lm.group(Prefix(story_view(STORY), ""), rows)
     with torch.no_grad():
         plain = [float(logp.sum()) for logp in duplicated_log_probs(lm.model, [group])[0]]
     ours = [score for outcome in outcomes for score in outcome.log_likelihoods]

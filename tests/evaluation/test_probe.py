@@ -28,6 +28,7 @@ from tempo.evaluation.probe import (
 )
 from tempo.model import prefix
 from tempo.model.answers import Answer
+from tempo.model.chat import Prefix
 from tempo.model.loading import load_video_lm
 from tempo.preference.responses import Footage
 from tempo.video.find import video_id
@@ -55,19 +56,14 @@ def footage(frames):
     return Footage(frames, np.arange(len(frames)), len(frames), 1.0)
 
 
-class FakeLM:
-    """A model whose likelihood of any text is a function of the frames' grey levels."""
-
-    model = None
-
-    def answer_group(self, frames, prompt, answers, *, fps):
-        return frames[:, 0, 0, 0].astype(float), answers
-
-
 def score_by(monkeypatch, score):
     """Makes `score(grey levels [T])` the log-likelihood of two tokens each."""
     monkeypatch.setattr(
-        module, "log_probs", lambda _, groups: [[torch.full((2,), score(groups[0][0]), dtype=torch.float64)]]
+        module,
+        "log_probs",
+        lambda model, prefix, texts, reduction: [
+            torch.full((2,), score(prefix.frames[:, 0, 0, 0].astype(float)), dtype=torch.float64)
+        ],
     )
 
 
@@ -114,7 +110,7 @@ def test_a_clip_without_a_frame_makes_no_view_that_looks_clean():
 
 def test_a_model_that_prefers_rising_frames_wins_against_every_change_of_order(monkeypatch):
     score_by(monkeypatch, lambda levels: -1.0 - float((np.diff(levels) <= 0).sum()))
-    rows = compared(FakeLM(), numbered(8))
+    rows = compared(None, numbered(8))
     for kind in ("reverse", "shuffle", "frozen"):
         assert {row.win for row in rows[kind]} == {1.0}
         assert all(row.margin > 0 for row in rows[kind])
@@ -126,7 +122,7 @@ def test_a_model_that_prefers_rising_frames_wins_against_every_change_of_order(m
 
 def test_a_model_that_prefers_falling_frames_loses(monkeypatch):
     score_by(monkeypatch, lambda levels: -1.0 - float((np.diff(levels) > 0).sum()))
-    assert {row.win for row in compared(FakeLM(), numbered(8))["reverse"]} == {0.0}
+    assert {row.win for row in compared(None, numbered(8))["reverse"]} == {0.0}
 
 
 def test_identical_frames_give_a_margin_of_exactly_zero(lm):
@@ -154,9 +150,9 @@ def test_a_model_that_ignores_the_video_wins_half_of_the_time(lm, monkeypatch):
 
 def test_the_clean_log_likelihood_is_that_of_the_whole_answer(lm):
     row = compared(lm, numbered(4), prompt="p")["reverse"][0]
-    group = lm.answer_group(numbered(4), "p", [TEXT], fps=1.0)
+    group = lm.group(Prefix(numbered(4), "p"), [TEXT])
     with torch.no_grad():
-        logp = prefix.log_probs(lm.model, [group])[0][0]
+        logp = prefix.packed_log_probs(lm.model, [group])[0][0]
     assert row.num_tokens == len(logp)
     assert row.clean == pytest.approx(float(logp.sum()), abs=1e-3)
 
@@ -194,7 +190,7 @@ def probed(films, monkeypatch, progress=lambda done, total: None, **changes):
     score_by(monkeypatch, lambda levels: -1.0)
     videos = replace(open_videos(films), **changes)
     texts = {video_id(path): TEXT for path in videos.paths}
-    report = probe(FakeLM(), videos, texts=texts, progress=progress)
+    report = probe(None, videos, texts=texts, progress=progress)
     return report, {Path(row.id).name: (row.reason, row.detail) for row in report.left_out}
 
 
@@ -245,7 +241,7 @@ def test_a_decoder_that_hangs_costs_one_video(films, monkeypatch):
 
 def test_videos_without_a_given_text_are_left_out_and_none_at_all_is_an_error(films):
     with pytest.raises(ValueError, match=r"none of 5 videos can be probed; .*a\.mp4: no text given"):
-        probe(FakeLM(), films, texts={"other": TEXT})
+        probe(None, films, texts={"other": TEXT})
 
 
 def test_frames_are_sampled_as_asked(films):
@@ -369,14 +365,11 @@ def test_a_cut_description_is_not_scored(lm, films):
         probe(lm, films / "a.mp4", max_new_tokens=1)
 
 
-def test_thoughts_before_a_description_are_not_scored(films, monkeypatch):
+def test_a_reasoning_model_that_gave_no_answer_is_left_out(films, monkeypatch):
     score_by(monkeypatch, lambda levels: -1.0)
-    drawn = [
-        Answer("<think>Describe it.</think>A ring turns.", True),
-        Answer("<think>Descr", False),
-    ]
+    drawn = [Answer("A ring turns.", True), Answer("", False)]
     monkeypatch.setattr(module, "generate", lambda *_, **__: drawn)
-    report = probe(FakeLM(), films)
+    report = probe(None, films)
     assert list(report.descriptions.values()) == ["A ring turns."]
     assert [row.reason for row in report.left_out if row.id.endswith("b.mp4")] == ["no description"]
 
@@ -388,7 +381,7 @@ def test_two_models_with_one_seed_see_the_same_perturbed_videos(films, monkeypat
     def watched(seed):
         levels = []
         score_by(monkeypatch, lambda shown: levels.append(shown.tolist()) or -1.0)
-        probe(FakeLM(), videos, texts=texts, seed=seed)
+        probe(None, videos, texts=texts, seed=seed)
         return levels
 
     assert watched(0) == watched(0)

@@ -1,219 +1,225 @@
-"""Tiny random models of real architectures, and groups that their own processors make of random frames."""
+"""Seven families: tiny random models and their own processors, built in memory without a download."""
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import torch
-from processors import PLACEHOLDERS, SPECIAL, WORDS, make_processor
 
 from tempo.model.attention import register_shared_prefix
-from tempo.model.loading import VideoLM, repair_torchvision, tensors, use_shared_prefix
-from tempo.model.prefix import Continuation, Group
+from tempo.model.chat import VideoLM
+from tempo.model.loading import repair_torchvision, use_shared_prefix
+from tempo.model.prefix import ContinuationTokens, Group
 
-FAMILIES = sorted(PLACEHOLDERS)
+#: Words of the small vocabulary are numbers; any other word is unknown.
+WORDS = range(3, 80)
 VOCABULARY = 100
+SPECIAL = {
+    "<|im_start|>": 80, "<|vision_start|>": 81, "<|vision_end|>": 82, "<|video_pad|>": 83,
+    "<|image_pad|>": 84, "<video>": 85, "<image>": 86, "<img>": 87, "</img>": 88, "<IMG_CONTEXT>": 89,
+    "<fake_token_around_image>": 90, "<global-img>": 91, "<end_of_utterance>": 92,
+}  # fmt: skip
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|> {% for part in message['content'] %}"
+    "{% if part['type'] == 'video' %}VIDEO{% else %} {{ part['text'] }} {% endif %}{% endfor %}"
+    "<|im_end|> {% endfor %}{% if add_generation_prompt %}<|im_start|> {% endif %}"
+)
+QWEN_VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
 
 TEXT = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 48,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 4096,
-    "tie_word_embeddings": False,
-    "pad_token_id": 1,
-    "eos_token_id": 2,
-    "bos_token_id": None,
+    "vocab_size": VOCABULARY, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 4096,
+    "tie_word_embeddings": False, "pad_token_id": 1, "eos_token_id": 2, "bos_token_id": None,
+}  # fmt: skip
+QWEN_TEXT = TEXT | {
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}
 }
-
-
-def make_model(family: str, *, seed: int = 0):
-    """A float32 model of a family, with shared-prefix attention."""
-    model = make_plain_model(family, seed=seed)
-    use_shared_prefix(model)
-    return model
-
-
-def make_plain_model(family: str, *, seed: int = 0):
-    """The same as transformers makes it."""
-    repair_torchvision()
-    register_shared_prefix()
-    torch.manual_seed(seed)
-    model = MODELS[family]().float().eval()
-    for parameter in model.parameters():
-        # The default initialisation is so small that wrong attention would hardly show.
-        if parameter.ndim >= 2:
-            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-    return model
-
-
-def make_lm(family: str) -> VideoLM:
-    """The model with its processor, as `load_video_lm` returns it."""
-    return VideoLM(make_model(family), make_processor(family))
-
-
-def make_group(family: str, *, num_steps: int, lengths: list[int], context: int = 0, seed: int = 1) -> Group:
-    """A group whose video has `num_steps` time steps and whose continuations have the given lengths."""
-    repair_torchvision()
-    generator = np.random.default_rng(seed)
-    lm = VideoLM(None, make_processor(family))
-    prompt = " ".join(str(word) for word in generator.choice(WORDS, 4))
-    text = lm.prompt_text(prompt, with_video=True)
-    inputs = tensors(lm.inputs(text, make_frames(family, num_steps, generator), fps=1.0))
-    return Group(inputs, _answers(lengths, context, generator))
-
-
-def make_frames(family: str, num_steps: int, generator: np.random.Generator) -> np.ndarray:
-    """Random frames [T, 16, 24, 3], uint8; their upper half stands still, which VideoLLaMA3 compresses."""
-    # The Qwen families look at two frames in one time step.
-    count = 2 * num_steps if family.startswith("qwen") else num_steps
-    frames = generator.integers(0, 256, (count, 16, 24, 3), dtype=np.uint8)
-    frames[:, :8] = frames[:1, :8]
-    return frames
-
-
-def text_group(*, lengths: list[int], seed: int = 2) -> Group:
-    """A group without a video."""
-    generator = np.random.default_rng(seed)
-    ids = torch.from_numpy(generator.choice(WORDS, (1, 7)))
-    return Group(
-        {"input_ids": ids, "mm_token_type_ids": torch.zeros_like(ids)}, _answers(lengths, 0, generator)
-    )
-
-
-def _answers(lengths, context, generator):
-    return tuple(Continuation(tuple(generator.choice(WORDS, n).tolist()), context) for n in lengths)
-
-
-_QWEN_VISION = {
-    "depth": 2,
-    "num_heads": 2,
-    "patch_size": 4,
-    "spatial_merge_size": 2,
-    "temporal_patch_size": 2,
-}
-_QWEN_TOKENS = {
+QWEN_VISION = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
+WIDE = QWEN_VISION | {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 48}
+QWEN = {
     "video_token_id": SPECIAL["<|video_pad|>"],
     "image_token_id": SPECIAL["<|image_pad|>"],
     "vision_start_token_id": SPECIAL["<|vision_start|>"],
     "vision_end_token_id": SPECIAL["<|vision_end|>"],
     "tie_word_embeddings": False,
 }
-_MROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}
-_SIGLIP = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
+SIGLIP = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
     "patch_size": 4,
-}
+}  # fmt: skip
+
+#: Per family: the name of its classes, how its chat template writes a video, and its configuration.
+CONFIGS = {
+    "qwen2_vl": (
+        "Qwen2VL", QWEN_VIDEO,
+        {"text_config": QWEN_TEXT, **QWEN,
+         "vision_config": QWEN_VISION | {"embed_dim": 32, "mlp_ratio": 2, "hidden_size": 48}},
+    ),
+    "qwen2_5_vl": (
+        "Qwen2_5_VL", QWEN_VIDEO,
+        {"text_config": QWEN_TEXT, **QWEN,
+         "vision_config": WIDE | {"window_size": 16, "fullatt_block_indexes": [1], "tokens_per_second": 2}},
+    ),
+    "qwen3_vl": (
+        "Qwen3VL", QWEN_VIDEO,
+        {"text_config": QWEN_TEXT | {
+            "head_dim": 12, "rope_parameters": QWEN_TEXT["rope_parameters"] | {"mrope_interleaved": True}},
+         "vision_config": WIDE | {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}, **QWEN},
+    ),
+    "llava_onevision": (
+        "LlavaOnevision", "<video>",
+        {"text_config": {"model_type": "qwen2", **TEXT},
+         "vision_config": SIGLIP | {
+             "model_type": "siglip_vision_model", "image_size": 16, "vision_use_head": False},
+         "video_token_index": SPECIAL["<video>"], "image_token_index": SPECIAL["<image>"],
+         "vision_feature_layer": -1, "vision_feature_select_strategy": "full",
+         "image_grid_pinpoints": [[16, 16]], "tie_word_embeddings": False},
+    ),
+    "internvl": (
+        "InternVL", "<video>",
+        {"text_config": {"model_type": "qwen2", **TEXT},
+         "vision_config": SIGLIP | {"image_size": [16, 16], "patch_size": [4, 4]},
+         "image_token_id": SPECIAL["<IMG_CONTEXT>"], "downsample_ratio": 0.5, "vision_feature_layer": -1},
+    ),
+    "smolvlm": (
+        "SmolVLM", "<video>",
+        {"text_config": {"model_type": "llama", **TEXT}, "vision_config": SIGLIP | {"image_size": 16},
+         "image_token_id": SPECIAL["<image>"], "scale_factor": 2, "tie_word_embeddings": False},
+    ),
+    "video_llama_3": (
+        "VideoLlama3", "<|video_pad|>",
+        {"text_config": {"model_type": "qwen2", **TEXT}, "vision_config": SIGLIP,
+         "video_token_id": SPECIAL["<|video_pad|>"], "image_token_id": SPECIAL["<|image_pad|>"]},
+    ),
+}  # fmt: skip
+FAMILIES = sorted(CONFIGS)
+
+PATCHES = {"patch_size": 4, "merge_size": 2, "size": {"shortest_edge": 64, "longest_edge": 10**6}}
+SQUARE = {"size": {"height": 16, "width": 16}}
+EDGES = {"size": {"longest_edge": 16}, "max_image_size": {"longest_edge": 16}}
+QWEN_PATCHES = PATCHES | {"temporal_patch_size": 2}
+#: Per family: image processor, video processor, their options, and those of the processor.
+PROCESSORS = {
+    "qwen2_vl": ("Qwen2VL", "Qwen2VL", QWEN_PATCHES, {}),
+    "qwen2_5_vl": ("Qwen2VL", "Qwen2VL", QWEN_PATCHES, {}),
+    "qwen3_vl": ("Qwen2VL", "Qwen3VL", QWEN_PATCHES, {}),
+    "llava_onevision": (
+        "LlavaOnevision", "LlavaOnevision", SQUARE,
+        {"num_image_tokens": 16, "vision_feature_select_strategy": "full"},
+    ),
+    "internvl": ("GotOcr2", "InternVL", SQUARE, {"image_seq_length": 4}),
+    "smolvlm": ("SmolVLM", "SmolVLM", EDGES, {"image_seq_len": 4}),
+    "video_llama_3": ("VideoLlama3", "VideoLlama3", PATCHES, {}),
+}  # fmt: skip
 
 
-def _qwen2():
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+def make_plain_model(family: str, *, seed: int = 0):
+    """A float32 model of a family with transformers' own attention."""
+    repair_torchvision()
+    import transformers
 
-    vision = _QWEN_VISION | {"embed_dim": 32, "mlp_ratio": 2, "hidden_size": 48}
-    text = TEXT | {"rope_parameters": _MROPE}
-    return Qwen2VLForConditionalGeneration(
-        Qwen2VLConfig(text_config=text, vision_config=vision, **_QWEN_TOKENS)
+    register_shared_prefix()
+    name, _, config = CONFIGS[family]
+    torch.manual_seed(seed)
+    make = getattr(transformers, f"{name}ForConditionalGeneration")
+    model = make(getattr(transformers, f"{name}Config")(**config)).float().eval()
+    for parameter in model.parameters():
+        # With the default initialisation, which is small, wrong attention would hardly show.
+        if parameter.ndim >= 2:
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    return model
+
+
+def make_model(family: str, *, seed: int = 0):
+    """A float32 model of a family with shared-prefix attention."""
+    model = make_plain_model(family, seed=seed)
+    use_shared_prefix(model)
+    return model
+
+
+@functools.cache
+def make_processor(family: str):
+    """The processor of a family's small model: patches of 4 x 4 pixels, four patches to a token."""
+    repair_torchvision()
+    import transformers
+    from transformers.models.smolvlm import processing_smolvlm
+
+    # SmolVLM writes the number of frames as words with a package that tempo does not need.
+    processing_smolvlm.num2words = processing_smolvlm.num2words or str
+    name, placeholder, _ = CONFIGS[family]
+    images, videos, options, more = PROCESSORS[family]
+    make_videos = getattr(transformers, f"{videos}VideoProcessor")
+    if videos.startswith("Qwen"):
+        options = {**options, "cap_pixels_per_frame": False}
+    processor = getattr(transformers, f"{name}Processor")(
+        getattr(transformers, f"{images}ImageProcessor")(**PROCESSORS[family][2]),
+        make_tokenizer(family),
+        make_videos(**options),
+        **more,
     )
+    processor.chat_template = CHAT_TEMPLATE.replace("VIDEO", placeholder)
+    processor.tokenizer.chat_template = processor.chat_template
+    return processor
 
 
-def _qwen2_5():
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+def make_tokenizer(family: str):
+    """A tokenizer of the small vocabulary."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
 
-    vision = _QWEN_VISION | {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "out_hidden_size": 48,
-        "window_size": 16,
-        "fullatt_block_indexes": [1],
-        "tokens_per_second": 2,
+    vocabulary = {"<unk>": 0, "<|endoftext|>": 1, "<|im_end|>": 2, **{str(n): n for n in WORDS}, **SPECIAL}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.add_special_tokens(list(SPECIAL))
+    internvl = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
     }
-    text = TEXT | {"rope_parameters": _MROPE}
-    return Qwen2_5_VLForConditionalGeneration(
-        Qwen2_5_VLConfig(text_config=text, vision_config=vision, **_QWEN_TOKENS)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="<unk>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        # InternVL's processor reads the names of its tokens from the tokenizer.
+        extra_special_tokens=internvl if family == "internvl" else None,
     )
 
 
-def _qwen3():
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
-
-    vision = _QWEN_VISION | {
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "out_hidden_size": 48,
-        "num_position_embeddings": 64,
-        "deepstack_visual_indexes": [0, 1],
-    }
-    text = TEXT | {"head_dim": 12, "rope_parameters": _MROPE | {"mrope_interleaved": True}}
-    return Qwen3VLForConditionalGeneration(
-        Qwen3VLConfig(text_config=text, vision_config=vision, **_QWEN_TOKENS)
-    )
+def make_lm(family: str) -> VideoLM:
+    """The model with its processor, as `load_model` returns it."""
+    return VideoLM(make_model(family), make_processor(family))
 
 
-def _llava():
-    from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
-
-    vision = _SIGLIP | {"model_type": "siglip_vision_model", "image_size": 16, "vision_use_head": False}
-    config = LlavaOnevisionConfig(
-        text_config={"model_type": "qwen2", **TEXT},
-        vision_config=vision,
-        video_token_index=SPECIAL["<video>"],
-        image_token_index=SPECIAL["<image>"],
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="full",
-        image_grid_pinpoints=[[16, 16]],
-        tie_word_embeddings=False,
-    )
-    return LlavaOnevisionForConditionalGeneration(config)
+def make_frames(family: str, num_steps: int, generator: np.random.Generator) -> np.ndarray:
+    """Random frames [T, 16, 24, 3], uint8; their upper half is static, which VideoLLaMA3 compresses."""
+    # The Qwen families merge two frames into one time step.
+    count = 2 * num_steps if family.startswith("qwen") else num_steps
+    frames = generator.integers(0, 256, (count, 16, 24, 3), dtype=np.uint8)
+    frames[:, :8] = frames[:1, :8]
+    return frames
 
 
-def _internvl():
-    from transformers import InternVLConfig, InternVLForConditionalGeneration
-
-    config = InternVLConfig(
-        text_config={"model_type": "qwen2", **TEXT},
-        vision_config=_SIGLIP | {"image_size": [16, 16], "patch_size": [4, 4]},
-        image_token_id=SPECIAL["<IMG_CONTEXT>"],
-        downsample_ratio=0.5,
-        vision_feature_layer=-1,
-    )
-    return InternVLForConditionalGeneration(config)
+def make_group(family: str, *, num_steps: int, lengths: list[int], context: int = 0, seed: int = 1) -> Group:
+    """A group whose video has `num_steps` time steps and whose continuations have the given lengths."""
+    generator = np.random.default_rng(seed)
+    lm = VideoLM(None, make_processor(family))
+    prompt = " ".join(str(word) for word in generator.choice(WORDS, 4))
+    frames = make_frames(family, num_steps, generator)
+    inputs = lm.inputs([lm.prompt_text(prompt, with_video=True)], [frames], fps=[1.0])
+    return Group(inputs, make_continuations(lengths, context, generator))
 
 
-def _smolvlm():
-    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
-
-    config = SmolVLMConfig(
-        text_config={"model_type": "llama", **TEXT},
-        vision_config=_SIGLIP | {"image_size": 16},
-        image_token_id=SPECIAL["<image>"],
-        scale_factor=2,
-        tie_word_embeddings=False,
-    )
-    return SmolVLMForConditionalGeneration(config)
+def text_group(*, lengths: list[int], seed: int = 2) -> Group:
+    """A group without a video."""
+    generator = np.random.default_rng(seed)
+    ids = torch.from_numpy(generator.choice(WORDS, (1, 7)))
+    inputs = {"input_ids": ids, "mm_token_type_ids": torch.zeros_like(ids)}
+    return Group(inputs, make_continuations(lengths, 0, generator))
 
 
-def _video_llama_3():
-    from transformers import VideoLlama3Config, VideoLlama3ForConditionalGeneration
-
-    config = VideoLlama3Config(
-        text_config={"model_type": "qwen2", **TEXT},
-        vision_config=_SIGLIP,
-        video_token_id=SPECIAL["<|video_pad|>"],
-        image_token_id=SPECIAL["<|image_pad|>"],
-    )
-    return VideoLlama3ForConditionalGeneration(config)
-
-
-MODELS = {
-    "qwen2_vl": _qwen2,
-    "qwen2_5_vl": _qwen2_5,
-    "qwen3_vl": _qwen3,
-    "llava_onevision": _llava,
-    "internvl": _internvl,
-    "smolvlm": _smolvlm,
-    "video_llama_3": _video_llama_3,
-}
+def make_continuations(lengths, context, generator):
+    """Random words: continuations of these lengths, of which the first `context` tokens are not scored."""
+    return tuple(ContinuationTokens(tuple(generator.choice(WORDS, n).tolist()), context) for n in lengths)

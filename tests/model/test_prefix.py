@@ -1,16 +1,16 @@
-"""The shared prefix is exact: log-probabilities equal the plain form, in every family."""
+"""The shared prefix is exact: its log-probabilities equal those of the duplicated form, in every family."""
 
-import numpy as np
 import pytest
 import torch
-from families import FAMILIES, make_frames, make_group, make_lm, make_model, text_group
+from families import FAMILIES, VOCABULARY, make_group, make_model, text_group
+from torch import nn
 
-from tempo.model import prefix
-from tempo.model.duplicated import duplicated_log_probs
-from tempo.model.prefix import Group, encode_videos, log_probs
+from tempo.model.prefix import ContinuationTokens, Group, encode_videos, packed_log_probs
+from tempo.model.support import duplicated_log_probs
 
-#: Time steps of the video: fewer than its grid is wide, and many more (the position trap shows only there).
+#: Time steps of the video: fewer than its grid is wide, and many more, where wrong positions show.
 SHORT, LONG = 2, 33
+QWEN = "qwen2_5_vl"
 
 
 def largest_difference(ours, theirs):
@@ -19,89 +19,134 @@ def largest_difference(ours, theirs):
     return max(float((a - b).abs().max()) for a, b in pairs)
 
 
+def assert_exact(model, groups):
+    with torch.no_grad():
+        packed = packed_log_probs(model, groups)
+        assert largest_difference(packed, duplicated_log_probs(model, groups)) < 1e-5
+    return packed
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("num_steps", [SHORT, LONG])
-def test_log_probs_equal_the_plain_form(family, num_steps):
-    model = make_model(family)
-    group = make_group(family, num_steps=num_steps, lengths=[9, 4, 13, 1])
-    with torch.no_grad():
-        assert largest_difference(log_probs(model, [group]), duplicated_log_probs(model, [group])) < 1e-5
+def test_log_probs_equal_the_duplicated_form(family, num_steps):
+    assert_exact(make_model(family), [make_group(family, num_steps=num_steps, lengths=[9, 4, 13, 1])])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_several_videos_of_different_length_share_a_row(family):
-    model = make_model(family)
+def test_videos_of_different_length_and_a_text_share_a_row(family):
     groups = [make_group(family, num_steps=n, lengths=[5, 3], seed=n) for n in (3, 17, 8)]
     groups.insert(1, text_group(lengths=[6]))
-    with torch.no_grad():
-        assert largest_difference(log_probs(model, groups), duplicated_log_probs(model, groups)) < 1e-5
+    assert_exact(make_model(family), groups)
 
 
-def test_a_text_only_row_needs_no_video():
-    model = make_model("qwen2_5_vl")
-    group = text_group(lengths=[4, 6])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_pixels_reach_the_model(family):
+    """Another video gives other inputs, a longer video more tokens."""
+    one, other, longer = (
+        make_group(family, num_steps=n, lengths=[2], seed=seed) for n, seed in ((3, 1), (3, 2), (5, 1))
+    )
+    assert one.lengths[0] < longer.lengths[0]
+    (pixels,) = [name for name in one.inputs if name.startswith("pixel_values")]
+    assert not one.inputs[pixels].equal(other.inputs[pixels])
+
+
+def test_a_row_of_text_alone_needs_no_video():
+    model, group = make_model(QWEN), text_group(lengths=[4, 6])
     assert encode_videos(model, [group]) is None
-    with torch.no_grad():
-        assert largest_difference(log_probs(model, [group]), duplicated_log_probs(model, [group])) < 1e-5
+    assert_exact(model, [group])
 
 
 def test_context_is_read_but_not_scored():
-    model = make_model("qwen2_5_vl")
-    group = make_group("qwen2_5_vl", num_steps=4, lengths=[7, 9], context=3)
+    model, group = make_model(QWEN), make_group(QWEN, num_steps=4, lengths=[7, 9], context=3)
+    (scores,) = assert_exact(model, [group])
+    assert [len(logp) for logp in scores] == [4, 6]
+    other = tuple(ContinuationTokens((5, 6, 7, *c.token_ids[3:]), 3) for c in group.continuations)
     with torch.no_grad():
-        scores = log_probs(model, [group])
-        assert [len(logp) for logp in scores[0]] == [4, 6]
-        assert largest_difference(scores, duplicated_log_probs(model, [group])) < 1e-5
+        changed = packed_log_probs(model, [Group(group.inputs, other)])
+    assert largest_difference([scores], changed) > 1e-3
 
 
-def test_a_continuation_does_not_see_another():
-    model = make_model("qwen2_5_vl")
-    group = make_group("qwen2_5_vl", num_steps=4, lengths=[7, 9])
+def test_a_continuation_does_not_depend_on_another():
+    model, group = make_model(QWEN), make_group(QWEN, num_steps=4, lengths=[7, 9])
     alone = Group(group.inputs, group.continuations[1:])
     with torch.no_grad():
-        assert torch.allclose(log_probs(model, [group])[0][1], log_probs(model, [alone])[0][0], atol=1e-5)
+        together, apart = packed_log_probs(model, [group]), packed_log_probs(model, [alone])
+    assert torch.allclose(together[0][1], apart[0][0], atol=1e-5)
 
 
-def test_positions_of_a_long_video_are_the_familys_own(monkeypatch):
-    """The trap: counting on from the largest position of the prompt is wrong, and this test would notice."""
-    model = make_model("qwen2_5_vl")
-    group = make_group("qwen2_5_vl", num_steps=LONG, lengths=[9])
-    original = prefix._pack_positions
-
-    def counted_on(core, group):
-        positions = original(core, group).clone()
-        num_prompt = group.lengths[0]
-        start = positions[..., :num_prompt].max() + 1
-        positions[..., num_prompt:] = start + torch.arange(positions.shape[-1] - num_prompt)
-        return positions
-
-    with torch.no_grad():
-        right = log_probs(model, [group])
-        monkeypatch.setattr(prefix, "_pack_positions", counted_on)
-        assert largest_difference(log_probs(model, [group]), right) > 1e-3
-
-
-def test_what_a_family_leaves_out_of_a_video_is_left_out_of_the_row():
+def test_tokens_that_a_family_removes_from_a_video_are_removed_from_the_row():
     group = make_group("video_llama_3", num_steps=6, lengths=[5, 3])
     kept = group.inputs["video_compression_mask"]
-    # Six tokens of the first picture, and of each later one the three that moved.
+    # Six tokens of the first frame, and the three that moved of each later one.
     assert int(kept.sum()) == 6 + 5 * 3 < len(kept)
     model = make_model("video_llama_3")
+    right = assert_exact(model, [group])
+    flipped = Group({**group.inputs, "video_compression_mask": kept.flip(0)}, group.continuations)
     with torch.no_grad():
-        right = log_probs(model, [group])
-        assert largest_difference(right, duplicated_log_probs(model, [group])) < 1e-5
-        others = {**group.inputs, "video_compression_mask": kept.flip(0)}
-        assert largest_difference(log_probs(model, [Group(others, group.continuations)]), right) > 1e-3
+        assert largest_difference(packed_log_probs(model, [flipped]), right) > 1e-3
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_frames_and_words_become_a_row_that_is_exact(family):
-    """Both ways from frames and words to a group, with the family's own processor and chat template."""
-    lm = make_lm(family)
-    frames = make_frames(family, 5, np.random.default_rng(0))
-    groups = [
-        lm.answer_group(frames, "3 4 5", ["6 7", "8 9 10 11", "12"], fps=2.0),
-        lm.question_group(frames, [("13 14", "15"), ("16", "17 18 19")], fps=2.0),
-    ]
+# The head, which runs on the scored tokens in chunks of `HEAD_CHUNK` = 512
+
+SCORED = [700, 500]
+
+
+def long_group():
+    return make_group(QWEN, num_steps=2, lengths=SCORED)
+
+
+def saved_over_vocabulary(compute):
+    """Rows of the tensors over the vocabulary that autograd keeps while `compute` runs."""
+    rows = []
+
+    def note(tensor):
+        if tensor.ndim and tensor.shape[-1] == VOCABULARY:
+            rows.append(tensor.numel() // VOCABULARY)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        compute()
+    return rows
+
+
+def head_calls(model, compute):
+    """Number of tokens in each call of the head while `compute` runs."""
+    sizes = []
+    hook = model.get_output_embeddings().register_forward_hook(
+        lambda module, inputs, output: sizes.append(output.shape[-2])
+    )
+    compute()
+    hook.remove()
+    return sizes
+
+
+def test_no_logits_are_kept_for_the_backward():
+    model, group = make_model(QWEN), long_group()
+    # The duplicated form does keep them, so this test looks at the right tensors.
+    assert max(saved_over_vocabulary(lambda: duplicated_log_probs(model, [group]))) >= max(SCORED)
+    assert saved_over_vocabulary(lambda: packed_log_probs(model, [group])) == []
+
+
+def test_logits_are_computed_in_chunks_and_again_in_the_backward():
+    model, group = make_model(QWEN), long_group()
+    logps = []
+    assert head_calls(model, lambda: logps.extend(packed_log_probs(model, [group])[0])) == [512, 512, 176]
+    assert sorted(head_calls(model, lambda: torch.cat(logps).sum().backward())) == [176, 512, 512]
     with torch.no_grad():
-        assert largest_difference(log_probs(lm.model, groups), duplicated_log_probs(lm.model, groups)) < 1e-5
+        assert head_calls(model, lambda: packed_log_probs(model, [group])) == [512, 512, 176]
+
+
+@pytest.mark.parametrize("is_frozen", [False, True], ids=["trained", "frozen"])
+def test_gradients_pass_through_the_chunked_head(is_frozen):
+    """As under LoRA, where the head's own weight has no gradient."""
+    model, group = make_model(QWEN), long_group()
+    head: nn.Linear = model.get_output_embeddings()
+    head.weight.requires_grad_(not is_frozen)
+    gradients = []
+    for score in (packed_log_probs, duplicated_log_probs):
+        torch.cat(score(model, [group])[0]).sum().backward()
+        inner = model.get_input_embeddings().weight.grad
+        gradients.append((inner.clone(), None if is_frozen else head.weight.grad.clone()))
+        model.zero_grad()
+    for ours, theirs in zip(*gradients, strict=True):
+        assert (ours is None and theirs is None) or torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)

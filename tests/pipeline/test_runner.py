@@ -1,14 +1,17 @@
 """The runner on rows made by hand: batches, stale stages, versions, the environment."""
 
+import contextlib
 import io
+import itertools
 import json
+import os
 
 import pytest
 from rich.console import Console
 
 from tempo.config import Config
-from tempo.core.records import Captions, Skipped
-from tempo.core.store import RunStore, write_config
+from tempo.core.records import Captions, Shots, Skipped
+from tempo.core.store import SKIPPED, RunStore, write_config
 from tempo.engine import pool as engine
 from tempo.engine.types import Context
 from tempo.pipeline.fingerprints import fingerprints
@@ -140,11 +143,11 @@ def test_the_result_names_what_is_done(make):
     finish(context, "videos", "report")
     result = run(context.config, str(context.directory), until="videos")
     assert (result.directory, result.stages) == (context.directory, ("videos", "report"))
-    assert (result.report, result.evaluation) == (None, None)
+    assert (result.report, result.evaluation) == (None, {})
     (context.directory / "report.html").write_text("page")
     (context.directory / "evaluation.json").write_text('{"models": {}}')
     result = run(context.config, context.directory, until="videos")
-    assert (result.report, result.evaluation) == (context.directory / "report.html", {"models": {}})
+    assert (result.report, result.evaluation) == (context.directory / "report.html", {})
 
 
 def test_an_unknown_stage_and_a_source_that_is_not_a_run_are_refused(make, tmp_path):
@@ -164,3 +167,33 @@ def test_the_stages_in_front_of_imported_pairs_have_nothing_to_do(make, tmp_path
         if find_stage(name).idle(config)
     ]
     assert idle == ["clips", "captions", "perturbations", "responses"]
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError])
+def test_taking_over_goes_on_after_a_kill_and_copies_where_links_are_impossible(make, monkeypatch, failure):
+    context = make()
+    source = finish(context, "videos", "shots")
+    source.append("shots", [Shots(id="a", path="a.mp4", num_frames=1, duration_seconds=1.0, shots=())])
+    skipped = [Skipped(id=name, stage=stage, reason="x") for name, stage in (("b", "shots"), ("c", "clips"))]
+    source.append(SKIPPED, skipped)
+    names = [f"frames/{name}" for name in ("a.safetensors", "deep/b.safetensors")]
+    for name in names:
+        (source.directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (source.directory / name).write_text(name)
+    new = Context(context.config, context.directory.with_name("new"))
+    links = itertools.count()
+
+    def link(*_):
+        if next(links) == 1 or failure is OSError:
+            raise failure
+
+    with monkeypatch.context() as patched, contextlib.suppress(KeyboardInterrupt):
+        patched.setattr(os, "link", link)
+        run_stages(new, QUIET, until="shots", source=source.directory)
+    store = RunStore(new.directory)
+    assert store.is_done("shots") is (failure is OSError)
+    run_stages(new, QUIET, until="shots", source=source.directory)
+    assert store.is_done("shots")
+    assert [(new.directory / name).read_text() for name in names] == names
+    assert store.read("shots", Shots) == source.read("shots", Shots)
+    assert [row.id for row in store.read(SKIPPED, Skipped)] == ["b"], "not those of later stages"

@@ -14,8 +14,9 @@ from tempo.config import AuditConfig, ModelConfig, PairsConfig, parse_config
 from tempo.core.records import Pair
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.model.duplicated import duplicated_log_probs
+from tempo.model.chat import Prefix
 from tempo.model.loading import load_video_lm
+from tempo.model.support import duplicated_log_probs
 from tempo.pipeline.fingerprints import fingerprints
 from tempo.pipeline.runner import discard_files, run_stages
 from tempo.pipeline.stages import NAMES, find_stage
@@ -234,7 +235,7 @@ def test_the_model_compares_log_probabilities_per_token_without_a_video():
     ]
     expected = []
     for row in rows:
-        group = lm.answer_group(None, row.prompt, [row.chosen, row.rejected], fps=1.0)
+        group = lm.group(Prefix(None, row.prompt), [row.chosen, row.rejected])
         with torch.no_grad():
             chosen, rejected = (float(p.mean()) for p in duplicated_log_probs(lm.model, [group])[0])
         expected.append(float(chosen > rejected))

@@ -15,9 +15,8 @@ from tempo.core.store import SKIPPED, RunStore
 from tempo.engine.types import Context
 from tempo.pipeline.runner import run_stages
 from tempo.pipeline.stages import NAMES
-from tempo.preference.exporting import WRITERS, export_pairs
-from tempo.preference.formats import llama_factory_row, ms_swift_row, read_row, trl_row
-from tempo.preference.importing import import_pairs, load_pairs
+from tempo.preference.exporting import WRITERS, export_pairs, llama_factory_row, ms_swift_row, trl_row
+from tempo.preference.importing import import_pairs, load_pairs, read_row
 from tempo.video.find import video_id
 from tempo.video.frames import FrameStore
 

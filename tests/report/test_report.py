@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from tempo.config import parse_config
+from tempo.core.files import write_json
 from tempo.core.records import Captions, Clip, Clips, Pair, Shot, Shots, Skipped
-from tempo.core.store import RunStore, write_json
+from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.report.report import (
     audit_table,

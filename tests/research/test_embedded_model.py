@@ -19,9 +19,9 @@ from research.embedded_model.training import average, make_optimizers, save, tra
 from research.embedded_model.vision import VisionExamples, pretrain_vision
 from tempo.config import ModelConfig
 from tempo.evaluation.evaluate import ask
-from tempo.model.loading import load_video_lm
-from tempo.model.paths import embedded_path
-from tempo.model.selfcheck import self_check
+from tempo.model.chat import Continuation, Prefix
+from tempo.model.loading import embedded_path, load_video_lm
+from tempo.model.support import self_check
 from tempo.preference.prompts import DESCRIBE
 from tempo.synthetic import benchmark, language
 from tempo.synthetic.world import ACTIONS, COLOURS, SETTINGS, SHAPES, Event, make_story
@@ -87,8 +87,8 @@ def test_a_new_model_has_the_shapes_of_the_committed_one_and_the_shared_prefix_i
     shapes = [{n: tuple(w.shape) for n, w in model.model.state_dict().items()} for model in (lm, committed)]
     assert shapes[0] == shapes[1]
     frames = np.random.default_rng(0).integers(0, 256, (6, FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
-    questions = [("Where is the ring?", "In the sea."), ("What does it do?", "It grows.")]
-    assert self_check(lm, lm.question_group(frames, questions, fps=1.0)) < 1e-5
+    rows = [Continuation("In the sea.", "Where is the ring?"), Continuation("It grows.", "What does it do?")]
+    assert self_check(lm.model, lm.group(Prefix(frames, ""), rows)) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tempo.core.records import Clips, Pair, Video
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.model.loading import load_video_lm
-from tempo.model.prefix import Continuation, Group
+from tempo.model.prefix import ContinuationTokens, Group
 from tempo.pipeline.fingerprints import fingerprints
 from tempo.pipeline.runner import run_stages
 from tempo.pipeline.stages import NAMES
@@ -125,7 +125,7 @@ def test_rows_are_filled_in_order_and_never_overflow(sizes, expected):
     batch = [
         LoadedExample(
             Example(str(number), "v"),
-            Group({"input_ids": torch.zeros(1, size - 1, dtype=torch.long)}, (Continuation((1,)),)),
+            Group({"input_ids": torch.zeros(1, size - 1, dtype=torch.long)}, (ContinuationTokens((1,)),)),
         )
         for number, size in enumerate(sizes)
     ]

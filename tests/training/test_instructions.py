@@ -77,7 +77,7 @@ def test_the_turns_of_a_conversation_are_separate_questions(tmp_path):
         ({"conversations": talk("q", "a", "q")}, "assistant, got ['user', 'assistant', 'user']"),
         ({"messages": [{"role": "system", "content": "s"}]}, "messages must alternate between user"),
         ({"messages": [{"role": "user", "content": None}]}, "a message without text"),
-        ({"messages": messages("What is <image> here?", "a")}, "contains <image> in addition to its one video"),
+        ({"messages": messages("Is <image> here?", "a")}, "contains <image> in addition to its one video"),
         ({**plain(""), "videos": ["a.mp4", "b.mp4"]}, "one video file, got ['a.mp4', 'b.mp4']"),
     ],
 )

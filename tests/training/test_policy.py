@@ -6,7 +6,7 @@ from training_material import phase
 
 from tempo.config import ModelConfig
 from tempo.model.loading import load_video_lm
-from tempo.model.prefix import Continuation, Group
+from tempo.model.prefix import ContinuationTokens, Group
 from tempo.training.policy import Policy, ReferenceStore, group_key
 
 
@@ -32,7 +32,7 @@ def test_the_reference_is_the_model_before_the_phase(lora_rank):
 
 def group(pixel=0.5, answers=((5, 6), (7,)), context=0):
     inputs = {"input_ids": torch.tensor([[1, 2]]), "pixel_values_videos": torch.tensor([[pixel]])}
-    return Group(inputs, tuple(Continuation(answer, context) for answer in answers))
+    return Group(inputs, tuple(ContinuationTokens(answer, context) for answer in answers))
 
 
 LOGPS = [torch.tensor([-0.1, -1 / 3]), torch.tensor([-2.5])]

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from training_material import pairs_example, phase, questions_example, write_frames
 
 from tempo.config import ModelConfig
-from tempo.engine.ranks import call_to_training, num_processes, process_rank, wait_for_all
 from tempo.model.loading import load_video_lm
 from tempo.training.phases import save_checkpoint
 from tempo.training.trainer import PhaseContext, train_phase
@@ -22,11 +21,8 @@ SCRIPT = Path(__file__).with_name("train_in_processes.py")
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 
 DDP = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-
-
-def fsdp2(num_processes=2, *options):
-    launch = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "fsdp2.yaml"), *options]
-    return [*launch, "--num_processes", str(num_processes), "--main_process_port", "0"]
+FSDP2 = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "fsdp2.yaml")]
+FSDP2 += ["--num_processes", "2", "--main_process_port", "0"]
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +105,7 @@ def test_sharded_weights_learn_what_one_process_learns(frames, tmp_path):
     settings = {"objective": "sft", "epochs": 2, "batch_size": 4, "lora_rank": 0}
     settings |= {"train_vision": True, "gradient_checkpointing": True}
     one = alone(frames, tmp_path / "1", settings, QUESTIONS)
-    two = together(frames, tmp_path / "2", settings, QUESTIONS, command=fsdp2())
+    two = together(frames, tmp_path / "2", settings, QUESTIONS, command=FSDP2)
     assert_equal(one, two, num_steps=4)
     assert (tmp_path / "1/model/config.json").read_text() == (tmp_path / "2/model/config.json").read_text()
 
@@ -117,27 +113,8 @@ def test_sharded_weights_learn_what_one_process_learns(frames, tmp_path):
 def test_sharded_weights_resume_after_a_stop(frames, tmp_path):
     """LoRA, whose reference is the same weights without it."""
     settings = {"epochs": 2, "batch_size": 3}
-    ended = launch(frames, tmp_path / "2", settings, PAIRS, command=fsdp2(), stop=3)
+    ended = launch(frames, tmp_path / "2", settings, PAIRS, command=FSDP2, stop=3)
     assert ended.returncode == 0, ended.stderr
     assert not (tmp_path / "2" / "model").exists()
-    two = together(frames, tmp_path / "2", settings, PAIRS, command=fsdp2())
+    two = together(frames, tmp_path / "2", settings, PAIRS, command=FSDP2)
     assert_equal(alone(frames, tmp_path / "1", settings, PAIRS), two, num_steps=4)
-
-
-def test_options_of_the_launcher_that_cannot_be_used_are_named(frames, tmp_path):
-    names = ["--fsdp_cpu_ram_efficient_loading", "--fsdp_activation_checkpointing", "--fsdp_offload_params"]
-    options = [word for name in names for word in (name, "true")]
-    ended = launch(frames, tmp_path / "1", {"objective": "sft"}, QUESTIONS[:1], command=fsdp2(1, *options))
-    assert ended.returncode != 0
-    for name in names:
-        assert name.removeprefix("--") in ended.stderr
-    assert "fsdp_version" not in ended.stderr.split("accelerate launch:")[1]
-
-
-def test_a_single_process_waits_for_nobody(monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    monkeypatch.delenv("RANK", raising=False)
-    assert (process_rank(), num_processes()) == (0, 1)
-    assert call_to_training("cpu", is_needed=True)
-    assert call_to_training("cpu", is_needed=False) is False
-    wait_for_all()

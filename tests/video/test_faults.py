@@ -179,7 +179,3 @@ def test_work_that_was_given_up_keeps_its_thread_and_ends_at_its_next_step():
     assert watched(lambda _: threading.get_ident(), 5) not in hanging
     released.set()
     assert ended.wait(10)
-
-
-def test_one_thread_does_one_task_after_the_other():
-    assert len({watched(lambda _: threading.get_ident(), 5) for _ in range(20)}) == 1

@@ -14,8 +14,8 @@ def run(render, tmp_path):
     folder = tmp_path / "videos"
     folder.mkdir()
     for name in ("a", "b"):
-        pictures = [picture for seed in range(4) for picture in moving(seed + ord(name), 20)]
-        render(pictures, f"videos/{name}.mp4")
+        images = [image for seed in range(4) for image in moving(seed + ord(name), 20)]
+        render(images, f"videos/{name}.mp4")
     config = tmp_path / "config.toml"
     config.write_text(f"[run]\nnum_workers = 2\n[videos]\npaths = [{str(folder)!r}]\n")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tempo.config import VideosConfig
 from tempo.config.data import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
-from tempo.model.paths import EMBEDDED, check_model_path
+from tempo.model.loading import EMBEDDED, check_model_path
 from tempo.video.find import find_videos
 
 TEMPLATE = """\

@@ -108,7 +108,7 @@ def init(
 ) -> None:
     """Write a commented configuration for a folder of videos."""
     from tempo.cli.init import write_starting_config
-    from tempo.model.paths import EMBEDDED
+    from tempo.model.loading import EMBEDDED
 
     write_starting_config(videos, out, model)
     if model == EMBEDDED:
@@ -237,10 +237,9 @@ for _stage in STAGES:
 
 
 def _print_result(result: RunResult) -> None:
-    from tempo.evaluation.benchmark import accuracy_table
+    from tempo.cli.status import print_evaluation
 
-    if result.evaluation:
-        console().print(accuracy_table(result.evaluation))
+    print_evaluation(result.directory, console())
     if result.report:
         console().print(f"report: {result.report}")
     else:

@@ -12,13 +12,13 @@ from rich.console import Console
 from tempo.config import FramesConfig
 from tempo.config.data import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
 from tempo.config.load import override, parse_config
+from tempo.core.files import write_json, write_lines
 from tempo.core.progress import Counters
 from tempo.core.records import Record
-from tempo.core.store import read_rows, write_json, write_lines
+from tempo.core.row_files import read_rows
 from tempo.evaluation.probe import open_videos, probe
 from tempo.evaluation.probe_report import ProbeReport, check_chart_path, write_chart
-from tempo.model.loading import load_video_lm
-from tempo.model.paths import EMBEDDED, check_model_path
+from tempo.model.loading import EMBEDDED, check_model_path, load_video_lm
 
 
 class Description(Record):

@@ -33,9 +33,14 @@ def print_status(directory: Path, console: Console) -> None:
         console.print(_table("skipped, by reason", ("stage", "reason", "count", "for example"), cells))
     for line in training_lines(directory):
         console.print(line)
-    evaluation = directory / "evaluation.json"
-    if evaluation.exists():
-        console.print(accuracy_table(json.loads(evaluation.read_text(encoding="utf-8"))))
+    print_evaluation(directory, console)
+
+
+def print_evaluation(directory: Path, console: Console) -> None:
+    """Prints the accuracies of a run that has an evaluation."""
+    path = directory / "evaluation.json"
+    if path.exists():
+        console.print(accuracy_table(json.loads(path.read_text(encoding="utf-8"))))
 
 
 def training_lines(directory: Path) -> list[str]:

@@ -73,11 +73,9 @@ class EndpointConfig(Section):
         "vllm", description="which parameters it accepts; `other` is sent no repetition penalty"
     )
     api_key_env: str = Field("", description="environment variable with the API key; empty sends no key")
-    concurrency: int = Field(16, ge=1, le=1024, description="requests in flight at a time")
-    connect_timeout_seconds: float = Field(10.0, gt=0, description="for opening a connection")
-    timeout_seconds: float = Field(300.0, gt=0, description="for one attempt")
-    retries: int = Field(5, ge=1, description="attempts after the first one")
-    backoff_seconds: float = Field(1.0, gt=0, description="wait before the second attempt, doubled each time")
+    concurrency: int = Field(16, ge=1, le=1000, description="requests in flight at a time")
+    timeout_seconds: float = Field(300.0, gt=0, description="for one request with all its retries")
+    max_retries: int = Field(5, ge=0, description="attempts after the first one, with growing waits between")
 
     # Neither message shows the value, which may contain a key.
     @field_validator("url")

@@ -93,13 +93,16 @@ def _check_settings(accelerator: Any) -> None:
             "fsdp_transformer_layer_cls_to_wrap": "FSDP_TRANSFORMER_CLS_TO_WRAP" in os.environ,
             # Only the first process would have weights.
             "fsdp_cpu_ram_efficient_loading": plugin.cpu_ram_efficient_loading,
+            # Wrapped layers have other names, and the trained weights could not be merged at the end.
+            "fsdp_activation_checkpointing": plugin.activation_checkpointing,
             # tempo would compute in the precision of a CPU.
             "fsdp_offload_params": _is_true("FSDP_OFFLOAD_PARAMS"),
         }
     if refused := [name for name, is_set in given.items() if is_set]:
         raise ValueError(
             f"accelerate launch: {', '.join(refused)} cannot be used. Start from a file of "
-            "configs/accelerate, and set batch_size and model.dtype in tempo's configuration"
+            "configs/accelerate, and set batch_size, gradient_checkpointing and model.dtype in tempo's "
+            "configuration"
         )
 
 

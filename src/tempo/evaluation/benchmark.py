@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.table import Table
 
+from tempo.core.hashing import derive_seed
 from tempo.core.records import Frozen, Outcome, Sample
-from tempo.core.seeds import derive_seed
+from tempo.core.row_files import read_rows
 from tempo.core.statistics import share_interval
-from tempo.core.store import read_rows
 
 #: Aspects that a single frame answers; all others need time.
 STATIC_ASPECTS = ("static",)

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from tempo.config import FramesConfig, VideosConfig
+from tempo.core.files import write_json
 from tempo.core.records import Outcome, Sample
-from tempo.core.store import RunStore, write_json
+from tempo.core.store import RunStore
 from tempo.engine.types import Context, SkipRecord
 from tempo.evaluation.benchmark import (
     EvaluationReport,
@@ -20,8 +21,8 @@ from tempo.evaluation.benchmark import (
     read_samples,
     score_outcomes,
 )
-from tempo.model.loading import VideoLM, load_video_lm
-from tempo.model.prefix import log_probs
+from tempo.model.chat import Continuation, Prefix, VideoLM, log_probs
+from tempo.model.loading import load_video_lm
 from tempo.training.phases import phase_directories
 from tempo.video.find import video_id
 from tempo.video.frames import Frames, FrameStore, SampledFrames, decode_jpegs, sample_video
@@ -60,9 +61,8 @@ def ask(model: VideoLM, samples: Sequence[Sample], frames: np.ndarray, *, fps: f
     `frames` uint8 [T, H, W, 3] are taken at `fps`. Log-likelihoods are sums in nats over all tokens of an
     option, rounded to four decimals.
     """
-    questions = [(sample.question, option) for sample in samples for option in sample.options]
-    group = model.question_group(frames, questions, fps=fps)
-    scores = iter(float(logp.sum()) for logp in log_probs(model.model, [group])[0])
+    options = [Continuation(option, sample.question) for sample in samples for option in sample.options]
+    scores = iter(float(logp) for logp in log_probs(model, Prefix(frames, "", fps=fps), options))
     return [
         Outcome(
             id=sample.id,

@@ -19,15 +19,14 @@ import torch
 from torch import Tensor
 
 from tempo.config import FramesConfig, PerturbationsConfig, SamplingConfig, VideosConfig, parse_config
+from tempo.core.hashing import derive_seed
 from tempo.core.records import Clips, Pair, Video
-from tempo.core.seeds import derive_seed
 from tempo.core.store import RunStore
 from tempo.engine.types import SkipRecord
 from tempo.evaluation.probe_report import Comparison, LeftOut, ProbeKind, ProbeReport, report_comparisons
-from tempo.model.answers import Request, without_thoughts
-from tempo.model.generation import generate
-from tempo.model.loading import VideoLM
-from tempo.model.prefix import log_probs
+from tempo.model.answers import Request
+from tempo.model.chat import Prefix, VideoLM, log_probs
+from tempo.model.generate import generate
 from tempo.preference.perturbations import perturb_all
 from tempo.preference.prompts import DESCRIBE
 from tempo.preference.responses import Footage, frame_requests, frames_by_clip
@@ -237,7 +236,7 @@ def _describe(
     greedy = SamplingConfig(temperature=0, batch_size=BATCH_SIZE)
     answers = generate(model, requests, sampling=greedy, max_new_tokens=max_new_tokens)
     texts: list[str | SkipRecord] = []
-    for answer in map(without_thoughts, answers):
+    for answer in answers:
         # A cut answer is not scored: the end of turn after it is not the model's own.
         fault = "the answer is empty" if answer.is_whole else "cut; a larger --max-new-tokens may help"
         is_usable = answer.text and answer.is_whole
@@ -247,9 +246,9 @@ def _describe(
 
 def _log_probs(model: VideoLM, request: Request, text: str) -> Tensor:
     """Log-probabilities [num_tokens] of the text after video and prompt."""
-    group = model.answer_group(request.frames, request.prompt, [text], fps=request.fps)
+    prefix = Prefix(request.frames, request.prompt, fps=request.fps)
     with torch.no_grad():
-        return log_probs(model.model, [group])[0][0]
+        return log_probs(model, prefix, [text], reduction="none")[0]
 
 
 def _total(logp: Tensor) -> float:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from rich.table import Table
 
+from tempo.core.hashing import derive_seed
 from tempo.core.records import Frozen, Kind
-from tempo.core.seeds import derive_seed
 from tempo.core.statistics import cluster_interval, share_interval
 from tempo.evaluation.benchmark import percent
 

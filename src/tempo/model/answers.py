@@ -1,4 +1,4 @@
-"""What a stage asks of a model and what it hears, and where answers come from: this process or a server."""
+"""Requests to a model and its answers, whether the model runs in this process or on a server."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ import numpy as np
 
 from tempo.config import SamplingConfig
 from tempo.core.records import Skipped
-from tempo.engine.types import Context
 
 THINK = "<think>"
 
-#: What a reasoning model wrote before its answer; some chat templates open it within the prompt.
-_THOUGHTS = re.compile(rf"\s*(?:{THINK})?.*?</think>\s*", re.DOTALL)
+#: The reasoning before an answer. The opening tag may be missing: some chat templates end the prompt with it.
+_REASONING = re.compile(rf"\s*(?:{THINK})?.*?</think>\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Request:
-    """One answer to draw: frames uint8 [T, H, W, 3] taken at `fps` (None: words only), a prompt, a seed."""
+    """One answer to sample: a prompt, a seed, and frames uint8 [T, H, W, 3] at `fps` frames per second.
+
+    `frames` is None for a text-only request.
+    """
 
     prompt: str
     seed: int
@@ -31,9 +33,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said; not `is_whole` if the token limit cut it.
+    """The text of an answer. `is_whole` is False if the token limit cut it.
 
-    With a `failure`, the reason why a server gave no answer at all, there is no text.
+    If a server could not answer, `failure` is the reason and the text is empty.
     """
 
     text: str
@@ -42,56 +44,27 @@ class Answer:
 
 
 class Generate(Protocol):
-    """Draws one answer per request, in order."""
+    """Samples one answer per request, in order, without its reasoning. No answer depends on the others."""
 
     def __call__(
         self, requests: Sequence[Request], *, sampling: SamplingConfig, max_new_tokens: int
-    ) -> list[Answer]:
-        """The answers; none depends on what else is asked."""
+    ) -> list[Answer]: ...
 
 
-def answer_source(context: Context) -> Generate:
-    """The server of the [endpoint] section, else the model itself, loaded now; what it thinks is left out."""
-    draw = _endpoint(context) or _local(context)
+def without_reasoning(answer: Answer) -> Answer:
+    """The answer without the reasoning before it.
 
-    def generate(
-        requests: Sequence[Request], *, sampling: SamplingConfig, max_new_tokens: int
-    ) -> list[Answer]:
-        answers = draw(requests, sampling=sampling, max_new_tokens=max_new_tokens)
-        return [without_thoughts(answer) for answer in answers]
-
-    return generate
-
-
-def _endpoint(context: Context) -> Generate | None:
-    if context.config.endpoint is None:
-        return None
-    from tempo.model.endpoint import Endpoint
-
-    return Endpoint(context.config.endpoint, context.directory).generate
-
-
-def _local(context: Context) -> Generate:
-    from tempo.model.generation import generate
-    from tempo.model.loading import load_video_lm
-
-    lm = load_video_lm(context.config.model)
-    return lambda requests, *, sampling, max_new_tokens: generate(
-        lm, requests, sampling=sampling, max_new_tokens=max_new_tokens
-    )
-
-
-def without_thoughts(answer: Answer) -> Answer:
-    """The answer less the thoughts before it; empty and cut where the model never came to the end of them."""
-    if thoughts := _THOUGHTS.match(answer.text):
-        return replace(answer, text=answer.text[thoughts.end() :])
+    If the token limit cut the reasoning, the result is an empty answer that is not whole.
+    """
+    if reasoning := _REASONING.match(answer.text):
+        return replace(answer, text=answer.text[reasoning.end() :])
     if answer.text.lstrip().startswith(THINK):
         return replace(answer, text="", is_whole=False)
     return answer
 
 
-def failure_drop(answers: Sequence[Answer | None], *, stage: str, id: str) -> Skipped | None:
-    """The drop of a record that a server failed to answer; None if it answered everything."""
+def skip_if_failed(answers: Sequence[Answer | None], *, stage: str, id: str) -> Skipped | None:
+    """A Skipped record with the reason of the first failure, or None if the server answered every request."""
     failures = [answer.failure for answer in answers if answer is not None and answer.failure]
     if not failures:
         return None

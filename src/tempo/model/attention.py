@@ -1,10 +1,10 @@
 """Attention over packed rows in which several continuations share one prefix.
 
 A packed row is a sequence of segments `[prefix; continuation 1; ...; continuation k]`. The prefix attends
-causally to itself, each continuation to its prefix and causally to itself, nothing else. What says so is a
-*layout*: an integer tensor [1, 1, num_segments, 1 + max_continuations] of lengths, zero-padded, given to the
-model as its `attention_mask`. transformers hands a 4-d mask to the attention function as it is, so the layout
-reaches every layer of every family without a change to any of them.
+causally to itself. Each continuation attends to its prefix and causally to itself, and to nothing else. A
+*layout* describes the segments: an integer tensor [1, 1, num_segments, 1 + max_continuations] of lengths,
+padded with zeros, which the model receives as its `attention_mask`. transformers passes a 4-d mask on to
+the attention function unchanged, so the layout reaches every layer of every family without changes to it.
 
     L: tokens of the row   P: tokens of one prefix   A: tokens of all its continuations
     H: heads   D: head size
@@ -25,9 +25,9 @@ Lengths = tuple[int, ...]
 
 
 def register_shared_prefix() -> None:
-    """Makes `attn_implementation="shared_prefix"` known to transformers; safe to call again.
+    """Registers `attn_implementation="shared_prefix"` with transformers. It is safe to call this twice.
 
-    Without a layout (generation, plain batches) the implementation is transformers' own SDPA and its masks.
+    Without a layout (generation, plain batches) this is transformers' own SDPA with its own masks.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
@@ -51,7 +51,7 @@ def shared_prefix_attention(
     attention_mask: Tensor | None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention output [1, L, H, D] for a row with a layout; plain SDPA for any other mask."""
+    """Attention output [1, L, H, D] of a row with a layout; plain SDPA for any other mask."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     attend = functools.partial(sdpa_attention_forward, module, **kwargs)
@@ -61,7 +61,7 @@ def shared_prefix_attention(
     assert query.shape[0] == 1, "a layout describes one packed row"
     segments = [tuple(n for n in lengths if n) for lengths in attention_mask[0, 0].tolist()]
     assert sum(map(sum, segments)) == query.shape[2], "layout and row differ in length"
-    # split, not slices: its backward is one concatenation instead of one full-size sum per piece.
+    # split instead of slices: its backward is one concatenation, not one full-size sum per piece.
     sizes = [size for prefix, *answers in segments for size in (prefix, sum(answers))]
     parts = zip(*(iter(tensor.split(sizes, dim=2)) for tensor in (query, key, value)), strict=True)
     outputs = []
@@ -83,10 +83,10 @@ def is_layout(mask: Tensor | None) -> bool:
 
 @functools.lru_cache(maxsize=8)
 def _continuation_mask(prefix: int, answers: Lengths, device: torch.device) -> Tensor:
-    """Which of the P + A keys each of the A continuation tokens sees: boolean [1, 1, A, P + A].
+    """Which of the P + A keys each of the A continuation tokens attends to: boolean [1, 1, A, P + A].
 
-    Cached because every layer, and the backward pass under checkpointing, asks for the same one. Few are
-    kept: at 11.5k prompt and 1.2k answer tokens one takes 15 MB of the device's memory.
+    Cached because every layer needs the same mask, and the backward pass under checkpointing needs it again.
+    The cache is small because a mask for 11.5k prompt and 1.2k answer tokens takes 15 MB on the device.
     """
     owner_A = torch.repeat_interleave(torch.arange(len(answers)), torch.tensor(answers))
     index_A = torch.arange(len(owner_A))

@@ -1,169 +1,148 @@
-"""The words of the chat-completions protocol: what is sent to a server, and what its reply means.
+"""Frames and text to tokens: where a conversation is rendered by the model's own chat template.
 
-Frames travel as images, each a base64 PNG: every server reads those. What a server's reply says about itself
-is only ever quoted through `quote`, never in full.
+`VideoLM.group` is the one place where a prompt and its answers become token ids and spans of scored tokens.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
-import os
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from typing import Any, Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from tempo.config import EndpointConfig, SamplingConfig
-from tempo.model.answers import Answer, Request
+from tempo.model.prefix import ContinuationTokens, Group, packed_log_probs
 
-#: A server's own words in a message are cut here.
-QUOTE_LENGTH = 200
-
-#: Statuses below 500 that pass by themselves: request time-out, too early, too many requests.
-PASSING = (408, 425, 429)
+#: Placeholder for the part of a conversation where a rendered template is split. No template contains it.
+MARK = "\x1a"
 
 
-class Passing(Exception):
-    """A failure that may pass: worth another attempt, `wait_seconds` from now at the earliest."""
+@dataclass(frozen=True)
+class Prefix:
+    """What several continuations share: frames uint8 [T, H, W, 3] (None: no video) and a prompt.
 
-    def __init__(self, why: str, wait_seconds: float = 0.0) -> None:
-        super().__init__(why)
-        self.wait_seconds = wait_seconds
-
-
-class Refused(Exception):
-    """The server understood, and said no: the same request would be refused again."""
-
-
-def settings(
-    config: EndpointConfig, sampling: SamplingConfig, *, max_tokens: int, seed: int
-) -> dict[str, Any]:
-    """Everything of a request's body but its messages, in the words of `endpoint.server`.
-
-    Servers may fill in what is not sent from the checkpoint's own generation config, so top_p and top_k are
-    sent to say that they are off.
+    The frames were sampled at `fps` frames per second.
     """
-    fields: dict[str, Any] = {
-        "model": config.model,
-        "max_tokens": max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": 1.0,
-        # Several servers hold a seed in 32 bits.
-        "seed": seed % 2**31,
+
+    frames: np.ndarray | None
+    prompt: str
+    _: KW_ONLY
+    fps: float = 1.0
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """An answer to score. A `question` comes between prefix and answer: it is read but not scored."""
+
+    answer: str
+    question: str | None = None
+
+
+@dataclass(frozen=True)
+class VideoLM:
+    """A model and its processor."""
+
+    model: Any
+    processor: Any
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    def prompt_text(self, prompt: str, *, with_video: bool) -> str:
+        """The prompt as the chat template writes it, up to the start of the answer."""
+        content: list[dict[str, str]] = [{"type": "video"}] if with_video else []
+        messages = [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}]
+        return str(self.processor.apply_chat_template(messages, add_generation_prompt=True))
+
+    @property
+    def end_of_answer(self) -> str:
+        """What the chat template writes after an answer: the end-of-turn token."""
+        messages = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
+        answer = {"role": "assistant", "content": [{"type": "text", "text": MARK}]}
+        text = self.processor.apply_chat_template([*messages, answer])
+        return str(text.split(MARK)[1].strip() or self.tokenizer.eos_token)
+
+    def inputs(
+        self, texts: Sequence[str], videos: Sequence[np.ndarray] | None = None, *, fps: Sequence[float] = ()
+    ) -> dict[str, Tensor]:
+        """The processor's batch for rendered texts, padded on the left; on the CPU.
+
+        `videos` has frames uint8 [T, H, W, 3] for each text, sampled at `fps` frames per second.
+        """
+        # A single row needs no padding, and not every tokenizer has a padding token.
+        arguments: dict[str, Any] = {"text": list(texts), "return_tensors": "pt"}
+        if len(texts) > 1:
+            arguments |= {"padding": True, "padding_side": "left"}
+        if videos is not None:
+            arguments |= _video_arguments(videos, fps)
+        batch = dict(self.processor(**arguments))
+        batch.pop("video_metadata", None)
+        return {
+            name: value if isinstance(value, Tensor) else torch.tensor(value)
+            for name, value in batch.items()
+            if isinstance(value, (Tensor, list))
+        }
+
+    def group(self, prefix: Prefix, continuations: Sequence[str | Continuation]) -> Group:
+        """Tokens and pixels of a prefix, and the tokens of its continuations with the spans to score.
+
+        Each answer ends with the end-of-turn token. Raises ValueError if only some continuations have a
+        question.
+        """
+        rows = [Continuation(row) if isinstance(row, str) else row for row in continuations]
+        has_question = any(row.question is not None for row in rows)
+        if has_question and any(row.question is None for row in rows):
+            raise ValueError(
+                "either all continuations of a prefix have a question or none has; split them in two"
+            )
+        with_video = prefix.frames is not None
+        before, between = self.prompt_text(prefix.prompt, with_video=with_video), ""
+        if has_question:
+            before, between = self.prompt_text(prefix.prompt + MARK, with_video=with_video).split(MARK)
+        end = self.end_of_answer
+        tokens = []
+        for row in rows:
+            context = () if row.question is None else self._tokens(row.question + between)
+            tokens.append(ContinuationTokens(context + self._tokens(row.answer + end), len(context)))
+        videos = None if prefix.frames is None else [prefix.frames]
+        return Group(self.inputs([before], videos, fps=[prefix.fps]), tuple(tokens))
+
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _video_arguments(videos: Sequence[np.ndarray], fps: Sequence[float]) -> dict[str, Any]:
+    from transformers.video_utils import VideoMetadata
+
+    return {
+        "videos": [torch.from_numpy(np.ascontiguousarray(v)).permute(0, 3, 1, 2) for v in videos],
+        "video_metadata": [
+            VideoMetadata(total_num_frames=len(frames), fps=rate, frames_indices=list(range(len(frames))))
+            for frames, rate in zip(videos, fps, strict=True)
+        ],
+        "do_sample_frames": False,
     }
-    if config.server == "other":
-        return fields
-    penalty = {"repetition_penalty": sampling.repetition_penalty}
-    if config.server == "transformers":
-        # It refuses fields that it does not know, and draws nothing unless the checkpoint or this says so.
-        own = {"do_sample": sampling.temperature > 0, "top_k": 0, **penalty}
-        return fields | {"generation_config": json.dumps(own)}
-    return fields | penalty | {"top_k": 0 if config.server == "lmdeploy" else -1, "min_p": 0.0}
 
 
-def messages(request: Request) -> list[dict[str, Any]]:
-    """One user message: the frames in order as images, then the prompt; a plain string without frames."""
-    if request.frames is None:
-        return [{"role": "user", "content": request.prompt}]
-    images = [{"type": "image_url", "image_url": {"url": _data_url(frame)}} for frame in request.frames]
-    return [{"role": "user", "content": [*images, {"type": "text", "text": request.prompt}]}]
+def log_probs(
+    model: VideoLM,
+    prefix: Prefix,
+    continuations: Sequence[str | Continuation],
+    *,
+    reduction: Literal["sum", "mean", "none"] = "sum",
+) -> list[Tensor]:
+    """Log-probabilities of continuations under the model, in float32, with gradients.
 
-
-def _data_url(frame: np.ndarray) -> str:
-    """A frame uint8 [H, W, 3] in RGB as a PNG: lossless, the server sees what training sees."""
-    import cv2
-
-    done, data = cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    assert done, f"no PNG of {frame.shape}"
-    return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode()
-
-
-def cache_key(fields: Mapping[str, Any], request: Request) -> str:
-    """A hash of all that an answer depends on: settings with model and seed, words, and pixels.
-
-    Of the pixels, not of their PNGs: another version of the encoder asks for nothing anew.
+    Each continuation is scored after the prefix (and its question), its end-of-turn token included. The
+    result has one tensor per continuation: a scalar for the reductions "sum" and "mean" over its tokens, or
+    [num_tokens] for "none". The video is encoded once and the prefix is read once, whatever the number of
+    continuations; the values equal those of one full sequence per continuation.
     """
-    shape = [] if request.frames is None else list(request.frames.shape)
-    head = json.dumps([fields, request.prompt, request.seed, shape], sort_keys=True)
-    digest = hashlib.sha256(head.encode())
-    if request.frames is not None:
-        digest.update(np.ascontiguousarray(request.frames).tobytes())
-    return digest.hexdigest()
-
-
-def read_reply(status: int, headers: Mapping[str, str], body: bytes, *, secret: str = "") -> Answer:
-    """The answer in a reply; raises Passing or Refused, with the server's reason less the secret."""
-    if status >= 500 or status in PASSING:
-        wait_seconds = retry_after_seconds(headers.get("retry-after", ""))
-        raise Passing(f"HTTP {status}: {quote(_error_message(body), secret)}", wait_seconds)
-    if not 200 <= status < 300:
-        raise Refused(f"HTTP {status}: {quote(_error_message(body), secret)}")
-    try:
-        choice = json.loads(body)["choices"][0]
-        text, reason = _content(choice["message"]["content"]), choice["finish_reason"]
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-        raise Passing(f"no chat completion: {quote(body.decode(errors='replace'), secret)}") from None
-    if reason in ("abort", "error"):
-        raise Passing(f"the server gave up: finish_reason {reason!r}")
-    return Answer(text.strip(), is_whole=reason == "stop")
-
-
-def _content(content: Any) -> str:
-    """A message's text: null is empty, parts are joined; half of a surrogate pair becomes a question mark."""
-    if isinstance(content, list):
-        content = "".join(part["text"] for part in content if part["type"] == "text")
-    if not isinstance(content, str | None):
-        raise TypeError(type(content))
-    return (content or "").encode("utf-8", "replace").decode()
-
-
-def _error_message(body: bytes) -> str:
-    """What an error reply says, in whichever of the usual places."""
-    text = body.decode(errors="replace")
-    try:
-        data: Any = json.loads(text)
-        error = data.get("error", data)
-        return (
-            str(error.get("message") or error.get("detail") or text)
-            if isinstance(error, dict)
-            else str(error)
-        )
-    except (ValueError, AttributeError, RecursionError):
-        return text
-
-
-def quote(text: str, secret: str = "") -> str:
-    """A server's words on one line, cut; some servers repeat the key that they refuse."""
-    line = " ".join(text.split())
-    # Before the cut, which could leave a part of it.
-    line = line.replace(secret, "***") if secret else line
-    return line if len(line) <= QUOTE_LENGTH else line[:QUOTE_LENGTH] + " ..."
-
-
-def retry_after_seconds(value: str) -> float:
-    """How long a Retry-After header asks to wait, in seconds or until a date; 0 where it says nothing."""
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        until = parsedate_to_datetime(value)
-    except ValueError:
-        return 0.0
-    return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
-
-
-def read_key(config: EndpointConfig) -> str:
-    """The key of a server, empty where none is asked for; raises ValueError, which never shows it."""
-    if not config.api_key_env:
-        return ""
-    key = os.environ.get(config.api_key_env, "").strip()
-    if not key:
-        raise ValueError(f"endpoint.api_key_env: the environment variable {config.api_key_env} is not set")
-    if not (key.isascii() and key.isprintable() and " " not in key):
-        raise ValueError(
-            f"endpoint.api_key_env: {config.api_key_env} holds no key: letters that no header takes"
-        )
-    return key
+    (logps,) = packed_log_probs(model.model, [model.group(prefix, continuations)])
+    if reduction == "none":
+        return logps
+    return [logp.sum() if reduction == "sum" else logp.mean() for logp in logps]

@@ -1,203 +1,235 @@
-"""Answers drawn by an OpenAI-compatible server over HTTP: the same contract as `generation.generate`.
+"""Answers from an OpenAI-compatible server, with the same contract as `tempo.model.generate.generate`.
 
-A request that fails is tried again, then given up; before that the server is asked something trivial. So a
-server that is down stops the run and costs no video, and a request that only it cannot serve costs its own.
+The `openai` client retries requests that fail. When a request fails for good, the server is sent a trivial
+one. If that fails too, the server is down and the run stops; otherwise only the record of the failed request
+is skipped. Answers are cached in the run directory, so a restarted run sends no request twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import math
-import random
-import time
-from collections.abc import Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+import base64
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import numpy as np
 
 from tempo.config import EndpointConfig, SamplingConfig
-from tempo.core.seeds import derive_seed
-from tempo.model.answer_cache import AnswerCache
-from tempo.model.answers import Answer, Request
-from tempo.model.chat import Passing, Refused, cache_key, messages, read_key, read_reply, settings
+from tempo.core.files import append_jsonl, read_jsonl
+from tempo.engine.types import Context
+from tempo.model.answers import Answer, Generate, Request, without_reasoning
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
 
-#: Where the answers lie in a run directory.
+#: The cache in a run directory.
 CACHE = Path("endpoint") / "answers.jsonl"
 
-#: No wait is longer; a server that asks for more stops the run, which can be started again then.
-MAX_WAIT_SECONDS = 600.0
-MAX_BACKOFF_SECONDS = 60.0
+CONNECT_SECONDS = 10.0
 
-#: A reply that is longer is no chat completion.
-MAX_REPLY_BYTES = 2**24
-
-#: Trouble that passes is told once in this time.
-TELL_SECONDS = 60.0
-
-logger = logging.getLogger(__name__)
+#: Quotes of a server in our messages are cut to this number of characters.
+QUOTE_LENGTH = 200
 
 
 class EndpointDown(ValueError):
     """The server does not answer even a trivial request."""
 
 
-@dataclass(frozen=True)
-class Call:
-    """A request on its way: its key in the cache, and its body but for the messages."""
+class RequestFailed(Exception):
+    """The server did not answer a request, after all retries; the message is the reason."""
 
-    request: Request
-    key: str
-    fields: dict[str, Any]
+
+def answer_source(context: Context) -> Generate:
+    """A function that samples answers from the server of the `[endpoint]` section, or from the model.
+
+    Without that section the model is loaded now.
+    """
+    if context.config.endpoint is not None:
+        return Endpoint(context.config.endpoint, context.directory).generate
+    from tempo.model.generate import generate
+    from tempo.model.loading import load_video_lm
+
+    return functools.partial(generate, load_video_lm(context.config.model))
 
 
 class Endpoint:
-    """The server of an [endpoint] section; its answers are kept in the run directory.
+    """The server of an `[endpoint]` section and the cache of its answers in a run directory.
 
-    Raises ValueError if the environment variable that holds its key is not set.
+    Raises ValueError if the environment variable of its API key is not set.
     """
 
     def __init__(self, config: EndpointConfig, directory: Path) -> None:
-        self.config = config
-        self.cache = AnswerCache(directory / CACHE)
-        self._key = read_key(config)
-        self._told_at = -math.inf
+        self._config = config
+        self._api_key = read_api_key(config)
+        self._path = directory / CACHE
+        self._answers = {row["key"]: Answer(row["text"], row["is_whole"]) for row in read_jsonl(self._path)}
 
     def generate(
         self, requests: Sequence[Request], *, sampling: SamplingConfig, max_new_tokens: int
     ) -> list[Answer]:
-        """One answer per request, in order; one that the server would not give has a `failure`.
+        """One answer per request, in order; a request that the server cannot answer has a `failure`.
 
-        Raises EndpointDown if the server is; what it answered until then is kept.
+        Raises EndpointDown if the server answers no request at all; the cache keeps the answers up to then.
         """
-        calls = [self._call(request, sampling, max_new_tokens) for request in requests]
-        answers = [self.cache.get(call.key) for call in calls]
-        left = [i for i, answer in enumerate(answers) if answer is None]
-        if left:
-            try:
-                drawn = _run(self._ask_all([calls[i] for i in left]))
-            finally:
-                self.cache.sync()
-            for i, answer in zip(left, drawn, strict=True):
-                answers[i] = answer
-        return [answer for answer in answers if answer is not None]
+        answers = asyncio.run(self._answer_all(requests, sampling, max_new_tokens))
+        return [without_reasoning(answer) for answer in answers]
 
-    def _call(self, request: Request, sampling: SamplingConfig, max_tokens: int) -> Call:
-        fields = settings(self.config, sampling, max_tokens=max_tokens, seed=request.seed)
-        return Call(request, cache_key(fields, request), fields)
+    async def _answer_all(
+        self, requests: Sequence[Request], sampling: SamplingConfig, max_new_tokens: int
+    ) -> list[Answer]:
+        import openai
 
-    async def _ask_all(self, calls: Sequence[Call]) -> list[Answer]:
-        """Answers in the order of the calls, `concurrency` of them at a time."""
-        answers: dict[int, Answer] = {}
-        # One iterator for all: who is free takes the next, and pictures are encoded only then.
-        numbered = iter(enumerate(calls))
-        async with self._client() as client, asyncio.TaskGroup() as group:
+        slots = asyncio.Semaphore(self._config.concurrency)
 
-            async def take_turns() -> None:
-                for number, call in numbered:
-                    answers[number] = await self._answer(client, call)
+        async def answer(request: Request) -> Answer:
+            fields = request_fields(self._config, sampling, max_tokens=max_new_tokens, seed=request.seed)
+            # Frames are encoded inside, so that those of waiting requests take no memory.
+            async with slots:
+                return await self._answer(client, request, fields)
 
-            for _ in range(min(self.config.concurrency, len(calls))):
-                group.create_task(take_turns())
-        return [answers[number] for number in range(len(calls))]
+        async with openai.AsyncOpenAI(
+            base_url=self._config.url,
+            # Without a key the client would send OPENAI_API_KEY, which belongs to another server.
+            api_key=self._api_key or "EMPTY",
+            max_retries=self._config.max_retries,
+            # `_complete` limits the time of the whole request.
+            timeout=openai.Timeout(None, connect=CONNECT_SECONDS),
+        ) as client:
+            return await asyncio.gather(*map(answer, requests))
 
-    def _client(self) -> httpx.AsyncClient:
-        # The time for a whole attempt is bounded in `_send`: httpx would bound each read, and a server that
-        # sends a byte a minute could hold a run for ever.
-        return httpx.AsyncClient(
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
-            timeout=httpx.Timeout(None, connect=self.config.connect_timeout_seconds),
-            limits=httpx.Limits(max_connections=self.config.concurrency),
-        )
-
-    async def _answer(self, client: httpx.AsyncClient, call: Call) -> Answer:
-        """The answer, kept in the cache, or its failure, which is not."""
-        body = {**call.fields, "messages": messages(call.request)}
+    async def _answer(self, client: AsyncOpenAI, request: Request, fields: dict[str, Any]) -> Answer:
+        """The answer from the cache or the server, or one with the reason of its failure."""
+        key = cache_key(fields, request)
+        if key in self._answers:
+            return self._answers[key]
         try:
-            answer = await self._ask(client, body, call)
-        except (Passing, Refused) as error:
+            answer = await self._complete(client, request, fields)
+        except RequestFailed as error:
+            await self._check_up(client, request, fields)
             return Answer("", is_whole=False, failure=str(error))
-        self.cache.put(call.key, answer)
+        row = {"key": key, "text": answer.text, "is_whole": answer.is_whole}
+        append_jsonl(self._path, [json.dumps(row, ensure_ascii=False)])
+        self._answers[key] = answer
         return answer
 
-    async def _ask(self, client: httpx.AsyncClient, body: dict[str, Any], call: Call) -> Answer:
-        """The answer; raises Refused, or Passing after the last attempt, of a server that is otherwise up."""
+    async def _check_up(self, client: AsyncOpenAI, request: Request, fields: dict[str, Any]) -> None:
+        """Sends a trivial request of the same kind. Raises EndpointDown if that fails too."""
+        frames = None if request.frames is None else np.zeros((1, 64, 64, 3), np.uint8)
+        once = client.with_options(max_retries=0)
         try:
-            for wait_seconds in _waits(self.config, call.request.seed):
-                try:
-                    return await self._send(client, body)
-                except Passing as error:
-                    await self._wait(error, wait_seconds)
-            await self._check_alive(client, call)
-            return await self._send(client, body)
-        except Refused:
-            await self._check_alive(client, call)
-            raise
+            await self._complete(once, Request("Say yes.", 0, frames), {**fields, "max_tokens": 8})
+        except RequestFailed as error:
+            raise EndpointDown(
+                f"endpoint: {self._config.url} does not answer as model {self._config.model!r}: {error}. The "
+                "answers so far are kept. Check the server, endpoint.model and endpoint.api_key_env, and run "
+                "the same command again"
+            ) from None
 
-    async def _wait(self, error: Passing, seconds: float) -> None:
-        if error.wait_seconds > MAX_WAIT_SECONDS:
-            raise self._down(f"{error}; it asks to wait {error.wait_seconds:.0f} s")
-        if time.monotonic() - self._told_at > TELL_SECONDS:
-            self._told_at = time.monotonic()
-            logger.warning("%s: %s; trying again", self.config.url, error)
-        await asyncio.sleep(error.wait_seconds + seconds)
+    async def _complete(self, client: AsyncOpenAI, request: Request, fields: dict[str, Any]) -> Answer:
+        """One chat completion with the client's retries. Raises RequestFailed."""
+        import openai
 
-    async def _check_alive(self, client: httpx.AsyncClient, call: Call) -> None:
-        """Asks the least that is of the same kind as `call`; raises EndpointDown if even that fails."""
-        frames = None if call.request.frames is None else np.zeros((1, 64, 64, 3), np.uint8)
-        least = {**call.fields, "max_tokens": 8, "messages": messages(Request("Say yes.", 0, frames))}
+        limit = self._config.timeout_seconds
+        messages: Any = chat_messages(request)
         try:
-            await self._send(client, least)
-        except (Passing, Refused) as error:
-            raise self._down(str(error)) from None
-
-    def _down(self, why: str) -> EndpointDown:
-        return EndpointDown(
-            f"endpoint: {self.config.url} does not answer as {self.config.model!r}: {why}. Nothing is lost: "
-            "see to the server, endpoint.model and endpoint.api_key_env, then give the same command again"
-        )
-
-    async def _send(self, client: httpx.AsyncClient, body: dict[str, Any]) -> Answer:
-        """One attempt."""
-        url = self.config.url.rstrip("/") + "/chat/completions"
-        limit_seconds = self.config.timeout_seconds
-        try:
-            async with asyncio.timeout(limit_seconds), client.stream("POST", url, json=body) as response:
-                content = await _read(response)
+            async with asyncio.timeout(limit):
+                # extra_body takes the fields that OpenAI's own interface does not have.
+                reply = await client.chat.completions.create(
+                    model=self._config.model, messages=messages, extra_body=fields
+                )
+            # The client does not check the types of a reply.
+            text, reason = reply.choices[0].message.content or "", reply.choices[0].finish_reason
+            # Half of a surrogate pair, which no file can hold, becomes a question mark.
+            answer = Answer(text.strip().encode("utf-8", "replace").decode(), is_whole=reason == "stop")
         except TimeoutError:
-            raise Passing(f"no whole reply within {limit_seconds:g} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-            raise Passing(f"{type(error).__name__}: {error}".rstrip(": ")) from None
-        return read_reply(response.status_code, response.headers, content, secret=self._key)
+            raise RequestFailed(f"no answer within endpoint.timeout_seconds = {limit:g}") from None
+        except openai.APIStatusError as error:
+            raise RequestFailed(f"HTTP {error.status_code}: {self._quote(_reason(error.body))}") from None
+        except openai.APIConnectionError as error:
+            cause = error.__cause__ or error
+            raise RequestFailed(f"{type(cause).__name__}: {self._quote(cause)}") from None
+        except (ValueError, IndexError, TypeError, AttributeError) as error:
+            raise RequestFailed(f"the reply is not a chat completion: {self._quote(error)}") from None
+        if reason in ("abort", "error"):
+            raise RequestFailed(f"the server aborted the answer: finish_reason {reason!r}")
+        return answer
+
+    def _quote(self, words: object) -> str:
+        """Words of a server on one short line, without the API key, which some servers repeat."""
+        line = " ".join(str(words).split())
+        line = line.replace(self._api_key, "***") if self._api_key else line
+        return line if len(line) <= QUOTE_LENGTH else line[:QUOTE_LENGTH] + " ..."
 
 
-async def _read(response: httpx.Response) -> bytes:
-    content = bytearray()
-    async for part in response.aiter_bytes():
-        content += part
-        if len(content) > MAX_REPLY_BYTES:
-            raise Passing(f"a reply of more than {MAX_REPLY_BYTES} bytes")
-    return bytes(content)
+def _reason(body: object) -> object:
+    """The message in the body of an error, in whichever of the usual places it is."""
+    return (body.get("message") or body.get("detail") or body) if isinstance(body, Mapping) else body
 
 
-def _waits(config: EndpointConfig, seed: int) -> Iterator[float]:
-    """Seconds before each further attempt: doubled each time, and spread by the request's own seed."""
-    spread = random.Random(derive_seed(seed, "backoff"))
-    for number in range(config.retries):
-        yield min(MAX_BACKOFF_SECONDS, config.backoff_seconds * 2**number) * spread.uniform(0.5, 1.5)
+def read_api_key(config: EndpointConfig) -> str:
+    """The API key of a server; empty if `api_key_env` is. Raises ValueError if the variable is not set."""
+    key = os.environ.get(config.api_key_env, "").strip() if config.api_key_env else ""
+    if config.api_key_env and not key:
+        raise ValueError(f"endpoint.api_key_env: the environment variable {config.api_key_env} is not set")
+    return key
 
 
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """What `work` returns or first raises; Ctrl-C cancels it, as does SIGTERM, which is no Exception."""
-    try:
-        return asyncio.run(work)
-    except BaseExceptionGroup as group:
-        first: BaseException = group
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        raise first from None
+def request_fields(
+    config: EndpointConfig, sampling: SamplingConfig, *, max_tokens: int, seed: int
+) -> dict[str, Any]:
+    """All fields of a request except its messages, in the form that `endpoint.server` accepts.
+
+    Servers may take a missing field from the checkpoint's generation config, so top_p, top_k and min_p are
+    switched off explicitly.
+    """
+    fields: dict[str, Any] = {
+        "model": config.model,
+        "max_tokens": max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": 1.0,
+        # Several servers store a seed in 32 bits.
+        "seed": seed % 2**31,
+    }
+    if config.server == "other":
+        return fields
+    penalty = {"repetition_penalty": sampling.repetition_penalty}
+    if config.server == "transformers":
+        # It refuses unknown fields, and samples only if the checkpoint or this field asks for it.
+        own = {"do_sample": sampling.temperature > 0, "top_k": 0, **penalty}
+        return fields | {"generation_config": json.dumps(own)}
+    return fields | penalty | {"top_k": 0 if config.server == "lmdeploy" else -1, "min_p": 0.0}
+
+
+def chat_messages(request: Request) -> list[dict[str, Any]]:
+    """One user message: the frames in order as images, then the prompt; a plain string if text-only."""
+    if request.frames is None:
+        return [{"role": "user", "content": request.prompt}]
+    images = [{"type": "image_url", "image_url": {"url": _data_url(frame)}} for frame in request.frames]
+    return [{"role": "user", "content": [*images, {"type": "text", "text": request.prompt}]}]
+
+
+def _data_url(frame: np.ndarray) -> str:
+    """A frame uint8 [H, W, 3] in RGB as a PNG: lossless, so the server gets the same pixels as training."""
+    import cv2
+
+    is_encoded, data = cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    assert is_encoded, f"no PNG of {frame.shape}"
+    return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode()
+
+
+def cache_key(fields: Mapping[str, Any], request: Request) -> str:
+    """A hash of all that an answer depends on: model, sampling, prompt, seed and pixels.
+
+    It hashes the pixels, not their PNGs: another version of the encoder changes no key.
+    """
+    shape = [] if request.frames is None else list(request.frames.shape)
+    head = json.dumps([fields, request.prompt, request.seed, shape], sort_keys=True)
+    digest = hashlib.sha256(head.encode())
+    if request.frames is not None:
+        digest.update(np.ascontiguousarray(request.frames).tobytes())
+    return digest.hexdigest()

@@ -1,30 +1,30 @@
-"""Visual features on disk: a frozen tower sees each video once in a run, whatever the epochs and phases."""
+"""Vision features on disk: a frozen vision tower encodes each video once, for all epochs and phases."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tempo.core.files import replace_file
 from tempo.model.prefix import Group, encode_videos, inner_model, language_model, merge_features
 
 
 class FeatureStore:
-    """A file per video, `KEY/<hash>.safetensors`; the key stands for the tower, the hash for the pixels."""
+    """A file per video, `TOWER/PIXELS.safetensors`: hashes of the tower's weights and of the pixels."""
 
     def __init__(self, directory: Path, model: Any) -> None:
         self._directory = directory / tower_key(model)
 
     @torch.no_grad()
     def encode(self, model: Any, groups: Sequence[Group]) -> dict[str, Any] | None:
-        """What `encode_videos` returns for the groups; only videos that are not on disk are encoded."""
+        """The result of `encode_videos`; only videos that are not on disk are encoded."""
         outputs = [self._one(model, group) for group in groups]
         found = [output for output in outputs if output is not None]
         if not found:
@@ -39,7 +39,9 @@ class FeatureStore:
             return _unpack(path, device)
         output = encode_videos(model, [group])
         if output is not None:
-            _write(path, _pack(output))
+            # Several processes, on several machines too, may encode the same video.
+            with replace_file(path, is_durable=False, is_shared=True) as temporary:
+                save_file(_pack(output), temporary)
         return output
 
 
@@ -52,14 +54,14 @@ def tower_key(model: Any) -> str:
 
 
 def pixels_key(group: Group) -> str:
-    """A hash of everything in a group's inputs but its words."""
-    words = ("input_ids", "attention_mask", "mm_token_type_ids")
-    seen = ((name, group.inputs[name]) for name in sorted(group.inputs) if name not in words)
-    return str(hash_tensors(seen).hexdigest()[:32])
+    """A hash of everything in a group's inputs except its text."""
+    text = ("input_ids", "attention_mask", "mm_token_type_ids")
+    vision = ((name, group.inputs[name]) for name in sorted(group.inputs) if name not in text)
+    return str(hash_tensors(vision).hexdigest()[:32])
 
 
 def hash_tensors(named: Iterable[tuple[str, Tensor]]) -> Any:
-    """The SHA-256 of names, shapes, types and bytes, in the order given; more may be added to it."""
+    """The SHA-256 object of names, shapes, dtypes and bytes, in the order given; can be updated further."""
     digest = hashlib.sha256()
     for name, tensor in named:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -72,7 +74,7 @@ def _pack(output: dict[str, Any]) -> dict[str, Tensor]:
     layers = {"pooled": features.pooler_output}
     for number, layer in enumerate(getattr(features, "deepstack_features", None) or []):
         layers[f"deepstack{number}"] = layer
-    # A family gives a tensor, or one per video: of a single video that is a list of one.
+    # Some families return one tensor, others a list with one tensor per video, here of length one.
     return {
         f"{modality}/{name}/{'tensor' if isinstance(layer, Tensor) else 'list'}": (
             layer if isinstance(layer, Tensor) else layer[0]
@@ -82,8 +84,6 @@ def _pack(output: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _unpack(path: Path, device: torch.device) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
     tensors = load_file(path, device=str(device))
     layers = {}
     for key, tensor in sorted(tensors.items()):
@@ -91,15 +91,3 @@ def _unpack(path: Path, device: torch.device) -> dict[str, Any]:
         layers[name] = tensor if form == "tensor" else (tensor,)
     deepstack = [layers[name] for name in sorted(layers) if name != "pooled"]
     return {modality: SimpleNamespace(pooler_output=layers["pooled"], deepstack_features=deepstack or None)}
-
-
-def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    """The file appears whole or not at all; of two processes with the same video either may win."""
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own: processes of several machines may have the same number.
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        temporary = Path(folder) / path.name
-        save_file(tensors, temporary)
-        os.replace(temporary, path)

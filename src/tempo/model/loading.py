@@ -1,152 +1,111 @@
-"""Loading any Hugging Face video-language checkpoint, the embedded one included, and its processor."""
+"""Loading a Hugging Face video-language checkpoint: path, device, processor, weights.
+
+Nothing heavy is imported before it is needed, so a wrong path is an error within milliseconds.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import torch
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from tempo.config import ModelConfig
-from tempo.engine.ranks import pick_device as pick_device
-from tempo.model.attention import NAME, register_shared_prefix
-from tempo.model.paths import check_model_path, resolve_model_path
-from tempo.model.prefix import Continuation, Group, language_model
-from tempo.model.support import check_processor, check_support
 
-#: Stands for the user's words while a chat template is taken apart; no template contains it.
-MARK = "\x1a"
+if TYPE_CHECKING:
+    import torch
+
+    from tempo.model.chat import VideoLM
+
+EMBEDDED = "embedded"
 
 
-@dataclass(frozen=True)
-class VideoLM:
-    """A model with its processor, and how to turn frames and words into groups for the shared prefix."""
+def load_model(
+    path: str | Path,
+    *,
+    device: str = "auto",
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    quantization: Literal["none", "4bit"] = "none",
+    trust_remote_code: bool = False,
+) -> VideoLM:
+    """A video-language model with its processor, in evaluation mode and ready for the shared prefix.
 
-    model: Any
-    processor: Any
-
-    @property
-    def tokenizer(self) -> Any:
-        """The processor's tokenizer."""
-        return self.processor.tokenizer
-
-    def prompt_text(self, prompt: str, *, with_video: bool) -> str:
-        """The prompt as the chat template writes it, up to where the answer starts."""
-        content: list[dict[str, str]] = [{"type": "video"}] if with_video else []
-        messages = [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}]
-        return str(self.processor.apply_chat_template(messages, add_generation_prompt=True))
-
-    @property
-    def end_of_answer(self) -> str:
-        """What the chat template writes after an answer: the end-of-turn token."""
-        messages = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
-        answer = {"role": "assistant", "content": [{"type": "text", "text": MARK}]}
-        text = self.processor.apply_chat_template([*messages, answer])
-        return str(text.split(MARK)[1].strip() or self.tokenizer.eos_token)
-
-    def inputs(self, text: str, frames: np.ndarray | None, *, fps: float) -> dict[str, Any]:
-        """What the processor makes of a templated text and frames (uint8 [T, H, W, 3], taken at `fps`)."""
-        if frames is None:
-            return dict(self.processor(text=[text], return_tensors="pt"))
-        from transformers.video_utils import VideoMetadata
-
-        count = len(frames)
-        metadata = VideoMetadata(total_num_frames=count, fps=fps, frames_indices=list(range(count)))
-        batch = self.processor(
-            text=[text],
-            videos=[torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)],
-            video_metadata=[metadata],
-            do_sample_frames=False,
-            return_tensors="pt",
+    `path` is a checkpoint directory, a Hugging Face hub name, or "embedded" for the small model in this
+    package. `device` is a torch device; "auto" is a GPU if there is one. `dtype` "auto" is bfloat16 on a GPU,
+    else float32. `quantization` "4bit" needs bitsandbytes. `trust_remote_code` runs code that comes with
+    the checkpoint. Raises ValueError if the checkpoint cannot be loaded or its family is not supported.
+    """
+    return load_video_lm(
+        ModelConfig(
+            path=str(path),
+            device=device,
+            dtype=dtype,
+            quantization=quantization,
+            trust_remote_code=trust_remote_code,
         )
-        return {name: value for name, value in batch.items() if isinstance(value, (torch.Tensor, list))}
-
-    def answer_group(
-        self, frames: np.ndarray | None, prompt: str, answers: Sequence[str], *, fps: float
-    ) -> Group:
-        """Several answers to one prompt: the prefix is video and prompt."""
-        text = self.prompt_text(prompt, with_video=frames is not None)
-        end = self.end_of_answer
-        continuations = tuple(Continuation(self._tokens(answer + end)) for answer in answers)
-        return Group(tensors(self.inputs(text, frames, fps=fps)), continuations)
-
-    def question_group(
-        self, frames: np.ndarray | None, questions: Sequence[tuple[str, str]], *, fps: float
-    ) -> Group:
-        """Several (question, answer) about one video: the prefix is the video alone."""
-        before, after = self.prompt_text(MARK, with_video=frames is not None).split(MARK)
-        end = self.end_of_answer
-        continuations = []
-        for question, answer in questions:
-            context = self._tokens(question + after)
-            continuations.append(Continuation(context + self._tokens(answer + end), len(context)))
-        return Group(tensors(self.inputs(before, frames, fps=fps)), tuple(continuations))
-
-    def _tokens(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+    )
 
 
-def tensors(inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """A processor's output with every list of numbers as a tensor."""
-    return {
-        name: value if isinstance(value, torch.Tensor) else torch.tensor(value)
-        for name, value in inputs.items()
-    }
+def load_video_lm(config: ModelConfig) -> VideoLM:
+    """`load_model` with the options of the `[model]` section."""
+    # The processor first: its loading repairs torchvision, which transformers imports.
+    processor = load_processor(config)
+    from transformers import AutoModelForImageTextToText
+    from transformers.utils import logging
+
+    from tempo.engine.ranks import pick_device
+    from tempo.model.attention import register_shared_prefix
+    from tempo.model.chat import VideoLM
+
+    # Each phase loads a checkpoint: a progress bar each time would hide the progress of the run.
+    logging.disable_progress_bar()
+    register_shared_prefix()
+    device = pick_device(config.device)
+    dtype = pick_dtype(config.dtype, device)
+    options = {"trust_remote_code": config.trust_remote_code, **_quantization(config, device, dtype)}
+    with _named_errors(config.path):
+        model = AutoModelForImageTextToText.from_pretrained(
+            resolve_model_path(config.path), dtype=dtype, **options
+        )
+    use_shared_prefix(model)
+    # bitsandbytes has placed quantized weights already, and does not allow moving them.
+    return VideoLM((model if config.quantization != "none" else model.to(device)).eval(), processor)
 
 
 def load_processor(config: ModelConfig) -> Any:
-    """The processor of a model, without its weights; raises ValueError that names the path."""
+    """The processor of a model, without its weights. Raises ValueError that names the path."""
     repair_torchvision()
     from transformers import AutoProcessor
 
+    from tempo.model.support import check_processor
+
     check_model_path(config.path)
-    path = resolve_model_path(config.path)
-    try:
-        processor = AutoProcessor.from_pretrained(path, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ValueError(f"model.path {config.path!r} cannot be loaded: {error}") from error
+    with _named_errors(config.path):
+        processor = AutoProcessor.from_pretrained(
+            resolve_model_path(config.path), trust_remote_code=config.trust_remote_code
+        )
     check_processor(processor)
     return processor
 
 
-def load_video_lm(config: ModelConfig) -> VideoLM:
-    """The model, on its device and in evaluation mode, and its processor.
-
-    Raises ValueError that names the path if it cannot be loaded.
-    """
-    # First, since it repairs what transformers needs.
-    processor = load_processor(config)
-    register_shared_prefix()
-    from transformers import AutoModelForImageTextToText
-    from transformers.utils import logging
-
-    # Phases load a checkpoint each: a bar per load would drown the run's own progress.
-    logging.disable_progress_bar()
-    path = resolve_model_path(config.path)
-    device = pick_device(config.device)
-    dtype = pick_dtype(config.dtype, device)
+@contextmanager
+def _named_errors(path: str) -> Iterator[None]:
+    """Turns the errors that transformers raises for a bad checkpoint into ValueError with its path."""
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, trust_remote_code=config.trust_remote_code, **_quantized(config, device, dtype)
-        )
+        yield
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ValueError(f"model.path {config.path!r} cannot be loaded: {error}") from error
-    use_shared_prefix(model)
-    # bitsandbytes has put its weights where they belong, and refuses to be moved.
-    return VideoLM((model if config.quantization != "none" else model.to(device)).eval(), processor)
+        raise ValueError(f"model.path {path!r} cannot be loaded: {error}") from error
 
 
-def _quantized(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """What transformers is told where the checkpoint is held in four bits."""
+def _quantization(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """The arguments of `from_pretrained` that hold the linear layers in four bits."""
     if config.quantization == "none":
         return {}
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError(
-            f"model.quantization {config.quantization!r} needs bitsandbytes: install the extra `quantize`"
+            f"model.quantization {config.quantization!r} needs bitsandbytes. Install the extra `quantize`"
         )
     from transformers import BitsAndBytesConfig
 
@@ -155,42 +114,82 @@ def _quantized(config: ModelConfig, device: torch.device, dtype: torch.dtype) ->
 
 
 def use_shared_prefix(model: Any) -> None:
-    """Switches the language model, and it alone, to shared-prefix attention.
+    """Switches the language model, but not the vision tower, to shared-prefix attention.
 
-    Raises ValueError for a model that it cannot serve.
+    Raises ValueError if the shared prefix does not support the model.
     """
+    from tempo.model.attention import NAME
+    from tempo.model.support import check_support
+
     check_support(model)
     text_config = model.config.get_text_config()
-    names = [n for n in model.config.sub_configs if getattr(model.config, n, None) is text_config]
-    if not names:
-        raise ValueError(f"{type(model).__name__} keeps its language model in an unknown place")
-    model.set_attn_implementation({names[0]: NAME})
-    if language_model(model).config._attn_implementation != NAME:
-        raise ValueError(f"{type(model).__name__} does not take another attention for its language model")
+    name = next(n for n in model.config.sub_configs if getattr(model.config, n, None) is text_config)
+    model.set_attn_implementation({name: NAME})
+
+
+def resolve_model_path(path: str) -> str:
+    """The directory or hub name that transformers loads for `model.path`."""
+    return str(embedded_path()) if path == EMBEDDED else str(Path(path).expanduser())
+
+
+def embedded_path() -> Path:
+    """The directory of the embedded model in the installed package."""
+    return Path(__file__).parents[1] / "synthetic" / "model"
+
+
+def check_model_path(path: str) -> None:
+    """Raises ValueError if `path` looks like a directory but does not exist or has no checkpoint.
+
+    Whether a hub name (`owner/name`) exists is not checked here.
+    """
+    if path == EMBEDDED:
+        return
+    local = Path(path).expanduser()
+    try:
+        exists, is_checkpoint = local.exists(), (local / "config.json").exists()
+    except OSError as error:
+        raise ValueError(f"model.path {path!r} cannot be read: {error.strerror}") from None
+    if exists and not is_checkpoint:
+        raise ValueError(
+            f"model.path {path!r} has no config.json. Give the directory of a Hugging Face checkpoint"
+        )
+    if not exists and (path.startswith((".", "/", "~")) or path.count("/") != 1):
+        raise ValueError(
+            f"model.path {path!r} does not exist. Give a checkpoint directory, a hub name or {EMBEDDED!r}"
+        )
 
 
 def check_device(name: str) -> None:
-    """Raises ValueError for a device that this machine does not have."""
+    """Raises ValueError if this machine does not have the device."""
+    import torch
+
+    from tempo.engine.ranks import pick_device
+
     device = pick_device(name)
     if (device.index or 0) >= torch.get_device_module(device).device_count():
-        raise ValueError(f"model.device {name!r} is not on this machine; give 'auto', or another device")
+        raise ValueError(f"model.device {name!r} is not on this machine. Use 'auto' or another device")
 
 
 def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """The dtype of a name; `auto` is bfloat16 on a GPU and float32 on a CPU."""
+    import torch
+
     if name == "auto":
         name = "float32" if device.type == "cpu" else "bfloat16"
     return getattr(torch, name)  # type: ignore[no-any-return]
 
 
 def repair_torchvision() -> None:
-    """Lets a torchvision whose compiled part is absent be imported; does nothing otherwise.
+    """Makes `import torchvision` work if its compiled part is missing; changes nothing otherwise.
 
-    PyPI's torchvision expects CUDA's torch and fails beside the CPU build, because it registers meta kernels
-    for two operators that only its compiled part defines. transformers needs just the Python part.
+    PyPI's torchvision expects the CUDA build of torch. Beside the CPU build its import fails, because it
+    registers meta kernels for two operators that only its compiled part defines. transformers needs no more
+    than its Python part.
     """
+    import torch
+
     if importlib.util.find_spec("torchvision") is None:
-        raise ValueError("torchvision is not installed: pip install --no-deps torchvision (see README)")
+        raise ValueError("torchvision is not installed. Run: pip install --no-deps torchvision")
     try:
         import torchvision
     except RuntimeError:

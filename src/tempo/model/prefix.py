@@ -1,8 +1,8 @@
-"""The core: a shared prefix (video and prompt) and the log-probabilities of its continuations.
+"""The core: log-probabilities of several continuations that share one prefix of video and prompt.
 
-Training, evaluation and probing are all one question: given this prefix, how likely are these continuations?
-Here it is asked once per video: one vision pass, one pass over the prefix, the head on answer tokens only.
-The result is the same as with one full sequence per continuation.
+Training, evaluation and the probe all ask the same question: given a prefix, how likely is each continuation?
+The answer takes one vision pass and one pass over the prefix, and the head runs on answer tokens only. The
+result equals that of one full sequence per continuation (`tempo.model.support.duplicated_log_probs`).
 
     L: tokens of the packed row   S: scored tokens   V: vocabulary   C: hidden size
 """
@@ -21,67 +21,68 @@ from torch.utils.checkpoint import checkpoint
 
 from tempo.model.attention import make_layout
 
-#: Scored tokens whose logits exist at one time, on the way there and on the way back: with 152k words in
-#: bfloat16 about 0.16 GB, and twice that for each of the two float32 copies that the softmax needs.
+#: Scored tokens whose logits are in memory at one time, in the forward and in the backward pass. With a
+#: vocabulary of 152k in bfloat16 this is about 0.16 GB, and twice that for each of the two float32 copies of
+#: the softmax.
 HEAD_CHUNK = 512
 
 
 @dataclass(frozen=True)
-class Continuation:
-    """Tokens after a prefix; the first `num_context` of them (a question) are read but not scored."""
+class ContinuationTokens:
+    """Tokens after a prefix. The first `num_context` of them (a question) are read but not scored."""
 
     token_ids: tuple[int, ...]
     num_context: int = 0
 
     @property
     def num_scored(self) -> int:
-        """Tokens that get a log-probability."""
+        """Number of tokens that get a log-probability."""
         return len(self.token_ids) - self.num_context
 
 
 @dataclass(frozen=True)
 class Group:
-    """A prefix, as the model's processor returned it for a batch of one, and its continuations."""
+    """A prefix, as the model's processor returns it for a batch of one, and its continuations."""
 
     inputs: Mapping[str, Tensor]
-    continuations: tuple[Continuation, ...]
+    continuations: tuple[ContinuationTokens, ...]
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """Tokens of the prefix and of each continuation."""
+        """Number of tokens of the prefix and of each continuation."""
         return (self.inputs["input_ids"].shape[1], *(len(c.token_ids) for c in self.continuations))
 
 
 def inner_model(model: Any) -> Any:
-    """The model without its head, and without a PEFT wrapper (its adapters stay in place)."""
+    """The model without its head and without a PEFT wrapper (its adapters stay in place)."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     return base.model
 
 
 def language_model(model: Any) -> Any:
-    """The language model within, whatever the family calls it (`language_model`, `text_model`)."""
+    """The language model inside, whatever its family calls it (`language_model`, `text_model`)."""
     return inner_model(model).get_decoder()
 
 
-#: Where a family's processor puts pictures, its name for them, and the method that encodes them. Families
-#: that treat a video as many images have only the second.
-_SIGHTS = (
+#: The key under which a family's processor returns pixels, the modality, and the method that encodes them.
+#: Families that treat a video as many images have only the second.
+_VISION_INPUTS = (
     ("pixel_values_videos", "video", "get_video_features"),
     ("pixel_values", "image", "get_image_features"),
 )
 
-
+#: VideoLLaMA3's mask of the visual tokens that it keeps: it removes those that repeat the frame before.
 _COMPRESSION = "video_compression_mask"
 
 
 def encode_videos(model: Any, groups: Sequence[Group]) -> dict[str, Any] | None:
-    """What the vision tower makes of the groups' videos, in order; None where no group has one.
+    """The vision tower's output for the videos of the groups, in order; None if no group has a video.
 
-    One pass for all groups whose pixels can be stacked, else one each. The result goes to `log_probs`, for
-    policy and reference alike where the tower is frozen.
+    Takes one pass for all groups if their pixels can be stacked, else one pass per group. Pass the result to
+    `packed_log_probs`; if the tower is frozen, it serves policy and reference alike.
     """
     core = inner_model(model)
-    for pixels, modality, method in _SIGHTS:
+    for pixels, modality, method in _VISION_INPUTS:
         calls = [group.inputs for group in groups if pixels in group.inputs]
         if calls:
             return {modality: _encode(core, getattr(core, method), calls, pixels)}
@@ -96,12 +97,12 @@ def _encode(core: Any, method: Any, calls: Sequence[Mapping[str, Tensor]], pixel
     return merge_features([method(**_to_device(core, batch), return_dict=True) for batch in batches])
 
 
-def log_probs(
+def packed_log_probs(
     model: Any, groups: Sequence[Group], *, video_features: dict[str, Any] | None = None
 ) -> list[list[Tensor]]:
-    """Log-probabilities of the scored tokens: per group, per continuation, a float32 tensor [num_scored].
+    """Log-probabilities of the scored tokens: per group and continuation a float32 tensor [num_scored].
 
-    `video_features` are those of `encode_videos` for the same groups; where absent they are made here.
+    `video_features` is the result of `encode_videos` for the same groups; it is computed here if absent.
     """
     if video_features is None:
         video_features = encode_videos(model, groups)
@@ -111,9 +112,9 @@ def log_probs(
         input_ids=_pack_tokens(groups).to(device),
         attention_mask=make_layout([group.lengths for group in groups]),
         position_ids=torch.cat([_pack_positions(core, group) for group in groups], dim=-1).to(device),
-        # A copy: some families note in it what they encoded themselves.
+        # A copy, because some families add to this dictionary.
         mm_encoder_outputs=dict(video_features) if video_features else None,
-        **_kept_features(groups),
+        **_compression_mask(groups),
         use_cache=False,
     ).last_hidden_state[0]
     predict_S, target_S, sizes = _scored_positions(groups)
@@ -124,14 +125,13 @@ def log_probs(
     return [[next(parts) for _ in group.continuations] for group in groups]
 
 
-def _kept_features(groups: Sequence[Group]) -> dict[str, Tensor]:
-    """Which of the videos' features have a token: VideoLLaMA3 drops those that repeat the frame before."""
+def _compression_mask(groups: Sequence[Group]) -> dict[str, Tensor]:
     masks = [g.inputs[_COMPRESSION] for g in groups if _COMPRESSION in g.inputs]
     return {_COMPRESSION: torch.cat(masks)} if masks else {}
 
 
 def _head_log_probs(head: nn.Module, hidden_SC: Tensor, target_S: Tensor) -> Tensor:
-    """Log-probabilities [S] of the targets, in float32; no [S, V] tensor is made or kept for the way back."""
+    """Log-probabilities [S] of the targets, in float32; no [S, V] tensor is built or kept."""
 
     def score(hidden: Tensor, target: Tensor) -> Tensor:
         return -F.cross_entropy(head(hidden).float(), target, reduction="none")
@@ -139,7 +139,7 @@ def _head_log_probs(head: nn.Module, hidden_SC: Tensor, target_S: Tensor) -> Ten
     scored = []
     for hidden, target in zip(hidden_SC.split(HEAD_CHUNK), target_S.split(HEAD_CHUNK), strict=True):
         if torch.is_grad_enabled():
-            # Made again on the way back: one more product with the head, a fraction of a layer's work.
+            # The backward computes the logits again: one more product with the head, a fraction of a layer.
             scored.append(checkpoint(score, hidden, target, use_reentrant=False, preserve_rng_state=False))
         else:
             scored.append(score(hidden, target))
@@ -156,10 +156,10 @@ def _pack_tokens(groups: Sequence[Group]) -> Tensor:
 
 
 def _pack_positions(core: Any, group: Group) -> Tensor:
-    """Positions of a group's tokens: each continuation has those that it would have alone after the prefix.
+    """Positions of a group's tokens; each continuation has those it would have alone after the prefix.
 
-    They are asked of the family's own `get_rope_index`, [3, 1, L] for M-RoPE, for the prefix followed by the
-    longest continuation: a shorter one has the first of these. Families without it count from 0, [1, L].
+    The family's own `get_rope_index` gives them, [3, 1, L] for M-RoPE, for the prefix followed by the longest
+    continuation; a shorter continuation has the first of these. Families without it count from 0, [1, L].
     """
     prefix, *answers = group.lengths
     longest = max(answers, default=0)
@@ -169,7 +169,7 @@ def _pack_positions(core: Any, group: Group) -> Tensor:
         names = inspect.signature(core.get_rope_index).parameters
         given = {n: t for n, t in group.inputs.items() if n in names and n != "attention_mask"}
         for name in ("input_ids", "mm_token_type_ids"):
-            # Continuations are text: any text token stands for them here, and type 0 means text.
+            # Positions depend only on the token types. Continuations are text, so any text token will do.
             filler = torch.tensor(group.continuations[0].token_ids[:1] if name == "input_ids" else [0])
             given[name] = torch.cat([given[name], filler.expand(1, longest).to(given[name])], dim=1)
         alone = core.get_rope_index(**given)[0]
@@ -178,7 +178,7 @@ def _pack_positions(core: Any, group: Group) -> Tensor:
 
 
 def _scored_positions(groups: Sequence[Group]) -> tuple[Tensor, Tensor, list[int]]:
-    """Row positions [S] whose hidden state predicts a scored token, the tokens [S], and scored counts."""
+    """Row positions [S] whose hidden state predicts a scored token, these tokens [S], and counts of them."""
     predict: list[int] = []
     target: list[int] = []
     sizes = []
@@ -196,7 +196,7 @@ def _scored_positions(groups: Sequence[Group]) -> tuple[Tensor, Tensor, list[int
 
 
 def merge_features(outputs: Sequence[Any]) -> Any:
-    """One vision output that holds all videos in order, in the form the family uses."""
+    """One vision output that holds all videos in order, in the form that the family uses."""
     first = outputs[0]
     if len(outputs) > 1:
         first.pooler_output = _join([output.pooler_output for output in outputs])
@@ -207,12 +207,12 @@ def merge_features(outputs: Sequence[Any]) -> Any:
 
 
 def _join(features: Sequence[Any]) -> Any:
-    """Features of several videos as those of one: tuples of [tokens, C], or tensors [videos, tokens, C]."""
+    """Joins the features of several videos: tuples of [tokens, C], or tensors [videos, tokens, C]."""
     if isinstance(features[0], (tuple, list)):
         return tuple(tokens for videos in features for tokens in videos)
     if len({videos.shape[1:] for videos in features}) == 1:
         return torch.cat(list(features))
-    # Videos of different length join as one, since the packed row is one.
+    # Videos of different lengths become one long video, as the packed row is one sequence.
     return torch.cat([videos.flatten(0, 1) for videos in features])[None]
 
 

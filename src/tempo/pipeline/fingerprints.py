@@ -12,7 +12,7 @@ from tempo import __version__
 from tempo.config import Config
 from tempo.core.hashing import hash_checkpoint, hash_file, hash_text
 from tempo.core.store import RunStore
-from tempo.model.paths import EMBEDDED, embedded_path
+from tempo.model.loading import EMBEDDED, embedded_path
 from tempo.pipeline.stages import NAMES, STAGES, Stage
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tempo.config import Config
 from tempo.engine.types import Context
-from tempo.model.paths import check_model_path
+from tempo.model.loading import check_model_path
 
 
 def check_paths(config: Config, file_keys: Iterable[str]) -> None:
@@ -52,9 +52,9 @@ def check_embedder(config: Config) -> None:
 def check_server(config: Config) -> None:
     """Raises ValueError if the environment has no key for the server of `[endpoint]`."""
     if config.endpoint:
-        from tempo.model.chat import read_key
+        from tempo.model.endpoint import read_api_key
 
-        read_key(config.endpoint)
+        read_api_key(config.endpoint)
 
 
 def check_instructions(config: Config) -> None:

@@ -10,14 +10,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from tempo.config import Config
 from tempo.core.files import write_json, write_lines, write_text
 from tempo.core.progress import Counter
-from tempo.core.records import Record, Skipped
+from tempo.core.records import Frozen, Record, Skipped
 from tempo.core.store import SKIPPED, RunStore, read_config, run_directory_error, write_config
 from tempo.engine import pool as engine
 from tempo.engine.ranks import call_to_training, process_rank
@@ -42,8 +41,8 @@ class RunResult:
     stages: tuple[str, ...]
     #: The path of report.html, None before that stage.
     report: Path | None
-    #: The content of evaluation.json, None before that stage.
-    evaluation: dict[str, Any] | None
+    #: The `EvaluationReport` of each model by its name, in the order of the table; empty before that stage.
+    evaluation: dict[str, Frozen]
 
 
 def run(
@@ -66,13 +65,18 @@ def run(
     source = Path(from_run) if from_run else None
     run_stages(context, console or Console(quiet=True), until=until, source=source, redo=redo)
     store, report = RunStore(context.directory), context.directory / "report.html"
-    evaluation = context.directory / "evaluation.json"
-    return RunResult(
-        context.directory,
-        tuple(stage.name for stage in STAGES if store.is_done(stage.name)),
-        report if report.exists() else None,
-        json.loads(evaluation.read_text(encoding="utf-8")) if evaluation.exists() else None,
-    )
+    done = tuple(stage.name for stage in STAGES if store.is_done(stage.name))
+    evaluation = _read_evaluation(context.directory / "evaluation.json")
+    return RunResult(context.directory, done, report if report.exists() else None, evaluation)
+
+
+def _read_evaluation(path: Path) -> dict[str, Frozen]:
+    if not path.exists():
+        return {}
+    from tempo.evaluation.benchmark import EvaluationReport
+
+    models = json.loads(path.read_text(encoding="utf-8"))["models"]
+    return {name: EvaluationReport.model_validate(report) for name, report in models.items()}
 
 
 def run_stages(

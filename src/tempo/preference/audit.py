@@ -1,43 +1,33 @@
 """The audit: how well the two texts of each pair can be told apart without the video.
 
 A model that is trained on pairs which length, words or the language model alone can tell apart may learn that
-instead of the order of time. A text-only baseline picks one text of each pair. It compares them as a
-difference, so their order cannot matter and chance is 50 %. A fitted baseline has not seen the videos that it
-is evaluated on.
+instead of the order of time.
 
-    P: pairs   F: features
+    P: pairs
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tempo.config import AuditConfig, ModelConfig
+from tempo.core.files import write_json
+from tempo.core.hashing import derive_seed
 from tempo.core.records import Frozen, Pair
-from tempo.core.seeds import derive_seed
 from tempo.core.statistics import share_interval
-from tempo.core.store import RunStore, read_config, write_json
+from tempo.core.store import RunStore, read_config
+from tempo.preference import baselines
+from tempo.preference.baselines import Array, Progress
 from tempo.preference.importing import pair_of_row
-from tempo.preference.pairs import log_length_ratio
 
 if TYPE_CHECKING:
-    from tempo.model.loading import VideoLM
-
-Array: TypeAlias = NDArray[np.float64]
-
-#: Called with how many questions to the language model are answered, and of how many.
-Progress: TypeAlias = Callable[[int, int], None]
-
-NUM_FOLDS = 5
-
-#: The classifier counts the most frequent words. Bounds its time and memory.
-MAX_WORDS = 500
+    from tempo.model.chat import VideoLM
 
 #: With fewer videos there is no verdict, and intervals are Wilson's, for one sample per video.
 MIN_VIDEOS = 20
@@ -109,30 +99,26 @@ def audit(
 ) -> AuditReport:
     """How well text-only baselines tell chosen from rejected texts, with a verdict in words.
 
-    A pair is a `Pair`, (chosen, rejected), or a row in the format of TRL, ms-swift or LLaMA-Factory. Pairs of
-    one video stay together in folds and in the bootstrap; without a video, those of one chosen text do. About
-    `max_pairs` are audited, and `max_model_pairs` by `with_model`. Without a model there is no baseline
-    `model`, and with fewer than `NUM_FOLDS` videos no fitted one. Raises ValueError for what is not a pair.
+    A pair is a `Pair`, a tuple (chosen, rejected), or a row in the format of TRL, ms-swift or LLaMA-Factory;
+    two lists of texts are `zip(chosen, rejected)`. Pairs of one video stay together in folds and in the
+    bootstrap; without a video, those of one chosen text do. About `max_pairs` are audited, and
+    `max_model_pairs` by `with_model`. Without a model there is no baseline `model`, and with fewer than 5
+    videos no fitted one. Raises ValueError for what is not a pair.
     """
     all_pairs = [_as_pair(pair, number) for number, pair in enumerate(pairs, 1)]
     audited = choose_videos(all_pairs, max_pairs, seed=seed)
     num_videos = len({pair.video_id for pair in audited})
-    scores: dict[str, BaselineAccuracy] = {}
+    right: dict[str, Array] = {}
     telling: dict[str, tuple[str, ...]] = {}
     if audited:
-        ratio_P = np.array([log_length_ratio(pair) for pair in audited])
-        scores["longer_text"] = _summarise(_picks(ratio_P), audited, seed)
-    if num_videos >= NUM_FOLDS:
-        # Which text is longer, and by how much: a classifier may come to prefer either.
-        size = float(np.sqrt(np.mean(ratio_P**2))) or 1.0
-        length_PF = np.stack([np.sign(ratio_P), ratio_P / size], axis=1)
-        words, words_PF = _word_features(audited)
-        scores["length"] = _summarise(_cross_validated(length_PF, audited, seed), audited, seed)
-        scores["words"] = _summarise(_cross_validated(words_PF, audited, seed), audited, seed)
-        telling = _telling_words(words, words_PF)
+        right["longer_text"] = baselines.longer_text(audited)
+    if num_videos >= baselines.NUM_FOLDS:
+        right["length"] = baselines.length(audited, seed=seed)
+        right["words"], telling = baselines.words(audited, seed=seed)
+    scores = {name: _summarise(right_P, audited, seed) for name, right_P in right.items()}
     if audited and with_model is not None and max_model_pairs:
         few = choose_videos(audited, max_model_pairs, seed=seed)
-        scores["model"] = _summarise(_model_picks(few, with_model, progress), few, seed)
+        scores["model"] = _summarise(baselines.language_model(few, with_model, progress), few, seed)
     return AuditReport(
         num_pairs=len(all_pairs),
         num_audited=len(audited),
@@ -212,71 +198,6 @@ def choose_videos(pairs: Sequence[Pair], max_pairs: int, *, seed: int) -> list[P
             break
         chosen += by_video[video]
     return sorted(chosen, key=lambda pair: pair.id)
-
-
-def _picks(scores_P: Array) -> Array:
-    """1 for a positive score (the chosen text is picked), 0 for a negative one, 0.5 for 0, up to rounding."""
-    return np.where(np.abs(scores_P) < 1e-9, 0.5, np.where(scores_P > 0, 1.0, 0.0))
-
-
-def _word_features(pairs: Sequence[Pair]) -> tuple[list[str], Array]:
-    """Words, and features [P, F]: log(1 + count) of each in the chosen less that in the rejected text."""
-    from sklearn.feature_extraction.text import CountVectorizer
-
-    vectorizer = CountVectorizer(token_pattern=r"\w+", max_features=MAX_WORDS)
-    texts = [*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)]
-    counts = np.log1p(vectorizer.fit_transform(texts).toarray())
-    return vectorizer.get_feature_names_out().tolist(), counts[: len(pairs)] - counts[len(pairs) :]
-
-
-def _telling_words(words: Sequence[str], features_PF: Array) -> dict[str, tuple[str, ...]]:
-    weights_F = _classifier().fit(*_both_orders(features_PF)).coef_[0]
-    order = np.argsort(weights_F, kind="stable")
-    chosen = tuple(words[i] for i in order[::-1][:8] if weights_F[i] > 0)
-    return {"chosen": chosen, "rejected": tuple(words[i] for i in order[:8] if weights_F[i] < 0)}
-
-
-def _cross_validated(features_PF: Array, pairs: Sequence[Pair], seed: int) -> Array:
-    """What a logistic classifier picks, for each fold of videos fitted on the other folds."""
-    from sklearn.model_selection import GroupKFold, cross_val_predict
-
-    folds = GroupKFold(NUM_FOLDS, shuffle=True, random_state=derive_seed(seed, "fold") % 2**32)
-    features, is_chosen = _both_orders(features_PF)
-    videos = [pair.video_id for pair in pairs] * 2
-    method = "decision_function"
-    scores = cross_val_predict(_classifier(), features, is_chosen, groups=videos, cv=folds, method=method)
-    return _picks(scores[: len(pairs)])
-
-
-def _classifier() -> Any:
-    from sklearn.linear_model import LogisticRegression
-
-    # Each pair is there twice, so C = 0.5 gives the summed loss of the pairs plus half the squared weights.
-    return LogisticRegression(C=0.5, fit_intercept=False, max_iter=1000)
-
-
-def _both_orders(features_PF: Array) -> tuple[Array, NDArray[np.int64]]:
-    """Features and classes of the pairs, and of the pairs with their texts exchanged."""
-    return np.concatenate([features_PF, -features_PF]), np.repeat([1, 0], len(features_PF))
-
-
-def _model_picks(pairs: Sequence[Pair], lm: VideoLM, progress: Progress) -> Array:
-    """The text which the model, without the video, finds likelier per token, end of turn included."""
-    import torch
-
-    from tempo.model.prefix import log_probs
-
-    asked: defaultdict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-    for pair in pairs:
-        asked[pair.video_id, pair.prompt].update({pair.chosen: 0.0, pair.rejected: 0.0})
-    for done, ((_, prompt), answers) in enumerate(asked.items(), 1):
-        group = lm.answer_group(None, prompt, list(answers), fps=1.0)
-        with torch.no_grad():
-            found = log_probs(lm.model, [group])[0]
-        answers.update({text: float(logp.mean()) for text, logp in zip(answers, found, strict=True)})
-        progress(done, len(asked))
-    scores = [(asked[pair.video_id, pair.prompt], pair) for pair in pairs]
-    return _picks(np.array([score[pair.chosen] - score[pair.rejected] for score, pair in scores]))
 
 
 def _summarise(right_P: Array, pairs: Sequence[Pair], seed: int) -> BaselineAccuracy:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from tempo.core.hashing import derive_seed
 from tempo.core.records import Captions, Clips, Skipped
-from tempo.core.seeds import derive_seed
 from tempo.engine.types import Context, Worker
-from tempo.model.answers import Answer, Generate, Request, answer_source, failure_drop
+from tempo.model.answers import Answer, Generate, Request, skip_if_failed
+from tempo.model.endpoint import answer_source
 from tempo.preference.prompts import CAPTION_MARK, DIFFERENCE, FIRST_CLIP
 from tempo.video.faults import attempt
 from tempo.video.frames import FrameStore
@@ -122,7 +123,7 @@ def draw_captions(
 
 
 def _collect(video: Clips, drawn: Sequence[Drawn]) -> Captions | Skipped:
-    if failed := failure_drop([row.answer for row in drawn], stage=STAGE, id=video.id):
+    if failed := skip_if_failed([row.answer for row in drawn], stage=STAGE, id=video.id):
         return failed
     captions = [row.caption for row in drawn]
     if None in captions:

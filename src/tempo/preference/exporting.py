@@ -1,6 +1,8 @@
 """Pairs as a data set for other trainers: TRL, ms-swift, LLaMA-Factory, or Parquet.
 
-Rows go from easy to hard: their order is the only curriculum that other trainers have.
+Rows go from easy to hard: their order is the only curriculum that other trainers have. The column `tempo` has
+what a format has no column for. All three trainers ignore columns that they do not know, and this name is not
+one that they do (ms-swift reads `video` as `videos`).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from tempo import __version__
 from tempo.core.files import write_json, write_lines
 from tempo.core.records import Pair, Video
 from tempo.core.store import RunStore, read_config
-from tempo.preference.formats import Row, llama_factory_row, ms_swift_row, trl_row
+from tempo.preference.importing import ORIGIN, TAGS, VIDEO_TAG, Row
 from tempo.video.find import present_path
 from tempo.video.frames import FrameStore
 
@@ -27,9 +29,6 @@ PARQUET_FILE = "pairs.parquet"
 
 #: Name of the data set in LLaMA-Factory's `dataset_info.json`.
 LLAMA_FACTORY_NAME = "tempo_pairs"
-
-#: Size classes of the Hugging Face hub, by the number of rows that they stay below.
-SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,7 @@ def _read_pairs(run: Path) -> list[Pair]:
     paths = {video.id: os.path.abspath(present_path(video)) for video in store.read("videos", Video)}
     for pair in pairs:
         if pair.video_id not in paths:
-            raise ValueError(
-                f"pair {pair.id!r} is about {pair.video}, which is not among the videos of {run}"
-            )
+            raise ValueError(f"pair {pair.id!r}: {pair.video} is not among the videos of {run}")
     return [pair.model_copy(update={"video": paths[pair.video_id]}) for pair in pairs]
 
 
@@ -108,9 +105,7 @@ def _with_file(pair: Pair) -> Pair:
             "as trl or parquet, or make the pairs without pairs.mirror"
         )
     if not os.path.isfile(pair.video):
-        raise ValueError(
-            f"pair {pair.id!r}: its video {pair.video} is gone. Restore it, or export as trl or parquet"
-        )
+        raise ValueError(f"pair {pair.id!r}: {pair.video} is gone. Restore it, or export as trl or parquet")
     return pair
 
 
@@ -183,7 +178,6 @@ def _write_card(export: Export, format_name: str, file: str, features: Any) -> N
         pretty_name="Temporal preference pairs",
         task_categories=["video-text-to-text"],
         tags=["video", "preference", "dpo", "temporal-understanding", "tempo"],
-        size_categories=[next((name for below, name in SIZES if len(export.pairs) < below), "n>1M")],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": file}]}],
     )
     DatasetInfosDict({"default": DatasetInfo(features=features)}).to_dataset_card_data(header)
@@ -198,3 +192,56 @@ def _write_card(export: Export, format_name: str, file: str, features: Any) -> N
         version=__version__,
     )
     card.save(export.folder / "README.md")
+
+
+def ms_swift_row(pair: Pair) -> Row:
+    """`messages` that end with the chosen answer, `rejected_response`, `videos`; ValueError as `_tagged`."""
+    return {
+        "messages": [_message("user", _tagged(pair)), _message("assistant", pair.chosen)],
+        "rejected_response": pair.rejected,
+        "videos": [pair.video],
+        "tempo": origin_of(pair),
+    }
+
+
+def llama_factory_row(pair: Pair) -> Row:
+    """`conversations` (the question), `chosen`, `rejected`, `videos`; ValueError as `_tagged`."""
+    return {
+        "conversations": [{"from": "human", "value": _tagged(pair)}],
+        "chosen": {"from": "gpt", "value": pair.chosen},
+        "rejected": {"from": "gpt", "value": pair.rejected},
+        "videos": [pair.video],
+        "tempo": origin_of(pair),
+    }
+
+
+def trl_row(pair: Pair, images: Sequence[str]) -> Row:
+    """`prompt`, `chosen` and `rejected` as messages, and frames as `images`: TRL 1.16 takes no videos."""
+    return {
+        "prompt": [_message("user", pair.prompt)],
+        "chosen": [_message("assistant", pair.chosen)],
+        "rejected": [_message("assistant", pair.rejected)],
+        "images": list(images),
+        "tempo": origin_of(pair),
+    }
+
+
+def origin_of(pair: Pair) -> Row:
+    """The value of the column `tempo`."""
+    # `datasets` cannot infer the type of a list that is empty in every row.
+    return {name: value for name in ORIGIN if (value := getattr(pair, name)) != ()}
+
+
+def _message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _tagged(pair: Pair) -> str:
+    """The prompt after its video tag; raises ValueError if a text of the pair contains a media tag."""
+    for text in (pair.prompt, pair.chosen, pair.rejected):
+        if found := [tag for tag in TAGS if tag in text]:
+            raise ValueError(
+                f"pair {pair.id!r} contains {found[0]} in its text, for which this format expects a file. "
+                "Export as trl or parquet"
+            )
+    return VIDEO_TAG + pair.prompt

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempo.config import PairsConfig
+from tempo.core.hashing import derive_seed
 from tempo.core.records import Clips, Pair, Response, Responses, Skipped
-from tempo.core.seeds import derive_seed
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.preference.prompts import describe_prompt

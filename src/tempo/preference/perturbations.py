@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from tempo.core.hashing import derive_seed
 from tempo.core.records import Captions, Clips, Kind, Perturbation, Perturbations, Skipped
-from tempo.core.seeds import derive_seed
 
 if TYPE_CHECKING:
     # `tempo.perturb` has to import quickly.

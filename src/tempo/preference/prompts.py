@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tempo.core.seeds import derive_seed
+from tempo.core.hashing import derive_seed
 
 #: Training prompts: each video has one of these.
 DESCRIBE = (

@@ -16,11 +16,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tempo.core.hashing import derive_seed
 from tempo.core.records import Captions, Clips, Perturbations, Response, Responses, Skipped, Unanswered
-from tempo.core.seeds import derive_seed
 from tempo.core.store import RunStore
 from tempo.engine.types import Context, Worker
-from tempo.model.answers import Answer, Generate, Request, answer_source, failure_drop
+from tempo.model.answers import Answer, Generate, Request, skip_if_failed
+from tempo.model.endpoint import answer_source
 from tempo.preference.prompts import describe_prompt, fusion
 from tempo.video.faults import attempt
 from tempo.video.frames import FrameStore
@@ -151,7 +152,7 @@ def requests_of(video: Perturbations, make: MakeRequest, *, seed: int) -> list[R
 
 def _collect(video: Perturbations, answers: Sequence[Answer | None]) -> Responses | Skipped:
     """The record of a video, from the answers to `requests_of`."""
-    if failed := failure_drop(answers, stage=STAGE, id=video.id):
+    if failed := skip_if_failed(answers, stage=STAGE, id=video.id):
         return failed
     faults = [_fault(answer) for answer in answers]
     if faults[0]:

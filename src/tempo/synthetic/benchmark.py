@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from tempo.core.hashing import derive_seed
 from tempo.core.records import Sample
-from tempo.core.seeds import derive_seed
 from tempo.preference.prompts import DESCRIBE
 from tempo.synthetic import language
 from tempo.synthetic.world import ACTIONS, SETTINGS, Event, Story

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from tempo.config import SyntheticConfig
+from tempo.core.files import write_lines
+from tempo.core.hashing import derive_seed
 from tempo.core.records import Instruction, Record
-from tempo.core.seeds import derive_seed
-from tempo.core.store import write_lines
 from tempo.engine.pool import follow_parent
 from tempo.synthetic.benchmark import conflicting_samples, story_samples, twin
 from tempo.synthetic.drawing import render_story

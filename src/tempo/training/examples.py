@@ -18,7 +18,8 @@ from tempo.config import DpoPhase, FramesConfig, SftPhase
 from tempo.core.records import Clips, Pair, PairKind, Video
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.model.loading import VideoLM, load_processor
+from tempo.model.chat import Continuation, Prefix, VideoLM
+from tempo.model.loading import load_processor
 from tempo.model.prefix import Group
 from tempo.training.instructions import Question
 from tempo.video.frames import FrameStore
@@ -65,9 +66,8 @@ class Example:
         return sum(self._tokenize(lm, None, 1.0).lengths[1:])
 
     def _tokenize(self, lm: VideoLM, frames: np.ndarray | None, fps: float) -> Group:
-        if self.questions:
-            return lm.question_group(frames, self.questions, fps=fps)
-        return lm.answer_group(frames, self.prompt, self.answers, fps=fps)
+        rows = [Continuation(answer, question) for question, answer in self.questions] or self.answers
+        return lm.group(Prefix(frames, self.prompt, fps=fps), rows)
 
 
 class LoadedExample(NamedTuple):
@@ -191,7 +191,7 @@ def check_longest(context: Context) -> None:
     lm = VideoLM(None, load_processor(context.config.model))
     for video in longest_videos(videos, context.config.frames):
         stored = frames.read(video.id)
-        size = lm.question_group(stored.images, (), fps=stored.fps).lengths[0]
+        size = lm.group(Prefix(stored.images, "", fps=stored.fps), [Continuation("", "")]).lengths[0]
         if size > limit:
             raise ValueError(
                 f"{video.path}: the video alone has {size} tokens, training.max_tokens is {limit}; raise "

@@ -16,7 +16,7 @@ import numpy as np
 from tempo.core.hashing import derive_seed
 from tempo.core.row_files import read_file
 from tempo.engine.types import Context
-from tempo.preference.formats import VIDEO_TAG, Row, Turn, check_row, read_turns, read_video, untagged
+from tempo.preference.importing import VIDEO_TAG, Row, Turn, check_row, read_turns, read_video, untagged
 from tempo.video.find import find_video, read_library
 from tempo.video.frames import FrameStore
 

@@ -12,11 +12,12 @@ from tempo.config import DpoPhase, ModelConfig, PhaseConfig, SftPhase
 from tempo.core.files import replace_directory, write_json
 from tempo.core.records import Pair
 from tempo.core.store import RunStore
-from tempo.engine.ranks import num_processes, process_rank, shards_weights, wait_for_all
+from tempo.engine.ranks import num_processes, pick_device, process_rank, shards_weights, wait_for_all
 from tempo.engine.types import Context
+from tempo.model.chat import VideoLM
 from tempo.model.features import FeatureStore
-from tempo.model.loading import VideoLM, load_video_lm, pick_device, pick_dtype
-from tempo.model.selfcheck import self_check
+from tempo.model.loading import load_video_lm, pick_dtype
+from tempo.model.support import self_check
 from tempo.training.distributed import remove_state
 from tempo.training.examples import Example, check_lengths, dpo_examples, sft_examples
 from tempo.training.instructions import usable_questions
@@ -163,7 +164,7 @@ def _load(session: Session, path: Path | str, examples: Sequence[Example], frame
     lm = load_video_lm(config.model.model_copy(update={"path": str(path)}))
     limit = config.training.max_tokens
     check_lengths(examples, lm, frames, max_tokens=limit, prefix_lengths=session.prefix_lengths)
-    self_check(lm, examples[0].load(lm, frames))
+    self_check(lm.model, examples[0].load(lm, frames))
     return lm
 
 

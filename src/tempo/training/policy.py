@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from tempo.config import DpoPhase, PhaseConfig
 from tempo.core.files import append_jsonl, read_jsonl
 from tempo.core.hashing import hash_checkpoint, hash_text
+from tempo.model.chat import VideoLM
 from tempo.model.features import FeatureStore, hash_tensors
-from tempo.model.loading import VideoLM
-from tempo.model.paths import resolve_model_path
-from tempo.model.prefix import Group, encode_videos, language_model, log_probs
+from tempo.model.loading import resolve_model_path
+from tempo.model.prefix import Group, encode_videos, language_model, packed_log_probs
 
 #: Per group and continuation, token log-probabilities [num_scored].
 LogProbs = list[list[Tensor]]
@@ -146,8 +146,8 @@ class PolicyAndReference(nn.Module):
                 # A trained tower gives the reference other features.
                 shared = None if self._policy.trains_vision else features
                 with self._policy.reference() as model:
-                    reference = log_probs(model, row, video_features=shared)
-            return log_probs(self.model, row, video_features=features), reference
+                    reference = packed_log_probs(model, row, video_features=shared)
+            return packed_log_probs(self.model, row, video_features=features), reference
 
     def _encode(self, row: Sequence[Group]) -> dict[str, Any] | None:
         if self._features is not None:
@@ -192,7 +192,7 @@ class ReferenceStore:
             if self.get(group) is None:
                 device = lm.model.get_input_embeddings().weight.device
                 with torch.no_grad(), autocast(device, lm.model.dtype):
-                    self.add(group, log_probs(lm.model, [group])[0])
+                    self.add(group, packed_log_probs(lm.model, [group])[0])
 
 
 def group_key(group: Group) -> str:

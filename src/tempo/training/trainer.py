@@ -20,8 +20,8 @@ from torch import Tensor
 from tempo.config import DpoPhase, PhaseConfig, SftPhase
 from tempo.core.hashing import derive_seed
 from tempo.engine.ranks import wait_for_all
+from tempo.model.chat import VideoLM
 from tempo.model.features import FeatureStore
-from tempo.model.loading import VideoLM
 from tempo.model.prefix import Group
 from tempo.training.distributed import DistributedOptimizer
 from tempo.training.examples import Example, Label, LoadedExample, pack_rows

@@ -19,8 +19,8 @@ from scipy.spatial.distance import squareform
 from tempo.config import ClipsConfig, Config
 from tempo.core.records import Clip, Clips, Shot, Shots
 from tempo.engine.types import Context, SkipRecord, Worker
-from tempo.video.decode import Image, decode_at
-from tempo.video.faults import per_record, watched
+from tempo.video.decode import Image, Scaler, decode_at, fit_size
+from tempo.video.faults import Watchdog, per_record, watched
 from tempo.video.find import check_unchanged
 from tempo.video.frames import FrameStore, encode_jpeg
 
@@ -59,11 +59,16 @@ def _read_images(video: Shots, numbers: Collection[int], config: Config) -> list
     check_unchanged(video.path, video.id, config.videos.paths)
     stamps = {number: both for shot in video.shots for number, both in shot.time_stamps.items()}
     wanted = {number: stamps.get(number) for number in numbers}
-    max_pixels = config.frames.max_pixels
-    images = watched(
-        lambda watchdog: dict(decode_at(video.path, wanted, max_pixels=max_pixels, tick=watchdog.tick)),
-        config.videos.timeout_seconds,
-    )
+
+    def work(watchdog: Watchdog) -> dict[int, Image]:
+        images, scaler, fitted = dict[int, Image](), Scaler(), None
+        for number, size, decoded in decode_at(video.path, wanted, watchdog):
+            # The size of the first frame is used for all, so that they can be stacked.
+            fitted = fitted or fit_size(*size, max_pixels=config.frames.max_pixels)
+            images[number] = scaler.scale(decoded, fitted)
+        return images
+
+    images = watched(work, config.videos.timeout_seconds)
     return [images[number] for number in numbers]
 
 
@@ -185,7 +190,7 @@ def load_embedder(checkpoint: str, device: str = "auto") -> Embed:
 
     Raises ValueError where it cannot be read, or has no image features.
     """
-    from tempo.model.loading import pick_device
+    from tempo.engine.ranks import pick_device
 
     processor, model = _load(checkpoint, "AutoImageProcessor"), _load(checkpoint, "AutoModel")
     if not hasattr(model, "get_image_features"):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import stat
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempo.engine.types import SkipRecord
-from tempo.video.faults import read_error
+from tempo.video.faults import Watchdog, read_error
 
 log = logging.getLogger(__name__)
 
@@ -111,21 +112,23 @@ def _scaling_graph(decoded: av.VideoFrame, size: tuple[int, int]) -> Any:
     return graph
 
 
-def decode(path: str | Path) -> Generator[Frame, None, None]:
+def decode(path: str | Path, watchdog: Watchdog | None = None) -> Generator[Frame, None, None]:
     """All frames that decode, in order of presentation; damaged packets are skipped and logged.
 
-    Raises SkipRecord ("no such file", "empty file", "cannot be opened", "no video stream" or "no frame
-    decodes").
+    The clock of the watchdog runs only while the decoder works. Raises SkipRecord ("no such file", "empty
+    file", "cannot be opened", "no video stream" or "no frame decodes").
     """
     errors: list[str] = []
     index = -1
+    watchdog = watchdog or Watchdog(math.inf)
+    watchdog.tick()
     with _open(path) as (container, stream):
         fps = _header(container, stream).fps
         # A damaged rate can be one frame in a million years.
         default_seconds = 1 / (fps if fps * MAX_GAP_SECONDS >= 1 else FALLBACK_FPS)
         first_pts, start, end = None, 0.0, 0.0
         coded_size, size = None, (0, 0)
-        for index, decoded in enumerate(_frames(container, stream, errors)):
+        for index, decoded in enumerate(_frames(container, stream, errors, watchdog)):
             first_pts = decoded.pts if first_pts is None else first_pts
             start, end = _span(decoded, first_pts, start, end, default_seconds)
             if (decoded.width, decoded.height) != coded_size:
@@ -138,35 +141,34 @@ def decode(path: str | Path) -> Generator[Frame, None, None]:
 
 
 def decode_at(
-    path: str | Path,
-    wanted: Mapping[int, tuple[int, int] | None],
-    *,
-    max_pixels: int,
-    tick: Callable[[], None] = lambda: None,
-) -> Iterator[tuple[int, Image]]:
-    """The frames with these numbers, in order, scaled to the size that `max_pixels` allows the first of them.
+    path: str | Path, wanted: Mapping[int, tuple[int, int] | None], watchdog: Watchdog | None = None
+) -> Iterator[tuple[int, tuple[int, int], av.VideoFrame]]:
+    """The frames with these numbers, in order, each with its number and its size as players show it.
 
     A number comes with the time stamps of its frame and of the key frame before it, in the stream's time
     base: FFmpeg seeks to the key frame, and the frame is the one with exactly that time stamp. Where a number
     has no time stamps, or a frame is not found by them, the file is decoded from the start and frames are
-    counted. `tick` is called for every decoded frame. Raises SkipRecord like `decode`, and "frame not found".
+    counted. Raises SkipRecord like `decode`, and "frame not found".
     """
     missing = dict(sorted(wanted.items()))
-    scaler, size = Scaler(), None
-    for find in (_find_by_seeking, _find_by_counting):
-        for number, shown_size, decoded in find(path, dict(missing), tick):
-            size = size or fit_size(*shown_size, max_pixels=max_pixels)
-            yield number, scaler.scale(decoded, size)
-            del missing[number]
+    for number, size, decoded in _seek(path, dict(missing), watchdog or Watchdog(math.inf)):
+        del missing[number]
+        yield number, size, decoded
+    for frame in decode(path, watchdog) if missing else ():
+        if frame.index in missing:
+            del missing[frame.index]
+            yield frame.index, frame.size, frame.decoded
+        if not missing:
+            return
     if missing:
         raise SkipRecord("frame not found", f"{path} has no frame {min(missing)}")
 
 
-Found: TypeAlias = Iterator[tuple[int, tuple[int, int], av.VideoFrame]]
-
-
-def _find_by_seeking(path: str | Path, wanted: dict[int, tuple[int, int] | None], tick: Any) -> Found:
+def _seek(
+    path: str | Path, wanted: dict[int, tuple[int, int] | None], watchdog: Watchdog
+) -> Iterator[tuple[int, tuple[int, int], av.VideoFrame]]:
     """Ends at the first frame that is not found at its time stamp."""
+    watchdog.tick()
     with _open(path) as (container, stream):
         at: int | None = None
         frames: Iterator[av.VideoFrame] = iter(())
@@ -176,41 +178,28 @@ def _find_by_seeking(path: str | Path, wanted: dict[int, tuple[int, int] | None]
                 return
             pts, key_pts = stamps
             if at is None or key_pts > at:
-                frames = _frames_from(container, stream, pts, wanted_pts)
-            decoded = next((one for one in _ticked(frames, tick) if (one.pts or 0) >= pts), None)
+                frames = _frames_from(container, stream, pts, wanted_pts, watchdog)
+            decoded = next((one for one in frames if (one.pts or 0) >= pts), None)
             if decoded is None or decoded.pts != pts or decoded.is_corrupt:
                 return
             at = pts
             yield number, _shown_size(decoded, stream), decoded
 
 
-def _frames_from(container: Any, stream: Any, pts: int, wanted_pts: set[int]) -> Iterator[av.VideoFrame]:
+def _frames_from(
+    container: Any, stream: Any, pts: int, wanted_pts: set[int], watchdog: Watchdog
+) -> Iterator[av.VideoFrame]:
     """Frames from the key frame before `pts` on; none where seeking ends anywhere else.
 
     Frames that are neither wanted nor needed to decode others are left out.
     """
     with contextlib.suppress(av.error.FFmpegError):
         container.seek(pts, stream=stream)
-        frames = _frames(container, stream, [], wanted_pts)
+        frames = _frames(container, stream, [], watchdog, wanted_pts)
         first = next(frames, None)
         if first is not None and first.key_frame and first.pts is not None and first.pts <= pts:
             yield first
             yield from frames
-
-
-def _find_by_counting(path: str | Path, wanted: dict[int, Any], tick: Any) -> Found:
-    """Decodes from the start up to the last wanted frame."""
-    for frame in _ticked(decode(path), tick) if wanted else ():
-        if frame.index in wanted:
-            yield frame.index, frame.size, frame.decoded
-        if frame.index >= max(wanted):
-            return
-
-
-def _ticked(frames: Iterator[Any], tick: Callable[[], None]) -> Iterator[Any]:
-    for frame in frames:
-        tick()
-        yield frame
 
 
 def read_header(path: str | Path) -> Header:
@@ -302,20 +291,25 @@ def _shown_size(decoded: av.VideoFrame, stream: Any) -> tuple[int, int]:
 
 
 def _frames(
-    container: Any, stream: Any, errors: list[str], wanted_pts: set[int] | None = None
+    container: Any, stream: Any, errors: list[str], watchdog: Watchdog, wanted_pts: set[int] | None = None
 ) -> Iterator[av.VideoFrame]:
     """Frames packet by packet; a packet that fails is added to `errors` and the next one is tried."""
     try:
         for packet in _packets(container, stream):
+            watchdog.tick()
             if wanted_pts is not None:
                 is_wanted = packet.pts is None or packet.pts in wanted_pts
                 stream.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
             try:
-                yield from packet.decode()
+                for frame in packet.decode():
+                    watchdog.pause()
+                    yield frame
+                    watchdog.tick()
             except av.error.FFmpegError as error:
                 errors.append(str(error))
     except av.error.FFmpegError as error:
         errors.append(str(error))
+    watchdog.pause()
 
 
 def _packets(container: Any, stream: Any) -> Iterator[Any]:

@@ -6,7 +6,7 @@ T frames, K key frames, H height, W width.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from tempo.config import FramesConfig
 from tempo.core.files import write_bytes
 from tempo.engine.types import SkipRecord
 from tempo.video.decode import Frame, Image, Scaler, decode, fit_size
-from tempo.video.faults import watched
+from tempo.video.faults import Watchdog, watched
 
 #: A video that gives this many times `max_frames` is thinned while it is decoded.
 MAX_SURPLUS = 4
@@ -73,15 +73,14 @@ def read_frames(
 
 def sample_video(path: str | Path, config: FramesConfig, timeout_seconds: float = 120.0) -> SampledFrames:
     """What a Sampler takes of a whole video; raises SkipRecord."""
-    return watched(lambda watchdog: _sample(path, config, watchdog.tick), timeout_seconds)
 
+    def work(watchdog: Watchdog) -> SampledFrames:
+        sampler = Sampler(config)
+        for frame in decode(path, watchdog):
+            sampler.add(frame)
+        return sampler.finish()
 
-def _sample(path: str | Path, config: FramesConfig, tick: Callable[[], None]) -> SampledFrames:
-    sampler = Sampler(config)
-    for frame in decode(path):
-        tick()
-        sampler.add(frame)
-    return sampler.finish()
+    return watched(work, timeout_seconds)
 
 
 class Sampler:
@@ -98,11 +97,6 @@ class Sampler:
         self._jpegs: list[bytes] = []
         self._count = 0
         self._stride = 1
-
-    @property
-    def num_held(self) -> int:
-        """JPEGs in memory."""
-        return len(self._jpegs)
 
     def add(self, frame: Frame) -> None:
         """Takes the next frame of the video; raises SkipRecord for a shape that no model takes."""

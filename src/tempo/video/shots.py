@@ -7,10 +7,8 @@ W width, D size of a descriptor (128).
 from __future__ import annotations
 
 import itertools
-import os
 from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from tempo.config import FramesConfig, ShotsConfig
+from tempo.config import Config, FramesConfig, ShotsConfig
 from tempo.core.records import RejectedShot, Shot, Shots, Video
 from tempo.engine.types import Context, SkipRecord, Worker
 from tempo.video.clips import choose_key_frames
@@ -29,8 +27,8 @@ from tempo.video.find import check_unchanged
 from tempo.video.frames import FrameStore, SampledFrames, Sampler
 
 #: Longer side in pixels, at most, of the image on which cuts and sharpness are measured. Twice as much gives
-#: the same cuts on real videos.
-ANALYSIS_PIXELS = 160
+#: the same cuts on real videos (docs/log.md).
+ANALYSIS_PIXELS = 128
 
 #: Thumbnails of the open shot, half as wide and high, at most. Of more, every second is dropped, but none of
 #: the latest: detectors find cuts late, TransNetV2 by up to 475 frames.
@@ -41,9 +39,6 @@ NUM_BUCKETS, BUCKET_FRAMES = 8, 12
 
 #: FFmpeg's value for a missing time stamp.
 NO_PTS = -(2**63)
-
-#: Reasons for which a copy of the file is used.
-LOST = ("no such file", "file changed")
 
 
 def find_shots(
@@ -69,7 +64,8 @@ def find_shots(
         min_seconds=min_seconds,
         min_grey_range=min_grey_range,
     )
-    return _analyse(str(path), config, FramesConfig(), timeout_seconds).shots
+    found, _ = _analyse(str(path), "", config, FramesConfig(), timeout_seconds)
+    return found.shots
 
 
 def make_worker(context: Context) -> Worker:
@@ -82,9 +78,9 @@ def make_worker(context: Context) -> Worker:
 
     def find(video: Video) -> Shots:
         try:
-            return _find_and_store(video, store, context)
+            return _find_and_store(video, store, context.config)
         except SkipRecord as skip:
-            if not video.copies or skip.reason not in LOST:
+            if not video.copies or skip.reason not in ("no such file", "file changed"):
                 raise
             first, *others = video.copies
             return find(video.model_copy(update={"path": first, "copies": tuple(others)}))
@@ -92,64 +88,41 @@ def make_worker(context: Context) -> Worker:
     return per_record("shots", find)
 
 
-def _find_and_store(video: Video, store: FrameStore, context: Context) -> Shots:
+def _find_and_store(video: Video, store: FrameStore, config: Config) -> Shots:
     # Cores are used by videos side by side; waking another thread takes longer than a small image.
     cv2.setNumThreads(1)
-    path, config = video.path, context.config
-    check_unchanged(path, video.id, config.videos.paths)
-    before = _file_state(path)
-    found = _analyse(path, config.shots, config.frames, config.videos.timeout_seconds)
-    if _file_state(path) != before:
-        check_unchanged(path, video.id, config.videos.paths)
-        raise SkipRecord("file changed", f"{path} was written to while it was read")
-    store.write(video.id, found.sampled.jpegs, seconds=found.sampled.seconds, fps=found.sampled.fps)
-    return Shots(
-        id=video.id,
-        path=path,
-        num_frames=found.num_frames,
-        duration_seconds=found.duration_seconds,
-        shots=found.shots,
-        rejected=found.rejected,
+    check_unchanged(video.path, video.id, config.videos.paths)
+    found, sampled = _analyse(
+        video.path, video.id, config.shots, config.frames, config.videos.timeout_seconds
     )
+    # Again, because a file that is still being copied changes while it is read.
+    check_unchanged(video.path, video.id, config.videos.paths)
+    store.write(video.id, sampled.jpegs, seconds=sampled.seconds, fps=sampled.fps)
+    return found
 
 
-def _file_state(path: str) -> tuple[int, int, int] | None:
-    """Changes when the file is written to; None for a file that is gone."""
-    try:
-        stat = os.stat(path)
-    except OSError:
-        return None
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
-@dataclass(frozen=True)
-class _Analysis:
-    shots: tuple[Shot, ...]
-    rejected: tuple[RejectedShot, ...]
-    num_frames: int
-    duration_seconds: float
-    sampled: SampledFrames
-
-
-def _analyse(path: str, shots: ShotsConfig, frames: FramesConfig, timeout_seconds: float) -> _Analysis:
+def _analyse(
+    path: str, video_id: str, shots: ShotsConfig, frames: FramesConfig, timeout_seconds: float
+) -> tuple[Shots, SampledFrames]:
     """The pass over the video; raises SkipRecord ("cannot be decoded", "frame too thin", "decoder hangs")."""
 
-    def work(watchdog: Watchdog) -> _Analysis:
+    def work(watchdog: Watchdog) -> tuple[Shots, SampledFrames]:
         # Loading and running a learned detector may take longer than a frame ever does.
         watchdog.pause()
         cutter, sampler = ShotCutter(make_detector(shots), shots), Sampler(frames)
-        end_seconds = 0.0
-        watchdog.tick()
-        for frame in decode(path):
-            watchdog.pause()
+        for frame in decode(path, watchdog):
             sampler.add(frame)
             cutter.add(frame)
-            end_seconds = frame.end_seconds
-            watchdog.tick()
-        watchdog.pause()
-        found = cutter.finish(end_seconds)
-        rejected = tuple(cutter.rejected)
-        return _Analysis(found, rejected, cutter.num_frames, end_seconds, sampler.finish())
+        found, rejected = cutter.finish()
+        row = Shots(
+            id=video_id,
+            path=path,
+            num_frames=cutter.num_frames,
+            duration_seconds=cutter.end_seconds,
+            shots=found,
+            rejected=rejected,
+        )
+        return row, sampler.finish()
 
     try:
         return watched(work, timeout_seconds)
@@ -160,7 +133,7 @@ def _analyse(path: str, shots: ShotsConfig, frames: FramesConfig, timeout_second
 
 
 class ShotCutter:
-    """Cuts a stream of frames into shots. `rejected` are the shots that the shot filter took out."""
+    """Cuts a stream of frames into shots and measures them."""
 
     def __init__(self, detector: Detector, config: ShotsConfig) -> None:
         self._detector = detector
@@ -174,13 +147,9 @@ class ShotCutter:
         self._thumbnails: list[tuple[int, Image]] = []
         self._start_frame = 0
         self._shots: list[Shot] = []
+        self._rejected: list[RejectedShot] = []
         self.num_frames = 0
-        self.rejected: list[RejectedShot] = []
-
-    @property
-    def num_thumbnails(self) -> int:
-        """Thumbnails in memory."""
-        return len(self._thumbnails)
+        self.end_seconds = 0.0
 
     def add(self, frame: Frame) -> None:
         """Takes the next frame."""
@@ -193,15 +162,15 @@ class ShotCutter:
         self._thumbnails.append((frame.index, _halve(image)))
         if len(self._thumbnails) > MAX_THUMBNAILS:
             del self._thumbnails[:-NUM_RECENT:2]
-        self.num_frames += 1
+        self.num_frames, self.end_seconds = frame.index + 1, frame.end_seconds
         self._close_at(self._detector.add(image, frame.start_seconds))
 
-    def finish(self, end_seconds: float) -> tuple[Shot, ...]:
-        """The usable shots, in time order."""
-        self._close_at(self._detector.add(None, end_seconds))
+    def finish(self) -> tuple[tuple[Shot, ...], tuple[RejectedShot, ...]]:
+        """The usable shots, and those that the shot filter takes out, in time order."""
+        self._close_at(self._detector.add(None, self.end_seconds))
         if self.num_frames > self._start_frame:
-            self._close(self.num_frames, end_seconds)
-        return tuple(self._shots)
+            self._close(self.num_frames, self.end_seconds)
+        return tuple(self._shots), tuple(self._rejected)
 
     def _add_pts(self, frame: Frame) -> None:
         pts = frame.decoded.pts
@@ -223,7 +192,7 @@ class ShotCutter:
         shot = self._make_shot(end_frame, end_seconds)
         if fault := _find_fault(shot, self._config):
             rejected = RejectedShot(start_frame=shot.start_frame, end_frame=end_frame, reason=fault)
-            self.rejected.append(rejected)
+            self._rejected.append(rejected)
         else:
             self._shots.append(shot)
         for numbers in (self._starts, self._sharpness, self._pts, self._key_pts):

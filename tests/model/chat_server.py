@@ -14,22 +14,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 def completion(text="An answer.", reason="stop"):
     """The body of a good reply."""
     message = {"role": "assistant", "content": text}
-    return {
-        "object": "chat.completion",
-        "choices": [{"index": 0, "message": message, "finish_reason": reason}],
-    }
+    choice = {"index": 0, "message": message, "finish_reason": reason}
+    return {"object": "chat.completion", "choices": [choice]}
 
 
 def prompt_of(body):
-    """The words of a request."""
+    """The text of a request."""
     content = body["messages"][0]["content"]
     return content if isinstance(content, str) else content[-1]["text"]
 
 
 class Server(ThreadingHTTPServer):
-    """Answers each request by the next trick of `tricks`, and by `usual` when there is none left.
+    """Answers a request by the next of `tricks` or, if there is none left, by `usual`; a check by `alive`.
 
-    A trick is called with the handler and the request's body. `bodies` and `headers` hold what was asked.
+    A trick is called with the handler and the body of the request. `bodies` and `headers` are those received.
     """
 
     daemon_threads = True
@@ -38,7 +36,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self, port=0):
         super().__init__(("127.0.0.1", port), Handler)
         self.tricks, self.usual, self.alive = deque(), reply(), reply()
-        self.bodies, self.headers, self.times = [], [], []
+        self.bodies, self.headers = [], []
         self.busy = self.most_busy = 0
         self.guard = threading.Lock()
         self.released = threading.Event()
@@ -50,12 +48,8 @@ class Server(ThreadingHTTPServer):
 
     @property
     def prompts(self):
-        """What was asked, but for the questions whether anybody is there."""
+        """The prompts received, without the checks whether the server is up."""
         return [prompt_of(body) for body in self.bodies if prompt_of(body) != "Say yes."]
-
-    @property
-    def num_probes(self):
-        return len(self.bodies) - len(self.prompts)
 
     def stop(self):
         self.released.set()
@@ -63,7 +57,7 @@ class Server(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, request, client_address):
-        """Clients that go away are part of the game."""
+        """Ignores clients that close the connection."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -72,14 +66,13 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        is_probe = prompt_of(body) == "Say yes."
+        is_check = prompt_of(body) == "Say yes."
         with server.guard:
             server.bodies.append(body)
-            server.headers.append(dict(self.headers))
-            server.times.append(time.monotonic())
+            server.headers.append({name.lower(): value for name, value in self.headers.items()})
             server.busy += 1
             server.most_busy = max(server.most_busy, server.busy)
-            trick = server.alive if is_probe else server.tricks.popleft() if server.tricks else server.usual
+            trick = server.alive if is_check else server.tricks.popleft() if server.tricks else server.usual
         try:
             trick(self, body)
         finally:
@@ -87,13 +80,13 @@ class Handler(BaseHTTPRequestHandler):
                 server.busy -= 1
 
     def log_message(self, *_):
-        """Says nothing."""
+        """Logs nothing."""
 
 
 def send(handler, data, *, status=200, length=None, **headers):
     handler.send_response(status)
     handler.send_header("Content-Length", str(len(data) if length is None else length))
-    for name, value in headers.items():
+    for name, value in {"Content_Type": "application/json", **headers}.items():
         handler.send_header(name.replace("_", "-"), value)
     handler.end_headers()
     handler.wfile.write(data)
@@ -111,7 +104,7 @@ def reply(text="An answer.", reason="stop", *, after_seconds=0.0):
 
 
 def echo(handler, body):
-    """Says what it was asked, and with which seed."""
+    """Answers with the prompt and the seed of the request."""
     send(handler, json.dumps(completion(f"{prompt_of(body)} {body['seed']}")).encode())
 
 
@@ -125,27 +118,32 @@ def error(status, message="no", **headers):
     return raw(json.dumps({"error": {"message": message}}).encode(), status=status, **headers)
 
 
+def only_for(words, trick):
+    """The trick for prompts that contain these words; all other requests are answered."""
+    return lambda handler, body: (trick if words in prompt_of(body) else echo)(handler, body)
+
+
 def cut_off(handler, body):
-    """Half of a reply, then the end of the connection."""
+    """Half of a reply, then the connection ends."""
     data = json.dumps(completion()).encode()
     send(handler, data[: len(data) // 2], length=len(data))
     handler.close_connection = True
 
 
 def reset(handler, body):
-    """No reply: the connection is reset."""
+    """The connection is reset without a reply."""
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    # Not close(): the handler's files hold the connection open.
+    # close() would not do, since the handler's files keep the connection open.
     socket.close(handler.connection.detach())
 
 
 def hang(handler, body):
-    """Takes the request and never says a word."""
+    """Takes the request and never replies."""
     handler.server.released.wait()
 
 
 def drip(handler, body):
-    """Sends a byte now and then, for ever."""
+    """Sends a byte now and then, without end."""
     handler.send_response(200)
     handler.send_header("Content-Length", "1000000")
     handler.end_headers()

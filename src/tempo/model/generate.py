@@ -1,31 +1,30 @@
-"""Answers drawn from the model, each from its own seed: the batch it lies in does not change it.
+"""Answers sampled from the model in this process, each from its own seed, whatever else is in its batch.
 
-B: answers of a batch   T: frames   V: vocabulary
+B: answers of a batch   V: vocabulary
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from tempo.config import SamplingConfig
-from tempo.model.answers import Answer, Request
-from tempo.model.loading import VideoLM
+from tempo.model.answers import Answer, Request, without_reasoning
+from tempo.model.chat import VideoLM
 
 
 def generate(
     lm: VideoLM, requests: Sequence[Request], *, sampling: SamplingConfig, max_new_tokens: int
 ) -> list[Answer]:
-    """One answer per request, in order. Batches hold requests of the same number of frames."""
+    """One answer per request, in order; all requests of a batch have the same number of frames."""
     answers: dict[int, Answer] = {}
+    # Prompts of similar length share a batch, which keeps the padding short.
     order = sorted(range(len(requests)), key=lambda i: (_num_frames(requests[i]), len(requests[i].prompt), i))
     for batch in _batches(requests, order, sampling.batch_size):
-        drawn = _generate_batch(lm, [requests[i] for i in batch], sampling, max_new_tokens)
-        answers.update(zip(batch, drawn, strict=True))
+        sampled = _generate_batch(lm, [requests[i] for i in batch], sampling, max_new_tokens)
+        answers.update(zip(batch, sampled, strict=True))
     return [answers[i] for i in range(len(requests))]
 
 
@@ -47,7 +46,10 @@ def _batches(requests: Sequence[Request], order: list[int], size: int) -> list[l
 def _generate_batch(
     lm: VideoLM, requests: Sequence[Request], sampling: SamplingConfig, max_new_tokens: int
 ) -> list[Answer]:
-    inputs = _batch_inputs(lm, requests)
+    texts = [lm.prompt_text(request.prompt, with_video=request.frames is not None) for request in requests]
+    videos = [request.frames for request in requests if request.frames is not None]
+    inputs = lm.inputs(texts, videos or None, fps=[request.fps for request in requests])
+    inputs = {name: tensor.to(lm.model.device) for name, tensor in inputs.items()}
     prompt_length = inputs["input_ids"].shape[1]
     ends = _end_tokens(lm)
     processors = [_SeededSampling(requests, sampling.temperature)] if sampling.temperature > 0 else []
@@ -61,35 +63,15 @@ def _generate_batch(
         pad_token_id=lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else ends[0],
     )
     rows = output[:, prompt_length:].tolist()
-    texts = lm.tokenizer.batch_decode(rows, skip_special_tokens=True)
-    return [Answer(text.strip(), any(e in row for e in ends)) for text, row in zip(texts, rows, strict=True)]
-
-
-def _batch_inputs(lm: VideoLM, requests: Sequence[Request]) -> dict[str, Any]:
-    """The processor's left-padded batch on the model's device."""
-    from transformers.video_utils import VideoMetadata
-
-    texts = [lm.prompt_text(r.prompt, with_video=r.frames is not None) for r in requests]
-    arguments: dict[str, Any] = {
-        "text": texts,
-        "padding": True,
-        "padding_side": "left",
-        "return_tensors": "pt",
-    }
-    if requests[0].frames is not None:
-        count = _num_frames(requests[0])
-        steps = list(range(count))
-        videos = [torch.from_numpy(np.ascontiguousarray(r.frames)).permute(0, 3, 1, 2) for r in requests]
-        metadata = [VideoMetadata(total_num_frames=count, fps=r.fps, frames_indices=steps) for r in requests]
-        arguments |= {"videos": videos, "video_metadata": metadata, "do_sample_frames": False}
-    batch = lm.processor(**arguments)
-    device = lm.model.device
-    kept = {name: value for name, value in batch.items() if isinstance(value, (Tensor, list))}
-    return {n: v.to(device) if isinstance(v, Tensor) else v for n, v in kept.items() if n != "video_metadata"}
+    answers = lm.tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return [
+        without_reasoning(Answer(text.strip(), any(end in row for end in ends)))
+        for text, row in zip(answers, rows, strict=True)
+    ]
 
 
 def _end_tokens(lm: VideoLM) -> list[int]:
-    """Every token that ends an answer: the checkpoint's own and the chat template's end of turn."""
+    """Every token that ends an answer: those of the checkpoint and the chat template's end of turn."""
     own = lm.model.generation_config.eos_token_id
     ends = [*own] if isinstance(own, list) else [own]
     ends += lm.tokenizer(lm.end_of_answer, add_special_tokens=False)["input_ids"][:1]
@@ -97,9 +79,9 @@ def _end_tokens(lm: VideoLM) -> list[int]:
 
 
 class _SeededSampling:
-    """A logits processor that draws each row's token from the row's own generator.
+    """A logits processor that samples the token of each row from the generator of that row.
 
-    The drawn token is the only one left, so that greedy decoding takes it.
+    It masks all other tokens, so that greedy decoding picks the sampled one.
     """
 
     def __init__(self, requests: Sequence[Request], temperature: float) -> None:
