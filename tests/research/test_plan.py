@@ -113,7 +113,7 @@ def test_a_wrong_row_is_refused_by_name(row, message):
     [
         ({"seeds": [1, 1]}, "duplicates"),
         ({"tables": {"main": {"rows": ["none"]}}}, "unknown rows: none"),
-        ({"tables": {"main": {"columns": ["temporal / one"]}}}, "columns.0: String should match pattern"),
+        ({"tables": {"main": {"columns": ["temporal / one"]}}}, "String should match pattern"),
         ({"plots": {"main": {"kind": "bars", "rows": ["none"]}}}, "unknown rows: none"),
         ({"claims": [{"name": "c", "source": "s", "text": "t", "rows": [["one", "none"]]}]}, "unknown rows"),
         ({"claims": [{"name": "c", "source": "s", "text": "t", "rows": [["one"]]}]}, "needs lists of 2 rows"),
