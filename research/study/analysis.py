@@ -20,7 +20,7 @@ import pandas as pd
 from scipy import stats
 
 from research.study.config import StudyConfig
-from tempo.core.seeds import derive_seed
+from tempo.core.hashing import derive_seed
 
 #: How tables and plots call the metrics.
 LABELS = {

@@ -329,8 +329,9 @@ def _span(
 
     A missing or impossible time stamp is replaced: the frame then starts where the one before it ends.
     """
-    base = frame.time_base
-    stated = float((frame.pts - first_pts) * base) if frame.pts is not None and base else end
+    # Integers, because arithmetic with fractions takes longer than all else here.
+    ticks, per_second = frame.time_base.as_integer_ratio() if frame.time_base else (0, 1)
+    stated = (frame.pts - first_pts) * ticks / per_second if frame.pts is not None and ticks else end
     begins = stated if start <= stated <= end + MAX_GAP_SECONDS else end
-    length = float((frame.duration or 0) * base) if base else 0.0
+    length = (frame.duration or 0) * ticks / per_second
     return begins, begins + (length if 0 < length <= MAX_GAP_SECONDS else default_seconds)
