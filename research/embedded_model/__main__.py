@@ -20,9 +20,8 @@ from research.embedded_model.card import measure, write_card
 from research.embedded_model.examples import Recipe
 from research.embedded_model.models import ARCHITECTURES, SIZES, build_model
 from research.embedded_model.training import prepare_device, train
-from tempo.config import ModelConfig
 from tempo.engine.ranks import pick_device, process_rank
-from tempo.model.loading import load_video_lm
+from tempo.model.loading import load_model
 
 CHOICES = {
     "architecture": sorted(ARCHITECTURES),
@@ -60,7 +59,7 @@ def make(recipe: Recipe, out: Path, start: str) -> None:
     """Trains a model, from random weights or from the checkpoint `start`, into the directory `out`."""
     prepare_device(pick_device(recipe.device))
     if start:
-        lm = load_video_lm(ModelConfig(path=start, dtype="float32", device=recipe.device))
+        lm = load_model(start, dtype="float32", device=recipe.device)
     else:
         lm = build_model(recipe.architecture, size=recipe.size, seed=recipe.seed, device=recipe.device)
     train(lm, recipe, out, skip_vision=bool(start))
@@ -68,7 +67,7 @@ def make(recipe: Recipe, out: Path, start: str) -> None:
 
 def write_measured_card(path: Path, *, num_stories: int, device: str) -> None:
     """Measures the model in `path` in float32, writes its card and prints it."""
-    lm = load_video_lm(ModelConfig(path=str(path), device=device, dtype="float32"))
+    lm = load_model(path, device=device, dtype="float32")
     num_parameters = sum(parameter.numel() for parameter in lm.model.parameters())
     scores = measure(lm, num_stories=num_stories)
     write_card(path, scores, num_parameters=num_parameters, num_stories=num_stories)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from research.study.plan import MeasureJob, with_model
+from research.study.plan import MeasureJob
 from tempo.core.records import Clips, Outcome, Pair, Sample
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
@@ -16,7 +16,7 @@ from tempo.evaluation.evaluate import ask, benchmark_frames, benchmark_path
 from tempo.evaluation.probe import compare
 from tempo.evaluation.probe_report import ProbeReport, ProbeScore, report_comparisons
 from tempo.model.chat import VideoLM
-from tempo.model.loading import load_video_lm
+from tempo.model.loading import load_model
 from tempo.preference.responses import frames_by_clip
 from tempo.video.frames import FrameStore
 
@@ -24,7 +24,7 @@ from tempo.video.frames import FrameStore
 def measure(job: MeasureJob, path: str) -> dict[str, Any]:
     """Accuracies of the model at `path`, their numbers of questions, the accuracy of guessing, the probe."""
     context = Context(job.data.config, job.data.directory)
-    lm = load_video_lm(with_model(context.config, path).model)
+    lm = load_model(**context.config.model.model_dump() | {"path": path})
     benchmark = benchmark_path(context)
     assert benchmark is not None, "the embedded world comes with a benchmark"
     samples = read_samples(benchmark)

@@ -17,10 +17,9 @@ from research.embedded_model.examples import KINDS, LanguageExamples, Recipe, dr
 from research.embedded_model.models import ARCHITECTURES, FRAME_SIZE, build_model, vision_parameters
 from research.embedded_model.training import average, make_optimizers, save, train_language
 from research.embedded_model.vision import VisionExamples, pretrain_vision
-from tempo.config import ModelConfig
 from tempo.evaluation.evaluate import ask
 from tempo.model.chat import Continuation, Prefix
-from tempo.model.loading import embedded_path, load_video_lm
+from tempo.model.loading import embedded_path, load_model
 from tempo.model.support import self_check
 from tempo.preference.prompts import DESCRIBE
 from tempo.synthetic import benchmark, language
@@ -44,7 +43,7 @@ def lm(architecture):
 
 @pytest.fixture(scope="module")
 def committed(architecture):
-    return load_video_lm(ModelConfig(path=str(COMMITTED[architecture]), device="cpu"))
+    return load_model(COMMITTED[architecture], device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +259,7 @@ def test_the_recorded_scores_can_be_measured_again(committed, scores):
 
 
 def test_without_the_video_the_benchmark_is_a_guess():
-    lm, right, chances = load_video_lm(ModelConfig(device="cpu")), [], []
+    lm, right, chances = load_model("embedded", device="cpu"), [], []
     for number in range(40):
         story = make_story(card.CARD_SEED + 2, number, num_shots=(4, 9))
         samples = benchmark.story_samples(story, seed=3, number=number)
@@ -273,7 +272,7 @@ def test_without_the_video_the_benchmark_is_a_guess():
 
 def test_a_saved_model_is_loaded_by_the_common_code(lm, tmp_path):
     save(lm, tmp_path / "model")
-    loaded = load_video_lm(ModelConfig(path=str(tmp_path / "model"), device="cpu"))
+    loaded = load_model(tmp_path / "model", device="cpu")
     expected = {name: value.to(torch.bfloat16).float() for name, value in lm.model.state_dict().items()}
     assert not changed(expected, loaded.model.state_dict())
     assert language.ORDINALS
