@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from tempo.config import PhaseConfig, Section
 from tempo.config.load import Config, override, parse_config
-from tempo.core.errors import describe_error
+from tempo.core.files import describe_error
 
 #: Sections that rows may differ in. Everything else must be equal, or rows would be measured differently.
 ROW_SECTIONS = ("captions", "perturbations", "responses", "pairs")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tempo.core.files import read_rows
 from tempo.core.records import Captions, Clips, Perturbations, Record, Response, Responses, Skipped
-from tempo.core.row_files import read_rows
 from tempo.core.store import SKIPPED, RunStore
 from tempo.engine.types import Context
 from tempo.pipeline.fingerprints import fingerprints

@@ -1,8 +1,7 @@
 """The records that stages exchange: one type per JSONL file.
 
-Every record is frozen and has the `id` of its video (pairs have their own), so that rows are resumed, sorted
-and joined by id alone. Frame numbers count decoded frames from 0; times are presentation times in seconds
-from the first frame.
+Every record is frozen and has the `id` of its video (pairs have their own), by which rows are resumed, sorted
+and joined. Frame numbers count decoded frames from 0; times are in seconds from the first frame.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 Kind = Literal["drop", "shuffle", "reverse", "swap"]
 
-#: `other` is for pairs that were made elsewhere in an unknown way.
-PairKind = Literal["drop", "shuffle", "reverse", "swap", "other"]
+#: `other` is for imported pairs that were made in an unknown way.
+PairKind = Literal[Kind, "other"]
 
 
 class Frozen(BaseModel):
@@ -38,10 +37,10 @@ class Skipped(Record):
 
 
 class Video(Record):
-    """A file with a video stream, as its container describes it; it may still turn out not to decode.
+    """A file with a video stream, as its container describes it; decoding may still fail.
 
-    `id` is a hash of the content. `width` and `height` are those before any rotation. `copies` are other
-    files with the same content, which are used if `path` is deleted.
+    `id` is a hash of the content, `width` and `height` are those before any rotation. `copies` are files with
+    the same content, which are used if `path` is deleted.
     """
 
     path: str
@@ -54,12 +53,11 @@ class Video(Record):
 
 
 class Shot(Frozen):
-    """Frames `start_frame` up to, not including, `end_frame` of one camera shot.
+    """Frames `start_frame` to `end_frame` (exclusive) of one camera shot.
 
-    `candidates` are the frames that may become key frames, `sharpness` is that of each. `time_stamps` are
-    what the candidates and the frame in the middle are found by: for a frame number its time stamp and that
-    of the last key frame before it, in the time base of the stream. Frames without time stamps are missing
-    there.
+    `candidates` are the frames that may become key frames, each with its `sharpness`. `time_stamps` has, for
+    these and the middle frame, the frame's time stamp and that of the key frame to seek to, in the time base
+    of the stream; frames without time stamps are missing.
     """
 
     start_frame: int
@@ -84,7 +82,7 @@ class Shot(Frozen):
 
 
 class RejectedShot(Frozen):
-    """Frames of a shot that the shot filter removed; `reason` has the figure and its limit."""
+    """A shot that the filter removed; `reason` has the value and its limit."""
 
     start_frame: int
     end_frame: int
@@ -113,7 +111,7 @@ class Clip(Frozen):
 
 
 class Clips(Record):
-    """The clips of a temporally rich video, in time order. Its frames are in the frame store under `id`."""
+    """The clips of a temporally rich video, in time order; its frames are in the frame store under `id`."""
 
     path: str
     duration_seconds: float
@@ -127,10 +125,10 @@ class Captions(Record):
 
 
 class Perturbation(Frozen):
-    """A list of clip indices. Only the rule `paper` can give the original order `0, 1, .., num_clips - 1`.
+    """A list of clip indices. Only the rule `paper` can give the original order.
 
-    `kept_share` is the share of clips that remain, `kendall_distance` the share of clip pairs whose order is
-    reversed (0 for a drop, 1 for a full reversal).
+    `kept_share` is the share of clips that remain, `kendall_distance` the share of clip pairs in reversed
+    order (0 for a drop, 1 for a full reversal).
     """
 
     kind: Kind
@@ -142,7 +140,7 @@ class Perturbation(Frozen):
 
 
 class Perturbations(Record):
-    """The perturbations of a video for which the model is asked."""
+    """The perturbations of a video."""
 
     num_clips: int
     perturbations: tuple[Perturbation, ...]
@@ -156,7 +154,7 @@ class Response(Frozen):
 
 
 class Unanswered(Frozen):
-    """A perturbation without a usable answer, and the reason."""
+    """A perturbation without a usable answer."""
 
     kind: Kind
     level: int
@@ -164,7 +162,7 @@ class Unanswered(Frozen):
 
 
 class Responses(Record):
-    """The model's answers for a video: for the original (`chosen`) and for its perturbations."""
+    """The model's answers for a video: for the original (`chosen`) and for its perturbations (`rejected`)."""
 
     num_clips: int
     chosen: str
@@ -176,8 +174,7 @@ class Pair(Record):
     """A training pair. Its `id` is video id, kind and level; `order` is the perturbation behind `rejected`.
 
     An imported pair (`pairs.import_from`) may be of the kind `other`, with level 0 and no order. A mirrored
-    pair (`pairs.mirror`) is about the perturbed video: `frames` are the numbers of the stored frames that
-    show it, in their order. They are empty for the original video.
+    pair (`pairs.mirror`) is about the perturbed video: `frames` are the stored frames that show it, in order.
     """
 
     video_id: str
