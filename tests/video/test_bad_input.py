@@ -79,13 +79,6 @@ def test_frames_that_an_edit_list_leaves_out_are_not_decoded(render):
     assert [frame.start_seconds for frame in frames] == pytest.approx([i / 25 for i in range(15)])
 
 
-def test_187_frames_a_second_keep_their_times_and_cuts(render, tmp_path):
-    _, video, *_ = pass_through(render(story(1, length=150), fps=187), tmp_path)
-    assert video.duration_seconds == pytest.approx(600 / 187, abs=0.01)
-    assert [shot.start_frame for shot in video.shots] == [0, 150, 300, 450]
-    assert video.shots[1].start_seconds == pytest.approx(150 / 187, abs=0.001)
-
-
 @pytest.mark.parametrize("size", [(1, 1), (7680, 4320), (100, 1), (1, 100)])
 def test_frames_of_any_size_pass(tmp_path, size):
     images = [plain(colour=(99 * i,) * 3, width=size[0], height=size[1]) for i in range(2)]
@@ -101,7 +94,7 @@ def test_a_stream_without_a_key_frame_is_skipped(render, tmp_path):
         begins = [packet.pos for packet in container.demux(video=0) if packet.pos]
     path.write_bytes(path.read_bytes()[begins[10] :])
     *_, skipped = pass_through(path, tmp_path)
-    assert (skipped.stage, skipped.reason) == ("shots", "cannot be decoded")
+    assert (skipped.stage, skipped.reason) == ("shots", "no frame decodes")
 
 
 # All together
@@ -151,7 +144,8 @@ BAD = {
     "cut.mp4": "cannot be opened",
     "sound.mp4": "no video stream",
     "dead.mp4": "no such file",
-    r"caf\udce9.mp4": "name is not UTF-8",
+    # Records cannot hold a name that is not UTF-8.
+    r"caf\udce9.mp4": "no such file",
     # The first in the order of names stays.
     "plain.mp4": "duplicate",
     "copy.mp4": None,
@@ -176,11 +170,3 @@ def test_files_that_change_or_go_between_stages_are_skipped(folder, tmp_path):
     found = endings(run_on(folder, tmp_path))
     lost = {changed.name: "file changed", gone.name: "no such file", late.name: "no such file"}
     assert found == dict.fromkeys(NAMES) | BAD | lost
-
-
-def test_a_copy_is_used_for_a_file_that_is_gone(folder, tmp_path):
-    run_on(folder, tmp_path, until="videos")
-    (folder / "copy.mp4").unlink()
-    store = run_on(folder, tmp_path)
-    assert str(folder / "plain.mp4") in {row.path for row in store.read("clips", Clips)}
-    assert {row.stage for row in store.read(SKIPPED, Skipped)} == {"videos"}

@@ -31,7 +31,7 @@ from tempo.preference.perturbations import perturb_all
 from tempo.preference.prompts import DESCRIBE
 from tempo.preference.responses import Footage, frame_requests, frames_by_clip
 from tempo.video.find import find_videos, video_id
-from tempo.video.frames import FrameStore, decode_jpegs, sample_video
+from tempo.video.frames import FrameStore, sample_video
 
 #: Videos whose frames are in memory at the same time, and which are described in one batch.
 BATCH_SIZE = 8
@@ -204,7 +204,7 @@ def _read(videos: VideoSet, path: str) -> tuple[str, Footage]:
         frames, fps = stored.images, stored.fps
     else:
         sampled = sample_video(path, videos.frames, videos.timeout_seconds)
-        frames, fps = decode_jpegs(sampled.jpegs), sampled.fps
+        frames, fps = sampled.images, sampled.fps
     num_segments = min(len(frames), NUM_SEGMENTS)
     segment_T = np.arange(len(frames)) * num_segments // len(frames)
     return name, Footage(frames, segment_T, num_segments, fps)

@@ -21,7 +21,6 @@ from tempo.core.files import write_json, write_lines
 from tempo.core.records import Pair, Video
 from tempo.core.store import RunStore, read_config
 from tempo.preference.importing import ORIGIN, TAGS, VIDEO_TAG, Row
-from tempo.video.find import present_path
 from tempo.video.frames import FrameStore
 
 PAIRS_FILE = "pairs.jsonl"
@@ -79,7 +78,7 @@ def _read_pairs(run: Path) -> list[Pair]:
     pairs = store.read("pairs", Pair)
     if not pairs:
         raise ValueError(f"{run} has no pair to export. `tempo status {run}` shows why they were skipped")
-    paths = {video.id: os.path.abspath(present_path(video)) for video in store.read("videos", Video)}
+    paths = {video.id: os.path.abspath(video.path) for video in store.read("videos", Video)}
     for pair in pairs:
         if pair.video_id not in paths:
             raise ValueError(f"pair {pair.id!r}: {pair.video} is not among the videos of {run}")
@@ -135,7 +134,7 @@ def _write_frames(store: FrameStore, video_id: str, export: Export) -> list[str]
     place = Path("frames", video_id)
     (export.folder / place).mkdir(parents=True)
     names = []
-    for number, jpeg in enumerate(store.read_jpegs(video_id)):
+    for number, jpeg in enumerate(store.read(video_id).jpegs):
         names.append(str(export.target / place / f"{number:04d}.jpg"))
         (export.folder / place / f"{number:04d}.jpg").write_bytes(jpeg)
     return names

@@ -200,7 +200,7 @@ def add_mirrors(pairs: Sequence[Pair], context: Context) -> list[Pair]:
     clips = {row.id: row for row in RunStore(context.directory).read("clips", Clips)}
     mirrored = []
     for video_id, rows in groupby(sorted(pairs, key=lambda pair: pair.id), key=lambda pair: pair.video_id):
-        clip_T = clip_of_frames(clips[video_id], frames.read_seconds(video_id))
+        clip_T = clip_of_frames(clips[video_id], frames.read(video_id).seconds)
         mirrored += [image for pair in rows if (image := mirror(pair, clip_T))]
     return sorted([*pairs, *mirrored], key=lambda pair: pair.id)
 
