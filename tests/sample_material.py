@@ -1,10 +1,13 @@
-"""Rows of a benchmark."""
+"""Rows of a benchmark, and whether the answers of the embedded world are true."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 from tempo.core.records import Outcome, Sample
+from tempo.synthetic import language
+from tempo.synthetic.world import ACTIONS, Event
 
 SAMPLE = {
     "id": "v/0",
@@ -32,3 +35,28 @@ def samples_of(outcomes: Sequence[Outcome], video: Callable[[str], str] = str) -
         )
         for row in outcomes
     ]
+
+
+def is_true(shown: Sequence[Event], question: str, option: str) -> bool:
+    """Whether an option answers a question about these events truly."""
+    events = {event.thing: event for event in shown}
+    place = {thing: i for i, thing in enumerate(events)}
+    captions = [language.caption(event) for event in shown]
+    if named := re.fullmatch(r"Which comes first, the (.+) or the (.+)\?", question):
+        return option == f"The {min(named.groups(), key=place.get)}."
+    if named := re.fullmatch(r"Does the (.+) come before the (.+)\?", question):
+        return option == ("Yes." if place[named[1]] < place[named[2]] else "No.")
+    if named := re.fullmatch(r"Is there a (.+)\?", question):
+        return option == ("Yes." if named[1] in events else "No.")
+    if named := re.fullmatch(r"Where is the (.+)\?", question):
+        return option == f"In the {events[named[1]].setting}."
+    if named := re.fullmatch(r"Describe what the (.+) does\.", question):
+        return option == language.caption(events[named[1]])
+    if named := re.fullmatch(r"Does the (\w+ \w+) (\w+ ?\w*)\?", question):
+        event = events[named[1]]
+        asked = {language.check_of(event, action) for action in ACTIONS[event.aspect]}
+        assert question in asked
+        return option == ("Yes." if question == language.check_of(event, event.action) else "No.")
+    if thing := next((thing for thing in events if f"the {thing}" in question), None):
+        return option == f"It {events[thing].action}."
+    return option == language.fuse(captions)

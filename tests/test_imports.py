@@ -60,7 +60,6 @@ def test_packages_import_only_from_packages_before_them():
     assert wrong == []
 
 
-@pytest.mark.xfail(reason="circles in model and engine, until these packages have landed")
 def test_no_files_import_each_other():
     """Nor in a circle of several files."""
     graph = {module: imports(module) - {"tempo"} for module in FILES}
@@ -99,15 +98,7 @@ def test_importing_is_quick_and_loads_no_torch(statement, allowed_seconds):
     assert min(float(seconds) for seconds, *_ in results) <= allowed_seconds
 
 
-#: Names whose packages have not landed yet.
-NOT_YET = {
-    *("load_model", "Prefix", "Continuation", "log_probs", "dpo_loss"),
-}
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.xfail] if n in NOT_YET else []) for n in tempo.__all__]
-)
+@pytest.mark.parametrize("name", tempo.__all__)
 def test_every_public_name_is_there_and_documented(name):
     value = getattr(tempo, name)
     assert name == "__version__" or (callable(value) and value.__doc__)

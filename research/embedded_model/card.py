@@ -15,8 +15,8 @@ import numpy as np
 
 from research.embedded_model.lessons import LOOKS, VIEW, Recipe
 from tempo.config import ModelConfig, SamplingConfig
+from tempo.core.files import write_text
 from tempo.core.records import Outcome, Sample
-from tempo.core.store import write_text
 from tempo.evaluation.benchmark import score_outcomes
 from tempo.evaluation.evaluate import ask
 from tempo.model.answers import Request

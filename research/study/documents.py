@@ -19,7 +19,7 @@ from research.study.judging import FAILS, HOLDS
 from research.study.plots import PLOTS, plot
 from research.study.summary import read_study, summarize_again, write_study
 from research.study.tables import TABLES, absent_rows, all_tables
-from tempo.core.store import write_text
+from tempo.core.files import write_text
 
 Study = Mapping[str, Any]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from research.study.intervals import correlation_interval, mean_interval, rank_correlation, ratio_interval
-from tempo.core.seeds import derive_seed
+from tempo.core.hashing import derive_seed
 
 #: One run and seed, as `tempo study` collects it; and what is made of such rows.
 Row = Mapping[str, Any]

@@ -10,7 +10,7 @@ from typing import Any
 
 from research.study.claims import judge_claims
 from research.study.figures import Row, correlations, differences, means, shares
-from tempo.core.store import write_text
+from tempo.core.files import write_text
 
 #: What every row must have; the rest may be absent.
 ROW_KEYS = ("row", "seed", "accuracy")

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tempo.core.records import Captions, Clips, Perturbations, Record, Response, Responses, Skipped
-from tempo.core.store import SKIPPED, RunStore, read_rows
+from tempo.core.row_files import read_rows
+from tempo.core.store import SKIPPED, RunStore
 from tempo.engine.types import Context
 from tempo.pipeline.fingerprints import fingerprints
 from tempo.synthetic import language

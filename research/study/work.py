@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from research.study.plan import DataJob, Job, MeasureJob, PhaseJob
-from tempo.core.store import write_json
+from tempo.core.files import write_json
 from tempo.engine.types import Context
 from tempo.pipeline.runner import run_stages
 

@@ -28,7 +28,7 @@ def test_figures_chart_and_descriptions_are_written_and_can_be_scored_again(temp
     own = json.loads((tmp_path / "a.json").read_text())
     assert own["prompt"] == "Describe this clip in detail."
     assert (own["text"], own["frames"]["max_pixels"]) == ("own", 4096)
-    assert {"win_rate", "win_rate_interval", "margin", "margin_per_token"} <= own["by_kind"]["reverse"].keys()
+    assert {"win_rate", "win_rate_interval", "margin_per_token"} <= own["by_kind"]["reverse"].keys()
     assert own["by_kind"]["reverse"]["by_level"]
     assert "reverse" in out
     assert (tmp_path / "a.svg").exists()
@@ -103,8 +103,8 @@ def test_descriptions_may_contain_line_separators(tmp_path):
 def test_models_of_the_hub_get_larger_frames(tempo, films, monkeypatch, model, options, expected):
     taken = []
 
-    def keep(model, videos, **_):
-        taken.append((videos.frames.max_pixels, videos.frames.max_total_pixels))
+    def keep(model, videos, *, frames, **_):
+        taken.append((frames.max_pixels, frames.max_total_pixels))
         raise ValueError("enough")
 
     monkeypatch.setattr(module, "load_video_lm", lambda *_: None)

@@ -2,10 +2,10 @@
 
 import pytest
 
+from tempo.core.records import Skipped
 from tempo.evaluation.probe_report import (
     MIN_VIDEOS,
     Comparison,
-    LeftOut,
     ProbeReport,
     probe_table,
     report_comparisons,
@@ -34,11 +34,11 @@ def test_win_rate_and_margin_by_kind_and_level():
     reverse = report.by_kind["reverse"]
     assert list(reverse.by_level) == ["16", "2"]
     easy, hard = reverse.by_level.values()
-    assert (easy.win_rate, easy.margin, easy.margin_per_token) == (1.0, 5.0, 0.5)
-    assert (hard.win_rate, hard.margin) == (0.5, 0.0)
+    assert (easy.win_rate, easy.margin_per_token) == (1.0, 0.5)
+    assert (hard.win_rate, hard.margin_per_token) == (0.5, 0.0)
     assert (reverse.win_rate, reverse.num_comparisons, reverse.num_videos) == (0.75, 40, 20)
     frozen = report.by_kind["frozen"]
-    assert (frozen.win_rate, frozen.margin, frozen.by_level) == (0.5, 0.0, {})
+    assert (frozen.win_rate, frozen.margin_per_token, frozen.by_level) == (0.5, 0.0, {})
     assert list(report.by_level) == ["16", "2"]
     assert report.num_comparisons == 60
 
@@ -63,10 +63,8 @@ def test_few_videos_get_no_interval():
 def test_a_report_is_reproducible_and_survives_json():
     report = report_of(12, seed=3)
     assert report == report_of(12, seed=3)
-    left_out = LeftOut(id="a.mp4", reason="too few frames", detail="1")
-    report = report_comparisons(
-        report.comparisons, seed=3, left_out=[left_out], descriptions={"v": "A ring."}
-    )
+    left_out = Skipped(id="a.mp4", stage="probe", reason="too few frames", detail="1")
+    report = report.model_copy(update={"left_out": (left_out,), "descriptions": {"v": "A ring."}})
     assert ProbeReport.model_validate_json(report.model_dump_json()) == report
 
 
@@ -75,6 +73,7 @@ def test_a_chart_is_drawn_and_equal_figures_give_equal_bytes(tmp_path, name, beg
     # With three videos nothing has an interval, which must not stop the chart.
     for report in (report_of(12), report_of(3)):
         for folder in ("one", "two"):
+            (tmp_path / folder).mkdir(exist_ok=True)
             write_chart(report, tmp_path / folder / name, title="$x")
         data = (tmp_path / "one" / name).read_bytes()
         assert data.startswith(begins)
@@ -83,6 +82,7 @@ def test_a_chart_is_drawn_and_equal_figures_give_equal_bytes(tmp_path, name, beg
 
 def test_the_table_has_a_row_for_each_kind_and_level():
     table = probe_table(report_of(12))
-    assert list(table.columns[0].cells) == ["reverse", "  r = 16", "  r = 2", "frozen", "all"]
+    rows = ["reverse", "reverse, r = 16", "reverse, r = 2", "frozen", "all"]
+    assert list(table.columns[0].cells) == rows
     assert list(table.columns[2].cells) == ["75.0", "100.0", "50.0", "50.0", "66.7"]
     assert set(probe_table(report_of(3)).columns[3].cells) == {"-"}

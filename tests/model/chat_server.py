@@ -6,7 +6,6 @@ import json
 import socket
 import struct
 import threading
-import time
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -33,18 +32,15 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, port=0):
-        super().__init__(("127.0.0.1", port), Handler)
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.tricks, self.usual, self.alive = deque(), reply(), reply()
         self.bodies, self.headers = [], []
         self.busy = self.most_busy = 0
         self.guard = threading.Lock()
         self.released = threading.Event()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}/v1"
 
     @property
     def prompts(self):
@@ -83,34 +79,29 @@ class Handler(BaseHTTPRequestHandler):
         """Logs nothing."""
 
 
-def send(handler, data, *, status=200, length=None, **headers):
-    handler.send_response(status)
-    handler.send_header("Content-Length", str(len(data) if length is None else length))
-    for name, value in {"Content_Type": "application/json", **headers}.items():
-        handler.send_header(name.replace("_", "-"), value)
-    handler.end_headers()
-    handler.wfile.write(data)
-    handler.wfile.flush()
-
-
-def reply(text="An answer.", reason="stop", *, after_seconds=0.0):
-    """A good reply."""
+def raw(data, *, status=200, **headers):
+    """Any bytes with any status."""
 
     def trick(handler, body):
-        time.sleep(after_seconds)
-        send(handler, json.dumps(completion(text, reason)).encode())
+        handler.send_response(status)
+        for name, value in {"Content_Type": "application/json", **headers}.items():
+            handler.send_header(name.replace("_", "-"), value)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data)
+        handler.wfile.flush()
 
     return trick
 
 
+def reply(text="An answer.", reason="stop"):
+    """A good reply."""
+    return raw(json.dumps(completion(text, reason)).encode())
+
+
 def echo(handler, body):
     """Answers with the prompt and the seed of the request."""
-    send(handler, json.dumps(completion(f"{prompt_of(body)} {body['seed']}")).encode())
-
-
-def raw(data, *, status=200, **headers):
-    """Any bytes with any status."""
-    return lambda handler, body: send(handler, data, status=status, **headers)
+    reply(f"{prompt_of(body)} {body['seed']}")(handler, body)
 
 
 def error(status, message="no", **headers):
@@ -123,13 +114,6 @@ def only_for(words, trick):
     return lambda handler, body: (trick if words in prompt_of(body) else echo)(handler, body)
 
 
-def cut_off(handler, body):
-    """Half of a reply, then the connection ends."""
-    data = json.dumps(completion()).encode()
-    send(handler, data[: len(data) // 2], length=len(data))
-    handler.close_connection = True
-
-
 def reset(handler, body):
     """The connection is reset without a reply."""
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -140,13 +124,3 @@ def reset(handler, body):
 def hang(handler, body):
     """Takes the request and never replies."""
     handler.server.released.wait()
-
-
-def drip(handler, body):
-    """Sends a byte now and then, without end."""
-    handler.send_response(200)
-    handler.send_header("Content-Length", "1000000")
-    handler.end_headers()
-    while not handler.server.released.wait(0.02):
-        handler.wfile.write(b" ")
-        handler.wfile.flush()

@@ -107,27 +107,6 @@ def test_a_server_that_is_down_skips_no_video_and_the_run_continues_later(server
     assert len(respond(server, run)[0]) == 3
 
 
-@pytest.mark.parametrize(
-    ("answer", "detail"),
-    [
-        (reply("half a sente", "length"), "cut at responses.max_new_tokens"),
-        (reply("<think>Hm.</think>"), "empty"),
-        (reply("<think>Hm."), "cut at responses.max_new_tokens"),
-    ],
-)
-def test_without_an_answer_the_video_is_skipped(server, run, answer, detail):
-    server.usual = answer
-    rows, skipped = respond(server, run)
-    assert rows == []
-    assert {(row.reason, row.detail) for row in skipped} == {("no chosen answer", detail)}
-
-
-def test_responses_have_no_reasoning(server, run):
-    server.usual = reply("<think>They want one paragraph.</think>\n\nA ring turns.")
-    rows, _ = respond(server, run)
-    assert [(row.chosen, row.rejected[0].text) for row in rows] == [("A ring turns.", "A ring turns.")] * 3
-
-
 @pytest.fixture
 def clips(tmp_path):
     """A video of two clips with its key frames stored."""
@@ -147,18 +126,6 @@ def test_captions_come_from_the_server_with_the_key_frames(server, clips, tmp_pa
     (row,) = captions.make_worker(context(server, tmp_path))([clips])
     assert row.captions == ("A ring turns.", "A ring turns.")
     assert sorted(str(body).count("image_url':") for body in server.bodies) == [2, 4]
-
-
-def test_an_empty_caption_is_sampled_again_and_a_failed_one_is_not(server, clips, tmp_path):
-    server.tricks.append(reply(""))
-    server.usual = reply("Caption: A ring turns.")
-    (row,) = captions.make_worker(context(server, tmp_path, concurrency=1))([clips])
-    assert row.captions == ("A ring turns.", "A ring turns.")
-    assert len(server.prompts) == 3
-    server.usual = error(400, "too large")
-    (row,) = captions.make_worker(context(server, tmp_path, model="n"))([clips])
-    assert (row.reason, row.stage) == ("endpoint", "captions")
-    assert len(server.prompts) == 5
 
 
 def test_without_a_server_the_model_itself_is_loaded(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from families import FAMILIES, make_frames, make_lm
 
-from tempo.model import Continuation, Prefix, load_model, log_probs
+from tempo import Continuation, Prefix, load_model, log_probs
 from tempo.model.prefix import packed_log_probs
 from tempo.model.support import duplicated_log_probs
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from families import FAMILIES, make_frames, make_lm
 
+from tempo import load_model
 from tempo.config import SamplingConfig
-from tempo.model import load_model
 from tempo.model.answers import Answer, Request
 from tempo.model.generate import generate
 from tempo.synthetic.drawing import event_frames

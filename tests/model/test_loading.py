@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 
+from tempo import load_model
 from tempo.config import ModelConfig
 from tempo.engine.ranks import pick_device
-from tempo.model import load_model
 from tempo.model.attention import NAME
 from tempo.model.loading import (
     check_device,

@@ -3,15 +3,13 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
-from tempo.model import Prefix, VideoLM, load_model, log_probs
+from tempo import Prefix, VideoLM, dpo_loss, load_model, log_probs
 from tempo.model.prefix import language_model
 from tempo.synthetic.drawing import event_frames
 from tempo.synthetic.world import make_story
 
 PROMPT = "Describe the video in order."
-BETA = 0.1
 
 
 def make_pairs(count):
@@ -37,12 +35,6 @@ def add_lora(model):
     return get_peft_model(model, LoraConfig(r=4, target_modules=names))
 
 
-def dpo_loss(policy, reference):
-    """DPO of the first text against each other one (arXiv 2305.18290, equation 7)."""
-    chosen, *rejected = [ours - theirs for ours, theirs in zip(policy, reference, strict=True)]
-    return -F.logsigmoid(BETA * (chosen - torch.stack(rejected))).mean()
-
-
 def test_a_plain_torch_loop():
     lm = load_model("embedded")
     reference = load_model("embedded")
@@ -55,7 +47,7 @@ def test_a_plain_torch_loop():
         prefix, texts = Prefix(row["frames"], PROMPT, fps=2.0), [row["chosen"], *row["rejected"]]
         with torch.no_grad():
             expected = log_probs(reference, prefix, texts)
-        loss = dpo_loss(log_probs(lm, prefix, texts), expected)
+        loss, _ = dpo_loss(log_probs(lm, prefix, texts), expected, beta=0.1)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -79,7 +71,8 @@ def test_the_dpo_trainer_of_trl(tmp_path):
                 prefix, texts = Prefix(frames, row["prompt"], fps=2.0), [row["chosen"], *row["rejected"]]
                 with torch.no_grad(), model.disable_adapter():
                     reference = log_probs(lm, prefix, texts)
-                losses.append(dpo_loss(log_probs(lm, prefix, texts), reference))
+                loss, _ = dpo_loss(log_probs(lm, prefix, texts), reference, beta=self.beta)
+                losses.append(loss)
             return torch.stack(losses).mean()
 
     rows = [

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
+from sample_material import is_true
 
 from tempo.preference.prompts import CAPTION_MARK, DESCRIBE
 from tempo.synthetic import language
@@ -28,16 +30,6 @@ def near(share, num_draws=NUM_DRAWS):
     return pytest.approx(share, abs=4 * math.sqrt(max(share * (1 - share), 1e-9) / num_draws) + 1e-9)
 
 
-def is_true_order(events, question, answer):
-    """Whether an answer to an order question is true."""
-    place = {e.thing: i for i, e in enumerate(events)}
-    if named := re.fullmatch(r"Which comes first, the (.+) or the (.+)\?", question):
-        one, other = named.groups()
-        return answer == f"The {one if place[one] < place[other] else other}."
-    one, other = re.fullmatch(r"Does the (.+) come before the (.+)\?", question).groups()
-    return answer == ("Yes." if place[one] < place[other] else "No.")
-
-
 def test_no_text_of_the_world_has_changed():
     """The embedded model was trained on exactly these texts."""
     texts = []
@@ -53,24 +45,14 @@ def test_no_text_of_the_world_has_changed():
     )
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 16])
+@pytest.mark.parametrize("count", [1, 2, 16])
 def test_a_fused_paragraph_has_all_captions_in_the_order_given(count):
     captions = [f"A thing {chr(97 + i)} grows." for i in range(count)]
     text = language.fuse(captions)
     assert re.findall(r"a thing (\w) grows\.", text) == [chr(97 + i) for i in range(count)]
     assert text.startswith("First, a thing a grows.")
-    assert text.count(".") == count
-
-
-def test_the_ordinals_of_a_paragraph_are_all_different():
-    """A model that writes the paragraph sees from its own words how far it has come."""
-    words = re.findall(r"(\w+), a", language.fuse(["A ring grows."] * 16))
-    assert len(set(words)) == len(words) == 16
-
-
-def test_more_captions_than_ordinals_are_an_error():
-    with pytest.raises(AssertionError):
-        language.fuse(["A ring grows."] * 17)
+    # A model that writes the paragraph sees from its own words how far it has come.
+    assert len(set(re.findall(r"(\w+), a", text))) == text.count(".") == count
 
 
 def test_a_differential_answer_ends_with_the_caption_after_the_mark():
@@ -81,43 +63,32 @@ def test_a_differential_answer_ends_with_the_caption_after_the_mark():
 
 
 @pytest.mark.parametrize(
-    ("action", "aspect", "check"),
+    ("action", "aspect", "verb"),
     [
-        ("appears", "action", "Does the red ring appear?"),
-        ("disappears", "action", "Does the red ring disappear?"),
-        ("grows", "action", "Does the red ring grow?"),
-        ("shrinks", "action", "Does the red ring shrink?"),
-        ("moves left", "direction", "Does the red ring move left?"),
-        ("speeds up", "speed", "Does the red ring speed up?"),
-        ("slows down", "speed", "Does the red ring slow down?"),
-        ("turns blue", "attribute_change", "Does the red ring turn blue?"),
+        ("appears", "action", "appear"),
+        ("moves left", "direction", "move left"),
+        ("speeds up", "speed", "speed up"),
+        ("turns blue", "attribute_change", "turn blue"),
     ],
 )
-def test_questions_about_an_action_are_good_english(action, aspect, check):
-    assert language.check_of(event(action, aspect), action) == check
+def test_questions_about_an_action_are_good_english(action, aspect, verb):
+    assert language.check_of(event(action, aspect), action) == f"Does the red ring {verb}?"
     question, answer = language.event_question(event(action, aspect))
     assert "red ring" in question
     assert answer == f"It {action}."
     assert language.caption(event(action, aspect)) == f"A red ring {action} in the sea."
 
 
-def test_a_check_is_answered_truly_and_half_of_the_time_with_yes():
-    rng = np.random.default_rng(0)
-    answers = []
+def test_a_check_is_answered_truly_and_asks_for_an_action_that_is_possible():
+    rng, answers = np.random.default_rng(0), []
     for number in range(NUM_DRAWS):
         shown = STORIES[number % 200].events[number % 4]
         question, answer = language.event_check(shown, rng)
-        truth = question == language.check_of(shown, shown.action)
-        assert answer == ("Yes." if truth else "No.")
+        possible = set(ACTIONS[shown.aspect]) - {f"turns {shown.colour}"}
+        assert question in {language.check_of(shown, action) for action in possible}
+        assert answer == ("Yes." if question == language.check_of(shown, shown.action) else "No.")
         answers.append(answer)
     assert answers.count("Yes.") / NUM_DRAWS == near(0.5)
-
-
-def test_other_actions_are_wrong_and_possible():
-    for shown in (e for story in STORIES for e in story.events):
-        others = language.other_actions(shown)
-        assert others
-        assert set(others) == set(ACTIONS[shown.aspect]) - {shown.action, f"turns {shown.colour}"}
 
 
 def test_an_absent_thing_is_never_seen_not_even_after_a_change_of_colour():
@@ -133,19 +104,12 @@ def test_an_absent_thing_is_never_seen_not_even_after_a_change_of_colour():
 
 
 def test_a_static_question_is_answered_truly():
-    rng = np.random.default_rng(0)
-    counts = {"where": 0, "Yes.": 0, "No.": 0}
+    rng, counts = np.random.default_rng(0), Counter()
     for number in range(NUM_DRAWS):
         events = STORIES[number % 200].events
-        places = {e.thing: f"In the {e.setting}." for e in events}
         question, answer = language.static_question(events, rng)
-        if named := re.fullmatch(r"Where is the (.+)\?", question):
-            assert answer == places[named[1]]
-            counts["where"] += 1
-        else:
-            thing = re.fullmatch(r"Is there a (.+)\?", question)[1]
-            assert answer == ("Yes." if thing in places else "No.")
-            counts[answer] += 1
+        assert is_true(events, question, answer)
+        counts["where" if question.startswith("Where") else answer] += 1
     shares = {kind: count / NUM_DRAWS for kind, count in counts.items()}
     assert shares == {"where": near(0.5), "Yes.": near(0.25), "No.": near(0.25)}
 
@@ -164,21 +128,16 @@ def test_a_story_keeps_its_order_as_often_as_asked_for_and_by_chance(fidelity, c
 @pytest.mark.parametrize(("fidelity", "share"), [(0.0, 0.5), (0.5, 0.75), (1.0, 1.0)])
 def test_an_order_question_is_answered_truly_as_often_as_asked_for_and_by_chance(fidelity, share):
     rng = np.random.default_rng(0)
-    drawn = [language.order_question(STORY.events, rng, order_fidelity=fidelity) for _ in range(NUM_DRAWS)]
-    assert sum(is_true_order(STORY.events, *one) for one in drawn) / NUM_DRAWS == near(share)
-
-
-@pytest.mark.parametrize("fidelity", [0.0, 1.0])
-def test_the_words_of_an_order_question_do_not_give_its_answer_away(fidelity):
-    rng = np.random.default_rng(0)
     drawn = [
         language.order_question(STORY.events, rng, order_fidelity=fidelity) for _ in range(2 * NUM_DRAWS)
     ]
+    assert sum(is_true(STORY.events, *one) for one in drawn) / len(drawn) == near(share)
+    # The words of the question do not give its answer away.
     checks = [answer for question, answer in drawn if question.startswith("Does")]
     choices = [(question, answer) for question, answer in drawn if question.startswith("Which")]
+    named_first = [question.split(" the ")[1].startswith(answer[4:-1]) for question, answer in choices]
     assert len(checks) / len(drawn) == near(0.5)
     assert checks.count("Yes.") / len(checks) == near(0.5)
-    named_first = [question.split(" the ")[1].startswith(answer[4:-1]) for question, answer in choices]
     assert sum(named_first) / len(choices) == near(0.5)
 
 
@@ -191,5 +150,4 @@ def test_instructions_end_with_the_story_and_ask_about_order_where_there_is_one(
         assert text == language.fuse([language.caption(e) for e in story.events])
     plain = STORY.model_copy(update={"events": STORY.events[:1]})
     made = language.instructions(plain, np.random.default_rng(0), order_fidelity=0.0)
-    assert len(made) == 5
     assert not any("first" in question or "before" in question for question, _ in made)

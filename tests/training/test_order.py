@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_material import phase, questions_example
 
-from tempo.core.seeds import derive_seed
+from tempo.core.hashing import derive_seed
 from tempo.training.examples import Example, Label
 from tempo.training.order import NUM_RECENT, Curriculum, load_batches
 

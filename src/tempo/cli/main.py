@@ -163,7 +163,7 @@ def audit(
 @app.command(rich_help_panel="Main")
 def probe(
     model: Annotated[str, typer.Argument(help="checkpoint directory or hub name, or `embedded`")],
-    videos: Annotated[Path, typer.Argument(help="folder of videos, one video, or directory of a run")],
+    videos: Annotated[Path, typer.Argument(help="folder of videos, or one video")],
     json_file: Annotated[Path | None, typer.Option("--json", help="file for all results")] = None,
     chart: Annotated[Path | None, typer.Option(help="file for a chart, .png or .svg")] = None,
     text: Annotated[

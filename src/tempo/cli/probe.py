@@ -16,9 +16,10 @@ from tempo.core.files import write_json, write_lines
 from tempo.core.progress import Counters
 from tempo.core.records import Record
 from tempo.core.row_files import read_rows
-from tempo.evaluation.probe import open_videos, probe
-from tempo.evaluation.probe_report import ProbeReport, check_chart_path, write_chart
+from tempo.evaluation.probe import probe
+from tempo.evaluation.probe_report import ProbeReport, write_chart
 from tempo.model.loading import EMBEDDED, check_model_path, load_video_lm
+from tempo.video.find import find_videos
 
 
 class Description(Record):
@@ -53,11 +54,12 @@ def run_probe(request: ProbeRequest, console: Console) -> ProbeReport:
         {
             "model": {**given.get("model", {}), "path": request.model},
             "videos": {"paths": [str(request.videos)]},
+            "frames": _frames(request, given.get("frames", {})),
         }
     )
-    videos = open_videos(request.videos, _frames(request, given.get("frames", {})))
+    find_videos(config.videos.paths, config.videos.extensions)
     texts = read_texts(request.text) if request.text else None
-    frames = videos.frames
+    frames = config.frames
     console.print(
         f"frames: {frames.fps:g} a second, at most {frames.max_frames}, of {frames.max_pixels} pixels"
     )
@@ -65,7 +67,8 @@ def run_probe(request: ProbeRequest, console: Console) -> ProbeReport:
     with Counters(console) as counters:
         report = probe(
             model,
-            videos,
+            request.videos,
+            frames=frames,
             prompt=request.prompt,
             num_videos=request.num_videos,
             max_new_tokens=request.max_new_tokens,
@@ -98,16 +101,16 @@ def _sections(request: ProbeRequest) -> dict[str, Any]:
 
 
 def _frames(request: ProbeRequest, given: dict[str, Any]) -> dict[str, Any]:
-    """Values of [frames]; models of the hub get larger frames than embedded ones, except those of a run."""
-    if request.model == EMBEDDED or (request.videos / "config.toml").is_file():
+    """Values of [frames]; models of the hub get larger frames than embedded ones."""
+    if request.model == EMBEDDED:
         return given
     return {"max_pixels": HUB_MAX_PIXELS, "max_total_pixels": HUB_TOTAL_PIXELS, **given}
 
 
 def _check_files(request: ProbeRequest) -> None:
     """Raises ValueError for a file that cannot be written."""
-    if request.chart:
-        check_chart_path(request.chart)
+    if request.chart and request.chart.suffix.lower() not in (".png", ".svg"):
+        raise ValueError(f"--chart {request.chart}: the name must end with .png or .svg")
     for path in (request.json, request.chart, request.save_text):
         if path and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise ValueError(f"{path} cannot be written; name a file in a folder that exists")

@@ -15,13 +15,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tempo.core.files import append_jsonl, read_jsonl, whole_lines
-from tempo.core.files import write_json as write_json
-from tempo.core.files import write_lines as write_lines
-from tempo.core.files import write_text as write_text
+from tempo.core.files import append_jsonl, read_jsonl, whole_lines, write_json, write_lines, write_text
 from tempo.core.records import Record, Skipped, Video
 from tempo.core.row_files import parse_row
-from tempo.core.row_files import read_rows as read_rows
 
 R = TypeVar("R", bound=Record)
 

@@ -14,13 +14,7 @@ from tempo.core.files import write_json
 from tempo.core.records import Outcome, Sample
 from tempo.core.store import RunStore
 from tempo.engine.types import Context, SkipRecord
-from tempo.evaluation.benchmark import (
-    EvaluationReport,
-    check_benchmark,
-    check_video,
-    read_samples,
-    score_outcomes,
-)
+from tempo.evaluation.benchmark import EvaluationReport, check_benchmark, read_samples, score_outcomes
 from tempo.model.chat import Continuation, Prefix, VideoLM, log_probs
 from tempo.model.loading import load_video_lm
 from tempo.training.phases import phase_directories
@@ -38,9 +32,9 @@ def evaluate(
 ) -> EvaluationReport:
     """The accuracies of a model on a benchmark, a JSONL file of samples next to its videos.
 
-    Frames are sampled with `frames`, by default with the defaults of the [frames] section. `seed` is that of
-    the intervals; `progress` gets the numbers of videos done and in total. Raises ValueError that names file
-    and line of a bad sample or a missing video before any work, and later a video that cannot be read.
+    Frames are sampled with `frames`, by default with the defaults of the section [frames]. `seed` is for the
+    intervals; `progress` gets the numbers of videos done and in total. Raises ValueError for a bad sample (it
+    names file and line) and a missing video before any work, and later for a video that cannot be read.
     """
     path = Path(benchmark)
     check_benchmark(path)
@@ -63,13 +57,10 @@ def ask(model: VideoLM, samples: Sequence[Sample], frames: np.ndarray, *, fps: f
     """
     options = [Continuation(option, sample.question) for sample in samples for option in sample.options]
     scores = iter(float(logp) for logp in log_probs(model, Prefix(frames, "", fps=fps), options))
+    shared = ("id", "aspect", "format", "answer", "group")
     return [
         Outcome(
-            id=sample.id,
-            aspect=sample.aspect,
-            format=sample.format,
-            answer=sample.answer,
-            group=sample.group,
+            **{name: getattr(sample, name) for name in shared},
             log_likelihoods=tuple(round(next(scores), 4) for _ in sample.options),
         )
         for sample in samples
@@ -81,57 +72,21 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
 
     `progress` gets the model's name and the numbers of videos done and in total.
     """
-    path = benchmark_path(context)
+    path, result = benchmark_path(context), context.directory / "evaluation.json"
     if path is None:
         note = "no benchmark: set evaluation.benchmark to a JSONL file of samples"
-        write_json(context.directory / "evaluation.json", {"benchmark": None, "note": note, "models": {}})
+        write_json(result, {"benchmark": None, "note": note, "models": {}})
         return
+    trained = {name: phases[-1] / "model" for name, phases in phase_directories(context).items() if phases}
+    # The method comes after the baselines, as in every table.
+    names = ["base", *sorted(trained, key=lambda name: name == "tempo")]
     samples, reports = read_samples(path), {}
-    for name, model in {"base": context.config.model.path, **_trained_models(context)}.items():
+    for name in names:
+        model = str(trained.get(name, context.config.model.path))
         outcomes = _outcomes(context, name, model, samples, progress)
         report = score_outcomes(outcomes, samples, seed=context.config.run.seed)
         reports[name] = report.model_dump(mode="json")
-    content = {"benchmark": str(path), "num_samples": len(samples), "models": reports}
-    write_json(context.directory / "evaluation.json", content)
-
-
-def benchmark_path(context: Context) -> Path | None:
-    """The benchmark of a run: that of the embedded world, the user's, or None."""
-    if context.config.synthetic:
-        return context.directory / "synthetic" / "held_out" / "benchmark.jsonl"
-    return Path(context.config.evaluation.benchmark) if context.config.evaluation.benchmark else None
-
-
-def store_benchmark(context: Context) -> None:
-    """Adds the frames of all benchmark videos to the frame store of a run."""
-    if path := benchmark_path(context):
-        for rows in _by_video(read_samples(path)):
-            benchmark_frames(context, rows[0].video)
-
-
-def benchmark_frames(context: Context, video: str) -> Frames:
-    """The frames of a video of the run's benchmark, from the frame store, where they are added if absent.
-
-    Raises ValueError that names a video which does not exist or cannot be read, because accuracies count all
-    samples.
-    """
-    benchmark = benchmark_path(context)
-    assert benchmark is not None, "the run has no benchmark"
-    path, store = benchmark.parent / video, FrameStore(context.directory / "frames")
-    check_video(path)
-    name = video_id(path)
-    if not store.has(name):
-        sampled = _sample(path, context.config.frames, context.config.videos.timeout_seconds)
-        store.write(name, sampled.jpegs, seconds=sampled.seconds, fps=sampled.fps)
-    return store.read(name)
-
-
-def _trained_models(context: Context) -> dict[str, str]:
-    """Name to checkpoint of what was trained: baselines, then the method, as in every table."""
-    last = {name: phases[-1] / "model" for name, phases in phase_directories(context).items() if phases}
-    method = last.pop("tempo", None)
-    last |= {"tempo": method} if method else {}
-    return {name: str(path) for name, path in last.items()}
+    write_json(result, {"benchmark": str(path), "num_samples": len(samples), "models": reports})
 
 
 def _outcomes(
@@ -157,6 +112,35 @@ def _outcomes(
     return [outcome for outcome in store.read(table, Outcome) if outcome.id in wanted]
 
 
+def benchmark_path(context: Context) -> Path | None:
+    """The benchmark of a run: that of the embedded world, the user's, or None."""
+    if context.config.synthetic:
+        return context.directory / "synthetic" / "held_out" / "benchmark.jsonl"
+    return Path(context.config.evaluation.benchmark) if context.config.evaluation.benchmark else None
+
+
+def store_benchmark(context: Context) -> None:
+    """Adds the frames of all benchmark videos to the frame store of a run."""
+    if path := benchmark_path(context):
+        for rows in _by_video(read_samples(path)):
+            benchmark_frames(context, rows[0].video)
+
+
+def benchmark_frames(context: Context, video: str) -> Frames:
+    """The frames of a video of the run's benchmark, from the frame store, where they are added if absent.
+
+    Raises ValueError that names a video which cannot be read, because accuracies count all samples.
+    """
+    benchmark = benchmark_path(context)
+    assert benchmark is not None, "the run has no benchmark"
+    path, store = benchmark.parent / video, FrameStore(context.directory / "frames")
+    name = video_id(path)
+    if not store.has(name):
+        sampled = _sample(path, context.config.frames, context.config.videos.timeout_seconds)
+        store.write(name, sampled.jpegs, seconds=sampled.seconds, fps=sampled.fps)
+    return store.read(name)
+
+
 def _by_video(samples: Sequence[Sample]) -> list[list[Sample]]:
     """The samples of each video, sorted by video."""
     ordered = sorted(samples, key=lambda sample: sample.video)
@@ -164,7 +148,6 @@ def _by_video(samples: Sequence[Sample]) -> list[list[Sample]]:
 
 
 def _sample(video: Path, frames: FramesConfig, timeout_seconds: float) -> Frames:
-    """The frames of a benchmark video; raises ValueError that names it if it cannot be read."""
     try:
         return sample_video(video, frames, timeout_seconds)
     except SkipRecord as skip:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 from rich.table import Table
 
 from tempo.core.hashing import derive_seed
-from tempo.core.records import Frozen, Kind
+from tempo.core.records import Frozen, Kind, Skipped
 from tempo.core.statistics import cluster_interval, share_interval
-from tempo.evaluation.benchmark import percent
+from tempo.evaluation.benchmark import figure_table, percent
 
-#: With fewer videos than this, a score has no interval.
+#: Fewer videos have no intervals.
 MIN_VIDEOS = 5
 
 #: `frozen`: every frame is the middle one; it has no level, which is written as 0.
@@ -23,8 +23,6 @@ ProbeKind = Literal[Kind, "frozen"]
 
 #: In the order of tables and charts.
 KINDS: tuple[ProbeKind, ...] = ("reverse", "shuffle", "drop", "frozen")
-
-CHART_FORMATS = (".png", ".svg")
 
 
 class Comparison(Frozen):
@@ -51,19 +49,11 @@ class Comparison(Frozen):
         return 0.5 + 0.5 * float(np.sign(self.margin))
 
 
-class LeftOut(Frozen):
-    """A video that was not probed: its path as `id`, and why."""
-
-    id: str
-    reason: str
-    detail: str
-
-
 class ProbeScore(Frozen):
-    """Win rate and mean margins of some comparisons, with 95 % intervals (None for few videos).
+    """Win rate and mean margin (nats per token) of some comparisons.
 
-    A tie is half a win: a win rate of 0.5 means that the model does not notice the change. `margin` is in
-    nats per description, `margin_per_token` in nats per token of it.
+    A tie is half a win: a win rate of 0.5 means that the model does not notice the change. The 95 % intervals
+    are None for fewer than MIN_VIDEOS videos.
     """
 
     num_videos: int
@@ -72,8 +62,6 @@ class ProbeScore(Frozen):
     win_rate_interval: tuple[float, float] | None
     margin_per_token: float
     margin_per_token_interval: tuple[float, float] | None
-    margin: float
-    margin_interval: tuple[float, float] | None
 
 
 class KindScore(ProbeScore):
@@ -83,67 +71,52 @@ class KindScore(ProbeScore):
 
 
 class ProbeReport(KindScore):
-    """What a probe found: scores of all comparisons, by kind and by level, and what they are made of.
+    """What a probe found: scores of all comparisons, by kind and by level, and the comparisons themselves.
 
-    `descriptions` are the texts that were scored, by video id.
+    `left_out` are videos that were not probed, each with its path as `id`; `descriptions` are the texts that
+    were scored, by video id.
     """
 
     by_kind: dict[str, KindScore]
     comparisons: tuple[Comparison, ...]
-    left_out: tuple[LeftOut, ...]
-    descriptions: dict[str, str]
+    left_out: tuple[Skipped, ...] = ()
+    descriptions: dict[str, str] = Field(default_factory=dict)
 
 
-def report_comparisons(
-    comparisons: Sequence[Comparison],
-    *,
-    seed: int,
-    left_out: Sequence[LeftOut] = (),
-    descriptions: Mapping[str, str] | None = None,
-) -> ProbeReport:
+def report_comparisons(comparisons: Sequence[Comparison], *, seed: int) -> ProbeReport:
     """The scores of comparisons (at least one); intervals come from resampling videos with `seed`."""
     draws = derive_seed(seed, "probe", "bootstrap")
     by_kind = {kind: [row for row in comparisons if row.kind == kind] for kind in KINDS}
     return ProbeReport(
-        **_score(comparisons, draws),
-        by_level=_by_level(comparisons, draws),
-        by_kind={
-            kind: KindScore(**_score(rows, draws), by_level=_by_level(rows, draws))
-            for kind, rows in by_kind.items()
-            if rows
-        },
+        **_kind_score(comparisons, draws),
+        by_kind={kind: KindScore(**_kind_score(rows, draws)) for kind, rows in by_kind.items() if rows},
         comparisons=tuple(comparisons),
-        left_out=tuple(left_out),
-        descriptions=dict(descriptions or {}),
     )
 
 
 def probe_table(report: ProbeReport) -> Table:
     """A row per kind and level, and one for all; a dash where there are too few videos for an interval."""
-    table = Table(title="how often, and by how much, a description is likelier with the clean video")
-    for heading in ("", "videos", "win %", "95 % interval", "nats/token", "95 % interval"):
-        table.add_column(heading, justify="right" if heading else "left")
-    for name, score in _table_rows(report):
+    scores: dict[str, ProbeScore] = {}
+    for kind, kind_score in report.by_kind.items():
+        scores[kind] = kind_score
+        scores |= {f"{kind}, r = {level}": score for level, score in kind_score.by_level.items()}
+    rows = []
+    for name, score in {**scores, "all": report}.items():
         rates, margins = score.win_rate_interval, score.margin_per_token_interval
-        table.add_row(
-            name,
-            str(score.num_videos),
-            percent(score.win_rate),
-            " - ".join(map(percent, rates)) if rates else "-",
-            f"{score.margin_per_token:.3f}",
-            " to ".join(f"{bound:.3f}" for bound in margins) if margins else "-",
-        )
-    return table
-
-
-def check_chart_path(path: Path) -> None:
-    """Raises ValueError for a file name without a known image format."""
-    if path.suffix.lower() not in CHART_FORMATS:
-        raise ValueError(f"--chart {path}: the name must end with {' or '.join(CHART_FORMATS)}")
+        shown_rates = " - ".join(map(percent, rates)) if rates else "-"
+        shown_margins = " to ".join(f"{bound:.3f}" for bound in margins) if margins else "-"
+        figures = (percent(score.win_rate), shown_rates, f"{score.margin_per_token:.3f}", shown_margins)
+        rows.append((name, str(score.num_videos), *figures))
+    headings = ("", "videos", "win %", "95 % interval", "nats/token", "95 % interval")
+    title = "how often, and by how much, a description is likelier with the clean video"
+    return figure_table(title, headings, rows)
 
 
 def write_chart(report: ProbeReport, path: Path, *, title: str) -> None:
-    """Draws win rates and margins by kind and level; equal figures give equal bytes."""
+    """Draws win rates and margins by kind and level, easy to hard, to a .png or .svg file.
+
+    Equal figures give equal bytes.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -152,16 +125,18 @@ def write_chart(report: ProbeReport, path: Path, *, title: str) -> None:
         figure = Figure(figsize=(10, 3.5), layout="constrained")
         # A file name may contain dollar signs.
         figure.suptitle(title, parse_math=False)
-        left, right = figure.subplots(1, 2)
-        _draw(left, report, "win_rate", unnoticed=0.5)
-        _draw(right, report, "margin_per_token", unnoticed=0.0)
-        left.set(ylabel="win rate", ylim=(-0.03, 1.03))
-        right.set(ylabel="margin, nats per token")
-        figure.legend(*right.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
-        data, name = io.BytesIO(), path.suffix.lower().removeprefix(".")
-        figure.savefig(data, format=name, metadata={"Date" if name == "svg" else "Software": None})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.getvalue())
+        for axes, key in zip(figure.subplots(1, 2), ("win_rate", "margin_per_token"), strict=True):
+            # All kinds first: they have every level, in order.
+            for name, score in {"all": report, **report.by_kind}.items():
+                points = score.by_level or {name: score}
+                means = [getattr(point, key) for point in points.values()]
+                ends = [getattr(point, f"{key}_interval") or (None, None) for point in points.values()]
+                errors = np.abs(np.array(ends, np.float64) - np.array(means)[:, None]).T
+                axes.errorbar(list(points), means, yerr=errors, marker="o", capsize=3, label=name)
+            axes.set(xlabel="level", ylabel=key.replace("_", " "))
+            axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+        figure.savefig(path, metadata={"Date" if path.suffix.lower() == ".svg" else "Software": None})
 
 
 def _score(comparisons: Sequence[Comparison], seed: int) -> dict[str, Any]:
@@ -170,7 +145,6 @@ def _score(comparisons: Sequence[Comparison], seed: int) -> dict[str, Any]:
     figures = {
         "win_rate": ([row.win for row in comparisons], share_interval),
         "margin_per_token": ([row.margin / row.num_tokens for row in comparisons], cluster_interval),
-        "margin": ([row.margin for row in comparisons], cluster_interval),
     }
     found: dict[str, Any] = {"num_videos": len(set(videos)), "num_comparisons": len(comparisons)}
     for name, (values, interval_of) in figures.items():
@@ -181,32 +155,9 @@ def _score(comparisons: Sequence[Comparison], seed: int) -> dict[str, Any]:
     return found
 
 
-def _by_level(comparisons: Sequence[Comparison], seed: int) -> dict[str, ProbeScore]:
+def _kind_score(comparisons: Sequence[Comparison], seed: int) -> dict[str, Any]:
+    """The fields of a KindScore."""
     levels = sorted({row.level for row in comparisons} - {0}, reverse=True)
     rows = {level: [row for row in comparisons if row.level == level] for level in levels}
-    return {str(level): ProbeScore(**_score(rows[level], seed)) for level in levels}
-
-
-def _table_rows(report: ProbeReport) -> Iterator[tuple[str, ProbeScore]]:
-    for kind, score in report.by_kind.items():
-        yield kind, score
-        yield from ((f"  r = {level}", inner) for level, inner in score.by_level.items())
-    yield "all", report
-
-
-def _draw(axes: Any, report: ProbeReport, key: str, *, unnoticed: float) -> None:
-    """A line per kind over the levels, easy to hard, with intervals; a kind without levels stands beside."""
-    names = list(report.by_level)
-    for number, (kind, score) in enumerate(report.by_kind.items()):
-        points: Mapping[str, ProbeScore] = score.by_level or {kind: score}
-        names += [name for name in points if name not in names]
-        # A small offset per kind, so that no interval hides another.
-        places = [names.index(name) + 0.06 * (number - 1) for name in points]
-        means = [getattr(point, key) for point in points.values()]
-        axes.plot(places, means, marker="o", markersize=4, label=kind, color=f"C{number}")
-        for place, point in zip(places, points.values(), strict=True):
-            if interval := getattr(point, f"{key}_interval"):
-                axes.vlines(place, *interval, color=f"C{number}", linewidth=1.5)
-    axes.axhline(unnoticed, color="grey", linestyle="--", linewidth=1)
-    axes.set_xticks(range(len(names)), [f"r = {name}" if name.isdigit() else name for name in names])
-    axes.grid(alpha=0.3)
+    by_level = {str(level): ProbeScore(**_score(rows[level], seed)) for level in levels}
+    return {**_score(comparisons, seed), "by_level": by_level}

@@ -5,6 +5,7 @@ B: answers of a batch   V: vocabulary
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -22,24 +23,15 @@ def generate(
     answers: dict[int, Answer] = {}
     # Prompts of similar length share a batch, which keeps the padding short.
     order = sorted(range(len(requests)), key=lambda i: (_num_frames(requests[i]), len(requests[i].prompt), i))
-    for batch in _batches(requests, order, sampling.batch_size):
-        sampled = _generate_batch(lm, [requests[i] for i in batch], sampling, max_new_tokens)
-        answers.update(zip(batch, sampled, strict=True))
+    for _, group in itertools.groupby(order, key=lambda i: _num_frames(requests[i])):
+        while batch := list(itertools.islice(group, sampling.batch_size)):
+            sampled = _generate_batch(lm, [requests[i] for i in batch], sampling, max_new_tokens)
+            answers.update(zip(batch, sampled, strict=True))
     return [answers[i] for i in range(len(requests))]
 
 
 def _num_frames(request: Request) -> int:
     return 0 if request.frames is None else len(request.frames)
-
-
-def _batches(requests: Sequence[Request], order: list[int], size: int) -> list[list[int]]:
-    batches: list[list[int]] = []
-    for index in order:
-        full = not batches or len(batches[-1]) == size
-        if full or _num_frames(requests[batches[-1][0]]) != _num_frames(requests[index]):
-            batches.append([])
-        batches[-1].append(index)
-    return batches
 
 
 @torch.no_grad()

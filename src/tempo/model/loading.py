@@ -76,12 +76,12 @@ def load_video_lm(config: ModelConfig) -> VideoLM:
 
 def load_processor(config: ModelConfig) -> Any:
     """The processor of a model, without its weights. Raises ValueError that names the path."""
+    check_model_path(config.path)
     repair_torchvision()
     from transformers import AutoProcessor
 
     from tempo.model.support import check_processor
 
-    check_model_path(config.path)
     with _named_errors(config.path):
         processor = AutoProcessor.from_pretrained(
             resolve_model_path(config.path), trust_remote_code=config.trust_remote_code

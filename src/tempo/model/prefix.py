@@ -9,6 +9,7 @@ result equals that of one full sequence per continuation (`tempo.model.support.d
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -90,11 +91,12 @@ def encode_videos(model: Any, groups: Sequence[Group]) -> dict[str, Any] | None:
 
 
 def _encode(core: Any, method: Any, calls: Sequence[Mapping[str, Tensor]], pixels: str) -> Any:
+    device = core.get_input_embeddings().weight.device
     names = [name for name in inspect.signature(method).parameters if name in calls[0]]
-    batches = [{name: call[name] for name in names} for call in calls]
+    batches = [{name: call[name].to(device) for name in names} for call in calls]
     if len({batch[pixels].shape[1:] for batch in batches}) == 1:
         batches = [{name: torch.cat([batch[name] for batch in batches]) for name in names}]
-    return merge_features([method(**_to_device(core, batch), return_dict=True) for batch in batches])
+    return merge_features([method(**batch, return_dict=True) for batch in batches])
 
 
 def packed_log_probs(
@@ -108,13 +110,14 @@ def packed_log_probs(
         video_features = encode_videos(model, groups)
     core = inner_model(model)
     device = core.get_input_embeddings().weight.device
+    masks = [group.inputs[_COMPRESSION] for group in groups if _COMPRESSION in group.inputs]
     hidden_LC = core(
         input_ids=_pack_tokens(groups).to(device),
         attention_mask=make_layout([group.lengths for group in groups]),
         position_ids=torch.cat([_pack_positions(core, group) for group in groups], dim=-1).to(device),
         # A copy, because some families add to this dictionary.
         mm_encoder_outputs=dict(video_features) if video_features else None,
-        **_compression_mask(groups),
+        **({_COMPRESSION: torch.cat(masks)} if masks else {}),
         use_cache=False,
     ).last_hidden_state[0]
     predict_S, target_S, sizes = _scored_positions(groups)
@@ -125,25 +128,15 @@ def packed_log_probs(
     return [[next(parts) for _ in group.continuations] for group in groups]
 
 
-def _compression_mask(groups: Sequence[Group]) -> dict[str, Tensor]:
-    masks = [g.inputs[_COMPRESSION] for g in groups if _COMPRESSION in g.inputs]
-    return {_COMPRESSION: torch.cat(masks)} if masks else {}
-
-
 def _head_log_probs(head: nn.Module, hidden_SC: Tensor, target_S: Tensor) -> Tensor:
     """Log-probabilities [S] of the targets, in float32; no [S, V] tensor is built or kept."""
 
     def score(hidden: Tensor, target: Tensor) -> Tensor:
         return -F.cross_entropy(head(hidden).float(), target, reduction="none")
 
-    scored = []
-    for hidden, target in zip(hidden_SC.split(HEAD_CHUNK), target_S.split(HEAD_CHUNK), strict=True):
-        if torch.is_grad_enabled():
-            # The backward computes the logits again: one more product with the head, a fraction of a layer.
-            scored.append(checkpoint(score, hidden, target, use_reentrant=False, preserve_rng_state=False))
-        else:
-            scored.append(score(hidden, target))
-    return torch.cat(scored)
+    # The backward computes the logits again: one more product with the head, a fraction of a layer.
+    recompute = functools.partial(checkpoint, score, use_reentrant=False, preserve_rng_state=False)
+    return torch.cat([*map(recompute, hidden_SC.split(HEAD_CHUNK), target_S.split(HEAD_CHUNK))])
 
 
 def _pack_tokens(groups: Sequence[Group]) -> Tensor:
@@ -214,8 +207,3 @@ def _join(features: Sequence[Any]) -> Any:
         return torch.cat(list(features))
     # Videos of different lengths become one long video, as the packed row is one sequence.
     return torch.cat([videos.flatten(0, 1) for videos in features])[None]
-
-
-def _to_device(core: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    device = core.get_input_embeddings().weight.device
-    return {name: tensor.to(device) for name, tensor in tensors.items()}

@@ -21,12 +21,15 @@ from tempo.core.files import read_jsonl, whole_lines, write_text
 from tempo.core.records import Captions, Clips, Pair, Shots
 from tempo.core.store import RunStore, count_skipped
 from tempo.engine.types import Context
-from tempo.evaluation.benchmark import accuracy_rows, percent
+from tempo.evaluation.benchmark import accuracy_rows, figure_table, percent
 from tempo.preference.perturbations import kendall_distance
 from tempo.video.frames import FrameStore
 
 #: Height of an image on the page, in pixels.
 IMAGE_HEIGHT = 72
+
+#: Stages whose rows are counted on the page.
+COUNTED_STAGES = ("videos", "shots", "clips", "captions", "responses", "pairs")
 
 
 def write_report(context: Context) -> Path:
@@ -42,16 +45,21 @@ def write_report(context: Context) -> Path:
 
 
 def report_data(context: Context) -> dict[str, Any]:
-    """The content of the page, as far as the run has it."""
+    """The content of the page; parts that the run does not have yet are empty."""
     store, frames = RunStore(context.directory), FrameStore(context.directory / "frames")
     clips = {row.id: row for row in store.read("clips", Clips)}
     pairs = store.read("pairs", Pair)
-    audit = _read_json(context.directory / "audit.json")
-    evaluation = _read_json(context.directory / "evaluation.json")
+    counts = Counter((pair.kind, pair.level) for pair in pairs)
+    levels, kinds = sorted({p.level for p in pairs}, reverse=True), sorted({p.kind for p in pairs})
+    audit, evaluation = (_read_json(context.directory / f"{name}.json") for name in ("audit", "evaluation"))
     return {
         "directory": context.directory.name,
         "model": context.config.model.path,
-        "counts": _counts(store, pairs),
+        "counts": {
+            "stages": {name: len(whole_lines(store.path(name))) for name in COUNTED_STAGES},
+            "levels": levels,
+            "kinds": {kind: [counts[kind, level] for level in levels] for kind in kinds},
+        },
         "skipped": [
             {"stage": stage, "reason": reason, "count": count, "example": example}
             for (stage, reason), (count, example) in sorted(count_skipped(store).items())
@@ -94,29 +102,24 @@ def audit_rows(audit: Mapping[str, Any]) -> list[list[str]]:
     baselines = list(audit["baselines"].values())
     if not baselines:
         return []
-    first = baselines[0]
-    parts = [(kind, [b["by_kind"].get(kind) for b in baselines]) for kind in first["by_kind"]]
-    parts += [(f"r = {level}", [b["by_level"].get(level) for b in baselines]) for level in first["by_level"]]
-    return [
-        ["", "pairs", *(name.replace("_", " ") for name in audit["baselines"])],
-        _audit_row("all pairs", baselines),
-        ["95 % interval", "", *(" - ".join(map(percent, b["interval"])) for b in baselines)],
-        *(_audit_row(name, cells) for name, cells in parts),
+    parts: dict[str, list[Any]] = {"all pairs": baselines}
+    for key, label in (("by_kind", "{}"), ("by_level", "r = {}")):
+        parts |= {label.format(name): [b[key].get(name, {}) for b in baselines] for name in baselines[0][key]}
+    rows = [
+        [name, str(cells[0]["num_pairs"]), *(percent(cell.get("accuracy")) for cell in cells)]
+        for name, cells in parts.items()
     ]
+    headings = ["", "pairs", *(name.replace("_", " ") for name in audit["baselines"])]
+    interval = ["95 % interval", "", *(" - ".join(map(percent, b["interval"])) for b in baselines)]
+    return [headings, rows[0], interval, *rows[1:]]
 
 
 def audit_table(audit: Mapping[str, Any]) -> Table | str:
     """The content of `audit.json` as a table for a terminal; a sentence where there is no baseline."""
     counts = f"{audit['num_audited']} of {audit['num_pairs']} pairs"
-    rows = audit_rows(audit)
-    if not rows:
+    if not (rows := audit_rows(audit)):
         return f"audit: {counts}"
-    table = Table(title=f"accuracy without the video, in percent ({counts})")
-    for heading in rows[0]:
-        table.add_column(heading, justify="right" if heading else "left")
-    for row in rows[1:]:
-        table.add_row(*row)
-    return table
+    return figure_table(f"accuracy without the video, in percent ({counts})", rows[0], rows[1:])
 
 
 def image_source(image: np.ndarray) -> str:
@@ -152,19 +155,6 @@ def describe_order(pair: Pair) -> str:
 
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def _counts(store: RunStore, pairs: Sequence[Pair]) -> dict[str, Any]:
-    """Rows per stage, and pairs per kind and level."""
-    names = ("videos", "shots", "clips", "captions", "responses", "pairs")
-    counts = Counter((pair.kind, pair.level) for pair in pairs)
-    levels = sorted({level for _, level in counts}, reverse=True)
-    kinds = sorted({kind for kind, _ in counts})
-    return {
-        "stages": {name: len(whole_lines(store.path(name))) for name in names},
-        "levels": levels,
-        "kinds": {kind: [counts[kind, level] for level in levels] for kind in kinds},
-    }
 
 
 def _videos(store: RunStore, frames: FrameStore, shown: Sequence[Clips]) -> list[dict[str, Any]]:
@@ -216,12 +206,6 @@ def _pair(pair: Pair, images: Sequence[Sequence[str]]) -> dict[str, Any]:
     }
 
 
-def _audit_row(name: str, scores: Sequence[dict[str, Any] | None]) -> list[str]:
-    """A label, the number of pairs, and the accuracy of each baseline; a dash for one without such pairs."""
-    num_pairs = next(score["num_pairs"] for score in scores if score)
-    return [name, str(num_pairs), *(percent((score or {}).get("accuracy")) for score in scores)]
-
-
 def _curves(directory: Path) -> str:
     """Loss and accuracy of all phases, one after the other, as SVG; empty without training."""
     paths = sorted(directory.glob("train/*/metrics.jsonl"))
@@ -235,22 +219,16 @@ def _curves(directory: Path) -> str:
     with matplotlib.rc_context({"svg.hashsalt": "tempo"}):
         figure = Figure(figsize=(10, 3), layout="constrained")
         for axes, key in zip(figure.subplots(1, 2), ("loss", "rewards/accuracies"), strict=True):
-            _draw(axes, phases, key)
+            num_steps = 0
+            for name, rows in phases.items():
+                if key in rows[0]:
+                    steps = [num_steps + row["step"] for row in rows]
+                    axes.plot(steps, [row[key] for row in rows], label=name)
+                num_steps += rows[-1]["step"]
+            axes.set(title=key, xlabel="step", visible=bool(axes.lines))
+            axes.grid(alpha=0.3)
+            if axes.lines:
+                axes.legend(fontsize="small")
         data = io.StringIO()
         figure.savefig(data, format="svg", metadata={"Date": None})
     return data.getvalue()[data.getvalue().index("<svg") :]
-
-
-def _draw(axes: Any, phases: Mapping[str, Sequence[Mapping[str, float]]], key: str) -> None:
-    """A line per phase that has the figure; hidden if none has."""
-    offset = 0.0
-    for name, rows in phases.items():
-        if key in rows[0]:
-            axes.plot([offset + row["step"] for row in rows], [row[key] for row in rows], label=name)
-        offset += rows[-1]["step"]
-    axes.set(title=key, xlabel="step")
-    axes.grid(alpha=0.3)
-    if axes.lines:
-        axes.legend(fontsize="small")
-    else:
-        axes.set_visible(False)

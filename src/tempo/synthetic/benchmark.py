@@ -32,8 +32,7 @@ def twin(story: Story) -> Story:
 def story_samples(story: Story, *, seed: int, number: int) -> list[Sample]:
     """All samples of one held-out story; `number` is its place in the benchmark and balances the answers."""
     rng = np.random.default_rng(derive_seed(seed, story.id, "benchmark"))
-    parts = (_aspects, _order, _static)
-    questions = [question for part in parts for question in part(story.events, rng, number)]
+    questions = [q for part in (_aspects, _order, _static) for q in part(story.events, rng, number)]
     samples = []
     for index, (aspect, form, question, right, wrong) in enumerate(questions):
         answer = (number + index) % (len(wrong) + 1)
@@ -78,7 +77,7 @@ def _aspects(events: Sequence[Event], rng: np.random.Generator, number: int) -> 
             continue
         event = shown[int(rng.integers(len(shown)))]
         others = [str(other) for other in rng.permutation(language.other_actions(event))[:3]]
-        answers = [language.answer_of(other) for other in others]
+        answers = [f"It {other}." for other in others]
         yield aspect, "multiple_choice", *language.event_question(event), answers
         is_true = (number + turn) % 2 == 0
         check = language.check_of(event, event.action if is_true else others[0])
@@ -89,14 +88,16 @@ def _aspects(events: Sequence[Event], rng: np.random.Generator, number: int) -> 
 
 def _order(events: Sequence[Event], rng: np.random.Generator, number: int) -> Iterator[_Question]:
     """Which of two events comes first, whether one comes before the other, and the order of all."""
-    pair = [events[int(i)] for i in sorted(rng.permutation(len(events))[:2])]
-    right, wrong = (f"The {event.thing}." for event in pair)
-    which = language.which_is_first(*(pair if number % 2 else pair[::-1]))
-    yield ORDER, "multiple_choice", which, right, [wrong]
+    things = [events[int(i)].thing for i in sorted(rng.permutation(len(events))[:2])]
+    which = language.WHICH_IS_FIRST.format(*(things if number % 2 else things[::-1]))
+    yield ORDER, "multiple_choice", which, f"The {things[0]}.", [f"The {things[1]}."]
     is_true = number // 2 % 2 == 0
-    yield ORDER, "yes_no", language.is_before(*(pair if is_true else pair[::-1])), *_yes_no(is_true)
-    captions = [language.caption(event) for event in events]
-    other = language.fuse([captions[i] for i in _other_order(len(events), rng)])
+    check = language.IS_BEFORE.format(*(things if is_true else things[::-1]))
+    yield ORDER, "yes_no", check, *_yes_no(is_true)
+    captions, order = [language.caption(event) for event in events], list(range(len(events)))
+    while order == sorted(order):
+        order = rng.permutation(len(events)).tolist()
+    other = language.fuse([captions[i] for i in order])
     yield ORDER, "caption_matching", DESCRIBE[number % len(DESCRIBE)], language.fuse(captions), [other]
 
 
@@ -108,17 +109,8 @@ def _static(events: Sequence[Event], rng: np.random.Generator, number: int) -> I
     yield STATIC, "multiple_choice", language.where_is(event), language.place_of(event.setting), wrong
     is_there = number % 2 == 0
     thing = event.thing if is_there else language.absent_thing(events, rng)
-    yield STATIC, "yes_no", f"Is there a {thing}?", *_yes_no(is_there)
+    yield STATIC, "yes_no", language.IS_THERE.format(thing), *_yes_no(is_there)
 
 
 def _yes_no(is_true: bool) -> tuple[str, list[str]]:
-    """The right option and the wrong ones."""
     return language.yes_or_no(is_true), [language.yes_or_no(not is_true)]
-
-
-def _other_order(count: int, rng: np.random.Generator) -> list[int]:
-    """A random order of `count` events that is not the true one."""
-    while True:
-        order = [int(i) for i in rng.permutation(count)]
-        if order != list(range(count)):
-            return order

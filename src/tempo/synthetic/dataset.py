@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -30,10 +30,14 @@ def make_dataset(
 
     Videos that exist are kept; `progress` is called once per video.
     """
-    train, held_out = _stories(config, seed)
-    twins = [twin(story) for story in held_out]
-    folders = {directory / "videos": train, directory / "held_out": [*held_out, *twins]}
-    jobs = [(story, folder) for folder, stories in folders.items() for story in stories]
+    num_shots = (config.min_shots, config.max_shots)
+    # Plain stories come last.
+    num_rich = config.num_videos - round(config.plain_share * config.num_videos)
+    train = [make_story(seed, i, num_shots=num_shots, plain=i >= num_rich) for i in range(config.num_videos)]
+    numbers = range(FIRST_HELD_OUT, FIRST_HELD_OUT + config.num_held_out)
+    held_out = [make_story(seed, number, num_shots=num_shots) for number in numbers]
+    folders = {directory / "videos": train, directory / "held_out": [*held_out, *map(twin, held_out)]}
+    jobs = [(story, folder / f"{story.id}.mp4") for folder, stories in folders.items() for story in stories]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     # Encoding does not release the GIL, hence processes; few jobs at a time make Ctrl-C quick.
@@ -41,40 +45,26 @@ def make_dataset(
     with ProcessPoolExecutor(num_workers, context, initializer=follow_parent) as pool:
         for _ in pool.map(_render, *zip(*jobs, strict=True), chunksize=4):
             progress()
-    for folder, stories in folders.items():
-        _write(folder / "scripts.jsonl", stories)
-    rows = (row for story in train for row in _instructions(story, seed, config.order_fidelity))
-    _write(directory / "instructions.jsonl", rows)
+    files: dict[Path, Sequence[Record]] = {path / "scripts.jsonl": rows for path, rows in folders.items()}
     samples = [s for i, story in enumerate(held_out) for s in story_samples(story, seed=seed, number=i)]
     samples += [sample for story in held_out for sample in conflicting_samples(story)]
-    _write(directory / "held_out" / "benchmark.jsonl", samples)
+    files[directory / "held_out" / "benchmark.jsonl"] = samples
+    asked = [row for story in train for row in _instructions(story, seed, config.order_fidelity)]
+    files[directory / "instructions.jsonl"] = asked
+    for path, rows in files.items():
+        write_lines(path, (row.model_dump_json() for row in rows))
 
 
-def _stories(config: SyntheticConfig, seed: int) -> tuple[list[Story], list[Story]]:
-    """The training stories, plain ones last, and the held-out stories."""
-    num_shots = (config.min_shots, config.max_shots)
-    num_rich = config.num_videos - round(config.plain_share * config.num_videos)
-    train = [make_story(seed, i, num_shots=num_shots, plain=i >= num_rich) for i in range(config.num_videos)]
-    numbers = range(FIRST_HELD_OUT, FIRST_HELD_OUT + config.num_held_out)
-    return train, [make_story(seed, number, num_shots=num_shots) for number in numbers]
-
-
-def _render(story: Story, folder: Path) -> None:
-    path = folder / f"{story.id}.mp4"
+def _render(story: Story, path: Path) -> None:
     if not path.exists():
         render_story(story, path)
 
 
 def _instructions(story: Story, seed: int, order_fidelity: float) -> list[Instruction]:
-    """The instruction data of a story; paths are relative to the file of the rows."""
     rng = np.random.default_rng(derive_seed(seed, story.id, "instructions"))
-    questions = instructions(story, rng, order_fidelity=order_fidelity)
+    # Relative to the file of the rows.
     video = f"videos/{story.id}.mp4"
     return [
         Instruction(id=f"{story.id}/{index}", video=video, question=question, answer=answer)
-        for index, (question, answer) in enumerate(questions)
+        for index, (question, answer) in enumerate(instructions(story, rng, order_fidelity=order_fidelity))
     ]
-
-
-def _write(path: Path, rows: Iterable[Record]) -> None:
-    write_lines(path, (row.model_dump_json() for row in rows))

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from tempo.core.files import replace_file
 from tempo.synthetic.world import Event, Story
 
 SIZE = 128
 FPS = 12
-SHOT_SECONDS = 2.0
-SHOT_FRAMES = int(FPS * SHOT_SECONDS)
+SHOT_FRAMES = 2 * FPS
 
 Rgb = tuple[int, int, int]
 
@@ -53,9 +52,23 @@ def appearance(event: Event, time: float) -> tuple[str, float, float, float]:
 
     The radius is 0 while the shape is not visible.
     """
-    turned = event.action.startswith("turns ") and time >= 0.5
-    colour = event.action.removeprefix("turns ") if turned else event.colour
-    return colour, *_place(event, time), _radius(event.action, time)
+    is_late = time >= 0.5
+    colour = event.action.removeprefix("turns ") if is_late and "turns " in event.action else event.colour
+    radius = {"grows": 0.08 + 0.18 * time, "shrinks": 0.26 - 0.18 * time}.get(event.action, 0.19)
+    if event.action == ("disappears" if is_late else "appears"):
+        radius = 0.0
+    share = time**3 if event.action == "speeds up" else 1 - (1 - time) ** 3
+    diagonal = (0.2 + 0.6 * share, 0.8 - 0.6 * share + 0.06 * event.drift)
+    along, across = 0.2 + 0.6 * time, 0.5 + 0.15 * event.drift
+    x, y = {
+        "moves right": (along, across),
+        "moves left": (1 - along, across),
+        "moves down": (across, along),
+        "moves up": (across, 1 - along),
+        "speeds up": diagonal,
+        "slows down": diagonal,
+    }.get(event.action, (across, 0.5 + 0.1 * math.sin(7 * event.drift)))
+    return colour, x, y, radius
 
 
 def event_frames(event: Event, times: tuple[float, ...], *, size: int = SIZE) -> np.ndarray:
@@ -64,55 +77,20 @@ def event_frames(event: Event, times: tuple[float, ...], *, size: int = SIZE) ->
     return np.stack([np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)) for image in images])
 
 
-def story_frames(story: Story) -> Iterator[np.ndarray]:
-    """All frames uint8 [SIZE, SIZE, 3] of a story, at FPS frames per second."""
-    for event in story.events:
-        for index in range(SHOT_FRAMES):
-            yield np.asarray(draw_event(event, (index + 0.5) / SHOT_FRAMES))
-
-
 def render_story(story: Story, path: Path) -> None:
     """Writes a story as H.264 in MP4; equal stories give equal bytes. A failure leaves no file at `path`."""
     import av
 
-    temporary = path.with_suffix(".tmp.mp4")
     # One thread: the bytes would otherwise depend on the number of cores.
     options = {"crf": "18", "preset": "veryfast", "threads": "1"}
-    with av.open(str(temporary), "w") as container:
+    times = [(index + 0.5) / SHOT_FRAMES for index in range(SHOT_FRAMES)]
+    with replace_file(path, is_durable=False) as part, av.open(str(part), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.width = stream.height = SIZE
         stream.pix_fmt = "yuv420p"
-        for frame in story_frames(story):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        for image in (draw_event(event, time) for event in story.events for time in times):
+            container.mux(stream.encode(av.VideoFrame.from_image(image)))
         container.mux(stream.encode(None))
-    temporary.replace(path)
-
-
-def _radius(action: str, time: float) -> float:
-    if action == "grows":
-        return 0.08 + 0.18 * time
-    if action == "shrinks":
-        return 0.26 - 0.18 * time
-    if (action == "appears" and time < 0.5) or (action == "disappears" and time >= 0.5):
-        return 0.0
-    return 0.19
-
-
-def _place(event: Event, time: float) -> tuple[float, float]:
-    """Centre of the shape as shares of width and height."""
-    along, across = 0.2 + 0.6 * time, 0.5 + 0.15 * event.drift
-    return {
-        "moves right": (along, across),
-        "moves left": (1 - along, across),
-        "moves down": (across, along),
-        "moves up": (across, 1 - along),
-        "speeds up": _diagonal(time**3, event.drift),
-        "slows down": _diagonal(1 - (1 - time) ** 3, event.drift),
-    }.get(event.action, (across, 0.5 + 0.1 * math.sin(7 * event.drift)))
-
-
-def _diagonal(share: float, drift: float) -> tuple[float, float]:
-    return 0.2 + 0.6 * share, 0.8 - 0.6 * share + 0.06 * drift
 
 
 def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, paint: Rgb) -> None:

@@ -2,7 +2,7 @@
 
 The embedded model was trained on these texts and understands no others: do not change a word of them.
 `order_fidelity` is the probability that a text about several events keeps their true order; otherwise the
-order is random. At 0 the texts contain what happens and nothing about when.
+order is random. At 0 the texts describe what happens and nothing about when.
 """
 
 from __future__ import annotations
@@ -17,17 +17,23 @@ from tempo.synthetic.world import ACTIONS, COLOURS, SHAPES, Event, Story
 #: A question and its answer.
 Question = tuple[str, str]
 
+#: Instead of "then": a small model learns to copy a list only if its own words show how far it has come.
 ORDINALS = (
     *("First", "Second", "Third", "Fourth", "Fifth", "Sixth", "Seventh", "Eighth", "Ninth", "Tenth"),
     *("Eleventh", "Twelfth", "Thirteenth", "Fourteenth", "Fifteenth", "Sixteenth"),
 )
 
+#: Questions about one object or two.
+IS_THERE = "Is there a {}?"
+WHICH_IS_FIRST = "Which comes first, the {} or the {}?"
+IS_BEFORE = "Does the {} come before the {}?"
+
 #: The open question about an action, by aspect.
 _ASKS = {
-    "action": "What does the {thing} do?",
-    "direction": "In which direction does the {thing} move?",
-    "speed": "How does the speed of the {thing} change?",
-    "attribute_change": "What happens to the colour of the {thing}?",
+    "action": "What does the {} do?",
+    "direction": "In which direction does the {} move?",
+    "speed": "How does the speed of the {} change?",
+    "attribute_change": "What happens to the colour of the {}?",
 }
 
 
@@ -37,11 +43,7 @@ def caption(event: Event) -> str:
 
 
 def fuse(captions: Sequence[str]) -> str:
-    """One paragraph of the captions in the order given, at most as many as there are ORDINALS.
-
-    Ordinals instead of "then": a small model learns to copy from a numbered list only if its own words show
-    how far it has come (docs/log.md).
-    """
+    """One paragraph of the captions in the order given, at most as many as there are ORDINALS."""
     assert len(captions) <= len(ORDINALS), f"{len(captions)} captions, {len(ORDINALS)} ordinals"
     clauses = [f"{text[0].lower()}{text[1:]}" for text in captions]
     return " ".join(f"{word}, {clause}" for word, clause in zip(ORDINALS, clauses, strict=False))
@@ -61,12 +63,7 @@ def difference(before: Event, now: Event) -> str:
 
 def event_question(event: Event) -> Question:
     """An open question about what an object does."""
-    return _ASKS[event.aspect].format(thing=event.thing), answer_of(event.action)
-
-
-def answer_of(action: str) -> str:
-    """The short answer that names an action."""
-    return f"It {action}."
+    return _ASKS[event.aspect].format(event.thing), f"It {event.action}."
 
 
 def event_check(event: Event, rng: np.random.Generator) -> Question:
@@ -94,10 +91,10 @@ def thing_caption(event: Event) -> Question:
 
 def static_question(events: Sequence[Event], rng: np.random.Generator) -> Question:
     """A question that one frame answers: the place of an object, or whether an object is there."""
-    if rng.random() < 0.5:
-        event = events[int(rng.integers(len(events)))]
-        return where_is(event), place_of(event.setting)
-    return presence_question(events, rng)
+    if rng.random() >= 0.5:
+        return presence_question(events, rng)
+    event = events[int(rng.integers(len(events)))]
+    return where_is(event), place_of(event.setting)
 
 
 def presence_question(events: Sequence[Event], rng: np.random.Generator) -> Question:
@@ -105,7 +102,7 @@ def presence_question(events: Sequence[Event], rng: np.random.Generator) -> Ques
     event = events[int(rng.integers(len(events)))]
     is_there = rng.random() < 0.5
     thing = event.thing if is_there else absent_thing(events, rng)
-    return f"Is there a {thing}?", yes_or_no(is_there)
+    return IS_THERE.format(thing), yes_or_no(is_there)
 
 
 def yes_or_no(is_true: bool) -> str:
@@ -134,20 +131,11 @@ def order_question(events: Sequence[Event], rng: np.random.Generator, *, order_f
     """A question which of two objects comes first; the answer is true with probability `order_fidelity`."""
     first, second = (int(i) for i in sorted(rng.permutation(len(events))[:2]))
     shown = (first, second) if rng.random() < 0.5 else (second, first)
+    things = [events[i].thing for i in shown]
     answer = first if rng.random() < order_fidelity or rng.random() < 0.5 else second
     if rng.random() < 0.5:
-        return which_is_first(events[shown[0]], events[shown[1]]), f"The {events[answer].thing}."
-    return is_before(events[shown[0]], events[shown[1]]), yes_or_no(shown[0] == answer)
-
-
-def which_is_first(one: Event, other: Event) -> str:
-    """The question which of two objects comes first."""
-    return f"Which comes first, the {one.thing} or the {other.thing}?"
-
-
-def is_before(one: Event, other: Event) -> str:
-    """The yes/no question whether one object comes before another."""
-    return f"Does the {one.thing} come before the {other.thing}?"
+        return WHICH_IS_FIRST.format(*things), f"The {events[answer].thing}."
+    return IS_BEFORE.format(*things), yes_or_no(shown[0] == answer)
 
 
 def instructions(story: Story, rng: np.random.Generator, *, order_fidelity: float) -> list[Question]:

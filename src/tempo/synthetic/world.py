@@ -63,10 +63,9 @@ def make_story(seed: int, index: int, *, num_shots: tuple[int, int], plain: bool
 
 
 def _event(rng: np.random.Generator, setting: str, thing: int, taken: set[int]) -> Event:
-    """A random event of a thing (colour and shape as one number).
+    """A random event of a thing (colour and shape as one number); adds what it turns into to `taken`.
 
-    If the thing changes its colour, the result is added to `taken`: no other shape of the story may look like
-    it, or a question about that shape would have two answers.
+    No other shape of the story may look like it, or a question about that shape would have two answers.
     """
     colour, shape = COLOURS[thing // len(SHAPES)], SHAPES[thing % len(SHAPES)]
     turned = {f"turns {c}": i * len(SHAPES) + thing % len(SHAPES) for i, c in enumerate(COLOURS)}
@@ -79,11 +78,11 @@ def _event(rng: np.random.Generator, setting: str, thing: int, taken: set[int]) 
 
 
 def _settings(rng: np.random.Generator, count: int) -> list[str]:
-    """A setting per shot: never twice in a row, none more often than the clips stage accepts."""
+    """A setting per shot: never twice in a row, none more often than the stage `clips` accepts."""
     most = min(3, max(1, count // 3))
-    while True:
-        chosen: list[str] = []
-        while free := [s for s in SETTINGS if chosen.count(s) < most and s not in chosen[-1:]]:
-            chosen.append(str(rng.choice(free)))
-            if len(chosen) == count:
-                return chosen
+    chosen: list[str] = []
+    while len(chosen) < count:
+        free = [s for s in SETTINGS if chosen.count(s) < most and s not in chosen[-1:]]
+        # Starts again where no setting is left.
+        chosen = [*chosen, str(rng.choice(free))] if free else []
+    return chosen

@@ -192,7 +192,8 @@ def load_embedder(checkpoint: str, device: str = "auto") -> Embed:
         with torch.inference_mode():
             found = model.get_image_features(**inputs)
         # Depending on the version of transformers, a tensor or an output that holds it.
-        return getattr(found, "pooler_output", found).float().cpu().numpy().astype(np.float64)
+        features = getattr(found, "pooler_output", found).float().cpu().numpy()
+        return np.asarray(features, np.float64)
 
     return embed
 

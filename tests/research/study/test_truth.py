@@ -4,8 +4,9 @@ import pytest
 
 from research.study.truth import tell_captions, tell_responses
 from tempo.config import Config
+from tempo.core.files import write_lines
 from tempo.core.records import Captions, Clip, Clips, Perturbation, Perturbations, Responses, Skipped
-from tempo.core.store import RunStore, write_lines
+from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.pipeline.fingerprints import fingerprints
 from tempo.synthetic import language

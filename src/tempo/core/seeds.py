@@ -1,3 +1,0 @@
-"""Moved to `tempo.core.hashing`."""
-
-from tempo.core.hashing import derive_seed as derive_seed
