@@ -7,11 +7,8 @@ import time
 import av
 import cv2
 import pytest
-from video_material import context, video_of
 
-from tempo.core.records import Video
 from tempo.engine.types import SkipRecord
-from tempo.video import shots
 from tempo.video.faults import check_file, per_record, watched
 from tempo.video.find import VideoFile
 
@@ -29,6 +26,8 @@ def failing(error):
         (ZeroDivisionError("no such luck"), None),
         (RuntimeError("shape mismatch"), None),
         (cv2.error("(-215:Assertion failed) !_src.empty()"), None),
+        # An OSError too, but of FFmpeg.
+        (av.error.PermissionError(errno.EPERM, "Operation not permitted"), None),
         (OSError(errno.ENOSPC, "No space left on device"), "No space left"),
         (MemoryError("Unable to allocate 3.00 GiB"), "shots: memory or the GPU failed at b"),
         (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB."), "the same command again"),
@@ -75,23 +74,6 @@ def test_a_missing_file_is_skipped_and_a_missing_or_empty_folder_stops_the_run(t
     (folder / "b.mp4").touch()
     with pytest.raises(SkipRecord, match="no such file"):
         check_file(folder / "a.mp4")
-
-
-def test_a_frame_that_ffmpeg_cannot_convert_costs_the_video(tmp_path):
-    """FFmpeg's error is an OSError too."""
-    path = tmp_path / "odd.mkv"
-    with av.open(str(path), "w", format="nut") as container:
-        stream = container.add_stream("rawvideo", rate=25)
-        stream.width, stream.height, stream.pix_fmt = 96, 64, "rgb4"
-        stream.codec_context.codec_tag = "RGB\x04"
-        for index in range(5):
-            frame = av.VideoFrame(96, 64, "rgb4")
-            frame.pts = index
-            container.mux(stream.encode(frame))
-    row = video_of(path, tmp_path)
-    assert isinstance(row, Video)
-    (skipped,) = shots.make_worker(context(tmp_path))([row])
-    assert (skipped.stage, skipped.reason) == ("shots", "cannot be processed")
 
 
 # Watched work

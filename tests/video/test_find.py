@@ -62,32 +62,12 @@ def test_the_id_is_of_the_content_and_a_change_is_noticed(tmp_path):
 
 
 def test_a_video_is_described(render, tmp_path):
-    path = render([plain(width=80, height=48)] * 10, fps=20, audio=True)
+    path = render([plain(width=80, height=48)] * 10, fps=20)
     video = video_of(path, tmp_path)
     assert isinstance(video, Video)
     assert (video.id, video.path) == (video_id(path), str(path))
     assert (video.width, video.height, video.fps, video.codec) == (80, 48, 20.0, "h264")
     assert video.duration_seconds == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "reason"),
-    [
-        (lambda path: path.unlink(), "no such file"),
-        (lambda path: path.write_bytes(b""), "empty file"),
-        (lambda path: path.write_bytes(path.read_bytes()[:400]), "cannot be opened"),
-        (lambda path: path.write_text("not a video"), "cannot be opened"),
-        (lambda path: path.write_bytes(path.read_bytes().replace(b"avc1", b"xxxx")), "no frame decodes"),
-    ],
-)
-def test_a_file_that_is_not_a_video_is_skipped_with_its_reason(render, tmp_path, spoil, reason):
-    path = render([plain()] * 5)
-    path.with_name("other").touch()
-    spoil(path)
-    skipped = video_of(path, tmp_path)
-    assert isinstance(skipped, Skipped)
-    assert (skipped.id, skipped.stage, skipped.reason) == (str(path), "videos", reason)
-    assert skipped.detail
 
 
 def test_a_playlist_reaches_no_network(tmp_path):
@@ -130,34 +110,28 @@ def find(run, path="", folder="elsewhere", video_id=""):
 
 
 @pytest.mark.parametrize(
-    ("path", "folder"),
+    ("path", "folder", "is_found"),
     [
-        ("films/one.mp4", ""),
-        ("one.mp4", "films"),
-        ("one.mp4", "elsewhere"),
-        ("../films/one.mp4", "elsewhere"),
-        ("second name.mp4", "films"),
-        ("second name.mp4", "elsewhere"),
+        ("films/one.mp4", "", True),
+        ("one.mp4", "films", True),
+        ("one.mp4", "elsewhere", True),
+        ("../films/one.mp4", "elsewhere", True),
+        ("second name.mp4", "films", True),
+        ("second name.mp4", "elsewhere", True),
+        ("films/broken.mp4", "", False),
+        ("gone.mp4", "elsewhere", False),
     ],
 )
-def test_a_path_is_relative_to_the_file_or_else_to_a_folder_of_the_videos(run, tmp_path, path, folder):
-    assert find(run, path, folder) == video_id(tmp_path / "films" / "one.mp4")
-
-
-def test_an_id_needs_no_path_and_is_asked_first(run, tmp_path):
+def test_a_path_is_relative_to_the_file_or_to_a_folder_of_the_videos(run, tmp_path, path, folder, is_found):
     known = video_id(tmp_path / "films" / "one.mp4")
-    assert find(run, video_id=known) == find(run, "broken.mp4", video_id=known) == known
-    with pytest.raises(ValueError, match="asks about 77; the run has 1 videos"):
-        find(run, video_id="77")
+    assert find(run, path, folder) == (known if is_found else "")
+    assert find(run, path, folder, known) == known
 
 
-@pytest.mark.parametrize("name", ["broken.mp4", "gone.mp4"])
-def test_a_file_that_was_skipped_has_no_id(run, name):
-    assert find(run, name) == find(run, f"films/{name}", folder="") == ""
-
-
-def test_a_file_that_the_run_never_saw_is_refused(run, tmp_path):
+def test_a_video_that_the_run_does_not_have_is_refused(run, tmp_path):
     (tmp_path / "other.mp4").write_bytes(b"another film")
     for path in (tmp_path / "other.mp4", "nowhere.mp4"):
         with pytest.raises(ValueError, match=r"asks about .*, which is not among the videos of this run"):
             find(run, path)
+    with pytest.raises(ValueError, match="asks about 77; the run has 1 videos"):
+        find(run, video_id="77")

@@ -1,7 +1,6 @@
 """Where the camera cuts, what is measured of each shot, and what one pass leaves for later stages."""
 
 import dataclasses
-import json
 import threading
 import tracemalloc
 
@@ -10,14 +9,13 @@ import numpy as np
 import pytest
 from scenedetect import FrameTimecode
 from scenedetect.detectors import ContentDetector
-from video_material import context, moving, place, plain, rotate, video_of
+from video_material import context, moving, place, plain, video_of
 
 from tempo.config import ShotsConfig
 from tempo.core.records import Shots, Skipped
 from tempo.video.clips import choose_key_frames
 from tempo.video.decode import decode
 from tempo.video.detectors import make_detector
-from tempo.video.frames import FrameStore
 from tempo.video.shots import (
     ShotCutter,
     choose_candidates,
@@ -75,13 +73,17 @@ def test_usable_shots_follow_the_options(render, tmp_path, lengths, fps, config,
     assert result.num_frames == sum(lengths)
 
 
-def test_the_score_is_that_of_the_library(render):
-    """Only computed faster."""
-    ours, library = make_detector(ShotsConfig())._detector, ContentDetector()
-    for number, image in enumerate(moving(0, 5) + moving(1, 5)):
-        scores = [one._calculate_frame_score(FrameTimecode(number, 25.0), image) for one in (ours, library)]
-        assert scores[0] == pytest.approx(scores[1], abs=1e-9)
-    assert scores[1] > 0
+@pytest.mark.parametrize("threshold", [3.0, 9.0, 27.0])
+def test_cuts_are_those_of_the_library(threshold):
+    """The score is computed in another way, because that is faster."""
+    rng = np.random.default_rng(0)
+    steps = [rng.normal(0, level, (64, 96, 3)) for level in rng.exponential(20, 200)]
+    images = [np.clip(place(1) + step, 0, 255).astype(np.uint8) for step in steps]
+    library = ContentDetector(threshold=threshold, min_scene_len=1)
+    ours = make_detector(ShotsConfig(threshold=threshold, min_scene_seconds=0.001))
+    for number, image in enumerate(images):
+        expected = library.process_frame(FrameTimecode(number, fps=25.0), image[..., ::-1])
+        assert ours.add(image, number / 25) == [cut.frame_num for cut in expected]
 
 
 def test_cuts_of_a_video_with_uneven_times_are_frame_numbers(render, tmp_path):
@@ -89,39 +91,6 @@ def test_cuts_of_a_video_with_uneven_times_are_frame_numbers(render, tmp_path):
     result = find(render(film(30, 30), pts=pts), tmp_path)
     assert bounds(result) == [(0, 30), (30, 60)]
     assert result.shots[1].start_seconds == pytest.approx(5.0)
-
-
-def test_the_grey_range_is_of_the_middle_frame(render, tmp_path):
-    images = [plain(colour=(100, 100, 100)).copy() for _ in range(31)]
-    images[15][20:40, 30:60] = 160
-    (shot,) = find(render(images, gop=1), tmp_path, shots={"threshold": 250}).shots
-    assert shot.grey_range == pytest.approx(60, abs=5)
-
-
-def test_shots_of_one_place_are_alike_and_others_are_not(render, tmp_path):
-    path = render([*moving(0, 30), *moving(1, 30), *moving(0, 30), *moving(2, 30)])
-    rows = np.array([shot.descriptor for shot in find(path, tmp_path).shots])
-    cosine = rows @ rows.T
-    assert cosine[0, 2] > 0.9
-    assert max(cosine[0, 1], cosine[0, 3], cosine[1, 3]) < 0.6
-
-
-def test_the_same_video_gives_the_same_record_and_file(render, tmp_path):
-    path = render(film(30, 20))
-    first, second = find(path, tmp_path / "a"), find(path, tmp_path / "b")
-    assert first.model_dump_json() == second.model_dump_json()
-    assert Shots.model_validate_json(first.model_dump_json()) == first
-    assert len(json.loads(first.model_dump_json())["shots"][0]["descriptor"]) == 128
-    frames = [FrameStore(tmp_path / name / "frames").path(first.id).read_bytes() for name in "ab"]
-    assert frames[0] == frames[1]
-
-
-def test_a_rotated_video_is_analysed_as_shown(render, tmp_path):
-    path = render(film(30, 30))
-    rotate(path, 1)
-    result = find(path, tmp_path)
-    assert len(result.shots) == 2
-    assert FrameStore(tmp_path / "frames").read(result.id).images.shape[1:] == (96, 64, 3)
 
 
 def test_shots_can_be_found_without_a_run(render):
@@ -262,9 +231,3 @@ def test_the_same_place_is_similar_and_another_is_not():
         again[20:40, 30:50] = (250, 30, 30)
         assert describe(here) @ describe(again) > 0.8
         assert describe(here) @ describe(place(seed + 100)) < 0.6
-
-
-def test_noise_on_a_flat_image_is_not_layout():
-    rng = np.random.default_rng(0)
-    one, two = (plain() + rng.integers(0, 3, plain().shape, dtype=np.uint8) for _ in range(2))
-    assert describe(one) @ describe(two) > 0.99

@@ -61,12 +61,6 @@ def test_a_transition_is_found_in_its_place(transition):
     assert all(cut in place for cut in cuts)
 
 
-def test_a_hard_cut_is_found_to_the_frame_by_every_detector():
-    frames, _ = film(hard)
-    for detector in ("transnet", "content", "adaptive"):
-        assert cuts_of(frames, detector=detector) == [60]
-
-
 def test_short_windows_find_what_one_long_window_finds(monkeypatch):
     frames = np.concatenate([shot(seed, 30) for seed in range(9)])
     frames = np.clip(frames, 0, 255).astype(np.uint8)
@@ -82,12 +76,6 @@ def test_short_windows_find_what_one_long_window_finds(monkeypatch):
 @pytest.mark.parametrize("num_frames", [1, 5])
 def test_a_very_short_video_has_no_cut(num_frames):
     assert cuts_of(shot(0, num_frames).clip(0, 255).astype(np.uint8), detector="transnet") == []
-
-
-def test_the_threshold_is_a_probability():
-    with pytest.raises(ValueError, match="no probability"):
-        ShotsConfig(detector="transnet", threshold=27.0)
-    assert ShotsConfig(detector="content", threshold=27.0).threshold == 27.0
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch, tmp_path):

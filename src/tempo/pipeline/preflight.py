@@ -44,9 +44,10 @@ def check_detector(config: Config) -> None:
 def check_embedder(config: Config) -> None:
     """Raises ValueError if the checkpoint of `clips.features` cannot be loaded."""
     if config.clips.features != "embedded":
-        from tempo.video.clips import check_embedder
+        from tempo.video.clips import load_pretrained
 
-        check_embedder(config.clips.features)
+        # Without the weights.
+        load_pretrained(config.clips.features, "AutoImageProcessor")
 
 
 def check_server(config: Config) -> None:

@@ -87,10 +87,8 @@ def find_clips(
     group, count = Counter(group for group, _ in runs).most_common(1)[0]
     limit = min(config.max_group_clips, max(1, len(runs) // config.group_share))
     if count > limit:
-        raise SkipRecord(
-            "group comes back too often",
-            f"group {group} has {count} of {len(runs)} clips, at most {limit} are allowed",
-        )
+        detail = f"group {group} has {count} of {len(runs)} clips, at most {limit} are allowed"
+        raise SkipRecord("group comes back too often", detail)
     return tuple(_make_clip(shots, group, run) for group, run in runs)
 
 
@@ -141,8 +139,8 @@ def check_shots(shots: Sequence[Shot], config: ClipsConfig) -> None:
         raise SkipRecord("too many shots", f"{len(shots)} usable shots, max_shots is {config.max_shots}")
     longest = max(shot.seconds for shot in shots)
     if longest > config.max_shot_seconds:
-        limit = f"max_shot_seconds is {config.max_shot_seconds:g}"
-        raise SkipRecord("shot too long", f"a shot of {longest:.2f} seconds, {limit}")
+        detail = f"a shot of {longest:.2f} seconds, max_shot_seconds is {config.max_shot_seconds:g}"
+        raise SkipRecord("shot too long", detail)
 
 
 def choose_key_frames(num_frames: int, sharpness: Mapping[int, float]) -> tuple[int, int]:
@@ -170,21 +168,16 @@ def _best_frame(sharpness: Mapping[int, float], centre: int, radius: int) -> int
     return min(sharpness, key=lambda number: abs(number - centre))
 
 
-def check_embedder(checkpoint: str) -> None:
-    """Raises ValueError if the checkpoint cannot be read; loads no weights."""
-    _load(checkpoint, "AutoImageProcessor")
-
-
 def load_embedder(checkpoint: str, device: str = "auto") -> Embed:
-    """Image features of a SigLIP or CLIP checkpoint (directory or hub name); `device` as in `model.device`.
-
-    Raises ValueError if it cannot be read.
-    """
+    """Image features of a SigLIP or CLIP checkpoint; raises ValueError if it cannot be loaded."""
     import torch
 
     from tempo.engine.ranks import pick_device
 
-    processor, model = _load(checkpoint, "AutoImageProcessor"), _load(checkpoint, "AutoModel")
+    processor, model = (
+        load_pretrained(checkpoint, "AutoImageProcessor"),
+        load_pretrained(checkpoint, "AutoModel"),
+    )
     model = model.to(pick_device(device)).eval()
 
     def embed(images: Sequence[Image]) -> NDArray[np.float64]:
@@ -198,7 +191,8 @@ def load_embedder(checkpoint: str, device: str = "auto") -> Embed:
     return embed
 
 
-def _load(checkpoint: str, name: str) -> Any:
+def load_pretrained(checkpoint: str, name: str) -> Any:
+    """The checkpoint as the class `name` of transformers; raises ValueError if it cannot be loaded."""
     from tempo.model.loading import repair_torchvision
 
     repair_torchvision()

@@ -32,9 +32,6 @@ Image: TypeAlias = NDArray[np.uint8]
 #: A longer step between two frames is a damaged time stamp.
 MAX_GAP_SECONDS = 3600.0
 
-#: For a file that states neither times nor a plausible frame rate.
-FALLBACK_FPS = 25.0
-
 
 @dataclass(frozen=True)
 class Frame:
@@ -60,7 +57,8 @@ class Scaler:
 
     def scale(self, decoded: av.VideoFrame, size: tuple[int, int]) -> Image:
         """The frame as players show it, with this width and height."""
-        turns = _quarter_turns(decoded)
+        # Counterclockwise quarter turns.
+        turns = round(decoded.rotation / 90) % 4
         width, height = size[::-1] if turns % 2 else size
         kind = (width, height, decoded.width, decoded.height, decoded.format.name)
         if kind != self._kind:
@@ -92,16 +90,15 @@ def _scaling_graph(decoded: av.VideoFrame, width: int, height: int) -> Any:
 def decode(path: str | Path, watchdog: Watchdog | None = None) -> Generator[Frame, None, None]:
     """All frames that decode, in order of presentation; damaged packets are skipped and logged.
 
-    The watchdog's clock runs only while the decoder works. Raises SkipRecord ("no such file", "empty
-    file", "cannot be opened", "no video stream" or "no frame decodes").
+    The watchdog's clock runs only while the decoder works. Raises SkipRecord if there are no frames.
     """
     errors: list[str] = []
     index, watchdog = -1, watchdog or Watchdog()
     watchdog.tick()
     with open_video(path) as (container, stream):
         fps = stated_fps(stream)
-        # The rate of a damaged file can be one frame in a million years.
-        default_seconds = 1 / (fps if fps * MAX_GAP_SECONDS >= 1 else FALLBACK_FPS)
+        # The rate of a damaged file can be one frame in a million years; some files state none.
+        default_seconds = 1 / (fps if fps * MAX_GAP_SECONDS >= 1 else 25.0)
         first_pts, start, end = None, 0.0, 0.0
         coded_size, size = None, (0, 0)
         for index, decoded in enumerate(_frames(container, stream, errors, watchdog)):
@@ -205,13 +202,9 @@ def stated_fps(stream: Any) -> float:
     return max(0.0, float(stream.average_rate or stream.guessed_rate or 0))
 
 
-def _quarter_turns(decoded: av.VideoFrame) -> int:
-    return int(round(decoded.rotation / 90) % 4)
-
-
 def _shown_size(decoded: av.VideoFrame, stream: Any) -> tuple[int, int]:
     width = max(1, round(decoded.width * float(stream.sample_aspect_ratio or 1)))
-    return (decoded.height, width) if _quarter_turns(decoded) % 2 else (width, decoded.height)
+    return (decoded.height, width) if round(decoded.rotation / 90) % 2 else (width, decoded.height)
 
 
 def _frames(
@@ -221,25 +214,21 @@ def _frames(
     packets = container.demux(stream)
     while True:
         try:
-            packet = next(packets)
-        except StopIteration:
-            break
-        except IndexError:
-            # PyAV raises this for a packet of a stream that begins in the middle of the file, and can go on.
-            packets = container.demux(stream)
-            continue
-        except av.error.FFmpegError as error:
-            errors.append(str(error))
-            break
-        watchdog.tick()
-        if wanted_pts is not None:
-            is_wanted = packet.pts is None or packet.pts in wanted_pts
-            stream.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
-        try:
+            watchdog.tick()
+            # Also None after an error of the container.
+            packet = next(packets, None)
+            if packet is None:
+                break
+            if wanted_pts is not None:
+                is_wanted = packet.pts is None or packet.pts in wanted_pts
+                stream.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
             for frame in packet.decode():
                 watchdog.pause()
                 yield frame
                 watchdog.tick()
+        except IndexError:
+            # PyAV raises this for a packet of a stream that begins in the middle of the file, and can go on.
+            packets = container.demux(stream)
         except av.error.FFmpegError as error:
             errors.append(str(error))
     watchdog.pause()

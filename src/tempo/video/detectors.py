@@ -27,7 +27,6 @@ class Detector(Protocol):
 
         Cuts may become known late. None marks the end of the video.
         """
-        ...
 
 
 def check_detector(config: ShotsConfig) -> None:

@@ -7,6 +7,7 @@ continued later. A damaged file or a decoder that hangs costs only its own recor
 from __future__ import annotations
 
 import errno
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,16 +26,8 @@ T = TypeVar("T")
 #: Errors of one file. Others (EIO, ESTALE, EMFILE ...) are errors of the disk or of this process.
 FILE_ERRORS = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
 
-#: Words in messages of torch and OpenCV when the GPU or an allocator fails; few of these errors have a class.
-MACHINE_WORDS = (
-    "CUDA",
-    "CUBLAS",
-    "cuDNN",
-    "HIP error",
-    "out of memory",
-    "CPUAllocator",
-    "Insufficient memory",
-)
+#: In messages of torch and OpenCV when the GPU or an allocator fails; few of these errors have a class.
+MACHINE_ERRORS = re.compile("CUDA|CUBLAS|cuDNN|HIP error|out of memory|CPUAllocator|Insufficient memory")
 
 
 def per_record(stage: str, function: Callable[[Any], Record]) -> Worker:
@@ -49,7 +42,7 @@ def per_record(stage: str, function: Callable[[Any], Record]) -> Worker:
 def attempt(stage: str, record: Record, function: Callable[[Any], T]) -> T | Skipped:
     """`function(record)`, or a Skipped of `stage` if the record is at fault.
 
-    Raises OSError if the disk fails, and ValueError if memory or the GPU fails.
+    Raises OSError if the disk fails, ValueError if memory or the GPU fails.
     """
     try:
         return function(record)
@@ -60,8 +53,8 @@ def attempt(stage: str, record: Record, function: Callable[[Any], T]) -> T | Ski
         if isinstance(error, OSError) and not isinstance(error, av.error.FFmpegError):
             raise
         detail = f"{type(error).__name__}: {error}"
-        has_words = any(word in detail for word in MACHINE_WORDS)
-        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError | cv2.error) and has_words):
+        is_named = isinstance(error, RuntimeError | cv2.error) and MACHINE_ERRORS.search(detail)
+        if is_named or isinstance(error, MemoryError):
             raise ValueError(
                 f"{stage}: memory or the GPU failed at {record.id}: {detail}. Nothing is lost: free memory, "
                 "then give the same command again"

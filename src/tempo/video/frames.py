@@ -175,7 +175,7 @@ class FrameStore:
     ) -> None:
         """Replaces the file of a video atomically; frames are JPEGs. Equal input gives equal bytes."""
         assert len(frames) == len(seconds), f"{len(frames)} frames, {len(seconds)} times"
-        arrays: dict[str, Any] = {
+        arrays = {
             **_pack("frames", frames),
             **_pack("key_frames", key_frames),
             "seconds": np.asarray(seconds, np.float64),

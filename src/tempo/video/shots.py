@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -189,14 +189,11 @@ def choose_candidates(sharpness: Sequence[float]) -> list[int]:
     clip of one shot gets exactly the frames of the rule (method.md, section 2). In a clip of several shots, a
     frame at least as sharp as the rule's is available in the same eighth.
     """
-    by_number: Mapping[int, float] = dict(enumerate(sharpness))
-    chosen = set(choose_key_frames(len(sharpness), by_number))
     num_buckets = max(1, min(NUM_BUCKETS, len(sharpness) // BUCKET_FRAMES))
     edges = np.linspace(0, len(sharpness), num_buckets + 1).round().astype(int).tolist()
-    chosen.update(
-        max(range(first, end), key=by_number.__getitem__) for first, end in itertools.pairwise(edges)
-    )
-    return sorted(chosen)
+    buckets = (range(first, end) for first, end in itertools.pairwise(edges))
+    sharpest = {max(bucket, key=sharpness.__getitem__) for bucket in buckets}
+    return sorted(sharpest.union(choose_key_frames(len(sharpness), dict(enumerate(sharpness)))))
 
 
 def measure_sharpness(image: Image) -> float:

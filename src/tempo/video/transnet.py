@@ -25,9 +25,6 @@ WINDOW, MARGIN = 500, 100
 #: How often the first and the last frame are repeated, so that the ends of a video are not cuts.
 PADDING = 25
 
-#: Frames with a higher probability are part of a transition.
-THRESHOLD = 0.5
-
 
 class TransNetDetector:
     """TransNetV2's many-hot head: a shot begins with the first frame after the frames of a transition.
@@ -37,7 +34,7 @@ class TransNetDetector:
 
     def __init__(self, config: ShotsConfig) -> None:
         self._model = load_model()
-        self._threshold = config.threshold or THRESHOLD
+        self._threshold = config.threshold or 0.5
         self._frames: list[Image] = []
         self._num_done = 0
         self._in_transition = False
