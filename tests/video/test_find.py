@@ -30,9 +30,9 @@ def files(tmp_path):
 @pytest.mark.parametrize(
     ("given", "extensions", "expected"),
     [
-        (["."], ["mp4", "mkv"], ["a.mp4", "a/deep/er/c.MKV", "b.mp4", "link/d.mp4"]),
+        (["."], ["mp4", "mkv"], ["a/deep/er/c.MKV", "a.mp4", "b.mp4", "link/d.mp4"]),
         (["."], [".MP4"], ["a.mp4", "b.mp4", "link/d.mp4"]),
-        ([".", "film.dat", "a.mp4"], ["mkv"], ["a.mp4", "a/deep/er/c.MKV", "film.dat"]),
+        ([".", "film.dat", "a.mp4"], ["mkv"], ["a/deep/er/c.MKV", "a.mp4", "film.dat"]),
     ],
 )
 def test_folders_are_searched_and_given_files_may_have_any_name(files, given, extensions, expected):

@@ -54,6 +54,7 @@ def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
             folders.clear()
             continue
         entered.add(real)
+        folders.sort()
         yield from (Path(parent, name) for name in names if name.lower().endswith(suffixes))
     yield from (Path(error.filename) for error in unreadable)
 
