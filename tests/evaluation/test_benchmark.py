@@ -173,7 +173,6 @@ def test_samples_are_read_in_order(write):
     ("second", "words"),
     [
         ("nonsense\n", ["line 2", "JSON"]),
-        ("\n", ["line 2"]),
         ("[1]\n", ["line 2"]),
         (line(answer="left"), ["line 2", "answer"]),
         (line(question=None), ["line 2", "question"]),

@@ -1,4 +1,4 @@
-"""The audit finds planted shortcuts, finds none where there is none, and says when it cannot know."""
+"""The audit finds planted shortcuts, finds none where there is none, and gives no verdict on few videos."""
 
 from __future__ import annotations
 
@@ -7,50 +7,22 @@ import random
 
 import numpy as np
 import pytest
+import tomli_w
 import torch
-from rich.console import Console
+from pairs_material import pair_of
 
-from tempo.config import AuditConfig, ModelConfig, PairsConfig, parse_config
-from tempo.core.records import Pair
+from tempo.config import ModelConfig, PairsConfig
 from tempo.core.store import RunStore
-from tempo.engine.types import Context
 from tempo.model.chat import Prefix
 from tempo.model.loading import load_video_lm
 from tempo.model.support import duplicated_log_probs
-from tempo.pipeline.fingerprints import fingerprints
-from tempo.pipeline.runner import discard_files, run_stages
-from tempo.pipeline.stages import NAMES, find_stage
-from tempo.preference.audit import (
-    Accuracy,
-    AuditReport,
-    BaselineAccuracy,
-    audit,
-    audit_directory,
-    choose_videos,
-    verdict,
-)
+from tempo.preference.audit import Accuracy, AuditReport, BaselineAccuracy, audit, audit_directory, verdict
 from tempo.preference.importing import load_pairs
 from tempo.preference.pairs import select_pairs
 
 WORDS = [f"w{i}" for i in range(40)]
 KINDS = ("drop", "shuffle", "reverse")
-LENGTHS = ("longer_text", "length")
 FITTED = ("length", "words")
-
-
-def pair(video, kind="shuffle", level=2, *, chosen="a b", rejected="b a"):
-    return Pair(
-        id=f"{video}/{kind}-{level:02d}",
-        video_id=video,
-        video=f"{video}.mp4",
-        prompt="Describe the video in detail.",
-        chosen=chosen,
-        rejected=rejected,
-        kind=kind,
-        level=level,
-        order=(1, 0),
-        num_clips=4,
-    )
 
 
 def fair_pairs(num_videos):
@@ -61,7 +33,7 @@ def fair_pairs(num_videos):
         chosen, *rejected = (" ".join(draw.choices(WORDS, k=draw.randint(17, 23))) for _ in range(7))
         kinds = [(kind, level) for kind in KINDS for level in (16, 2)]
         rows += [
-            pair(f"v{video}", kind, level, chosen=chosen, rejected=text)
+            pair_of(f"v{video}", kind, level, chosen=chosen, rejected=text)
             for (kind, level), text in zip(kinds, rejected, strict=True)
         ]
     return rows
@@ -69,11 +41,7 @@ def fair_pairs(num_videos):
 
 def change(rows, flaw):
     """The pairs with both texts as `flaw(pair)` gives them."""
-    texts = [flaw(row) for row in rows]
-    return [
-        row.model_copy(update={"chosen": chosen, "rejected": rejected})
-        for row, (chosen, rejected) in zip(rows, texts, strict=True)
-    ]
+    return [row.model_copy(update=dict(zip(("chosen", "rejected"), flaw(row), strict=True))) for row in rows]
 
 
 def short_drops(row):
@@ -96,69 +64,39 @@ def test_length_is_found_in_drop_pairs_and_gone_from_fair_pairs():
     report = audit(rows)
     assert report.baselines["longer_text"].accuracy > 0.6
     assert report.baselines["length"].by_kind["drop"].accuracy > 0.95
-    assert "Length alone tells" in report.verdict
     assert "a shortcut. Set pairs.length" in report.verdict
     fair = audit(select_pairs(rows, PairsConfig(length="fair"), seed=0).pairs)
-    assert all(fair.baselines[name].accuracy <= 0.55 for name in LENGTHS)
+    assert all(fair.baselines[name].accuracy <= 0.55 for name in ("longer_text", "length"))
     assert "Set pairs.length" not in fair.verdict
-
-
-def test_a_telltale_word_is_found_and_named():
-    report = audit(change(fair_pairs(40), telltale))
-    assert report.baselines["words"].accuracy > 0.95
-    assert report.telling_words["rejected"][0] == "suddenly"
-    assert "The choice of words alone tells" in report.verdict
 
 
 def test_pairs_drawn_alike_are_told_apart_about_half_of_the_time():
     report = audit(fair_pairs(150))
+    assert list(report.baselines) == ["longer_text", *FITTED]
     assert all(0.42 < baseline.accuracy < 0.58 for baseline in report.baselines.values())
     assert report.verdict.count("no shortcut") == 2
-
-
-def test_exchanged_texts_turn_the_longer_text_around_and_leave_fitted_baselines():
-    """A fitted baseline learns which side is which, so it is right as often."""
-    rows = change(fair_pairs(40), short_drops)
-    one, other = audit(rows), audit(change(rows, lambda row: (row.rejected, row.chosen)))
-    longer = [report.baselines["longer_text"].accuracy for report in (one, other)]
-    assert sum(longer) == pytest.approx(1, abs=1e-4)
-    for name in FITTED:
-        assert other.baselines[name].accuracy == pytest.approx(one.baselines[name].accuracy, abs=1e-4)
-    assert one.telling_words["chosen"] == other.telling_words["rejected"]
+    same = audit([pair_of(f"v{i}", chosen="a b", rejected="b a") for i in range(30)])
+    assert {baseline.accuracy for baseline in same.baselines.values()} == {0.5}
 
 
 def test_words_of_a_video_do_not_help_with_the_same_video():
-    """Each video's chosen answers share a word of their own, so folds must be by video."""
+    """The chosen answers of each video share a word, so folds must be by video."""
     marked = change(fair_pairs(40), lambda row: (f"{row.chosen} {row.video_id}", row.rejected))
     fair, own = (audit(rows).baselines["words"].accuracy for rows in (fair_pairs(40), marked))
     assert abs(own - fair) < 0.05
 
 
-def test_texts_that_differ_in_nothing_are_chance():
-    report = audit([pair(f"v{i}") for i in range(30)])
-    assert {baseline.accuracy for baseline in report.baselines.values()} == {0.5}
-    assert report.telling_words == {"chosen": (), "rejected": ()}
-
-
-def test_every_baseline_has_accuracy_and_interval_overall_by_kind_and_by_level():
-    report = audit(fair_pairs(30))
-    assert list(report.baselines) == ["longer_text", "length", "words"]
-    for baseline in report.baselines.values():
-        assert set(baseline.by_kind) == set(KINDS)
-        assert list(baseline.by_level) == ["16", "2"]
-        for cell in cells_of(baseline):
-            assert cell.interval[0] <= cell.accuracy <= cell.interval[1]
-            assert cell.num_videos == 30
-        assert (baseline.num_pairs, baseline.by_kind["drop"].num_pairs) == (180, 60)
-    assert (report.num_pairs, report.num_audited, report.num_videos) == (180, 180, 30)
-
-
 def test_each_pair_counts_in_its_own_kind_and_level():
-    rows = [pair(f"v{i}", kind, level) for i in range(20) for kind in ("drop", "swap") for level in (16, 2)]
+    rows = [
+        pair_of(f"v{i}", kind, level) for i in range(20) for kind in ("drop", "swap") for level in (16, 2)
+    ]
     rows = change(rows, lambda row: ("a b" if row.kind == "drop" and row.level == 2 else "b", "c"))
-    found = audit(rows).baselines["longer_text"]
+    report = audit(rows)
+    found = report.baselines["longer_text"]
     assert {kind: cell.accuracy for kind, cell in found.by_kind.items()} == {"drop": 0.75, "swap": 0.5}
     assert {level: cell.accuracy for level, cell in found.by_level.items()} == {"16": 0.5, "2": 0.75}
+    assert [cell.num_pairs for cell in cells_of(found)] == [80, 40, 40, 40, 40]
+    assert {cell.num_videos for cell in cells_of(found)} == {report.num_videos} == {20}
 
 
 @pytest.mark.parametrize(
@@ -176,25 +114,13 @@ def test_few_videos_have_figures_with_wide_intervals_and_no_verdict(num_videos, 
     assert f"Too few for a verdict: {6 * num_videos} pairs of {num_videos} videos" in report.verdict
 
 
-def test_a_kind_of_few_videos_has_its_figure_and_is_not_in_the_verdict():
-    rows = change(fair_pairs(60), short_drops)
-    report = audit([row for row in rows if row.kind != "drop" or row.video_id < "v2"])
-    few = report.baselines["longer_text"].by_kind["drop"]
-    assert few.num_videos < 20
-    assert few.interval[0] > 0.6
-    assert "drop pairs" not in report.verdict
-
-
 def test_whole_videos_are_drawn_up_to_the_limit_and_enough_of_them():
     rows = fair_pairs(60)
-    chosen = choose_videos(rows, 200, seed=0)
-    assert len(chosen) == 198
-    assert all(sum(row.video_id == video for row in chosen) == 6 for video in {r.video_id for r in chosen})
-    assert choose_videos(rows[::-1], 200, seed=0) == chosen
-    assert len({row.video_id for row in choose_videos(rows, 1, seed=0)}) == 20
     report = audit(rows, max_pairs=200)
     assert (report.num_pairs, report.num_audited, report.num_videos) == (360, 198, 33)
     assert audit(rows[::-1], max_pairs=200) == report
+    assert audit(rows, max_pairs=200, seed=1) != report
+    assert audit(rows, max_pairs=1).num_videos == 20
 
 
 def test_recipe_audit_of_a_preference_set_that_is_not_tempos(tmp_path):
@@ -209,6 +135,7 @@ def test_recipe_audit_of_a_preference_set_that_is_not_tempos(tmp_path):
             file.write(json.dumps(line) + "\n")
     report = audit(load_pairs(path))
     assert report.baselines["words"].accuracy > 0.95
+    assert "The choice of words alone tells" in report.verdict
     assert report.baselines["words"].by_kind.keys() == {"other"}
     # The six pairs of a video share their chosen text.
     assert (report.num_pairs, report.num_videos) == (240, 40)
@@ -221,7 +148,7 @@ def test_recipe_audit_of_a_preference_set_that_is_not_tempos(tmp_path):
 @pytest.mark.parametrize(
     ("bad", "message"), [(("only one",), "pair 2"), ({"text": "x"}, "pair 2: not a known format")]
 )
-def test_what_is_not_a_pair_is_named_by_its_number(bad, message):
+def test_a_value_that_is_not_a_pair_is_named_by_its_number(bad, message):
     with pytest.raises(ValueError, match=message):
         audit([("a", "b"), bad])
 
@@ -229,9 +156,9 @@ def test_what_is_not_a_pair_is_named_by_its_number(bad, message):
 def test_the_model_compares_log_probabilities_per_token_without_a_video():
     lm = load_video_lm(ModelConfig())
     rows = [
-        pair("a", chosen="First, a red ring grows in the sea.", rejected="sea the in grows ring red"),
-        pair("a", "drop", chosen="First, a red ring grows in the sea.", rejected="First, a red ring."),
-        pair("b", chosen="sea sea sea", rejected="A blue cross turns red in the snow."),
+        pair_of("a", chosen="First, a red ring grows in the sea.", rejected="sea the in grows ring red"),
+        pair_of("a", "drop", chosen="First, a red ring grows in the sea.", rejected="First, a red ring."),
+        pair_of("b", chosen="sea sea sea", rejected="A blue cross turns red in the snow."),
     ]
     expected = []
     for row in rows:
@@ -251,13 +178,12 @@ def test_the_model_compares_log_probabilities_per_token_without_a_video():
 
 def cell(accuracy, low=None, high=None, num_videos=50):
     interval = (accuracy - 0.03 if low is None else low, high or accuracy + 0.03)
-    return {"accuracy": accuracy, "interval": interval, "num_pairs": 300, "num_videos": num_videos}
+    return Accuracy(accuracy=accuracy, interval=interval, num_pairs=300, num_videos=num_videos)
 
 
 def summary(accuracy, *, low=None, high=None, kinds=None, levels=None):
-    parts = ({name: Accuracy(**value) for name, value in (given or {}).items()} for given in (kinds, levels))
-    by_kind, by_level = parts
-    return BaselineAccuracy(**cell(accuracy, low, high), by_kind=by_kind, by_level=by_level)
+    whole = cell(accuracy, low, high).model_dump()
+    return BaselineAccuracy(**whole, by_kind=kinds or {}, by_level=levels or {})
 
 
 @pytest.mark.parametrize(
@@ -267,18 +193,13 @@ def summary(accuracy, *, low=None, high=None, kinds=None, levels=None):
             {"longer_text": summary(0.65, kinds={"drop": cell(1.0, 0.96, 1.0)}), "length": summary(0.63)},
             "Length alone tells 65 % of the pairs apart, 100 % of drop pairs: a shortcut. Set pairs.length =",
         ),
-        ({"words": summary(0.52)}, "The choice of words alone tells 52 % of the pairs apart: no shortcut."),
         # Below 50 % a fitted baseline has found nothing, and another is a shortcut.
         ({"words": summary(0.3)}, "The choice of words alone tells 30 % of the pairs apart: no shortcut."),
-        (
-            {"model": summary(0.3)},
-            "tells 70 % of the pairs apart (by preferring the rejected text): a",
-        ),
+        ({"model": summary(0.3)}, "tells 70 % of the pairs apart: a shortcut."),
         ({"longer_text": summary(0.4), "length": summary(0.52)}, "Length alone tells 60 %"),
-        ({"longer_text": summary(0.5), "length": summary(0.62)}, "Length alone tells 62 %"),
         (
             {"length": summary(0.53, levels={"16": cell(0.9), "2": cell(0.5)})},
-            "Length alone tells 53 % of the pairs apart, but 90 % of level 16: a shortcut there.",
+            "Length alone tells 53 % of the pairs apart, 90 % of level 16: a shortcut.",
         ),
         (
             {"length": summary(0.53, levels={"16": cell(0.9, 0.5, 1.0), "2": cell(0.9, num_videos=19)})},
@@ -296,13 +217,19 @@ def test_the_verdict_names_shortcuts_with_figures_and_advice(scores, expected):
     assert text.endswith("shortcut.") == ("no " in expected)
 
 
-def test_a_directory_is_audited_as_its_config_says(tmp_path):
-    """Only seed, model and [audit] matter: another version may have written other keys."""
-    store = RunStore(tmp_path)
-    store.append("pairs", fair_pairs(40))
-    (tmp_path / "config.toml").write_text("[run]\nseed = 3\n[audit]\nmax_pairs = 150\n[pairs]\nold_key = 1\n")
+def audited_run(directory, pairs, **sections):
+    """A run directory with pairs, whose stages audit and report are done."""
+    store = RunStore(directory)
+    store.append("pairs", pairs)
+    config = {"videos": {"paths": ["x"]}, "run": {"seed": 3}, **sections}
+    (directory / "config.toml").write_text(tomli_w.dumps(config))
     for stage in ("audit", "report"):
         store.finish(stage, "mark")
+    return store
+
+
+def test_a_directory_is_audited_by_its_config(tmp_path):
+    store = audited_run(tmp_path, fair_pairs(40), audit={"max_pairs": 150})
     report = audit_directory(tmp_path, with_model=False)
     assert report == audit(fair_pairs(40), seed=3, max_pairs=150)
     assert AuditReport.model_validate_json((tmp_path / "audit.json").read_text()) == report
@@ -311,68 +238,25 @@ def test_a_directory_is_audited_as_its_config_says(tmp_path):
     assert not store.is_done("report")
 
 
-def refusal(directory, **options):
-    with pytest.raises(ValueError, match=r".") as caught:
-        audit_directory(directory, **options)
-    assert not (directory / "audit.json").exists()
-    return str(caught.value)
-
-
 def test_a_directory_that_cannot_be_audited_is_refused_by_name(tmp_path):
-    assert "has no pairs.jsonl" in refusal(tmp_path / "typo", with_model=False)
+    with pytest.raises(ValueError, match=r"has no pairs\.jsonl"):
+        audit_directory(tmp_path / "typo", with_model=False)
     assert not (tmp_path / "typo").exists()
-    RunStore(tmp_path).append("pairs", fair_pairs(20))
-    assert "--no-model" in refusal(tmp_path, with_model=True)
-    with RunStore(tmp_path).lock():
-        assert "in use by another tempo run" in refusal(tmp_path, with_model=False)
+    store = audited_run(tmp_path, fair_pairs(20))
+    with store.lock(), pytest.raises(ValueError, match="in use by another tempo run"):
+        audit_directory(tmp_path, with_model=False)
     (tmp_path / "pairs.jsonl").write_text('{"id": "x"}\n')
-    assert "pairs.jsonl line 1" in refusal(tmp_path, with_model=False)
-
-
-def test_the_stage_writes_the_file_and_no_later_stage_waits_for_it(tmp_path):
-    config = parse_config({"videos": {"paths": [str(tmp_path)]}, "audit": {"max_model_pairs": 0}})
-    store, marks = RunStore(tmp_path / "run"), fingerprints(config)
-    store.append("pairs", fair_pairs(25))
-    for name in NAMES[1 : NAMES.index("training")]:
-        if name != "audit":
-            store.finish(name, marks[name])
-    run_stages(Context(config, store.directory), Console(quiet=True), only="training")
-    assert store.is_done("training")
-    run_stages(Context(config, store.directory), Console(quiet=True), only="audit")
-    assert json.loads((store.directory / "audit.json").read_text())["num_videos"] == 25
-    discard_files(find_stage("audit"), store.directory)
-    assert not (store.directory / "audit.json").exists()
-
-
-def test_another_audit_setting_changes_no_training():
-    old, new = (
-        fingerprints(parse_config({"videos": {"paths": ["x"]}, "audit": {"max_pairs": count}}))
-        for count in (500, 600)
-    )
-    assert [name for name in old if old[name] != new[name]] == ["audit", "report"]
-
-
-def test_settings_have_the_defaults_of_the_function():
-    assert AuditConfig().model_dump() == {
-        name: audit.__kwdefaults__[name] for name in ("max_pairs", "max_model_pairs")
-    }
+    with pytest.raises(ValueError, match=r"pairs\.jsonl line 1"):
+        audit_directory(tmp_path, with_model=False)
+    assert not (tmp_path / "audit.json").exists()
 
 
 def test_the_command_prints_table_and_verdict_and_how_to_renew_the_report(tempo, tmp_path):
-    store = RunStore(tmp_path)
-    store.append("pairs", change(fair_pairs(40), short_drops))
+    audited_run(tmp_path, change(fair_pairs(40), short_drops))
     code, out, _ = tempo("audit", tmp_path, "--no-model")
     assert code == 0
-    assert "longer text" in out
-    assert "240 of 240 pairs" in out
-    assert "Length alone tells" in out
+    assert all(words in out for words in ("longer text", "240 of 240 pairs", "Length alone tells"))
     assert "report.html" not in out
     (tmp_path / "report.html").write_text("old")
     _, out, _ = tempo("audit", tmp_path, "--no-model")
     assert f"`tempo report {tmp_path}/config.toml --out {tmp_path}`" in out
-
-
-def test_the_command_refuses_a_directory_without_pairs(tempo, tmp_path):
-    code, _, err = tempo("audit", tmp_path / "none")
-    assert code == 2
-    assert "none has no pairs.jsonl" in err

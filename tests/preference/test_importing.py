@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
-from pairs_material import ODD_TEXT, make_run, make_videos, pair_of
+from pairs_material import make_run, make_videos
 from rich.console import Console
 from tiny_film import film
 
@@ -15,22 +16,10 @@ from tempo.core.store import SKIPPED, RunStore
 from tempo.engine.types import Context
 from tempo.pipeline.runner import run_stages
 from tempo.pipeline.stages import NAMES
-from tempo.preference.exporting import WRITERS, export_pairs, llama_factory_row, ms_swift_row, trl_row
-from tempo.preference.importing import import_pairs, load_pairs, read_row
+from tempo.preference.exporting import FORMATS, export_pairs
+from tempo.preference.importing import import_pairs, load_pairs, pair_of_row
 from tempo.video.find import video_id
 from tempo.video.frames import FrameStore
-
-PAIR = pair_of("0123", "/films/a.mp4", "reverse", 2, (2, 3, 0, 1), rejected=ODD_TEXT)
-
-
-@pytest.mark.parametrize(
-    "row",
-    [ms_swift_row(PAIR), llama_factory_row(PAIR), trl_row(PAIR, ["1.jpg"]), PAIR.model_dump(mode="json")],
-)
-def test_a_written_row_reads_as_the_same_pair(row):
-    read = read_row(json.loads(json.dumps(row)))
-    # TRL's format has no column for the video file.
-    assert read == PAIR.model_copy(update={"video": "" if "images" in row else PAIR.video})
 
 
 def user(text):
@@ -76,18 +65,15 @@ MADE_ELSEWHERE = {
 
 
 @pytest.mark.parametrize("name", MADE_ELSEWHERE)
-def test_rows_made_elsewhere_have_the_kind_other(name):
-    pair = read_row(MADE_ELSEWHERE[name])
+def test_rows_made_elsewhere_have_the_kind_other_unless_they_state_it(name):
+    pair = pair_of_row(MADE_ELSEWHERE[name])
     assert (pair.video, pair.prompt, pair.chosen, pair.rejected) == ("v.mp4", "What?", "yes", "no")
-    assert (pair.id, pair.video_id, pair.kind, pair.level, pair.order) == ("", "", "other", 0, ())
-
-
-def test_a_row_made_elsewhere_may_state_kind_and_level():
-    pair = read_row({**MADE_ELSEWHERE["trl, standard"], "tempo": {"kind": "shuffle", "level": 4}})
+    assert (pair.kind, pair.level, pair.order) == ("other", 0, ())
+    pair = pair_of_row({**MADE_ELSEWHERE[name], "tempo": {"kind": "shuffle", "level": 4}})
     assert (pair.kind, pair.level) == ("shuffle", 4)
 
 
-PLAIN = {"prompt": "What?", "chosen": "yes", "rejected": "no", "video": "v.mp4"}
+PLAIN = MADE_ELSEWHERE["trl, standard"]
 
 
 @pytest.mark.parametrize(
@@ -104,12 +90,7 @@ PLAIN = {"prompt": "What?", "chosen": "yes", "rejected": "no", "video": "v.mp4"}
             {"messages": [user("q"), assistant("a")] * 2, "rejected_response": "no"},
             "one question and one answer",
         ),
-        (
-            {"messages": [{"role": "system", "content": "s"}, assistant("a")], "rejected_response": "no"},
-            "messages of ['system', 'assistant']",
-        ),
         ({**PLAIN, "rejected": [user("q")]}, "rejected should end with an answer, got ['user']"),
-        ({"prompt": "q", "chosen": "a", "rejected": []}, "rejected should end with an answer, got []"),
         ({"conversations": [user(None)], "chosen": "yes", "rejected": "no"}, "a message without text"),
         ({**PLAIN, "prompt": "<video><video>What?"}, "contains <video> in addition to its one video"),
         ({**PLAIN, "prompt": "<image>What?"}, "contains <image>"),
@@ -119,10 +100,9 @@ PLAIN = {"prompt": "What?", "chosen": "yes", "rejected": "no", "video": "v.mp4"}
         ({**PLAIN, "tempo": "drop"}, "tempo: expected a table"),
     ],
 )
-def test_what_is_not_a_pair_is_refused_in_words(row, words):
-    with pytest.raises(ValueError, match=r".") as caught:
-        read_row(row)
-    assert words in str(caught.value)
+def test_a_row_that_is_not_a_pair_is_refused_in_words(row, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        pair_of_row(row)
 
 
 def row(video, chosen="First a dog, then a cat.", rejected="First a cat, then a dog.", **more):
@@ -161,7 +141,7 @@ def imported(directory, path, **pairs):
     return import_pairs(Context(config, directory))
 
 
-@pytest.mark.parametrize("name", WRITERS)
+@pytest.mark.parametrize("name", FORMATS)
 def test_what_was_exported_comes_back_the_same(tmp_path, name):
     pairs = make_run(tmp_path / "run")
     export_pairs(tmp_path / "run", name, tmp_path / "out")
@@ -223,14 +203,8 @@ def test_the_filter_does_not_apply_and_the_selection_does(library, tmp_path):
     rows = [row(path, rejected=f"{'many words ' * 40}{number}") for number in range(5)]
     file = write(tmp_path / "a.jsonl", *rows)
     assert len(imported(directory, file).pairs) == 5
-    made = imported(directory, file, max_per_video=2)
-    assert (len(made.pairs), len(made.skipped)) == (2, 3)
-
-
-def refusal(directory, path):
-    with pytest.raises(ValueError, match=r"pairs\.import_from") as caught:
-        imported(directory, path)
-    return str(caught.value)
+    made = imported(directory, file, length="fair")
+    assert (len(made.pairs), len(made.skipped)) == (0, 5)
 
 
 @pytest.mark.parametrize(
@@ -250,64 +224,43 @@ def test_a_line_that_is_not_a_pair_of_the_run_is_named(library, tmp_path, line, 
     directory, _, (path, _) = library
     file = tmp_path / "a.jsonl"
     file.write_text(f"{json.dumps(row(path))}\n{line}\n{json.dumps(row(path))}\n")
-    message = refusal(directory, file)
-    assert words in message
-    assert f"{file} line 2" in message
-
-
-def test_one_id_with_different_texts_is_refused(library, tmp_path):
-    directory, _, (path, _) = library
-    names = {"tempo": {"id": "mine"}}
-    file = write(tmp_path / "a.jsonl", row(path, **names), row(path, chosen="Other.", **names))
-    assert "line 2: an earlier pair has the id 'mine'" in refusal(directory, file)
+    with pytest.raises(ValueError, match=re.escape(f"pairs.import_from: {file} line 2")) as caught:
+        imported(directory, file)
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
 def test_a_file_that_cannot_be_read_is_named(library, tmp_path, name):
     (tmp_path / name).write_bytes(b"\xff\xfe no text")
-    assert f"{name} cannot be read" in refusal(library[0], tmp_path / name)
-    assert "cannot be read" in refusal(library[0], tmp_path)
+    with pytest.raises(ValueError, match=rf"pairs\.import_from: .*{name} cannot be read"):
+        imported(library[0], tmp_path / name)
 
 
 def test_a_run_goes_from_videos_to_imported_pairs_without_a_model(tmp_path):
     folder = tmp_path / "films"
     folder.mkdir()
-    names = {"a.mp4": 60, "b.mp4": 150}
-    for name, grey in names.items():
+    names = ("a.mp4", "b.mp4")
+    for name, grey in zip(names, (60, 150), strict=True):
         # Without a cut: no video would pass the stage `clips`.
         film(folder / name, grey)
+    store = RunStore(tmp_path / "run")
 
     def run(file, **options):
-        data = {
-            "run": {"num_workers": 1},
-            "model": {"path": "no/such-model"},
-            "videos": {"paths": [str(folder)]},
-        }
-        context = Context(parse_config({**data, "pairs": {"import_from": str(file)}}), tmp_path / "run")
-        run_stages(context, Console(quiet=True), until="pairs", **options)
-        return RunStore(tmp_path / "run").read("pairs", Pair)
+        data = {"run": {"num_workers": 1}, "videos": {"paths": [str(folder)]}, "model": {"path": "no/model"}}
+        config = parse_config({**data, "pairs": {"import_from": str(file)}})
+        run_stages(Context(config, store.directory), Console(quiet=True), until="pairs", **options)
+        return store.read("pairs", Pair)
 
     pairs = run(write(tmp_path / "one.jsonl", *(row(f"films/{name}") for name in names)))
     assert {pair.video_id for pair in pairs} == {video_id(folder / name) for name in names}
-    done = [name for name in NAMES if RunStore(tmp_path / "run").is_done(name)]
-    assert done == ["videos", "shots", "pairs"]
+    assert [name for name in NAMES if store.is_done(name)] == ["videos", "shots", "pairs"]
     other = write(tmp_path / "two.jsonl", row("films/b.mp4"))
     with pytest.raises(ValueError, match=r"pairs\.import_from"):
         run(other)
     assert len(run(other, redo=True)) == 1
 
 
-def test_phases_may_ask_for_levels_that_only_the_file_has():
-    phase = {"name": "dpo", "objective": "dpo", "learning_rate": 1e-5, "levels": [3]}
-    data = {"videos": {"paths": ["films"]}, "training": {"phases": [phase]}}
-    with pytest.raises(ValueError, match="levels"):
-        parse_config(data)
-    config = parse_config({**data, "pairs": {"import_from": "theirs.jsonl"}})
-    # What a run writes down is a configuration again.
-    assert parse_config(config.model_dump(mode="json", exclude_none=True)) == config
-
-
-def test_a_path_that_leads_nowhere_is_noticed_before_any_work(tmp_path):
+def test_a_missing_file_is_refused_before_any_work(tmp_path):
     (tmp_path / "films").mkdir()
     data = {"videos": {"paths": [str(tmp_path)]}, "pairs": {"import_from": str(tmp_path / "none.jsonl")}}
     with pytest.raises(ValueError, match=r"pairs\.import_from: .*none.jsonl does not exist"):

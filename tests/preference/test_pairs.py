@@ -8,10 +8,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pairs_material import clips_of, pair_of, perturbation
 from rich.console import Console
 
 from tempo.config import Config, PairsConfig
-from tempo.core.records import Clip, Clips, Pair, Perturbation, Response, Responses, Unanswered
+from tempo.core.records import Clips, Pair, Response, Responses, Unanswered
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.pipeline.runner import discard_files
@@ -20,22 +21,18 @@ from tempo.pipeline.steps import run_pairs
 from tempo.preference.pairs import (
     HELD_OUT,
     LENGTH_STEP,
-    Selection,
-    balance_lengths,
-    drop_duplicates,
-    limit_per_video,
     log_length_ratio,
     make_pairs,
     mirror,
     pair_fault,
     select_pairs,
-    word_difference,
 )
 from tempo.preference.prompts import describe_prompt
 from tempo.video.frames import FrameStore, encode_jpeg
 
 KINDS = ("drop", "shuffle", "reverse")
 LEVELS = (16, 8, 4, 2)
+FOUR = ((0, 1), (1, 2), (2, 3), (3, 4))
 
 
 def words(count, start=0):
@@ -44,22 +41,8 @@ def words(count, start=0):
 
 
 def pair(video="v", kind="shuffle", level=4, *, chosen="c " * 10, rejected=None):
-    return Pair(
-        id=f"{video}/{kind}-{level:02d}",
-        video_id=video,
-        video=f"{video}.mp4",
-        prompt="p",
-        chosen=chosen,
-        rejected=f"{kind}{level} " * 10 if rejected is None else rejected,
-        kind=kind,
-        level=level,
-        order=(1, 0),
-        num_clips=4,
-    )
-
-
-def all_pairs(video):
-    return [pair(video, kind, level) for kind in KINDS for level in LEVELS]
+    rejected = f"{kind}{level} " * 10 if rejected is None else rejected
+    return pair_of(video, kind, level, chosen=chosen, rejected=rejected)
 
 
 def ids(rows):
@@ -67,82 +50,42 @@ def ids(rows):
 
 
 @pytest.mark.parametrize(
-    ("kind", "chosen", "rejected", "reason", "figure"),
+    ("options", "kind", "chosen", "rejected", "reason", "figure"),
     [
-        ("shuffle", words(10), words(10, 50), None, ""),
-        ("reverse", words(15), words(10, 50), None, ""),
-        ("shuffle", words(10), words(15, 50), None, ""),
-        ("shuffle", words(16), words(10, 50), "lengths differ too much", "1.60 over 1.5"),
-        ("reverse", words(10), words(16, 50), "lengths differ too much", "1.60 over 1.5"),
-        ("shuffle", words(10), "", "lengths differ too much", "10.00 over 1.5"),
-        ("drop", words(10), words(9, 50), None, ""),
-        ("drop", words(40), words(9, 50), None, ""),
-        ("drop", words(10), words(10, 50), "chosen is not longer", "10 against 10 words"),
-        ("drop", words(10), words(12, 50), "chosen is not longer", "10 against 12 words"),
-        ("drop", words(10), words(10), "same text", "10 words"),
-        ("reverse", words(10), words(10), "same text", "10 words"),
-        ("shuffle", words(10), f"So: {words(10)} end", "chosen is part of rejected", "10 of 12 words"),
-        ("shuffle", words(12), words(10), None, ""),
+        ({}, "shuffle", words(10), words(10, 50), None, ""),
+        ({}, "shuffle", words(10), words(15, 50), None, ""),
+        ({}, "shuffle", words(16), words(10, 50), "lengths differ too much", "1.60 over 1.5"),
+        ({}, "reverse", words(10), words(16, 50), "lengths differ too much", "1.60 over 1.5"),
+        ({}, "shuffle", words(10), "", "lengths differ too much", "10.00 over 1.5"),
+        ({}, "drop", words(10), words(9, 50), None, ""),
+        ({}, "drop", words(10), words(10, 50), "chosen is not longer", "10 against 10 words"),
+        ({}, "reverse", words(10), words(10), "same text", "10 words"),
+        ({}, "shuffle", words(10), f"So: {words(10)} end", "chosen is part of rejected", "10 of 12 words"),
+        # Fault 3: a rule that gives the answer away by length can be switched off.
+        ({"length": "any"}, "drop", words(10), words(12, 50), None, ""),
+        ({"max_length_ratio": 1.6}, "reverse", words(10), words(16, 50), None, ""),
+        ({"max_length_ratio": 1.59}, "reverse", words(10), words(16, 50), "lengths differ too much", ""),
     ],
 )
-def test_released_filter(kind, chosen, rejected, reason, figure):
-    fault = pair_fault(pair(kind=kind, chosen=chosen, rejected=rejected), PairsConfig())
+def test_the_filter(options, kind, chosen, rejected, reason, figure):
+    fault = pair_fault(pair(kind=kind, chosen=chosen, rejected=rejected), PairsConfig(**options))
     assert (fault[0] if fault else None) == reason
     assert figure in (fault[1] if fault else "")
 
 
-@pytest.mark.parametrize(
-    ("options", "kind", "rejected", "reason"),
-    [
-        # Fault 3: a rule that gives the answer away by length can be switched off.
-        ({"length": "paper"}, "drop", words(12, 50), "chosen is not longer"),
-        ({"length": "any"}, "drop", words(12, 50), None),
-        ({"length": "fair"}, "drop", words(12, 50), None),
-        ({"max_length_ratio": 1.6}, "reverse", words(16, 50), None),
-        ({"max_length_ratio": 1.59}, "reverse", words(16, 50), "lengths differ too much"),
-        ({"min_difference": 0.1}, "shuffle", f"{words(9)} x", None),
-        ({"min_difference": 0.11}, "shuffle", f"{words(9)} x", "texts differ too little"),
-    ],
-)
-def test_filter_options(options, kind, rejected, reason):
-    fault = pair_fault(pair(kind=kind, chosen=words(10), rejected=rejected), PairsConfig(**options))
-    assert (fault[0] if fault else None) == reason
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "expected"),
-    [("", "", 0), ("a", "", 1), ("a b c", "a b c", 0), ("a b", "c d", 1), ("a b c d", "c d a b", 0.5)],
-)
-def test_word_difference_counts_words_that_are_not_shared_in_order(first, second, expected):
-    assert word_difference(first, second) == pytest.approx(expected)
-
-
-def perturbation(kind, level, order):
-    return Perturbation(
-        kind=kind, level=level, order=order, num_clips=4, kept_share=len(order) / 4, kendall_distance=0.5
-    )
-
-
-def clips_of(name):
-    clips = tuple(
-        Clip(group=0, first_shot=i, num_shots=1, start_seconds=i, end_seconds=i + 1, key_frames=(3,))
-        for i in range(4)
-    )
-    return Clips(id=name, path=f"/films/{name}.mp4", duration_seconds=4, clips=clips)
-
-
 def responses_of(name, start):
-    """Texts with words of their own; of the four rejected ones the shuffle is too long."""
+    """Different texts for each perturbation; of the four rejected ones the shuffle is too long."""
+    rejected = [
+        (("drop", 4, (2,)), words(3, start + 20)),
+        (("shuffle", 4, (1, 0, 3, 2)), words(30, start + 30)),
+        (("reverse", 16, (3, 2, 1, 0)), words(11, start + 60)),
+        (("reverse", 2, (2, 3, 0, 1)), words(12, start + 80)),
+    ]
     return Responses(
         id=name,
         num_clips=4,
         chosen=words(10, start),
-        rejected=(
-            Response(perturbation=perturbation("drop", 4, (2,)), text=words(3, start + 20)),
-            Response(perturbation=perturbation("shuffle", 4, (1, 0, 3, 2)), text=words(30, start + 30)),
-            Response(perturbation=perturbation("reverse", 16, (3, 2, 1, 0)), text=words(11, start + 60)),
-            Response(perturbation=perturbation("reverse", 2, (2, 3, 0, 1)), text=words(12, start + 80)),
-        ),
+        rejected=tuple(Response(perturbation=perturbation(*made, 4), text=text) for made, text in rejected),
         unanswered=(Unanswered(kind="drop", level=2, reason="empty"),),
     )
 
@@ -151,7 +94,7 @@ def responses_of(name, start):
 def run(tmp_path):
     """A run whose stages wrote their rows in different orders and skipped a video in between."""
     store = RunStore(tmp_path)
-    store.append("clips", [clips_of(name) for name in ("c", "gone", "a", "b")])
+    store.append("clips", [clips_of(*FOUR, name=name) for name in ("c", "gone", "a", "b")])
     store.append("responses", [responses_of("b", 1000), responses_of("a", 2000), responses_of("c", 3000)])
     return Context(Config.model_validate({"videos": {"paths": ["unused"]}}), tmp_path)
 
@@ -184,24 +127,13 @@ def test_pairs_are_joined_by_id_and_never_by_position(run):
 def test_every_response_becomes_a_pair_or_is_skipped_with_a_reason(run):
     made = make_pairs(run)
     assert len(ids([*made.pairs, *made.skipped])) == len(made.pairs) + len(made.skipped) == 15
-    assert {row.stage for row in made.skipped} == {"pairs"}
-    assert {(row.id[2:], row.reason, row.detail) for row in made.skipped} == {
-        ("shuffle-04", "lengths differ too much", "ratio 3.00 over 1.5"),
-        ("drop-02", "no rejected answer", "empty"),
+    assert {(row.stage, row.id[2:], row.reason, row.detail) for row in made.skipped} == {
+        ("pairs", "shuffle-04", "lengths differ too much", "ratio 3.00 over 1.5"),
+        ("pairs", "drop-02", "no rejected answer", "empty"),
     }
-    limited = make_pairs(with_settings(run, max_per_video=1))
-    assert sorted(row.video_id for row in limited.pairs) == ["a", "b", "c"]
-    assert Counter(row.reason for row in limited.skipped)["too many pairs of one video"] == 6
 
 
-def test_a_video_without_rejected_answers_gives_no_pair(tmp_path, run):
-    RunStore(tmp_path / "other").append("clips", [clips_of("a")])
-    empty = responses_of("a", 0).model_copy(update={"rejected": (), "unanswered": ()})
-    RunStore(tmp_path / "other").append("responses", [empty])
-    assert make_pairs(replace(run, directory=tmp_path / "other")) == Selection([], [], [])
-
-
-def test_the_stage_writes_held_out_pairs_to_a_file_of_their_own(run):
+def test_the_stage_writes_held_out_pairs_to_another_file(run):
     store, quiet = RunStore(run.directory), Console(quiet=True)
     run_pairs(run, quiet)
     assert not store.path(HELD_OUT).exists()
@@ -216,39 +148,16 @@ def test_the_stage_writes_held_out_pairs_to_a_file_of_their_own(run):
 def test_of_duplicates_the_hardest_level_remains():
     rows = [pair(level=level, rejected="same") for level in (16, 2, 8)]
     others = [pair("w", rejected="same"), pair(kind="drop", chosen="other", rejected="same")]
-    kept, skipped = drop_duplicates([*rows, *others])
-    assert ids(kept) == {"v/shuffle-02", *ids(others)}
-    assert {(row.id, row.reason, row.detail) for row in skipped} == {
+    made = select_pairs([*rows, *others], PairsConfig(), seed=0)
+    assert ids(made.pairs) == {"v/shuffle-02", *ids(others)}
+    assert {(row.id, row.reason, row.detail) for row in made.skipped} == {
         ("v/shuffle-08", "duplicate", "same texts as v/shuffle-02"),
         ("v/shuffle-16", "duplicate", "same texts as v/shuffle-02"),
     }
     assert len(select_pairs(rows, PairsConfig(drop_duplicates=False), seed=0).pairs) == 3
 
 
-@pytest.mark.parametrize("limit", [1, 3, 4, 6, 12, 20])
-def test_the_pairs_of_a_video_are_limited_and_spread_over_kinds_and_levels(limit):
-    rows = [*all_pairs("v"), *all_pairs("w")]
-    kept, skipped = limit_per_video(rows, limit, seed=3)
-    assert ids(kept) | ids(skipped) == ids(rows)
-    assert len(kept) + len(skipped) == len(rows)
-    for video in "vw":
-        own = [row for row in kept if row.video_id == video]
-        assert len(own) == min(limit, 12)
-        for count, values in ((Counter(r.kind for r in own), KINDS), (Counter(r.level for r in own), LEVELS)):
-            assert max(count[v] for v in values) - min(count[v] for v in values) <= 1
-    assert {row.detail for row in skipped} <= {f"12 pairs, max_per_video is {limit}"}
-
-
-def test_random_choices_depend_on_seed_and_id_and_not_on_the_order():
-    rows = [row for i in range(20) for row in all_pairs(f"v{i}")]
-    shuffled = random.Random(0).sample(rows, len(rows))
-    kept = ids(limit_per_video(rows, 2, seed=0)[0])
-    assert kept == ids(limit_per_video(shuffled, 2, seed=0)[0])
-    assert kept != ids(limit_per_video(rows, 2, seed=1)[0])
-    assert ids(limit_per_video(all_pairs("v3"), 2, seed=0)[0]) <= kept
-
-
-def test_about_the_share_of_videos_is_held_out_whatever_the_others_are():
+def test_about_the_share_of_videos_is_held_out_independently_of_the_others():
     rows = [row for i in range(400) for row in (pair(f"v{i}"), pair(f"v{i}", "drop"))]
     settings = PairsConfig(held_out_share=0.25)
     made = select_pairs(rows, settings, seed=0)
@@ -264,25 +173,30 @@ def random_lengths(count, seed):
     """Pairs of all kinds; drop pairs nearly always with the longer chosen answer."""
     draw = random.Random(seed)
     rows = []
-    for i in range(count):
-        for kind in KINDS:
-            for level in LEVELS:
-                length = draw.randint(10, 90) if kind == "drop" else draw.randint(60, 100)
-                rows.append(pair(f"v{i}", kind, level, chosen="c " * 80, rejected=f"{kind}{level} " * length))
+    for video, kind, level in (
+        (f"v{i}", kind, level) for i in range(count) for kind in KINDS for level in LEVELS
+    ):
+        length = draw.randint(10, 90) if kind == "drop" else draw.randint(60, 100)
+        rows.append(pair(video, kind, level, chosen="c " * 80, rejected=f"{kind}{level} " * length))
     return rows
 
 
 def test_fair_lengths_are_balanced_in_every_kind_and_level_at_every_ratio():
     rows = random_lengths(60, 0)
-    kept, skipped = balance_lengths(rows, seed=0)
-    assert ids(kept) | ids(skipped) == ids(rows)
-    assert len(kept) + len(skipped) == len(rows)
-    balance = Counter()
-    for row in kept:
-        ratio = log_length_ratio(row)
-        balance[row.kind, row.level, round(abs(ratio) / LENGTH_STEP)] += (ratio > 0) - (ratio < 0)
-    assert set(balance.values()) == {0}
-    assert {row.kind for row in kept} == set(KINDS)
+    settings = PairsConfig(length="fair", held_out_share=0.4)
+    made = select_pairs(rows, settings, seed=0)
+    assert ids(made.pairs) | ids(made.held_out) | ids(made.skipped) == ids(rows)
+    assert len(made.pairs) + len(made.held_out) + len(made.skipped) == len(rows)
+    for part in (made.pairs, made.held_out):
+        balance = Counter()
+        for row in part:
+            ratio = log_length_ratio(row)
+            balance[row.kind, row.level, round(abs(ratio) / LENGTH_STEP)] += (ratio > 0) - (ratio < 0)
+        assert set(balance.values()) == {0}
+        assert {row.kind for row in part} == set(KINDS)
+    shuffled = random.Random(0).sample(rows, len(rows))
+    assert ids(select_pairs(shuffled, settings, seed=0).pairs) == ids(made.pairs)
+    assert ids(select_pairs(rows, settings, seed=1).pairs) != ids(made.pairs)
 
 
 def test_fair_keeps_equal_lengths_and_explains_the_others():
@@ -291,30 +205,15 @@ def test_fair_keeps_equal_lengths_and_explains_the_others():
     # Pairs of another kind or level do not balance them, and empty texts have a length, too.
     rows += [pair("e", "drop", chosen="c " * 20), pair("f", "drop", 2, rejected="r " * 20)]
     rows += [pair("g", level=8, chosen=""), pair("h", level=8, rejected="")]
-    kept, skipped = balance_lengths(rows, seed=0)
-    assert {"a/shuffle-04", "d/shuffle-04", "g/shuffle-08", "h/shuffle-08"} < ids(kept)
-    assert len(kept) == 5
-    (row,) = (row for row in skipped if row.id[0] in "bc")
+    made = select_pairs(rows, PairsConfig(length="fair"), seed=0)
+    assert {"a/shuffle-04", "d/shuffle-04", "g/shuffle-08", "h/shuffle-08"} < ids(made.pairs)
+    assert len(made.pairs) == 5
+    (row,) = (row for row in made.skipped if row.id[0] in "bc")
     assert row.reason == "length gives it away"
     assert row.detail == "20 against 10 words, no other shuffle pair of level 4 to balance it"
 
 
-def test_training_and_held_out_pairs_are_each_fair_after_the_limit():
-    settings = PairsConfig(length="fair", held_out_share=0.4, max_per_video=6)
-    made = select_pairs(random_lengths(80, 1), settings, seed=0)
-    for part in (made.pairs, made.held_out):
-        signs = [log_length_ratio(row) > 0 for row in part if log_length_ratio(row)]
-        assert signs
-        assert sum(signs) * 2 == len(signs)
-
-
-def test_released_selection_keeps_everything():
-    rows = random_lengths(5, 2)
-    made = select_pairs(rows, PairsConfig(), seed=0)
-    assert made == Selection(sorted(rows, key=lambda row: row.id), [], [])
-
-
-def test_a_mirrored_pair_shows_the_perturbed_frames_and_exchanges_the_answers():
+def test_a_mirrored_pair_shows_the_perturbed_frames_and_exchanges_the_texts():
     one = pair(kind="reverse")
     image = mirror(one, np.array([0, 0, 1, 2]))
     assert image.frames == (2, 0, 1)

@@ -77,16 +77,14 @@ class PairsConfig(Section):
     Each text is then chosen as often as rejected. A mirrored pair costs a pass over its own video.
 
     `import_from` takes pairs from a JSONL, JSON or Parquet file of tempo, TRL, ms-swift or LLaMA-Factory. For
-    them only `drop_duplicates`, `max_per_video`, `held_out_share` and `length = "fair"` have an effect. Pairs
-    without a kind get the kind `other` and level 0.
+    them only `drop_duplicates`, `held_out_share` and `length = "fair"` have an effect. Pairs without a kind
+    get the kind `other` and level 0.
     """
 
     import_from: str = Field("", description="take the pairs from this file")
     length: Literal["paper", "any", "fair"] = Field("paper", description="which text may be longer")
     max_length_ratio: float = Field(1.5, ge=1, description="of word counts; drop pairs are exempt")
-    min_difference: float = Field(0.0, ge=0, le=1, description="minimum share of words not shared in order")
     drop_duplicates: bool = Field(True, description="keep the hardest level of pairs with the same texts")
-    max_per_video: int = Field(0, ge=0, description="maximum number of pairs per video; 0 is no limit")
     held_out_share: float = Field(0.0, ge=0, lt=1, description="share of videos not to train on")
     mirror: bool = Field(False, description="add a mirrored pair to each pair")
 

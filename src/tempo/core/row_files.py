@@ -20,27 +20,39 @@ def read_file(path: Path, key: str) -> Iterator[tuple[str, Any]]:
     Raises ValueError that names `key` (a configuration key or a function), the file, and the bad line.
     """
     if path.suffix == ".parquet":
-        yield from _read_parquet(path, key)
-        return
-    text = _read_text(path, f"{key}:").rstrip()
-    if text.startswith("["):
-        rows = _parse(text, key, str(path))
-        yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
-        return
-    for number, line in enumerate(_lines(text), 1):
-        yield f"line {number}", _parse(line, key, f"{path} line {number}")
+        import pyarrow
+        from pyarrow.parquet import read_table
+
+        try:
+            rows = read_table(path).to_pylist()
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ValueError(f"{key}: {path} cannot be read: {error}") from None
+    else:
+        lines = _read_lines(path, f"{key}:")
+        if not lines or not lines[0].startswith("["):
+            for number, line in enumerate(lines, 1):
+                yield f"line {number}", _parse(line, key, f"{path} line {number}")
+            return
+        rows = _parse("\n".join(lines), key, str(path))
+    yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
 
 
-def _read_text(path: Path, named: str) -> str:
+def read_rows(path: Path, model: type[M], *, key: str) -> list[M]:
+    """The rows of a JSONL file that somebody else wrote, one `model` per line.
+
+    Raises ValueError that names the file and the first line that does not fit, or `key` if it cannot be read.
+    """
+    lines = enumerate(_read_lines(path, key), 1)
+    return [parse_row(model, line, f"{path} line {number}") for number, line in lines]
+
+
+def _read_lines(path: Path, named: str) -> list[str]:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig").rstrip()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{named} {path} cannot be read: {error}") from None
-
-
-def _lines(text: str) -> list[str]:
-    """Lines that end with a newline; str.splitlines would also split at U+2028 inside a text."""
-    return text.removesuffix("\n").split("\n") if text else []
+    # Not str.splitlines, which would also split at U+2028 inside a text.
+    return text.split("\n") if text else []
 
 
 def _parse(text: str, key: str, place: str) -> Any:
@@ -50,45 +62,18 @@ def _parse(text: str, key: str, place: str) -> Any:
         raise ValueError(f"{key}: {place} is not valid JSON: {error}") from None
 
 
-def _read_parquet(path: Path, key: str) -> Iterator[tuple[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    except (OSError, pyarrow.ArrowException) as error:
-        raise ValueError(f"{key}: {path} cannot be read: {error}") from None
-    yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
-
-
-def read_rows(path: Path, model: type[M], *, key: str) -> list[M]:
-    """The rows of a JSONL file that somebody else wrote, one `model` per line.
-
-    Raises ValueError that names the configuration `key`, the file, and the first line that does not fit.
-    """
-    lines = enumerate(_lines(_read_text(path, key)), 1)
-    return [parse_row(model, line, f"{path} line {number}") for number, line in lines]
-
-
 def parse_row(model: type[M], line: str | bytes, place: str) -> M:
     """The `model` that a line of JSON holds; raises ValueError that names the `place` of the line."""
     try:
         return model.model_validate_json(line)
     except ValidationError as error:
-        faults = _describe_row(error, model)
-        raise ValueError(f"{place} is not a valid {model.__name__.lower()}: {faults}") from None
-
-
-def _describe_row(error: ValidationError, model: type[BaseModel]) -> str:
-    """What is wrong with a row: all missing keys together, every other fault by its key."""
-    missing, faults = [], []
-    for item in error.errors():
-        if item["type"] == "missing":
-            missing.append(".".join(map(str, item["loc"])))
-        elif item["type"] == "model_type":
-            faults.append("it should be an object of keys and values")
-        elif item["loc"]:
-            faults.append(describe_error(item, model))
-        else:
-            faults.append(item["msg"].removeprefix("Value error, "))
-    return "; ".join([*([f"lacks {', '.join(missing)}"] if missing else []), *faults])
+        missing = [".".join(map(str, item["loc"])) for item in error.errors() if item["type"] == "missing"]
+        faults = [f"lacks {', '.join(missing)}"] if missing else []
+        for item in error.errors():
+            if item["type"] == "model_type":
+                faults.append("it should be an object of keys and values")
+            elif item["type"] != "missing":
+                message = item["msg"].removeprefix("Value error, ")
+                faults.append(describe_error(item, model) if item["loc"] else message)
+        text = "; ".join(faults)
+        raise ValueError(f"{place} is not a valid {model.__name__.lower()}: {text}") from None

@@ -93,8 +93,7 @@ def run_audit(context: Context, console: Console) -> None:
 
     with Counters(console) as counters:
         audit = audit_run(
-            context.directory,
-            progress=lambda done, total: counters.show("audit by the model", done, total),
+            context, progress=lambda done, total: counters.show("audit by the model", done, total)
         )
     console.print(f"audit: {audit.verdict}")
 

@@ -1,8 +1,8 @@
 """Pairs as a data set for other trainers: TRL, ms-swift, LLaMA-Factory, or Parquet.
 
 Rows go from easy to hard: their order is the only curriculum that other trainers have. The column `tempo` has
-what a format has no column for. All three trainers ignore columns that they do not know, and this name is not
-one that they do (ms-swift reads `video` as `videos`).
+the values for which a format has no column. All three trainers ignore columns that they do not know, and this
+name is not one that they do (ms-swift reads `video` as `videos`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +22,14 @@ from tempo.core.store import RunStore, read_config
 from tempo.preference.importing import ORIGIN, TAGS, VIDEO_TAG, Row
 from tempo.video.frames import FrameStore
 
+#: The names of `--format`.
+FORMATS = ("trl", "ms-swift", "llama-factory", "parquet")
+
 PAIRS_FILE = "pairs.jsonl"
 PARQUET_FILE = "pairs.parquet"
 
 #: Name of the data set in LLaMA-Factory's `dataset_info.json`.
 LLAMA_FACTORY_NAME = "tempo_pairs"
-
-
-@dataclass(frozen=True)
-class Export:
-    """What a writer is given: it writes into `folder`, which will be renamed to `target`.
-
-    `run` is None for pairs without a run. The `video` of the pairs is an absolute path.
-    """
-
-    run: Path | None
-    folder: Path
-    target: Path
-    pairs: Sequence[Pair]
 
 
 def export_pairs(source: Path | str | Sequence[Pair], format_name: str, out: Path | str) -> int:
@@ -49,18 +38,21 @@ def export_pairs(source: Path | str | Sequence[Pair], format_name: str, out: Pat
     `format_name` is "trl", "ms-swift", "llama-factory" or "parquet". The folder is complete or absent. Raises
     ValueError for an unknown format, without pairs, or if a video that the format needs is gone.
     """
+    if format_name not in FORMATS:
+        raise ValueError(f"--format {format_name!r} is unknown; the formats are {', '.join(FORMATS)}")
     target = Path(os.path.abspath(out))
-    if format_name not in WRITERS:
-        raise ValueError(f"--format {format_name!r} is unknown; the formats are {', '.join(WRITERS)}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"--out {out} exists already. Choose another folder, or remove it first")
     run = Path(source) if isinstance(source, Path | str) else None
-    pairs = _read_pairs(Path(source)) if isinstance(source, Path | str) else list(source)
+    pairs = _read_pairs(Path(source)) if isinstance(source, Path | str) else source
     pairs = sorted(pairs, key=lambda pair: (-pair.level, pair.id))
     folder = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         folder.mkdir(parents=True)
-        WRITERS[format_name](Export(run, folder, target, pairs))
+        if format_name == "parquet":
+            _write_parquet(pairs, folder, run)
+        else:
+            _write_jsonl(pairs, format_name, folder, target, run)
         # An empty folder may be there: the file system replaces it in one step.
         os.replace(folder, target)
     except OSError as error:
@@ -79,68 +71,10 @@ def _read_pairs(run: Path) -> list[Pair]:
     if not pairs:
         raise ValueError(f"{run} has no pair to export. `tempo status {run}` shows why they were skipped")
     paths = {video.id: os.path.abspath(video.path) for video in store.read("videos", Video)}
-    for pair in pairs:
-        if pair.video_id not in paths:
-            raise ValueError(f"pair {pair.id!r}: {pair.video} is not among the videos of {run}")
-    return [pair.model_copy(update={"video": paths[pair.video_id]}) for pair in pairs]
+    return [pair.model_copy(update={"video": paths.get(pair.video_id, pair.video)}) for pair in pairs]
 
 
-def _write_ms_swift(export: Export) -> None:
-    _write_rows(export, [ms_swift_row(_with_file(pair)) for pair in export.pairs])
-
-
-def _write_llama_factory(export: Export) -> None:
-    _write_rows(export, [llama_factory_row(_with_file(pair)) for pair in export.pairs])
-    columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected", "videos": "videos"}
-    description = {"file_name": PAIRS_FILE, "formatting": "sharegpt", "ranking": True, "columns": columns}
-    write_json(export.folder / "dataset_info.json", {LLAMA_FACTORY_NAME: description})
-
-
-def _with_file(pair: Pair) -> Pair:
-    """The pair; raises ValueError if its video is not a file, because the trainer would open it."""
-    if pair.frames:
-        raise ValueError(
-            f"pair {pair.id!r} is about a perturbed video (pairs.mirror), of which there is no file. Export "
-            "as trl or parquet, or make the pairs without pairs.mirror"
-        )
-    if not os.path.isfile(pair.video):
-        raise ValueError(f"pair {pair.id!r}: {pair.video} is gone. Restore it, or export as trl or parquet")
-    return pair
-
-
-def _write_trl(export: Export) -> None:
-    """Writes frames once per video; `datasets` opens paths as they are, so they are absolute."""
-    from datasets import Dataset, Image, List
-
-    if export.run is None:
-        raise ValueError("the format 'trl' needs the frames of a run. Give the directory of a run")
-    store = FrameStore(export.run / "frames")
-    images = {name: _write_frames(store, name, export) for name in {pair.video_id for pair in export.pairs}}
-    rows = []
-    for pair in export.pairs:
-        original = images[pair.video_id]
-        rows.append(trl_row(pair, [original[number] for number in pair.frames] or original))
-    _write_rows(export, rows)
-    features = Dataset.from_list(rows).features
-    # JSON only has their paths.
-    features["images"] = List(Image())
-    _write_card(export, "trl", PAIRS_FILE, features)
-
-
-def _write_frames(store: FrameStore, video_id: str, export: Export) -> list[str]:
-    """Writes the frames of a video; returns the paths that they will have at the target."""
-    if not store.has(video_id):
-        raise ValueError(f"the frames of video {video_id} are gone from {store.directory}. Make them again")
-    place = Path("frames", video_id)
-    (export.folder / place).mkdir(parents=True)
-    names = []
-    for number, jpeg in enumerate(store.read(video_id).jpegs):
-        names.append(str(export.target / place / f"{number:04d}.jpg"))
-        (export.folder / place / f"{number:04d}.jpg").write_bytes(jpeg)
-    return names
-
-
-def _write_parquet(export: Export) -> None:
+def _write_parquet(pairs: Sequence[Pair], folder: Path, run: Path | None) -> None:
     import pyarrow
     from datasets import Features, List, Value
     from pyarrow.parquet import write_table
@@ -148,26 +82,96 @@ def _write_parquet(export: Export) -> None:
     text, number = Value("string"), Value("int32")
     numbers = {"level": number, "num_clips": number, "order": List(number), "frames": List(number)}
     features = Features({name: numbers.get(name, text) for name in Pair.model_fields})
-    rows = [pair.model_dump() for pair in export.pairs]
-    write_table(pyarrow.Table.from_pylist(rows, schema=features.arrow_schema), export.folder / PARQUET_FILE)
-    _write_card(export, "parquet", PARQUET_FILE, features)
+    rows = [pair.model_dump() for pair in pairs]
+    write_table(pyarrow.Table.from_pylist(rows, schema=features.arrow_schema), folder / PARQUET_FILE)
+    _write_card(pairs, PARQUET_FILE, features, folder, run)
 
 
-#: What each format's trainer loads; the names are those of `--format`.
-WRITERS: dict[str, Callable[[Export], None]] = {
-    "trl": _write_trl,
-    "ms-swift": _write_ms_swift,
-    "llama-factory": _write_llama_factory,
-    "parquet": _write_parquet,
-}
-
-
-def _write_rows(export: Export, rows: Sequence[Row]) -> None:
+def _write_jsonl(
+    pairs: Sequence[Pair], format_name: str, folder: Path, target: Path, run: Path | None
+) -> None:
+    """Writes the rows, and the files that describe them to the library that loads them."""
+    images = _write_frames(pairs, folder, target, run) if format_name == "trl" else {}
+    rows = [_row(pair, format_name, images) for pair in pairs]
     # `Dataset.to_json` would escape every slash of a path and write null for each key that a row lacks.
-    write_lines(export.folder / PAIRS_FILE, (json.dumps(row, ensure_ascii=False) for row in rows))
+    write_lines(folder / PAIRS_FILE, (json.dumps(row, ensure_ascii=False) for row in rows))
+    if format_name == "llama-factory":
+        columns = {"messages": "conversations"} | {name: name for name in ("chosen", "rejected", "videos")}
+        info = {"file_name": PAIRS_FILE, "formatting": "sharegpt", "ranking": True, "columns": columns}
+        write_json(folder / "dataset_info.json", {LLAMA_FACTORY_NAME: info})
+    if format_name == "trl":
+        from datasets import Dataset, Image, List
+
+        features = Dataset.from_list(rows).features
+        # JSON only has their paths.
+        features["images"] = List(Image())
+        _write_card(pairs, PAIRS_FILE, features, folder, run)
 
 
-def _write_card(export: Export, format_name: str, file: str, features: Any) -> None:
+def _row(pair: Pair, format_name: str, images: Mapping[str, list[str]]) -> Row:
+    def message(role: str, content: str) -> dict[str, str]:
+        return {"role": role, "content": content}
+
+    # `datasets` cannot infer the type of a list that is empty in every row.
+    tempo = {name: value for name in ORIGIN if (value := getattr(pair, name)) != ()}
+    if format_name == "trl":
+        original = images[pair.video_id]
+        return {
+            "prompt": [message("user", pair.prompt)],
+            "chosen": [message("assistant", pair.chosen)],
+            "rejected": [message("assistant", pair.rejected)],
+            "images": [original[number] for number in pair.frames] or original,
+            "tempo": tempo,
+        }
+    _check_video_file(pair)
+    prompt, videos = VIDEO_TAG + pair.prompt, [pair.video]
+    if format_name == "ms-swift":
+        messages = [message("user", prompt), message("assistant", pair.chosen)]
+        return {"messages": messages, "rejected_response": pair.rejected, "videos": videos, "tempo": tempo}
+    return {
+        "conversations": [{"from": "human", "value": prompt}],
+        "chosen": {"from": "gpt", "value": pair.chosen},
+        "rejected": {"from": "gpt", "value": pair.rejected},
+        "videos": videos,
+        "tempo": tempo,
+    }
+
+
+def _check_video_file(pair: Pair) -> None:
+    """Raises ValueError for a pair that a trainer which opens the video file could not read."""
+    text = "\n".join((pair.prompt, pair.chosen, pair.rejected))
+    if pair.frames:
+        fault = "it is about a perturbed video (pairs.mirror), of which there is no file"
+    elif not os.path.isfile(pair.video):
+        fault = f"{pair.video} is gone"
+    elif found := [tag for tag in TAGS if tag in text]:
+        fault = f"its text contains {found[0]}, for which this format expects a file"
+    else:
+        return
+    raise ValueError(f"pair {pair.id!r}: {fault}. Export as trl or parquet")
+
+
+def _write_frames(
+    pairs: Sequence[Pair], folder: Path, target: Path, run: Path | None
+) -> dict[str, list[str]]:
+    """Writes the frames of each video once; returns their absolute paths at the target, by video id."""
+    if run is None:
+        raise ValueError("the format 'trl' needs the frames of a run. Give the directory of a run")
+    store, images = FrameStore(run / "frames"), {}
+    for video_id in {pair.video_id for pair in pairs}:
+        if not store.has(video_id):
+            raise ValueError(
+                f"the frames of video {video_id} are gone from {store.directory}. Make them again"
+            )
+        (folder / "frames" / video_id).mkdir(parents=True)
+        jpegs = {f"frames/{video_id}/{i:04d}.jpg": jpeg for i, jpeg in enumerate(store.read(video_id).jpegs)}
+        for name, jpeg in jpegs.items():
+            (folder / name).write_bytes(jpeg)
+        images[video_id] = [str(target / name) for name in jpegs]
+    return images
+
+
+def _write_card(pairs: Sequence[Pair], file: str, features: Any, folder: Path, run: Path | None) -> None:
     """Writes README.md, whose header `datasets` and the Hugging Face hub read."""
     from datasets import DatasetInfo
     from datasets.info import DatasetInfosDict
@@ -183,64 +187,11 @@ def _write_card(export: Export, format_name: str, file: str, features: Any) -> N
     card = DatasetCard.from_template(
         header,
         template_path=str(Path(__file__).with_name("card.md.jinja")),
-        format_name=format_name,
-        pairs=export.pairs,
-        counts=Counter((pair.kind, pair.level) for pair in export.pairs),
-        levels=sorted({pair.level for pair in export.pairs}, reverse=True),
-        config=read_config(export.run) if export.run else {},
+        has_images="images" in features,
+        pairs=pairs,
+        counts=Counter((pair.kind, pair.level) for pair in pairs),
+        levels=sorted({pair.level for pair in pairs}, reverse=True),
+        config=read_config(run) if run else {},
         version=__version__,
     )
-    card.save(export.folder / "README.md")
-
-
-def ms_swift_row(pair: Pair) -> Row:
-    """`messages` that end with the chosen answer, `rejected_response`, `videos`; ValueError as `_tagged`."""
-    return {
-        "messages": [_message("user", _tagged(pair)), _message("assistant", pair.chosen)],
-        "rejected_response": pair.rejected,
-        "videos": [pair.video],
-        "tempo": origin_of(pair),
-    }
-
-
-def llama_factory_row(pair: Pair) -> Row:
-    """`conversations` (the question), `chosen`, `rejected`, `videos`; ValueError as `_tagged`."""
-    return {
-        "conversations": [{"from": "human", "value": _tagged(pair)}],
-        "chosen": {"from": "gpt", "value": pair.chosen},
-        "rejected": {"from": "gpt", "value": pair.rejected},
-        "videos": [pair.video],
-        "tempo": origin_of(pair),
-    }
-
-
-def trl_row(pair: Pair, images: Sequence[str]) -> Row:
-    """`prompt`, `chosen` and `rejected` as messages, and frames as `images`: TRL 1.16 takes no videos."""
-    return {
-        "prompt": [_message("user", pair.prompt)],
-        "chosen": [_message("assistant", pair.chosen)],
-        "rejected": [_message("assistant", pair.rejected)],
-        "images": list(images),
-        "tempo": origin_of(pair),
-    }
-
-
-def origin_of(pair: Pair) -> Row:
-    """The value of the column `tempo`."""
-    # `datasets` cannot infer the type of a list that is empty in every row.
-    return {name: value for name in ORIGIN if (value := getattr(pair, name)) != ()}
-
-
-def _message(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
-
-
-def _tagged(pair: Pair) -> str:
-    """The prompt after its video tag; raises ValueError if a text of the pair contains a media tag."""
-    for text in (pair.prompt, pair.chosen, pair.rejected):
-        if found := [tag for tag in TAGS if tag in text]:
-            raise ValueError(
-                f"pair {pair.id!r} contains {found[0]} in its text, for which this format expects a file. "
-                "Export as trl or parquet"
-            )
-    return VIDEO_TAG + pair.prompt
+    card.save(folder / "README.md")

@@ -5,13 +5,13 @@ into r segments of nearly equal size. No perturbation is the original order, a k
 twice, and levels with the same effect are merged into the smallest of them. The rule `paper` is that of the
 authors' released code, which has none of these properties (method.md, sections 2 and 3).
 
-The kind `swap` is not part of the method: two clips that are r // 2 apart change places, so the order of two
-clips is all that is wrong.
+The kind `swap` is not part of the method: two clips that are r // 2 apart change places, so only the order of
+two clips is wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -54,16 +54,19 @@ def perturb_all(num_clips: int, settings: PerturbationsConfig, *, seed: int) -> 
 
     Each has its own random generator, so a change of the settings does not change the others.
     """
-    if settings.rule == "distinct":
-        return [
-            p for kind in settings.kinds for p in _distinct_orders(num_clips, kind, settings.levels, seed)
-        ]
-    levels = sorted(settings.levels, reverse=True)
-    return [
-        perturb(num_clips, kind, level, seed=seed, rule="paper")
-        for kind in settings.kinds
-        for level in levels
-    ]
+    made: list[Perturbation] = []
+    for kind in settings.kinds:
+        if settings.rule == "paper":
+            levels = sorted(settings.levels, reverse=True)
+            made += [perturb(num_clips, kind, level, seed=seed, rule="paper") for level in levels]
+            continue
+        of_kind: dict[tuple[int, ...], Perturbation] = {}
+        # From hard to easy: more segments have more orders, so there is always one that is not taken.
+        for level in reversed(distinct_levels(num_clips, kind, settings.levels)):
+            perturbation = _perturb(num_clips, kind, level, seed, "distinct", taken=of_kind)
+            of_kind[perturbation.order] = perturbation
+        made += reversed(of_kind.values())
+    return made
 
 
 def perturb(
@@ -79,12 +82,9 @@ def perturb(
             f"kind {kind!r} at level {level}: by the rule {rule!r} a kind is one of drop, shuffle, reverse"
             f"{'' if rule == 'paper' else ', swap'}, and a level is at least 2"
         )
-    rng = _generator(seed, kind, level)
-    if rule == "paper":
-        return _measured(num_clips, kind, level, _paper_order(num_clips, kind, level, rng))
-    if not distinct_levels(num_clips, kind, [level]):
+    if rule == "distinct" and not distinct_levels(num_clips, kind, [level]):
         raise ValueError(f"{kind} at level {level} cannot change {num_clips} clips")
-    return _measured(num_clips, kind, level, _distinct_order(num_clips, kind, level, rng))
+    return _perturb(num_clips, kind, level, seed, rule)
 
 
 def distinct_levels(num_clips: int, kind: Kind, levels: Sequence[int]) -> list[int]:
@@ -104,71 +104,52 @@ def kendall_distance(order: Sequence[int]) -> float:
     return sum(first > second for first, second in pairs) / len(pairs) if pairs else 0.0
 
 
-def _distinct_orders(num_clips: int, kind: Kind, levels: Sequence[int], seed: int) -> list[Perturbation]:
-    """A perturbation for each distinct level; a shuffle is drawn again if a smaller level has its order."""
-    made: dict[tuple[int, ...], Perturbation] = {}
-    # From hard to easy: more segments have more orders, so there is always another one.
-    for level in reversed(distinct_levels(num_clips, kind, levels)):
-        rng = _generator(seed, kind, level)
-        order = _distinct_order(num_clips, kind, level, rng)
-        while tuple(order) in made:
-            order = _distinct_order(num_clips, kind, level, rng)
-        made[tuple(order)] = _measured(num_clips, kind, level, order)
-    return list(made.values())[::-1]
-
-
 def _effect(num_clips: int, kind: Kind, level: int) -> int:
-    """What a level amounts to: clips kept (drop), distance of the two clips (swap), or number of segments."""
+    """The number of clips kept (drop), the distance of the two clips (swap), or the number of segments."""
     if kind == "drop":
         return max(1, num_clips // level)
     # A swap of the two ends of three clips would be the reverse.
     return min(level // 2, num_clips - 2) if kind == "swap" else min(level, num_clips)
 
 
-def _distinct_order(num_clips: int, kind: Kind, level: int, rng: np.random.Generator) -> list[int]:
-    effect = _effect(num_clips, kind, level)
-    if kind == "drop":
-        return _keep(num_clips, effect, rng)
-    if kind == "swap":
-        order, first = list(range(num_clips)), int(rng.integers(num_clips - effect))
-        order[first], order[first + effect] = order[first + effect], order[first]
-        return order
-    size, num_longer = divmod(num_clips, effect)
-    starts = [place * size + min(place, num_longer) for place in range(effect + 1)]
-    original = list(range(effect))
-    places = original[::-1]
-    if kind == "shuffle":
-        while places in (original, original[::-1]):
-            places = rng.permutation(effect).tolist()
-    return [clip for place in places for clip in range(starts[place], starts[place + 1])]
-
-
-def _paper_order(num_clips: int, kind: Kind, level: int, rng: np.random.Generator) -> list[int]:
-    """The released rule: blocks of max(1, num_clips // level) consecutive clips."""
-    size = max(1, num_clips // level)
-    if kind == "drop":
-        return _keep(num_clips, size, rng)
-    blocks = [range(start, min(start + size, num_clips)) for start in range(0, num_clips, size)]
-    places = rng.permutation(len(blocks)).tolist() if kind == "shuffle" else range(len(blocks))[::-1]
-    return [clip for place in places for clip in blocks[place]]
-
-
-def _keep(num_clips: int, count: int, rng: np.random.Generator) -> list[int]:
-    return sorted(rng.permutation(num_clips)[:count].tolist())
-
-
-def _generator(seed: int, kind: Kind, level: int) -> np.random.Generator:
+def _perturb(
+    num_clips: int, kind: Kind, level: int, seed: int, rule: Rule, taken: Collection[tuple[int, ...]] = ()
+) -> Perturbation:
     import numpy as np
 
-    return np.random.default_rng(derive_seed(seed, kind, level))
-
-
-def _measured(num_clips: int, kind: Kind, level: int, order: Sequence[int]) -> Perturbation:
+    rng = np.random.default_rng(derive_seed(seed, kind, level))
+    order = _draw_order(num_clips, kind, level, rng, rule)
+    while order in taken:
+        order = _draw_order(num_clips, kind, level, rng, rule)
     return Perturbation(
         kind=kind,
         level=level,
-        order=tuple(order),
+        order=order,
         num_clips=num_clips,
         kept_share=round(len(order) / num_clips, 4),
         kendall_distance=round(kendall_distance(order), 4),
     )
+
+
+def _draw_order(
+    num_clips: int, kind: Kind, level: int, rng: np.random.Generator, rule: Rule
+) -> tuple[int, ...]:
+    import numpy as np
+
+    effect, clips = _effect(num_clips, kind, level), np.arange(num_clips)
+    if kind == "drop":
+        return tuple(sorted(rng.permutation(num_clips)[:effect].tolist()))
+    if kind == "swap":
+        first = int(rng.integers(num_clips - effect))
+        clips[[first, first + effect]] = clips[[first + effect, first]]
+        return tuple(clips.tolist())
+    # The released rule: blocks of max(1, num_clips // level) clips, the last one shorter.
+    size = max(1, num_clips // level)
+    segments = np.array_split(clips, range(size, num_clips, size) if rule == "paper" else effect)
+    original = list(range(len(segments)))
+    places = original[::-1]
+    if kind == "shuffle":
+        places = rng.permutation(len(segments)).tolist()
+        while rule == "distinct" and places in (original, original[::-1]):
+            places = rng.permutation(len(segments)).tolist()
+    return tuple(np.concatenate([segments[place] for place in places]).tolist())

@@ -1,4 +1,4 @@
-"""The prompts that a model is given."""
+"""The prompts of captions, responses and training."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Responses: the model describes each video as filmed (chosen) and perturbed (rejected).
 
-`responses.input_form` decides what the perturbation applies to: the captions of the clips, which the model
+`responses.input_form` is what the perturbation is applied to: the captions of the clips, which the model
 fuses into one paragraph, their key frames, or the stored frames of the whole video, which it describes.
 
     T: frames
@@ -9,7 +9,7 @@ fuses into one paragraph, their key frames, or the stored frames of the whole vi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -28,7 +28,7 @@ from tempo.video.frames import FrameStore
 
 STAGE = "responses"
 
-#: From an order of clips and a seed to a request; None if the order shows nothing, or nothing new.
+#: From an order of clips and a seed to a request; None if it would show no frames, or the original ones.
 MakeRequest: TypeAlias = Callable[[Sequence[int], int], Request | None]
 
 
@@ -50,56 +50,50 @@ def make_worker(context: Context, generate: Generate | None = None) -> Worker:
     draw_answers = generate or answer_source(context)
     settings, seed = context.config.responses, context.config.run.seed
     concurrency = context.config.endpoint.concurrency if context.config.endpoint else 1
-    read_input = input_reader(context)
+    read_input = _input_reader(context)
 
-    def respond(videos: Sequence[Perturbations]) -> list[Responses | Skipped]:
-        asked = [
-            attempt(STAGE, video, lambda row: requests_of(row, read_input(row.id), seed=seed))
-            for video in videos
-        ]
+    def ask(video: Perturbations) -> list[Request | None]:
+        """The request for the original video, then one per perturbation."""
+        make_request = read_input(video.id)
+        orders: list[tuple[str, Sequence[int]]] = [("chosen", range(video.num_clips))]
+        orders += [(f"{p.kind}-{p.level}", p.order) for p in video.perturbations]
+        return [make_request(order, derive_seed(seed, video.id, "response", name)) for name, order in orders]
+
+    def respond(videos: Sequence[Perturbations]) -> Iterator[Responses | Skipped]:
+        asked = [attempt(STAGE, video, ask) for video in videos]
         requests = [request for row in asked if not isinstance(row, Skipped) for request in row if request]
         drawn = iter(draw_answers(requests, sampling=settings, max_new_tokens=settings.max_new_tokens))
-        return [
-            row
-            if isinstance(row, Skipped)
-            else _collect(video, [next(drawn) if request else None for request in row])
-            for video, row in zip(videos, asked, strict=True)
-        ]
+        for video, row in zip(videos, asked, strict=True):
+            if isinstance(row, Skipped):
+                yield row
+            else:
+                yield _collect(video, [next(drawn) if request else None for request in row])
 
     def work(batch: Sequence[Perturbations]) -> Sequence[Responses | Skipped]:
         # The requests of one video hold its frames many times, so only as many videos as keep a server busy.
         most = 1 + max(len(video.perturbations) for video in batch)
         size = len(batch) if settings.input_form == "captions" else math.ceil(concurrency / most)
-        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
-        return [result for part in parts for result in respond(part)]
+        return [row for start in range(0, len(batch), size) for row in respond(batch[start : start + size])]
 
     return work
 
 
-def input_reader(context: Context) -> Callable[[str], MakeRequest]:
+def _input_reader(context: Context) -> Callable[[str], MakeRequest]:
     """From a video id to the function that makes its requests, in the configured input form."""
     rows, frames = RunStore(context.directory), FrameStore(context.directory / "frames")
     form, seed = context.config.responses.input_form, context.config.run.seed
     if form == "captions":
-        captions = {row.id: row.captions for row in rows.read("captions", Captions)}
-        return lambda video_id: caption_requests(captions[video_id])
+        texts = {row.id: row.captions for row in rows.read("captions", Captions)}
+        return lambda name: lambda order, seed: Request(fusion([texts[name][clip] for clip in order]), seed)
     clips = {row.id: row for row in rows.read("clips", Clips)}
     read = key_frames_by_clip if form == "clips" else frames_by_clip
-    return lambda video_id: frame_requests(
-        read(clips[video_id], frames), prompt=describe_prompt(video_id, seed=seed)
-    )
-
-
-def caption_requests(captions: Sequence[str]) -> MakeRequest:
-    """Requests to fuse the captions of the clips, in their order."""
-    return lambda order, seed: Request(fusion([captions[clip] for clip in order]), seed)
+    return lambda name: frame_requests(read(clips[name], frames), prompt=describe_prompt(name, seed=seed))
 
 
 def frame_requests(video: Footage, *, prompt: str) -> MakeRequest:
     """Requests that show the frames of the clips, in their order, at the rate of the original video.
 
-    None for an order that gives no frame at all, and for a perturbation that gives the original frames: a
-    clip shorter than 1 / fps seconds may have no frame.
+    A clip shorter than 1 / fps seconds may have no frame, so a perturbation may show the original or nothing.
     """
 
     def make(order: Sequence[int], seed: int) -> Request | None:
@@ -141,44 +135,34 @@ def clip_of_frames(video: Clips, seconds: NDArray[np.float64]) -> NDArray[np.int
     return np.maximum(np.searchsorted(starts_seconds, seconds, side="right") - 1, 0)
 
 
-def requests_of(video: Perturbations, make: MakeRequest, *, seed: int) -> list[Request | None]:
-    """The request for the original video, then one per perturbation; None if there is nothing new to ask."""
-    orders = [
-        ("chosen", range(video.num_clips)),
-        *((f"{p.kind}-{p.level}", p.order) for p in video.perturbations),
-    ]
-    return [make(order, derive_seed(seed, video.id, "response", name)) for name, order in orders]
-
-
 def _collect(video: Perturbations, answers: Sequence[Answer | None]) -> Responses | Skipped:
-    """The record of a video, from the answers to `requests_of`."""
     if failed := skip_if_failed(answers, stage=STAGE, id=video.id):
         return failed
-    faults = [_fault(answer) for answer in answers]
-    if faults[0]:
-        return Skipped(stage=STAGE, id=video.id, reason="no chosen answer", detail=faults[0])
+    (chosen, fault), *others = map(_text_or_fault, answers)
+    if fault:
+        return Skipped(stage=STAGE, id=video.id, reason="no chosen answer", detail=fault)
     rejected, unanswered = [], []
-    for perturbation, answer, fault in zip(video.perturbations, answers[1:], faults[1:], strict=True):
-        if answer and not fault:
-            rejected.append(Response(perturbation=perturbation, text=answer.text))
+    for made, (text, fault) in zip(video.perturbations, others, strict=True):
+        if fault:
+            unanswered.append(Unanswered(kind=made.kind, level=made.level, reason=fault))
         else:
-            unanswered.append(Unanswered(kind=perturbation.kind, level=perturbation.level, reason=fault))
+            rejected.append(Response(perturbation=made, text=text))
     if not rejected:
         detail = "; ".join(f"{row.kind}-{row.level:02d} {row.reason}" for row in unanswered)
         return Skipped(stage=STAGE, id=video.id, reason="no rejected answer", detail=detail)
     return Responses(
         id=video.id,
         num_clips=video.num_clips,
-        chosen=answers[0].text if answers[0] else "",
+        chosen=chosen,
         rejected=tuple(rejected),
         unanswered=tuple(unanswered),
     )
 
 
-def _fault(answer: Answer | None) -> str:
-    """Why an answer cannot be used; empty if it can."""
+def _text_or_fault(answer: Answer | None) -> tuple[str, str]:
+    """The text of an answer, or why it cannot be used."""
     if answer is None:
-        return "not asked: the frames are those of the original video, or none"
+        return "", "not asked: no frames are left, or their order is the original one"
     if not answer.is_whole:
-        return "cut at responses.max_new_tokens"
-    return "" if any(c.isalnum() for c in answer.text) else "empty"
+        return "", "cut at responses.max_new_tokens"
+    return (answer.text, "") if any(c.isalnum() for c in answer.text) else ("", "empty")
