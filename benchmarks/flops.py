@@ -1,8 +1,8 @@
-"""How much arithmetic a packed DPO step of a Qwen2.5-VL needs, and how much a chip can do.
+"""Operations of a packed DPO step of a Qwen2.5-VL, and the peak rates of chips.
 
-Counted is what the loss and the LoRA gradients need, two operations per multiply-add; what checkpointing
-computes again is not. With W weights and R LoRA weights in the linear layers of the language model, L tokens
-of the row, S scored tokens, and N pairs of a token with one that it attends to:
+Counts what the loss and the LoRA gradients need, two operations per multiply-add, without what gradient
+checkpointing computes again. With W weights and R LoRA weights in the linear layers of the language model, L
+tokens of the row, S scored tokens, and N pairs of a token with one that it attends to:
 
     linear      2 W L for the reference, 2 (W + R) L for the policy, 2 (W + 2 R) L for its backward pass
     attention   4 N (query width) layers: once for the reference, once for the policy, twice for the backward
@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-#: Dense bfloat16 operations a second by the makers' data sheets; the first name found in the device's counts.
+#: Dense bfloat16 operations per second from the vendors' data sheets. The first name that is part of the
+#: device's name applies.
 PEAK_FLOPS = {
     "H100 PCIe": 756e12,
     "H100 NVL": 835e12,
@@ -27,7 +28,7 @@ PEAK_FLOPS = {
 
 
 def peak_flops(device_name: str) -> float | None:
-    """The chip's dense bfloat16 peak, None for one that is not in the table."""
+    """The chip's dense bfloat16 peak in operations per second; None if it is not in the table."""
     return next((peak for name, peak in PEAK_FLOPS.items() if name in device_name), None)
 
 
@@ -39,7 +40,7 @@ def packed_step_flops(config: Any, lengths: Sequence[int], grid: Sequence[int], 
 def step_parts(
     config: Any, lengths: Sequence[int], grid: Sequence[int], *, lora_rank: int
 ) -> dict[str, float]:
-    """Operations of each part of one step, as the module's text counts them."""
+    """Operations of each part of one step, by the formulas of this module's docstring."""
     text = config.text_config
     weights, adapters = linear_weights(text, lora_rank)
     num_tokens, num_scored = sum(lengths), sum(lengths[1:])
@@ -60,7 +61,7 @@ def head_size(text: Any) -> int:
 
 
 def linear_weights(text: Any, lora_rank: int) -> tuple[int, int]:
-    """Weights of all linear layers of the language model, and of the adapters beside them."""
+    """Weights of all linear layers of the language model, and of their adapters."""
     width, inner = text.hidden_size, text.intermediate_size
     query, key = (n * head_size(text) for n in (text.num_attention_heads, text.num_key_value_heads))
     shapes = [(width, query), (width, key), (width, key), (query, width)]
@@ -71,7 +72,7 @@ def linear_weights(text: Any, lora_rank: int) -> tuple[int, int]:
 
 
 def attended_pairs(lengths: Sequence[int]) -> int:
-    """Pairs of a token and one that it sees: the prefix causally, each answer the prefix and itself."""
+    """Pairs of a token and one it attends to: the prefix causally, an answer the prefix and itself."""
     prefix, *answers = lengths
     return prefix * (prefix + 1) // 2 + sum(n * prefix + n * (n + 1) // 2 for n in answers)
 

@@ -1,4 +1,4 @@
-"""The model and the video of `gpu.py`: Qwen2.5-VL-7B's configuration with random weights and a stand-in."""
+"""The model and the video of `gpu.py`: Qwen2.5-VL-7B's configuration, and a tiny one, with random weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Size:
-    """A model's configuration, and the video and answers that it is given; `grid` in patches."""
+    """A model's configuration and the size of its input; `grid` is the video in patches."""
 
     name: str
     text: dict[str, Any]
@@ -87,7 +87,7 @@ TINY = Size(
 
 
 def make_model(size: Size, device: Any, *, vision_attention: str) -> Any:
-    """The model with random weights, made where it stays: bfloat16 on a GPU, float32 on a CPU."""
+    """The model with random weights, created on the device: bfloat16 on a GPU, float32 on a CPU."""
     import torch
 
     from tempo.model.attention import register_shared_prefix
@@ -116,7 +116,7 @@ def make_model(size: Size, device: Any, *, vision_attention: str) -> Any:
 
 
 def make_video_group(size: Size, dtype: Any) -> Any:
-    """A video of noise with a prompt, and all answers over it, as one group on the CPU."""
+    """A video of noise with a prompt and all answers to it, as one group on the CPU."""
     import torch
 
     from tempo.model.prefix import ContinuationTokens, Group

@@ -1,4 +1,4 @@
-"""What the benchmarks share: each form in a fresh process, in turn, and the rows of out/bench.json."""
+"""Shared by the benchmarks: forms that run in fresh processes, in turn, and the rows of out/bench.json."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROWS = OUT / "bench.json"
 
 
 class Row(BaseModel):
-    """One comparison. `ratio` says how many times better ours is, whatever the unit."""
+    """One comparison. `ratio` is how many times better ours is, in any unit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,9 +47,9 @@ class Row(BaseModel):
 
 @dataclass(frozen=True)
 class Measured:
-    """What one process saw of one form.
+    """Measurements of one form in one process.
 
-    `peak_megabytes` is the largest resident size in the first step, less what was resident when it began;
+    `peak_megabytes` is the largest resident size in the first step minus the resident size at its start;
     `gradient` is that of the first step, all trained weights in one vector.
     """
 
@@ -61,7 +61,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Summary:
-    """All rounds of a form: median seconds of a step, largest peak; losses and gradient of the first."""
+    """All rounds of a form: median seconds per step, largest peak, losses and gradient of the first round."""
 
     seconds: float
     peak_megabytes: float
@@ -70,29 +70,29 @@ class Summary:
 
 
 def summarise(rounds: Sequence[Measured]) -> Summary:
-    """One form's rounds as one."""
+    """Combines the rounds of a form."""
     seconds = statistics.median(second for measured in rounds for second in measured.seconds)
     peak = max(measured.peak_megabytes for measured in rounds)
     return Summary(seconds, peak, rounds[0].losses, rounds[0].gradient)
 
 
 def in_turn(forms: dict[str, Callable[[Any], Measured]], setting: Any, *, rounds: int) -> dict[str, Summary]:
-    """Every form `rounds` times, each time in a fresh process, the forms in turn."""
-    seen: dict[str, list[Measured]] = {name: [] for name in forms}
+    """Runs every form `rounds` times, each time in a fresh process; the forms take turns."""
+    results: dict[str, list[Measured]] = {name: [] for name in forms}
     for _ in range(rounds):
         for name, form in forms.items():
-            seen[name].append(in_fresh_process(form, setting))
-    return {name: summarise(measured) for name, measured in seen.items()}
+            results[name].append(in_fresh_process(form, setting))
+    return {name: summarise(measured) for name, measured in results.items()}
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What the function returns or raises in a process of its own; a process that dies raises too."""
+    """Calls the function in a new process; returns or raises what it does, and raises if the process dies."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def quiet_environment(threads: int) -> None:
-    """What the processes of a benchmark inherit: their threads, no hub, no progress bars."""
+    """Sets the environment of a benchmark's processes: number of threads, no hub, no progress bars."""
     os.environ |= {
         "OMP_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "PASSIVE",
@@ -106,9 +106,10 @@ def quiet_environment(threads: int) -> None:
 
 
 def forget_peak() -> float:
-    """Gives freed memory back and lowers the high-water mark to what is resident now; that, in megabytes.
+    """Returns freed memory to the system and resets the peak; returns the resident size in megabytes.
 
-    Where the mark cannot be lowered (not Linux), it is the peak so far: what a step needs is understated.
+    Where the peak cannot be reset (outside Linux), returns the peak so far; the memory of a step is then
+    understated.
     """
     gc.collect()
     try:
@@ -136,7 +137,7 @@ def relative_difference(ours: np.ndarray, peer: np.ndarray) -> float:
 def rate_row(
     benchmark: str, setting: str, *, ours: Summary, peer: Summary, peer_name: str, count: int, unit: str
 ) -> Row:
-    """The row of two forms that both handle `count` pairs or samples in a step."""
+    """The row that compares two forms, both with `count` pairs or samples per step."""
     return Row(
         benchmark=benchmark,
         setting=setting,
@@ -151,13 +152,13 @@ def rate_row(
 
 
 def read_rows(path: Path = ROWS) -> list[Row]:
-    """The rows of a file, none where there is no file; raises ValueError that names one of another kind."""
+    """The rows of a file, empty if it does not exist; raises ValueError if it has other content."""
     if not path.exists():
         return []
     try:
         return TypeAdapter(list[Row]).validate_python(json.loads(path.read_text()))
     except (json.JSONDecodeError, ValidationError) as error:
-        raise ValueError(f"{path} is not a list of benchmark rows; move it away: {error}") from error
+        raise ValueError(f"{path} is not a list of benchmark rows. Move it away: {error}") from error
 
 
 def add_rows(rows: Sequence[Row], path: Path = ROWS) -> None:
@@ -167,7 +168,7 @@ def add_rows(rows: Sequence[Row], path: Path = ROWS) -> None:
 
 
 def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A Markdown table whose columns stand under each other."""
+    """A Markdown table with aligned columns."""
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
     rows = [header, ["-" * width for width in widths], *lines]
     return "\n".join(
@@ -177,7 +178,7 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def rows_table(rows: Sequence[Row]) -> str:
-    """The rows as people read them."""
+    """The rows as a Markdown table."""
     header = ["setting", "peer", "unit", "ours", "peer's", "ratio", "gradients differ by", "memory"]
     lines = [
         [

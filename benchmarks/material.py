@@ -83,11 +83,10 @@ def load_lm(path: str, *, side: int, threads: int) -> Any:
     """The model in float32 on the CPU; its processor leaves pictures of `side` pixels as they are."""
     import torch
 
-    from tempo.config import ModelConfig
-    from tempo.model.loading import load_video_lm
+    from tempo.model.loading import load_model
 
     torch.set_num_threads(threads)
-    lm = load_video_lm(ModelConfig(path=path, device="cpu", dtype="float32"))
+    lm = load_model(path, device="cpu", dtype="float32")
     for processor in (lm.processor.image_processor, lm.processor.video_processor):
         processor.size = {"shortest_edge": side**2, "longest_edge": side**2}
     return lm

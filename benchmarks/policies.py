@@ -1,4 +1,4 @@
-"""What trains: the same LoRA for every form, and steps that are timed alike."""
+"""The same LoRA for every form, and timed optimizer steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BETA = 0.1
 
 
 def make_policy(model: Any, objective: str = "dpo", *, checkpointing: bool = False) -> Any:
-    """LoRA on the language model's linear layers and a frozen tower, as a phase of a run has them."""
+    """LoRA on the linear layers of the language model and a frozen tower, as in a phase of a run."""
     from tempo.config import DpoPhase, SftPhase
     from tempo.training.policy import Policy
 
@@ -33,10 +33,10 @@ def make_policy(model: Any, objective: str = "dpo", *, checkpointing: bool = Fal
 
 
 def fill_adapters(model: Any) -> None:
-    """Gives both halves of every adapter the same seeded values in every form.
+    """Fills both halves of every adapter with seeded values, the same in every form.
 
-    Not zero: with zeros policy and reference agree, every form's first loss is ln 2 and half of the gradients
-    are zero, whatever else may be wrong.
+    With zeros, policy and reference would be equal: the first loss would be ln 2 and half of the gradients
+    zero, even in a form that is wrong.
     """
     import torch
 
@@ -44,12 +44,12 @@ def fill_adapters(model: Any) -> None:
     for name, parameter in sorted(model.named_parameters()):
         if "lora_" in name:
             std = 0.02 if "lora_B" in name else 1 / math.sqrt(parameter.shape[1])
-            # Drawn on the CPU, so that every device gets the same.
+            # Drawn on the CPU, so that every device gets the same values.
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * std)
 
 
 def warm_up(lm: Any) -> None:
-    """Forward and backward over a few words: threads and kernels are awake before anything is timed."""
+    """One forward and backward pass over a few words, to start threads and load kernels before timing."""
     words = lm.tokenizer("Describe the video.", return_tensors="pt")["input_ids"]
     lm.model(input_ids=words, use_cache=False).logits.sum().backward()
     lm.model.zero_grad(set_to_none=True)
@@ -63,10 +63,10 @@ def flat_gradient(parameters: Sequence[Any]) -> np.ndarray:
 
 
 def take_steps(policy: Any, step: Callable[[], float], num_steps: int) -> Measured:
-    """Seconds and losses of steps with AdamW, gradient and peak memory of the first."""
+    """Takes steps with AdamW; measures seconds and losses, and gradient and peak memory of the first."""
     import torch
 
-    parameters = policy.parameters
+    parameters = list(policy.trained.values())
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE, weight_decay=0.0)
     seconds, losses = [], []
     before = forget_peak()

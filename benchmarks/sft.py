@@ -1,11 +1,11 @@
-"""Instruction tuning over one prefix, beside one question per row: the same questions, losses and gradients.
+"""Instruction tuning over one prefix, compared with one question per row: same losses and gradients.
 
     python benchmarks/sft.py [--questions 5] [--visual-tokens 2048] [--model embedded]
 
-Ours packs all questions and answers about a video over the video's one encoding. The plain form is what
-other trainers do: a row `[video; question; answer]` each, with its own vision pass, one backward pass per
-row. Both are the mean negative log-likelihood over all answer tokens, and both step the optimizer once per
-video. Here frames go in as a video, as tempo gives them to a model.
+Ours encodes the video once and packs all its questions and answers after it. The plain form does what other
+trainers do: a row `[video; question; answer]` per question, each with its own vision and backward pass. Both
+compute the mean negative log-likelihood of all answer tokens and step the optimizer once per video. Frames
+are passed as a video.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NAME = "sft_step"
 
 @dataclass(frozen=True)
 class SftSetting:
-    """One video and its questions; `path` is the checkpoint's, `side` in pixels."""
+    """One video and its questions; `path` is that of the checkpoint, `side` is in pixels."""
 
     model: str
     path: str
@@ -45,7 +45,7 @@ class SftSetting:
 
 
 def make_questions(setting: SftSetting) -> tuple[Any, Any]:
-    """The model, and the group of all questions over the video."""
+    """The model, and all questions about the video as one group."""
     lm = load_lm(setting.path, side=setting.side, threads=setting.threads)
     from tempo.model.chat import Continuation, Prefix
 
@@ -61,30 +61,32 @@ def make_questions(setting: SftSetting) -> tuple[Any, Any]:
 
 
 def make_frames(processor: Any, num_visual_tokens: int, side: int) -> np.ndarray:
-    """Frames of noise, uint8 [T, side, side, 3]; raises ValueError where none give so many visual tokens."""
+    """Frames of noise, uint8 [T, side, side, 3]; raises ValueError if the tokens do not fit."""
     each = (side // (processor.patch_size * processor.merge_size)) ** 2
     if not each or num_visual_tokens % each:
-        raise ValueError(f"{num_visual_tokens} visual tokens are no multiple of the {each} of a time step")
+        raise ValueError(
+            f"{num_visual_tokens} visual tokens are not a multiple of {each}, the tokens of a time step"
+        )
     count = num_visual_tokens // each * processor.temporal_patch_size
     return np.random.default_rng(0).integers(0, 255, (count, side, side, 3), dtype=np.uint8)
 
 
 def packed_step(policy: Any, group: Any) -> float:
-    """Ours: one vision pass, one row."""
+    """Our step: one vision pass, one row."""
     import torch
 
     from tempo.model.prefix import encode_videos, packed_log_probs
     from tempo.training.losses import sft_loss
 
     with torch.no_grad():
-        seen = encode_videos(policy.model, [group])
-    loss, _ = sft_loss(packed_log_probs(policy.model, [group], video_features=seen)[0])
+        features = encode_videos(policy.model, [group])
+    loss, _ = sft_loss(packed_log_probs(policy.model, [group], video_features=features)[0])
     loss.backward()
     return float(loss.detach())
 
 
 def plain_step(policy: Any, group: Any) -> float:
-    """One row per question, accumulated."""
+    """The plain form: one row per question, gradients accumulated."""
     from tempo.model.prefix import Group
     from tempo.model.support import duplicated_log_probs
 
@@ -99,7 +101,7 @@ def plain_step(policy: Any, group: Any) -> float:
 
 
 def measure(form: Any, setting: SftSetting) -> Measured:
-    """One form in this process."""
+    """Measures one form in this process."""
     lm, group = make_questions(setting)
     warm_up(lm)
     policy = make_policy(lm.model, "sft")
@@ -114,12 +116,12 @@ FORMS = {
 
 def compare(setting: SftSetting, *, rounds: int) -> Row:
     """The row of both forms."""
-    seen = in_turn(FORMS, setting, rounds=rounds)
+    results = in_turn(FORMS, setting, rounds=rounds)
     return rate_row(
         NAME,
         str(setting),
-        ours=seen["packed"],
-        peer=seen["one question per row"],
+        ours=results["packed"],
+        peer=results["one question per row"],
         peer_name="one question per row",
         count=setting.num_questions,
         unit="samples/s",
@@ -135,13 +137,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--questions", type=int, default=5)
     parser.add_argument("--visual-tokens", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=2, help="fresh processes of each form, in turn")
+    parser.add_argument("--rounds", type=int, default=2, help="fresh processes per form")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Prints the table and writes its row into out/bench.json."""
+    """Prints the table and writes its row to out/bench.json."""
     arguments = parse()
     quiet_environment(arguments.threads)
     setting = SftSetting(

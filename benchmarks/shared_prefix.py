@@ -1,10 +1,10 @@
-"""One DPO step with each video encoded once, beside the duplicated form and the real trl.DPOTrainer.
+"""One DPO step with each video encoded once, compared with the duplicated form and trl.DPOTrainer.
 
     python benchmarks/shared_prefix.py [--quick | --full] [--no-trl] [--threads 1]
 
-Every form gets the same checkpoint, pictures, texts, LoRA weights and optimizer, does the same arithmetic in
-float32 and runs in a process of its own, in turn with the others. What is timed is a whole step: policy,
-reference, backward and optimizer, without the processor's work on the pictures. Peers:
+Every form gets the same checkpoint, images, texts, LoRA weights and optimizer, computes in float32 and runs
+in a fresh process, in turn with the others. The time is that of a whole step: policy, reference, backward and
+optimizer, without the processor's work on the images. Peers:
 
     duplicated               the plain form, pair by pair: two full sequences, through policy and reference
     duplicated, one batch    the same, all pairs in one backward pass, as a device batch of all pairs
@@ -42,9 +42,9 @@ GRID = tuple(product((512, 2048, 8192), (1, 3), (50, 300)))
 
 
 def packed_step(policy: Any, group: Any, *, lap: Callable[[str], None] = lambda part: None) -> float:
-    """Ours: one vision pass, one row of all answers for the policy and one for the reference.
+    """Our step: one vision pass, then one row of all answers for the reference and one for the policy.
 
-    `lap` is called with a part's name when it is done.
+    `lap` is called with the name of each part when it is done.
     """
     import torch
 
@@ -52,12 +52,12 @@ def packed_step(policy: Any, group: Any, *, lap: Callable[[str], None] = lambda 
     from tempo.training.losses import dpo_loss
 
     with torch.no_grad():
-        seen = encode_videos(policy.model, [group])
+        features = encode_videos(policy.model, [group])
     lap("vision")
     with policy.reference() as reference_model:
-        reference = packed_log_probs(reference_model, [group], video_features=seen)[0]
+        reference = packed_log_probs(reference_model, [group], video_features=features)[0]
     lap("reference")
-    own = packed_log_probs(policy.model, [group], video_features=seen)[0]
+    own = packed_log_probs(policy.model, [group], video_features=features)[0]
     lap("policy, forward")
     loss, _ = dpo_loss(own, reference, beta=BETA)
     loss.backward()
@@ -66,7 +66,7 @@ def packed_step(policy: Any, group: Any, *, lap: Callable[[str], None] = lambda 
 
 
 def duplicated_step(policy: Any, group: Any, *, one_batch: bool) -> float:
-    """The plain form; one backward pass per pair, or one for all."""
+    """The duplicated form, with one backward pass per pair or one for all."""
     import torch
 
     from tempo.model.support import duplicated_log_probs
@@ -97,7 +97,7 @@ def pairs_of(group: Any) -> Iterator[Any]:
 
 
 def measure(form: Callable[[Any, Any], float], setting: Setting) -> Measured:
-    """One of our two forms in this process."""
+    """Measures one of our forms in this process."""
     material = make_material(setting)
     warm_up(material.lm)
     group = make_group(material)
@@ -115,8 +115,8 @@ FORMS: dict[str, Callable[[Setting], Measured]] = {
 
 
 def compare(setting: Setting, names: Sequence[str], *, rounds: int) -> tuple[list[Row], dict[str, Summary]]:
-    """Packed beside the named peers: their rows and all summaries; prints what it saw."""
-    seen = in_turn({name: FORMS[name] for name in ("packed", *names)}, setting, rounds=rounds)
+    """Compares packed with the named peers; prints the results, returns the rows and all summaries."""
+    results = in_turn({name: FORMS[name] for name in ("packed", *names)}, setting, rounds=rounds)
     pairs = setting.num_rejected
     print(f"\n{setting}, {setting.threads} thread(s), median of {rounds} x {setting.steps} steps\n")
     lines = [
@@ -126,35 +126,35 @@ def compare(setting: Setting, names: Sequence[str], *, rounds: int) -> tuple[lis
             f"{summary.peak_megabytes:.0f}",
             " ".join(f"{loss:.5f}" for loss in summary.losses),
         ]
-        for name, summary in seen.items()
+        for name, summary in results.items()
     ]
     print(table(["form", "pairs/s", "peak MB above the model", "loss of the first steps"], lines), flush=True)
     rows = [
         rate_row(
             NAME,
             str(setting),
-            ours=seen["packed"],
-            peer=seen[name],
+            ours=results["packed"],
+            peer=results[name],
             peer_name=name,
             count=pairs,
             unit="pairs/s",
         )
         for name in names
     ]
-    return rows, seen
+    return rows, results
 
 
-def faster(names: Sequence[str], seen: dict[str, Summary]) -> list[str]:
-    """The duplicated form, and of the others the one that took less time."""
+def faster(names: Sequence[str], results: dict[str, Summary]) -> list[str]:
+    """The duplicated form and the fastest form of TRL."""
     others = [name for name in names if name.startswith("trl")]
-    return ["duplicated", *sorted(others, key=lambda name: seen[name].seconds)[:1]]
+    return ["duplicated", *sorted(others, key=lambda name: results[name].seconds)[:1]]
 
 
 def quick(make_setting: Callable[..., Setting], peers: Sequence[str], *, rounds: int) -> Iterator[Row]:
-    """All peers at 512 visual tokens, then at 2,048: first the faster ones, then those of one batch, once."""
-    rows, seen = compare(make_setting(512, 3, 50, steps=3), peers, rounds=1)
+    """All peers at 512 visual tokens, then at 2,048: the faster ones `rounds` times, the others once."""
+    rows, results = compare(make_setting(512, 3, 50, steps=3), peers, rounds=1)
     yield from rows
-    fast = faster(peers, seen)
+    fast = faster(peers, results)
     setting = make_setting(2048, 3, 50, steps=1)
     yield from compare(setting, fast, rounds=rounds)[0]
     yield from compare(setting, [name for name in peers if name not in fast], rounds=1)[0]
@@ -176,19 +176,19 @@ def parse() -> argparse.Namespace:
     size.add_argument("--quick", action="store_true", help="two cells of the grid (the default)")
     size.add_argument("--full", action="store_true", help="the whole grid, about an hour or more")
     parser.add_argument("--model", default="embedded", help="embedded, small or a checkpoint's directory")
-    parser.add_argument("--no-trl", action="store_true", help="without trl.DPOTrainer")
-    parser.add_argument("--rounds", type=int, default=2, help="fresh processes of each form, in turn")
+    parser.add_argument("--no-trl", action="store_true", help="skip trl.DPOTrainer")
+    parser.add_argument("--rounds", type=int, default=2, help="fresh processes per form")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 
 def main() -> None:
-    """Prints the tables and writes each comparison into out/bench.json as soon as it is made."""
+    """Prints the tables and writes each comparison to out/bench.json as soon as it is done."""
     arguments = parse()
     quiet_environment(arguments.threads)
     has_trl = not arguments.no_trl and importlib.util.find_spec("trl") is not None
     if not has_trl:
-        print("without trl: pip install -c constraints.txt '.[bench]'")
+        print("TRL is skipped. To include it: pip install -c constraints.txt '.[bench]'")
     peers = [name for name in FORMS if name != "packed" and (has_trl or not name.startswith("trl"))]
     path = checkpoint(arguments.model)
     make_setting = functools.partial(Setting, arguments.model, path, threads=arguments.threads)

@@ -1,9 +1,9 @@
-"""The real trl.DPOTrainer (1.16) on the same material, driven as a careful user would drive it.
+"""The real trl.DPOTrainer (1.16) on the same material, configured as a careful user would.
 
-It takes no video: frames are its `images`, one picture each. Nothing is truncated (`max_length=None`),
-nothing is padded (all answers have the same length), gradient checkpointing and bfloat16, on by default, are
-off as for the other forms. Its own collator makes the batches; that happens between steps and is not timed.
-`padding_free` does nothing in this version, and `precompute_ref_log_probs` is refused for pictures.
+It takes no video, so frames are passed as its `images`. Nothing is truncated (`max_length=None`) or padded
+(all answers have the same length). Gradient checkpointing and bfloat16, on by default, are off as for the
+other forms. Its own collator makes the batches between steps, which is not timed. `padding_free` has no
+effect in this version, and `precompute_ref_log_probs` does not support images.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from policies import BETA, LEARNING_RATE, LORA, fill_adapters, flat_gradient, wa
 
 
 def measure_trl(setting: Setting, *, accumulate: bool) -> Measured:
-    """The trainer's steps on the pairs of one video: one batch each, or one pair at a time."""
+    """Measures the trainer on the pairs of one video: all in one batch, or one pair at a time."""
     material = make_material(setting)
     warm_up(material.lm)
     with tempfile.TemporaryDirectory() as directory:
@@ -31,7 +31,7 @@ def measure_trl(setting: Setting, *, accumulate: bool) -> Measured:
 
 
 def make_trainer(material: Material, setting: Setting, directory: str, *, accumulate: bool) -> Any:
-    """A DPOTrainer whose every step, and every epoch, is the pairs of the one video."""
+    """A DPOTrainer in which the pairs of the one video are each step and each epoch."""
     from transformers.trainer_callback import PrinterCallback
     from trl import DPOConfig, DPOTrainer
 
@@ -57,7 +57,7 @@ def make_trainer(material: Material, setting: Setting, directory: str, *, accumu
         report_to="none",
         disable_tqdm=True,
     )
-    # What transformers itself picks for this model.
+    # The default of transformers for this model.
     material.lm.model.set_attn_implementation("sdpa")
     trainer = DPOTrainer(
         model=material.lm.model,
@@ -71,7 +71,7 @@ def make_trainer(material: Material, setting: Setting, directory: str, *, accumu
 
 
 def _lora(model: Any) -> Any:
-    """The adapters of our own forms, by the same names."""
+    """The same adapters as in our own forms."""
     from peft import LoraConfig
     from torch.nn import Linear
 
@@ -84,7 +84,7 @@ def _lora(model: Any) -> Any:
 
 
 def _dataset(material: Material) -> Any:
-    """One row per pair in TRL's conversational form; it puts the pictures before the words by itself."""
+    """One row per pair in TRL's conversational format; TRL puts the images before the text."""
     from datasets import Dataset
 
     chosen, *rejected = material.answers
@@ -101,7 +101,7 @@ def _dataset(material: Material) -> Any:
 
 
 def _watch(trainer: Any) -> Any:
-    """A callback that notes seconds of every step, peak memory and gradient of the first."""
+    """A callback that records the seconds of every step, and peak memory and gradient of the first."""
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):

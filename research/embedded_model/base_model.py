@@ -33,10 +33,9 @@ from research.embedded_model.architectures import ARCHITECTURES, SIZES, build_mo
 from research.embedded_model.eyesight import Looks, train_eyesight
 from research.embedded_model.frame_eyesight import FrameLooks, train_frame_eyesight
 from research.embedded_model.lessons import KINDS, LOOKS, VIEW, Lessons, Recipe
-from tempo.config import ModelConfig
 from tempo.engine.ranks import pick_device, process_rank
 from tempo.model.chat import VideoLM
-from tempo.model.loading import load_video_lm
+from tempo.model.loading import load_model
 from tempo.model.prefix import Group, language_model, packed_log_probs
 
 #: Muon's learning rate over AdamW's: its steps have a fifth of the rate's size, AdamW's early ones all of it.
@@ -201,10 +200,7 @@ def main() -> None:
     if start and (recipe.architecture, recipe.size) != (Recipe.architecture, Recipe.size):
         parser.error("--architecture and --size would do nothing with --go-on-from: the checkpoint says both")
     _prepare_device(pick_device(recipe.device))
-    if start:
-        lm = load_video_lm(ModelConfig(path=start, dtype="float32", device=recipe.device))
-    else:
-        lm = build_model(recipe)
+    lm = load_model(start, dtype="float32", device=recipe.device) if start else build_model(recipe)
     train(lm, recipe, out, can_see=bool(start))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from research.embedded_model.lessons import LOOKS, VIEW, Recipe
-from tempo.config import ModelConfig, SamplingConfig
+from tempo.config import SamplingConfig
 from tempo.core.files import write_text
 from tempo.core.records import Outcome, Sample
 from tempo.evaluation.benchmark import score_outcomes
@@ -22,7 +22,7 @@ from tempo.evaluation.evaluate import ask
 from tempo.model.answers import Request
 from tempo.model.chat import VideoLM
 from tempo.model.generate import generate
-from tempo.model.loading import load_video_lm
+from tempo.model.loading import load_model
 from tempo.preference.captions import clean_caption
 from tempo.preference.prompts import DIFFERENCE, FIRST_CLIP, fusion
 from tempo.synthetic import benchmark, language
@@ -147,8 +147,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="as model.device")
     arguments = parser.parse_args()
     # float32 on a GPU too: cards of two machines should differ by no rounding.
-    config = ModelConfig(path=str(arguments.model), device=arguments.device, dtype="float32")
-    lm = load_video_lm(config)
+    lm = load_model(arguments.model, device=arguments.device, dtype="float32")
     scores = measure(lm, num_stories=arguments.num_stories)
     count = sum(parameter.numel() for parameter in lm.model.parameters())
     write_card(arguments.model, scores, num_parameters=count, num_stories=arguments.num_stories)

@@ -16,7 +16,7 @@ from tempo.evaluation.evaluate import ask, benchmark_frames, benchmark_path
 from tempo.evaluation.probe import compare
 from tempo.evaluation.probe_report import Comparison, ProbeScore, report_comparisons
 from tempo.model.chat import VideoLM
-from tempo.model.loading import load_video_lm
+from tempo.model.loading import load_model
 from tempo.preference.responses import frames_by_clip
 from tempo.video.frames import FrameStore
 
@@ -24,7 +24,7 @@ from tempo.video.frames import FrameStore
 def measure(job: MeasureJob, path: str) -> dict[str, Any]:
     """The figures of the model at `path`: `accuracy`, `num_samples`, `static_accuracy`, `probe`."""
     context = Context(job.data.config, job.data.directory)
-    lm = load_video_lm(context.config.model.model_copy(update={"path": path}))
+    lm = load_model(**context.config.model.model_dump() | {"path": path})
     path = benchmark_path(context)
     assert path is not None, "a study is of the embedded world, which brings its benchmark"
     samples = read_samples(path)

@@ -20,7 +20,7 @@ from tempo.pipeline.runner import run_stages
 LAST = "pairs"
 
 #: Per run directory and processor, what a process measured for one phase and needs for the next.
-_PREFIX_LENGTHS: dict[tuple[Path, str], dict[tuple[str, str], int]] = {}
+_PREFIX_LENGTHS: dict[tuple[Path, str], dict[tuple[str, int, str], int]] = {}
 
 
 def do(job: Job) -> None:

@@ -26,7 +26,6 @@ from material import Setting, count_tokens, load_lm, make_answer, make_group, ma
 from policies import flat_gradient, make_policy
 
 from tempo.config import DpoPhase
-from tempo.training.policy import PolicyAndReference
 from tempo.training.trainer import phase_loss
 
 KEYS = [
@@ -153,12 +152,11 @@ def test_ours_is_the_step_that_a_phase_takes(packed):
     material = make_material(TINY)
     policy, group = make_policy(material.lm.model), make_group(material)
     phase = DpoPhase(name="p", objective="dpo", learning_rate=1e-4, nll_weight=0)
-    answers = PolicyAndReference(policy, uses_reference=True)([group])
-    loss, _ = phase_loss(phase, *answers, [()])
+    loss, _ = phase_loss(phase, *policy([group]), [()])
     mean = loss / TINY.num_rejected
     mean.backward()
     assert mean.item() == pytest.approx(packed.losses[0], rel=1e-6)
-    assert harness.relative_difference(flat_gradient(policy.parameters), packed.gradient) < 1e-6
+    assert harness.relative_difference(flat_gradient(policy.trained.values()), packed.gradient) < 1e-6
 
 
 def test_the_faster_trl_and_the_plain_form_meet_the_larger_setting():
@@ -183,7 +181,7 @@ def test_the_gpu_script_runs_from_end_to_end_on_a_cpu(capsys):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_the_gpu_script_says_what_it_needs():
-    with pytest.raises(SystemExit, match="no GPU here; --tiny"):
+    with pytest.raises(SystemExit, match="no GPU here; use --tiny"):
         gpu.main([])
 
 
@@ -199,7 +197,7 @@ def test_the_operations_are_counted_from_the_weights_that_are_there():
     layers = [m for m in model.model.language_model.modules() if isinstance(m, torch.nn.Linear)]
     weights = sum(layer.weight.numel() for layer in layers)
     adapted = make_policy(model)
-    adapters = sum(parameter.numel() for parameter in adapted.parameters)
+    adapters = sum(parameter.numel() for parameter in adapted.trained.values())
     assert flops.linear_weights(model.config.text_config, 32) == (weights, adapters)
 
 

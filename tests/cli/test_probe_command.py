@@ -56,7 +56,7 @@ def test_figures_chart_and_descriptions_are_written_and_can_be_scored_again(temp
 def test_bad_options_are_one_message_before_any_model_is_loaded(
     tempo, films, tmp_path, monkeypatch, options, message
 ):
-    monkeypatch.setattr(module, "load_video_lm", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(module, "load_model", lambda *_, **__: pytest.fail("loaded"))
     monkeypatch.chdir(tmp_path)
     code, _, err = tempo("probe", "embedded", films, *options)
     assert code == 2
@@ -107,7 +107,7 @@ def test_models_of_the_hub_get_larger_frames(tempo, films, monkeypatch, model, o
         taken.append((frames.max_pixels, frames.max_total_pixels))
         raise ValueError("enough")
 
-    monkeypatch.setattr(module, "load_video_lm", lambda *_: None)
+    monkeypatch.setattr(module, "load_model", lambda *_, **__: None)
     monkeypatch.setattr(module, "check_model_path", lambda *_: None)
     monkeypatch.setattr(module, "probe", keep)
     assert tempo("probe", model, films, *options)[0] == 2

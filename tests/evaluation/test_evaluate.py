@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from research.embedded_model.card import story_view
-from tempo.config import FramesConfig, ModelConfig, parse_config
+from tempo.config import FramesConfig, parse_config
 from tempo.core.records import Outcome
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.evaluate import ask, evaluate, run_evaluation
 from tempo.model.chat import Continuation, Prefix
-from tempo.model.loading import load_video_lm
+from tempo.model.loading import load_model
 from tempo.model.support import duplicated_log_probs
 from tempo.synthetic import benchmark
 from tempo.synthetic.drawing import render_story
@@ -26,7 +26,7 @@ STORY = make_story(77, 0, num_shots=(4, 4))
 
 @pytest.fixture(scope="module")
 def lm():
-    return load_video_lm(ModelConfig())
+    return load_model("embedded")
 
 
 def test_scores_over_one_prefix_are_those_of_full_sequences(lm):

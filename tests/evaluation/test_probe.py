@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from tempo.config import FramesConfig, ModelConfig
+from tempo.config import FramesConfig
 from tempo.evaluation import probe as module
 from tempo.evaluation.probe import NUM_SEGMENTS, compare, perturbed_views, probe, read_video
 from tempo.model import prefix
 from tempo.model.answers import Answer
-from tempo.model.loading import load_video_lm
+from tempo.model.loading import load_model
 from tempo.preference.responses import Footage
 from tempo.video.find import video_id
 from tempo.video.frames import sample_video
@@ -24,7 +24,7 @@ TEXT = "A red square appears, then a blue ring moves."
 
 @pytest.fixture(scope="module")
 def lm():
-    return load_video_lm(ModelConfig())
+    return load_model("embedded")
 
 
 def grey(*levels, size=64):

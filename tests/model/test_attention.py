@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tempo.model.attention import is_layout, make_layout, shared_prefix_attention
+from tempo.model.attention import make_layout, shared_prefix_attention
 
 
 class Layer(torch.nn.Module):
@@ -72,20 +72,6 @@ def test_a_prepared_mask_is_used_unchanged():
     mask[..., 2:, 1] = False
     output, _ = shared_prefix_attention(Layer(), *heads, mask)
     assert torch.allclose(output, dense_attention(*heads, mask[0, 0]), atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("mask", "expected"),
-    [
-        (None, False),
-        (torch.ones(2, 5, dtype=torch.int64), False),
-        (torch.ones(1, 1, 5, 5, dtype=torch.bool), False),
-        (torch.zeros(1, 1, 5, 5), False),
-        (make_layout([(3, 2)]), True),
-    ],
-)
-def test_what_counts_as_a_layout(mask, expected):
-    assert is_layout(mask) is expected
 
 
 def test_a_layout_that_does_not_fit_the_row_is_an_error():

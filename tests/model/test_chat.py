@@ -53,7 +53,7 @@ def test_prompt_and_question_give_the_same_sequence(lm):
 
 
 def test_questions_and_plain_answers_do_not_mix(lm):
-    with pytest.raises(ValueError, match="either all continuations"):
+    with pytest.raises(ValueError, match="Only some continuations"):
         lm.group(Prefix(FRAMES, ""), ["One.", Continuation("So.", "Why?")])
 
 

@@ -80,10 +80,6 @@ def test_the_reasoning_is_left_out(lm, monkeypatch):
     assert not answers[1].is_whole
 
 
-def test_no_request_gives_no_answer(lm):
-    assert sample(lm, []) == []
-
-
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
 def test_tokens_have_the_models_probabilities(temperature):
     lm = make_lm("qwen2_5_vl")

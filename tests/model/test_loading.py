@@ -9,15 +9,11 @@ import pytest
 import torch
 
 from tempo import load_model
-from tempo.config import ModelConfig
-from tempo.engine.ranks import pick_device
 from tempo.model.attention import NAME
 from tempo.model.loading import (
     check_device,
     check_model_path,
     embedded_path,
-    load_video_lm,
-    pick_dtype,
 )
 
 
@@ -77,7 +73,7 @@ def sliding(directory):
 def test_a_bad_checkpoint_is_one_clear_error(tmp_path, prepare, message):
     prepare(tmp_path)
     with pytest.raises(ValueError, match=rf"model\.path.*{message}"):
-        load_video_lm(ModelConfig(path=str(tmp_path)))
+        load_model(tmp_path)
 
 
 @pytest.mark.parametrize(("name", "count"), [("cuda", 0), ("cuda:1", 1), ("cuda:3", 2)])
@@ -85,16 +81,3 @@ def test_a_device_that_the_machine_lacks_is_named(monkeypatch, name, count):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     with pytest.raises(ValueError, match=f"model.device '{name}' is not on this machine"):
         check_device(name)
-
-
-@pytest.mark.parametrize("name", ["auto", "cpu", "cuda", "cuda:1"])
-def test_a_device_of_the_machine_is_accepted(monkeypatch, name):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    check_device(name)
-
-
-def test_auto_is_bfloat16_on_a_gpu_and_float32_on_a_cpu():
-    assert pick_device("cpu") == torch.device("cpu")
-    assert pick_dtype("auto", torch.device("cpu")) == torch.float32
-    assert pick_dtype("auto", torch.device("cuda")) == torch.bfloat16
-    assert pick_dtype("float16", torch.device("cpu")) == torch.float16

@@ -1,15 +1,11 @@
 """The shared prefix is exact: its log-probabilities equal those of the duplicated form, in every family."""
 
-import pytest
 import torch
-from families import FAMILIES, VOCABULARY, make_group, make_model, text_group
-from torch import nn
+from families import VOCABULARY, make_group, make_model, text_group
 
 from tempo.model.prefix import ContinuationTokens, Group, encode_videos, packed_log_probs
 from tempo.model.support import duplicated_log_probs
 
-#: Time steps of the video: fewer than its grid is wide, and many more, where wrong positions show.
-SHORT, LONG = 2, 33
 QWEN = "qwen2_5_vl"
 
 
@@ -26,30 +22,6 @@ def assert_exact(model, groups):
     return packed
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("num_steps", [SHORT, LONG])
-def test_log_probs_equal_the_duplicated_form(family, num_steps):
-    assert_exact(make_model(family), [make_group(family, num_steps=num_steps, lengths=[9, 4, 13, 1])])
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_videos_of_different_length_and_a_text_share_a_row(family):
-    groups = [make_group(family, num_steps=n, lengths=[5, 3], seed=n) for n in (3, 17, 8)]
-    groups.insert(1, text_group(lengths=[6]))
-    assert_exact(make_model(family), groups)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_pixels_reach_the_model(family):
-    """Another video gives other inputs, a longer video more tokens."""
-    one, other, longer = (
-        make_group(family, num_steps=n, lengths=[2], seed=seed) for n, seed in ((3, 1), (3, 2), (5, 1))
-    )
-    assert one.lengths[0] < longer.lengths[0]
-    (pixels,) = [name for name in one.inputs if name.startswith("pixel_values")]
-    assert not one.inputs[pixels].equal(other.inputs[pixels])
-
-
 def test_a_row_of_text_alone_needs_no_video():
     model, group = make_model(QWEN), text_group(lengths=[4, 6])
     assert encode_videos(model, [group]) is None
@@ -64,14 +36,6 @@ def test_context_is_read_but_not_scored():
     with torch.no_grad():
         changed = packed_log_probs(model, [Group(group.inputs, other)])
     assert largest_difference([scores], changed) > 1e-3
-
-
-def test_a_continuation_does_not_depend_on_another():
-    model, group = make_model(QWEN), make_group(QWEN, num_steps=4, lengths=[7, 9])
-    alone = Group(group.inputs, group.continuations[1:])
-    with torch.no_grad():
-        together, apart = packed_log_probs(model, [group]), packed_log_probs(model, [alone])
-    assert torch.allclose(together[0][1], apart[0][0], atol=1e-5)
 
 
 def test_tokens_that_a_family_removes_from_a_video_are_removed_from_the_row():
@@ -134,19 +98,3 @@ def test_logits_are_computed_in_chunks_and_again_in_the_backward():
     assert sorted(head_calls(model, lambda: torch.cat(logps).sum().backward())) == [176, 512, 512]
     with torch.no_grad():
         assert head_calls(model, lambda: packed_log_probs(model, [group])) == [512, 512, 176]
-
-
-@pytest.mark.parametrize("is_frozen", [False, True], ids=["trained", "frozen"])
-def test_gradients_pass_through_the_chunked_head(is_frozen):
-    """As under LoRA, where the head's own weight has no gradient."""
-    model, group = make_model(QWEN), long_group()
-    head: nn.Linear = model.get_output_embeddings()
-    head.weight.requires_grad_(not is_frozen)
-    gradients = []
-    for score in (packed_log_probs, duplicated_log_probs):
-        torch.cat(score(model, [group])[0]).sum().backward()
-        inner = model.get_input_embeddings().weight.grad
-        gradients.append((inner.clone(), None if is_frozen else head.weight.grad.clone()))
-        model.zero_grad()
-    for ours, theirs in zip(*gradients, strict=True):
-        assert (ours is None and theirs is None) or torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)

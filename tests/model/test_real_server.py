@@ -113,12 +113,6 @@ def test_answers_are_read_and_cached(url, checkpoint, tmp_path):
     assert again == first
 
 
-def test_an_answer_that_the_limit_cut_is_not_whole(url, checkpoint, tmp_path):
-    (answer,) = ask(url, checkpoint, tmp_path, ["Tell a long story."], max_new_tokens=5)
-    assert answer.text
-    assert not answer.is_whole
-
-
 def test_the_temperature_reaches_the_model(url, checkpoint, tmp_path):
     prompts = ["Name an animal and a colour."] * 2
     hot = ask(url, checkpoint, tmp_path, prompts, temperature=1.5, max_new_tokens=15)

@@ -9,20 +9,11 @@ from families import CONFIGS, FAMILIES, TEXT, make_group, make_model, make_plain
 
 from tempo.model.attention import NAME, is_layout, register_shared_prefix
 from tempo.model.loading import repair_torchvision, use_shared_prefix
-from tempo.model.prefix import ContinuationTokens, Group, inner_model, language_model
+from tempo.model.prefix import ContinuationTokens, Group, inner_model
 from tempo.model.support import TOLERANCES, check_processor, check_support, self_check
 
 QWEN = "qwen2_5_vl"
 DTYPES = [torch.float32, torch.bfloat16]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_seven_families_are_supported(family):
-    model = make_plain_model(family)
-    use_shared_prefix(model)
-    assert language_model(model).config._attn_implementation == NAME
-    assert model.config.vision_config._attn_implementation != NAME
-    check_processor(make_processor(family))
 
 
 @pytest.mark.parametrize(
@@ -99,14 +90,6 @@ def test_a_model_is_refused_with_the_reason(make, reason):
         check_support(model)
 
 
-def test_a_language_model_with_fixed_attention_is_refused(monkeypatch):
-    model = make_plain_model(QWEN)
-    text = type(language_model(model))
-    monkeypatch.setattr(text, "_can_set_attn_implementation", classmethod(lambda cls: False))
-    with pytest.raises(ValueError, match=r"language model \(Qwen2_5_VLTextModel\) cannot be replaced"):
-        check_support(model)
-
-
 def test_a_model_that_takes_no_encoded_video_is_refused(monkeypatch):
     model = make_plain_model("smolvlm")
     monkeypatch.setattr(type(inner_model(model)), "forward", lambda self, input_ids, pixel_values: None)
@@ -159,8 +142,7 @@ def test_wrong_attention_is_noticed(family, dtype, break_attention):
     break_attention()
     with pytest.raises(ValueError, match=r"relative difference 0\.\d+, tolerance") as caught:
         self_check(model, group)
-    for words in (f"model.path: {type(model).__name__}", "packed -", "duplicated -", "Use a checkpoint"):
-        assert words in str(caught.value)
+    assert str(caught.value).startswith(f"model.path: {type(model).__name__}")
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -194,16 +176,3 @@ def test_one_answer_is_enough_and_the_model_is_left_unchanged():
     assert self_check(model, Group(group.inputs, (ContinuationTokens((5, 6, 7)),))) < 1e-5
     assert model.training
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_self_check_computes_logits_of_answers_only(family):
-    model, group = make_case(family)
-    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
-        pytest.skip("the family always computes the logits of the whole prompt")
-    sizes = []
-    head = model.get_output_embeddings()
-    head.register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[-2]))
-    self_check(model, group)
-    # The last two passes are those of the duplicated form.
-    assert sizes[-2:] == [len(c.token_ids) + 1 for c in group.continuations[:2]]

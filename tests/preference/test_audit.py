@@ -11,10 +11,10 @@ import tomli_w
 import torch
 from pairs_material import pair_of
 
-from tempo.config import ModelConfig, PairsConfig
+from tempo.config import PairsConfig
 from tempo.core.store import RunStore
 from tempo.model.chat import Prefix
-from tempo.model.loading import load_video_lm
+from tempo.model.loading import load_model
 from tempo.model.support import duplicated_log_probs
 from tempo.preference.audit import Accuracy, AuditReport, BaselineAccuracy, audit, audit_directory, verdict
 from tempo.preference.importing import load_pairs
@@ -154,7 +154,7 @@ def test_a_value_that_is_not_a_pair_is_named_by_its_number(bad, message):
 
 
 def test_the_model_compares_log_probabilities_per_token_without_a_video():
-    lm = load_video_lm(ModelConfig())
+    lm = load_model("embedded")
     rows = [
         pair_of("a", chosen="First, a red ring grows in the sea.", rejected="sea the in grows ring red"),
         pair_of("a", "drop", chosen="First, a red ring grows in the sea.", rejected="First, a red ring."),

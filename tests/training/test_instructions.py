@@ -10,7 +10,6 @@ from tiny_film import film
 from tempo.config import parse_config
 from tempo.core.records import Instruction
 from tempo.core.store import RunStore
-from tempo.engine import pool as engine
 from tempo.engine.types import Context
 from tempo.pipeline import runner
 from tempo.training.instructions import Question, check_videos, read_questions, usable_questions
@@ -39,13 +38,7 @@ def messages(*turns):
 
 FORMS = {
     "tempo": Instruction(id="1", video="v.mp4", question="What?", answer="That.").model_dump(),
-    "plain": plain("v.mp4", "What?", "That."),
-    "llava": {
-        "id": 7,
-        "conversations": talk("<image>\nWhat?", "That."),
-        "data_source": "1_2_m_youtube_v0_1",
-        "video": "v.mp4",
-    },
+    "llava": {"id": 7, "conversations": talk("<image>\nWhat?", "That."), "video": "v.mp4"},
     "llama-factory": {"conversations": talk("<video>What?", "That."), "videos": ["v.mp4"]},
     "ms-swift": {"messages": messages("<video>\nWhat?", "That."), "videos": ["v.mp4"]},
 }
@@ -54,17 +47,15 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_a_row_of_any_format_is_a_question_about_a_video(tmp_path, form):
     expected = [Question("", "What?", "That.", video="v.mp4", place="line 1")]
-    assert read_questions(write(tmp_path / "a.jsonl", FORMS[form])) == expected
+    # The turns of a conversation are separate questions.
+    row = {"video_id": "77", "conversations": talk("<image>\nWhat?", "A ring.", "And then?", "It falls.")}
+    expected += [
+        Question("77", "What?", "A ring.", place="line 2"),
+        Question("77", "And then?", "It falls.", place="line 2"),
+    ]
+    assert read_questions(write(tmp_path / "a.jsonl", FORMS[form], row)) == expected
     (tmp_path / "a.json").write_text(json.dumps([FORMS[form]], indent=1))
     assert read_questions(tmp_path / "a.json") == [expected[0]._replace(place="row 1")]
-
-
-def test_the_turns_of_a_conversation_are_separate_questions(tmp_path):
-    row = {"video_id": "77", "conversations": talk("<image>\nWhat?", "A ring.", "And then?", "It falls.")}
-    assert read_questions(write(tmp_path / "a.jsonl", row)) == [
-        Question("77", "What?", "A ring.", place="line 1"),
-        Question("77", "And then?", "It falls.", place="line 1"),
-    ]
 
 
 @pytest.mark.parametrize(
@@ -99,10 +90,10 @@ def films(tmp_path):
     return folder
 
 
-def context(tmp_path, films, *rows, **training):
+def context(tmp_path, films, *rows, seed=0, **training):
     path = write(tmp_path / "rows.jsonl", *rows)
     data = {
-        "run": {"num_workers": 1},
+        "run": {"num_workers": 1, "seed": seed},
         "videos": {"paths": [str(films)]},
         "training": {"instructions": str(path), "phases": [SFT], **training},
     }
@@ -125,28 +116,23 @@ def test_questions_about_skipped_videos_are_left_out_and_counted(tmp_path, films
     first = video_id(films / "a.mp4")
     assert [question[:3] for question in questions] == [(first, "q0", "a"), (first, "q1", "a")]
     assert num_left_out == 3
-
-
-def test_a_file_without_a_usable_question_is_refused(tmp_path, films):
-    run = context(tmp_path, films, plain("broken.mp4"))
-    settle(run)
+    write(tmp_path / "rows.jsonl", plain("broken.mp4"))
     with pytest.raises(ValueError, match=r"no question in .*rows\.jsonl is about a video with stored frames"):
         usable_questions(run)
 
 
 def test_max_instructions_are_drawn_by_the_seed(tmp_path, films):
-    def drawn(**run):
-        made = context(tmp_path, films, *rows, max_instructions=5)
-        config = made.config.model_copy(update={"run": made.config.run.model_copy(update=run)})
-        return [asked.question for asked in usable_questions(Context(config, made.directory))[0]]
+    def drawn(seed):
+        made = context(tmp_path, films, *rows, seed=seed, max_instructions=5)
+        return [asked.question for asked in usable_questions(made)[0]]
 
     # Questions that are left out do not count.
     rows = [plain("broken.mp4")] * 9 + [plain("a.mp4", f"q{i:02d}") for i in range(40)]
-    settle(context(tmp_path, films, *rows, max_instructions=5), with_frames=[films / "a.mp4"])
-    first = drawn(seed=0)
+    settle(context(tmp_path, films, *rows), with_frames=[films / "a.mp4"])
+    first = drawn(0)
     assert len(set(first)) == 5
-    assert first == drawn(seed=0) == sorted(first)
-    assert first != drawn(seed=1)
+    assert first == drawn(0) == sorted(first)
+    assert first != drawn(1)
 
 
 def test_a_video_that_the_run_does_not_have_is_named_once_its_videos_are_known(tmp_path, films):
@@ -157,12 +143,3 @@ def test_a_video_that_the_run_does_not_have_is_named_once_its_videos_are_known(t
     write(tmp_path / "rows.jsonl", plain("a.mp4"))
     settle(run)
     check_videos(run)
-
-
-def test_an_invalid_row_is_named_before_any_work(tmp_path, films, monkeypatch):
-    def decode(*_, **__):
-        raise AssertionError("decoding has begun")
-
-    monkeypatch.setattr(engine, "run_pool", decode)
-    with pytest.raises(ValueError, match=r"rows\.jsonl line 1: not a valid instruction"):
-        settle(context(tmp_path, films, {"video": "a.mp4"}))

@@ -4,8 +4,6 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tempo.training.losses import dpo_loss, pair_losses, sft_loss
 from tempo.training.metrics import Metrics
@@ -42,7 +40,7 @@ def plain_score(answer, other, reduction, alpha):
     return sum(weight * value for weight, value in zip(weights, answer, strict=True))
 
 
-def plain_loss(won, lost, loss, beta, smoothing=0.0):
+def plain_loss(won, lost, loss, beta, smoothing):
     """The loss of one pair from the log-ratios of its answers."""
     delta = won - lost
     return {
@@ -57,14 +55,15 @@ def plain_loss(won, lost, loss, beta, smoothing=0.0):
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("beta", [0.1, 1.7])
 def test_every_loss_and_reduction_is_its_formula_summed_over_pairs(loss, reduction, beta):
-    found, metrics = summed(loss=loss, logp_reduction=reduction, beta=beta, ld_alpha=0.3, nll_weight=0.7)
+    options = {"loss": loss, "logp_reduction": reduction, "beta": beta, "label_smoothing": 0.2}
+    found, metrics = summed(**options, ld_alpha=0.3, nll_weight=0.7)
     expected, margins = 0.0, 0.0
     for rejected, reference in zip(POLICY[1:], REFERENCE[1:], strict=True):
         won = plain_score(POLICY[0], rejected, reduction, 0.3)
         won -= plain_score(REFERENCE[0], reference, reduction, 0.3)
         lost = plain_score(rejected, POLICY[0], reduction, 0.3)
         lost -= plain_score(reference, REFERENCE[0], reduction, 0.3)
-        expected += plain_loss(won, lost, loss, beta) - 0.7 * sum(POLICY[0]) / len(POLICY[0])
+        expected += plain_loss(won, lost, loss, beta, smoothing=0.2) - 0.7 * sum(POLICY[0]) / len(POLICY[0])
         margins += beta * (won - lost)
     assert found == pytest.approx(expected, rel=1e-9)
     assert metrics.sums["rewards/margins"] == (pytest.approx(margins), 2)
@@ -96,40 +95,14 @@ def test_a_pair_computed_by_hand(loss, expected):
 
 def test_a_policy_equal_to_its_reference_has_loss_log_two():
     loss, metrics = summed(POLICY, POLICY, reduction="mean")
-    assert loss == pytest.approx(math.log(2))
+    assert loss == pytest.approx(math.log(2)), "the mean is over pairs"
     assert metrics.sums["rewards/accuracies"] == (0.0, 2), "a tie is not right"
-
-
-def test_the_mean_is_over_pairs():
-    assert summed(reduction="mean")[0] == pytest.approx(summed()[0] / 2)
 
 
 def test_a_summed_log_probability_counts_as_one_token():
     sums = [[torch.tensor(sum(row), dtype=torch.float64) for row in rows] for rows in (POLICY, REFERENCE)]
     loss, metrics = dpo_loss(*sums, beta=0.3, reduction="sum")
     assert (float(loss), metrics.means()["logps/chosen"]) == pytest.approx((summed()[0], sum(POLICY[0])))
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
-def test_label_smoothing_weighs_the_swapped_pair(smoothing):
-    won, lost = 2.0, -1.0
-    found = pair_losses(logps(won)[0], logps(lost), loss="sigmoid", beta=0.5, label_smoothing=smoothing)
-    assert found.item() == pytest.approx(plain_loss(won, lost, "sigmoid", 0.5, smoothing))
-
-
-@pytest.mark.parametrize(
-    ("options", "values", "expected"),
-    [
-        ({"beta": 0.1}, (0.0, 0.0), -0.05),
-        # Beyond its margin a hinge has no gradient; with smoothing an overconfident pair is pulled back.
-        ({"beta": 0.1, "loss": "hinge"}, (6.0, -6.0), 0.0),
-        ({"beta": 0.5, "label_smoothing": 0.1}, (30.0, -30.0), 0.05),
-    ],
-)
-def test_the_gradient_of_the_chosen_log_ratio(options, values, expected):
-    chosen = logps(values[0])
-    pair_losses(chosen[0], logps(values[1]), **options).sum().backward()
-    assert chosen.grad.item() == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -143,14 +116,6 @@ def test_gradients_raise_chosen_and_lower_rejected(loss, reduction):
     assert all((answer.grad > 0).all() for answer in policy[1:])
 
 
-def test_the_nll_has_a_gradient_for_the_chosen_answer_only():
-    chosen, rejected = logps(-1.0, -1.0), logps(-1.0)
-    frozen = [chosen.detach(), rejected.detach()]
-    dpo_loss([chosen, rejected], frozen, beta=1e-9, nll_weight=1.0)[0].backward()
-    assert chosen.grad.tolist() == pytest.approx([-0.5, -0.5], abs=1e-6)
-    assert rejected.grad.item() == pytest.approx(0.0, abs=1e-6)
-
-
 def test_tokens_beyond_the_common_length_weigh_alpha():
     """Pair by pair: the chosen answer's third token is beyond the short rejected answer, not the long one."""
     policy = [logps(*row) for row in POLICY]
@@ -161,14 +126,15 @@ def test_tokens_beyond_the_common_length_weigh_alpha():
     assert policy[2].grad.tolist() == pytest.approx([0.05])
 
 
-@pytest.mark.parametrize("reduction", ["mean", "ld"])
-def test_length_alone_gives_no_margin(reduction):
-    """The same change per token in a long and a short answer: the sum has a margin, the others have none."""
-    policy, reference = ((-1.0,) * 8, (-1.0,) * 2), ((-1.5,) * 8, (-1.5,) * 2)
-    assert summed(policy, reference)[1].means()["rewards/margins"] == pytest.approx(0.3 * 3.0)
-    fair = summed(policy, reference, logp_reduction=reduction, ld_alpha=0.0)[1].means()
-    assert fair["rewards/margins"] == pytest.approx(0.0)
-    assert fair["logps/chosen"] == -8.0
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    # Beyond its margin a hinge has no gradient; with smoothing an overconfident pair is pulled back.
+    [({"loss": "hinge", "beta": 0.1}, 0.0), ({"loss": "sigmoid", "beta": 0.5, "label_smoothing": 0.1}, 0.05)],
+)
+def test_the_gradient_of_a_pair_that_is_right_by_far(options, expected):
+    chosen = logps(30.0)
+    pair_losses(chosen[0], logps(-30.0), **options).sum().backward()
+    assert chosen.grad.item() == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -181,22 +147,15 @@ def test_a_group_is_the_sum_of_its_pairs(loss, reduction):
         part, found = summed(
             (POLICY[0], POLICY[i]), (REFERENCE[0], REFERENCE[i]), **options, labels=LABELS[i - 1 : i]
         )
+        for name in ("rewards/margins", "rewards/accuracies"):
+            kind, level = LABELS[i - 1]
+            assert found.sums[f"{name}/level_{level}"] == found.sums[f"{name}/{kind}"] == found.sums[name]
         loss_of_parts += part
         added.add(found)
     assert whole == pytest.approx(loss_of_parts)
     assert added.sums.keys() == metrics.sums.keys()
     for name, (total, count) in metrics.sums.items():
         assert added.sums[name] == (pytest.approx(total), count), name
-
-
-def test_margins_and_accuracies_are_kept_by_level_and_kind():
-    sums = summed(labels=LABELS)[1].sums
-    first = summed(POLICY[:2], REFERENCE[:2])[1].sums
-    second = summed((POLICY[0], POLICY[2]), (REFERENCE[0], REFERENCE[2]))[1].sums
-    for name in ("rewards/margins", "rewards/accuracies"):
-        assert sums[f"{name}/level_16"] == sums[f"{name}/drop"] == pytest.approx(first[name])
-        assert sums[f"{name}/level_4"] == sums[f"{name}/reverse"] == pytest.approx(second[name])
-    assert sum(name.count("/") == 2 for name in sums) == 8
 
 
 @pytest.mark.parametrize(
@@ -211,23 +170,6 @@ def test_margins_and_accuracies_are_kept_by_level_and_kind():
 def test_sizes_that_do_not_fit_together_are_refused(policy, reference, labels, words):
     with pytest.raises(ValueError, match=words):
         summed(policy, reference, labels=labels)
-
-
-@settings(deadline=None, max_examples=50)
-@given(
-    st.lists(st.lists(st.tuples(*[st.floats(-9, 0)] * 2), min_size=1, max_size=6), min_size=2, max_size=5),
-    st.sampled_from(LOSSES),
-    st.sampled_from(REDUCTIONS),
-)
-def test_an_accuracy_counts_the_pairs_with_a_margin_above_zero(answers, loss, reduction):
-    policy, reference = ([[token[i] for token in answer] for answer in answers] for i in (0, 1))
-    found, metrics = summed(policy, reference, loss=loss, logp_reduction=reduction, ld_alpha=0.5)
-    sums = metrics.sums
-    assert math.isfinite(found)
-    assert 0 <= sums["rewards/accuracies"][0] <= sums["rewards/accuracies"][1] == len(answers) - 1
-    assert sums["rewards/chosen"][0] - sums["rewards/rejected"][0] == pytest.approx(
-        sums["rewards/margins"][0], abs=1e-9
-    )
 
 
 def test_sft_is_the_negative_log_likelihood_of_all_tokens():

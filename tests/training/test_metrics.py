@@ -5,7 +5,7 @@ import json
 import pytest
 from training_material import phase
 
-from tempo.training.metrics import Metrics, MetricsLog, find_warnings, read_metrics
+from tempo.training.metrics import Metrics, MetricsLog, find_warnings
 
 
 def test_metrics_of_processes_with_different_levels_are_means_over_their_own_pairs():
@@ -20,13 +20,13 @@ def test_a_log_is_written_row_by_row_and_resumed_at_a_step(tmp_path):
     log = MetricsLog(path, phase())
     for step in (1, 2, 3):
         log.append({"step": step, "loss": 1 / 3})
-    assert read_metrics(path, 2) == log.rows[:2] == [{"step": step, "loss": 0.333333} for step in (1, 2)]
-    resumed = MetricsLog(path, phase(), rows=read_metrics(path, 2))
+    assert log.rows[:2] == [{"step": step, "loss": 0.333333} for step in (1, 2)]
+    resumed = MetricsLog(path, phase(), num_steps=2)
+    assert resumed.rows == log.rows[:2]
     resumed.append({"step": 3, "loss": 0.5})
     assert [json.loads(line)["loss"] for line in path.read_text().splitlines()] == [0.333333, 0.333333, 0.5]
-    assert read_metrics(tmp_path / "absent.jsonl", 0) == []
     with pytest.raises(ValueError, match=r"metrics\.jsonl has 3 rows, .* after step 4\. Remove"):
-        read_metrics(path, 4)
+        MetricsLog(path, phase(), num_steps=4)
 
 
 def rows(accuracies, chosen=0.0, rejected=-0.1):
@@ -67,17 +67,14 @@ def test_pairs_that_are_right_at_once_are_called_trivial(accuracies, expected):
 def test_a_falling_reward_of_chosen_answers_is_explained(chosen, rejected, nll_weight, words):
     found = find_warnings(rows([0.5] * 6, chosen, rejected), phase(nll_weight=nll_weight))
     assert (words is None and not found) or words in found["falling chosen"]
+    assert find_warnings([{"loss": 1.0}] * 10, phase(objective="sft")) == {}
 
 
 def test_a_warning_is_given_once_also_after_a_stop(tmp_path):
     log = MetricsLog(tmp_path / "metrics.jsonl", phase())
     given = []
-    for row in rows([0.5] * 8, chosen=-1.0):
-        log.append(row)
-        given += log.new_warnings()
+    *most, last = rows([0.5] * 9, chosen=-1.0)
+    for row in most:
+        given += log.append(row)
     assert len(given) == 1
-    assert MetricsLog(tmp_path / "metrics.jsonl", phase(), rows=log.rows).new_warnings() == []
-
-
-def test_an_sft_phase_has_no_warnings():
-    assert find_warnings([{"loss": 1.0}] * 10, phase(objective="sft")) == {}
+    assert MetricsLog(tmp_path / "metrics.jsonl", phase(), num_steps=8).append(last) == []

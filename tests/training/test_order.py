@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from training_material import phase, questions_example
 
 from tempo.core.hashing import derive_seed
-from tempo.training.examples import Example, Label
-from tempo.training.order import NUM_RECENT, Curriculum, load_batches
+from tempo.training.examples import Example
+from tempo.training.order import NUM_RECENT, load_batches, plan_batches
 
 
 def adaptive(**changes):
@@ -23,7 +23,7 @@ def adaptive(**changes):
 def examples_of(num_pairs=1, **sizes):
     """`_16=3`: three examples of level 16."""
     return [
-        Example(f"v{i}/{level[1:]}", f"v{i}", labels=(Label("drop", int(level[1:])),) * num_pairs)
+        Example(f"v{i}/{level[1:]}", f"v{i}", labels=(("drop", int(level[1:])),) * num_pairs)
         for level, size in sizes.items()
         for i in range(size)
     ]
@@ -33,26 +33,22 @@ EXAMPLES = examples_of(_2=6, _16=6, _4=6)
 
 
 def level(example):
-    return example.labels[0].level
-
-
-def row_of(batch, is_right):
-    """The metrics of a batch: `is_right(example)` is 1 or 0, the accuracy of its pairs."""
-    found = {}
-    for example in batch:
-        found.setdefault(level(example), []).append(is_right(example))
-    return {f"rewards/accuracies/level_{key}": sum(row) / len(row) for key, row in found.items()}
+    return example.labels[0][1]
 
 
 def take(examples, settings, is_right=lambda example: 1, *, seed=0, rows=None):
-    """All batches, with the metrics of each appended to `rows` after it, as in training."""
+    """All batches, with the metrics of each appended to `rows` after it, as in training.
+
+    `is_right(example)` is 1 or 0, the accuracy of its pairs.
+    """
     rows = [] if rows is None else rows
-    curriculum = Curriculum(examples, settings, seed=seed)
     batches = []
-    for batch in islice(curriculum.batches(rows), len(rows), None):
-        # The metrics of a batch are known after the next one was chosen.
+    for batch in islice(plan_batches(examples, settings, rows, seed=seed), len(rows), None):
         batches.append(batch)
-        rows.append(row_of(batch, is_right))
+        right = {}
+        for example in batch:
+            right.setdefault(level(example), []).append(is_right(example))
+        rows.append({f"rewards/accuracies/level_{key}": sum(row) / len(row) for key, row in right.items()})
     return batches
 
 
@@ -73,8 +69,7 @@ def test_random_order_is_a_seeded_permutation_per_epoch():
 
 def test_examples_without_levels_come_at_random():
     questions = [questions_example(i) for i in range(5)]
-    curriculum = Curriculum(questions, phase(objective="sft"), seed=0)
-    batches = list(curriculum.batches([{}] * curriculum.num_batches))
+    batches = list(plan_batches(questions, phase(objective="sft"), [{}] * 3, seed=0))
     assert [len(batch) for batch in batches] == [2, 2, 1]
     assert sorted(example.id for batch in batches for example in batch) == [e.id for e in questions]
 
@@ -85,10 +80,7 @@ def test_examples_without_levels_come_at_random():
         (lambda example: 0, [[16, 16]] * 3 + [[4, 4]] * 3 + [[2, 2]] * 3),
         # A level is left one batch after it was mastered: that batch was chosen before.
         (lambda example: 1, [[16, 16]] * 2 + [[4, 4]] * 2 + [[2, 2]] * 3 + [[4, 4]] + [[16, 16]]),
-        (
-            lambda example: int(level(example) != 4),
-            [[16, 16]] * 2 + [[4, 4]] * 3 + [[2, 2]] * 3 + [[16, 16]],
-        ),
+        (lambda example: level(example) != 4, [[16, 16]] * 2 + [[4, 4]] * 3 + [[2, 2]] * 3 + [[16, 16]]),
     ],
     ids=["nothing mastered", "everything mastered", "level 4 not mastered"],
 )
@@ -96,9 +88,10 @@ def test_an_adaptive_order_moves_on_when_a_level_is_mastered(is_right, expected)
     assert levels(take(EXAMPLES, adaptive(), is_right)) == expected
 
 
-def test_batches_are_filled_across_levels():
-    found = take(examples_of(_16=3, _4=2, _2=1), adaptive(batch_size=4), lambda example: 0)
-    assert levels(found) == [[16, 16, 16, 4], [4, 2]]
+def test_batches_are_filled_across_levels_and_an_epoch_starts_with_the_easiest_again():
+    settings = adaptive(batch_size=4, epochs=2)
+    found = take(examples_of(_16=3, _4=2, _2=1), settings, lambda example: 0)
+    assert levels(found) == [[16, 16, 16, 4], [4, 2]] * 2
 
 
 def test_only_recent_batches_count():
@@ -109,67 +102,47 @@ def test_only_recent_batches_count():
     assert levels(found)[: NUM_RECENT + 3] == [[16]] * (NUM_RECENT + 2) + [[2]]
 
 
-def test_accuracy_is_a_mean_over_pairs_and_the_bound_is_enough():
-    """One of three pairs, then all of six, in batches of one and two examples: 7 of 9."""
+@pytest.mark.parametrize(("bound", "last"), [(7 / 9, 2), (7 / 9 + 0.01, 16)])
+def test_accuracy_is_a_mean_over_pairs_and_the_bound_is_enough(bound, last):
+    """One of three pairs is right, then three and three: 7 of 9."""
     examples = examples_of(num_pairs=3, _16=9, _2=9)
-    rows = [{"rewards/accuracies/level_16": value} for value in (0.333333, *[1.0] * 9)]
-    for bound, expected in ((7 / 9, [16] * 4 + [2]), (7 / 9 + 0.01, [16] * 5)):
-        curriculum = Curriculum(examples, adaptive(batch_size=1, mastered_accuracy=bound), seed=0)
-        batches = curriculum.batches([*rows[:1], rows[1], rows[1], *rows[1:]])
-        found = [level(batch[0]) for batch in islice(batches, 5)]
-        assert found[:4] == expected[:4]
-
-
-def test_an_epoch_starts_with_the_easiest_level_again():
-    found = take(examples_of(_16=2, _2=2), adaptive(epochs=2))
-    assert levels(found) == [[16, 16], [2, 2]] * 2
-
-
-def test_another_seed_takes_the_examples_of_a_level_in_another_order():
-    many = examples_of(_16=20, _2=20)
-    first, second = (take(many, adaptive(), lambda _: 0, seed=seed) for seed in (0, 1))
-    assert levels(first) == levels(second)
-    assert first != second
-
-
-SIZES = st.tuples(*[st.integers(0, 7)] * 3)
-ORDERS = st.sampled_from(["random", "adaptive"])
-
-
-def by_chance(seed):
-    """Right or wrong by the seed and the example alone."""
-    return lambda example: derive_seed(seed, example.id) % 2
+    rows = [{"rewards/accuracies/level_16": value} for value in (0.333333, 1.0, 1.0)]
+    found = islice(plan_batches(examples, adaptive(batch_size=1, mastered_accuracy=bound), rows, seed=0), 5)
+    assert levels(found) == [[16]] * 4 + [[last]]
 
 
 @settings(deadline=None, max_examples=60)
-@given(SIZES, st.integers(1, 5), st.integers(1, 3), st.integers(0, 9), ORDERS)
-def test_every_example_comes_once_per_epoch_in_full_batches(sizes, batch_size, epochs, seed, order):
+@given(
+    st.tuples(*[st.integers(0, 7)] * 3),
+    st.integers(1, 5),
+    st.integers(0, 40),
+    st.integers(0, 9),
+    st.sampled_from(["random", "adaptive"]),
+)
+def test_every_example_comes_once_per_epoch_and_a_stop_anywhere_changes_nothing(
+    sizes, batch_size, stop, seed, order
+):
     examples = examples_of(_16=sizes[0], _4=sizes[1], _2=sizes[2])
-    settings = phase(order=order, batch_size=batch_size, epochs=epochs)
-    batches = take(examples, settings, by_chance(seed), seed=seed)
-    assert len(batches) == Curriculum(examples, settings, seed=seed).num_batches
+    settings = phase(order=order, batch_size=batch_size, epochs=2, mastered_accuracy=0.6)
+
+    def by_chance(example):
+        return derive_seed(seed, example.id) % 2
+
+    rows = []
+    whole = take(examples, settings, by_chance, seed=seed, rows=rows)
     per_epoch = math.ceil(len(examples) / batch_size)
-    for epoch in range(epochs):
-        own = batches[epoch * per_epoch : (epoch + 1) * per_epoch]
+    assert len(whole) == 2 * per_epoch
+    for own in (whole[:per_epoch], whole[per_epoch:]):
         assert Counter(example.id for batch in own for example in batch) == Counter(e.id for e in examples)
         assert all(len(batch) == batch_size for batch in own[:-1])
+    assert take(examples, settings, by_chance, seed=seed, rows=rows[:stop]) == whole[stop:]
 
 
-@settings(deadline=None, max_examples=60)
-@given(SIZES, st.integers(1, 4), st.integers(0, 40), st.integers(0, 9), ORDERS)
-def test_a_stop_anywhere_changes_nothing(sizes, batch_size, stop, seed, order):
-    examples = examples_of(_16=sizes[0], _4=sizes[1], _2=sizes[2])
-    bound = {"mastered_accuracy": 0.6} if order == "adaptive" else {}
-    settings = phase(order=order, batch_size=batch_size, epochs=2, **bound)
-    rows = []
-    whole = take(examples, settings, by_chance(seed), seed=seed, rows=rows)
-    assert take(examples, settings, by_chance(seed), seed=seed, rows=rows[:stop]) == whole[stop:]
-
-
-def feed(*sizes):
-    """Batches of these sizes."""
+def load(sizes, load_one=lambda example: example.id, **share):
+    """Loads batches of these sizes."""
     rest = iter([Example(f"v{i}/2", f"v{i}") for i in range(sum(sizes))])
-    return iter([list(islice(rest, size)) for size in sizes])
+    batches = iter([list(islice(rest, size)) for size in sizes])
+    return load_batches(batches, load_one, **{"rank": 0, "num_processes": 1} | share)
 
 
 def ids(batches):
@@ -177,17 +150,14 @@ def ids(batches):
 
 
 def test_every_batch_is_loaded_once_and_in_order():
-    batches = list(load_batches(feed(2, 2, 1), lambda example: example.id))
+    batches = list(load((2, 2, 1)))
     assert ids(batches) == [["v0/2", "v1/2"], ["v2/2", "v3/2"], ["v4/2"]]
     assert not any(batch.is_filler for batch in batches)
-    assert list(load_batches(feed(), lambda example: example.id)) == []
+    assert list(load(())) == []
 
 
 def test_two_processes_share_a_batch_and_one_without_an_example_fills_in():
-    halves = [
-        list(load_batches(feed(4, 1), lambda example: example.id, rank=rank, num_processes=2))
-        for rank in (0, 1)
-    ]
+    halves = [list(load((4, 1), rank=rank, num_processes=2)) for rank in (0, 1)]
     assert [ids(half) for half in halves] == [[["v0/2", "v2/2"], ["v4/2"]], [["v1/2", "v3/2"], ["v4/2"]]]
     assert [[batch.is_filler for batch in half] for half in halves] == [[False, False], [False, True]]
 
@@ -195,20 +165,20 @@ def test_two_processes_share_a_batch_and_one_without_an_example_fills_in():
 def test_the_next_batch_is_loaded_while_this_one_is_in_use():
     loaded = threading.Event()
 
-    def load(example):
+    def load_one(example):
         if example.id == "v1/2":
             loaded.set()
         return example.id
 
-    batches = load_batches(feed(1, 1), load)
+    batches = load((1, 1), load_one)
     next(batches)
     assert loaded.wait(5)
     assert ids(batches) == [["v1/2"]]
 
 
 def test_an_error_in_the_thread_reaches_the_step():
-    def load(example):
+    def load_one(example):
         raise FileNotFoundError(example.id)
 
     with pytest.raises(FileNotFoundError, match="v0/2"):
-        list(load_batches(feed(1), load))
+        list(load((1,), load_one))

@@ -1,11 +1,12 @@
 """The list of phases: what each starts from, what its reference is, and that a stop loses nothing."""
 
+import itertools
 import json
 import resource
 
-import numpy as np
 import pytest
 import tomli_w
+from training_material import Stopped, stop_after, write_frames
 
 from tempo.config import Config, load_config
 from tempo.core.records import Pair
@@ -14,32 +15,17 @@ from tempo.engine.types import Context
 from tempo.pipeline.fingerprints import fingerprints
 from tempo.pipeline.stages import NAMES
 from tempo.training.phases import Session, run_training
-from tempo.video.frames import FrameStore, encode_jpeg
-
-
-def pair(number, level):
-    return Pair(
-        id=f"v{number}/drop-{level:02d}",
-        video_id=f"v{number}",
-        video=f"v{number}.mp4",
-        prompt="Describe the video in detail.",
-        chosen=f"A red circle {number} moves left.",
-        rejected="No.",
-        kind="drop",
-        level=level,
-        order=(0,),
-        num_clips=4,
-    )
 
 
 @pytest.fixture
 def directory(tmp_path):
-    """A run whose pairs and frames are there."""
-    store = FrameStore(tmp_path / "frames")
-    for number in range(2):
-        pictures = np.random.default_rng(number).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
-        store.write(f"v{number}", [encode_jpeg(p, 95) for p in pictures], seconds=[0.5, 1.5], fps=1.0)
-    RunStore(tmp_path).append("pairs", [pair(n, level) for n in range(2) for level in (2, 16)])
+    """A run with pairs and frames of two videos."""
+    write_frames(tmp_path, [2, 2])
+    pair = {"prompt": "Describe the video in detail.", "rejected": "No.", "order": (0,), "num_clips": 4}
+    for number, level in itertools.product(range(2), (2, 16)):
+        ids = {"id": f"v{number}/drop-{level:02d}", "video_id": f"v{number}", "video": f"v{number}.mp4"}
+        label = {"kind": "drop", "level": level, "chosen": f"A red circle {number} moves left."}
+        RunStore(tmp_path).append("pairs", [Pair(**ids, **label, **pair)])
     return tmp_path
 
 
@@ -58,46 +44,42 @@ def train(directory, *phases, **session):
     return rows
 
 
-def test_a_run_without_phases_trains_nothing_and_logs_it(directory):
+def test_phases_without_data_are_skipped_with_a_message(directory):
     logged = []
     assert train(directory, log=logged.append) == {}
-    (text,) = logged
-    assert text.startswith("training: there are no [[training.phases]]")
     assert not (directory / "model").exists()
+    assert list(train(directory, phase("none", 8), phase("easy", 16), log=logged.append)) == ["02-easy"]
+    assert logged == [
+        "training: there are no [[training.phases]], so nothing is trained. `tempo init` writes some",
+        "training: phase 'none' is skipped: no pair has the levels [8]",
+    ]
+    with pytest.raises(ValueError, match=r"no pair to train on\. `tempo status`"):
+        train(directory, phase("none", 8))
 
 
-def test_a_fixed_reference_is_the_model_before_the_first_phase(directory):
-    rows = train(directory, phase("easy", 16), phase("hard", 2, reference="fixed"))
-    # The policy comes from the first phase, so that it differs from the reference at the first step.
-    assert abs(rows["02-hard"][0]["rewards/chosen"]) > 0.01
-    assert len(list((directory / "train" / "reference").iterdir())) == 1
-
-
-def test_a_reset_reference_is_the_policy_when_the_phase_begins(directory):
-    rows = train(directory, phase("easy", 16), phase("hard", 2, cache_reference=True, cache_features=True))
-    assert rows["02-hard"][0]["rewards/chosen"] == pytest.approx(0.0, abs=1e-4)
+def test_the_reference_is_the_first_model_if_fixed_else_the_one_before_the_phase(directory):
+    caches = {"cache_reference": True, "cache_features": True}
+    phases = [phase("easy", 16), phase("fixed", 2, reference="fixed"), phase("reset", 2, **caches)]
+    rows = train(directory, *phases)
+    assert abs(rows["02-fixed"][0]["rewards/chosen"]) > 0.01
+    assert rows["03-reset"][0]["rewards/chosen"] == pytest.approx(0.0, abs=1e-4)
+    assert len(list((directory / "train" / "reference").iterdir())) == 2
     assert (directory / "train" / "features").is_dir()
 
 
-class Stopped(Exception):
-    """Stands for a kill."""
-
-
 def test_a_stop_in_the_middle_of_a_phase_resumes_there(directory):
-    def progress(place, step, steps, row):
-        if (place, step) == ("train/02-hard", 4):
-            raise Stopped
-
-    phases = [phase("easy", 16), phase("hard", 2)]
+    phases, hard = [phase("easy", 16, epochs=1), phase("hard", 2)], directory / "train" / "02-hard"
     with pytest.raises(Stopped):
-        train(directory, *phases, progress=progress)
-    stopped = (directory / "train" / "02-hard" / "metrics.jsonl").read_text().splitlines()
+        train(directory, *phases, progress=stop_after(4))
+    stopped = (hard / "metrics.jsonl").read_text().splitlines()
+    # A kill while a state is written leaves a temporary file.
+    (hard / ".state.safetensors.tmp").touch()
     seen = []
     rows = train(directory, *phases, progress=lambda place, step, steps, row: seen.append((place, step)))
     # Step 4 was taken but not saved.
-    assert seen == [("train/02-hard", step) for step in (4, 5, 6)]
+    assert seen == [(hard, step) for step in (4, 5, 6)]
     assert [json.loads(line) for line in stopped[:3]] == rows["02-hard"][:3]
-    assert not (directory / "train" / "02-hard" / "state").exists()
+    assert sorted(path.name for path in hard.iterdir()) == ["done.json", "metrics.jsonl", "model"]
     assert (directory / "model" / "model.safetensors").exists()
 
 
@@ -111,18 +93,6 @@ def test_a_wrong_attention_stops_the_run_before_it_trains(directory, monkeypatch
     with pytest.raises(ValueError, match="other log-probabilities"):
         train(directory, phase("easy", 16))
     assert not (directory / "train" / "01-easy" / "metrics.jsonl").exists()
-
-
-def test_a_phase_without_pairs_is_skipped_with_a_message(directory):
-    logged = []
-    rows = train(directory, phase("none", 8), phase("easy", 16), log=logged.append)
-    assert list(rows) == ["02-easy"]
-    assert logged == ["training: phase 'none' is skipped, because no pair has levels [8]"]
-
-
-def test_a_run_whose_phases_have_no_pair_is_refused(directory):
-    with pytest.raises(ValueError, match=r"no pair to train on\. `tempo status`"):
-        train(directory, phase("none", 8))
 
 
 @pytest.fixture

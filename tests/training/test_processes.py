@@ -10,12 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_material import pairs_example, phase, questions_example, write_frames
+from training_material import pairs_example, phase, questions_example, train, write_frames
 
 from tempo.config import ModelConfig
-from tempo.model.loading import load_video_lm
 from tempo.training.phases import save_checkpoint
-from tempo.training.trainer import PhaseContext, train_phase
 
 SCRIPT = Path(__file__).with_name("train_in_processes.py")
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
@@ -37,40 +35,34 @@ ASKED = (("What?", "A ring."), ("Is it there?", "Yes, it is."), ("Who?", "A cros
 QUESTIONS = [questions_example(i, ASKED[: i % 3 + 1]) for i in range(5)]
 
 
-def launch(frames, out, settings, examples, *, command, max_tokens=4096, stop=0):
-    out.mkdir(exist_ok=True)
-    rows = json.dumps([asdict(example) for example in examples])
-    return subprocess.run(
-        [
-            *(sys.executable, *command, str(SCRIPT), str(frames.directory), str(out)),
-            *(json.dumps(settings), rows, str(max_tokens), str(stop)),
-        ],
-        check=False,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-
-
 def read(out):
     """Final weights and rows of metrics."""
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return load_file(out / "model" / "model.safetensors"), rows
 
 
-def together(frames, out, settings, examples, **options):
-    """What several processes learn."""
-    ended = launch(frames, out, settings, examples, **options)
+def together(frames, out, settings, examples, *, command, max_tokens=4096, stop=0):
+    """What several processes learn; nothing is returned if they stop."""
+    out.mkdir(exist_ok=True)
+    rows = json.dumps([asdict(example) for example in examples])
+    arguments = [str(frames.directory), str(out), json.dumps(settings), rows, str(max_tokens), str(stop)]
+    ended = subprocess.run(
+        [sys.executable, *command, str(SCRIPT), *arguments],
+        check=False,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert ended.returncode == 0, ended.stderr
-    return read(out)
+    return None if stop else read(out)
 
 
 def alone(frames, out, settings, examples, *, max_tokens=4096):
     """What this process learns by itself."""
-    context = PhaseContext(frames=frames, seed=0, max_tokens=max_tokens, directory=out)
-    lm = load_video_lm(ModelConfig(device="cpu"))
-    save_checkpoint(train_phase(lm, phase(**settings), examples, context), out / "model")
+    model = ModelConfig(device="cpu")
+    trained, _ = train(frames, out, phase(**settings), examples, model=model, max_tokens=max_tokens)
+    save_checkpoint(trained, out / "model")
     return read(out)
 
 
@@ -113,8 +105,7 @@ def test_sharded_weights_learn_what_one_process_learns(frames, tmp_path):
 def test_sharded_weights_resume_after_a_stop(frames, tmp_path):
     """LoRA, whose reference is the same weights without it."""
     settings = {"epochs": 2, "batch_size": 3}
-    ended = launch(frames, tmp_path / "2", settings, PAIRS, command=FSDP2, stop=3)
-    assert ended.returncode == 0, ended.stderr
+    together(frames, tmp_path / "2", settings, PAIRS, command=FSDP2, stop=3)
     assert not (tmp_path / "2" / "model").exists()
     two = together(frames, tmp_path / "2", settings, PAIRS, command=FSDP2)
     assert_equal(alone(frames, tmp_path / "1", settings, PAIRS), two, num_steps=4)

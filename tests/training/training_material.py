@@ -1,10 +1,15 @@
-"""What tests of training share: phases, examples, and stored frames of random videos."""
+"""What tests of training share: phases, examples, stored frames of random videos, and one training."""
+
+import json
 
 import numpy as np
 from pydantic import TypeAdapter
 
-from tempo.config import PhaseConfig
-from tempo.training.examples import Example, Label
+from tempo.config import ModelConfig, PhaseConfig, parse_config
+from tempo.engine.types import Context
+from tempo.model.loading import load_model
+from tempo.training.examples import Example
+from tempo.training.phases import Session, train_phase
 from tempo.video.frames import FrameStore, encode_jpeg
 
 PROMPT = "Describe the video in detail."
@@ -17,7 +22,7 @@ def phase(**changes):
 
 
 def write_frames(directory, num_frames):
-    """A store of videos `v0`, `v1` and so on of random frames, with as many frames as given."""
+    """A run directory with frames of random videos `v0`, `v1` and so on, as many frames as given."""
     store = FrameStore(directory / "frames")
     for index, count in enumerate(num_frames):
         frames = np.random.default_rng(index).integers(0, 255, (count, 64, 64, 3), dtype=np.uint8)
@@ -28,12 +33,46 @@ def write_frames(directory, num_frames):
 
 def pairs_example(index, *, level=2, rejected=("No.", "A b."), video=None):
     """A chosen and some rejected answers about a video, half of the kind `drop`."""
-    labels = tuple(Label("reverse" if number % 2 else "drop", level) for number in range(len(rejected)))
-    video = f"v{index}" if video is None else video
+    labels = tuple(("reverse" if number % 2 else "drop", level) for number in range(len(rejected)))
     answers = (f"A red circle {index}.", *rejected)
-    return Example(f"v{index}/{level}", video, prompt=PROMPT, answers=answers, labels=labels)
+    return Example(f"v{index}/{level}", video or f"v{index}", prompt=PROMPT, answers=answers, labels=labels)
 
 
 def questions_example(index, questions=(("What?", "A ring."), ("Is it?", "Yes."))):
     """Some questions about a video."""
     return Example(f"v{index}/sft", f"v{index}", questions=tuple(questions))
+
+
+def session(frames, *, progress=None, log=None, **training):
+    """The session of a run with stored frames; `training` are keys of the section."""
+    config = parse_config({"videos": {"paths": ["x"]}, "training": {"max_tokens": 4096} | training})
+    callbacks = {"progress": progress, "log": log}
+    context = Context(config, frames.directory.parent)
+    return Session(context, **{name: call for name, call in callbacks.items() if call})
+
+
+def train(frames, directory, settings, examples, *, model=None, reference=None, load_full=None, **options):
+    """The trained model, and the rows of metrics; `options` are those of `session`."""
+    caches = {"reference": reference, "load_full": load_full}
+    lm = load_model(**(model or ModelConfig()).model_dump())
+    trained = train_phase(lm, settings, examples, session(frames, **options), directory, **caches)
+    return trained, [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def timeless(rows):
+    """The rows without their durations and rates."""
+    return [{name: value for name, value in row.items() if "second" not in name} for row in rows]
+
+
+class Stopped(Exception):
+    """Stands for a kill."""
+
+
+def stop_after(step):
+    """A callback that stops training after a step."""
+
+    def progress(directory, done, num_steps, row):
+        if done == step:
+            raise Stopped
+
+    return progress

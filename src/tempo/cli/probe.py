@@ -18,7 +18,7 @@ from tempo.core.records import Record
 from tempo.core.row_files import read_rows
 from tempo.evaluation.probe import probe
 from tempo.evaluation.probe_report import ProbeReport, write_chart
-from tempo.model.loading import EMBEDDED, check_model_path, load_video_lm
+from tempo.model.loading import EMBEDDED, check_model_path, load_model
 from tempo.video.find import find_videos
 
 
@@ -63,7 +63,7 @@ def run_probe(request: ProbeRequest, console: Console) -> ProbeReport:
     console.print(
         f"frames: {frames.fps:g} a second, at most {frames.max_frames}, of {frames.max_pixels} pixels"
     )
-    model = load_video_lm(config.model)
+    model = load_model(**config.model.model_dump())
     with Counters(console) as counters:
         report = probe(
             model,

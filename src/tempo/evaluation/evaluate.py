@@ -16,7 +16,7 @@ from tempo.core.store import RunStore
 from tempo.engine.types import Context, SkipRecord
 from tempo.evaluation.benchmark import EvaluationReport, check_benchmark, read_samples, score_outcomes
 from tempo.model.chat import Continuation, Prefix, VideoLM, log_probs
-from tempo.model.loading import load_video_lm
+from tempo.model.loading import load_model
 from tempo.training.phases import phase_directories
 from tempo.video.find import video_id
 from tempo.video.frames import Frames, FrameStore, sample_video
@@ -102,7 +102,7 @@ def _outcomes(
     videos = _by_video(samples)
     unfinished = [rows for rows in videos if any(sample.id not in known for sample in rows)]
     if unfinished:
-        lm = load_video_lm(context.config.model.model_copy(update={"path": model}))
+        lm = load_model(**context.config.model.model_dump() | {"path": model})
     for number, rows in enumerate(unfinished, len(videos) - len(unfinished) + 1):
         stored = benchmark_frames(context, rows[0].video)
         missing = [sample for sample in rows if sample.id not in known]

@@ -38,9 +38,8 @@ def register_shared_prefix() -> None:
 
 def make_layout(segments: Sequence[Lengths]) -> Tensor:
     """The layout of segments given as (prefix length, continuation lengths...); int64 on the CPU."""
-    width = max(len(lengths) for lengths in segments)
-    padded = [[*lengths, *[0] * (width - len(lengths))] for lengths in segments]
-    return torch.tensor(padded)[None, None]
+    rows = [torch.tensor(lengths) for lengths in segments]
+    return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)[None, None]
 
 
 def shared_prefix_attention(
@@ -58,7 +57,6 @@ def shared_prefix_attention(
     if not is_layout(attention_mask):
         return attend(query, key, value, attention_mask)  # type: ignore[no-any-return]
     assert attention_mask is not None
-    assert query.shape[0] == 1, "a layout describes one packed row"
     segments = [tuple(n for n in lengths if n) for lengths in attention_mask[0, 0].tolist()]
     assert sum(map(sum, segments)) == query.shape[2], "layout and row differ in length"
     # split instead of slices: its backward is one concatenation, not one full-size sum per piece.

@@ -78,13 +78,19 @@ class VideoLM:
         if len(texts) > 1:
             arguments |= {"padding": True, "padding_side": "left"}
         if videos is not None:
-            arguments |= _video_arguments(videos, fps)
+            from transformers.video_utils import VideoMetadata
+
+            arguments["videos"] = [torch.from_numpy(v.copy()).permute(0, 3, 1, 2) for v in videos]
+            arguments["video_metadata"] = [
+                VideoMetadata(total_num_frames=len(v), fps=rate, frames_indices=list(range(len(v))))
+                for v, rate in zip(videos, fps, strict=True)
+            ]
+            arguments["do_sample_frames"] = False
         batch = dict(self.processor(**arguments))
         batch.pop("video_metadata", None)
+        # Some processors return lists for some inputs, and settings that are not inputs of the model.
         return {
-            name: value if isinstance(value, Tensor) else torch.tensor(value)
-            for name, value in batch.items()
-            if isinstance(value, (Tensor, list))
+            name: torch.as_tensor(value) for name, value in batch.items() if isinstance(value, (Tensor, list))
         }
 
     def group(self, prefix: Prefix, continuations: Sequence[str | Continuation]) -> Group:
@@ -96,36 +102,21 @@ class VideoLM:
         rows = [Continuation(row) if isinstance(row, str) else row for row in continuations]
         has_question = any(row.question is not None for row in rows)
         if has_question and any(row.question is None for row in rows):
-            raise ValueError(
-                "either all continuations of a prefix have a question or none has; split them in two"
-            )
-        with_video = prefix.frames is not None
-        before, between = self.prompt_text(prefix.prompt, with_video=with_video), ""
-        if has_question:
-            before, between = self.prompt_text(prefix.prompt + MARK, with_video=with_video).split(MARK)
+            raise ValueError("Only some continuations have a question. Score them in two calls")
+        mark = MARK if has_question else ""
+        before = self.prompt_text(prefix.prompt + mark, with_video=prefix.frames is not None)
+        before, between = before.split(MARK) if has_question else (before, "")
         end = self.end_of_answer
+
+        def tokenize(text: str) -> tuple[int, ...]:
+            return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
         tokens = []
         for row in rows:
-            context = () if row.question is None else self._tokens(row.question + between)
-            tokens.append(ContinuationTokens(context + self._tokens(row.answer + end), len(context)))
+            context = () if row.question is None else tokenize(row.question + between)
+            tokens.append(ContinuationTokens(context + tokenize(row.answer + end), len(context)))
         videos = None if prefix.frames is None else [prefix.frames]
         return Group(self.inputs([before], videos, fps=[prefix.fps]), tuple(tokens))
-
-    def _tokens(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def _video_arguments(videos: Sequence[np.ndarray], fps: Sequence[float]) -> dict[str, Any]:
-    from transformers.video_utils import VideoMetadata
-
-    return {
-        "videos": [torch.from_numpy(np.ascontiguousarray(v)).permute(0, 3, 1, 2) for v in videos],
-        "video_metadata": [
-            VideoMetadata(total_num_frames=len(frames), fps=rate, frames_indices=list(range(len(frames))))
-            for frames, rate in zip(videos, fps, strict=True)
-        ],
-        "do_sample_frames": False,
-    }
 
 
 def log_probs(

@@ -30,18 +30,9 @@ if TYPE_CHECKING:
 #: The cache in a run directory.
 CACHE = Path("endpoint") / "answers.jsonl"
 
-CONNECT_SECONDS = 10.0
-
-#: Quotes of a server in our messages are cut to this number of characters.
-QUOTE_LENGTH = 200
-
 
 class EndpointDown(ValueError):
     """The server does not answer even a trivial request."""
-
-
-class RequestFailed(Exception):
-    """The server did not answer a request, after all retries; the message is the reason."""
 
 
 def answer_source(context: Context) -> Generate:
@@ -52,9 +43,9 @@ def answer_source(context: Context) -> Generate:
     if context.config.endpoint is not None:
         return Endpoint(context.config.endpoint, context.directory).generate
     from tempo.model.generate import generate
-    from tempo.model.loading import load_video_lm
+    from tempo.model.loading import load_model
 
-    return functools.partial(generate, load_video_lm(context.config.model))
+    return functools.partial(generate, load_model(**context.config.model.model_dump()))
 
 
 class Endpoint:
@@ -98,40 +89,33 @@ class Endpoint:
             api_key=self._api_key or "EMPTY",
             max_retries=self._config.max_retries,
             # `_complete` limits the time of the whole request.
-            timeout=openai.Timeout(None, connect=CONNECT_SECONDS),
+            timeout=openai.Timeout(None, connect=10.0),
         ) as client:
             return await asyncio.gather(*map(answer, requests))
 
     async def _answer(self, client: AsyncOpenAI, request: Request, fields: dict[str, Any]) -> Answer:
-        """The answer from the cache or the server, or one with the reason of its failure."""
+        """The answer from the cache or the server. Raises EndpointDown."""
         key = cache_key(fields, request)
         if key in self._answers:
             return self._answers[key]
-        try:
-            answer = await self._complete(client, request, fields)
-        except RequestFailed as error:
-            await self._check_up(client, request, fields)
-            return Answer("", is_whole=False, failure=str(error))
-        row = {"key": key, "text": answer.text, "is_whole": answer.is_whole}
-        append_jsonl(self._path, [json.dumps(row, ensure_ascii=False)])
-        self._answers[key] = answer
+        answer = await self._complete(client, request, fields)
+        if not answer.failure:
+            row = {"key": key, "text": answer.text, "is_whole": answer.is_whole}
+            append_jsonl(self._path, [json.dumps(row, ensure_ascii=False)])
+            self._answers[key] = answer
+            return answer
+        frames = None if request.frames is None else np.zeros((1, 64, 64, 3), np.uint8)
+        once, trivial = client.with_options(max_retries=0), Request("Say yes.", 0, frames)
+        if reason := (await self._complete(once, trivial, {**fields, "max_tokens": 8})).failure:
+            raise EndpointDown(
+                f"endpoint: {self._config.url} does not answer as model {self._config.model!r}: {reason}. "
+                "The answers so far are kept. Check server, endpoint.model and endpoint.api_key_env, and "
+                "run the same command again"
+            )
         return answer
 
-    async def _check_up(self, client: AsyncOpenAI, request: Request, fields: dict[str, Any]) -> None:
-        """Sends a trivial request of the same kind. Raises EndpointDown if that fails too."""
-        frames = None if request.frames is None else np.zeros((1, 64, 64, 3), np.uint8)
-        once = client.with_options(max_retries=0)
-        try:
-            await self._complete(once, Request("Say yes.", 0, frames), {**fields, "max_tokens": 8})
-        except RequestFailed as error:
-            raise EndpointDown(
-                f"endpoint: {self._config.url} does not answer as model {self._config.model!r}: {error}. The "
-                "answers so far are kept. Check the server, endpoint.model and endpoint.api_key_env, and run "
-                "the same command again"
-            ) from None
-
     async def _complete(self, client: AsyncOpenAI, request: Request, fields: dict[str, Any]) -> Answer:
-        """One chat completion with the client's retries. Raises RequestFailed."""
+        """One chat completion with the client's retries; if it fails, an answer with the reason."""
         import openai
 
         limit = self._config.timeout_seconds
@@ -142,33 +126,25 @@ class Endpoint:
                 reply = await client.chat.completions.create(
                     model=self._config.model, messages=messages, extra_body=fields
                 )
-            # The client does not check the types of a reply.
+            # The client does not check the types of a reply. A file cannot hold half of a surrogate pair.
             text, reason = reply.choices[0].message.content or "", reply.choices[0].finish_reason
-            # Half of a surrogate pair, which no file can hold, becomes a question mark.
-            answer = Answer(text.strip().encode("utf-8", "replace").decode(), is_whole=reason == "stop")
+            return Answer(text.strip().encode("utf-8", "replace").decode(), is_whole=reason == "stop")
         except TimeoutError:
-            raise RequestFailed(f"no answer within endpoint.timeout_seconds = {limit:g}") from None
+            failure = f"no answer within endpoint.timeout_seconds = {limit:g}"
         except openai.APIStatusError as error:
-            raise RequestFailed(f"HTTP {error.status_code}: {self._quote(_reason(error.body))}") from None
+            body: Any = error.body
+            if isinstance(body, Mapping):
+                body = body.get("message") or body.get("detail") or body
+            failure = f"HTTP {error.status_code}: {body}"
         except openai.APIConnectionError as error:
             cause = error.__cause__ or error
-            raise RequestFailed(f"{type(cause).__name__}: {self._quote(cause)}") from None
+            failure = f"{type(cause).__name__}: {cause}"
         except (ValueError, IndexError, TypeError, AttributeError) as error:
-            raise RequestFailed(f"the reply is not a chat completion: {self._quote(error)}") from None
-        if reason in ("abort", "error"):
-            raise RequestFailed(f"the server aborted the answer: finish_reason {reason!r}")
-        return answer
-
-    def _quote(self, words: object) -> str:
-        """Words of a server on one short line, without the API key, which some servers repeat."""
-        line = " ".join(str(words).split())
-        line = line.replace(self._api_key, "***") if self._api_key else line
-        return line if len(line) <= QUOTE_LENGTH else line[:QUOTE_LENGTH] + " ..."
-
-
-def _reason(body: object) -> object:
-    """The message in the body of an error, in whichever of the usual places it is."""
-    return (body.get("message") or body.get("detail") or body) if isinstance(body, Mapping) else body
+            failure = f"the reply is not a chat completion: {error}"
+        if self._api_key:
+            # Some servers repeat the key.
+            failure = failure.replace(self._api_key, "***")
+        return Answer("", is_whole=False, failure=" ".join(failure.split())[:250])
 
 
 def read_api_key(config: EndpointConfig) -> str:
@@ -206,26 +182,27 @@ def request_fields(
 
 
 def chat_messages(request: Request) -> list[dict[str, Any]]:
-    """One user message: the frames in order as images, then the prompt; a plain string if text-only."""
+    """One user message: the frames in order as PNG images, then the prompt; a plain string if text-only.
+
+    PNG is lossless, so the server gets the same pixels as training.
+    """
     if request.frames is None:
         return [{"role": "user", "content": request.prompt}]
-    images = [{"type": "image_url", "image_url": {"url": _data_url(frame)}} for frame in request.frames]
-    return [{"role": "user", "content": [*images, {"type": "text", "text": request.prompt}]}]
-
-
-def _data_url(frame: np.ndarray) -> str:
-    """A frame uint8 [H, W, 3] in RGB as a PNG: lossless, so the server gets the same pixels as training."""
     import cv2
 
-    is_encoded, data = cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-    assert is_encoded, f"no PNG of {frame.shape}"
-    return "data:image/png;base64," + base64.b64encode(data.tobytes()).decode()
+    content: list[dict[str, Any]] = []
+    for frame in request.frames:
+        data = cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1].tobytes()
+        url = "data:image/png;base64," + base64.b64encode(data).decode()
+        content.append({"type": "image_url", "image_url": {"url": url}})
+    content.append({"type": "text", "text": request.prompt})
+    return [{"role": "user", "content": content}]
 
 
 def cache_key(fields: Mapping[str, Any], request: Request) -> str:
     """A hash of all that an answer depends on: model, sampling, prompt, seed and pixels.
 
-    It hashes the pixels, not their PNGs: another version of the encoder changes no key.
+    It hashes the pixels, not their PNGs, whose bytes depend on the encoder's version.
     """
     shape = [] if request.frames is None else list(request.frames.shape)
     head = json.dumps([fields, request.prompt, request.seed, shape], sort_keys=True)

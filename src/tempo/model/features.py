@@ -20,44 +20,32 @@ class FeatureStore:
     """A file per video, `TOWER/PIXELS.safetensors`: hashes of the tower's weights and of the pixels."""
 
     def __init__(self, directory: Path, model: Any) -> None:
-        self._directory = directory / tower_key(model)
+        language = {id(parameter) for parameter in language_model(model).parameters()}
+        language |= {id(parameter) for parameter in model.get_output_embeddings().parameters()}
+        tower = ((n, p) for n, p in inner_model(model).named_parameters() if id(p) not in language)
+        self._directory = directory / hash_tensors(tower).hexdigest()[:16]
 
     @torch.no_grad()
     def encode(self, model: Any, groups: Sequence[Group]) -> dict[str, Any] | None:
         """The result of `encode_videos`; only videos that are not on disk are encoded."""
-        outputs = [self._one(model, group) for group in groups]
-        found = [output for output in outputs if output is not None]
+        found = [output for output in (self._one(model, group) for group in groups) if output]
         if not found:
             return None
         (modality,) = {name for output in found for name in output}
         return {modality: merge_features([output[modality] for output in found])}
 
     def _one(self, model: Any, group: Group) -> dict[str, Any] | None:
-        path = self._directory / f"{pixels_key(group)}.safetensors"
+        text = ("input_ids", "attention_mask", "mm_token_type_ids")
+        vision = ((name, group.inputs[name]) for name in sorted(group.inputs) if name not in text)
+        path = self._directory / f"{hash_tensors(vision).hexdigest()[:32]}.safetensors"
         if path.exists():
-            device = model.get_input_embeddings().weight.device
-            return _unpack(path, device)
+            return _unpack(load_file(path, device=str(model.get_input_embeddings().weight.device)))
         output = encode_videos(model, [group])
         if output is not None:
             # Several processes, on several machines too, may encode the same video.
             with replace_file(path, is_durable=False, is_shared=True) as temporary:
                 save_file(_pack(output), temporary)
         return output
-
-
-def tower_key(model: Any) -> str:
-    """A hash of all weights outside the language model and the head."""
-    language = {id(parameter) for parameter in language_model(model).parameters()}
-    language |= {id(parameter) for parameter in model.get_output_embeddings().parameters()}
-    tower = ((n, p) for n, p in inner_model(model).named_parameters() if id(p) not in language)
-    return str(hash_tensors(tower).hexdigest()[:16])
-
-
-def pixels_key(group: Group) -> str:
-    """A hash of everything in a group's inputs except its text."""
-    text = ("input_ids", "attention_mask", "mm_token_type_ids")
-    vision = ((name, group.inputs[name]) for name in sorted(group.inputs) if name not in text)
-    return str(hash_tensors(vision).hexdigest()[:32])
 
 
 def hash_tensors(named: Iterable[tuple[str, Tensor]]) -> Any:
@@ -83,8 +71,7 @@ def _pack(output: dict[str, Any]) -> dict[str, Tensor]:
     }
 
 
-def _unpack(path: Path, device: torch.device) -> dict[str, Any]:
-    tensors = load_file(path, device=str(device))
+def _unpack(tensors: dict[str, Tensor]) -> dict[str, Any]:
     layers = {}
     for key, tensor in sorted(tensors.items()):
         modality, name, form = key.split("/")

@@ -21,17 +21,14 @@ def generate(
 ) -> list[Answer]:
     """One answer per request, in order; all requests of a batch have the same number of frames."""
     answers: dict[int, Answer] = {}
+    num_frames = [0 if request.frames is None else len(request.frames) for request in requests]
     # Prompts of similar length share a batch, which keeps the padding short.
-    order = sorted(range(len(requests)), key=lambda i: (_num_frames(requests[i]), len(requests[i].prompt), i))
-    for _, group in itertools.groupby(order, key=lambda i: _num_frames(requests[i])):
+    order = sorted(range(len(requests)), key=lambda i: (num_frames[i], len(requests[i].prompt), i))
+    for _, group in itertools.groupby(order, key=num_frames.__getitem__):
         while batch := list(itertools.islice(group, sampling.batch_size)):
             sampled = _generate_batch(lm, [requests[i] for i in batch], sampling, max_new_tokens)
             answers.update(zip(batch, sampled, strict=True))
     return [answers[i] for i in range(len(requests))]
-
-
-def _num_frames(request: Request) -> int:
-    return 0 if request.frames is None else len(request.frames)
 
 
 @torch.no_grad()
@@ -42,8 +39,10 @@ def _generate_batch(
     videos = [request.frames for request in requests if request.frames is not None]
     inputs = lm.inputs(texts, videos or None, fps=[request.fps for request in requests])
     inputs = {name: tensor.to(lm.model.device) for name, tensor in inputs.items()}
-    prompt_length = inputs["input_ids"].shape[1]
-    ends = _end_tokens(lm)
+    # Both the checkpoint's tokens and the chat template's end of turn end an answer.
+    own = lm.model.generation_config.eos_token_id
+    template = lm.tokenizer(lm.end_of_answer, add_special_tokens=False)["input_ids"][:1]
+    ends = sorted({*(own if isinstance(own, list) else [own]), *template} - {None})
     processors = [_SeededSampling(requests, sampling.temperature)] if sampling.temperature > 0 else []
     output = lm.model.generate(
         **inputs,
@@ -54,20 +53,12 @@ def _generate_batch(
         eos_token_id=ends,
         pad_token_id=lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else ends[0],
     )
-    rows = output[:, prompt_length:].tolist()
+    rows = output[:, inputs["input_ids"].shape[1] :].tolist()
     answers = lm.tokenizer.batch_decode(rows, skip_special_tokens=True)
     return [
         without_reasoning(Answer(text.strip(), any(end in row for end in ends)))
         for text, row in zip(answers, rows, strict=True)
     ]
-
-
-def _end_tokens(lm: VideoLM) -> list[int]:
-    """Every token that ends an answer: those of the checkpoint and the chat template's end of turn."""
-    own = lm.model.generation_config.eos_token_id
-    ends = [*own] if isinstance(own, list) else [own]
-    ends += lm.tokenizer(lm.end_of_answer, add_special_tokens=False)["input_ids"][:1]
-    return sorted({token for token in ends if token is not None})
 
 
 class _SeededSampling:

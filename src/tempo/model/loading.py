@@ -12,8 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tempo.config import ModelConfig
-
 if TYPE_CHECKING:
     import torch
 
@@ -37,22 +35,9 @@ def load_model(
     else float32. `quantization` "4bit" needs bitsandbytes. `trust_remote_code` runs code that comes with
     the checkpoint. Raises ValueError if the checkpoint cannot be loaded or its family is not supported.
     """
-    return load_video_lm(
-        ModelConfig(
-            path=str(path),
-            device=device,
-            dtype=dtype,
-            quantization=quantization,
-            trust_remote_code=trust_remote_code,
-        )
-    )
-
-
-def load_video_lm(config: ModelConfig) -> VideoLM:
-    """`load_model` with the options of the `[model]` section."""
     # The processor first: its loading repairs torchvision, which transformers imports.
-    processor = load_processor(config)
-    from transformers import AutoModelForImageTextToText
+    processor = load_processor(path, trust_remote_code=trust_remote_code)
+    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
     from transformers.utils import logging
 
     from tempo.engine.ranks import pick_device
@@ -62,55 +47,46 @@ def load_video_lm(config: ModelConfig) -> VideoLM:
     # Each phase loads a checkpoint: a progress bar each time would hide the progress of the run.
     logging.disable_progress_bar()
     register_shared_prefix()
-    device = pick_device(config.device)
-    dtype = pick_dtype(config.dtype, device)
-    options = {"trust_remote_code": config.trust_remote_code, **_quantization(config, device, dtype)}
-    with _named_errors(config.path):
-        model = AutoModelForImageTextToText.from_pretrained(
-            resolve_model_path(config.path), dtype=dtype, **options
-        )
+    place = pick_device(device)
+    options: dict[str, Any] = {
+        "dtype": pick_dtype(dtype, place),
+        "trust_remote_code": trust_remote_code,
+    }
+    with _named_errors(path):
+        if quantization == "4bit":
+            options["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=options["dtype"]
+            )
+            options["device_map"] = {"": place}
+        model = AutoModelForImageTextToText.from_pretrained(resolve_model_path(path), **options)
     use_shared_prefix(model)
     # bitsandbytes has placed quantized weights already, and does not allow moving them.
-    return VideoLM((model if config.quantization != "none" else model.to(device)).eval(), processor)
+    return VideoLM((model if quantization == "4bit" else model.to(place)).eval(), processor)
 
 
-def load_processor(config: ModelConfig) -> Any:
+def load_processor(path: str | Path, *, trust_remote_code: bool = False) -> Any:
     """The processor of a model, without its weights. Raises ValueError that names the path."""
-    check_model_path(config.path)
+    check_model_path(path)
     repair_torchvision()
     from transformers import AutoProcessor
 
     from tempo.model.support import check_processor
 
-    with _named_errors(config.path):
+    with _named_errors(path):
         processor = AutoProcessor.from_pretrained(
-            resolve_model_path(config.path), trust_remote_code=config.trust_remote_code
+            resolve_model_path(path), trust_remote_code=trust_remote_code
         )
     check_processor(processor)
     return processor
 
 
 @contextmanager
-def _named_errors(path: str) -> Iterator[None]:
+def _named_errors(path: str | Path) -> Iterator[None]:
     """Turns the errors that transformers raises for a bad checkpoint into ValueError with its path."""
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ValueError(f"model.path {path!r} cannot be loaded: {error}") from error
-
-
-def _quantization(config: ModelConfig, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """The arguments of `from_pretrained` that hold the linear layers in four bits."""
-    if config.quantization == "none":
-        return {}
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ValueError(
-            f"model.quantization {config.quantization!r} needs bitsandbytes. Install the extra `quantize`"
-        )
-    from transformers import BitsAndBytesConfig
-
-    four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    return {"quantization_config": four_bits, "device_map": {"": device}}
+        raise ValueError(f"model.path {str(path)!r} cannot be loaded: {error}") from error
 
 
 def use_shared_prefix(model: Any) -> None:
@@ -127,9 +103,9 @@ def use_shared_prefix(model: Any) -> None:
     model.set_attn_implementation({name: NAME})
 
 
-def resolve_model_path(path: str) -> str:
+def resolve_model_path(path: str | Path) -> str:
     """The directory or hub name that transformers loads for `model.path`."""
-    return str(embedded_path()) if path == EMBEDDED else str(Path(path).expanduser())
+    return str(embedded_path() if str(path) == EMBEDDED else Path(path).expanduser())
 
 
 def embedded_path() -> Path:
@@ -137,25 +113,20 @@ def embedded_path() -> Path:
     return Path(__file__).parents[1] / "synthetic" / "model"
 
 
-def check_model_path(path: str) -> None:
+def check_model_path(path: str | Path) -> None:
     """Raises ValueError if `path` looks like a directory but does not exist or has no checkpoint.
 
     Whether a hub name (`owner/name`) exists is not checked here.
     """
-    if path == EMBEDDED:
-        return
-    local = Path(path).expanduser()
-    try:
-        exists, is_checkpoint = local.exists(), (local / "config.json").exists()
-    except OSError as error:
-        raise ValueError(f"model.path {path!r} cannot be read: {error.strerror}") from None
-    if exists and not is_checkpoint:
+    name, local = str(path), Path(resolve_model_path(path))
+    if local.exists():
+        if not (local / "config.json").exists():
+            raise ValueError(
+                f"model.path {name!r} has no config.json. Give the directory of a Hugging Face checkpoint"
+            )
+    elif name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise ValueError(
-            f"model.path {path!r} has no config.json. Give the directory of a Hugging Face checkpoint"
-        )
-    if not exists and (path.startswith((".", "/", "~")) or path.count("/") != 1):
-        raise ValueError(
-            f"model.path {path!r} does not exist. Give a checkpoint directory, a hub name or {EMBEDDED!r}"
+            f"model.path {name!r} does not exist. Give a checkpoint directory, a hub name or {EMBEDDED!r}"
         )
 
 
@@ -182,9 +153,9 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 def repair_torchvision() -> None:
     """Makes `import torchvision` work if its compiled part is missing; changes nothing otherwise.
 
-    PyPI's torchvision expects the CUDA build of torch. Beside the CPU build its import fails, because it
-    registers meta kernels for two operators that only its compiled part defines. transformers needs no more
-    than its Python part.
+    PyPI's torchvision expects the CUDA build of torch. With the CPU build its import fails, because it
+    registers meta kernels for two operators that only its compiled part defines. transformers needs only
+    its Python part.
     """
     import torch
 

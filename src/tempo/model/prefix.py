@@ -83,20 +83,17 @@ def encode_videos(model: Any, groups: Sequence[Group]) -> dict[str, Any] | None:
     `packed_log_probs`; if the tower is frozen, it serves policy and reference alike.
     """
     core = inner_model(model)
+    device = core.get_input_embeddings().weight.device
     for pixels, modality, method in _VISION_INPUTS:
         calls = [group.inputs for group in groups if pixels in group.inputs]
         if calls:
-            return {modality: _encode(core, getattr(core, method), calls, pixels)}
+            encode = getattr(core, method)
+            names = [name for name in inspect.signature(encode).parameters if name in calls[0]]
+            batches = [{name: call[name].to(device) for name in names} for call in calls]
+            if len({batch[pixels].shape[1:] for batch in batches}) == 1:
+                batches = [{name: torch.cat([batch[name] for batch in batches]) for name in names}]
+            return {modality: merge_features([encode(**batch, return_dict=True) for batch in batches])}
     return None
-
-
-def _encode(core: Any, method: Any, calls: Sequence[Mapping[str, Tensor]], pixels: str) -> Any:
-    device = core.get_input_embeddings().weight.device
-    names = [name for name in inspect.signature(method).parameters if name in calls[0]]
-    batches = [{name: call[name].to(device) for name in names} for call in calls]
-    if len({batch[pixels].shape[1:] for batch in batches}) == 1:
-        batches = [{name: torch.cat([batch[name] for batch in batches]) for name in names}]
-    return merge_features([method(**batch, return_dict=True) for batch in batches])
 
 
 def packed_log_probs(
@@ -111,8 +108,12 @@ def packed_log_probs(
     core = inner_model(model)
     device = core.get_input_embeddings().weight.device
     masks = [group.inputs[_COMPRESSION] for group in groups if _COMPRESSION in group.inputs]
+    tokens: list[Tensor] = []
+    for group in groups:
+        tokens.append(group.inputs["input_ids"][0])
+        tokens += [torch.tensor(c.token_ids) for c in group.continuations]
     hidden_LC = core(
-        input_ids=_pack_tokens(groups).to(device),
+        input_ids=torch.cat(tokens)[None].to(device),
         attention_mask=make_layout([group.lengths for group in groups]),
         position_ids=torch.cat([_pack_positions(core, group) for group in groups], dim=-1).to(device),
         # A copy, because some families add to this dictionary.
@@ -137,15 +138,6 @@ def _head_log_probs(head: nn.Module, hidden_SC: Tensor, target_S: Tensor) -> Ten
     # The backward computes the logits again: one more product with the head, a fraction of a layer.
     recompute = functools.partial(checkpoint, score, use_reentrant=False, preserve_rng_state=False)
     return torch.cat([*map(recompute, hidden_SC.split(HEAD_CHUNK), target_S.split(HEAD_CHUNK))])
-
-
-def _pack_tokens(groups: Sequence[Group]) -> Tensor:
-    """All tokens as one row [1, L]: each prefix followed by its continuations."""
-    parts = []
-    for group in groups:
-        parts.append(group.inputs["input_ids"][0])
-        parts += [torch.tensor(c.token_ids) for c in group.continuations]
-    return torch.cat(parts)[None]
 
 
 def _pack_positions(core: Any, group: Group) -> Tensor:
@@ -174,8 +166,7 @@ def _scored_positions(groups: Sequence[Group]) -> tuple[Tensor, Tensor, list[int
     """Row positions [S] whose hidden state predicts a scored token, these tokens [S], and counts of them."""
     predict: list[int] = []
     target: list[int] = []
-    sizes = []
-    start = 0
+    sizes, start = [], 0
     for group in groups:
         last_of_prefix = start + group.lengths[0] - 1
         start = last_of_prefix + 1

@@ -81,7 +81,7 @@ def check_model(config: Config) -> None:
     # On a Ray cluster the devices are those of its machines.
     if config.run.engine == "local":
         check_device(config.model.device)
-    load_processor(config.model)
+    load_processor(config.model.path, trust_remote_code=config.model.trust_remote_code)
 
 
 def check_trainable(context: Context) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.console import Console
 
 from tempo.core.files import write_lines
@@ -106,7 +108,8 @@ def run_training(context: Context, console: Console) -> None:
     call_to_training(context.config.model.device, is_needed=True)
     with Counters(console) as counters:
 
-        def show(phase: str, step: int, num_steps: int, row: dict[str, float]) -> None:
+        def show(directory: Path, step: int, num_steps: int, row: dict[str, float]) -> None:
+            phase = str(directory.relative_to(context.directory))
             counters.show(phase, step, num_steps, _figures(row))
 
         train(Session(context, show, console.print))

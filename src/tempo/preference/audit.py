@@ -138,9 +138,9 @@ def audit_run(
     config, pairs = context.config, RunStore(context.directory).read("pairs", Pair)
     model = None
     if with_model and pairs and config.audit.max_model_pairs:
-        from tempo.model.loading import load_video_lm
+        from tempo.model.loading import load_model
 
-        model = load_video_lm(config.model)
+        model = load_model(**config.model.model_dump())
     settings = config.audit.model_dump()
     report = audit(pairs, with_model=model, seed=config.run.seed, progress=progress, **settings)
     write_json(context.directory / "audit.json", report.model_dump(mode="json"))

@@ -7,7 +7,8 @@ prefix, none of them sees the others.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,23 +17,18 @@ import numpy as np
 from tempo.core.hashing import derive_seed
 from tempo.core.row_files import read_file
 from tempo.engine.types import Context
-from tempo.preference.importing import VIDEO_TAG, Row, Turn, check_row, read_turns, read_video, untagged
+from tempo.preference.importing import VIDEO_TAG, check_row, read_turns, read_video, untagged
 from tempo.video.find import find_video, read_library
 from tempo.video.frames import FrameStore
 
 KEY = "training.instructions"
-
-CONVERSATIONS = ("conversations", "messages")
-
-#: LLaVA writes `<image>` for a video too.
-MEDIA_TAGS = (VIDEO_TAG, "<image>")
 
 
 class Question(NamedTuple):
     """A question with its answer.
 
     In a file, `video` (a path as written there) or `video_id` (an id of the run) may be empty, and `place`
-    says which row it is.
+    is the row that it is from.
     """
 
     video_id: str
@@ -54,7 +50,12 @@ def read_questions(path: Path) -> list[Question]:
     questions: list[Question] = []
     for place, row in read_file(path, KEY):
         try:
-            questions += _read_row(place, row)
+            check_row(row)
+            video, video_id = read_video(row), str(row.get("video_id") or "")
+            for question, answer in _read_texts(row):
+                # LLaVA writes `<image>` for a video too.
+                text = untagged(question, (VIDEO_TAG, "<image>"))
+                questions.append(Question(video_id, text, answer, video, place))
         except ValueError as error:
             raise ValueError(f"{KEY}: {path} {place}: {error}") from None
     return questions
@@ -79,55 +80,42 @@ def usable_questions(context: Context) -> tuple[list[Question], int]:
     if not usable:
         path = instructions_path(context)
         raise ValueError(f"{KEY}: no question in {path} is about a video with stored frames")
-    training = context.config.training
-    return _draw(usable, training.max_instructions, seed=context.config.run.seed), len(found) - len(usable)
+    generator = np.random.default_rng(derive_seed(context.config.run.seed, "instructions"))
+    drawn = generator.permutation(len(usable))[: context.config.training.max_instructions]
+    return [usable[index] for index in sorted(drawn)], len(found) - len(usable)
 
 
 def _find_videos(context: Context) -> list[Question]:
     """All questions of the run's file with the ids of their videos, which are empty for skipped videos."""
     path, library = instructions_path(context), read_library(context)
+
     # Many questions share a video, and recognizing a copy reads the whole file.
-    ids: dict[tuple[str, str], str] = {}
+    @functools.cache
+    def find(video: str, video_id: str) -> str:
+        return find_video(library, video, video_id=video_id, folder=path.parent)
+
     found = []
     for question in read_questions(path):
-        key = question.video, question.video_id
-        if key not in ids:
-            try:
-                ids[key] = find_video(library, key[0], video_id=key[1], folder=path.parent)
-            except ValueError as error:
-                raise ValueError(f"{KEY}: {path} {question.place}: {error}") from None
-        found.append(question._replace(video_id=ids[key]))
+        try:
+            found.append(question._replace(video_id=find(question.video, question.video_id)))
+        except ValueError as error:
+            raise ValueError(f"{KEY}: {path} {question.place}: {error}") from None
     return found
 
 
-def _draw(questions: Sequence[Question], at_most: int | None, *, seed: int) -> list[Question]:
-    if at_most is None or at_most >= len(questions):
-        return list(questions)
-    order = np.random.default_rng(derive_seed(seed, "instructions")).permutation(len(questions))
-    return [questions[index] for index in sorted(order[:at_most])]
-
-
-def _read_row(place: str, row: Any) -> Iterator[Question]:
-    check_row(row)
-    video, video_id = read_video(row), str(row.get("video_id") or "")
-    column = next((name for name in CONVERSATIONS if name in row), "")
-    pairs = _pair_turns(read_turns(row[column], column), column) if column else [_read_plain(row)]
-    for question, answer in pairs:
-        yield Question(video_id, untagged(question, MEDIA_TAGS), answer, video, place)
-
-
-def _pair_turns(turns: Sequence[Turn], column: str) -> list[tuple[str, str]]:
-    roles = [turn.role for turn in turns]
-    if not turns or roles != ["user", "assistant"] * (len(turns) // 2):
-        raise ValueError(f"{column} must alternate between user and assistant, got {roles}")
-    return [(asked.text, reply.text) for asked, reply in zip(turns[::2], turns[1::2], strict=True)]
-
-
-def _read_plain(row: Row) -> tuple[str, str]:
-    question, answer = row.get("question"), row.get("answer")
-    if not isinstance(question, str) or not isinstance(answer, str):
+def _read_texts(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The questions and answers of a row."""
+    column = next((name for name in ("conversations", "messages") if name in row), None)
+    if column:
+        turns = read_turns(row[column], column)
+        roles = [turn.role for turn in turns]
+        if not turns or roles != ["user", "assistant"] * (len(turns) // 2):
+            raise ValueError(f"{column} must alternate between user and assistant, got {roles}")
+        yield from ((asked.text, reply.text) for asked, reply in zip(turns[::2], turns[1::2], strict=True))
+    elif isinstance(row.get("question"), str) and isinstance(row.get("answer"), str):
+        yield row["question"], row["answer"]
+    else:
         raise ValueError(
-            "not a valid instruction: it needs question and answer, or a conversation in "
-            f"{' or '.join(CONVERSATIONS)}; it has {', '.join(map(str, row)) or 'no columns'}"
+            "not a valid instruction: it needs question and answer, or a conversation in conversations or "
+            f"messages; it has {', '.join(map(str, row)) or 'no columns'}"
         )
-    return question, answer

@@ -13,10 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tempo.config import LogpReduction, Loss
-from tempo.training.metrics import ACCURACIES, Metrics, level_metric
-
-#: Metrics that are also kept per level and per kind of perturbation.
-SPLIT_METRICS = ("rewards/margins", ACCURACIES)
+from tempo.training.metrics import ACCURACIES, Metrics
 
 
 def dpo_loss(
@@ -34,31 +31,37 @@ def dpo_loss(
 ) -> tuple[Tensor, Metrics]:
     """The preference loss of one chosen and K rejected answers to a prompt, over their K pairs.
 
-    With `r(y)` the log-ratio of policy to reference of an answer (`answer_scores`), a pair has the loss of
-    `pair_losses`, by default that of DPO, `-log sigmoid(beta * (r(chosen) - r(rejected)))`, plus `nll_weight`
-    times the mean negative log-likelihood of the chosen answer's tokens (arXiv 2404.19733, equation 1).
+    With `r(y)` the log-ratio of policy to reference of an answer, a pair has the loss of `pair_losses`, by
+    default that of DPO, `-log sigmoid(beta * (r(chosen) - r(rejected)))`, plus `nll_weight` times the mean
+    negative log-likelihood of the chosen answer's tokens (arXiv 2404.19733, equation 1).
 
     Args:
         policy: token log-probabilities of the chosen answer, then of each rejected one, each [num_tokens];
             a summed log-probability counts as one token. Gradients flow into these.
         reference: the same under the reference model.
         beta: strength of the preference loss; higher keeps the policy closer to the reference.
+        logp_reduction: the `sum` or `mean` over an answer's tokens, or `ld`: the sum, in which tokens beyond
+            the length that chosen and rejected answer share count `ld_alpha` (LD-DPO, arXiv 2409.06411).
         labels: kind and level of each rejected answer, K of them, to keep margins and accuracies by these.
         reduction: over the K pairs.
 
-    Returns:
-        The loss, a scalar, and the metrics over the K pairs: `rewards/*` are beta times log-ratios,
-        `logps/*` sums over tokens, `nll_loss` is per token of the chosen answer.
-
-    Raises:
-        ValueError: if the numbers of answers, tokens or labels do not fit together.
+    Returns the loss, a scalar, and the metrics over the K pairs: `rewards/*` are beta times log-ratios,
+    `logps/*` sums over tokens, `nll_loss` is per token of the chosen answer. Raises ValueError if the numbers
+    of answers, tokens or labels do not fit together.
     """
-    _check_sizes(policy, reference, labels)
+    shapes, others = ([tuple(answer.shape) for answer in answers] for answers in (policy, reference))
+    if len(shapes) < 2 or shapes != others:
+        raise ValueError(
+            "policy and reference: both need a chosen and at least one rejected answer, with the same "
+            f"numbers of tokens, got shapes {shapes} and {others}"
+        )
+    num_pairs = len(policy) - 1
+    if labels and len(labels) != num_pairs:
+        raise ValueError(f"labels: {num_pairs} rejected answers need as many labels, got {len(labels)}")
     policy = [torch.atleast_1d(answer) for answer in policy]
     reference = [torch.atleast_1d(answer) for answer in reference]
-    num_pairs = len(policy) - 1
-    own_chosen, own_rejected_K = answer_scores(policy, logp_reduction=logp_reduction, ld_alpha=ld_alpha)
-    ref_chosen, ref_rejected_K = answer_scores(reference, logp_reduction=logp_reduction, ld_alpha=ld_alpha)
+    own_chosen, own_rejected_K = _scores(policy, logp_reduction, ld_alpha)
+    ref_chosen, ref_rejected_K = _scores(reference, logp_reduction, ld_alpha)
     chosen, rejected_K = own_chosen - ref_chosen, own_rejected_K - ref_rejected_K
     losses_K = pair_losses(chosen, rejected_K, loss=loss, beta=beta, label_smoothing=label_smoothing)
     nll = -policy[0].mean()
@@ -75,32 +78,23 @@ def dpo_loss(
     return total if reduction == "sum" else total / num_pairs, _pair_metrics(values, labels, num_pairs)
 
 
-def answer_scores(
-    answers: Sequence[Tensor], *, logp_reduction: LogpReduction = "sum", ld_alpha: float = 1.0
-) -> tuple[Tensor, Tensor]:
-    """One log-likelihood per answer: of the chosen one (a scalar, or one per pair, [K]) and the rejected [K].
+def _scores(answers: Sequence[Tensor], reduction: LogpReduction, ld_alpha: float) -> tuple[Tensor, Tensor]:
+    """One log-likelihood per answer: of the chosen one (a scalar, or [K] for "ld") and the rejected [K]."""
 
-    `sum` adds the tokens [num_tokens] of an answer, `mean` averages them. `ld` adds them too, but tokens
-    beyond the length that chosen and rejected answer share count `ld_alpha` (LD-DPO, arXiv 2409.06411): 1 is
-    `sum`, 0 cuts both to the shorter length. The chosen answer then has a different score in each pair.
-    """
-    chosen, rejected = answers[0], answers[1:]
-    if logp_reduction == "ld":
-        return (
-            torch.stack([_weighted_sum(chosen, len(other), ld_alpha) for other in rejected]),
-            torch.stack([_weighted_sum(other, len(chosen), ld_alpha) for other in rejected]),
-        )
-    totals = [answer.sum() if logp_reduction == "sum" else answer.mean() for answer in answers]
-    return totals[0], torch.stack(totals[1:])
+    def score(answer: Tensor, other: Tensor) -> Tensor:
+        if reduction == "ld":
+            return answer[: len(other)].sum() + ld_alpha * answer[len(other) :].sum()
+        return answer.sum() if reduction == "sum" else answer.mean()
+
+    chosen, *rejected = answers
+    rejected_K = torch.stack([score(answer, chosen) for answer in rejected])
+    if reduction == "ld":
+        return torch.stack([score(chosen, answer) for answer in rejected]), rejected_K
+    return score(chosen, chosen), rejected_K
 
 
 def pair_losses(
-    chosen: Tensor,
-    rejected_K: Tensor,
-    *,
-    loss: Loss = "sigmoid",
-    beta: float = 0.1,
-    label_smoothing: float = 0.0,
+    chosen: Tensor, rejected_K: Tensor, *, loss: Loss, beta: float, label_smoothing: float = 0.0
 ) -> Tensor:
     """The loss of each pair, [K], from the log-ratios of policy to reference of its answers.
 
@@ -142,31 +136,14 @@ def sft_loss(
     return total if reduction == "sum" else total / len(logps), metrics
 
 
-def _check_sizes(
-    policy: Sequence[Tensor], reference: Sequence[Tensor], labels: Sequence[tuple[str, int]]
-) -> None:
-    own, other = ([tuple(answer.shape) for answer in answers] for answers in (policy, reference))
-    if len(own) < 2 or own != other:
-        raise ValueError(
-            "policy and reference: both need a chosen and at least one rejected answer, with the same "
-            f"numbers of tokens, got shapes {own} and {other}"
-        )
-    if labels and len(labels) != len(own) - 1:
-        raise ValueError(f"labels: {len(own) - 1} rejected answers need as many labels, got {len(labels)}")
-
-
-def _weighted_sum(answer: Tensor, other_length: int, alpha: float) -> Tensor:
-    return answer[:other_length].sum() + alpha * answer[other_length:].sum()
-
-
 def _pair_metrics(values: dict[str, Tensor], labels: Sequence[tuple[str, int]], num_pairs: int) -> Metrics:
     """The values, each [K] or a scalar for all K pairs, summed over all pairs, and over those of a label."""
     # One transfer for all of them: a `float()` for each would synchronize the GPU as often.
     rows = torch.stack([value.detach().expand(num_pairs) for value in values.values()]).tolist()
     table = dict(zip(values, rows, strict=True))
     metrics = Metrics({name: (sum(row), num_pairs) for name, row in table.items()})
-    for name in SPLIT_METRICS if labels else ():
+    for name in ("rewards/margins", ACCURACIES) if labels else ():
         for (kind, level), value in zip(labels, table[name], strict=True):
-            metrics.count(level_metric(name, level), value)
+            metrics.count(f"{name}/level_{level}", value)
             metrics.count(f"{name}/{kind}", value)
     return metrics

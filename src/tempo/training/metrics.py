@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tempo.config import DpoPhase, PhaseConfig
 from tempo.core.files import read_jsonl, write_lines
+from tempo.engine.ranks import wait_for_all
 
 ACCURACIES = "rewards/accuracies"
 
@@ -16,11 +17,6 @@ ACCURACIES = "rewards/accuracies"
 WINDOW = 5
 #: A fall of the chosen answers' reward, in units of beta times nats, that is worth a warning.
 FALL = 0.5
-
-
-def level_metric(name: str, level: int) -> str:
-    """The name of a metric over the pairs of one level."""
-    return f"{name}/level_{level}"
 
 
 @dataclass
@@ -45,73 +41,58 @@ class Metrics:
 
 
 class MetricsLog:
-    """The rows of a phase, one per step, in `metrics.jsonl`. One process of several writes the file."""
+    """The rows of a phase, one per step, in `metrics.jsonl`. One process of several writes the file.
 
-    def __init__(
-        self, path: Path, phase: PhaseConfig, *, rows: Sequence[dict[str, float]] = (), is_writer: bool = True
-    ) -> None:
-        self.rows = list(rows)
+    Starts with the first `num_steps` rows of the file; raises ValueError if it has fewer.
+    """
+
+    def __init__(self, path: Path, phase: PhaseConfig, *, num_steps: int = 0, is_writer: bool = True) -> None:
+        self.rows: list[dict[str, float]] = read_jsonl(path)[:num_steps]
+        if len(self.rows) < num_steps:
+            raise ValueError(
+                f"{path} has {len(self.rows)} rows, but the phase was stopped after step {num_steps}. "
+                "Remove the directory of the phase to train it from its start"
+            )
         self._path = path
         self._phase = phase
         self._is_writer = is_writer
         self._warned = set(find_warnings(self.rows, phase))
+        # No process may rewrite the file while another one reads it.
+        wait_for_all()
         if is_writer:
             write_lines(path, (json.dumps(row) for row in self.rows))
 
-    def append(self, row: Mapping[str, float]) -> None:
-        """Adds a row, rounded to six digits."""
+    def append(self, row: Mapping[str, float]) -> list[str]:
+        """Adds a row, rounded to six digits; returns the warnings that were not given before."""
         self.rows.append({name: float(f"{value:.6g}") for name, value in row.items()})
         if self._is_writer:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(self.rows[-1]) + "\n")
-
-    def new_warnings(self) -> list[str]:
-        """The warnings that the rows call for and that were not returned before."""
         found = find_warnings(self.rows, self._phase)
         new = [text for name, text in found.items() if name not in self._warned]
         self._warned |= set(found)
         return new
 
 
-def read_metrics(path: Path, num_steps: int) -> list[dict[str, float]]:
-    """The rows of the first `num_steps` steps; raises ValueError if the file has fewer."""
-    rows: list[dict[str, float]] = read_jsonl(path)[:num_steps]
-    if len(rows) < num_steps:
-        raise ValueError(
-            f"{path} has {len(rows)} rows, but the phase was stopped after step {num_steps}. "
-            "Remove the directory of the phase to train it from its start"
-        )
-    return rows
-
-
 def find_warnings(rows: Sequence[Mapping[str, float]], phase: PhaseConfig) -> dict[str, str]:
-    """Name to text of every warning that the steps so far call for; none for an SFT phase."""
+    """Name to text of every warning that the steps so far call for; empty for an SFT phase."""
     if not isinstance(phase, DpoPhase) or len(rows) < WINDOW:
         return {}
-    found = {"trivial pairs": _trivial(rows, phase), "falling chosen": _falling(rows, phase)}
-    return {name: text for name, text in found.items() if text}
-
-
-def _trivial(rows: Sequence[Mapping[str, float]], phase: DpoPhase) -> str:
+    found = {}
     # Until the first step with a rate above 0, policy and reference are equal and every accuracy is 0.
     first = next((i for i, row in enumerate(rows) if row["learning_rate"] > 0), len(rows)) + 1
-    early = rows[first : first + WINDOW]
-    if len(early) < WINDOW or min(row[ACCURACIES] for row in early) < 1:
-        return ""
-    return (
-        f"phase {phase.name!r}: every pair is right after the first step, so pairs teach little. Use "
-        "harder levels (smaller numbers), or check with `tempo audit` whether length gives the answer away"
-    )
-
-
-def _falling(rows: Sequence[Mapping[str, float]], phase: DpoPhase) -> str:
+    early = [row[ACCURACIES] for row in rows[first : first + WINDOW]]
+    if len(early) == WINDOW and min(early) >= 1:
+        found["trivial pairs"] = (
+            f"phase {phase.name!r}: every pair is right after the first step, so pairs teach little. Use "
+            "harder levels (smaller numbers), or check with `tempo audit` whether length gives answers away"
+        )
     names = ("rewards/chosen", "rewards/rejected")
     chosen, rejected = (sum(row[name] for row in rows[-WINDOW:]) / WINDOW for name in names)
-    if chosen > -FALL:
-        return ""
-    if rejected < chosen and not phase.nll_weight:
-        reason = "This is common in DPO without an NLL term; nll_weight = 1.0 avoids it"
-    else:
+    if chosen <= -FALL:
         reason = f"This is not expected here; the learning rate {phase.learning_rate:g} may be too high"
-    rewards = f"chosen {chosen:.2f}, rejected {rejected:.2f}"
-    return f"phase {phase.name!r}: the rewards of answers fell to {rewards}. {reason}"
+        if rejected < chosen and not phase.nll_weight:
+            reason = "This is common in DPO without an NLL term; nll_weight = 1.0 avoids it"
+        rewards = f"chosen {chosen:.2f}, rejected {rejected:.2f}"
+        found["falling chosen"] = f"phase {phase.name!r}: the rewards of answers fell to {rewards}. {reason}"
+    return found

@@ -2,51 +2,78 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
+import math
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tempo.config import DpoPhase, ModelConfig, PhaseConfig, SftPhase
+import torch
+from accelerate.utils import gather_object
+
+from tempo.config import DpoPhase, PhaseConfig, SftPhase
 from tempo.core.files import replace_directory, write_json
+from tempo.core.hashing import derive_seed
 from tempo.core.records import Pair
 from tempo.core.store import RunStore
 from tempo.engine.ranks import num_processes, pick_device, process_rank, shards_weights, wait_for_all
 from tempo.engine.types import Context
 from tempo.model.chat import VideoLM
 from tempo.model.features import FeatureStore
-from tempo.model.loading import load_video_lm, pick_dtype
+from tempo.model.loading import load_model, pick_dtype
 from tempo.model.support import self_check
-from tempo.training.distributed import remove_state
 from tempo.training.examples import Example, check_lengths, dpo_examples, sft_examples
 from tempo.training.instructions import usable_questions
-from tempo.training.policy import ReferenceStore, caches_reference, model_key
-from tempo.training.trainer import PhaseContext, train_phase
+from tempo.training.metrics import MetricsLog
+from tempo.training.order import load_batches, plan_batches
+from tempo.training.policy import Policy, ReferenceStore, model_key
+from tempo.training.trainer import Trainer
 from tempo.video.frames import FrameStore
 
 
 @dataclass(frozen=True)
 class Session:
-    """The training of a run: its context and callbacks, which do nothing by default."""
+    """The training of a run: its context, and callbacks that do nothing by default."""
 
     context: Context
     #: Called with the phase's directory, step, number of steps and metrics after each step.
-    progress: Callable[[str, int, int, dict[str, float]], None] = lambda place, step, num_steps, row: None
+    progress: Callable[[Path, int, int, dict[str, float]], None] = lambda place, step, num_steps, row: None
     #: Called with each message and warning.
     log: Callable[[str], None] = lambda text: None
     #: Lengths of prefixes (`check_lengths`), measured once for all phases.
-    prefix_lengths: dict[tuple[str, str], int] = field(default_factory=dict)
+    prefix_lengths: dict[tuple[str, int, str], int] = field(default_factory=dict)
 
 
 def run_training(session: Session) -> None:
     """Trains the phases that are not done, then those of every baseline; writes `model/` last.
 
-    A DPO phase without pairs is skipped with a message. Raises ValueError if no DPO phase has a pair.
+    A DPO phase without pairs is skipped with a message. Raises ValueError if no DPO phase has a pair, or SFT
+    phases have no question.
     """
-    context = session.context
+    context, log = session.context, session.log
     training = context.config.training
-    _check_examples(context, session.log)
+    if not training.phases:
+        log("training: there are no [[training.phases]], so nothing is trained. `tempo init` writes some")
+    if any(isinstance(phase, SftPhase) for phase in training.phases):
+        _, num_left_out = usable_questions(context)
+        if num_left_out:
+            log(f"training: instructions left out because their videos were skipped: {num_left_out}")
+    pairs = RunStore(context.directory).read("pairs", Pair)
+    dpo_phases = [phase for phase in training.phases if isinstance(phase, DpoPhase)]
+    empty = [phase for phase in dpo_phases if not dpo_examples(pairs, phase)]
+    for phase in empty:
+        log(
+            f"training: phase {phase.name!r} is skipped: no pair has the levels {list(phase.levels) or 'any'}"
+        )
+    if dpo_phases and len(empty) == len(dpo_phases):
+        raise ValueError(
+            "no pair to train on. `tempo status` shows why videos were skipped; add videos, or loosen the "
+            "rules in [clips] and [pairs]"
+        )
     final = run_phases(session, training.phases, context.directory / "train")
     by_name = {phase.name: phase for phase in training.phases}
     for name, selected in training.baselines.items():
@@ -68,13 +95,117 @@ def run_phases(
     start = start or context.config.model.path
     pairs = RunStore(context.directory).read("pairs", Pair)
     for number, phase in enumerate(phases, 1):
-        if isinstance(phase, DpoPhase) and not dpo_examples(pairs, phase):
-            continue
-        target = directory / f"{number:02d}-{phase.name}"
-        if not (target / "done.json").exists():
-            _run_phase(session, phase, start, target)
-        start = target / "model"
+        if isinstance(phase, DpoPhase):
+            examples = dpo_examples(pairs, phase)
+        else:
+            examples = sft_examples(usable_questions(context)[0], phase)
+        if examples:
+            target = directory / f"{number:02d}-{phase.name}"
+            if not (target / "done.json").exists():
+                _run_phase(session, phase, examples, start, target)
+            start = target / "model"
     return start
+
+
+def _run_phase(
+    session: Session, phase: PhaseConfig, examples: Sequence[Example], start: Path | str, target: Path
+) -> None:
+    model, reference, load_full = session.context.config.model, None, None
+    if isinstance(phase, DpoPhase) and (phase.cache_reference or phase.reference == "fixed"):
+        path = model.path if phase.reference == "fixed" else start
+        reference = _store_reference(session, path, examples)
+    lm = _load(session, start, examples)
+    if model.quantization != "none" or shards_weights():
+        dtype = str(pick_dtype(model.dtype, pick_device(model.device))).removeprefix("torch.")
+        # Into main memory.
+        plain = {"path": str(start), "quantization": "none", "device": "cpu", "dtype": dtype}
+        load_full = functools.partial(load_model, **model.model_dump() | plain)
+    trained = train_phase(lm, phase, examples, session, target, reference=reference, load_full=load_full)
+    if process_rank() == 0:
+        save_checkpoint(trained, target / "model")
+        done = {"phase": json.loads(phase.model_dump_json()), "num_examples": len(examples)}
+        write_json(target / "done.json", done)
+        # A kill may have left a temporary file too.
+        for file in target.glob("*state.safetensors*"):
+            file.unlink()
+    wait_for_all()
+
+
+def train_phase(
+    lm: VideoLM,
+    phase: PhaseConfig,
+    examples: Sequence[Example],
+    session: Session,
+    directory: Path,
+    *,
+    reference: ReferenceStore | None = None,
+    load_full: Callable[[], VideoLM] | None = None,
+) -> VideoLM:
+    """The model after the phase, LoRA merged. Writes the metrics of each step to `directory/metrics.jsonl`.
+
+    A phase that was stopped resumes from its last state in `directory`, with the same numbers as without the
+    stop. `reference` holds the reference's log-probabilities if these were computed before. `load_full` loads
+    the full weights that quantized or sharded ones were made from; then only process 0 returns the trained
+    model. Raises ValueError if the loss or its gradient is not finite; the state that was saved last stays.
+    """
+    run, config, state = session.context.directory, session.context.config, directory / "state.safetensors"
+    frames = FrameStore(run / "frames")
+    seed, num_steps = config.run.seed, phase.epochs * math.ceil(len(examples) / phase.batch_size)
+    torch.manual_seed(derive_seed(seed, phase.name, "weights"))
+    features = FeatureStore(run / "train" / "features", lm.model) if phase.cache_features else None
+    policy = Policy(lm.model, phase, store=reference, features=features)
+    trainer = Trainer(policy, phase, num_steps=num_steps, seed=seed, max_tokens=config.training.max_tokens)
+    trainer.restore(state)
+    num_done, is_writer = trainer.num_steps_done, trainer.rank == 0
+    log = MetricsLog(directory / "metrics.jsonl", phase, num_steps=num_done, is_writer=is_writer)
+    batches = load_batches(
+        itertools.islice(plan_batches(examples, phase, log.rows, seed=seed), num_done, None),
+        lambda example: example.load(lm, frames),
+        rank=trainer.rank,
+        num_processes=trainer.num_processes,
+    )
+    saved_at = time.perf_counter()
+    for batch in batches:
+        warnings = log.append(trainer.step(batch))
+        session.progress(directory, len(log.rows), num_steps, log.rows[-1])
+        for text in warnings:
+            session.log(text)
+        is_due = time.perf_counter() - saved_at >= 60 * config.training.checkpoint_minutes
+        # Clocks differ, and all processes must do the same.
+        if any(gather_object([is_due])):
+            trainer.save(state)
+            saved_at = time.perf_counter()
+    if load_full is None:
+        return VideoLM(policy.merged(), lm.processor)
+    trained = trainer.full_tensors(policy.trained)
+    return lm if trainer.rank else VideoLM(policy.merged(load_full().model, trained), lm.processor)
+
+
+def _load(session: Session, path: Path | str, examples: Sequence[Example]) -> VideoLM:
+    """A checkpoint that can be trained on all examples; raises ValueError if one is too long."""
+    config, frames = session.context.config, FrameStore(session.context.directory / "frames")
+    lm = load_model(**config.model.model_dump() | {"path": path})
+    limit = config.training.max_tokens
+    check_lengths(examples, lm, frames, max_tokens=limit, prefix_lengths=session.prefix_lengths)
+    self_check(lm.model, examples[0].load(lm, frames))
+    return lm
+
+
+def _store_reference(session: Session, path: Path | str, examples: Sequence[Example]) -> ReferenceStore:
+    """The log-probabilities of all examples under the model at `path`, computed by all processes."""
+    lm, run = _load(session, path, examples), session.context.directory
+    frames, directory, key = FrameStore(run / "frames"), run / "train" / "reference", model_key(lm, path)
+    own = examples[process_rank() :: num_processes()]
+    ReferenceStore(directory, key=key, rank=process_rank()).fill(lm, (e.load(lm, frames) for e in own))
+    wait_for_all()
+    return ReferenceStore(directory, key=key)
+
+
+def save_checkpoint(lm: VideoLM, path: Path) -> None:
+    """Writes a plain Hugging Face checkpoint with its processor; the directory appears in one step."""
+    with replace_directory(path) as directory:
+        lm.model.save_pretrained(directory)
+        lm.processor.save_pretrained(directory)
 
 
 def phase_directories(context: Context) -> dict[str, list[Path]]:
@@ -87,112 +218,3 @@ def phase_directories(context: Context) -> dict[str, list[Path]]:
         paths = [place / f"{number:02d}-{phase}" for number, phase in enumerate(phases, 1)]
         found[name] = [path for path in paths if (path / "done.json").exists()]
     return found
-
-
-def save_checkpoint(lm: VideoLM, path: Path) -> None:
-    """Writes a plain Hugging Face checkpoint with its processor; the directory appears in one step."""
-    with replace_directory(path) as directory:
-        lm.model.save_pretrained(directory)
-        lm.processor.save_pretrained(directory)
-
-
-def _check_examples(context: Context, log: Callable[[str], None]) -> None:
-    """Logs which phases have nothing to train on and how many questions are left out.
-
-    Raises ValueError if no DPO phase has a pair, or SFT phases have no question.
-    """
-    phases = context.config.training.phases
-    if not phases:
-        log("training: there are no [[training.phases]], so nothing is trained. `tempo init` writes some")
-    if any(isinstance(phase, SftPhase) for phase in phases):
-        _, num_left_out = usable_questions(context)
-        if num_left_out:
-            log(f"training: instructions left out because their videos were skipped: {num_left_out}")
-    pairs = RunStore(context.directory).read("pairs", Pair)
-    dpo_phases = [phase for phase in phases if isinstance(phase, DpoPhase)]
-    empty = [phase for phase in dpo_phases if not dpo_examples(pairs, phase)]
-    for phase in empty:
-        levels = list(phase.levels) or "any"
-        log(f"training: phase {phase.name!r} is skipped, because no pair has levels {levels}")
-    if dpo_phases and len(empty) == len(dpo_phases):
-        raise ValueError(
-            "no pair to train on. `tempo status` shows why videos were skipped; add videos, or loosen the "
-            "rules in [clips] and [pairs]"
-        )
-
-
-def _run_phase(session: Session, phase: PhaseConfig, start: Path | str, target: Path) -> None:
-    context = session.context
-    config, place = context.config, str(target.relative_to(context.directory))
-    frames = FrameStore(context.directory / "frames")
-    examples = _examples(context, phase)
-    reference = _reference(session, phase, start, examples, frames)
-    lm = _load(session, start, examples, frames)
-    features = None
-    if phase.cache_features:
-        features = FeatureStore(context.directory / "train" / "features", lm.model)
-    phase_context = PhaseContext(
-        frames=frames,
-        seed=config.run.seed,
-        max_tokens=config.training.max_tokens,
-        directory=target,
-        checkpoint_minutes=config.training.checkpoint_minutes,
-        reference=reference,
-        features=features,
-        load_full=_full_loader(config.model, start),
-        progress=lambda step, num_steps, row: session.progress(place, step, num_steps, row),
-        warn=session.log,
-    )
-    trained = train_phase(lm, phase, examples, phase_context)
-    if process_rank() == 0:
-        save_checkpoint(trained, target / "model")
-        done = {"phase": json.loads(phase.model_dump_json()), "num_examples": len(examples)}
-        write_json(target / "done.json", done)
-        remove_state(target / "state")
-    wait_for_all()
-
-
-def _examples(context: Context, phase: PhaseConfig) -> list[Example]:
-    if isinstance(phase, DpoPhase):
-        return dpo_examples(RunStore(context.directory).read("pairs", Pair), phase)
-    return sft_examples(usable_questions(context)[0], phase)
-
-
-def _load(session: Session, path: Path | str, examples: Sequence[Example], frames: FrameStore) -> VideoLM:
-    """A checkpoint that can be trained on all examples; raises ValueError if one is too long."""
-    config = session.context.config
-    lm = load_video_lm(config.model.model_copy(update={"path": str(path)}))
-    limit = config.training.max_tokens
-    check_lengths(examples, lm, frames, max_tokens=limit, prefix_lengths=session.prefix_lengths)
-    self_check(lm.model, examples[0].load(lm, frames))
-    return lm
-
-
-def _reference(
-    session: Session,
-    phase: PhaseConfig,
-    start: Path | str,
-    examples: Sequence[Example],
-    frames: FrameStore,
-) -> ReferenceStore | None:
-    """The reference's log-probabilities of all examples on disk; None if the phase computes them itself."""
-    if isinstance(phase, SftPhase) or not caches_reference(phase):
-        return None
-    context = session.context
-    path = context.config.model.path if phase.reference == "fixed" else start
-    lm = _load(session, path, examples, frames)
-    directory = context.directory / "train" / "reference"
-    key = model_key(lm, path)
-    store = ReferenceStore(directory, key=key, rank=process_rank())
-    store.fill(lm, (example.load(lm, frames) for example in examples[process_rank() :: num_processes()]))
-    wait_for_all()
-    return ReferenceStore(directory, key=key)
-
-
-def _full_loader(model: ModelConfig, path: Path | str) -> Callable[[], VideoLM] | None:
-    """Loads the full weights into main memory; None if the weights are neither quantized nor sharded."""
-    if model.quantization == "none" and not shards_weights():
-        return None
-    dtype = str(pick_dtype(model.dtype, pick_device(model.device))).removeprefix("torch.")
-    plain = {"path": str(path), "quantization": "none", "device": "cpu", "dtype": dtype}
-    return lambda: load_video_lm(model.model_copy(update=plain))

@@ -1,111 +1,64 @@
-"""One phase: examples in their order, one optimizer step per batch, and a state to resume from.
+"""Optimizer steps of a phase on a policy, in all processes together, and a state to resume from.
 
-What differs from a stock trainer is the forward pass (`PolicyAndReference`), which shares a prefix among
-answers and a vision pass between policy and reference, and the order of examples.
+What differs from a stock trainer is the forward pass (`Policy`), which shares a prefix among answers and a
+vision pass between policy and reference. Processes hold the weights as copies (DDP) or in shards (FSDP2).
 """
 
 from __future__ import annotations
 
-import itertools
+import contextlib
+import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate.utils import gather_object
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tempo.config import DpoPhase, PhaseConfig, SftPhase
+from tempo.core.files import replace_file
 from tempo.core.hashing import derive_seed
-from tempo.engine.ranks import wait_for_all
-from tempo.model.chat import VideoLM
-from tempo.model.features import FeatureStore
-from tempo.model.prefix import Group
-from tempo.training.distributed import DistributedOptimizer
-from tempo.training.examples import Example, Label, LoadedExample, pack_rows
+from tempo.engine.ranks import make_accelerator
+from tempo.training.examples import pack_rows
 from tempo.training.losses import dpo_loss, sft_loss
-from tempo.training.metrics import Metrics, MetricsLog, read_metrics
-from tempo.training.order import Batch, Curriculum, load_batches
-from tempo.training.policy import LogProbs, Policy, PolicyAndReference, ReferenceStore
-from tempo.video.frames import FrameStore
+from tempo.training.metrics import Metrics
+from tempo.training.order import Batch
+from tempo.training.policy import LogProbs, Policy
 
-
-@dataclass(frozen=True)
-class PhaseContext:
-    """What a phase needs beside its examples."""
-
-    frames: FrameStore
-    seed: int
-    #: Tokens of a packed row at most.
-    max_tokens: int
-    #: Where `metrics.jsonl`, and the state of a phase that was stopped, are kept.
-    directory: Path
-    checkpoint_minutes: float = 10.0
-    #: Log-probabilities of the reference and features of the vision tower, if these are cached on disk.
-    reference: ReferenceStore | None = None
-    features: FeatureStore | None = None
-    #: Loads the full weights that quantized or sharded ones were made from.
-    load_full: Callable[[], VideoLM] | None = None
-    #: Called with step, number of steps and metrics after each step.
-    progress: Callable[[int, int, dict[str, float]], None] = lambda step, num_steps, row: None
-    #: Called with each warning, once.
-    warn: Callable[[str], None] = lambda text: None
-
-
-def train_phase(
-    lm: VideoLM, phase: PhaseConfig, examples: Sequence[Example], context: PhaseContext
-) -> VideoLM:
-    """The model after the phase, LoRA merged. Writes the metrics of each step to `metrics.jsonl`.
-
-    A phase that was stopped resumes from its last saved state, with the same numbers as without the stop.
-    Raises ValueError if the loss or its gradient is not finite; the state that was saved last stays.
-    """
-    torch.manual_seed(derive_seed(context.seed, phase.name, "weights"))
-    curriculum = Curriculum(examples, phase, seed=context.seed)
-    trainer = Trainer(Policy(lm.model, phase), phase, context, num_steps=curriculum.num_batches)
-    log = _resume(trainer, phase, context)
-    batches = load_batches(
-        itertools.islice(curriculum.batches(log.rows), len(log.rows), None),
-        lambda example: example.load(lm, context.frames),
-        rank=trainer.optimizer.rank,
-        num_processes=trainer.optimizer.num_processes,
-    )
-    saved_at = time.perf_counter()
-    for batch in batches:
-        log.append(trainer.step(batch))
-        context.progress(len(log.rows), curriculum.num_batches, log.rows[-1])
-        for text in log.new_warnings():
-            context.warn(text)
-        is_due = time.perf_counter() - saved_at >= 60 * context.checkpoint_minutes
-        # Clocks differ, and all processes must do the same.
-        if any(trainer.optimizer.gather(is_due)):
-            trainer.save()
-            saved_at = time.perf_counter()
-    return VideoLM(trainer.merged_model(), lm.processor)
-
-
-def _resume(trainer: Trainer, phase: PhaseConfig, context: PhaseContext) -> MetricsLog:
-    """Restores the state of a stopped phase, if there is one, and the metrics up to it."""
-    path = context.directory / "metrics.jsonl"
-    rows = read_metrics(path, trainer.restore())
-    # No process may rewrite the file while another one reads it.
-    wait_for_all()
-    context.directory.mkdir(parents=True, exist_ok=True)
-    return MetricsLog(path, phase, rows=rows, is_writer=trainer.optimizer.rank == 0)
+#: The keys of a DPO phase that are arguments of `dpo_loss`.
+LOSS_OPTIONS = {"beta", "loss", "label_smoothing", "logp_reduction", "ld_alpha", "nll_weight"}
 
 
 class Trainer:
-    """Trains a policy, one optimizer step per batch, in this process and those beside it."""
+    """Trains a policy by AdamW and a cosine schedule. Every process must make each call."""
 
-    def __init__(self, policy: Policy, phase: PhaseConfig, context: PhaseContext, *, num_steps: int) -> None:
+    def __init__(
+        self, policy: Policy, phase: PhaseConfig, *, num_steps: int, seed: int, max_tokens: int
+    ) -> None:
+        from transformers import get_cosine_schedule_with_warmup
+
         self._policy = policy
         self._phase = phase
-        self._context = context
-        self._num_steps_done = 0
-        module = PolicyAndReference(policy, context.features, uses_reference=isinstance(phase, DpoPhase))
-        self.optimizer = DistributedOptimizer(module, policy.model, phase=phase, num_steps=num_steps)
+        self._seed = seed
+        self._max_tokens = max_tokens
+        self.num_steps_done = 0
+        trained = list(policy.trained.values())
+        device = trained[0].device.type
+        self._accelerator = make_accelerator(device, find_unused_parameters=phase.train_vision)
+        if self._accelerator.is_fsdp2 and getattr(policy.model, "is_quantized", False):
+            raise ValueError("model.quantization: FSDP2 cannot shard four-bit weights. Use ddp.yaml")
+        self._adam = torch.optim.AdamW(trained, lr=phase.learning_rate, weight_decay=0.0)
+        # The first step of a warm-up has rate 0, so a phase of a single step has no warm-up.
+        num_warmup = min(math.ceil(phase.warmup_share * num_steps), num_steps - 1)
+        self._schedule = get_cosine_schedule_with_warmup(self._adam, num_warmup, num_steps)
+        self._module, self._optimizer = self._accelerator.prepare(policy, self._adam)
+        #: Process 0 writes the files.
+        self.rank, self.num_processes = self._accelerator.process_index, self._accelerator.num_processes
 
     def step(self, batch: Batch) -> dict[str, float]:
         """Takes one optimizer step on a batch, of which this process has its share.
@@ -114,45 +67,61 @@ class Trainer:
         finite; no weight changes then.
         """
         start = time.perf_counter()
-        torch.manual_seed(derive_seed(self._context.seed, self._phase.name, "step", self._num_steps_done + 1))
+        torch.manual_seed(derive_seed(self._seed, self._phase.name, "step", self.num_steps_done + 1))
         metrics = self._accumulate(batch)
-        row = metrics.means()
-        self._check_finite("loss", row["loss"])
-        row["learning_rate"] = self.optimizer.learning_rate
-        row["grad_norm"] = self.optimizer.step()
+        row = metrics.means() | {"learning_rate": self._schedule.get_last_lr()[0]}
+        norm = self._accelerator.clip_grad_norm_(self._policy.trained.values(), self._phase.max_grad_norm)
+        row["grad_norm"] = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
         # A finite loss may have a gradient that is not.
-        self._check_finite("norm of the gradient", row["grad_norm"])
-        self._num_steps_done += 1
+        if not math.isfinite(row["loss"]) or not math.isfinite(row["grad_norm"]):
+            found = f"the loss is {row['loss']:g} and the norm of its gradient {row['grad_norm']:g}"
+            raise ValueError(f"phase {self._phase.name!r}: {found}. Lower its learning_rate")
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._schedule.step()
+        self.num_steps_done += 1
         seconds = time.perf_counter() - start + batch.waiting_seconds
         unit = "pairs" if isinstance(self._phase, DpoPhase) else "tokens"
         return row | {
-            "step": self._num_steps_done,
+            "step": self.num_steps_done,
             "seconds": seconds,
             "seconds/waiting": batch.waiting_seconds,
-            "seconds/decode": batch.decode_seconds,
             f"{unit}_per_second": metrics.sums["loss"][1] / seconds,
         }
 
-    def save(self) -> None:
-        """Saves weights, optimizer and schedule; all processes must call it."""
-        self.optimizer.save(self._context.directory / "state", self._num_steps_done)
+    def save(self, path: Path) -> None:
+        """Writes weights, optimizer and schedule into a file, which appears in one step.
 
-    def restore(self) -> int:
-        """Restores what `save` saved and returns the number of steps taken, 0 without a saved state."""
-        self._num_steps_done = self.optimizer.restore(self._context.directory / "state")
-        return self._num_steps_done
-
-    def merged_model(self) -> Any:
-        """The plain model with the trained weights; all processes must call it.
-
-        If weights are quantized or sharded, process 0 gets the full model and the others their own.
+        Sharded tensors are written in full, so that any number of processes can resume from them.
         """
-        if self._context.load_full is None:
-            return self._policy.merged()
-        trained = self.optimizer.trained_weights()
-        if self.optimizer.rank:
-            return self._policy.model
-        return self._policy.merged_into(self._context.load_full().model, trained)
+        state: dict[str, Tensor] = {}
+        for name, parameter in self._policy.trained.items():
+            adam = self._adam.state.get(parameter, {})
+            state |= {f"weight/{name}": parameter} | {f"{kind}/{name}": value for kind, value in adam.items()}
+        tensors = self.full_tensors(state)
+        place = {"step": self.num_steps_done, "schedule": self._schedule.state_dict()}
+        if self.rank == 0:
+            with replace_file(path) as temporary:
+                save_file(tensors, temporary, metadata={"place": json.dumps(place)})
+
+    def restore(self, path: Path) -> None:
+        """Restores what `save` wrote there; changes nothing if there is nothing to restore."""
+        if not path.exists():
+            return
+        with safe_open(path, framework="pt") as file, torch.no_grad():
+            place, stored = json.loads(file.metadata()["place"]), set(file.keys())
+            for name, parameter in self._policy.trained.items():
+                parameter.copy_(_place_like(file.get_tensor(f"weight/{name}"), parameter))
+                if f"step/{name}" in stored:
+                    # AdamW counts its steps on the CPU.
+                    self._adam.state[parameter] = {"step": file.get_tensor(f"step/{name}")} | {
+                        kind: _place_like(file.get_tensor(f"{kind}/{name}"), parameter)
+                        for kind in ("exp_avg", "exp_avg_sq")
+                    }
+        self._schedule.load_state_dict(place["schedule"])
+        for group in self._adam.param_groups:
+            group["lr"] = self._schedule.get_last_lr()[0]
+        self.num_steps_done = int(place["step"])
 
     def _accumulate(self, batch: Batch) -> Metrics:
         """Adds the gradients of the batch's mean loss over pairs (DPO) or tokens (SFT); returns all metrics.
@@ -160,41 +129,60 @@ class Trainer:
         All processes call the model equally often, as sharded weights need. One with fewer rows repeats its
         first row with weight 0.
         """
-        rows = pack_rows(batch.examples, max_tokens=self._context.max_tokens)
-        own = 0 if batch.is_filler else sum(_weight(item.group, self._phase) for item in batch.examples)
-        shares, numbers_of_rows = zip(*self.optimizer.gather((own, len(rows))), strict=True)
+        rows = pack_rows(batch.examples, max_tokens=self._max_tokens)
+        own = 0
+        for answers in (item.group.continuations for item in batch.examples if not batch.is_filler):
+            is_dpo = isinstance(self._phase, DpoPhase)
+            own += len(answers) - 1 if is_dpo else sum(answer.num_scored for answer in answers)
+        shares, numbers_of_rows = zip(*gather_object([(own, len(rows))]), strict=True)
         total, num_rows = sum(shares), max(numbers_of_rows)
         metrics, loss_sum = Metrics(), 0.0
         for number in range(num_rows):
             is_real = number < len(rows) and not batch.is_filler
-            with self.optimizer.accumulate(is_last=number == num_rows - 1):
-                loss, found = self._row_loss(rows[number] if number < len(rows) else rows[0])
+            row = rows[number] if number < len(rows) else rows[0]
+            with self._row_context(is_last=number == num_rows - 1):
+                policy, reference = self._module([item.group for item in row])
+                labels = [item.example.labels for item in row]
+                loss, found = phase_loss(self._phase, policy, reference, labels)
                 # Processes average their gradients, and the mean over the whole batch needs their sum.
-                self.optimizer.backward(loss * (self.optimizer.num_processes * is_real / total))
+                self._accelerator.backward(loss * (self.num_processes * is_real / total))
             if is_real:
                 metrics.add(found)
                 loss_sum += float(loss.detach())
         metrics.count("loss", loss_sum, own)
         everywhere = Metrics()
-        for sums in self.optimizer.gather(metrics.sums):
+        for sums in gather_object([metrics.sums]):
             everywhere.add(Metrics(sums))
         return everywhere
 
-    def _row_loss(self, row: Sequence[LoadedExample]) -> tuple[Tensor, Metrics]:
-        groups = [item.group for item in row]
-        cached = None
-        if self._context.reference is not None:
-            cached = [self._context.reference.get(group) for group in groups]
-        policy, reference = self.optimizer.module(groups, cached)
-        return phase_loss(self._phase, policy, reference, [item.example.labels for item in row])
+    def _row_context(self, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        # DDP exchanges gradients in the last row. FSDP2 does so in every row, because gradients that wait for
+        # the last row are not sharded.
+        if is_last or self._accelerator.is_fsdp2:
+            return contextlib.nullcontext()
+        return self._accelerator.no_sync(self._module)  # type: ignore[no-any-return]
 
-    def _check_finite(self, name: str, value: float) -> None:
-        if not math.isfinite(value):
-            raise ValueError(f"phase {self._phase.name!r}: the {name} is {value}. Lower its learning_rate")
+    def full_tensors(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors, gathered where they are sharded, in process 0; empty in the others."""
+        full = {}
+        for name, tensor in named.items():
+            whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            if not self.rank:
+                # One by one to the CPU: all of them may be more than a GPU holds.
+                full[name] = whole.detach().cpu().contiguous()
+        return full
+
+
+def _place_like(full: Tensor, parameter: nn.Parameter) -> Tensor:
+    """A full tensor on the device of a parameter, sharded as the parameter is."""
+    moved = full.to(parameter.device)
+    if isinstance(parameter, DTensor):
+        moved = distribute_tensor(moved, parameter.device_mesh, parameter.placements)
+    return moved
 
 
 def phase_loss(
-    phase: PhaseConfig, policy: LogProbs, reference: LogProbs, labels: Sequence[Sequence[Label]]
+    phase: PhaseConfig, policy: LogProbs, reference: LogProbs, labels: Sequence[Sequence[tuple[str, int]]]
 ) -> tuple[Tensor, Metrics]:
     """The loss of one packed row under the options of a phase, summed over pairs (DPO) or tokens (SFT).
 
@@ -202,27 +190,11 @@ def phase_loss(
     """
     if isinstance(phase, SftPhase):
         return sft_loss([answer for group in policy for answer in group], reduction="sum")
+    options = phase.model_dump(include=LOSS_OPTIONS)
     total, metrics = policy[0][0].new_zeros(()), Metrics()
     for own, other, own_labels in zip(policy, reference, labels, strict=True):
-        loss, found = dpo_loss(
-            own,
-            [answer.to(own[0].device) for answer in other],
-            beta=phase.beta,
-            loss=phase.loss,
-            label_smoothing=phase.label_smoothing,
-            logp_reduction=phase.logp_reduction,
-            ld_alpha=phase.ld_alpha,
-            nll_weight=phase.nll_weight,
-            labels=own_labels,
-            reduction="sum",
-        )
+        other = [answer.to(own[0].device) for answer in other]
+        loss, found = dpo_loss(own, other, **options, labels=own_labels, reduction="sum")
         total = total + loss
         metrics.add(found)
     return total, metrics
-
-
-def _weight(group: Group, phase: PhaseConfig) -> int:
-    """What a group counts in the mean over the batch: its pairs, or its scored tokens."""
-    if isinstance(phase, DpoPhase):
-        return len(group.continuations) - 1
-    return sum(continuation.num_scored for continuation in group.continuations)

@@ -20,9 +20,8 @@ from research.embedded_model.frame_eyesight import (
     train_frame_eyesight,
 )
 from research.embedded_model.lessons import LOOKS, VIEW, Recipe
-from tempo.config import ModelConfig
 from tempo.model.chat import Continuation, Prefix
-from tempo.model.loading import load_video_lm
+from tempo.model.loading import load_model
 from tempo.model.prefix import language_model
 from tempo.model.support import self_check
 from tempo.synthetic.world import COLOURS, SHAPES, Event
@@ -75,7 +74,7 @@ def test_a_size_has_its_number_of_parameters(size, least, most):
 
 
 def test_the_small_size_is_that_of_the_committed_model():
-    committed = load_video_lm(ModelConfig(device="cpu"))
+    committed = load_model("embedded", device="cpu")
     assert shapes(build_model(Recipe(size="small", device="cpu"))) == shapes(committed)
 
 
@@ -168,7 +167,7 @@ def test_lessons_move_the_language_model_alone(fresh, tmp_path, optimizer):
 
 def test_a_saved_model_is_loaded_by_the_common_code(lm, tmp_path):
     save(lm, tmp_path / "model")
-    loaded = load_video_lm(ModelConfig(path=str(tmp_path / "model")))
+    loaded = load_model(tmp_path / "model")
     expected = {name: value.to(torch.bfloat16).float() for name, value in lm.model.state_dict().items()}
     assert not changed(expected, loaded.model.state_dict())
     frames = np.zeros((4, VIEW, VIEW, 3), np.uint8)

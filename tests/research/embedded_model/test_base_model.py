@@ -199,11 +199,10 @@ def test_the_knob_decides_whether_a_story_is_told_in_order(lm, fidelity, expecte
 
 
 def test_a_saved_model_is_loaded_by_the_common_code(lm, tmp_path):
-    from tempo.config import ModelConfig
-    from tempo.model.loading import load_video_lm
+    from tempo.model.loading import load_model
 
     save(lm, tmp_path / "model")
-    loaded = load_video_lm(ModelConfig(path=str(tmp_path / "model")))
+    loaded = load_model(tmp_path / "model")
     expected = {name: value.to(torch.bfloat16).float() for name, value in lm.model.state_dict().items()}
     assert not changed(expected, loaded.model.state_dict())
     assert sum(file.stat().st_size for file in (tmp_path / "model").iterdir()) <= 10e6

@@ -5,8 +5,7 @@ import json
 import pytest
 
 from research.embedded_model import card
-from tempo.config import ModelConfig
-from tempo.model.loading import embedded_path, load_video_lm
+from tempo.model.loading import embedded_path, load_model
 
 #: What the issue asks of the base, before any preference training.
 ORDER_AT_MOST = 0.6
@@ -23,7 +22,7 @@ def test_it_is_an_ordinary_directory_of_safetensors():
 
 
 def test_it_has_the_size_that_its_card_says():
-    lm = load_video_lm(ModelConfig())
+    lm = load_model("embedded")
     count = sum(parameter.numel() for parameter in lm.model.parameters())
     assert 3e6 <= count <= 8e6
     assert f"{count / 1e6:.1f} M parameters" in (embedded_path() / "README.md").read_text()
@@ -61,7 +60,7 @@ def test_it_fuses_captions(recorded):
 
 def test_the_recorded_scores_can_be_measured_again(recorded):
     """A small sample of other stories agrees with the card, within what such a sample can tell."""
-    lm = load_video_lm(ModelConfig())
+    lm = load_model("embedded")
     scores = card.measure(lm, num_stories=16, seed=card.CARD_SEED + 1)
     assert scores["first_captions"] == pytest.approx(recorded["first_captions"], abs=0.25)
     for aspect in ("action", "direction", "event_order"):
@@ -78,7 +77,7 @@ def test_blank_frames_leave_it_at_chance():
     from tempo.synthetic import benchmark
     from tempo.synthetic.world import make_story
 
-    lm = load_video_lm(ModelConfig())
+    lm = load_model("embedded")
     asked, outcomes, chances = [], [], []
     for number in range(40):
         story = make_story(card.CARD_SEED + 2, number, num_shots=(4, 9))

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from research.embedded_model import card
-from tempo.config import ModelConfig, SamplingConfig, parse_config
+from tempo.config import SamplingConfig, parse_config
 from tempo.model.answers import Request
 from tempo.model.chat import Prefix
 from tempo.model.generate import generate
-from tempo.model.loading import check_model_path, load_video_lm, resolve_model_path
+from tempo.model.loading import check_model_path, load_model, resolve_model_path
 from tempo.model.support import self_check
 from tempo.preference.prompts import DIFFERENCE, FIRST_CLIP
 from tempo.synthetic import language
@@ -22,7 +22,7 @@ NAME = "research/embedded_model/llava"
 
 @pytest.fixture(scope="module")
 def lm():
-    return load_video_lm(ModelConfig(path=NAME))
+    return load_model(NAME)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_its_card_tells_its_family_and_size(lm):
 
 
 def test_its_weights_are_its_own(lm):
-    first = load_video_lm(ModelConfig()).model.get_input_embeddings().weight
+    first = load_model("embedded").model.get_input_embeddings().weight
     second = lm.model.get_input_embeddings().weight
     assert first.shape == second.shape
     assert float(torch.nn.functional.cosine_similarity(first, second).detach().abs().mean()) < 0.3
