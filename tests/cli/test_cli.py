@@ -1,15 +1,14 @@
-"""The command line: quick to answer, and bad input is one message that names the thing and spoils nothing."""
+"""The command line: quick help, and bad input is one message that overwrites nothing."""
 
 from __future__ import annotations
 
 import errno
 import json
+import os
 import shlex
 import subprocess
 import sys
-import time
 import tomllib
-from pathlib import Path
 
 import pytest
 import tomli_w
@@ -71,20 +70,18 @@ def run_python(script):
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
 
 
-def test_import_of_the_command_line_is_light():
+def test_importing_the_command_line_imports_no_heavy_package():
     loaded = set(run_python("import sys, tempo.cli.main; print(*sys.modules)").split())
     assert "tempo.pipeline.stages" in loaded
     assert not loaded & set(HEAVY)
 
 
 def test_help_is_quick():
-    """Half a second on an idle machine; here there may be others."""
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "tempo", "--help"], capture_output=True, check=True)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) <= 2
+    """In processor time, because other processes may be running here."""
+    before = os.times()
+    subprocess.run([sys.executable, "-m", "tempo", "--help"], capture_output=True, check=True)
+    after = os.times()
+    assert after.children_user - before.children_user + after.children_system - before.children_system <= 2
 
 
 def test_help_names_every_command_and_stage(tempo):
@@ -98,12 +95,6 @@ def test_version(tempo):
     assert tempo("--version") == (0, f"tempo {__version__}\n", "")
 
 
-def test_help_of_a_run_says_how_values_are_set_and_where_stages_are_listed(tempo):
-    shown = " ".join(tempo("run", "--help")[1].replace("│", " ").split())
-    assert "override one value, in TOML; may be repeated" in shown
-    assert "one of those that `tempo --help` lists" in shown
-
-
 @pytest.mark.parametrize(
     ("command", "sections"), [(("--help",), ["[synthetic]"]), (("probe", "--help"), ["[model]", "[frames]"])]
 )
@@ -112,13 +103,6 @@ def test_help_shows_brackets_as_they_are(tempo, command, sections):
     shown = tempo(*command)[1]
     for name in sections:
         assert name in shown
-
-
-@pytest.mark.parametrize("command", ["run", "status", "init", *NAMES])
-def test_every_command_has_its_help(tempo, command):
-    code, out, _ = tempo(command, "--help")
-    assert code == 0
-    assert "Usage:" in out
 
 
 @pytest.mark.parametrize(
@@ -157,45 +141,54 @@ def test_bad_configuration_is_refused_before_anything_is_made(tempo, write, tmp_
 
 
 @pytest.mark.parametrize(
-    ("override", "words"),
+    ("arguments", "words"),
     [
-        ("frames.fps", ["--set", "frames.fps", "section.key=value"]),
-        ("frames.fps=no", ["frames.fps", "'no'"]),
-        ("frame.fps=2", ["frame", "unknown key", "'frames'"]),
+        ("run {config} --out {out} --set frames.fps", ["--set", "frames.fps", "section.key=value"]),
+        ("run {config} --out {out} --set frames.fps=no", ["frames.fps", "'no'"]),
+        ("run {config} --out {out} --set frame.fps=2", ["frame", "unknown key", "'frames'"]),
+        ("run {config} --out {out} --set run.engine=spark", ["run.engine", "'spark'"]),
+        (
+            "run {config} --out {out} --set videos.paths=['/nowhere']",
+            ["videos.paths", "/nowhere"],
+        ),
+        ("run {config} --out {out} --until vidoes --redo", ["'vidoes'", *NAMES]),
+        ("run {config} --out {config}", ["tempo.toml cannot be used as a run directory"]),
+        ("run missing.toml --out {out}", ["missing.toml", "tempo init"]),
+        ("run {films}/notes.txt --out {out}", ["notes.txt", "TOML"]),
+        ("clips {config} --out {tmp}/new", ["'clips' needs 'videos' first"]),
+        ("synthetic {config} --out {out}", ["[synthetic]"]),
+        ("status {tmp}/nowhere", ["nowhere does not exist"]),
+        ("status {films}", ["films is not a run directory", "config.toml"]),
+        ("status {films}/a.mp4", ["a.mp4 is not a run directory"]),
+        ("export {films} --format trl --out {out}", ["films is not a run directory"]),
+        ("init {tmp}/nowhere --out {out}.toml", ["nowhere does not exist"]),
+        ("init {films} --out {config}", ["tempo.toml exists already"]),
+        (
+            "init {films} --out {out}.toml --model /no/such/model",
+            ["model.path", "/no/such/model"],
+        ),
+        ("init {tmp}/empty --out {out}.toml", ["no video in", "empty", ".mp4"]),
     ],
 )
-def test_bad_override_is_refused_before_anything_is_made(tempo, write, tmp_path, override, words):
-    config = write()
+def test_bad_argument_is_refused_and_nothing_is_overwritten(tempo, write, tmp_path, films, arguments, words):
+    store = RunStore(tmp_path / "out")
+    store.begin("videos", "another fingerprint")
+    store.append(SKIPPED, [Skipped(id="a", stage="videos", reason="cannot be opened")])
+    (tmp_path / "empty").mkdir()
+    names = {"config": write(), "out": tmp_path / "out", "films": films, "tmp": tmp_path}
     before = tree(tmp_path)
-    assert_refused(tempo("run", config, "--out", tmp_path / "out", "--set", override), *words)
-    assert tree(tmp_path) == before
+    assert_refused(tempo(*arguments.format(**names).split()), *words)
+    (tmp_path / "out" / ".lock").unlink(missing_ok=True)
+    new = {"new", "new/.lock", "new/config.toml", "new/environment.json"}
+    assert {name: data for name, data in tree(tmp_path).items() if name not in new} == before
 
 
-def test_missing_configuration_is_named(tempo, tmp_path):
-    assert_refused(tempo("run", tmp_path / "none.toml", "--out", tmp_path / "out"), "none.toml", "tempo init")
-    assert not (tmp_path / "out").exists()
+def test_directory_in_use_is_refused(tempo, write, tmp_path):
+    with RunStore(tmp_path / "out").lock():
+        assert_refused(tempo("videos", write(), "--out", tmp_path / "out"), "in use", str(tmp_path / "out"))
 
 
-def test_configuration_that_is_not_toml_is_named(tempo, tmp_path):
-    (tmp_path / "bad.toml").write_text("not toml")
-    assert_refused(tempo("run", tmp_path / "bad.toml", "--out", tmp_path / "out"), "bad.toml", "TOML")
-
-
-def test_unknown_stage_is_named_with_those_there_are_before_anything_is_made(tempo, write, tmp_path):
-    config = write()
-    before = tree(tmp_path)
-    result = tempo("run", config, "--out", tmp_path / "out", "--until", "vidoes")
-    assert_refused(result, "'vidoes'", *NAMES)
-    assert tree(tmp_path) == before
-
-
-def test_missing_video_folder_is_named(tempo, write, tmp_path):
-    config = write(videos={"paths": [str(tmp_path / "nowhere")]})
-    result = tempo("run", config, "--out", tmp_path / "out", "--until", "videos")
-    assert_refused(result, "videos.paths", "nowhere", "does not exist")
-
-
-def test_folder_without_videos_is_named_and_the_run_goes_on_once_there_is_one(tempo, write, tmp_path):
+def test_folder_without_videos_is_named_and_the_run_resumes_once_there_is_one(tempo, write, tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     config = write(videos={"paths": [str(empty)]})
@@ -217,7 +210,7 @@ SFT = {"name": "sft", "objective": "sft", "learning_rate": 1e-4}
         ("training.instructions", {"training": {"instructions": "/no/such/rows.jsonl", "phases": [SFT]}}),
     ],
 )
-def test_missing_input_of_a_late_stage_is_refused_before_hours_of_decoding(
+def test_missing_input_of_a_late_stage_is_refused_before_any_decoding(
     tempo, write, tmp_path, monkeypatch, key, sections
 ):
     def decode(*_, **__):
@@ -227,31 +220,7 @@ def test_missing_input_of_a_late_stage_is_refused_before_hours_of_decoding(
     assert_refused(tempo("run", write(**sections), "--out", tmp_path / "out"), key, "/no/such/")
 
 
-@pytest.mark.parametrize("command", ["run", "videos"])
-def test_where_stages_run_can_be_said_on_the_command_line(tempo, write, tmp_path, command):
-    """The options are the keys `run.engine` and `run.ray_address`, checked like them."""
-    asked = (command, write(), "--out", tmp_path / "out")
-    assert_refused(tempo(*asked, "--engine", "spark"), "run.engine", "'spark'")
-    assert_refused(tempo(*asked, "--engine", "ray", "--address", "ray://a:1"), "run.ray_address")
-
-
-def test_file_in_place_of_a_run_directory_is_named_and_kept(tempo, write, tmp_path):
-    (tmp_path / "out").write_text("mine")
-    assert_refused(
-        tempo("run", write(), "--out", tmp_path / "out", "--until", "videos"), str(tmp_path / "out")
-    )
-    assert (tmp_path / "out").read_text() == "mine"
-
-
-def test_stage_out_of_turn_says_what_comes_before(tempo, write, tmp_path):
-    assert_refused(tempo("clips", write(), "--out", tmp_path / "out"), "'clips' needs 'videos' first")
-
-
-def test_rendering_without_a_synthetic_section_is_refused_and_not_passed_over(tempo, write, tmp_path):
-    assert_refused(tempo("synthetic", write(), "--out", tmp_path / "out"), "[synthetic]")
-
-
-def test_run_until_videos_keeps_what_is_a_video_and_says_why_of_the_rest(tempo, write, tmp_path, films):
+def test_run_until_videos_keeps_the_videos_and_names_the_reason_for_the_rest(tempo, write, tmp_path, films):
     config, out = write(), tmp_path / "out"
     code, shown, _ = tempo("run", config, "--out", out, "--until", "videos")
     assert code == 0
@@ -267,13 +236,13 @@ def test_run_until_videos_keeps_what_is_a_video_and_says_why_of_the_rest(tempo, 
     assert load_config(out / "config.toml") == load_config(config)
     assert json.loads((out / "environment.json").read_text())["python"]
 
-    # Again, and as a stage of its own: done is done.
+    # A second run, and the stage alone, change nothing.
     before = tree(out)
     for again in (("run", config, "--out", out, "--until", "videos"), ("videos", config, "--out", out)):
         assert tempo(*again)[0] == 0
         assert tree(out) == before
 
-    # What it is drawn on may change without a new run; what it is made of may not.
+    # Keys that change no row may change; others are refused.
     assert tempo("videos", config, "--out", out, "--set", "run.num_workers=2")[0] == 0
     before = tree(out)
     for override, key in (("run.seed=1", "seed"), ('videos.extensions=["mp4"]', "videos.extensions")):
@@ -281,7 +250,7 @@ def test_run_until_videos_keeps_what_is_a_video_and_says_why_of_the_rest(tempo, 
         assert_refused(refused, str(out), "another config", key, "--redo")
         assert tree(out) == before
 
-    # With --redo the stage is made anew, under the new configuration.
+    # With --redo the stage is made again, under the new configuration.
     code, shown, _ = tempo("videos", config, "--out", out, "--set", "run.seed=1", "--redo")
     assert code == 0
     assert "videos: discarded" in shown
@@ -293,7 +262,7 @@ def test_run_until_videos_keeps_what_is_a_video_and_says_why_of_the_rest(tempo, 
     assert "duplicate" in shown
 
 
-def test_a_file_that_comes_after_the_videos_were_settled_is_said_and_not_taken(tempo, write, tmp_path, films):
+def test_a_new_file_after_the_videos_are_done_is_named_and_not_used(tempo, write, tmp_path, films):
     command = ("run", write(), "--out", tmp_path / "out", "--until", "videos")
     assert "not part of this run" not in tempo(*command)[1]
     assert "not part of this run" not in tempo(*command)[1]
@@ -303,36 +272,6 @@ def test_a_file_that_comes_after_the_videos_were_settled_is_said_and_not_taken(t
     assert code == 0
     assert f"1 new files in videos.paths are not part of this run (such as {films / 'late.mp4'})" in shown
     assert tree(tmp_path / "out") == before
-
-
-@pytest.mark.parametrize("key", ["videos.paths", "evaluation.benchmark", "model.path"])
-def test_path_in_a_folder_that_may_not_be_entered_is_named(tempo, write, tmp_path, monkeypatch, key):
-    section, _, name = key.partition(".")
-    path, stat = tmp_path / "closed" / "x", Path.stat
-
-    def refuse(self, **options):
-        if self.parent == path.parent or self.parent == path:
-            raise PermissionError(errno.EACCES, "Permission denied", str(self))
-        return stat(self, **options)
-
-    monkeypatch.setattr(Path, "stat", refuse)
-    config = write(**{section: {name: [str(path)] if name == "paths" else str(path)}})
-    assert_refused(tempo("run", config, "--out", tmp_path / "out"), key, "closed", "Permission denied")
-
-
-def test_mistake_beside_redo_discards_nothing(tempo, write, tmp_path):
-    out = tmp_path / "out"
-    store = RunStore(out)
-    store.begin("videos", "another fingerprint")
-    store.append(SKIPPED, [Skipped(id="a", stage="videos", reason="cannot be opened")])
-    before = tree(out)
-    assert_refused(tempo("run", write(), "--out", out, "--redo", "--until", "vidoes"), "vidoes")
-    assert tree(out) == before
-
-
-def test_directory_in_use_is_refused(tempo, write, tmp_path):
-    with RunStore(tmp_path / "out").lock():
-        assert_refused(tempo("videos", write(), "--out", tmp_path / "out"), "in use", str(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(
@@ -346,7 +285,7 @@ def test_directory_in_use_is_refused(tempo, write, tmp_path):
         (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB."), "not enough memory"),
     ],
 )
-def test_fault_of_disk_or_memory_is_one_message(tempo, write, tmp_path, monkeypatch, error, words):
+def test_failure_of_disk_or_memory_is_one_message(tempo, write, tmp_path, monkeypatch, error, words):
     def fail(*_, **__):
         raise error
 
@@ -356,27 +295,21 @@ def test_fault_of_disk_or_memory_is_one_message(tempo, write, tmp_path, monkeypa
     assert result[2].count("\n") == 1
 
 
-def test_directory_in_which_no_lock_can_be_made_is_named(tempo, write, tmp_path):
-    (tmp_path / "out" / ".lock").mkdir(parents=True)
-    result = tempo("videos", write(), "--out", tmp_path / "out")
-    assert_refused(result, "out cannot be the directory of a run", "Is a directory")
-
-
 @pytest.mark.parametrize(
     ("arguments", "work", "kept"),
     [
         (["run", "{config}", "--out", "{out}"], "tempo.pipeline.runner.run_stages", True),
         (["clips", "{config}", "--out", "{out}"], "tempo.pipeline.runner.run_stages", True),
-        (["probe", "embedded", "films"], "tempo.cli.probe.run_probe", False),
+        (["probe", "embedded", "films"], "tempo.cli.probe.check_model_path", False),
         (["audit", "{out}"], "tempo.preference.audit.audit_directory", False),
         (
             ["export", "{out}", "--format", "trl", "--out", "x"],
-            "tempo.cli.main.run_directory_error",
+            "tempo.cli.main.check_run_directory",
             False,
         ),
     ],
 )
-def test_stopping_says_what_is_kept(tempo, write, tmp_path, monkeypatch, arguments, work, kept):
+def test_stopping_prints_what_is_kept(tempo, write, tmp_path, monkeypatch, arguments, work, kept):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
@@ -384,11 +317,11 @@ def test_stopping_says_what_is_kept(tempo, write, tmp_path, monkeypatch, argumen
     names = {"config": write(), "out": tmp_path / "out"}
     code, _, err = tempo(*(word.format(**names) for word in arguments))
     assert code == 130
-    assert ("goes on where it stopped" in err) is kept
+    assert ("resumes where it stopped" in err) is kept
     assert ("nothing was written" in err) is not kept
 
 
-def test_fault_of_the_program_is_not_taken_for_one_of_the_user(tempo, write, tmp_path, monkeypatch):
+def test_a_bug_keeps_its_traceback(tempo, write, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("a fault")
 
@@ -401,7 +334,7 @@ def test_fault_of_the_program_is_not_taken_for_one_of_the_user(tempo, write, tmp
     "name",
     ["films", "my films", 'the "best" ones', "back\\slash", "it's", "été 映画", "films 🎬", "a # b", "[x]"],
 )
-def test_init_writes_a_configuration_that_loads_whatever_the_folder_is_called(tempo, tmp_path, name):
+def test_init_writes_a_configuration_that_loads_for_any_name_of_the_folder(tempo, tmp_path, name):
     folder = tmp_path / name
     folder.mkdir()
     (folder / "a.mp4").touch()
@@ -418,25 +351,11 @@ def test_init_writes_a_configuration_that_loads_whatever_the_folder_is_called(te
 
 
 @pytest.mark.parametrize("model", ["embedded", "Qwen/Qwen2.5-VL-7B-Instruct", 'own\\models/"q"'])
-def test_init_takes_any_model_and_says_what_the_embedded_one_is_for(tempo, films, tmp_path, model):
+def test_init_takes_any_model_and_warns_about_the_embedded_one(tempo, films, tmp_path, model):
     code, shown, _ = tempo("init", films, "--out", tmp_path / "made.toml", "--model", model)
     assert code == 0
     assert ("warning: the model 'embedded' only knows the synthetic world" in shown) is (model == "embedded")
     assert load_config(tmp_path / "made.toml").model.path == model
-
-
-def test_init_refuses_a_model_that_is_not_there(tempo, films, tmp_path):
-    result = tempo("init", films, "--out", tmp_path / "made.toml", "--model", "/no/such/model")
-    assert_refused(result, "model.path '/no/such/model' does not exist")
-    assert not (tmp_path / "made.toml").exists()
-
-
-def test_init_refuses_a_folder_without_a_video(tempo, tmp_path):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "notes.txt").touch()
-    result = tempo("init", tmp_path / "empty", "--out", tmp_path / "made.toml")
-    assert_refused(result, "no video in", "empty", ".mp4")
-    assert not (tmp_path / "made.toml").exists()
 
 
 def test_init_keeps_a_long_video_within_a_packed_row(tempo, films, tmp_path):
@@ -446,44 +365,10 @@ def test_init_keeps_a_long_video_within_a_packed_row(tempo, films, tmp_path):
     assert made.frames.max_total_pixels / (28 * 28 * 2) < made.training.max_tokens / 2
 
 
-def test_init_says_in_its_file_what_holds_anyway(tempo, films, tmp_path):
-    """Apart from the phases and the size of a frame, the written values are the defaults."""
+def test_the_values_that_init_writes_are_the_defaults(tempo, films, tmp_path):
+    """Except for the phases."""
     tempo("init", films, "--out", tmp_path / "made.toml")
     made = load_config(tmp_path / "made.toml").model_dump()
     (tmp_path / "bare.toml").write_text(tomli_w.dumps({"videos": {"paths": [str(films)]}}))
     bare = load_config(tmp_path / "bare.toml").model_dump()
     assert {section for section in made if made[section] != bare[section]} == {"training"}
-
-
-def test_init_never_overwrites(tempo, films, tmp_path):
-    (tmp_path / "made.toml").write_text("mine")
-    assert_refused(tempo("init", films, "--out", tmp_path / "made.toml"), "made.toml", "exists already")
-    assert (tmp_path / "made.toml").read_text() == "mine"
-
-
-def test_init_without_videos_is_refused(tempo, tmp_path):
-    assert_refused(tempo("init", tmp_path / "nowhere", "--out", tmp_path / "made.toml"), "nowhere")
-    assert not (tmp_path / "made.toml").exists()
-
-
-def test_init_into_a_folder_that_is_not_there_works_or_is_refused_by_name(tempo, films, tmp_path):
-    out = tmp_path / "deep" / "made.toml"
-    result = tempo("init", films, "--out", out)
-    if result[0] == 0:
-        load_config(out)
-    else:
-        assert_refused(result, str(out))
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("nowhere", ["does not exist"]),
-        ("films", ["no run of tempo", "config.toml"]),
-        ("films/a.mp4", ["no run of tempo"]),
-    ],
-)
-def test_status_of_what_is_no_run_is_refused_by_name(tempo, films, tmp_path, name, words):
-    before = tree(tmp_path)
-    assert_refused(tempo("status", tmp_path / name), name, *words)
-    assert tree(tmp_path) == before

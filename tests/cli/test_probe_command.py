@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tempo.cli import probe as module
+from tempo.cli.probe import read_texts
 from tempo.synthetic.drawing import render_story
 from tempo.synthetic.world import make_story
 
@@ -56,7 +56,7 @@ def test_figures_chart_and_descriptions_are_written_and_can_be_scored_again(temp
 def test_bad_options_are_one_message_before_any_model_is_loaded(
     tempo, films, tmp_path, monkeypatch, options, message
 ):
-    monkeypatch.setattr(module, "load_model", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("tempo.model.loading.load_model", lambda **_: pytest.fail("loaded"))
     monkeypatch.chdir(tmp_path)
     code, _, err = tempo("probe", "embedded", films, *options)
     assert code == 2
@@ -83,13 +83,13 @@ def test_bad_rows_of_descriptions_are_refused(tmp_path, lines, message):
     path = tmp_path / "texts.jsonl"
     path.write_text(lines)
     with pytest.raises(ValueError, match=message):
-        module.read_texts(path)
+        read_texts(path)
 
 
 def test_descriptions_may_contain_line_separators(tmp_path):
     path = tmp_path / "texts.jsonl"
     path.write_text('{"id": "a", "text": "x\u2028y"}\n{"id": "b", "text": "z"}\n')
-    assert module.read_texts(path) == {"a": "x\u2028y", "b": "z"}
+    assert read_texts(path) == {"a": "x\u2028y", "b": "z"}
 
 
 @pytest.mark.parametrize(
@@ -107,8 +107,7 @@ def test_models_of_the_hub_get_larger_frames(tempo, films, monkeypatch, model, o
         taken.append((frames.max_pixels, frames.max_total_pixels))
         raise ValueError("enough")
 
-    monkeypatch.setattr(module, "load_model", lambda *_, **__: None)
-    monkeypatch.setattr(module, "check_model_path", lambda *_: None)
-    monkeypatch.setattr(module, "probe", keep)
+    monkeypatch.setattr("tempo.model.loading.load_model", lambda **_: None)
+    monkeypatch.setattr("tempo.evaluation.probe.probe", keep)
     assert tempo("probe", model, films, *options)[0] == 2
     assert taken == [expected]

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from tempo.config import SyntheticConfig, load_config
+from tempo.core.files import read_rows
 from tempo.core.records import Instruction, Pair, Video
-from tempo.core.row_files import read_rows
 from tempo.core.store import RunStore
 from tempo.model.loading import repair_torchvision
 from tempo.pipeline.stages import NAMES

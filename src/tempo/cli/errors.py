@@ -1,4 +1,4 @@
-"""How a command ends early: one message with an exit code for bad input, a full disk, Ctrl-C and SIGTERM."""
+"""How a command ends early: one message and an exit code for bad input, a full disk, Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -20,9 +20,6 @@ INTERRUPTED, TERMINATED = 130, 143
 #: No space, quota exceeded, file too large.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-#: Words in torch's messages about missing memory, of the CPU and of a GPU.
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
-
 
 class Terminated(BaseException):
     """Raised on SIGTERM, which `kill` and batch systems send."""
@@ -36,7 +33,7 @@ def fail(text: str) -> NoReturn:
 
 def stop(error: BaseException, *, can_resume: bool) -> NoReturn:
     """Ends the process after Ctrl-C or SIGTERM, with a message about what is kept."""
-    kept = "the same command goes on where it stopped" if can_resume else "nothing was written"
+    kept = "the same command resumes where it stopped" if can_resume else "nothing was written"
     Console(stderr=True).print(f"\nstopped; {kept}")
     sys.exit(TERMINATED if isinstance(error, Terminated) else INTERRUPTED)
 
@@ -47,7 +44,8 @@ def machine_fault(error: Exception) -> str:
     # Libraries in Rust (safetensors, tokenizers) give the error of the system as text only.
     found = re.search(r"\(os error (\d+)\)", text)
     number = int(found[1]) if found else getattr(error, "errno", None)
-    if isinstance(error, MemoryError) or any(words in text for words in OUT_OF_MEMORY):
+    # The words of torch, on a CPU and on a GPU.
+    if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
         return f"there is not enough memory ({text}). Free some, then give the same command again"
     if number in DISK_FULL:
         return f"the disk is full ({text}). Free some space, then give the same command again"
@@ -63,12 +61,12 @@ def terminable() -> Iterator[None]:
     if num_processes() > 1:
         yield
         return
-    before = signal.signal(signal.SIGTERM, _terminate)
+
+    def terminate(*_: Any) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _terminate(*_: Any) -> NoReturn:
-    raise Terminated

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import warnings
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from tempo import __version__
 from tempo.cli.errors import INTERRUPTED, Terminated, fail, machine_fault, stop, terminable
-from tempo.config import load_config
-from tempo.core.store import run_directory_error
+from tempo.cli.probe import probe
+from tempo.config import VideosConfig, load_config
+from tempo.config.data import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
+from tempo.core.files import read_jsonl, whole_lines, write_text
+from tempo.core.progress import counters
+from tempo.core.records import Skipped
+from tempo.core.store import SKIPPED, RunStore, check_run_directory, count_skipped
 from tempo.engine.ranks import process_rank
 from tempo.engine.types import Context
-from tempo.pipeline import RunResult, runner
-from tempo.pipeline.stages import STAGES
+from tempo.pipeline import runner
+from tempo.pipeline.stages import NAMES, STAGES, Stage
 
 app = typer.Typer(
     add_completion=False,
@@ -30,8 +39,22 @@ app = typer.Typer(
 #: Commands that resume what they have done; the others write at their end.
 RESUMABLE = ("run", *(stage.name for stage in STAGES if not stage.is_auxiliary))
 
+#: The values that `tempo status` shows of the last step of a phase.
+METRICS = ("loss", "rewards/accuracies", "rewards/margins")
+
+#: Lines of [frames] in a starting configuration. The embedded model was trained on small frames.
+EMBEDDED_PIXELS = "max_pixels = 16384       # per frame"
+HUB_PIXELS = f"""\
+max_pixels = {HUB_MAX_PIXELS}      # per frame
+max_total_pixels = {HUB_TOTAL_PIXELS:_}  # of all frames of a video: long videos have smaller frames. This is
+                         # about 6,000 tokens of Qwen2.5-VL; video and answers must fit max_tokens"""
+
 ConfigArgument = Annotated[Path, typer.Argument(help="configuration in TOML; `tempo init` writes one")]
+RunArgument = Annotated[Path, typer.Argument(help="directory of a run")]
 OutOption = Annotated[Path, typer.Option("--out", help="directory of the run; created if it does not exist")]
+UntilOption = Annotated[
+    str, typer.Option(metavar="STAGE", help="stop after this stage, one of those that `tempo --help` lists")
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="section.key=value", help="override one value, in TOML; may be repeated"),
@@ -44,26 +67,6 @@ RedoOption = Annotated[
     bool,
     typer.Option("--redo", help="discard stages that were made with another config, and make them again"),
 ]
-EngineOption = Annotated[str, typer.Option(help="where stages run: local, or ray (extra `ray`)")]
-AddressOption = Annotated[
-    str,
-    typer.Option(metavar="host:port", help="Ray cluster to join, or auto; by default Ray is started here"),
-]
-
-
-def _show_version(is_given: bool) -> None:
-    if is_given:
-        console().print(f"tempo {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version")
-    ] = False,
-) -> None:
-    """Options before a subcommand."""
 
 
 def console() -> Console:
@@ -71,33 +74,61 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=True, markup=False)
 
 
+@app.callback(invoke_without_command=True)
+def _options(version: Annotated[bool, typer.Option("--version", help="show the version")] = False) -> None:
+    """Options before a subcommand."""
+    if version:
+        console().print(f"tempo {__version__}")
+        raise typer.Exit
+
+
 @app.command(rich_help_panel="Main")
 def run(
     config: ConfigArgument,
     out: OutOption,
-    until: Annotated[
-        str,
-        typer.Option(metavar="STAGE", help="stop after this stage, one of those that `tempo --help` lists"),
-    ] = "",
+    until: UntilOption = "",
     overrides: SetOption = None,
     source: FromOption = None,
     redo: RedoOption = False,
-    engine: EngineOption = "",
-    address: AddressOption = "",
 ) -> None:
     """Run every stage that is not done yet, from videos to the report."""
-    settings = load_config(config, _overrides(overrides, engine, address))
+    settings = load_config(config, overrides or ())
     result = runner.run(settings, out, until=until, from_run=source, redo=redo, console=console())
     if process_rank() == 0:
-        _print_result(result)
+        _print_evaluation(out)
+        report = f"report: {result.report}" if result.report else f"tempo status {out} shows the run"
+        console().print(report)
 
 
 @app.command(rich_help_panel="Main")
-def status(directory: Annotated[Path, typer.Argument(help="directory of a run")]) -> None:
+def status(directory: RunArgument) -> None:
     """Show what is done, what was skipped and why, and the metrics so far."""
-    from tempo.cli.status import print_status
+    check_run_directory(directory)
+    store = RunStore(directory)
+    skipped = Counter(row.stage for row in store.read(SKIPPED, Skipped))
+    stages = Table("stage", "state", "rows", "skipped", title=str(directory))
+    for name in NAMES:
+        state = "done" if store.is_done(name) else "begun" if store.fingerprint(name) else "-"
+        rows = str(len(whole_lines(store.path(name)))) if store.path(name).exists() else ""
+        stages.add_row(name, state, rows, str(skipped[name] or ""))
+    console().print(stages)
+    if counts := count_skipped(store):
+        reasons = Table("stage", "reason", "count", "for example", title="skipped, by reason")
+        for (stage, reason), (count, example) in sorted(counts.items(), key=lambda x: NAMES.index(x[0][0])):
+            reasons.add_row(stage, reason, str(count), example[:100])
+        console().print(reasons)
+    for path in sorted(directory.glob("*/**/metrics.jsonl")):
+        for row in read_jsonl(path)[-1:]:
+            figures = " ".join(f"{name} {row[name]:.3f}" for name in METRICS if name in row)
+            console().print(f"{path.parent.relative_to(directory)}: step {row['step']} {figures}")
+    _print_evaluation(directory)
 
-    print_status(directory, console())
+
+def _print_evaluation(directory: Path) -> None:
+    from tempo.evaluation.benchmark import accuracy_table
+
+    if (path := directory / "evaluation.json").exists():
+        console().print(accuracy_table(json.loads(path.read_text(encoding="utf-8"))))
 
 
 @app.command(rich_help_panel="Main")
@@ -107,10 +138,23 @@ def init(
     model: Annotated[str, typer.Option(help="checkpoint directory or hub name")] = "embedded",
 ) -> None:
     """Write a commented configuration for a folder of videos."""
-    from tempo.cli.init import write_starting_config
-    from tempo.model.loading import EMBEDDED
+    from tempo.model.loading import EMBEDDED, check_model_path
+    from tempo.video.find import find_videos
 
-    write_starting_config(videos, out, model)
+    if not videos.exists():
+        raise ValueError(f"{videos} does not exist")
+    if out.exists():
+        raise ValueError(f"{out} exists already; give another --out")
+    check_model_path(model)
+    find_videos([videos], VideosConfig().extensions)
+    template = Path(__file__).with_name("starting_config.toml").read_text(encoding="utf-8")
+    text = template.format(
+        out=shlex.quote(str(out)),
+        model=json.dumps(model, ensure_ascii=False),
+        videos=json.dumps(str(videos.resolve()), ensure_ascii=False),
+        pixels=EMBEDDED_PIXELS if model == EMBEDDED else HUB_PIXELS,
+    )
+    write_text(out, text)
     if model == EMBEDDED:
         console().print(
             f"warning: the model {model!r} only knows the synthetic world. Give --model a checkpoint for "
@@ -122,37 +166,32 @@ def init(
 
 @app.command(rich_help_panel="Main")
 def export(
-    directory: Annotated[Path, typer.Argument(help="directory of a run that has pairs")],
+    directory: RunArgument,
     format_name: Annotated[str, typer.Option("--format", help="trl, ms-swift, llama-factory or parquet")],
     out: Annotated[Path, typer.Option("--out", help="folder to write; must be empty or not exist")],
 ) -> None:
     """Write the pairs of a run for another trainer, easy ones first."""
     from tempo.preference.exporting import export_pairs
 
-    if error := run_directory_error(directory):
-        raise ValueError(error)
+    check_run_directory(directory)
     num_pairs = export_pairs(directory, format_name, out)
     console().print(f"wrote {num_pairs} pairs to {out}; pairs.import_from takes its pairs file back")
 
 
 @app.command(rich_help_panel="Main")
 def audit(
-    directory: Annotated[Path, typer.Argument(help="directory of a run that has pairs")],
+    directory: RunArgument,
     no_model: Annotated[
         bool, typer.Option("--no-model", help="without the language model; `tempo run` adds it later")
     ] = False,
 ) -> None:
     """Measure how well the pairs of a run can be told apart without the video; write audit.json."""
-    from tempo.core.progress import Counters
     from tempo.preference.audit import audit_directory
     from tempo.report.report import audit_table
 
-    with Counters(console()) as counters:
-        result = audit_directory(
-            directory,
-            with_model=not no_model,
-            progress=lambda done, total: counters.show("audit by the model", done, total),
-        )
+    with counters(console()) as show:
+        progress = partial(show, "audit by the model")
+        result = audit_directory(directory, with_model=not no_model, progress=progress)
     console().print(audit_table(result.model_dump(mode="json")))
     console().print(result.verdict)
     if (directory / "report.html").exists():
@@ -160,90 +199,24 @@ def audit(
         console().print(f"report.html still shows the earlier audit; `{again}` writes it again")
 
 
-@app.command(rich_help_panel="Main")
-def probe(
-    model: Annotated[str, typer.Argument(help="checkpoint directory or hub name, or `embedded`")],
-    videos: Annotated[Path, typer.Argument(help="folder of videos, or one video")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="file for all results")] = None,
-    chart: Annotated[Path | None, typer.Option(help="file for a chart, .png or .svg")] = None,
-    text: Annotated[
-        Path | None, typer.Option(help="JSONL of id and text, instead of the model's own descriptions")
-    ] = None,
-    save_text: Annotated[
-        Path | None, typer.Option(help="file for the model's descriptions, as --text reads them")
-    ] = None,
-    describe_with: Annotated[str, typer.Option(metavar="PROMPT", help="prompt for the descriptions")] = "",
-    num_videos: Annotated[int, typer.Option(min=1, help="largest number of videos, drawn by the seed")] = 100,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="longest description")] = 512,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="section.key=value", help=r"a value of \[model] or \[frames]; may be repeated"
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="seed of the perturbations and the intervals")] = 0,
-) -> None:
-    """Measure how much a model notices when a video is reversed, shuffled, cut or frozen; needs no labels."""
-    from tempo.cli.probe import ProbeRequest, run_probe
-    from tempo.evaluation.probe_report import probe_table
-    from tempo.preference.prompts import DESCRIBE
-
-    request = ProbeRequest(
-        model=model,
-        videos=videos,
-        prompt=describe_with or DESCRIBE[1],
-        num_videos=num_videos,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        overrides=overrides or (),
-        text=text,
-        json=json_file,
-        chart=chart,
-        save_text=save_text,
-    )
-    report = run_probe(request, console())
-    console().print(probe_table(report))
-    for row in report.left_out:
-        console().print(f"left out: {row.id}: {row.reason}: {row.detail}")
+app.command(rich_help_panel="Main")(probe)
 
 
-def _overrides(given: list[str] | None, engine: str, address: str) -> list[str]:
-    """The values of --set, and those of the options that stand for a key."""
-    named = {"run.engine": engine, "run.ray_address": address}
-    return [*(given or []), *(f"{key}={value}" for key, value in named.items() if value)]
-
-
-def _add_stage(name: str, description: str) -> None:
+def _add_stage(stage: Stage) -> None:
     """Adds the subcommand of a stage."""
+    description = f"Only this stage: {stage.description}.".replace("[", r"\[")
 
-    @app.command(
-        name, help=f"Only this stage: {description}.".replace("[", r"\["), rich_help_panel="Stages, in order"
-    )
+    @app.command(stage.name, help=description, rich_help_panel="Stages, in order")
     def _run_one(
-        config: ConfigArgument,
-        out: OutOption,
-        overrides: SetOption = None,
-        redo: RedoOption = False,
-        engine: EngineOption = "",
-        address: AddressOption = "",
+        config: ConfigArgument, out: OutOption, overrides: SetOption = None, redo: RedoOption = False
     ) -> None:
-        context = Context(load_config(config, _overrides(overrides, engine, address)), out)
-        runner.run_stages(context, console(), only=name, redo=redo)
+        context = Context(load_config(config, overrides or ()), out)
+        runner.run_stages(context, console(), only=stage.name, redo=redo)
 
 
 for _stage in STAGES:
     if not _stage.is_auxiliary:
-        _add_stage(_stage.name, _stage.description)
-
-
-def _print_result(result: RunResult) -> None:
-    from tempo.cli.status import print_evaluation
-
-    print_evaluation(result.directory, console())
-    if result.report:
-        console().print(f"report: {result.report}")
-    else:
-        console().print(f"tempo status {result.directory} shows the run")
+        _add_stage(_stage)
 
 
 @terminable()

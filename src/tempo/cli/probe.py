@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 
-from tempo.config import FramesConfig
 from tempo.config.data import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
 from tempo.config.load import override, parse_config
-from tempo.core.files import write_json, write_lines
-from tempo.core.progress import Counters
+from tempo.core.files import read_rows, write_json, write_lines
+from tempo.core.progress import counters
 from tempo.core.records import Record
-from tempo.core.row_files import read_rows
-from tempo.evaluation.probe import probe
-from tempo.evaluation.probe_report import ProbeReport, write_chart
-from tempo.model.loading import EMBEDDED, check_model_path, load_model
-from tempo.video.find import find_videos
+from tempo.model.loading import EMBEDDED, check_model_path
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="section.key=value", help=r"a value of \[model] or \[frames]; may be repeated"
+    ),
+]
+TextOption = Annotated[
+    Path | None, typer.Option(help="JSONL of id and text, instead of the model's own descriptions")
+]
 
 
 class Description(Record):
@@ -28,56 +33,72 @@ class Description(Record):
     text: str
 
 
-@dataclass(frozen=True)
-class ProbeRequest:
-    """The arguments of `tempo probe`; `overrides` are `section.key=value` of [model] and [frames]."""
+def probe(
+    model: Annotated[str, typer.Argument(help="checkpoint directory or hub name, or `embedded`")],
+    videos: Annotated[Path, typer.Argument(help="folder of videos, or one video")],
+    json: Annotated[Path | None, typer.Option(help="file for all results")] = None,
+    chart: Annotated[Path | None, typer.Option(help="file for a chart, .png or .svg")] = None,
+    text: TextOption = None,
+    save_text: Annotated[Path | None, typer.Option(help="file for descriptions, to give to --text")] = None,
+    describe_with: Annotated[str, typer.Option(metavar="PROMPT", help="prompt for the descriptions")] = "",
+    num_videos: Annotated[int, typer.Option(min=1, help="largest number of videos, drawn by the seed")] = 100,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="longest description")] = 512,
+    overrides: SetOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the perturbations and the intervals")] = 0,
+) -> None:
+    """Measure how much a model notices when a video is reversed, shuffled, cut or frozen; needs no labels."""
+    from tempo.evaluation import probe as probing
+    from tempo.evaluation.probe_report import probe_table, write_chart
+    from tempo.model.loading import load_model
+    from tempo.preference.prompts import DESCRIBE
+    from tempo.video.find import find_videos
 
-    model: str
-    videos: Path
-    prompt: str
-    num_videos: int
-    max_new_tokens: int
-    seed: int
-    overrides: Sequence[str]
-    text: Path | None
-    json: Path | None
-    chart: Path | None
-    save_text: Path | None
-
-
-def run_probe(request: ProbeRequest, console: Console) -> ProbeReport:
-    """Probes a model and writes the files; raises ValueError for bad arguments before any work."""
-    check_model_path(request.model)
-    _check_files(request)
-    given = _sections(request)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    check_model_path(model)
+    if chart and chart.suffix.lower() not in (".png", ".svg"):
+        raise ValueError(f"--chart {chart}: the name must end with .png or .svg")
+    for path in (json, chart, save_text):
+        if path and (path.is_dir() or not path.absolute().parent.is_dir()):
+            raise ValueError(f"{path} cannot be written; name a file in a folder that exists")
+    sections = override({}, overrides or ())
+    if unused := sections.keys() - {"model", "frames"}:
+        raise ValueError(f"--set {min(unused)} has no effect on a probe, which uses [model] and [frames]")
+    # Models of the hub need larger frames than the embedded one.
+    hub = {"max_pixels": HUB_MAX_PIXELS, "max_total_pixels": HUB_TOTAL_PIXELS}
     config = parse_config(
         {
-            "model": {**given.get("model", {}), "path": request.model},
-            "videos": {"paths": [str(request.videos)]},
-            "frames": _frames(request, given.get("frames", {})),
+            "model": {**sections.get("model", {}), "path": model},
+            "videos": {"paths": [str(videos)]},
+            "frames": {**({} if model == EMBEDDED else hub), **sections.get("frames", {})},
         }
     )
-    find_videos(config.videos.paths, config.videos.extensions)
-    texts = read_texts(request.text) if request.text else None
-    frames = config.frames
-    console.print(
-        f"frames: {frames.fps:g} a second, at most {frames.max_frames}, of {frames.max_pixels} pixels"
-    )
-    model = load_model(**config.model.model_dump())
-    with Counters(console) as counters:
-        report = probe(
-            model,
-            request.videos,
+    find_videos([videos], config.videos.extensions)
+    frames, prompt, texts = config.frames, describe_with or DESCRIBE[1], read_texts(text) if text else None
+    console.print(f"frames: {frames.fps:g} a second, up to {frames.max_frames} of {frames.max_pixels} pixels")
+    with counters(console) as show:
+        report = probing.probe(
+            load_model(**config.model.model_dump()),
+            videos,
             frames=frames,
-            prompt=request.prompt,
-            num_videos=request.num_videos,
-            max_new_tokens=request.max_new_tokens,
+            prompt=prompt,
+            num_videos=num_videos,
+            max_new_tokens=max_new_tokens,
             texts=texts,
-            seed=request.seed,
-            progress=lambda done, total: counters.show("probe", done, total),
+            seed=seed,
+            progress=partial(show, "probe"),
         )
-    _write(request, frames, report)
-    return report
+    if save_text:
+        rows = (Description(id=name, text=found) for name, found in report.descriptions.items())
+        write_lines(save_text, (row.model_dump_json() for row in rows))
+    if json:
+        settings: dict[str, Any] = {"model": model, "videos": str(videos), "text": str(text or "own")}
+        settings |= {"prompt": prompt, "seed": seed, "frames": frames.model_dump()}
+        write_json(json, settings | report.model_dump(mode="json", exclude={"descriptions"}))
+    if chart:
+        write_chart(report, chart, title=f"{model} on {report.num_videos} videos of {videos}")
+    console.print(probe_table(report))
+    for row in report.left_out:
+        console.print(f"left out: {row.id}: {row.reason}: {row.detail}")
 
 
 def read_texts(path: Path) -> dict[str, str]:
@@ -89,47 +110,3 @@ def read_texts(path: Path) -> dict[str, str]:
     if empty := [row.id for row in rows if not row.text.strip()]:
         raise ValueError(f"--text {path}: the text of {empty[0]!r} is empty; remove the row")
     return texts
-
-
-def _sections(request: ProbeRequest) -> dict[str, Any]:
-    """The overrides by section; raises ValueError for one that a probe does not use."""
-    sections = override({}, request.overrides)
-    for name in sections:
-        if name not in ("model", "frames"):
-            raise ValueError(f"--set {name} has no effect on a probe, which uses [model] and [frames]")
-    return sections
-
-
-def _frames(request: ProbeRequest, given: dict[str, Any]) -> dict[str, Any]:
-    """Values of [frames]; models of the hub get larger frames than embedded ones."""
-    if request.model == EMBEDDED:
-        return given
-    return {"max_pixels": HUB_MAX_PIXELS, "max_total_pixels": HUB_TOTAL_PIXELS, **given}
-
-
-def _check_files(request: ProbeRequest) -> None:
-    """Raises ValueError for a file that cannot be written."""
-    if request.chart and request.chart.suffix.lower() not in (".png", ".svg"):
-        raise ValueError(f"--chart {request.chart}: the name must end with .png or .svg")
-    for path in (request.json, request.chart, request.save_text):
-        if path and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise ValueError(f"{path} cannot be written; name a file in a folder that exists")
-
-
-def _write(request: ProbeRequest, frames: FramesConfig, report: ProbeReport) -> None:
-    if request.save_text:
-        rows = (Description(id=name, text=text) for name, text in report.descriptions.items())
-        write_lines(request.save_text, (row.model_dump_json() for row in rows))
-    if request.json:
-        settings = {
-            "model": request.model,
-            "videos": str(request.videos),
-            "text": str(request.text) if request.text else "own",
-            "prompt": request.prompt,
-            "seed": request.seed,
-            "frames": frames.model_dump(),
-        }
-        write_json(request.json, settings | report.model_dump(mode="json", exclude={"descriptions"}))
-    if request.chart:
-        title = f"{request.model} on {report.num_videos} videos of {request.videos}"
-        write_chart(report, request.chart, title=title)

@@ -20,7 +20,7 @@ from tempo.config.preference import (
 )
 from tempo.config.running import EndpointConfig, EvaluationConfig, ModelConfig, ReportConfig, RunConfig
 from tempo.config.training import TrainingConfig
-from tempo.core.errors import describe_error
+from tempo.core.files import describe_error
 
 
 class Config(Section):

@@ -1,14 +1,19 @@
-"""Files that appear whole or not at all, and JSONL that survives a kill."""
+"""Files that are replaced whole or not at all, JSONL that survives a kill, and plain errors for bad rows."""
 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+M = TypeVar("M", bound=BaseModel)
 
 
 @contextlib.contextmanager
@@ -16,8 +21,7 @@ def replace_file(path: Path, *, is_durable: bool = True, is_shared: bool = False
     """A temporary path to write to, which replaces `path` in one step when the block ends without an error.
 
     Readers see the old file or the new one. `is_durable` waits until the content is on disk, so that it
-    survives a power cut; without it a file still survives a kill. `is_shared` is for files that several
-    processes may write at the same time; the last one wins.
+    survives a power cut. `is_shared` is for files that several processes may write; the last one wins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A fixed name, so that the next write overwrites what a killed process left behind.
@@ -33,9 +37,9 @@ def replace_file(path: Path, *, is_durable: bool = True, is_shared: bool = False
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, data: bytes, *, is_durable: bool = True) -> None:
-    """Replaces `path` by the bytes in one step (`replace_file`)."""
-    with replace_file(path, is_durable=is_durable) as temporary:
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replaces `path` by the bytes in one step."""
+    with replace_file(path) as temporary:
         temporary.write_bytes(data)
 
 
@@ -73,20 +77,24 @@ def replace_directory(path: Path) -> Iterator[Path]:
 
 
 def append_jsonl(path: Path, lines: Iterable[str]) -> None:
-    """Appends lines of JSON and waits until they are on disk; a torn last line is cut first."""
+    """Appends lines of JSON and waits until they are on disk; an incomplete last line is cut first."""
     data = "".join(f"{line}\n" for line in lines).encode()
     if not data:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab+") as file:
-        _cut_torn_line(file)
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        if file.read(1) not in (b"", b"\n"):
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
 def whole_lines(path: Path) -> list[bytes]:
-    """The lines of a file that end with a newline; an absent file has none."""
+    """The lines of a file that end with a newline; empty for a missing file."""
     if not path.exists():
         return []
     with path.open("rb") as file:
@@ -94,18 +102,126 @@ def whole_lines(path: Path) -> list[bytes]:
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """The rows of a JSONL file of ours without a torn last line; an absent file has none."""
+    """The rows of a JSONL file of a run, without an incomplete last line; empty for a missing file."""
     return [json.loads(line) for line in whole_lines(path)]
 
 
-def _cut_torn_line(file: Any) -> None:
-    """Truncates an open binary file after its last newline."""
-    size = file.seek(0, os.SEEK_END)
-    if size == 0:
+def read_file(path: Path, key: str) -> Iterator[tuple[str, Any]]:
+    """The rows of a JSONL, JSON or Parquet file of a user, each with its place ("line 3") for messages.
+
+    Raises ValueError that names `key` (a configuration key or a function), the file, and the bad line.
+    """
+    if path.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            rows = pyarrow.parquet.read_table(path).to_pylist()
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ValueError(f"{key}: {path} cannot be read: {error}") from None
+        yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
         return
-    file.seek(size - 1)
-    if file.read(1) == b"\n":
-        return
-    file.seek(0)
-    file.truncate(file.read().rfind(b"\n") + 1)
-    file.seek(0, os.SEEK_END)
+    lines, place = _read_lines(path, f"{key}:"), str(path)
+    try:
+        if lines and lines[0].startswith("["):
+            rows = json.loads("\n".join(lines))
+            yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
+            return
+        for number, line in enumerate(lines, 1):
+            place = f"{path} line {number}"
+            yield f"line {number}", json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{key}: {place} is not valid JSON: {error}") from None
+
+
+def read_rows(path: Path, model: type[M], *, key: str) -> list[M]:
+    """The rows of a JSONL file of a user, one `model` per line.
+
+    Raises ValueError that names the configuration `key`, the file, and the first line that does not fit.
+    """
+    lines = enumerate(_read_lines(path, key), 1)
+    return [parse_row(model, line, f"{path} line {number}") for number, line in lines]
+
+
+def _read_lines(path: Path, named: str) -> list[str]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig").rstrip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{named} {path} cannot be read: {error}") from None
+    # Not str.splitlines, which also splits at U+2028 inside a text.
+    return text.split("\n") if text else []
+
+
+def parse_row(model: type[M], line: str | bytes, place: str) -> M:
+    """The `model` that a line of JSON holds; raises ValueError that names the `place` of the line."""
+    try:
+        return model.model_validate_json(line)
+    except ValidationError as error:
+        faults = [describe_error(item, model) for item in error.errors() if item["type"] != "missing"]
+        missing = [".".join(map(str, item["loc"])) for item in error.errors() if item["type"] == "missing"]
+        faults = [f"lacks {', '.join(missing)}", *faults] if missing else faults
+        raise ValueError(f"{place} is not a valid {model.__name__.lower()}: {'; '.join(faults)}") from None
+
+
+def describe_error(error: Any, model: type[BaseModel]) -> str:
+    """One item of `ValidationError.errors()` of `model` in a line: the dotted key, the problem, the value."""
+    kind, value, message = error["type"], error["input"], error["msg"].removeprefix("Value error, ")
+    keys, section, others = _locate(error["loc"], model)
+    # For a missing key pydantic shows the whole section, which may be long or hold a secret.
+    shows_value = error["loc"] and kind not in ("value_error", "missing", "union_tag_not_found")
+    if kind == "extra_forbidden":
+        message, shows_value = f"unknown key; {_known_keys(keys[-1], section, others)}", False
+    elif kind.startswith("union_tag"):
+        keys.append(error["ctx"]["discriminator"].strip("'"))
+        value = error["ctx"].get("tag")
+        message = f"Input should be one of {error['ctx']['expected_tags']}" if value else "Field required"
+    elif kind == "tuple_type":
+        example = (
+            f": {json.dumps([value], ensure_ascii=False)}" if isinstance(value, str | int | float) else ""
+        )
+        message = f"write a list{example}"
+    elif kind == "model_type":
+        message = "it should be an object of keys and values"
+    place = f"{'.'.join(keys)}: " if keys else ""
+    return f"{place}{message}" + (f" (got {value!r})" if shows_value else "")
+
+
+def _locate(location: tuple[Any, ...], model: Any) -> tuple[list[str], Any, list[Any]]:
+    """The keys that the user wrote, the model that the last one belongs to, and that model's alternatives.
+
+    In a union of models pydantic adds the tag of the chosen one, which the user did not write there.
+    """
+    keys, section, models, others = [], model, [model], []
+    for part in location:
+        if chosen := [one for one in models if len(models) > 1 and part in _tags(one)]:
+            models, others = chosen, [one for one in models if one not in chosen]
+            continue
+        keys.append(str(part))
+        section = models[0]
+        if part in section.model_fields:
+            models = list(_models(section.model_fields[part].annotation)) or models
+    return keys, section, others
+
+
+def _models(annotation: Any) -> Iterator[Any]:
+    """The models inside a type, such as `tuple[A | B, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
+
+
+def _tags(model: Any) -> list[str]:
+    """The values of the keys that can have only one."""
+    values = [get_args(field.annotation) for field in model.model_fields.values()]
+    return [value[0] for value in values if len(value) == 1]
+
+
+def _known_keys(key: str, section: Any, others: list[Any]) -> str:
+    """Which alternative section has the key, or all keys of this one with the most similar one first."""
+    if tags := [_tags(other)[0] for other in others if key in other.model_fields]:
+        return f"only {tags[0]!r} has it, remove it here"
+    known = list(section.model_fields)
+    close = difflib.get_close_matches(key, known, 1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}known keys: {', '.join(known)}"

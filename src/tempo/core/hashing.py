@@ -36,13 +36,13 @@ def hash_checkpoint(directory: Path) -> str:
 
     Large files are sampled (`WHOLE_BYTES`), and each file is read once per size and time of change.
     """
-    found = {path for pattern in CHECKPOINT_FILES for path in directory.glob(pattern)}
-    return hash_text("".join(f"{path.name} {_hash_large(path)}\n" for path in sorted(found)))
-
-
-def _hash_large(path: Path) -> str:
-    stat = path.stat()
-    return _hash_blocks(path, stat.st_size, stat.st_mtime_ns, WHOLE_BYTES)
+    found = sorted({path for pattern in CHECKPOINT_FILES for path in directory.glob(pattern)})
+    sizes = [(path, path.stat()) for path in found]
+    return hash_text(
+        "".join(
+            f"{path.name} {_hash_blocks(path, s.st_size, s.st_mtime_ns, WHOLE_BYTES)}\n" for path, s in sizes
+        )
+    )
 
 
 @functools.lru_cache(maxsize=256)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.progress import (
@@ -31,53 +31,43 @@ class Counter:
         self._bar: Progress | None = None
 
     def advance(self, count: int = 1, note: str = "") -> None:
-        """Counts `count` more units; `note` is shown beside the figures."""
+        """Counts `count` more units; `note` is shown after the figures."""
         self.done += count
+        now = time.perf_counter()
+        speed = (self.done - self._before) / max(1e-9, now - self._start)
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], advance=count, note=f"{self._speed():.1f}/s {note}")
-        elif time.perf_counter() - self._shown > LINE_EVERY_SECONDS:
-            self._shown = time.perf_counter()
-            left = (self.total - self.done) / max(1e-9, self._speed())
-            figures = f"{self.done}/{self.total} {self._speed():.1f}/s {left:.0f} s left"
-            self.console.print(f"{self.name}: {figures} {note}".rstrip())
-
-    def _speed(self) -> float:
-        """Units per second since the counter was made."""
-        return (self.done - self._before) / max(1e-9, time.perf_counter() - self._start)
+            self._bar.update(self._bar.task_ids[0], advance=count, note=f"{speed:.1f}/s {note}")
+        elif now - self._shown > LINE_EVERY_SECONDS:
+            self._shown, left = now, (self.total - self.done) / max(1e-9, speed)
+            figures = f"{self.done}/{self.total} {speed:.1f}/s {left:.0f} s left {note}"
+            self.console.print(f"{self.name}: {figures.rstrip()}")
 
     @contextlib.contextmanager
     def live(self) -> Iterator[Counter]:
-        """Shows the bar during the block, and a closing line after it."""
+        """Shows the bar during the block, and a closing line after it if the work did not fail."""
         if self.console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
             times = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
             with Progress(*columns, *times, console=self.console, transient=True) as self._bar:
                 self._bar.add_task(self.name, total=self.total, completed=self.done, note="")
                 yield self
-            self._bar = None
         else:
             yield self
         seconds = time.perf_counter() - self._start
         self.console.print(f"{self.name}: {self.done}/{self.total} in {seconds:.1f} s")
 
 
-class Counters:
-    """A context for counters in sequence: a new name closes the counter before it."""
+@contextlib.contextmanager
+def counters(console: Console) -> Iterator[Callable[..., None]]:
+    """A function `show(name, done, total, note="")`; a new name closes the counter of the one before."""
+    current: Counter | None = None
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self._stack = contextlib.ExitStack()
-        self._current: Counter | None = None
+    def show(name: str, done: int, total: int, note: str = "") -> None:
+        nonlocal current
+        if current is None or current.name != name:
+            stack.close()
+            current = stack.enter_context(Counter(console, name, total).live())
+        current.advance(done - current.done, note)
 
-    def __enter__(self) -> Counters:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.__exit__(*error)  # type: ignore[arg-type]
-
-    def show(self, name: str, done: int, total: int, note: str = "") -> None:
-        """Shows that `done` of `total` units of `name` are done."""
-        if self._current is None or self._current.name != name:
-            self._stack.close()
-            self._current = self._stack.enter_context(Counter(self.console, name, total).live())
-        self._current.advance(done - self._current.done, note)
+    with contextlib.ExitStack() as stack:
+        yield show

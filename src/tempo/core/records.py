@@ -1,8 +1,7 @@
 """The records that stages exchange: one type per JSONL file.
 
-Every record is frozen and has the `id` of its video (pairs have their own), so that rows are resumed, sorted
-and joined by id alone. Frame numbers count decoded frames from 0; times are presentation times in seconds
-from the first frame.
+Every record is frozen and has the `id` of its video (pairs have their own), by which rows are resumed, sorted
+and joined. Frame numbers count decoded frames from 0; times are in seconds from the first frame.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 Kind = Literal["drop", "shuffle", "reverse", "swap"]
 
-#: `other` is for pairs that were made elsewhere in an unknown way.
-PairKind = Literal["drop", "shuffle", "reverse", "swap", "other"]
+#: `other` is for imported pairs that were made in an unknown way.
+PairKind = Literal[Kind, "other"]
 
 
 class Frozen(BaseModel):
@@ -38,7 +37,7 @@ class Skipped(Record):
 
 
 class Video(Record):
-    """A file with a video stream, as its container describes it; it may still turn out not to decode.
+    """A file with a video stream, as its container describes it; decoding may still fail.
 
     `id` is a hash of the content. `width` and `height` are those before any rotation.
     """
@@ -52,12 +51,11 @@ class Video(Record):
 
 
 class Shot(Frozen):
-    """Frames `start_frame` up to, not including, `end_frame` of one camera shot.
+    """Frames `start_frame` to `end_frame` (exclusive) of one camera shot.
 
-    `candidates` are the frames that may become key frames, `sharpness` is that of each. `time_stamps` are
-    what the candidates and the frame in the middle are found by: for a frame number its time stamp and that
-    of the last key frame before it, in the time base of the stream. Frames without time stamps are missing
-    there.
+    `candidates` are the frames that may become key frames, each with its `sharpness`. `time_stamps` has, for
+    these and the middle frame, the frame's time stamp and that of the key frame to seek to, in the time base
+    of the stream; frames without time stamps are missing.
     """
 
     start_frame: int
@@ -102,7 +100,7 @@ class Clip(Frozen):
 
 
 class Clips(Record):
-    """The clips of a temporally rich video, in time order. Its frames are in the frame store under `id`."""
+    """The clips of a temporally rich video, in time order; its frames are in the frame store under `id`."""
 
     path: str
     duration_seconds: float
@@ -116,10 +114,10 @@ class Captions(Record):
 
 
 class Perturbation(Frozen):
-    """A list of clip indices. Only the rule `paper` can give the original order `0, 1, .., num_clips - 1`.
+    """A list of clip indices. Only the rule `paper` can give the original order.
 
-    `kept_share` is the share of clips that remain, `kendall_distance` the share of clip pairs whose order is
-    reversed (0 for a drop, 1 for a full reversal).
+    `kept_share` is the share of clips that remain, `kendall_distance` the share of clip pairs in reversed
+    order (0 for a drop, 1 for a full reversal).
     """
 
     kind: Kind
@@ -131,7 +129,7 @@ class Perturbation(Frozen):
 
 
 class Perturbations(Record):
-    """The perturbations of a video for which the model is asked."""
+    """The perturbations of a video."""
 
     num_clips: int
     perturbations: tuple[Perturbation, ...]
@@ -145,7 +143,7 @@ class Response(Frozen):
 
 
 class Unanswered(Frozen):
-    """A perturbation without a usable answer, and the reason."""
+    """A perturbation without a usable answer."""
 
     kind: Kind
     level: int
@@ -153,7 +151,7 @@ class Unanswered(Frozen):
 
 
 class Responses(Record):
-    """The model's answers for a video: for the original (`chosen`) and for its perturbations."""
+    """The model's answers for a video: for the original (`chosen`) and for its perturbations (`rejected`)."""
 
     num_clips: int
     chosen: str
@@ -165,8 +163,7 @@ class Pair(Record):
     """A training pair. Its `id` is video id, kind and level; `order` is the perturbation behind `rejected`.
 
     An imported pair (`pairs.import_from`) may be of the kind `other`, with level 0 and no order. A mirrored
-    pair (`pairs.mirror`) is about the perturbed video: `frames` are the numbers of the stored frames that
-    show it, in their order. They are empty for the original video.
+    pair (`pairs.mirror`) is about the perturbed video: `frames` are the stored frames that show it, in order.
     """
 
     video_id: str

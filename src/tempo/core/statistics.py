@@ -16,8 +16,7 @@ def cluster_interval(values: ArrayLike, clusters: Sequence[str], *, seed: int) -
     """The 95 % bootstrap interval of the mean of `values` [N], resampled by cluster (usually a video).
 
     Whole clusters are drawn with replacement, because values of one video are not independent. The order of
-    the values does not change the result. Where all values are equal the interval has no width. Raises
-    ValueError for fewer than two clusters.
+    the values does not change the result. Raises ValueError for fewer than two clusters.
     """
     from scipy.stats import bootstrap
 
@@ -43,9 +42,8 @@ def share_interval(
 ) -> tuple[float, float]:
     """The 95 % interval of a share: the mean of `values` [N], each between 0 and 1.
 
-    As `cluster_interval`, but Wilson's interval for one sample per cluster where the bootstrap is too
-    narrow: for fewer than `min_clusters` clusters, and where all values are 0 or all are 1. (0, 1) without
-    values.
+    As `cluster_interval`, but Wilson's interval for one sample per cluster where the bootstrap is too narrow:
+    for fewer than `min_clusters` clusters, and where all values are 0 or all are 1. (0, 1) without values.
     """
     num_clusters = len(set(clusters))
     share = float(np.asarray(values, np.float64).mean()) if num_clusters else 0.0

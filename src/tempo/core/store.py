@@ -15,9 +15,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tempo.core.files import append_jsonl, read_jsonl, whole_lines, write_json, write_lines, write_text
+from tempo.core.files import (
+    append_jsonl,
+    parse_row,
+    read_jsonl,
+    whole_lines,
+    write_json,
+    write_lines,
+    write_text,
+)
 from tempo.core.records import Record, Skipped, Video
-from tempo.core.row_files import parse_row
 
 R = TypeVar("R", bound=Record)
 
@@ -35,14 +42,19 @@ class RunStore:
         return self.directory / f"{name}.jsonl"
 
     def read(self, name: str, record: type[R]) -> list[R]:
-        """All complete rows of `name`, in file order; an absent file has none."""
-        path = self.path(name)
-        lines = enumerate(whole_lines(path), 1)
+        """All complete rows of `name`, in file order; empty for a missing file."""
+        lines = enumerate(whole_lines(path := self.path(name)), 1)
         return [parse_row(record, line, f"{path} line {number}") for number, line in lines]
 
     def append(self, name: str, rows: Iterable[Record]) -> None:
-        """Adds rows durably (`append_jsonl`)."""
+        """Adds rows; they are on disk when the call returns."""
         append_jsonl(self.path(name), (row.model_dump_json() for row in rows))
+
+    def append_results(self, stage: str, rows: Iterable[Record]) -> None:
+        """Adds the rows of `stage`, and skipped records to their own file."""
+        rows = list(rows)
+        self.append(stage, (row for row in rows if not isinstance(row, Skipped)))
+        self.append(SKIPPED, (row for row in rows if isinstance(row, Skipped)))
 
     def handled_ids(self, stage: str) -> set[str]:
         """Ids for which `stage` has a row or a skipped record."""
@@ -54,22 +66,27 @@ class RunStore:
         return self._marker(stage).exists()
 
     def fingerprint(self, stage: str) -> str | None:
-        """The fingerprint under which `stage` was begun, None if it never was."""
-        found = self._read_marker(stage).get("fingerprint")
-        return str(found) if found else None
+        """The fingerprint under which `stage` was begun; None for a stage that was not."""
+        return self._read_marker(stage).get("fingerprint")
 
     def versions(self, stage: str) -> dict[str, str]:
-        """The versions of the packages that made the rows of `stage`; empty if it was never begun."""
+        """The versions of the packages that made the rows of `stage`; empty for one that was not begun."""
         return dict(self._read_marker(stage).get("versions", {}))
 
     def begin(self, stage: str, fingerprint: str, versions: Mapping[str, str] | None = None) -> None:
         """Writes the fingerprint before the first row, so that rows of two configurations never mix."""
-        write_json(self._begun(stage), {"fingerprint": fingerprint, "versions": dict(versions or {})})
+        marker = {"fingerprint": fingerprint, "versions": dict(versions or {})}
+        write_json(self._marker(f"{stage}.begun"), marker)
 
     def finish(self, stage: str, fingerprint: str, versions: Mapping[str, str] | None = None) -> None:
         """Sorts the rows of `stage` and the skipped records, each in one step, and writes the marker last."""
-        self._sort(stage, ("id",))
-        self._sort(SKIPPED, ("stage", "id", "reason"))
+        for name, keys in ((stage, ("id",)), (SKIPPED, ("stage", "id", "reason"))):
+            if self.path(name).exists():
+                rows = [
+                    (json.loads(line), line.decode().rstrip("\n")) for line in whole_lines(self.path(name))
+                ]
+                rows.sort(key=lambda row: [row[0][key] for key in keys])
+                write_lines(self.path(name), (line for _, line in rows))
         write_json(self._marker(stage), {"fingerprint": fingerprint, "versions": dict(versions or {})})
 
     def forget(self, stage: str) -> None:
@@ -80,7 +97,7 @@ class RunStore:
         kept = [row for row in self.read(SKIPPED, Skipped) if row.stage != stage]
         if self.path(SKIPPED).exists():
             write_lines(self.path(SKIPPED), (row.model_dump_json() for row in kept))
-        self._begun(stage).unlink(missing_ok=True)
+        self._marker(f"{stage}.begun").unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -88,48 +105,35 @@ class RunStore:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             file = (self.directory / ".lock").open("w")
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = f"{self.directory} is in use by another tempo run. Wait for it, or use another directory"
+            raise ValueError(text) from None
         except OSError as error:
-            raise ValueError(f"{self.directory} cannot be the directory of a run: {error}") from None
+            raise ValueError(f"{self.directory} cannot be used as a run directory: {error}") from None
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"{self.directory} is in use by another tempo run; wait for it or use another directory"
-                ) from None
             yield
 
+    def _marker(self, name: str) -> Path:
+        return self.directory / "done" / f"{name}.json"
+
     def _read_marker(self, stage: str) -> dict[str, Any]:
-        for path in (self._marker(stage), self._begun(stage)):
+        for path in (self._marker(stage), self._marker(f"{stage}.begun")):
             if path.exists():
                 return dict(json.loads(path.read_text(encoding="utf-8")))
         return {}
 
-    def _marker(self, stage: str) -> Path:
-        return self.directory / "done" / f"{stage}.json"
 
-    def _begun(self, stage: str) -> Path:
-        return self.directory / "done" / f"{stage}.begun.json"
-
-    def _sort(self, name: str, keys: tuple[str, ...]) -> None:
-        path = self.path(name)
-        if path.exists():
-            rows = [(json.loads(line), line.decode().rstrip("\n")) for line in whole_lines(path)]
-            rows.sort(key=lambda row: [row[0][key] for key in keys])
-            write_lines(path, (line for _, line in rows))
-
-
-def run_directory_error(directory: Path) -> str | None:
-    """Why a directory is not the directory of a run, None if it is."""
+def check_run_directory(directory: Path) -> None:
+    """Raises ValueError for a directory that does not exist or that is not the directory of a run."""
     if not directory.exists():
-        return f"{directory} does not exist"
+        raise ValueError(f"{directory} does not exist")
     if not (directory / "config.toml").exists():
-        return f"{directory} is no run of tempo: it has no config.toml"
-    return None
+        raise ValueError(f"{directory} is not a run directory: it has no config.toml")
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The configuration that a run wrote into its directory, as plain data; empty if there is none."""
+    """The configuration that a run wrote into its directory, as plain data; empty for a missing file."""
     path = directory / "config.toml"
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
@@ -146,13 +150,11 @@ def count_skipped(store: RunStore) -> dict[tuple[str, str], tuple[int, str]]:
     paths = {video.id: video.path for video in store.read("videos", Video)}
     skipped = store.read(SKIPPED, Skipped)
     counts = Counter((row.stage, row.reason) for row in skipped)
-    examples = {(row.stage, row.reason): f"{_file_name(row, paths)}: {row.detail}" for row in skipped}
+    examples = {}
+    for row in skipped:
+        # An id is a path, the id of a video, or begins with one.
+        video, slash, rest = row.id.partition("/")
+        name = f"{Path(paths[video]).name}{slash}{rest}" if video in paths else row.id
+        name = Path(row.id).name if row.stage == "videos" else name
+        examples[row.stage, row.reason] = f"{name}: {row.detail}"
     return {key: (counts[key], example) for key, example in examples.items()}
-
-
-def _file_name(row: Skipped, paths: Mapping[str, str]) -> str:
-    """The name of the video's file for a row whose id is a path, a video's id, or begins with one."""
-    if row.stage == "videos":
-        return Path(row.id).name
-    name, slash, rest = row.id.partition("/")
-    return f"{Path(paths[name]).name}{slash}{rest}" if name in paths else row.id

@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.table import Table
 
+from tempo.core.files import read_rows
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Frozen, Outcome, Sample
-from tempo.core.row_files import read_rows
 from tempo.core.statistics import share_interval
 
 #: Aspects that a single frame answers; all others need time.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,7 +47,7 @@ def package_version(name: str) -> str | None:
 
 
 def look_up(config: Config, key: str) -> Any:
-    """The value of `section.key`, or a whole section; None if the section is absent."""
+    """The value of `section.key`, or a whole section; None for a key of a missing section."""
     value: Any = config
     for part in key.split("."):
         value = getattr(value, part, None)
@@ -63,22 +62,13 @@ def _value(config: Config, key: str, stage: Stage) -> Any:
 
 
 def _hash_input(config: Config, key: str) -> str:
-    """A hash of the content of the file or checkpoint under `key`, empty if there is none on this machine."""
+    """A hash of the content of the file or checkpoint under `key`; empty for a missing one or a hub name."""
     value = look_up(config, key)
     if not value or (key, value) == ("clips.features", EMBEDDED):
         return ""
     path = embedded_path() if value == EMBEDDED else Path(value).expanduser()
     try:
-        if path.is_dir():
-            return hash_checkpoint(path)
-        stat = path.stat()
-        return _hash_state(path, stat.st_size, stat.st_mtime_ns)
+        return hash_checkpoint(path) if path.is_dir() else hash_file(path)
     except OSError:
         # A missing file is reported before any work; `tempo status` must work without it.
         return ""
-
-
-@functools.lru_cache(maxsize=64)
-def _hash_state(path: Path, size: int, mtime_ns: int) -> str:
-    """Read once per size and time of change, because fingerprints are asked for often."""
-    return hash_file(path)

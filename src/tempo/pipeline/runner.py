@@ -1,27 +1,30 @@
-"""Running stages: what is done is kept, and rows of another configuration are refused or discarded."""
+"""Running stages: finished ones are kept, and rows of another configuration are refused or discarded."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from tempo.config import Config
 from tempo.core.files import write_json, write_lines, write_text
 from tempo.core.progress import Counter
-from tempo.core.records import Frozen, Record, Skipped
-from tempo.core.store import SKIPPED, RunStore, read_config, run_directory_error, write_config
+from tempo.core.records import Frozen, Skipped
+from tempo.core.store import SKIPPED, RunStore, check_run_directory, read_config, write_config
 from tempo.engine import pool as engine
 from tempo.engine.ranks import call_to_training, process_rank
 from tempo.engine.types import Context, count_workers
-from tempo.pipeline import preflight, steps
+from tempo.pipeline import steps
 from tempo.pipeline.fingerprints import fingerprints, package_version, stale_stages, versions
 from tempo.pipeline.stages import STAGES, Stage, select_stages
 
@@ -34,14 +37,15 @@ PACKAGES = ("tempo-dpo", "torch", "transformers", "peft", "accelerate", "av", "s
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run directory holds after a run."""
+    """What a run directory holds after a run.
+
+    `stages` are the names of those that are done. `report` is the path of report.html, None if missing.
+    `evaluation` is the `EvaluationReport` of each model by its name, empty if missing.
+    """
 
     directory: Path
-    #: The names of the stages that are done, in order.
     stages: tuple[str, ...]
-    #: The path of report.html, None before that stage.
     report: Path | None
-    #: The `EvaluationReport` of each model by its name, in the order of the table; empty before that stage.
     evaluation: dict[str, Frozen]
 
 
@@ -65,18 +69,14 @@ def run(
     source = Path(from_run) if from_run else None
     run_stages(context, console or Console(quiet=True), until=until, source=source, redo=redo)
     store, report = RunStore(context.directory), context.directory / "report.html"
+    evaluation: dict[str, Frozen] = {}
+    if (path := context.directory / "evaluation.json").exists():
+        from tempo.evaluation.benchmark import EvaluationReport
+
+        models = json.loads(path.read_text(encoding="utf-8"))["models"]
+        evaluation = {name: EvaluationReport.model_validate(found) for name, found in models.items()}
     done = tuple(stage.name for stage in STAGES if store.is_done(stage.name))
-    evaluation = _read_evaluation(context.directory / "evaluation.json")
     return RunResult(context.directory, done, report if report.exists() else None, evaluation)
-
-
-def _read_evaluation(path: Path) -> dict[str, Frozen]:
-    if not path.exists():
-        return {}
-    from tempo.evaluation.benchmark import EvaluationReport
-
-    models = json.loads(path.read_text(encoding="utf-8"))["models"]
-    return {name: EvaluationReport.model_validate(report) for name, report in models.items()}
 
 
 def run_stages(
@@ -95,11 +95,10 @@ def run_stages(
     if process_rank() > 0:
         steps.join_training(context)
         return
-    config, store = context.config, RunStore(context.directory)
-    if source and (error := run_directory_error(source)):
-        raise ValueError(f"--from: {error}")
-    selected = select_stages(config, until=until, only=only)
-    _check(config, selected, store)
+    store, selected = RunStore(context.directory), select_stages(context.config, until=until, only=only)
+    if source:
+        check_run_directory(source)
+    _check(context.config, selected, store)
     with store.lock():
         _settle(context, console, redo=redo)
         if source:
@@ -108,20 +107,23 @@ def run_stages(
         for stage in selected:
             if not store.is_done(stage.name):
                 _run_stage(stage, context, console)
-    call_to_training(config.model.device, is_needed=False)
+    call_to_training(context.config.model.device, is_needed=False)
 
 
-def _check(config: Config, selected: Iterable[Stage], store: RunStore) -> None:
+def _check(config: Config, selected: Sequence[Stage], store: RunStore) -> None:
     """Raises ValueError for what the selected stages that are not done will miss."""
     engine.check_engine(config.run)
-    preflight.check_paths(config, [key for stage in STAGES for key in stage.input_files])
+    steps.check_paths(config, [key for stage in STAGES for key in stage.input_files])
     wanted = fingerprints(config)
-    done = {name for name in wanted if store.is_done(name) and store.fingerprint(name) == wanted[name]}
-    left = [stage for stage in selected if stage.name not in done]
+    left = [
+        stage
+        for stage in selected
+        if not store.is_done(stage.name) or store.fingerprint(stage.name) != wanted[stage.name]
+    ]
     for stage in left:
         stage.check(config)
     if any(stage.needs_model(config) for stage in left):
-        preflight.check_model(config)
+        steps.check_model(config)
 
 
 def _run_stage(stage: Stage, context: Context, console: Console) -> None:
@@ -134,21 +136,20 @@ def _run_stage(stage: Stage, context: Context, console: Console) -> None:
             )
     stage.check_before(context)
     store.begin(stage.name, fingerprint, versions())
-    if stage.function:
-        stage.function(context, console)
-    else:
-        map_stage(stage, context, console)
+    (stage.function or partial(map_stage, stage))(context, console)
     store.finish(stage.name, fingerprint, versions())
 
 
 def map_stage(stage: Stage, context: Context, console: Console) -> None:
-    """Maps the rows that a stage reads through its worker, and writes each result when it is there."""
+    """Maps the rows that a stage reads through its worker, and writes each result when it is ready."""
     config, store = context.config, RunStore(context.directory)
     idle = {other.name for other in STAGES if other.idle(config)}
     reads, record = next(source for source in stage.reads if source[0] not in idle)
     rows, handled = store.read(reads, record), store.handled_ids(stage.name)
     place = stage.place(config)
-    size = 1 if place == "pool" else _batch_size(config)
+    # A server gets enough videos to be busy, at two requests or more each.
+    size = max(BATCH_VIDEOS, config.endpoint.concurrency // 2 if config.endpoint else 0)
+    size = 1 if place == "pool" else size
     # Batches are cut before handled records are left out: a resumed batch holds the same records as the first
     # time, so the model computes the same numbers.
     batches = [rows[i : i + size] for i in range(0, len(rows), size)]
@@ -156,22 +157,8 @@ def map_stage(stage: Stage, context: Context, console: Console) -> None:
     counter = Counter(console, stage.name, len(rows), done=len(rows) - sum(map(len, left)))
     with counter.live():
         for result in engine.map_batches(stage.worker, context, left, place=place, stage=stage.name):
-            _write([row for row in result if row.id not in handled], stage, store)
+            store.append_results(stage.name, (row for row in result if row.id not in handled))
             counter.advance(len(result))
-
-
-def _batch_size(config: Config) -> int:
-    """Videos in one worker call; a server gets enough of them to be busy, at two requests or more each."""
-    return max(BATCH_VIDEOS, config.endpoint.concurrency // 2 if config.endpoint else 0)
-
-
-def _write(result: Sequence[Record], stage: Stage, store: RunStore) -> None:
-    """Appends the rows of a result to the stage's file, and skipped records to theirs."""
-    skipped = [row for row in result if isinstance(row, Skipped)]
-    if wrong := {row.stage for row in skipped} - {stage.name}:
-        raise ValueError(f"stage {stage.name!r} has skipped records of another stage: {sorted(wrong)}")
-    store.append(stage.name, [row for row in result if not isinstance(row, Skipped)])
-    store.append(SKIPPED, skipped)
 
 
 def _settle(context: Context, console: Console, *, redo: bool) -> None:
@@ -194,38 +181,34 @@ def _settle(context: Context, console: Console, *, redo: bool) -> None:
 
 
 def discard_files(stage: Stage, directory: Path) -> None:
-    """Removes what a stage wrote beside its rows."""
-    for name in stage.files:
-        path = directory / name
+    """Removes what a stage wrote in addition to its rows."""
+    for path in (directory / name for name in stage.files):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _changed_keys(context: Context) -> list[str]:
     """Dotted keys that differ from the configuration in the run directory."""
     old, new = read_config(context.directory), context.config.model_dump(mode="json")
-    return [
-        f"{section}.{key}"
+    values = [
+        (f"{section}.{key}", (old.get(section) or {}).get(key), (new[section] or {}).get(key))
         for section in new
         for key in sorted({*(old.get(section) or {}), *(new[section] or {})})
-        if (old.get(section) or {}).get(key) != (new[section] or {}).get(key)
     ]
+    return [key for key, before, after in values if before != after]
 
 
 def _write_environment(path: Path) -> None:
     """Writes where the run was started; a later start elsewhere is added under `resumed`."""
-    now = {
+    now: dict[str, Any] = {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "num_cores": count_workers(0),
         "versions": {name: package_version(name) for name in PACKAGES},
     }
-    if not path.exists():
-        write_json(path, now)
-        return
-    first = json.loads(path.read_text(encoding="utf-8"))
+    first = json.loads(path.read_text(encoding="utf-8")) if path.exists() else now
     resumed = first.pop("resumed", [])
-    if now != [first, *resumed][-1]:
-        write_json(path, {**first, "resumed": [*resumed, now]})
+    resumed += [now] if now != [first, *resumed][-1] else []
+    write_json(path, {**first, "resumed": resumed} if resumed else first)
 
 
 def _report_changes(context: Context, console: Console, *, only: str) -> None:
@@ -237,16 +220,13 @@ def _report_changes(context: Context, console: Console, *, only: str) -> None:
         console.print(f"made with {before}: {', '.join(changed)}; this run goes on with {after}")
     if only or not context.config.videos.paths or not store.is_done("videos"):
         return
-    try:
-        new = steps.new_files(context)
-    except ValueError:
-        # The folders are empty by now; the stages that are left may need no video.
-        return
-    if new:
-        console.print(
-            f"videos: {len(new)} new files in videos.paths are not part of this run (such as {new[0]}); give "
-            "another --out for a run with them"
-        )
+    # The folders may be empty by now; the stages that are left may need no video.
+    with contextlib.suppress(ValueError):
+        if new := steps.new_files(context):
+            console.print(
+                f"videos: {len(new)} new files in videos.paths are not part of this run (such as {new[0]}); "
+                "give another --out for a run with them"
+            )
 
 
 def take_over(source: Path, context: Context, stages: Sequence[Stage]) -> str:
@@ -262,32 +242,27 @@ def take_over(source: Path, context: Context, stages: Sequence[Stage]) -> str:
         if not (stage.is_shared and old.is_done(name) and old.fingerprint(name) == wanted[name]):
             break
         if not new.is_done(name):
-            _copy_stage(stage, old, new, wanted[name])
+            _copy_stage(stage, old, new)
             taken.append(name)
     return f"taken over from {source}: {', '.join(taken) or 'nothing, no stage has the same settings'}"
 
 
-def _copy_stage(stage: Stage, old: RunStore, new: RunStore, fingerprint: str) -> None:
-    name = stage.name
+def _copy_stage(stage: Stage, old: RunStore, new: RunStore) -> None:
+    name, fingerprint = stage.name, old.fingerprint(stage.name) or ""
+    # Paths of videos that were rendered in the old run.
+    before, after = (
+        json.dumps(f"{store.directory / 'synthetic'}/", ensure_ascii=False)[1:-1] for store in (old, new)
+    )
     new.begin(name, fingerprint, old.versions(name))
     for file in stage.files:
         _link(old.directory / file, new.directory / file)
     if old.path(name).exists():
-        write_text(new.path(name), _move_paths(old.path(name).read_text(encoding="utf-8"), old, new))
-    kept = [row for row in new.read(SKIPPED, Skipped) if row.stage != name]
-    skipped = [row for row in old.read(SKIPPED, Skipped) if row.stage == name]
+        write_text(new.path(name), old.path(name).read_text(encoding="utf-8").replace(before, after))
+    kept = [row.model_dump_json() for row in new.read(SKIPPED, Skipped) if row.stage != name]
+    skipped = [row.model_dump_json() for row in old.read(SKIPPED, Skipped) if row.stage == name]
     if kept or skipped:
-        lines = [_move_paths(row.model_dump_json(), old, new) for row in skipped]
-        write_lines(new.path(SKIPPED), [*(row.model_dump_json() for row in kept), *lines])
+        write_lines(new.path(SKIPPED), [*kept, *(line.replace(before, after) for line in skipped)])
     new.finish(name, fingerprint, old.versions(name))
-
-
-def _move_paths(text: str, old: RunStore, new: RunStore) -> str:
-    """The text with paths in the `synthetic` folder of the old run replaced by those of the new run."""
-    before, after = (
-        json.dumps(f"{store.directory / 'synthetic'}/", ensure_ascii=False)[1:-1] for store in (old, new)
-    )
-    return text.replace(before, after)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -1,9 +1,9 @@
-"""The table of stages: everything that is true of a stage stands in its entry here, and nowhere else.
+"""The table of stages: an entry has all that is true of a stage.
 
 To add a stage, write a worker factory (`make_worker(context) -> worker`) in the package it belongs to, or a
-function in `steps.py` if the stage cannot work on one record at a time, and add an entry below. Its rows, its
-subcommand, resume, fingerprints, `tempo status` and `--from` follow from the entry. Workers are named, not
-imported, so that `tempo --help` imports no heavy package.
+function in `steps.py` if the stage cannot work on one record at a time, and add an entry below. Its file, its
+subcommand, resume, fingerprints, `tempo status` and `--from` follow from it. A worker is given by its name,
+so that `tempo --help` imports no heavy package.
 """
 
 from __future__ import annotations
@@ -14,78 +14,57 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from tempo.config import Config
-from tempo.core.records import (
-    Captions,
-    Clips,
-    Pair,
-    Perturbations,
-    Record,
-    Responses,
-    Shots,
-    Video,
-)
+from tempo.core.records import Captions, Clips, Pair, Perturbations, Record, Responses, Shots, Video
 from tempo.engine.pool import Place
 from tempo.engine.types import Context
-from tempo.pipeline import preflight, steps
-
-
-def _never(config: Config) -> bool:
-    return False
-
-
-def _no_reason(config: Config) -> str:
-    return ""
+from tempo.pipeline import steps
 
 
 @dataclass(frozen=True)
 class Stage:
     """All that is true of a stage."""
 
-    #: The subcommand, and the name of the JSONL file of the stage's rows.
+    #: The subcommand, and the name of the JSONL file of its rows.
     name: str
     #: What the stage does, for `--help`.
     description: str
-    #: The earlier stages that it reads, with the type of their rows. A worker maps the rows of the first one
-    #: that is not idle.
+    #: The earlier stages that it reads, with the type of their rows; a worker maps the first not idle.
     reads: tuple[tuple[str, type[Record]], ...] = ()
     #: The type of its rows; None if it writes only `files`.
     writes: type[Record] | None = None
-    #: `module:function` that makes the worker, for stages that map records to records.
+    #: `module:function` that makes the worker, for a stage that maps records to records.
     worker: str = ""
-    #: What runs the stage as a whole, for stages without a worker.
+    #: What runs a stage without a worker.
     function: Callable[[Context, Console], None] | None = None
-    #: Where the worker runs: in this process, in a pool of processes, or where a model is held.
+    #: Where the worker runs: in this process, in a pool of processes, or where a model is loaded.
     place: Callable[[Config], Place] = lambda config: "here"
     #: Whether it loads the model of `model.path`.
-    needs_model: Callable[[Config], bool] = _never
+    needs_model: Callable[[Config], bool] = lambda config: False
     #: Sections and keys of the configuration that its rows depend on.
     keys: tuple[str, ...] = ()
-    #: Keys in these sections that change no row. A run may go on with other values.
+    #: Keys in these sections that change no row; a run may go on with other values.
     ignored_keys: tuple[str, ...] = ()
-    #: Keys that name a file, or a checkpoint, whose content its rows depend on.
+    #: Keys that name a file whose content its rows depend on.
     input_files: tuple[str, ...] = ()
+    #: Keys that name such a checkpoint.
     checkpoints: tuple[str, ...] = ()
     #: Raises ValueError, before any work, if something that it needs is missing.
     check: Callable[[Config], None] = lambda config: None
-    #: Raises ValueError for earlier rows that later stages cannot use, right before the stage runs.
+    #: Raises ValueError, right before the stage runs, for earlier rows that later stages cannot use.
     check_before: Callable[[Context], None] = lambda context: None
-    #: Files and folders in the run directory that it writes beside its rows.
+    #: Files and folders in the run directory that it writes in addition to its rows.
     files: tuple[str, ...] = ()
     #: Why a configuration does not need the stage; empty if it does.
-    idle: Callable[[Config], str] = _no_reason
+    idle: Callable[[Config], str] = lambda config: ""
     #: Whether `--from RUN` may take over its rows and files.
-    is_shared: bool = False
-    #: Whether it only looks at a run: no later stage depends on it, and its subcommand takes a run directory.
+    is_shared: bool = True
+    #: Whether no later stage depends on it; its subcommand takes a run directory.
     is_auxiliary: bool = False
 
 
 def _asking(config: Config) -> Place:
-    """A server is asked from this process, which has its key."""
+    # Requests to a server are sent from this process, which has the API key.
     return "here" if config.endpoint else "model"
-
-
-def _without_server(config: Config) -> bool:
-    return config.endpoint is None
 
 
 def _imported(config: Config) -> str:
@@ -98,7 +77,7 @@ def _not_captioned(config: Config) -> str:
     return _imported(config)
 
 
-#: Of a server only what it serves changes its answers, not where it is or how it is asked.
+#: Keys of a server that change its answers; its address and the way of asking do not.
 _SERVER = ("endpoint.model", "endpoint.server")
 
 STAGES: tuple[Stage, ...] = (
@@ -109,7 +88,6 @@ STAGES: tuple[Stage, ...] = (
         keys=("synthetic",),
         files=("synthetic",),
         idle=lambda config: "" if config.synthetic else "the config has no [synthetic] section",
-        is_shared=True,
     ),
     Stage(
         "videos",
@@ -118,8 +96,7 @@ STAGES: tuple[Stage, ...] = (
         function=steps.run_videos,
         keys=("videos",),
         ignored_keys=("videos.timeout_seconds",),
-        check=preflight.check_instructions,
-        is_shared=True,
+        check=steps.check_instructions,
     ),
     Stage(
         "shots",
@@ -129,9 +106,8 @@ STAGES: tuple[Stage, ...] = (
         worker="tempo.video.shots:make_worker",
         place=lambda config: "pool",
         keys=("shots", "frames"),
-        check=preflight.check_detector,
+        check=steps.check_detector,
         files=("frames",),
-        is_shared=True,
     ),
     Stage(
         "clips",
@@ -142,9 +118,8 @@ STAGES: tuple[Stage, ...] = (
         place=lambda config: "pool" if config.clips.features == "embedded" else "model",
         keys=("clips", "frames"),
         checkpoints=("clips.features",),
-        check=preflight.check_embedder,
+        check=steps.check_embedder,
         idle=_imported,
-        is_shared=True,
     ),
     Stage(
         "captions",
@@ -153,14 +128,13 @@ STAGES: tuple[Stage, ...] = (
         writes=Captions,
         worker="tempo.preference.captions:make_worker",
         place=_asking,
-        needs_model=_without_server,
+        needs_model=lambda config: config.endpoint is None,
         keys=("model", *_SERVER, "captions"),
         ignored_keys=("model.device",),
         checkpoints=("model.path",),
-        check=preflight.check_server,
-        check_before=preflight.check_trainable,
+        check=steps.check_server,
+        check_before=steps.check_trainable,
         idle=_not_captioned,
-        is_shared=True,
     ),
     Stage(
         "perturbations",
@@ -170,7 +144,6 @@ STAGES: tuple[Stage, ...] = (
         worker="tempo.preference.perturbations:make_worker",
         keys=("perturbations", "responses.input_form"),
         idle=_imported,
-        is_shared=True,
     ),
     Stage(
         "responses",
@@ -179,14 +152,13 @@ STAGES: tuple[Stage, ...] = (
         writes=Responses,
         worker="tempo.preference.responses:make_worker",
         place=_asking,
-        needs_model=_without_server,
+        needs_model=lambda config: config.endpoint is None,
         keys=("model", *_SERVER, "responses"),
         ignored_keys=("model.device",),
         checkpoints=("model.path",),
-        check=preflight.check_server,
-        check_before=preflight.check_trainable,
+        check=steps.check_server,
+        check_before=steps.check_trainable,
         idle=_imported,
-        is_shared=True,
     ),
     Stage(
         "pairs",
@@ -197,7 +169,6 @@ STAGES: tuple[Stage, ...] = (
         keys=("pairs",),
         input_files=("pairs.import_from",),
         files=("held_out_pairs.jsonl",),
-        is_shared=True,
     ),
     Stage(
         "audit",
@@ -206,6 +177,7 @@ STAGES: tuple[Stage, ...] = (
         function=steps.run_audit,
         needs_model=lambda config: config.audit.max_model_pairs > 0,
         keys=("audit",),
+        is_shared=False,
         files=("audit.json",),
         is_auxiliary=True,
     ),
@@ -219,7 +191,8 @@ STAGES: tuple[Stage, ...] = (
         ignored_keys=("training.checkpoint_minutes",),
         input_files=("training.instructions",),
         checkpoints=("model.path",),
-        check=preflight.check_instructions,
+        check=steps.check_instructions,
+        is_shared=False,
         files=("train", "baselines", "model"),
     ),
     Stage(
@@ -229,7 +202,8 @@ STAGES: tuple[Stage, ...] = (
         needs_model=lambda config: bool(config.synthetic or config.evaluation.benchmark),
         keys=("evaluation",),
         input_files=("evaluation.benchmark",),
-        check=preflight.check_benchmark,
+        check=steps.check_benchmark,
+        is_shared=False,
         files=("evaluation", "evaluation.json"),
     ),
     Stage(
@@ -237,6 +211,7 @@ STAGES: tuple[Stage, ...] = (
         "write report.html",
         function=steps.run_report,
         keys=("report", "audit"),
+        is_shared=False,
         files=("report.html",),
     ),
 )
@@ -245,7 +220,7 @@ NAMES = tuple(stage.name for stage in STAGES)
 
 
 def find_stage(name: str) -> Stage:
-    """The stage with this name; raises ValueError if there is none."""
+    """The stage with this name; raises ValueError for an unknown name."""
     if name not in NAMES:
         raise ValueError(f"there is no stage {name!r}; the stages are {', '.join(NAMES)}")
     return STAGES[NAMES.index(name)]
@@ -256,10 +231,9 @@ def select_stages(config: Config, *, until: str = "", only: str = "") -> tuple[S
 
     Raises ValueError for an unknown name, and for an idle stage in `only`.
     """
+    if only and (reason := find_stage(only).idle(config)):
+        raise ValueError(f"stage {only!r} has nothing to do: {reason}")
     if only:
-        stage = find_stage(only)
-        if reason := stage.idle(config):
-            raise ValueError(f"stage {only!r} has nothing to do: {reason}")
-        return (stage,)
-    last = NAMES.index(find_stage(until).name) if until else len(NAMES) - 1
+        return (find_stage(only),)
+    last = STAGES.index(find_stage(until or NAMES[-1]))
     return tuple(stage for stage in STAGES[: last + 1] if not stage.idle(config))

@@ -1,19 +1,26 @@
-"""The functions of stages that run as a whole. Each imports its package when it is called."""
+"""What the table of stages refers to: functions that run a whole stage, and checks before any work.
+
+Each imports its package when it is called.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 from rich.console import Console
 
+from tempo.config import Config
 from tempo.core.files import write_lines
-from tempo.core.progress import Counter, Counters
+from tempo.core.progress import Counter, counters
 from tempo.core.records import Skipped, Video
 from tempo.core.store import SKIPPED, RunStore
 from tempo.engine import pool as engine
 from tempo.engine.ranks import call_to_training
 from tempo.engine.types import Context, count_workers
-from tempo.pipeline.preflight import check_trainable
+from tempo.model.loading import check_model_path
 
 
 def run_synthetic(context: Context, console: Console) -> None:
@@ -41,15 +48,14 @@ def run_videos(context: Context, console: Console) -> None:
     worker = "tempo.video.find:make_worker"
     with Counter(console, "videos", len(batches)).live() as counter:
         for result in engine.map_batches(worker, context, batches, place="pool", stage="videos"):
-            store.append("videos", [row for row in result if not isinstance(row, Skipped)])
-            store.append(SKIPPED, [row for row in result if isinstance(row, Skipped)])
+            store.append_results("videos", result)
             counter.advance()
     _skip_copies(store)
     check_trainable(context)
 
 
 def new_files(context: Context) -> list[str]:
-    """The files in `videos.paths` that the run has not seen; raises ValueError if there are no files."""
+    """The files in `videos.paths` that are not part of the run; raises ValueError if there are no files."""
     from tempo.video.find import find_videos
 
     store = RunStore(context.directory)
@@ -73,7 +79,7 @@ def _skip_copies(store: RunStore) -> None:
 
 
 def run_pairs(context: Context, console: Console) -> None:
-    """Makes or imports all pairs; pairs of held-out videos go to a file of their own."""
+    """Makes or imports all pairs; pairs of held-out videos go to another file."""
     from tempo.preference.importing import import_pairs
     from tempo.preference.pairs import HELD_OUT, make_pairs
 
@@ -93,10 +99,8 @@ def run_audit(context: Context, console: Console) -> None:
     """Measures how well the pairs can be told apart without the video; writes `audit.json`."""
     from tempo.preference.audit import audit_run
 
-    with Counters(console) as counters:
-        audit = audit_run(
-            context, progress=lambda done, total: counters.show("audit by the model", done, total)
-        )
+    with counters(console) as show:
+        audit = audit_run(context, progress=partial(show, "audit by the model"))
     console.print(f"audit: {audit.verdict}")
 
 
@@ -106,17 +110,18 @@ def run_training(context: Context, console: Console) -> None:
     from tempo.training.phases import run_training as train
 
     call_to_training(context.config.model.device, is_needed=True)
-    with Counters(console) as counters:
+    names = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
+    with counters(console) as show:
 
-        def show(directory: Path, step: int, num_steps: int, row: dict[str, float]) -> None:
-            phase = str(directory.relative_to(context.directory))
-            counters.show(phase, step, num_steps, _figures(row))
+        def show_step(directory: Path, step: int, num_steps: int, row: dict[str, float]) -> None:
+            figures = (f"{short} {row[name]:.3f}" for name, short in names.items() if name in row)
+            show(str(directory.relative_to(context.directory)), step, num_steps, " ".join(figures))
 
-        train(Session(context, show, console.print))
+        train(Session(context, show_step, console.print))
 
 
 def join_training(context: Context) -> None:
-    """What every process but the first does: it joins the training whenever the first one begins one."""
+    """What every process but the first does: it takes part whenever the first one begins a training."""
     from tempo.training.phases import Session
     from tempo.training.phases import run_training as train
 
@@ -124,17 +129,12 @@ def join_training(context: Context) -> None:
         train(Session(context))
 
 
-def _figures(row: dict[str, float]) -> str:
-    names = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
-    return " ".join(f"{short} {row[name]:.3f}" for name, short in names.items() if name in row)
-
-
 def run_evaluation(context: Context, console: Console) -> None:
     """Asks every model the benchmark; writes `evaluation.json`."""
     from tempo.evaluation.evaluate import run_evaluation as evaluate
 
-    with Counters(console) as counters:
-        evaluate(context, lambda model, done, total: counters.show(f"evaluation of {model}", done, total))
+    with counters(console) as show:
+        evaluate(context, lambda model, done, total: show(f"evaluation of {model}", done, total))
 
 
 def run_report(context: Context, console: Console) -> None:
@@ -142,3 +142,74 @@ def run_report(context: Context, console: Console) -> None:
     from tempo.report.report import write_report
 
     console.print(f"report: {write_report(context)}")
+
+
+def check_paths(config: Config, file_keys: Iterable[str]) -> None:
+    """Raises ValueError for a missing file, folder or checkpoint; `file_keys` name a file or are empty."""
+    check_model_path(config.model.path)
+    for key in file_keys:
+        if (value := attrgetter(key)(config)) and not Path(value).is_file():
+            raise ValueError(f"{key}: {value} does not exist")
+    for path in config.videos.paths:
+        if not Path(path).expanduser().exists():
+            raise ValueError(f"videos.paths: {path!r} does not exist")
+
+
+def check_detector(config: Config) -> None:
+    """Raises ValueError if the package of `shots.detector` is not installed."""
+    from tempo.video import detectors
+
+    detectors.check_detector(config.shots)
+
+
+def check_embedder(config: Config) -> None:
+    """Raises ValueError if the checkpoint of `clips.features` cannot be loaded."""
+    from tempo.video import clips
+
+    if config.clips.features != "embedded":
+        # Without the weights.
+        clips.load_pretrained(config.clips.features, "AutoImageProcessor")
+
+
+def check_server(config: Config) -> None:
+    """Raises ValueError if the environment has no key for the server of `[endpoint]`."""
+    from tempo.model.endpoint import read_api_key
+
+    if config.endpoint:
+        read_api_key(config.endpoint)
+
+
+def check_instructions(config: Config) -> None:
+    """Raises ValueError that names a bad row of `training.instructions`."""
+    from tempo.training.instructions import read_questions
+
+    if config.training.instructions:
+        read_questions(Path(config.training.instructions))
+
+
+def check_benchmark(config: Config) -> None:
+    """Raises ValueError that names a bad row of `evaluation.benchmark`, or a missing video."""
+    from tempo.evaluation import benchmark
+
+    if config.evaluation.benchmark:
+        benchmark.check_benchmark(Path(config.evaluation.benchmark))
+
+
+def check_model(config: Config) -> None:
+    """Raises ValueError if the model cannot be used, without loading its weights; takes seconds."""
+    from tempo.model.loading import check_device, load_processor
+
+    # On a Ray cluster the devices are those of its machines.
+    if config.run.engine == "local":
+        check_device(config.model.device)
+    load_processor(config.model.path, trust_remote_code=config.model.trust_remote_code)
+
+
+def check_trainable(context: Context) -> None:
+    """Raises ValueError for an instruction about an unknown video, and for a video too long to train on."""
+    from tempo.training.examples import check_longest
+    from tempo.training.instructions import check_videos
+
+    check_videos(context)
+    if context.config.training.phases:
+        check_longest(context)

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from pydantic import ValidationError
 
-from tempo.core.errors import describe_error
+from tempo.core.files import describe_error, read_file
 from tempo.core.hashing import hash_text
 from tempo.core.records import Pair, Skipped
-from tempo.core.row_files import read_file
 from tempo.engine.types import Context
 from tempo.preference.pairs import STAGE, Selection, select_pairs
 from tempo.video.find import find_video, read_library

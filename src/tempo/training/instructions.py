@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tempo.core.files import read_file
 from tempo.core.hashing import derive_seed
-from tempo.core.row_files import read_file
 from tempo.engine.types import Context
 from tempo.preference.importing import VIDEO_TAG, check_row, read_turns, read_video, untagged
 from tempo.video.find import find_video, read_library
