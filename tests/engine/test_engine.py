@@ -176,8 +176,7 @@ from tempo.engine import pool
 from tempo.engine.types import Context
 
 if __name__ == "__main__":
-    sys.path.insert(0, sys.argv[2])
-    run = {"engine": sys.argv[3], "num_workers": 2}
+    run = {"engine": sys.argv[2], "num_workers": 2}
     context = Context(Config.model_validate({"run": run, "videos": {"paths": ["unused"]}}), Path(sys.argv[1]))
     batches = [[Record(id=str(i))] for i in range(4)]
     list(pool.map_batches("engine_workers:endless", context, batches, place="pool", stage="captions"))
@@ -217,7 +216,8 @@ def test_processes_end_with_the_run_by_ctrl_c_or_kill(tmp_path, engine, how):
     script = tmp_path / "run_endless.py"
     script.write_text(RUN_ENDLESS)
     run = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path), str(Path(__file__).parent), engine],
+        [sys.executable, str(script), str(tmp_path), engine],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         # A shell that started the tests in the background makes them ignore Ctrl-C.

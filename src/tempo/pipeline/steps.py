@@ -50,7 +50,7 @@ def run_videos(context: Context, console: Console) -> None:
         for result in engine.map_batches(worker, context, batches, place="pool", stage="videos"):
             store.append_results("videos", result)
             counter.advance()
-    _merge_copies(store)
+    _skip_copies(store)
     check_trainable(context)
 
 
@@ -65,22 +65,17 @@ def new_files(context: Context) -> list[str]:
     return [path for path in files if path not in handled]
 
 
-def _merge_copies(store: RunStore) -> None:
-    """Merges rows with the same content into the first one, with the other paths as its copies."""
-    same: dict[str, list[Video]] = {}
-    for video in sorted(store.read("videos", Video), key=lambda video: video.path):
-        same.setdefault(video.id, []).append(video)
-    kept: list[Video] = []
+def _skip_copies(store: RunStore) -> None:
+    """Keeps the first path of each content, in the order of paths, and skips the others."""
+    first: dict[str, Video] = {}
     skipped: list[Skipped] = []
-    for first, *others in same.values():
-        detail = f"same content as {first.path}"
-        skipped += [Skipped(stage="videos", id=v.path, reason="duplicate", detail=detail) for v in others]
-        # After a kill between the two writes below, earlier copies are known only from the first row.
-        copies = {v.path for v in others}.union(*(v.copies for v in (first, *others)))
-        kept.append(first.model_copy(update={"copies": tuple(sorted(copies))}))
+    for video in sorted(store.read("videos", Video), key=lambda video: video.path):
+        if first.setdefault(video.id, video) is not video:
+            detail = f"same content as {first[video.id].path}"
+            skipped.append(Skipped(stage="videos", id=video.path, reason="duplicate", detail=detail))
     known = store.handled_ids("videos")
     store.append(SKIPPED, [row for row in skipped if row.id not in known])
-    write_lines(store.path("videos"), (video.model_dump_json() for video in kept))
+    write_lines(store.path("videos"), (video.model_dump_json() for video in first.values()))
 
 
 def run_pairs(context: Context, console: Console) -> None:
@@ -172,7 +167,8 @@ def check_embedder(config: Config) -> None:
     from tempo.video import clips
 
     if config.clips.features != "embedded":
-        clips.check_embedder(config.clips.features)
+        # Without the weights.
+        clips.load_pretrained(config.clips.features, "AutoImageProcessor")
 
 
 def check_server(config: Config) -> None:
