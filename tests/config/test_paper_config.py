@@ -89,7 +89,6 @@ def test_phases_go_from_easy_to_hard_and_end_in_instruction_tuning():
 
 def test_a_video_of_three_minutes_has_as_many_tokens_as_in_the_recipe(tmp_path):
     """The model's processor rounds stored frames to multiples of 28, and two frames share their tokens."""
-<<<<<<< HEAD
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("libx264", rate=1, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
@@ -99,11 +98,7 @@ def test_a_video_of_three_minutes_has_as_many_tokens_as_in_the_recipe(tmp_path):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     sampled = sample_video(tmp_path / "a.mp4", load_config(PAPER).frames)
-    (kept,) = decode_jpegs(sampled.jpegs[:1])
-=======
-    sampled = sample_video(still(tmp_path / "a.mp4", 180, 640, 360), load_config(PAPER).frames)
     kept = sampled.images[0]
->>>>>>> main
     # The limits of the checkpoint.
     height, width = smart_resize(*kept.shape[:2], 28, min_pixels=3136, max_pixels=12845056)
     assert len(sampled.jpegs) == 180
