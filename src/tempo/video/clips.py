@@ -182,7 +182,8 @@ def _best_frame(sharpness: Mapping[int, float], centre: int, radius: int) -> int
 
 def check_embedder(checkpoint: str) -> None:
     """Raises ValueError where the checkpoint cannot be read; loads no weights."""
-    _load(checkpoint, "AutoImageProcessor")
+    if checkpoint != "embedded":
+        _load(checkpoint, "AutoImageProcessor")
 
 
 def load_embedder(checkpoint: str, device: str = "auto") -> Embed:
