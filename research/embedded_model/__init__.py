@@ -1,1 +1,1 @@
-"""How the embedded models are made."""
+"""How the two embedded models are made, from random weights to a checkpoint with a model card."""

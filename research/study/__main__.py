@@ -1,6 +1,76 @@
-"""`python -m research.study`."""
+"""Trains and measures rows of phases over several seeds, and says which claims hold.
 
-from research.study.command import main
+    python -m research.study configs/study.toml --out out/study
+    python -m research.study configs/study.toml --write docs/study.json docs/study.md README.md
+
+The first command runs what is missing of a study and writes `study.json` and `study.md`. The second fills the
+blocks `<!-- study:NAME --> ... <!-- /study -->` of documents with the results of a study that has run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from research.study.config import load_study
+from research.study.output import block, read_results, write_documents
+from tempo.cli.errors import Terminated, fail, terminable
+
+
+def run(given: argparse.Namespace) -> None:
+    """Runs the study and prints its main table and its claims."""
+    # Only this needs torch.
+    from research.study.run import run_study
+
+    command = f"python -m research.study {given.config} --out {given.out}"
+    command += "".join(
+        f" --{name} {getattr(given, name)}" for name in ("rows", "seeds") if getattr(given, name)
+    )
+    rows, seeds = ([part for part in text.split(",") if part] for text in (given.rows, given.seeds))
+    results = run_study(
+        given.config,
+        given.out,
+        rows=rows,
+        seeds=[*map(int, seeds)],
+        num_workers=given.workers,
+        command=command,
+    )
+    print(*(block(results, name, plots="") for name in ("main", "claims")), sep="\n\n")
+    print(f"study: {given.out / 'study.json'}; tables and plots: {given.out / 'study.md'}")
+
+
+def write(config: Path, results: Path, *documents: Path) -> None:
+    """Fills the documents; plots go into a folder with the name of the results."""
+    study, _ = load_study(config)
+    write_documents(read_results(study, results), documents, plots=results.with_suffix(""))
+
+
+@terminable()
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(
+        prog="python -m research.study",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", type=Path, help="a study in TOML, like configs/study.toml")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, help="directory of the study; it is made if it does not exist")
+    what.add_argument(
+        "--write", type=Path, nargs="+", metavar="FILE", help="study.json, then documents to fill"
+    )
+    parser.add_argument("--rows", default="", metavar="A,B", help="only these rows, and what they need")
+    parser.add_argument("--seeds", default="", metavar="0,1", help="these seeds instead of the study's own")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one per core, one on a GPU")
+    given = parser.parse_args()
+    try:
+        run(given) if given.out else write(given.config, *given.write)
+    except ValueError as error:
+        fail(str(error))
+    except (KeyboardInterrupt, Terminated):
+        sys.exit("stopped; give the same command again to continue")
+
 
 if __name__ == "__main__":
     main()

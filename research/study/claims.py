@@ -1,158 +1,99 @@
-"""The paper's claims and the project's aims, one by one: holds, does not hold, or cannot be told.
-
-What is asked of each claim was written down before the study was run. Aims are in shares: 0.1 is ten points.
-"""
+"""What a study says about each claim: it holds, it does not hold, or it cannot be told."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
-from research.study.judging import Study, Verdict, ahead, all_of, blind_at_chance, kept, lower, predicts
+from research.study import analysis
+from research.study.analysis import NOT_RUN, Estimate, Interval, Results
+from research.study.config import ClaimConfig
 
-#: How far the method is meant to be ahead of SFT alone, and how much static questions may lose.
-AIM, MAY_LOSE = 0.10, 0.02
-#: What is called enough: this share of the gain, kept by a quarter of the pairs.
-ENOUGH = 0.8
-#: This far from drawing options is still chance; blind, conflicting videos alone always are.
-NEAR_CHANCE = 0.05
-SINGLE = ("single_16", "single_8", "single_4", "single_2")
+HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
+
+#: What a claim compares, given the results, the rows of one comparison, and the metric.
+TESTS: Mapping[str, Callable[..., Estimate | None]] = {
+    "difference": analysis.difference,
+    "gain_kept": analysis.gain_kept,
+    "near_zero": analysis.mean,
+    "rank_correlation": lambda results, metric: analysis.correlation(results, "win_rate", metric),
+}
 
 
 @dataclass(frozen=True)
-class Claim:
-    """A claim, where it comes from ("world", "paper", "aim" or "why"), and what decides it."""
+class Verdict:
+    """HOLDS, FAILS or UNKNOWN, and the estimate of every comparison, by its rows.
 
-    name: str
-    source: str
-    text: str
-    judge: Callable[[Study], Verdict]
+    An estimate is None where the rows have not run, or have no seed in common.
+    """
 
-
-def judge_claims(study: Study) -> list[dict[str, str]]:
-    """Name, source, claim, verdict and the figures behind it, for every claim."""
-    found = []
-    for claim in CLAIMS:
-        verdict, why = claim.judge(study)
-        cells = {"name": claim.name, "source": claim.source, "claim": claim.text}
-        found.append({**cells, "verdict": verdict, "why": why})
-    return found
+    claim: ClaimConfig
+    outcome: str
+    estimates: dict[tuple[str, ...], Estimate | None]
 
 
-def _ahead(row: str, against: str, *, reach: float = 0.0) -> Callable[[Study], Verdict]:
-    """By temporal accuracy, with the figures of order beside it."""
-    return partial(ahead, row=row, against=against, reach=reach, beside=("event_order", "group_score"))
+def judge(results: Results) -> list[Verdict]:
+    """The verdict on every claim of the study.
+
+    With several comparisons a claim holds if all of them hold, and does not hold if one of them does not.
+    """
+    verdicts = []
+    for claim in results.study.claims:
+        estimates = {rows: TESTS[claim.test](results, *rows, claim.metric) for rows in claim.rows or ((),)}
+        outcomes = {_outcome(claim, estimate) for estimate in estimates.values()}
+        outcome = FAILS if FAILS in outcomes else HOLDS if outcomes == {HOLDS} else UNKNOWN
+        verdicts.append(Verdict(claim, outcome, estimates))
+    return verdicts
 
 
-CLAIMS = (
-    Claim(
-        "blind",
-        "world",
-        f"Without the video, all temporal questions are at chance, within {100 * NEAR_CHANCE:.0f} points.",
-        partial(blind_at_chance, within=NEAR_CHANCE),
-    ),
-    Claim(
-        "pre_sft_over_sft_then_dpo",
-        "paper",
-        "Preferences before SFT beat SFT followed by preferences.",
-        _ahead("method", "sft_then_dpo"),
-    ),
-    Claim(
-        "sft_then_dpo_over_sft",
-        "paper",
-        "SFT followed by preferences beats SFT alone.",
-        _ahead("sft_then_dpo", "sft_only"),
-    ),
-    Claim(
-        "easy_hard_over_fixed",
-        "paper",
-        "Easy to hard beats each fixed difficulty.",
-        all_of(*(partial(ahead, row="method", against=name) for name in SINGLE)),
-    ),
-    Claim("easy_hard_over_mixed", "paper", "Easy to hard beats all levels mixed.", _ahead("method", "mixed")),
-    Claim(
-        "easy_hard_over_hard_easy",
-        "paper",
-        "Easy to hard beats hard to easy.",
-        _ahead("method", "hard_easy"),
-    ),
-    Claim(
-        "sft_starts_lower",
-        "paper",
-        "After preferences, SFT starts at a lower loss.",
-        partial(lower, row="method", against="sft_only", measure="sft_loss"),
-    ),
-    Claim(
-        "sft_starts_steadier",
-        "paper",
-        "After preferences, SFT starts with steadier gradients: their norm varies less from step to step.",
-        partial(lower, row="method", against="sft_only", measure="sft_grad_spread"),
-    ),
-    Claim(
-        "own_pairs_best",
-        "paper",
-        "Pairs that a model made itself teach it more than those of another architecture.",
-        all_of(_ahead("method", "a_on_b"), _ahead("b_method", "b_on_a")),
-    ),
-    Claim(
-        "pairs_transfer",
-        "paper",
-        "Pairs of another architecture still gain something over SFT alone.",
-        all_of(_ahead("a_on_b", "sft_only"), _ahead("b_on_a", "b_sft_only")),
-    ),
-    Claim(
-        "small_set",
-        "paper",
-        f"A small set is enough: a quarter of the pairs keeps {100 * ENOUGH:.0f} % of the gain.",
-        partial(kept, row="data_1_4", at_least=ENOUGH),
-    ),
-    Claim(
-        "method_over_sft",
-        "aim",
-        f"The method is {100 * AIM:.0f} points or more over SFT alone in temporal accuracy.",
-        _ahead("method", "sft_only", reach=AIM),
-    ),
-    Claim(
-        "static_kept",
-        "aim",
-        f"Static questions lose no more than {100 * MAY_LOSE:.0f} points against SFT alone.",
-        partial(ahead, row="method", against="sft_only", measure="static", over=-MAY_LOSE, reach=-MAY_LOSE),
-    ),
-    Claim(
-        "best_over_method",
-        "aim",
-        "Our best recipe beats the method, also where that sees as many pairs, or takes as many steps.",
-        all_of(*(_ahead("best", name) for name in ("method", "method_twice", "method_long"))),
-    ),
-    Claim(
-        "probe_rises",
-        "aim",
-        "The probe's win rate rises with DPO, on videos that DPO has not seen.",
-        partial(ahead, row="dpo_only", against="base", measure="win_rate"),
-    ),
-    Claim(
-        "probe_predicts",
-        "aim",
-        "The probe predicts temporal accuracy across the rows of the study.",
-        predicts,
-    ),
-    Claim(
-        "pre_sft_over_long_sft_then_dpo",
-        "why",
-        "Preferences before SFT beat SFT followed by preferences, where SFT is four times as long.",
-        _ahead("method_sft_long", "sft_long_then_dpo"),
-    ),
-    Claim(
-        "small_set_seen_as_often",
-        "why",
-        f"A quarter of the pairs keeps {100 * ENOUGH:.0f} % of the gain, seen four times as often.",
-        partial(kept, row="data_1_4_long", at_least=ENOUGH),
-    ),
-    Claim(
-        "true_sft_starts_lower",
-        "why",
-        "After preferences, SFT starts at a lower loss where its answers tell the true order.",
-        partial(lower, row="method_sft_true", against="sft_true", measure="sft_loss"),
-    ),
-)
+def _outcome(claim: ClaimConfig, estimate: Estimate | None) -> str:
+    if estimate is None or estimate.interval is None:
+        return UNKNOWN
+    low, high = estimate.interval
+    if claim.test == "near_zero":
+        inside = -claim.within <= low and high <= claim.within
+        outside = low > claim.within or high < -claim.within
+        return HOLDS if inside else FAILS if outside else UNKNOWN
+    if claim.direction == "lower":
+        return compare((-high, -low), -estimate.mean, above=claim.above, min_mean=claim.min_mean)
+    return compare((low, high), estimate.mean, above=claim.above, min_mean=claim.min_mean)
+
+
+def compare(interval: Interval, mean: float, *, above: float = 0.0, min_mean: float | None = None) -> str:
+    """HOLDS if the interval lies above `above` and the mean reaches `min_mean`; FAILS if all of the interval
+    lies below the larger of the two; else UNKNOWN."""
+    least = above if min_mean is None else max(above, min_mean)
+    if interval[0] > above and mean >= least:
+        return HOLDS
+    return FAILS if interval[1] < least else UNKNOWN
+
+
+def reason(results: Results, verdict: Verdict) -> str:
+    """The figures behind a verdict, in words."""
+    return ". ".join(_reason(results, verdict.claim, rows, e) for rows, e in verdict.estimates.items())
+
+
+def _reason(results: Results, claim: ClaimConfig, rows: tuple[str, ...], found: Estimate | None) -> str:
+    name = analysis.label(claim.metric)
+    if found is None:
+        absent = [row for row in rows if analysis.by_seed(results, row, claim.metric).empty]
+        return f"{' and '.join(absent)}: {NOT_RUN}" if absent else "too few runs, or no seed in common"
+    seeds = f"({found.num_seeds} seed{'' if found.num_seeds == 1 else 's'})"
+    if claim.test == "rank_correlation":
+        return f"Spearman's rho of win rate and {name} {rho_text(found)} over {found.num_seeds} rows"
+    if claim.test == "gain_kept":
+        return f"{rows[0]} keeps {found.text()} % of the gain of {rows[1]} over {rows[2]} {seeds}"
+    if claim.test == "near_zero":
+        return f"{name}: {found.text(claim.metric)} points {seeds}"
+    unit = "" if claim.metric in analysis.PLAIN else " points"
+    also = ((metric, analysis.difference(results, rows[0], rows[1], metric)) for metric in claim.also)
+    beside = "".join(f"; {analysis.label(m)} {e.text(m, signed=True)}" for m, e in also if e)
+    return f"{name}, {rows[0]} minus {rows[1]}: {found.text(claim.metric, signed=True)}{unit}{beside} {seeds}"
+
+
+def rho_text(found: Estimate | None) -> str:
+    """Spearman's rho with its interval; a dash where there are too few points."""
+    if found is None:
+        return "-"
+    low_high = found.interval and ", ".join(f"{bound:.2f}" for bound in found.interval)
+    return f"{found.mean:.2f} {f'[{low_high}]' if low_high else '(too few rows for an interval)'}"

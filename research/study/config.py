@@ -1,39 +1,42 @@
-"""The configuration of a study: a run to start from, a library of phases, and rows that put them together."""
+"""The configuration of a study: a base run, training phases, rows that combine them, claims and tables."""
 
 from __future__ import annotations
 
+import copy
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from tempo.config import PhaseConfig, Section
-from tempo.config.load import Config, parse_config
+from tempo.config.load import Config, override, parse_config
 from tempo.core.files import describe_error
 
-#: Sections that rows may differ in. Frames, clips and the rest are what all rows are measured on.
+#: Sections that rows may differ in. Everything else must be equal, or rows would be measured differently.
 ROW_SECTIONS = ("captions", "perturbations", "responses", "pairs")
 
-#: What else a row may set: it changes instructions, and no video.
+#: Other keys that rows may set: they change the instructions, but not the videos.
 ROW_KEYS = ("synthetic.order_fidelity",)
 
-#: A row whose pairs are made of the world's own scripts: what perfect captions would come to.
+#: Value of `pairs_by` for pairs made from the scripts of the embedded world, as if all captions were correct.
 TRUTH = "truth"
 
 
 class RowConfig(Section):
-    """One row of the study: a list of phases, and in what it differs from the run that all start from.
+    """One row of the study: a list of phases, and how it differs from the base run.
 
-    `start` names a row whose model it begins with. `pairs_by` says who makes its pairs: a row, a checkpoint,
-    `truth` (the scripts of the embedded world), or by default the row's own `model`. `dpo` and `sft` override
-    keys of the phases of that objective, `data` those of the run (`section.key`, of `ROW_SECTIONS`). A
-    `blind` row is asked the benchmark without seeing the videos. `num_seeds` takes only the first of the
-    seeds; 0 takes all.
+    It starts from the checkpoint `model` (by default that of the base run) or from the final model of the row
+    `start`. `pairs_by` names what makes its pairs: a row, a checkpoint, or `truth`; by default the model that
+    the row starts from. `dpo` and `sft` override keys of its phases with that objective, `data` overrides
+    keys of the run (`section.key`). A `blind` row answers the benchmark without seeing the videos.
+    `num_seeds` uses only the first seeds of the study; 0 uses all. `baselines` overrides entries of the
+    study's baselines.
     """
 
-    says: str
+    description: str
     phases: tuple[str, ...] = ()
     model: str = ""
     start: str = ""
@@ -43,157 +46,196 @@ class RowConfig(Section):
     data: dict[str, Any] = Field({})
     blind: bool = False
     num_seeds: int = Field(0, ge=0)
+    baselines: dict[str, str] = Field({})
 
     def has_seed(self, number: int) -> bool:
-        """Whether the row is done with seed number `number` of the study."""
+        """Whether the row is run with the study's seed number `number`, counted from 0."""
         return not self.num_seeds or number < self.num_seeds
 
 
-class StudyConfig(Section):
-    """A whole study. `num_workers = 0`: one process per core, or a single one on a GPU.
+class ClaimConfig(Section):
+    """A claim, and the comparison that decides it; configs/study.toml explains every key.
 
-    `dpo` and `sft` override keys of all phases of that objective; those of a row go over them. A file may say
-    `extends = "FILE"`, another study: what it says itself goes over that, key by key.
+    Write claims down before the study is run: a comparison that is chosen after seeing results proves little.
+    """
+
+    name: str
+    source: str
+    text: str
+    test: Literal["difference", "gain_kept", "near_zero", "rank_correlation"] = "difference"
+    rows: tuple[tuple[str, ...], ...] = ()
+    metric: str = "temporal"
+    direction: Literal["higher", "lower"] = "higher"
+    above: float = 0.0
+    min_mean: float | None = None
+    within: float = 0.0
+    also: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        counts = {"difference": 2, "gain_kept": 3, "near_zero": 1}
+        if (count := counts.get(self.test)) and (not self.rows or {count} != {len(n) for n in self.rows}):
+            raise ValueError(f"claim {self.name!r}: test {self.test!r} needs lists of {count} rows each")
+        return self
+
+
+class TableConfig(Section):
+    """A table of results: one line per row (all rows if `rows` is empty), or a table for each of `groups`.
+
+    A column is a metric, `metric - ROW` (the difference from another row), or `metric / ROW - ROW` (which
+    share of the gain of one row over another is kept). ROW is the label of a baseline or the name of a row.
+    """
+
+    rows: tuple[str, ...] = ()
+    groups: dict[str, tuple[str, ...]] = Field({})
+    columns: tuple[Annotated[str, Field(pattern=r"^\w+(( / .+)? - .+)?$")], ...] = ("temporal", "win_rate")
+
+
+class PlotConfig(Section):
+    """A plot of results: bars or a line over rows, the metrics of all rows against the probe, or the first
+    steps of SFT. `labels` are shown in place of the names of `rows`; a scatter plot names only `rows`."""
+
+    kind: Literal["bars", "lines", "scatter", "first_steps"]
+    rows: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+    xlabel: str = ""
+
+
+class StudyConfig(Section):
+    """A whole study. `num_workers = 0` means one process per core, or a single process on a GPU.
+
+    `set` overrides values of the base run for all rows, `dpo` and `sft` keys of all phases with that
+    objective; a row's own values go over them. A file with `extends = "FILE"` starts from another study's
+    values. `baselines` gives labels to rows that others are compared with; `colors` are matplotlib's, by row.
     """
 
     base: str = Field(description="TOML of a run of the embedded world, relative to the study's file")
     seeds: tuple[int, ...] = Field(min_length=1)
     num_workers: int = Field(0, ge=0)
-    probe_videos: int = Field(12, ge=1, description="held-out videos of pairs that the probe looks at")
+    probe_videos: int = Field(12, ge=1, description="number of held-out videos that the probe uses")
     set: dict[str, Any] = Field({}, description="values of the run, `section.key`, for all rows")
     dpo: dict[str, Any] = Field({})
     sft: dict[str, Any] = Field({})
     phases: tuple[PhaseConfig, ...]
     rows: dict[str, RowConfig]
+    claims: tuple[ClaimConfig, ...] = ()
+    baselines: dict[str, str] = Field({})
+    tables: dict[str, TableConfig] = Field({"main": TableConfig()})
+    plots: dict[str, PlotConfig] = Field({})
+    colors: dict[str, str] = Field({})
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds must be different, got {list(self.seeds)}")
+            raise ValueError(f"seeds: {list(self.seeds)} has duplicates; give each seed once")
         known = {phase.name for phase in self.phases}
         earlier: set[str] = set()
         for name, row in self.rows.items():
             if unknown := [phase for phase in row.phases if phase not in known]:
-                raise ValueError(f"rows.{name}: unknown phases {unknown}; there are {sorted(known)}")
-            if row.start and row.start not in earlier:
-                raise ValueError(f"rows.{name}.start: {row.start!r} is no row above it")
-            if row.pairs_by in self.rows and row.pairs_by not in earlier:
-                raise ValueError(f"rows.{name}.pairs_by: row {row.pairs_by!r} must stand above it")
-            if row.start and row.model:
-                raise ValueError(f"rows.{name}.model would do nothing: it starts with {row.start!r}'s model")
-            for other in (row.start, row.pairs_by):
-                if other in earlier and not self.rows[other].has_seed((row.num_seeds or len(self.seeds)) - 1):
-                    raise ValueError(f"rows.{name} needs {other!r}, which has fewer seeds (num_seeds)")
-            _refuse_idle(name, row, {phase.name: phase for phase in self.phases})
+                raise ValueError(f"rows.{name}: unknown phases {unknown}; the phases are {sorted(known)}")
+            self._check_references(name, row, earlier)
+            for key in row.data:
+                if key.partition(".")[0] not in ROW_SECTIONS and key not in ROW_KEYS:
+                    allowed = ", ".join((*(f"{section}.*" for section in ROW_SECTIONS), *ROW_KEYS))
+                    raise ValueError(f"rows.{name}.data: {key!r} must be equal for all rows; use {allowed}")
             earlier.add(name)
+        shown = [[section.rows for section in (*self.claims, *self.tables.values(), *self.plots.values())]]
+        shown += [[table.groups for table in self.tables.values()], self.baselines, list(self.colors)]
+        if unknown := sorted(_strings(shown) - {*self.rows}):
+            raise ValueError(f"claims, tables or plots name unknown rows: {', '.join(unknown)}")
         return self
 
+    def _check_references(self, name: str, row: RowConfig, earlier: set[str]) -> None:
+        if row.start and row.start not in earlier:
+            raise ValueError(f"rows.{name}.start: {row.start!r} is not the name of an earlier row")
+        if row.pairs_by in self.rows and row.pairs_by not in earlier:
+            raise ValueError(f"rows.{name}.pairs_by: row {row.pairs_by!r} must be defined earlier")
+        if row.start and row.model:
+            raise ValueError(f"rows.{name}: give either start or model; {row.start!r} already has a model")
+        for other in (row.start, row.pairs_by):
+            if other in earlier and not self.rows[other].has_seed((row.num_seeds or len(self.seeds)) - 1):
+                raise ValueError(f"rows.{name} needs row {other!r}, which has fewer seeds; see num_seeds")
 
-def _refuse_idle(name: str, row: RowConfig, phases: Mapping[str, PhaseConfig]) -> None:
-    objectives = {phases[phase].objective for phase in row.phases}
-    for objective in ("dpo", "sft"):
-        if getattr(row, objective) and objective not in objectives:
-            raise ValueError(f"rows.{name}.{objective} would do nothing: the row has no such phase")
-    for key in row.data:
-        section = key.partition(".")[0]
-        if section not in ROW_SECTIONS and key not in ROW_KEYS:
-            allowed = ", ".join((*(f"{name}.*" for name in ROW_SECTIONS), *ROW_KEYS))
-            raise ValueError(f"rows.{name}.data: {key} must be the same for all rows; they may set {allowed}")
-        if ("dpo" if section in ROW_SECTIONS else "sft") not in objectives:
-            raise ValueError(f"rows.{name}.data: {key} would do nothing: the row has no phase that reads it")
-    if row.pairs_by and "dpo" not in objectives:
-        raise ValueError(f"rows.{name}.pairs_by would do nothing: the row trains on no pairs")
+
+def _strings(value: Any) -> set[str]:
+    """All strings in nested lists and values of tables."""
+    if isinstance(value, str):
+        return {value}
+    return set().union(*map(_strings, value.values() if isinstance(value, dict) else value))
 
 
 def load_study(path: Path) -> tuple[StudyConfig, dict[str, Any]]:
     """The checked study of a TOML file, and the plain data of its base run with `set` applied.
 
-    Raises ValueError that names every offending key and shows its value.
+    Raises ValueError that names every wrong key and shows its value.
     """
+    data = _read_toml(path, key="study")
     try:
-        study = StudyConfig.model_validate(_read(path))
+        study = StudyConfig.model_validate(data)
     except ValidationError as error:
         raise ValueError("\n".join(describe_error(item, StudyConfig) for item in error.errors())) from None
-    base = Path(study.base)
-    try:
-        plain = tomllib.loads(base.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"base: {base} cannot be read: {error}") from None
+    plain = _read_toml(Path(study.base), key="base")
     for key in ("phases", "baselines", "instructions", "max_instructions"):
         plain.get("training", {}).pop(key, None)
-    return study, apply_values(plain, study.set, key="set")
+    return study, set_values(plain, study.set)
 
 
-def _read(path: Path, *extending: Path) -> dict[str, Any]:
-    """What a file says over what those say that it extends; `base` is relative to the file that names it."""
+def _read_toml(path: Path, *, key: str) -> dict[str, Any]:
+    """The data of a TOML file on top of that of the file that it extends.
+
+    A `base` that it names becomes relative to the working directory.
+    """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"study {path} does not exist; configs/study.toml is one") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"study {path} cannot be read as TOML: {error}") from None
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{key}: {path} cannot be read as TOML: {error}") from None
     if isinstance(data.get("base"), str):
         data["base"] = str(path.parent / data["base"])
     if "extends" not in data:
         return data
-    other = path.parent / str(data.pop("extends"))
-    if other.resolve() in (known := [*extending, path.resolve()]):
-        raise ValueError(f"extends: {path} and {other} extend each other")
-    return _put_over(_read(other, *known), data)
-
-
-def _put_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    both = {k: _put_over(below[k], v) for k, v in above.items() if _are_tables(below.get(k), v)}
-    return {**below, **above, **both}
-
-
-def _are_tables(*values: Any) -> bool:
-    return all(isinstance(value, dict) for value in values)
+    below = _read_toml(path.parent / data.pop("extends"), key="extends")
+    tables = [name for name in data if isinstance(data[name], dict)]
+    return below | data | {name: below.get(name, {}) | data[name] for name in tables}
 
 
 def select(study: StudyConfig, *, rows: Sequence[str], seeds: Sequence[int]) -> StudyConfig:
-    """The study with only these rows (and those that they start with or take pairs of) and these seeds.
+    """The study with only these rows (and the rows that they need) and these seeds; empty means all.
 
-    Empty means all. Raises ValueError for a row that it lacks.
+    Raises ValueError for an unknown row and for a seed that is given twice.
     """
     if unknown := [row for row in rows if row not in study.rows]:
-        raise ValueError(f"--rows {unknown[0]!r} is no row of the study; it has {', '.join(study.rows)}")
+        raise ValueError(f"--rows: unknown row {unknown[0]!r}; the rows are {', '.join(study.rows)}")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds: {list(seeds)} has duplicates; give each seed once")
     needed = set(rows or study.rows)
     for name in reversed(list(study.rows)):
-        row = study.rows[name]
         if name in needed:
-            needed |= {other for other in (row.start, row.pairs_by) if other in study.rows}
+            needed |= {study.rows[name].start, study.rows[name].pairs_by}
     kept = {name: row for name, row in study.rows.items() if name in needed}
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"--seeds: they must be different, got {list(seeds)}")
     return study.model_copy(update={"rows": kept, "seeds": tuple(seeds) or study.seeds})
 
 
-def apply_values(plain: Mapping[str, Any], values: Mapping[str, Any], *, key: str) -> dict[str, Any]:
-    """Plain data of a run with `section.key` values put in; raises ValueError for any other form."""
-    made = {name: dict(section) if isinstance(section, dict) else section for name, section in plain.items()}
-    for name, value in values.items():
-        section, dot, inner = name.partition(".")
-        if not dot or "." in inner:
-            raise ValueError(f"{key}: {name!r} is not of the form section.key")
-        made.setdefault(section, {})[inner] = value
-    return made
+def set_values(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of the plain data of a run with values (`section.key`) set; ValueError for wrong keys."""
+    return override(
+        copy.deepcopy(dict(plain)), [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    )
 
 
 def run_config(plain: Mapping[str, Any], row: RowConfig, *, seed: int, key: str) -> Config:
-    """The configuration of the run that makes a row's pairs; raises ValueError that names the row."""
-    values = {**row.data, "run.seed": seed, "run.num_workers": 1}
+    """The configuration of the run that makes a row's pairs; raises ValueError that names `key`."""
     try:
-        config = parse_config(apply_values(plain, values, key=f"{key}.data"))
+        config = parse_config(set_values(plain, {**row.data, "run.seed": seed, "run.num_workers": 1}))
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from None
     if config.synthetic is None:
-        raise ValueError("base: a study needs a run of the embedded world, with a [synthetic] section")
+        raise ValueError("base: a study needs a run of the embedded world; add a [synthetic] section")
     return config
 
 
 def row_phases(study: StudyConfig, name: str) -> tuple[PhaseConfig, ...]:
-    """The phases of a row with its overrides; raises ValueError that names the row."""
+    """The phases of a row with all overrides; raises ValueError that names the row."""
     row = study.rows[name]
     library = {phase.name: phase for phase in study.phases}
     made = []

@@ -1,190 +1,109 @@
-"""The plots of a study, from `study.json`; equal studies give equal bytes."""
+"""The plots of a study; equal results give equal bytes."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from research.study.figures import OTHER_ARCHITECTURE, by_seed, row_names
-from research.study.tables import MAIN
-from research.study.words import NOT_RUN, find_mean, name_of, rho_text
+import matplotlib
+from matplotlib.figure import Figure
 
-Study = Mapping[str, Any]
+from research.study import analysis
+from research.study.analysis import NOT_RUN, Estimate, Results
+from research.study.claims import rho_text
+from research.study.config import PlotConfig
 
-#: Baselines and bounds are grey, what is trained by preferences has a colour.
-COLOURS = {"sft_then_dpo": "C0", "method": "C1", "best": "C2"}
+#: Color of rows that the study gives none.
 GREY = "0.6"
-MEASURES = {"temporal": "black", "event_order": "C0", "group_score": "C3", "win_rate": "C4"}
-
-PHASES = {
-    "base": "base",
-    "dpo_16": "DPO 16",
-    "dpo_16_8": "DPO 8",
-    "dpo_16_8_4": "DPO 4",
-    "dpo_only": "DPO 2",
-    "method": "then SFT",
-}
-#: Share of the pairs -> row; without pairs it is SFT alone.
-SIZES = {"0": "sft_only", "1/8": "data_1_8", "1/4": "data_1_4", "1/2": "data_1_2", "all": "method"}
 
 
-def plot(study: Study, name: str, file_format: str = "svg") -> bytes:
-    """One of `PLOTS` as the bytes of an SVG or PNG file."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
+def draw(results: Results, name: str) -> bytes:
+    """One of the study's plots as an SVG file."""
     # Text stays text: it can be searched, and no font is drawn into the file.
     with matplotlib.rc_context({"svg.hashsalt": "tempo", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(layout="constrained")
-        PLOTS[name](figure, study)
+        plot = results.study.plots[name]
+        if any(row in results.rows for row in plot.rows):
+            KINDS[plot.kind](figure, results, plot)
+        else:
+            axes = figure.subplots()
+            axes.set_axis_off()
+            axes.text(0.5, 0.5, f"{', '.join(plot.rows)}: {NOT_RUN}", ha="center", wrap=True)
         data = io.BytesIO()
-        # When and by which version it was drawn is left out.
-        metadata = {"Date": None, "Creator": None} if file_format == "svg" else {"Software": None}
-        figure.savefig(data, format=file_format, metadata=metadata)
+        # The date and version of the drawing are left out.
+        figure.savefig(data, format="svg", metadata={"Date": None, "Creator": None})
     return data.getvalue()
 
 
-def _nothing(axes: Any, rows: Sequence[str]) -> None:
-    """Says in the place of a plot what was not run."""
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, f"{', '.join(rows)}: {NOT_RUN}", ha="center", va="center", transform=axes.transAxes)
-
-
-def _bounds(entry: Mapping[str, Any], scale: float = 100) -> tuple[float, float]:
-    """How far the interval reaches below and above the mean; nothing without an interval."""
-    low, high = entry["interval"] or (entry["mean"], entry["mean"])
-    # The interval of a share is cut at 0 and 1, so the mean may lie a rounding outside of it.
-    return max(0.0, scale * (entry["mean"] - low)), max(0.0, scale * (high - entry["mean"]))
-
-
-def draw_main(figure: Any, study: Study) -> None:
-    """Bars of the main rows with intervals, and a dot per seed."""
+def _bars(figure: Any, results: Results, plot: PlotConfig) -> None:
+    """A panel of bars for each metric, with intervals, and a dot for each seed."""
     figure.set_size_inches(10, 3.2)
-    names = [name for name in MAIN if find_mean(study, name, "temporal")]
-    if not names:
-        _nothing(figure.subplots(), MAIN)
-        return
-    measures = ("temporal", "event_order", "group_score", "static")
-    for axes, measure in zip(figure.subplots(1, len(measures), sharey=True), measures, strict=True):
-        for place, name in enumerate(names):
-            _bar(axes, study, name, measure, len(names) - 1 - place)
+    names = [row for row in plot.rows if row in results.rows]
+    for axes, metric in zip(figure.subplots(1, len(plot.metrics), sharey=True), plot.metrics, strict=True):
+        for place, row in enumerate(reversed(names)):
+            if found := analysis.mean(results, row, metric):
+                color = results.study.colors.get(row, GREY)
+                axes.barh(place, 100 * found.mean, 0.65, color=color, alpha=0.75)
+                errors = [[side] for side in _errors(found)]
+                axes.errorbar(100 * found.mean, place, xerr=errors, color="black", capsize=3, linewidth=1)
+                seeds = 100 * analysis.by_seed(results, row, metric)
+                axes.plot(seeds, [place] * len(seeds), "o", color="black", markersize=2.5, alpha=0.6)
         axes.set_yticks(range(len(names)), names[::-1])
-        axes.set(title=name_of(measure), xlim=(0, 102), xlabel="percent")
+        axes.set(title=analysis.label(metric), xlim=(0, 102), xlabel="percent")
         axes.grid(axis="x", alpha=0.3)
         axes.set_axisbelow(True)
 
 
-def _bar(axes: Any, study: Study, name: str, measure: str, place: float) -> None:
-    entry = find_mean(study, name, measure)
-    if entry is None:
-        return
-    below, above = _bounds(entry)
-    axes.barh(place, 100 * entry["mean"], 0.65, color=COLOURS.get(name, GREY), alpha=0.75)
-    axes.errorbar(100 * entry["mean"], place, xerr=[[below], [above]], color="black", capsize=3, linewidth=1)
-    seeds = [100 * value for value in by_seed(study["rows"], name, measure).values()]
-    axes.plot(seeds, [place] * len(seeds), "o", color="black", markersize=2.5, alpha=0.6)
-
-
-def draw_phases(figure: Any, study: Study) -> None:
-    """Order after every phase of the method; SFT alone stands beside it."""
+def _lines(figure: Any, results: Results, plot: PlotConfig) -> None:
+    """A line for each metric over the rows, with intervals; a dotted line shows the first baseline."""
     figure.set_size_inches(8, 3.4)
     axes = figure.subplots()
-    names = [name for name in (*PHASES, "sft_only") if find_mean(study, name, "temporal")]
-    if not names:
-        _nothing(axes, [*PHASES, "sft_only"])
-        return
-    places = {name: index + (0.5 if name == "sft_only" else 0) for index, name in enumerate(names)}
-    for number, measure in enumerate(("event_order", "group_score", "win_rate")):
-        shift = 0.05 * (number - 1)
-        path = [name for name in names if name != "sft_only"]
-        _line(axes, study, {places[name] + shift: name for name in path}, measure)
-        if "sft_only" in places:
-            _line(axes, study, {places["sft_only"] + shift: "sft_only"}, measure, labelled=False)
-    axes.set_xticks([*places.values()], [PHASES.get(name, "SFT only") for name in places])
-    axes.set(ylabel="percent", ylim=(-3, 103))
+    baseline = next(iter(results.study.baselines.values()), "")
+    for number, metric in enumerate(plot.metrics):
+        found = {place: analysis.mean(results, row, metric) for place, row in enumerate(plot.rows)}
+        known = {place + 0.05 * (number - 1): estimate for place, estimate in found.items() if estimate}
+        errors = [[_errors(estimate)[side] for estimate in known.values()] for side in (0, 1)]
+        means = [100 * estimate.mean for estimate in known.values()]
+        style = {"color": f"C{number}", "marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.5}
+        axes.errorbar([*known], means, yerr=errors, label=analysis.label(metric), **style)
+        if reference := analysis.mean(results, baseline, metric):
+            axes.axhline(100 * reference.mean, color=f"C{number}", linestyle=":", linewidth=1)
+    axes.set_xticks(range(len(plot.rows)), plot.labels or plot.rows)
+    axes.set(xlabel=plot.xlabel, ylabel=f"percent (dotted: {baseline})", ylim=(-3, 103))
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right upper", fontsize="small")
 
 
-def _line(axes: Any, study: Study, rows: Mapping[float, str], measure: str, *, labelled: bool = True) -> None:
-    """Means of some rows in percent with their intervals, joined by a line."""
-    found = {place: find_mean(study, name, measure) for place, name in rows.items()}
-    known = {place: entry for place, entry in found.items() if entry}
-    if not known:
-        return
-    errors = [[_bounds(entry)[side] for entry in known.values()] for side in (0, 1)]
-    middles = [100 * entry["mean"] for entry in known.values()]
-    label = name_of(measure) if labelled else None
-    style = {"color": MEASURES[measure], "marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.5}
-    axes.errorbar([*known], middles, yerr=errors, label=label, **style)
-
-
-def draw_data(figure: Any, study: Study) -> None:
-    """Accuracy over the number of pairs, from none (SFT alone) to all (the method)."""
-    figure.set_size_inches(7, 3.2)
-    axes = figure.subplots()
-    names = {size: name for size, name in SIZES.items() if find_mean(study, name, "temporal")}
-    if len(names) < 2:
-        _nothing(axes, [*SIZES.values()])
-        return
-    for number, measure in enumerate(("temporal", "event_order", "group_score")):
-        rows = {place + 0.04 * (number - 1): name for place, name in enumerate(names.values())}
-        _line(axes, study, rows, measure)
-    ticks = [f"{size}\n{_num_pairs(study, name)}" for size, name in names.items()]
-    axes.set_xticks(range(len(names)), ticks)
-    axes.set(xlabel="share of the pairs, and their number", ylabel="percent", ylim=(-3, 103))
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="small")
-
-
-def _num_pairs(study: Study, name: str) -> str:
-    counts = [row.get("num_pairs") for row in study["rows"] if row["row"] == name]
-    known = [count for count in counts if count is not None]
-    return f"{sum(known) / len(known):.0f}" if known and name != "sft_only" else ""
-
-
-def draw_probe(figure: Any, study: Study) -> None:
-    """The probe's win rate against accuracy: a dot per run, a larger one per row."""
+def _scatter(figure: Any, results: Results, plot: PlotConfig) -> None:
+    """Metrics of all rows of the study's own model against the probe's win rate, with the names of some."""
     figure.set_size_inches(9, 3.8)
-    for axes, target in zip(figure.subplots(1, 2), ("temporal", "order"), strict=True):
-        names = [name for name in row_names(study["rows"]) if name not in OTHER_ARCHITECTURE]
-        pairs = {name: [find_mean(study, name, m) for m in ("win_rate", target)] for name in names}
-        known = {name: (x, y) for name, (x, y) in pairs.items() if x and y}
-        if not known:
-            _nothing(axes, ["probe"])
-            continue
-        for name, (x, y) in known.items():
-            _runs(axes, study, name, target)
-            colour = COLOURS.get(name, "0.35")
-            axes.plot(100 * x["mean"], 100 * y["mean"], "o", color=colour, markersize=6)
-            if name in MAIN:
-                place = {"xytext": (5, -10), "textcoords": "offset points", "fontsize": "small"}
-                axes.annotate(name, (100 * x["mean"], 100 * y["mean"]), **place)
-        rho = study["correlation"]["win_rate"][target]["rows"]
-        axes.set(xlabel="probe win rate, percent", ylabel=f"{name_of(target)}, percent")
+    for axes, metric in zip(figure.subplots(1, len(plot.metrics)), plot.metrics, strict=True):
+        for row in analysis.comparable_rows(results):
+            x, y = (analysis.mean(results, row, name) for name in ("win_rate", metric))
+            if x and y:
+                place, color = (100 * x.mean, 100 * y.mean), results.study.colors.get(row, "0.35")
+                runs = 100 * results.values.loc[row, ["win_rate", metric]]
+                axes.plot(runs["win_rate"], runs[metric], "o", color=color, markersize=2.5, alpha=0.4)
+                axes.plot(*place, "o", color=color, markersize=6)
+                if row in plot.rows:
+                    axes.annotate(row, place, (5, -10), textcoords="offset points", fontsize="small")
+        rho = analysis.correlation(results, "win_rate", metric)
+        axes.set(xlabel="probe win rate, percent", ylabel=f"{analysis.label(metric)}, percent")
         axes.set_title(f"rank correlation over rows {rho_text(rho)}", fontsize="medium")
         axes.margins(0.12)
         axes.grid(alpha=0.3)
 
 
-def _runs(axes: Any, study: Study, name: str, target: str) -> None:
-    """A small dot per seed of one row."""
-    x, y = by_seed(study["rows"], name, "win_rate"), by_seed(study["rows"], name, target)
-    seeds = sorted({*x} & {*y})
-    across, up = [100 * x[seed] for seed in seeds], [100 * y[seed] for seed in seeds]
-    axes.plot(across, up, "o", color=COLOURS.get(name, GREY), markersize=2.5, alpha=0.7)
-
-
-def draw_sft_start(figure: Any, study: Study) -> None:
-    """Loss and gradient norm over SFT's first steps: thin lines are seeds, the thick one their mean."""
+def _first_steps(figure: Any, results: Results, plot: PlotConfig) -> None:
+    """Loss and gradient norm over the first steps of SFT: thin lines are seeds, thick lines their means."""
     figure.set_size_inches(8, 3.2)
-    rows = {"sft_only": ("SFT only", "0.4"), "method": ("after preferences", COLOURS["method"])}
     for axes, key in zip(figure.subplots(1, 2), ("loss", "grad_norm"), strict=True):
-        drawn = [_first_steps(axes, study, name, key, *style) for name, style in rows.items()]
-        if not any(drawn):
-            _nothing(axes, [*rows])
-            continue
+        for row, label in zip(plot.rows, plot.labels or plot.rows, strict=True):
+            starts = [(run.get("sft_start") or {}).get(key) for run in results.runs if run["row"] == row]
+            if seeds := [steps for steps in starts if steps]:
+                color = results.study.colors.get(row, "0.4")
+                _steps(axes, seeds, color=color, label=label)
         axes.set(title=key.replace("_", " "), xlabel="step of SFT")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylim(bottom=0)
@@ -192,25 +111,25 @@ def draw_sft_start(figure: Any, study: Study) -> None:
         axes.legend(fontsize="small")
 
 
-def _first_steps(axes: Any, study: Study, name: str, key: str, label: str, colour: str) -> bool:
-    """Draws the first steps of one row; False where it has none."""
-    starts = [row["sft_start"][key] for row in study["rows"] if row["row"] == name and row.get("sft_start")]
-    starts = [values for values in starts if values]
-    if not starts:
-        return False
-    steps = range(1, min(map(len, starts)) + 1)
-    for values in starts:
-        axes.plot(steps, values[: len(steps)], color=colour, linewidth=0.6, alpha=0.5)
-    means = [sum(values[step - 1] for values in starts) / len(starts) for step in steps]
-    axes.plot(steps, means, color=colour, linewidth=2, marker="o", markersize=3, label=label)
-    return True
+def _steps(axes: Any, seeds: Sequence[Sequence[float]], *, color: str, label: str) -> None:
+    columns = [*zip(*seeds, strict=False)]
+    steps = range(1, len(columns) + 1)
+    for values in zip(*columns, strict=True):
+        axes.plot(steps, values, color=color, linewidth=0.6, alpha=0.5)
+    means = [sum(column) / len(column) for column in columns]
+    axes.plot(steps, means, color=color, linewidth=2, marker="o", markersize=3, label=label)
 
 
-#: Name of a plot in documents -> what draws it.
-PLOTS: dict[str, Callable[[Any, Study], None]] = {
-    "main": draw_main,
-    "phases": draw_phases,
-    "data": draw_data,
-    "probe": draw_probe,
-    "sft-start": draw_sft_start,
+def _errors(found: Estimate) -> tuple[float, float]:
+    """How far the interval reaches below and above the mean, in percent; zeros without an interval."""
+    low, high = found.interval or (found.mean, found.mean)
+    # The interval of a share is cut at 0 and 1, so rounding may put the mean just outside.
+    return max(0.0, 100 * (found.mean - low)), max(0.0, 100 * (high - found.mean))
+
+
+KINDS: dict[str, Callable[[Any, Results, PlotConfig], None]] = {
+    "bars": _bars,
+    "lines": _lines,
+    "scatter": _scatter,
+    "first_steps": _first_steps,
 }

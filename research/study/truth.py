@@ -1,8 +1,8 @@
-"""Pairs of the world's own scripts: what captions without any mistake would come to."""
+"""Captions and responses from the scripts of the embedded world, as if the model made no mistakes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tempo.core.files import read_rows
@@ -14,48 +14,45 @@ from tempo.synthetic import language
 from tempo.synthetic.world import Story
 
 
-def tell_captions(context: Context) -> None:
-    """Does the captions stage from the scripts; a video whose clips are not its events is set aside."""
-    store = RunStore(context.directory)
+def write_true_captions(context: Context) -> None:
+    """Finishes the captions stage with true captions; skips videos whose clips are not their events."""
     path = context.directory / "synthetic" / "videos" / "scripts.jsonl"
     scripts = {story.id: story for story in read_rows(path, Story, key="scripts")}
     rows: list[Record] = []
-    for video in store.read("clips", Clips):
+    for video in RunStore(context.directory).read("clips", Clips):
         events = scripts[Path(video.path).stem].events
         if len(events) == len(video.clips):
             rows.append(Captions(id=video.id, captions=tuple(map(language.caption, events))))
         else:
             detail = f"{len(video.clips)} clips, {len(events)} events"
-            rows.append(
-                Skipped(stage="captions", id=video.id, reason="clips are not its events", detail=detail)
-            )
+            rows.append(Skipped(stage="captions", id=video.id, reason="clips are not events", detail=detail))
     _finish(context, "captions", rows)
 
 
-def tell_responses(context: Context) -> None:
-    """Does the responses stage by telling the captions in every order."""
+def write_true_responses(context: Context) -> None:
+    """Finishes the responses stage with the captions fused in the true order and in every perturbed one."""
     store = RunStore(context.directory)
     captions = {row.id: row.captions for row in store.read("captions", Captions)}
-    _finish(
-        context,
-        "responses",
-        [
-            _responses(row, lambda order, row=row: language.fuse([captions[row.id][i] for i in order]))  # type: ignore[misc]
-            for row in store.read("perturbations", Perturbations)
-        ],
-    )
 
+    def fuse(row: Perturbations, order: Sequence[int]) -> str:
+        return language.fuse([captions[row.id][index] for index in order])
 
-def _responses(row: Perturbations, tell: Callable[[Sequence[int]], str]) -> Responses:
-    rejected = tuple(Response(perturbation=made, text=tell(made.order)) for made in row.perturbations)
-    return Responses(id=row.id, num_clips=row.num_clips, chosen=tell(range(row.num_clips)), rejected=rejected)
+    rows = [
+        Responses(
+            id=row.id,
+            num_clips=row.num_clips,
+            chosen=fuse(row, range(row.num_clips)),
+            rejected=tuple(Response(perturbation=p, text=fuse(row, p.order)) for p in row.perturbations),
+        )
+        for row in store.read("perturbations", Perturbations)
+    ]
+    _finish(context, "responses", rows)
 
 
 def _finish(context: Context, stage: str, rows: Sequence[Record]) -> None:
-    store = RunStore(context.directory)
+    store, fingerprint = RunStore(context.directory), fingerprints(context.config)[stage]
     if store.is_done(stage):
         return
-    fingerprint = fingerprints(context.config)[stage]
     store.forget(stage)
     store.begin(stage, fingerprint)
     store.append(stage, [row for row in rows if not isinstance(row, Skipped)])

@@ -19,7 +19,7 @@ from tempo.core.store import RunStore
 from tempo.model.loading import repair_torchvision
 from tempo.pipeline.stages import NAMES
 from tempo.synthetic.dataset import make_dataset
-from tempo.video.frames import decode_jpegs, sample_video
+from tempo.video.frames import sample_video
 
 repair_torchvision()
 
@@ -121,7 +121,7 @@ def still(path, num_seconds, width, height):
 def test_a_video_of_three_minutes_has_as_many_tokens_as_in_the_recipe(tmp_path):
     """The model's processor rounds stored frames to multiples of 28, and two frames share their tokens."""
     sampled = sample_video(still(tmp_path / "a.mp4", 180, 640, 360), load_config(PAPER).frames)
-    (kept,) = decode_jpegs(sampled.jpegs[:1])
+    kept = sampled.images[0]
     # The limits of the checkpoint.
     height, width = smart_resize(*kept.shape[:2], 28, min_pixels=3136, max_pixels=12845056)
     assert len(sampled.jpegs) == 180

@@ -8,7 +8,7 @@ import av
 import pytest
 import torch
 
-from research.embedded_model.card import story_view
+from research.embedded_model.card import story_frames
 from tempo.config import FramesConfig, parse_config
 from tempo.core.records import Outcome
 from tempo.core.store import RunStore
@@ -31,14 +31,14 @@ def lm():
 
 def test_scores_over_one_prefix_are_those_of_full_sequences(lm):
     samples = benchmark.story_samples(STORY, seed=0, number=0)[:4]
-    outcomes = ask(lm, samples, story_view(STORY), fps=1.0)
+    outcomes = ask(lm, samples, story_frames(STORY), fps=1.0)
     rows = [Continuation(option, sample.question) for sample in samples for option in sample.options]
-    group = lm.group(Prefix(story_view(STORY), ""), rows)
+    group = lm.group(Prefix(story_frames(STORY), ""), rows)
     with torch.no_grad():
         plain = [float(logp.sum()) for logp in duplicated_log_probs(lm.model, [group])[0]]
     ours = [score for outcome in outcomes for score in outcome.log_likelihoods]
     assert ours == pytest.approx(plain, abs=2e-3)
-    for one, other in zip(outcomes, ask(lm, samples[::-1], story_view(STORY), fps=1.0)[::-1], strict=True):
+    for one, other in zip(outcomes, ask(lm, samples[::-1], story_frames(STORY), fps=1.0)[::-1], strict=True):
         assert one.id == other.id
         assert one.log_likelihoods == pytest.approx(other.log_likelihoods, abs=2e-3)
 

@@ -55,6 +55,12 @@ def _asking(config: Config) -> Place:
     return "here" if config.endpoint else "model"
 
 
+def _check_embedder(config: Config) -> None:
+    if config.clips.features != "embedded":
+        # Without the weights.
+        load("tempo.video.clips:load_pretrained")(config.clips.features, "AutoImageProcessor")
+
+
 def _check_server(config: Config) -> None:
     if config.endpoint:
         load("tempo.model.endpoint:read_api_key")(config.endpoint)
@@ -121,7 +127,7 @@ STAGES: tuple[Stage, ...] = (
         place=lambda config: "pool" if config.clips.features == "embedded" else "model",
         keys=("clips", "frames"),
         checkpoints=("clips.features",),
-        check=lambda config: load("tempo.video.clips:check_embedder")(config.clips.features),
+        check=_check_embedder,
         idle=_imported,
     ),
     Stage(

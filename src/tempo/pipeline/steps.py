@@ -50,19 +50,15 @@ def run_videos(context: Context, console: Console) -> None:
         for result in engine.map_batches(worker, context, batches, place="pool", stage="videos"):
             store.append_results("videos", result)
             counter.advance()
-    # Merges rows with the same content into the first one, with the other paths as its copies.
-    same: dict[str, list[Video]] = {}
+    # Of files with the same content the first path is kept.
+    first: dict[str, Video] = {}
+    skipped, known = list[Skipped](), store.handled_ids("videos")
     for video in sorted(store.read("videos", Video), key=lambda video: video.path):
-        same.setdefault(video.id, []).append(video)
-    kept, known = [], store.handled_ids("videos")
-    for first, *others in same.values():
-        detail = f"same content as {first.path}"
-        copies = [Skipped(stage="videos", id=v.path, reason="duplicate", detail=detail) for v in others]
-        store.append(SKIPPED, [row for row in copies if row.id not in known])
-        # After a kill before the last line, earlier copies are known only from the first row.
-        paths = {v.path for v in others}.union(*(v.copies for v in (first, *others)))
-        kept.append(first.model_copy(update={"copies": tuple(sorted(paths))}))
-    write_lines(store.path("videos"), (video.model_dump_json() for video in kept))
+        if first.setdefault(video.id, video) is not video and video.path not in known:
+            detail = f"same content as {first[video.id].path}"
+            skipped.append(Skipped(stage="videos", id=video.path, reason="duplicate", detail=detail))
+    store.append(SKIPPED, skipped)
+    write_lines(store.path("videos"), (video.model_dump_json() for video in first.values()))
     check_trainable(context)
 
 

@@ -1,0 +1,214 @@
+"""What people read of a study: tables, and the generated blocks of Markdown documents.
+
+A block stands between `<!-- study:NAME -->` and `<!-- /study -->`. All of it follows from the runs recorded
+in `study.json`, and from the claims, tables and plots of the study's configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from research.study import analysis
+from research.study.analysis import NOT_RUN, Results
+from research.study.claims import judge, reason, rho_text
+from research.study.config import StudyConfig
+from research.study.plots import draw
+from tempo.core.files import write_text
+
+BLOCK = re.compile(r"(<!-- study:(?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- /study -->)", re.DOTALL)
+#: The beginning or the end of a block.
+MARK = re.compile(r"<!-- /?study.*?-->")
+#: What a `study.json` records of its origin, besides the runs.
+ORIGIN = ("command", "commit", "date", "minutes", "seeds")
+
+
+class Table(NamedTuple):
+    """A table of text: a title, headings, and lines of as many cells."""
+
+    title: str
+    headings: Sequence[str]
+    lines: Sequence[Sequence[str]]
+
+    def markdown(self) -> str:
+        """The table in GitHub's Markdown, without its title."""
+        # A bar or a line break within a cell would end it.
+        cells = [[" ".join(c.replace("|", "\\|").split()) for c in ln] for ln in (self.headings, *self.lines)]
+        cells.insert(1, ["---"] * len(self.headings))
+        return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def configured_tables(results: Results, name: str) -> list[Table]:
+    """The tables that the study configures under a name: one, or one for each group with a row that has run.
+
+    Groups also describe their rows; rows that are in no group follow as "Other rows".
+    """
+    config = results.study.tables[name]
+    columns = config.columns
+    headings = [*map(_heading, columns), "seeds"]
+    if not config.groups:
+        rows = config.rows or results.study.rows
+        return [Table(name, ["row", *headings], [[row, *_cells(results, row, columns)] for row in rows])]
+    grouped = {row for rows in config.groups.values() for row in rows}
+    groups = config.groups | {"Other rows": tuple(row for row in results.rows if row not in grouped)}
+    tables = []
+    for title, rows in groups.items():
+        known = [row for row in rows if row in results.rows]
+        lines = [[row, _description(results, row), *_cells(results, row, columns)] for row in known]
+        tables += [Table(title, ["row", "what it is", *headings], lines)] if lines else []
+    return tables
+
+
+def _description(results: Results, row: str) -> str:
+    return results.study.rows[row].description if row in results.study.rows else ""
+
+
+def _parts(column: str) -> tuple[str, str, str]:
+    """The metric of a column, the row with the whole gain, and the row that it is compared with."""
+    first, _, against = column.partition(" - ")
+    metric, _, whole = first.partition(" / ")
+    return metric, whole, against
+
+
+def _heading(column: str) -> str:
+    metric, whole, against = _parts(column)
+    name = analysis.label(metric)
+    if whole:
+        return f"{name}, % of the gain of {whole} over {against}"
+    return f"{name}, against {against}" if against else name
+
+
+def _cells(results: Results, row: str, columns: Sequence[str]) -> list[str]:
+    """The columns of one row, and its number of seeds."""
+    if row not in results.rows:
+        return [NOT_RUN, *[""] * len(columns)]
+    num_seeds = sum(run["row"] == row for run in results.runs)
+    return [*(_cell(results, row, column) for column in columns), str(num_seeds)]
+
+
+def _cell(results: Results, row: str, column: str) -> str:
+    metric, whole, against = _parts(column)
+    whole, against = results.baseline(row, whole), results.baseline(row, against)
+    if row == against:
+        return "-"
+    if whole:
+        kept = analysis.gain_kept(results, row, whole, against, metric)
+        return kept.text() if kept else "-"
+    if against:
+        found = analysis.difference(results, row, against, metric)
+    else:
+        found = analysis.mean(results, row, metric)
+    return found.text(metric, signed=bool(against)) if found else "-"
+
+
+def claims_table(results: Results) -> Table:
+    """Every claim with its verdict and the figures that it rests on."""
+    verdicts = judge(results)
+    lines = [[v.claim.source, v.claim.text, f"**{v.outcome}**", reason(results, v)] for v in verdicts]
+    return Table("claims", ["from", "claim", "verdict", "figures"], lines)
+
+
+def correlation_table(results: Results) -> Table:
+    """Spearman's rho of the probe with accuracy: over rows, single runs, and rows trained with DPO."""
+    lines = []
+    for probe, target in ((p, t) for p in ("win_rate", "margin") for t in ("temporal", "order")):
+        found = [
+            analysis.correlation(results, probe, target, single_runs=runs, only_dpo=only_dpo)
+            for runs, only_dpo in ((False, False), (True, False), (False, True))
+        ]
+        cells = [f"{rho_text(one)} n = {one.num_seeds}" if one else "-" for one in found]
+        lines.append([analysis.label(probe), analysis.label(target), *cells])
+    headings = ["probe", "accuracy", "rows", "single runs", "rows trained with DPO"]
+    return Table("correlation", headings, lines)
+
+
+def block(results: Results, name: str, *, plots: str) -> str:
+    """The Markdown of one block; `plots` is the folder of plots, relative to the document.
+
+    Raises ValueError for an unknown name.
+    """
+    if name == "source":
+        return _source(results)
+    if name == "claims":
+        return claims_table(results).markdown()
+    if name == "correlation":
+        return correlation_table(results).markdown()
+    if name in results.study.tables:
+        tables = configured_tables(results, name)
+        if not results.study.tables[name].groups:
+            return tables[0].markdown()
+        absent = ", ".join(row for row in results.study.rows if row not in results.rows)
+        parts = [f"**{table.title}**\n\n{table.markdown()}" for table in tables]
+        return "\n\n".join([*parts, *([f"Not run: {absent}."] if absent else [])])
+    drawn = name.removeprefix("plot-")
+    if drawn != name and drawn in results.study.plots:
+        return f"![{drawn.replace('-', ' ')}]({plots}/{drawn}.svg)"
+    known = ["source", "claims", "correlation", *results.study.tables]
+    known += [f"plot-{drawn}" for drawn in results.study.plots]
+    raise ValueError(f"study:{name} is not a block; the blocks are {', '.join(known)}")
+
+
+def _source(results: Results) -> str:
+    """Where the figures come from: command, commit, date, minutes, seeds."""
+    origin = results.origin
+    commit = f" at commit `{origin['commit']}`" if origin["commit"] else ""
+    minutes, seeds = f"{origin['minutes']:.0f} minutes", ", ".join(map(str, origin["seeds"]))
+    return f"`{origin['command']}`{commit}, {origin['date']}, {minutes}, seeds {seeds}."
+
+
+def fill(text: str, results: Results, *, plots: str) -> str:
+    """The document with every block written anew; raises ValueError for a mark without its counterpart."""
+    if len(MARK.findall(text)) != 2 * len(BLOCK.findall(text)):
+        raise ValueError("a block must be `<!-- study:NAME -->`, a line end, ... and `<!-- /study -->`")
+    return BLOCK.sub(lambda m: f"{m[1]}{block(results, m['name'], plots=plots)}\n{m[4]}", text)
+
+
+def write_documents(results: Results, documents: Sequence[Path], *, plots: Path) -> None:
+    """Fills the blocks of the documents, and draws the plots that they show into the folder `plots`.
+
+    Text outside blocks stays as it is. Nothing is written if a document has a wrong block (ValueError).
+    """
+    filled = {}
+    for path in documents:
+        folder = Path(os.path.relpath(plots, path.parent)).as_posix()
+        try:
+            filled[path] = fill(path.read_text(encoding="utf-8"), results, plots=folder)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    for path, text in filled.items():
+        write_text(path, text)
+    for name in results.study.plots:
+        if any(f"<!-- study:plot-{name} -->" in text for text in filled.values()):
+            plots.mkdir(parents=True, exist_ok=True)
+            (plots / f"{name}.svg").write_bytes(draw(results, name))
+
+
+def write_report(results: Results, path: Path) -> None:
+    """Writes a Markdown document with every table and plot of the study; plots go into a folder beside it."""
+    names = ["source", *results.study.tables, "claims", "correlation"]
+    names += [f"plot-{name}" for name in results.study.plots]
+    parts = [f"## {name}\n\n<!-- study:{name} -->\n<!-- /study -->\n" for name in names]
+    write_text(path, "\n".join(["# Results\n", *parts]))
+    write_documents(results, [path], plots=path.with_suffix(""))
+
+
+def write_results(results: Results, path: Path) -> None:
+    """Writes `study.json`, one run per line, so that two studies can be compared line by line."""
+    runs = ",\n".join("  " + json.dumps(run, ensure_ascii=False) for run in results.runs)
+    origin = "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in results.origin.items())
+    write_text(path, f'{{\n{origin}"rows": [\n{runs}\n]\n}}\n')
+
+
+def read_results(study: StudyConfig, path: Path) -> Results:
+    """The results in a `study.json`; raises ValueError that names a file without valid results."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        results = Results(study, data["rows"], {key: data[key] for key in ORIGIN})
+        results.values  # noqa: B018
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read as the results of a study: {error!r}") from None
+    return results

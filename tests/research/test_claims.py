@@ -1,0 +1,136 @@
+"""Verdicts on made-up results: every claim of configs/study.toml can hold, fail and stay open."""
+
+import pytest
+from made_up_study import LEVELS, STUDY, make_results, make_run, make_runs
+
+from research.study.claims import FAILS, HOLDS, UNKNOWN, compare, judge, reason
+
+NAMES = [claim.name for claim in STUDY.claims]
+
+#: Levels of rows with which each claim fails while all others stay as they are; None where that needs more.
+FAILING = {
+    "blind": {"blind": 0.8},
+    "pre_sft_over_sft_then_dpo": {"sft_then_dpo": 0.95},
+    "sft_then_dpo_over_sft": {"sft_then_dpo": 0.7},
+    "easy_hard_over_fixed": {"single_2": 0.95},
+    "easy_hard_over_mixed": {"mixed": 0.95},
+    "easy_hard_over_hard_easy": {"hard_easy": 0.95},
+    "sft_starts_lower": {"sft_only": 0.95},
+    "sft_starts_steadier": {"sft_only": 0.95},
+    "own_pairs_best": {"a_on_b": 0.95},
+    "pairs_transfer": {"b_on_a": 0.6},
+    "small_set": {"data_1_4": 0.77},
+    "method_over_sft": {"sft_only": 0.85},
+    "static_kept": None,
+    "best_over_method": {"best": 0.85},
+    "probe_rises": {"base": 0.95},
+    "probe_predicts": None,
+    "pre_sft_over_long_sft_then_dpo": {"sft_long_then_dpo": 0.95},
+    "small_set_seen_as_often": {"data_1_4_long": 0.77},
+    "true_sft_starts_lower": {"sft_true": 0.97},
+}
+
+
+def verdict(runs, name):
+    """The outcome and the reason of one claim."""
+    results = make_results(runs)
+    (found,) = (found for found in judge(results) if found.claim.name == name)
+    return found.outcome, reason(results, found)
+
+
+def test_every_claim_has_a_case_here():
+    assert list(FAILING) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_claim_holds_if_its_intervals_lie_above(name):
+    found, why = verdict(make_runs(), name)
+    assert found == HOLDS, why
+    assert "5 seeds" in why or "rows" in why
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if FAILING[name]])
+def test_a_claim_fails_if_an_interval_lies_below(name):
+    found, why = verdict(make_runs(**FAILING[name]), name)
+    assert found == FAILS, why
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("static_kept", "probe_predicts")])
+def test_with_a_wide_spread_and_two_seeds_nothing_can_be_told(name):
+    runs = []
+    for index, (row, level) in enumerate((LEVELS | {"blind": 0.55}).items()):
+        # No two rows have the same spread, so no difference is steady.
+        runs += [
+            make_run(row, seed, level + sign * (0.05 + 0.02 * index)) for seed, sign in ((1, 1), (2, -1))
+        ]
+    assert verdict(runs, name)[0] == UNKNOWN
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_seed_decides_nothing_but_the_correlation_over_rows(name):
+    found, why = verdict(make_runs(seeds=(4,)), name)
+    assert found == (HOLDS if name == "probe_predicts" else UNKNOWN)
+    assert name == "probe_predicts" or "one seed" in why or "no interval" in why
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_claim_whose_rows_have_not_run_is_open(name):
+    found, why = verdict([make_run("only_drop", seed, 0.8) for seed in (1, 2, 3)], name)
+    assert found == UNKNOWN
+    assert "not run" in why or "too few runs" in why
+
+
+def test_a_claim_about_several_comparisons_needs_all_of_them():
+    runs = make_runs(levels={row: level for row, level in LEVELS.items() if row != "single_4"})
+    found, why = verdict(runs, "easy_hard_over_fixed")
+    assert found == UNKNOWN
+    assert "single_4: not run" in why
+    assert "method minus single_16" in why
+
+
+def test_rows_without_a_common_seed_cannot_be_compared():
+    runs = [make_run("method", 1, 0.9), make_run("sft_only", 2, 0.7)]
+    assert verdict(runs, "method_over_sft") == (UNKNOWN, "too few runs, or no seed in common")
+
+
+@pytest.mark.parametrize(("static", "expected"), [(0.98, HOLDS), (0.90, FAILS), (1.0, HOLDS)])
+def test_static_questions_may_lose_two_points(static, expected):
+    runs = [run | ({"static_accuracy": static} if run["row"] == "method" else {}) for run in make_runs()]
+    assert verdict(runs, "static_kept")[0] == expected
+
+
+def test_equal_figures_in_every_seed_are_not_a_lead():
+    assert verdict(make_runs(spread=0.0, mixed=LEVELS["method"]), "easy_hard_over_mixed")[0] == UNKNOWN
+    half_a_question = make_runs(seeds=(1, 2), spread=0.0, best=LEVELS["method"] + 0.00125)
+    assert verdict(half_a_question, "best_over_method")[0] != HOLDS
+
+
+def test_a_probe_that_ranks_the_rows_the_other_way_fails_the_claim():
+    runs = make_runs()
+    for run in runs:
+        run["probe"] = run["probe"] and {**run["probe"], "win_rate": 1 - run["probe"]["win_rate"]}
+    assert verdict(runs, "probe_predicts")[0] == FAILS
+
+
+@pytest.mark.parametrize(
+    ("interval", "mean", "expected"),
+    [
+        ((0.05, 0.2), 0.12, HOLDS),
+        # Above zero, but the mean is below the aim, which the interval does not exclude.
+        ((0.01, 0.15), 0.08, UNKNOWN),
+        ((0.01, 0.09), 0.05, FAILS),
+        ((-0.01, 0.3), 0.15, UNKNOWN),
+        ((0.0, 0.3), 0.15, UNKNOWN),
+    ],
+)
+def test_a_claim_with_a_size(interval, mean, expected):
+    assert compare(interval, mean, min_mean=0.1) == expected
+
+
+def test_the_reason_shows_the_figures():
+    runs = [make_run(r, s, v) for r, v in (("method", 0.9), ("sft_only", 0.78)) for s in (1, 2, 3)]
+    assert verdict(runs, "method_over_sft") == (
+        HOLDS,
+        "temporal accuracy, method minus sft_only: +12.0 [+11.8, +12.2] points; "
+        "event order +8.0 [+7.8, +8.2]; conflicting, both right +24.0 [+23.3, +24.7] (3 seeds)",
+    )

@@ -1,0 +1,195 @@
+"""Tables, blocks of documents and plots of made-up results, and the published documents."""
+
+import re
+from pathlib import Path
+
+import pytest
+from made_up_study import ROOT, STUDY, make_results, make_run, make_runs
+
+from research.study.__main__ import write
+from research.study.output import (
+    BLOCK,
+    block,
+    configured_tables,
+    fill,
+    read_results,
+    write_documents,
+    write_report,
+    write_results,
+)
+from research.study.plots import draw
+
+#: A result in a text: a decimal number, a percentage, points.
+FIGURE = re.compile(r"\d\.\d|\d\s?%|\d\s?(?:percent|points?)\b")
+
+
+@pytest.fixture(scope="module")
+def results():
+    return make_results(make_runs(seeds=(1, 2)))
+
+
+def cells(results, table, row):
+    """The cells of one row of a configured table, by heading."""
+    (found,) = (
+        dict(zip(part.headings, line, strict=True))
+        for part in configured_tables(results, table)
+        for line in part.lines
+        if line[0] == row
+    )
+    return found
+
+
+def empty_block(name):
+    return f"<!-- study:{name} -->\nold\n<!-- /study -->"
+
+
+def test_the_main_table_has_means_intervals_and_the_paired_difference():
+    levels = {"sft_only": (0.70, 0.72), "method": (0.82, 0.84)}
+    results = make_results([make_run(row, s, level[s - 1]) for row, level in levels.items() for s in (1, 2)])
+    shown = cells(results, "main", "method")
+    assert shown["temporal accuracy"] == "83.0 [70.3, 95.7]"
+    assert shown["temporal accuracy, against SFT alone"] == "+12.0 [+11.4, +12.6]"
+    assert shown["seeds"] == "2"
+    assert cells(results, "main", "sft_only")["temporal accuracy, against SFT alone"] == "-"
+    assert cells(results, "main", "best")["temporal accuracy"] == "not run"
+
+
+def test_every_row_that_has_run_is_in_one_group():
+    results = make_results([*make_runs(seeds=(1,)), make_run("a_new_idea", 1, 0.8)])
+    tables = configured_tables(results, "rows")
+    assert sorted(line[0] for table in tables for line in table.lines) == sorted(results.rows)
+    assert [line[0] for table in tables if table.title == "Other rows" for line in table.lines] == [
+        "a_new_idea"
+    ]
+    assert "Not run: " in block(results, "rows", plots="")
+
+
+def test_rows_of_another_model_are_compared_with_their_own_baselines():
+    results = make_results(make_runs(spread=0.0))
+    shown = cells(results, "rows", "b_method")
+    assert shown["temporal accuracy, against SFT alone"].startswith("+14.0")
+    assert shown["temporal accuracy, against the method"] == "-"
+    assert cells(results, "rows", "a_on_b")["temporal accuracy, against the method"].startswith("-7.0")
+    heading = "temporal accuracy, % of the gain of the method over SFT alone"
+    assert cells(results, "transfer", "a_on_b")[heading].startswith("50.0")
+
+
+@pytest.mark.parametrize("name", STUDY.tables)
+@pytest.mark.parametrize("runs", [[], make_runs(seeds=(1,)), make_runs(seeds=(1, 2))], ids=[0, 1, 2])
+def test_every_line_of_a_table_has_as_many_cells_as_the_headings(name, runs):
+    for table in configured_tables(make_results(runs), name):
+        lines = table.markdown().replace("\\|", "").splitlines()
+        assert len({line.count("|") for line in lines}) == 1
+        assert len(lines) == 2 + len(table.lines)
+
+
+def test_a_block_is_written_anew_and_the_rest_stays(results):
+    text = f"# Before\n\n{empty_block('main')}\n\nbetween\n\n{empty_block('source')}\nafter"
+    filled = fill(text, results, plots="study")
+    assert "old" not in filled
+    assert BLOCK.sub("", filled) == BLOCK.sub("", text)
+    assert "`made up` at commit `0000000`, 2000-01-01, 2 minutes, seeds 1, 2." in filled
+    assert fill(filled, results, plots="study") == filled
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (empty_block("mian"), "study:mian is not a block; the blocks are source, claims"),
+        (empty_block("plot-x"), "study:plot-x is not a block"),
+        ("<!-- study:main -->\nold\n", "a block must be"),
+        (f"<!-- study:main -->\n{empty_block('main')}", "a block must be"),
+        ("<!-- study:main -->old<!-- /study -->", "a block must be"),
+    ],
+)
+def test_a_wrong_block_is_refused_before_any_document_is_written(tmp_path, results, text, message):
+    (tmp_path / "good.md").write_text(empty_block("main"))
+    (tmp_path / "wrong.md").write_text(text)
+    with pytest.raises(ValueError, match=f"wrong.md: {message}"):
+        write_documents(results, [tmp_path / "good.md", tmp_path / "wrong.md"], plots=tmp_path / "plots")
+    assert (tmp_path / "good.md").read_text() == empty_block("main")
+
+
+def test_documents_show_plots_from_where_they_are(tmp_path, results):
+    (tmp_path / "docs").mkdir()
+    documents = [tmp_path / "docs" / "study.md", tmp_path / "README.md"]
+    for path in documents:
+        path.write_text(empty_block("plot-phases"))
+    write_documents(results, documents, plots=tmp_path / "docs" / "study")
+    assert "![phases](study/phases.svg)" in documents[0].read_text()
+    assert "![phases](docs/study/phases.svg)" in documents[1].read_text()
+    assert [path.name for path in (tmp_path / "docs" / "study").iterdir()] == ["phases.svg"]
+
+
+def test_results_are_read_as_they_were_written(tmp_path, results):
+    write_results(results, tmp_path / "study.json")
+    found = read_results(STUDY, tmp_path / "study.json")
+    assert (found.runs, found.origin) == (results.runs, results.origin)
+    write_report(found, tmp_path / "study.md")
+    assert "## claims" in (tmp_path / "study.md").read_text()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"rows": []}', "\udcff", None])
+def test_a_file_without_valid_results_is_named(tmp_path, text):
+    if text is not None:
+        (tmp_path / "study.json").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(ValueError, match=r"study\.json cannot be read"):
+        read_results(STUDY, tmp_path / "study.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(("main", "event order"), ("phases", "then SFT"), ("data", "1/8"), ("probe", "rank correlation")),
+        ("sft-start", "grad norm"),
+    ],
+)
+def test_equal_results_give_equal_bytes_of_a_plot(results, name, text):
+    data = draw(results, name)
+    assert text in data.decode()
+    assert not re.search(r"Matplotlib v|dc:date", data.decode())
+    assert draw(make_results(make_runs(seeds=(1, 2))), name) == data
+    assert draw(make_results(make_runs(seeds=(1, 2), spread=0.02)), name) != data
+    assert "not run" in draw(make_results([]), name).decode()
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        make_runs(seeds=(1,)),
+        make_runs(seeds=(1, 2), levels={"base": 0.7, "dpo_16": 0.7, "method": 1.0}),
+        [run | {"probe": None, "sft_start": None} for run in make_runs(seeds=(1, 2))],
+        [make_run("method", seed, 0.8, num_steps=seed) for seed in (1, 2, 3)],
+    ],
+    ids=["one seed", "few rows", "no probe, no SFT", "unequal steps"],
+)
+@pytest.mark.parametrize("name", STUDY.plots)
+@pytest.mark.filterwarnings("ignore:No artists with labels")
+def test_plots_show_what_there_is(name, runs):
+    assert draw(make_results(runs), name).startswith(b"<?xml")
+
+
+# The documents of this repository
+
+
+def test_no_figure_of_the_study_is_written_by_hand():
+    text = re.sub(r"```.*?```", "", BLOCK.sub("", (ROOT / "docs" / "study.md").read_text()), flags=re.DOTALL)
+    assert len(FIGURE.findall("1.5, 90%, 90 %, 12 points, 3 percent")) == 5
+    assert not FIGURE.findall(re.sub(r"`[^`\n]*`", "", text).replace("95 % interval", ""))
+
+
+@pytest.mark.parametrize(
+    ("name", "documents"),
+    [("study", ("docs/study.md", "README.md")), ("study_fresh", ("docs/study_fresh.md",))],
+)
+def test_published_documents_and_plots_are_what_the_command_writes(tmp_path, name, documents):
+    """`python -m research.study configs/study.toml --write docs/study.json docs/study.md README.md`."""
+    (tmp_path / "docs").mkdir()
+    for path in (f"docs/{name}.json", *documents):
+        (tmp_path / path).write_bytes((ROOT / path).read_bytes())
+    write(ROOT / "configs" / "study.toml", tmp_path / f"docs/{name}.json", *(tmp_path / d for d in documents))
+    drawn = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.svg")]
+    assert len(drawn) == (len(STUDY.plots) if name == "study" else 0)
+    for path in (f"docs/{name}.json", *documents, *drawn):
+        assert (tmp_path / path).read_bytes() == (ROOT / path).read_bytes(), path
+    assert Path(ROOT / "docs" / "study.md").read_text().count("| method |") >= 4
