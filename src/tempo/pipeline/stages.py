@@ -1,4 +1,4 @@
-"""The table of stages: an entry has all that is true of a stage.
+"""The table of stages: each stage is declared by one entry here.
 
 To add a stage, write a worker factory (`make_worker(context) -> worker`) in the package it belongs to, or a
 function in `steps.py` if the stage cannot work on one record at a time, and add an entry below. Its file, its
@@ -23,11 +23,11 @@ from tempo.pipeline import steps
 
 @dataclass(frozen=True)
 class Stage:
-    """All that is true of a stage."""
+    """The declaration of one stage."""
 
     name: str  #: The subcommand, and the name of the JSONL file of its rows.
     description: str  #: What the stage does, for `--help`.
-    #: The earlier stages that it reads, with the type of their rows; a worker maps the first not idle.
+    #: The earlier stages it reads, with the types of their rows. The worker gets the first that is not idle.
     reads: tuple[tuple[str, type[Record]], ...] = ()
     writes: type[Record] | None = None  #: The type of its rows; None if it writes only `files`.
     worker: str = ""  #: `module:function` that makes the worker, for a stage that maps records to records.
@@ -37,7 +37,7 @@ class Stage:
     #: Whether it loads the model of `model.path`.
     needs_model: Callable[[Config], bool] = lambda config: False
     keys: tuple[str, ...] = ()  #: Sections and keys of the configuration that its rows depend on.
-    ignored_keys: tuple[str, ...] = ()  #: Keys in these sections that change no row.
+    ignored_keys: tuple[str, ...] = ()  #: Keys in these sections that do not affect rows.
     input_files: tuple[str, ...] = ()  #: Keys that name a file whose content its rows depend on.
     checkpoints: tuple[str, ...] = ()  #: Keys that name such a checkpoint.
     #: Raises ValueError, before any work, if something that it needs is missing.
@@ -45,7 +45,7 @@ class Stage:
     #: Raises ValueError, right before the stage runs, for earlier rows that later stages cannot use.
     check_before: Callable[[Context], None] = lambda context: None
     files: tuple[str, ...] = ()  #: What it writes into the run directory in addition to its rows.
-    idle: Callable[[Config], str] = lambda config: ""  #: Why it has nothing to do; empty if it has.
+    idle: Callable[[Config], str] = lambda config: ""  #: The reason to skip the stage; empty if it runs.
     is_shared: bool = True  #: Whether `--from RUN` may take over its rows and files.
     is_auxiliary: bool = False  #: Whether no later stage depends on it; its command takes a run directory.
 
@@ -86,7 +86,7 @@ def _not_captioned(config: Config) -> str:
     return _imported(config)
 
 
-#: Keys of a server that change its answers; its address and the way of asking do not.
+#: Only the served model and the type of server affect the answers; address and concurrency do not.
 _SERVER = ("endpoint.model", "endpoint.server")
 
 STAGES: tuple[Stage, ...] = (
