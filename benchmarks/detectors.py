@@ -85,7 +85,8 @@ def match(cuts: Sequence[int], transitions: Sequence[Transition], tolerance: int
 
 def find_cuts(path: Path, detector: str) -> list[int]:
     """The frames at which new shots begin, as the stage `shots` sees them before its filter."""
-    found = find_shots(path, detector=detector, min_frames=1, min_seconds=0, min_grey_range=0)
+    config = ShotsConfig(detector=detector, min_frames=1, min_seconds=0, min_grey_range=0)
+    found = find_shots(path, config)
     return [shot.start_frame for shot in found if shot.start_frame]
 
 

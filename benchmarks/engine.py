@@ -73,13 +73,10 @@ def shots_seconds(folder: Path, num_workers: int) -> float:
         _video(path) for path in find_videos([folder], Config.model_fields["videos"].default.extensions)
     ]
     with tempfile.TemporaryDirectory() as directory:
-        results = ray_engine.run_actors(
-            "engine:make_pinned_worker",
-            make_context(Path(directory), run),
-            [[video] for video in videos],
-            holds_model=False,
-            stage="shots",
-        )
+        context = make_context(Path(directory), run)
+        batches = [[video] for video in videos]
+        worker = "engine:make_pinned_worker"
+        results = engine.map_batches(worker, context, batches, place="pool", stage="shots")
         return _seconds_after_first(results)
 
 
@@ -88,7 +85,7 @@ def overhead_seconds(num_records: int) -> float:
     batches = [[Record(id=str(number))] for number in range(num_records)]
     with tempfile.TemporaryDirectory() as directory:
         context = make_context(Path(directory), RunConfig(num_workers=1))
-        results = engine.run_pool("engine:make_worker", context, batches, num_workers=1, stage="captions")
+        results = engine.map_batches("engine:make_worker", context, batches, place="pool", stage="captions")
         return _seconds_after_first(results) / (num_records - 1)
 
 

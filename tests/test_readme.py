@@ -1,64 +1,74 @@
-"""The README is true: its tree has a line for every file, and its commands exist."""
+"""README and docs: the README is short, and commands, links and files that they name exist."""
 
 import re
+import shlex
 from pathlib import Path
 
-from sample_material import samples_of
+import pytest
+import typer
 
-from tempo.core.records import Outcome
-from tempo.evaluation.benchmark import accuracy_table, read_samples, score_outcomes
-from tempo.pipeline.stages import NAMES
-from tempo.synthetic.benchmark import CONFLICTING, ORDER, STATIC
-from tempo.synthetic.world import ACTIONS
+from tempo.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-#: What stands in fenced blocks: commands, the flow, the tree.
-BLOCKS = "\n".join(README.split("```")[1::2])
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: Records of what was run at the time, with the commands of that time.
+HISTORY = ("log.md", "study.md", "study_fresh.md")
 
 
-def test_the_tree_has_a_line_for_every_file_and_no_other():
-    tree = README.split("## The tree")[1].split("```")[1]
-    folders, listed = {}, set()
-    for line in tree.strip().splitlines():
-        indent, name = (len(line) - len(line.lstrip())) // 2, line.split()[0]
-        folders[indent] = name
-        if name.endswith(".py"):
-            listed.add("".join(folders[level] for level in range(indent)) + name)
-    present = {str(path.relative_to(ROOT)) for path in (ROOT / "src" / "tempo").rglob("*.py")}
-    assert listed == {path for path in present if not path.endswith(("__init__.py", "__main__.py"))}
+def commands(text):
+    """The arguments of each `tempo` command in blocks of code and in code within lines."""
+    blocks = "\n".join(text.split("```")[1::2]).replace("\\\n", " ")
+    found = re.findall(r"^(?:\$ )?(?:.* -m )?tempo ([a-z].*)", blocks, re.MULTILINE)
+    found += re.findall(r"`tempo ([a-z][^`]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    return [shlex.split(line, comments=True) for line in found]
 
 
-def test_the_demo_table_has_the_rows_that_the_program_prints():
-    """In their order, for the aspects of the embedded world."""
-    asked = [
-        Outcome(id=aspect, aspect=aspect, format="yes_no", answer=0, log_likelihoods=(0, -1))
-        for aspect in (*ACTIONS, ORDER, CONFLICTING, STATIC)
-    ]
-    report = score_outcomes(asked, samples_of(asked))
-    printed = accuracy_table({"models": {"base": report.model_dump()}})
-    table = README.split("| | base | sft_only | tempo |\n|---|---|---|---|\n")[1].split("\n\n")[0]
-    assert [line.split(" | ")[0].strip("| ") for line in table.splitlines()] == list(printed.columns[0].cells)
+def links(page):
+    """Local targets of links and images, without their anchors."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL))
+    return [target.partition("#")[0] for target in targets if "://" not in target and target[0] != "#"]
 
 
-def test_paths_named_in_the_readme_exist():
-    for path in re.findall(r"(?:configs|benchmarks|docs|tests)/[\w/]+\.\w+", README):
-        assert (ROOT / path).exists(), path
+def test_readme_is_short():
+    assert len(README.splitlines()) <= 180
+    assert len(README.split()) <= 1300
 
 
-def test_the_sample_of_a_benchmark_is_one(tmp_path):
-    path = tmp_path / "benchmark.jsonl"
-    path.write_text(README.split("```json\n")[1].split("```")[0])
-    (sample,) = read_samples(path)
-    assert sample.options[sample.answer] == "The light goes on."
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name not in HISTORY], ids=lambda page: page.name)
+def test_commands_exist_with_their_options(page):
+    group = typer.main.get_command(app)
+    for name, *arguments in commands(page.read_text()):
+        command = group.commands[name]
+        # Raises for an unknown option.
+        command.make_parser(command.context_class(command)).parse_args(arguments)
 
 
-def test_make_targets_named_in_the_readme_exist():
+def test_the_readme_shows_commands():
+    """So that the test above cannot pass because it finds none."""
+    assert {name for name, *_ in commands(README)} >= {"init", "run", "status", "export"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_local_links_lead_to_files(page):
+    assert [target for target in links(page) if not (page.parent / target).exists()] == []
+
+
+def test_files_that_the_readme_names_exist():
+    six = README.split("## Read these six files first")[1].split("\n## ")[0]
+    assert len(re.findall(r"^\d\. `src/", six, re.MULTILINE)) == 6
+    named = re.findall(r"(?:src|configs|benchmarks|docs|tests)/[\w/]+\.\w+", README)
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"^make (\w+)", BLOCKS, re.MULTILINE):
+    targets = re.findall(r"^make ([\w-]+)|`make ([\w-]+)`", README, re.MULTILINE)
+    assert targets
+    for target in map("".join, targets):
         assert f"\n{target}:" in makefile, target
 
 
-def test_subcommands_named_in_the_readme_exist():
-    for name in re.findall(r"^tempo (\w+)", BLOCKS, re.MULTILINE):
-        assert name in (*NAMES, "run", "status", "init", "export", "probe", "study"), name
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_conflict_of_a_merge_is_left(page):
+    assert not re.search(r"^(<<<<<<<|>>>>>>>)", page.read_text(), re.MULTILINE)

@@ -22,7 +22,7 @@ def run(*command, cwd):
     return ended.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.wheel
 def test_the_wheel_runs_the_demo_in_an_empty_environment(tmp_path):
     pytest.importorskip("build")
     run(sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, ROOT, cwd=tmp_path)

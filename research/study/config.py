@@ -11,8 +11,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from tempo.config import PhaseConfig, Section
+from tempo.config import PhaseConfig
 from tempo.config.load import Config, override, parse_config
+from tempo.config.running import Section
 from tempo.core.files import describe_error
 
 #: Sections that rows may differ in. Everything else must be equal, or rows would be measured differently.

@@ -1,6 +1,5 @@
 """The benchmark of the detectors: its truth, its count, and that what it joins is found."""
 
-import math
 import sys
 from pathlib import Path
 
@@ -32,15 +31,6 @@ def test_one_cut_for_each_transition_and_all_others_are_false(cuts, found, false
     assert match(cuts, [HARD, SLOW], tolerance=3) == Score(2, found, false, double)
 
 
-def test_shares_are_those_of_the_counts():
-    score = Score(4, 3, 1, 1) + Score(4, 3, 2, 0)
-    assert score == Score(8, 6, 3, 1)
-    assert (score.precision, score.recall, score.f1) == pytest.approx((6 / 9, 6 / 8, 12 / 17))
-    nothing = Score(5)
-    assert math.isnan(nothing.precision)
-    assert (nothing.recall, nothing.f1) == (0, 0)
-
-
 @pytest.mark.parametrize("name", TRANSITIONS)
 def test_outside_of_a_transition_frames_are_those_of_one_shot_and_at_its_edges_of_none(name):
     greys = 40, 120, 200
@@ -62,7 +52,3 @@ def test_content_finds_every_hard_cut_of_a_story_and_nothing_else(tmp_path):
     pieces, transitions = join(draw_shots(7, 5), "hard cut", np.random.default_rng(7))
     write(pieces, tmp_path / "film.mp4")
     assert detectors.find_cuts(tmp_path / "film.mp4", "content") == [one.first for one in transitions]
-
-
-def test_without_the_folder_of_videos_there_are_only_rendered_films(tmp_path):
-    assert [name for name, _ in detectors.materials(tmp_path, num_films=1, seed=0)] == ["rendered"]

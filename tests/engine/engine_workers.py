@@ -65,13 +65,6 @@ def mortal(context):
     return work
 
 
-def counted(context):
-    """As `shout`; leaves a file each time that it is made."""
-    number = len(list(context.directory.glob("made-*")))
-    (context.directory / f"made-{number}-{os.getpid()}").touch()
-    return shout(context)
-
-
 def raising(context):
     """A factory that raises, as one with a bad setting or a missing library does."""
     raise ValueError("the factory has nothing to work with")
@@ -79,15 +72,6 @@ def raising(context):
 
 def dying(context):
     """A factory that ends its process, as a broken library does when it is imported."""
-    os._exit(3)
-
-
-def dying_once(context):
-    """As `shout`, but the first process that makes it dies."""
-    try:
-        (context.directory / "first").touch(exist_ok=False)
-    except FileExistsError:
-        return shout(context)
     os._exit(3)
 
 

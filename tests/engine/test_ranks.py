@@ -31,7 +31,7 @@ def test_shipped_settings_shard_the_weights_also_on_cpus(tmp_path):
 def test_settings_that_would_give_a_wrong_result_are_all_named(tmp_path, monkeypatch):
     wrong = {
         "fsdp_cpu_ram_efficient_loading": "true",
-        "fsdp_offload_params": "true",
+        "fsdp_auto_wrap_policy": "SIZE_BASED_WRAP",
         "fsdp_activation_checkpointing": "true",
         "mixed_precision": "bf16",
         "fsdp_transformer_layer_cls_to_wrap": "Qwen2DecoderLayer",

@@ -22,7 +22,7 @@ def _no_work(monkeypatch):
     def decode(*_, **__):
         raise AssertionError("decoding has begun")
 
-    monkeypatch.setattr(engine, "run_pool", decode)
+    monkeypatch.setattr(engine, "map_batches", decode)
 
 
 @pytest.fixture

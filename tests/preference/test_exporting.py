@@ -18,7 +18,7 @@ from pairs_material import NUM_FRAMES, make_run, pair_of
 from PIL import Image
 
 from tempo.core.files import write_lines
-from tempo.core.records import Pair, Video
+from tempo.core.records import Pair
 from tempo.core.store import RunStore
 from tempo.model.loading import embedded_path, repair_torchvision
 from tempo.preference.exporting import FORMATS, LLAMA_FACTORY_NAME, PARQUET_FILE, export_pairs
@@ -206,7 +206,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_left_behind(run, tmp_
     assert not out.exists()
 
 
-def test_missing_videos_and_frames_are_named_and_a_copy_replaces_a_video(run, tmp_path):
+def test_missing_videos_and_frames_are_named(run, tmp_path):
     directory, pairs = run
     (tmp_path / "films").rename(tmp_path / "elsewhere")
     for name in ("ms-swift", "llama-factory"):
@@ -215,14 +215,6 @@ def test_missing_videos_and_frames_are_named_and_a_copy_replaces_a_video(run, tm
     export_pairs(directory, "trl", tmp_path / "trl")
     FrameStore(directory / "frames").path(pairs[0].video_id).unlink()
     assert f"frames of video {pairs[0].video_id} are gone" in refusal(directory, "trl", tmp_path / "again")
-    store = RunStore(directory)
-    videos = store.read("videos", Video)
-    copies = {video.id: str(tmp_path / "elsewhere" / os.path.basename(video.path)) for video in videos}
-    videos = [video.model_copy(update={"copies": ("gone too", copies[video.id])}) for video in videos]
-    write_lines(store.path("videos"), [video.model_dump_json() for video in videos])
-    export_pairs(directory, "ms-swift", tmp_path / "out")
-    found = [row["videos"] for row in rows(tmp_path / "out" / "pairs.jsonl")]
-    assert found == [[copies[pair.video_id]] for pair in pairs]
 
 
 @pytest.mark.parametrize("name", ["ms-swift", "llama-factory"])

@@ -5,17 +5,15 @@ from __future__ import annotations
 from fractions import Fraction
 
 import av
+import numpy as np
 import pytest
-from video_material import add_silence
 
 
 @pytest.fixture
 def render(tmp_path):
     """A function that writes images as a video and returns its path."""
 
-    def write(
-        images, name="video.mp4", *, fps=25, pts=None, codec="libx264", audio=False, gop=12, aspect=None
-    ):
+    def write(images, name="video.mp4", *, fps=25, pts=None, codec="libx264", gop=12, aspect=None):
         path = tmp_path / name
         height, width = images[0].shape[:2]
         with av.open(str(path), "w") as container:
@@ -27,16 +25,12 @@ def render(tmp_path):
             if aspect:
                 stream.codec_context.sample_aspect_ratio = aspect
             stream.codec_context.time_base = Fraction(1, 1000) if pts else Fraction(1, fps)
-            if audio:
-                container.add_stream("aac", rate=16000, layout="mono")
             for index, image in enumerate(images):
                 frame = av.VideoFrame.from_ndarray(image, format="rgb24")
                 frame.pts = pts[index] if pts else index
                 frame.time_base = stream.codec_context.time_base
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
-            if audio:
-                add_silence(container)
         return path
 
     return write
@@ -47,6 +41,10 @@ def silence(tmp_path):
     """A file with an audio stream only."""
     path = tmp_path / "sound.mp4"
     with av.open(str(path), "w") as container:
-        container.add_stream("aac", rate=16000, layout="mono")
-        add_silence(container)
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        for index in range(10):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts, frame.time_base = 16000, index * 1024, Fraction(1, 16000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
     return path

@@ -8,7 +8,7 @@ import resource
 import threading
 
 import numpy as np
-from video_material import context, moving, video_of
+from video_material import CONTAINERS, context, moving, video_of
 
 from tempo.core.records import Clips, Shots, Skipped, Video
 from tempo.video import clips, shots
@@ -18,15 +18,6 @@ NUM_FILES = int(os.environ.get("TEMPO_FUZZ_FILES", "300"))
 
 #: What a process may grow by after the first third of the files.
 MAX_GROWTH_MIB = 30
-
-#: How a clip is made: container, codec.
-SOURCES = (
-    ("a.mp4", "libx264"),
-    ("b.mkv", "libx264"),
-    ("c.ts", "libx264"),
-    ("d.avi", "mpeg4"),
-    ("e.webm", "libvpx"),
-)
 
 
 def truncate(data, rng):
@@ -87,16 +78,16 @@ def num_open_files():
 
 def test_damaged_files_end_as_clips_or_are_skipped(render, tmp_path):
     images = [image for seed in range(4) for image in moving(seed, 20)]
-    sources = [render(images, name, codec=codec).read_bytes() for name, codec in SOURCES]
+    sources = [render(images, name, codec=codec).read_bytes() for name, codec in CONTAINERS]
     settings = context(tmp_path / "run", videos={"paths": ["unused"], "timeout_seconds": 60.0})
     workers = shots.make_worker(settings), clips.make_worker(settings)
     num_threads, num_open = threading.active_count(), num_open_files()
     outcomes, peaks = [], []
     for number in range(NUM_FILES):
         rng = np.random.default_rng(number)
-        place = number % len(SOURCES)
-        path = tmp_path / f"{number}-{SOURCES[place][0]}"
-        path.write_bytes(DAMAGES[number // len(SOURCES) % len(DAMAGES)](sources[place], rng))
+        place = number % len(CONTAINERS)
+        path = tmp_path / f"{number}-{CONTAINERS[place][0]}"
+        path.write_bytes(DAMAGES[number // len(CONTAINERS) % len(DAMAGES)](sources[place], rng))
         row = video_of(path, tmp_path / "run")
         for worker in workers:
             row = row if isinstance(row, Skipped) else worker([row])[0]

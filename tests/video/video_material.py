@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from fractions import Fraction
 
 import av
 import numpy as np
@@ -13,6 +12,12 @@ from tempo.engine.types import Context
 from tempo.video import find
 
 WIDTH, HEIGHT = 96, 64
+
+#: Names of files, and their codecs.
+CONTAINERS = (
+    *(("a.mp4", "libx264"), ("b.mkv", "libx264"), ("c.ts", "libx264")),
+    *(("d.avi", "mpeg4"), ("e.webm", "libvpx")),
+)
 
 
 def plain(*, colour=(90, 90, 90), width=WIDTH, height=HEIGHT):
@@ -75,13 +80,3 @@ def spoil_packet(path, number):
     data = bytearray(path.read_bytes())
     data[position : position + size] = b"\xff" * size
     path.write_bytes(data)
-
-
-def add_silence(container):
-    """Encodes two thirds of a second of silence into the audio stream."""
-    stream = next(stream for stream in container.streams if stream.type == "audio")
-    for index in range(10):
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate, frame.pts, frame.time_base = 16000, index * 1024, Fraction(1, 16000)
-        container.mux(stream.encode(frame))
-    container.mux(stream.encode())

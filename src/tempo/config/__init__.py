@@ -1,21 +1,23 @@
 """The configuration: one pydantic model per section of the TOML file, with defaults and limits."""
 
-from tempo.config.base import NAME_PATTERN, Section
-from tempo.config.data import ClipsConfig, FramesConfig, ShotsConfig, SyntheticConfig, VideosConfig
-from tempo.config.load import Config, load_config, parse_config
-from tempo.config.preference import (
+from tempo.config.data import (
     AuditConfig,
     CaptionsConfig,
+    ClipsConfig,
+    FramesConfig,
     PairsConfig,
     PerturbationsConfig,
     ResponsesConfig,
     SamplingConfig,
+    ShotsConfig,
+    SyntheticConfig,
+    VideosConfig,
 )
+from tempo.config.load import Config, load_config, parse_config
 from tempo.config.running import EndpointConfig, EvaluationConfig, ModelConfig, ReportConfig, RunConfig
 from tempo.config.training import DpoPhase, LogpReduction, Loss, PhaseConfig, SftPhase, TrainingConfig
 
 __all__ = [
-    "NAME_PATTERN",
     "AuditConfig",
     "CaptionsConfig",
     "ClipsConfig",
@@ -34,7 +36,6 @@ __all__ = [
     "ResponsesConfig",
     "RunConfig",
     "SamplingConfig",
-    "Section",
     "SftPhase",
     "ShotsConfig",
     "SyntheticConfig",

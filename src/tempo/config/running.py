@@ -1,14 +1,20 @@
-"""Sections about where a run works, with which model, and what it shows."""
+"""The base of all sections, and the sections about the run, its model and what it shows."""
 
 from __future__ import annotations
 
 import re
 from typing import Literal
-from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from tempo.config.base import Section
+#: Names of phases and baselines are used as folder names.
+NAME_PATTERN = r"^[A-Za-z0-9_-]+$"
+
+
+class Section(BaseModel):
+    """A part of the configuration. It is frozen and refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class RunConfig(Section):
@@ -27,14 +33,6 @@ class RunConfig(Section):
         description="`host:port` of a cluster, or `auto` on its machines",
     )
 
-    @field_validator("ray_address")
-    @classmethod
-    def _check_port(cls, address: str) -> str:
-        port = address.rpartition(":")[2]
-        if port.isdigit() and not 0 < int(port) < 65536:
-            raise ValueError(f"{address!r} has no valid port. Ports are 1 to 65535")
-        return address
-
 
 class ModelConfig(Section):
     """The video-language model, in Hugging Face format.
@@ -43,22 +41,17 @@ class ModelConfig(Section):
     merged into the original weights. The data type float16 cannot be trained.
     """
 
-    path: str = Field(
-        "embedded", description="directory, hub name, or `embedded`, a small model in the package"
-    )
+    path: str = Field("embedded", description="directory, hub name, or `embedded`, a small built-in model")
     quantization: Literal["none", "4bit"] = Field("none", description="4bit needs the extra `quantize`")
-    device: str = Field("auto", description="torch device, such as `cuda:1`; auto is a GPU if there is one")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|(cpu|cuda|mps|xpu)(:(0|[1-9][0-9]*))?)$",
+        description="torch device, such as `cuda:1`; auto is a GPU if there is one",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: bfloat16 on a GPU, float32 on a CPU"
     )
     trust_remote_code: bool = Field(False, description="run Python code that comes with the checkpoint")
-
-    @field_validator("device")
-    @classmethod
-    def _check_device(cls, device: str) -> str:
-        if not re.fullmatch(r"auto|(cpu|cuda|mps|xpu)(:(0|[1-9]\d*))?", device, re.ASCII):
-            raise ValueError(f"{device!r} is not a device. Use auto, cpu, cuda, cuda:1, mps or xpu")
-        return device
 
 
 class EndpointConfig(Section):
@@ -81,7 +74,7 @@ class EndpointConfig(Section):
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: str) -> str:
-        if not _is_plain_url(url):
+        if not re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?(/[^?#@\s]*)?", url):
             raise ValueError(
                 "must be like http://host:8000/v1, without user, password or query. Put a key into the "
                 "environment variable that api_key_env names"
@@ -94,16 +87,6 @@ class EndpointConfig(Section):
         if name and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
             raise ValueError("must be the name of an environment variable in capitals, not the key itself")
         return name
-
-
-def _is_plain_url(url: str) -> bool:
-    """Whether it has only a scheme, a host, a valid port and a path."""
-    if not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#@\s]*)?", url):
-        return False
-    try:
-        return urlsplit(url).port != 0
-    except ValueError:
-        return False
 
 
 class EvaluationConfig(Section):

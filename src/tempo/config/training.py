@@ -7,7 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from tempo.config.base import NAME_PATTERN, Section
+from tempo.config.running import NAME_PATTERN, Section
 from tempo.core.records import Kind
 
 #: The preference losses.
@@ -35,9 +35,7 @@ class _Phase(Section):
     @model_validator(mode="after")
     def _check_features(self) -> _Phase:
         if self.cache_features and self.train_vision:
-            raise ValueError(
-                "cache_features needs a frozen vision tower, but train_vision is true. Set one to false"
-            )
+            raise ValueError("cache_features and train_vision exclude each other. Set one to false")
         return self
 
 
@@ -68,10 +66,7 @@ class DpoPhase(_Phase):
     @model_validator(mode="after")
     def _check_order(self) -> DpoPhase:
         if self.order == "adaptive" and self.grouping == "video":
-            raise ValueError(
-                "order 'adaptive' goes level by level, but grouping 'video' mixes the levels. Use grouping "
-                "'level' or 'pair'"
-            )
+            raise ValueError("order 'adaptive' goes by level. Use grouping 'level' or 'pair', not 'video'")
         return self
 
 

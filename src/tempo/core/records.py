@@ -39,12 +39,10 @@ class Skipped(Record):
 class Video(Record):
     """A file with a video stream, as its container describes it; decoding may still fail.
 
-    `id` is a hash of the content, `width` and `height` are those before any rotation. `copies` are files with
-    the same content, which are used if `path` is deleted.
+    `id` is a hash of the content. `width` and `height` are those before any rotation.
     """
 
     path: str
-    copies: tuple[str, ...] = ()
     duration_seconds: float
     width: int
     height: int
@@ -81,22 +79,13 @@ class Shot(Frozen):
         return self.end_seconds - self.start_seconds
 
 
-class RejectedShot(Frozen):
-    """A shot that the filter removed; `reason` has the value and its limit."""
-
-    start_frame: int
-    end_frame: int
-    reason: str
-
-
 class Shots(Record):
-    """The usable and the rejected shots of a video, in time order."""
+    """The usable shots of a video, in time order."""
 
     path: str
     num_frames: int
     duration_seconds: float
     shots: tuple[Shot, ...]
-    rejected: tuple[RejectedShot, ...] = ()
 
 
 class Clip(Frozen):

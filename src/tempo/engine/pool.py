@@ -12,19 +12,18 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from tempo.config import RunConfig
-from tempo.engine.types import Batch, Context, ProcessDied, Result, Worker, count_workers, load, share
+from tempo.core.records import Skipped
+from tempo.engine.types import Batch, Context, ProcessDied, Result, Worker, count_workers, load
 
 #: Where a stage runs: in this process, in several processes, or in one process per model.
 Place: TypeAlias = Literal["here", "pool", "model"]
-
-#: A fork would copy locked locks of torch, OpenCV and the progress display.
-SPAWN = multiprocessing.get_context("spawn")
 
 
 def check_engine(run: RunConfig) -> None:
@@ -36,51 +35,88 @@ def check_engine(run: RunConfig) -> None:
 def map_batches(
     reference: str, context: Context, batches: Sequence[Batch], *, place: Place, stage: str
 ) -> Iterator[Result]:
-    """Results of the batches, in the order in which they are ready, from workers made by `module:name`."""
-    run = context.config.run
-    if run.engine == "ray" and place != "here":
-        from tempo.engine.ray import run_actors
+    """Results of the batches as they are ready, from workers made by `module:name`.
 
-        return run_actors(reference, context, batches, holds_model=place == "model", stage=stage)
-    if place == "pool":
-        workers = count_workers(run.num_workers)
-        return run_pool(reference, context, batches, num_workers=workers, stage=stage)
-    return run_here(reference, context, batches)
-
-
-def run_here(reference: str, context: Context, batches: Sequence[Batch]) -> Iterator[Result]:
-    """Results of the batches, one after the other, from one worker in this process."""
+    Raises what a worker raises, and ValueError if processes die before they have a worker.
+    """
     if not batches:
         return
-    worker = load(reference)(context)
-    for batch in batches:
-        yield worker(batch)
+    run = context.config.run
+    if place == "here" or (place == "model" and run.engine == "local"):
+        worker = load(reference)(context)
+        for batch in batches:
+            yield worker(batch)
+        return
+    if run.engine == "ray":
+        from tempo.engine.ray import make_processes
 
-
-def run_pool(
-    reference: str, context: Context, batches: Sequence[Batch], *, num_workers: int, stage: str
-) -> Iterator[Result]:
-    """Results of the batches from `num_workers` processes, as `types.share` gives them."""
-    processes = [_PoolProcess(reference, context) for _ in range(min(num_workers, len(batches)))]
+        processes = make_processes(reference, context, len(batches), holds_model=place == "model")
+    else:
+        num_processes = min(count_workers(run.num_workers), len(batches))
+        processes = [_PoolProcess(reference, context) for _ in range(num_processes)]
     try:
-        yield from share(processes, batches, wait=wait, reference=reference, stage=stage)
+        yield from _share(processes, batches, stage)
     finally:
         for process in processes:
             process.stop()
 
 
+def _share(processes: Sequence[Any], batches: Sequence[Batch], stage: str) -> Iterator[Result]:
+    """Results of the batches as they are ready; each process has one batch at a time.
+
+    A process gets its first batch when its worker is made, so that one that starts late delays nothing else.
+    A batch whose process dies twice gives Skipped for each of its records.
+    """
+    left = deque(batches)
+    running: dict[Any, tuple[Any, Batch, int]] = {p.submit(()): (p, (), 1) for p in processes}
+    while left or any(batch for _, batch, _ in running.values()):
+        for call in processes[0].wait(list(running)):
+            process, batch, attempt = running.pop(call)
+            try:
+                result = process.result(call)
+            except ProcessDied:
+                process.stop()
+                if attempt == 1:
+                    running[process.submit(batch)] = process, batch, 2
+                    continue
+                result = _skip(process, batch, stage)
+            if left:
+                # Before `yield`, so that the process works while the result is written.
+                following = left.popleft()
+                running[process.submit(following)] = process, following, 1
+            if batch:
+                yield result
+
+
+def _skip(process: Any, batch: Batch, stage: str) -> Result:
+    """Skipped for each record; raises ValueError if the process dies without the batch too."""
+    try:
+        process.result(process.submit(()))
+    except ProcessDied:
+        raise ValueError(
+            f"{stage}: processes die before they have a worker. Check the free memory and the libraries"
+        ) from None
+    return [Skipped(stage=stage, id=record.id, reason="process died") for record in batch]
+
+
 class _PoolProcess:
-    """A process of this machine; a call is the end of the pipe through which the result comes."""
+    """A process of this machine. A call is the end of the pipe through which the result comes.
+
+    It is spawned, as a fork would copy locked locks of torch, OpenCV and the progress display.
+    """
+
+    #: Returns the calls that have ended, at least one.
+    wait = staticmethod(wait)
 
     def __init__(self, reference: str, context: Context) -> None:
         self._arguments = reference, context
         self._process: SpawnProcess | None = None
 
     def submit(self, batch: Batch) -> Connection:
-        """See `types.Process`."""
+        """Starts a call, in a new process after one has died. An empty batch only makes the worker."""
         if self._process is None:
-            self._pipe, other_end = SPAWN.Pipe()
-            self._process = SPAWN.Process(target=_serve, args=(other_end, *self._arguments), daemon=True)
+            self._pipe, other_end = multiprocessing.Pipe()
+            self._process = SpawnProcess(target=_serve, args=(other_end, *self._arguments), daemon=True)
             self._process.start()
             # With the process as its only owner, its death closes it.
             other_end.close()
@@ -90,18 +126,17 @@ class _PoolProcess:
         return self._pipe
 
     def result(self, call: Connection) -> Result:
-        """See `types.Process`."""
+        """The records of a call that has ended. Raises what the worker raised, and ProcessDied."""
         try:
             answer = call.recv()
         except (EOFError, ConnectionResetError):
-            self.stop()
             raise ProcessDied from None
         if isinstance(answer, Exception):
             raise answer
         return answer  # type: ignore[no-any-return]
 
     def stop(self) -> None:
-        """Ends the process, whatever it does."""
+        """Kills the process."""
         if self._process is not None:
             self._process.terminate()
             self._pipe.close()
@@ -112,7 +147,6 @@ def _serve(pipe: Connection, reference: str, context: Context) -> None:
     """Answers each batch with the worker's results, or with what was raised."""
     follow_parent()
     worker: Worker | None = None
-    # The pipe ends with the pool.
     with contextlib.suppress(EOFError):
         while True:
             batch = pipe.recv()
@@ -130,7 +164,6 @@ def follow_parent() -> None:
 
 
 def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+    if parent := multiprocessing.parent_process():
         wait([parent.sentinel])
         os._exit(1)

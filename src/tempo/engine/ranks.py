@@ -12,9 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-#: How long processes wait for each other. The first one may decode and caption for days before training.
-TIMEOUT = timedelta(days=30)
-
 
 def process_rank() -> int:
     """The number of this process among all that were started together; 0 if it is alone."""
@@ -28,7 +25,7 @@ def num_processes() -> int:
 
 def shards_weights() -> bool:
     """Whether each process holds a shard of the weights (FSDP2) and not a copy."""
-    return _is_true("ACCELERATE_USE_FSDP")
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def pick_device(name: str) -> torch.device:
@@ -46,30 +43,21 @@ def make_accelerator(device: str, *, find_unused_parameters: bool = False) -> An
     `find_unused_parameters` is DDP's, for vision towers with layers that do not contribute to the features.
     Raises ValueError for settings of the launcher that would give a wrong result.
     """
-    from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+    from accelerate import Accelerator, utils
 
     handlers = [
-        InitProcessGroupKwargs(timeout=TIMEOUT),
-        DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters),
+        # The first process may decode and caption for days before training.
+        utils.InitProcessGroupKwargs(timeout=timedelta(days=30)),
+        utils.DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters),
     ]
     accelerator = Accelerator(cpu=pick_device(device).type == "cpu", kwargs_handlers=handlers)
     if shards_weights() and accelerator.distributed_type.name == "MULTI_CPU":
-        _shard_on_cpu(accelerator)
+        # accelerate reads its FSDP settings on GPUs only. To set what it sets there is the only way to test
+        # sharded training without GPUs.
+        accelerator.state.distributed_type = utils.DistributedType.FSDP
+        accelerator.state.fsdp_plugin = utils.FullyShardedDataParallelPlugin()
     _check_settings(accelerator)
     return accelerator
-
-
-def _shard_on_cpu(accelerator: Any) -> None:
-    """Turns on FSDP2 for processes on CPUs.
-
-    accelerate reads its FSDP settings on GPUs only. Setting the two attributes that it sets there is the only
-    way to test sharded training without GPUs; nothing else of accelerate's state is touched.
-    """
-    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-
-    accelerator.state.distributed_type = DistributedType.FSDP
-    accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin()
 
 
 def _check_settings(accelerator: Any) -> None:
@@ -77,37 +65,28 @@ def _check_settings(accelerator: Any) -> None:
     kind = accelerator.distributed_type.name
     given = {
         f"distributed_type {kind}": kind in ("DEEPSPEED", "MEGATRON_LM"),
-        # accelerate would divide the loss, and tempo weighs its rows itself.
+        # accelerate would divide the loss, and tempo weights its rows itself.
         "gradient_accumulation_steps": accelerator.gradient_accumulation_steps != 1,
         "mixed_precision": accelerator.mixed_precision != "no",
-        "parallelism_config": accelerator.parallelism_config is not None,
     }
     if kind == "FSDP":
         plugin = accelerator.state.fsdp_plugin
-        wrap = getattr(plugin.auto_wrap_policy, "func", plugin.auto_wrap_policy)
         given |= {
             "fsdp_version 1": plugin.fsdp_version == 1,
-            # A vision tower runs in some processes more often than in others. Only layers of the language
-            # model, which tempo names itself, may be gathered one by one, or processes wait forever.
-            "fsdp_auto_wrap_policy SIZE_BASED_WRAP": "size_based" in getattr(wrap, "__name__", ""),
+            # Processes run the vision tower a different number of times. They would wait forever if other
+            # layers than those of the language model, which tempo names itself, were gathered one by one.
+            "fsdp_auto_wrap_policy": "SIZE" in os.environ.get("FSDP_AUTO_WRAP_POLICY", "").upper(),
             "fsdp_transformer_layer_cls_to_wrap": "FSDP_TRANSFORMER_CLS_TO_WRAP" in os.environ,
             # Only the first process would have weights.
             "fsdp_cpu_ram_efficient_loading": plugin.cpu_ram_efficient_loading,
-            # Wrapped layers have other names, and the trained weights could not be merged at the end.
+            # Layers would have other names, so that the trained weights could not be merged at the end.
             "fsdp_activation_checkpointing": plugin.activation_checkpointing,
-            # tempo would compute in the precision of a CPU.
-            "fsdp_offload_params": _is_true("FSDP_OFFLOAD_PARAMS"),
         }
     if refused := [name for name, is_set in given.items() if is_set]:
         raise ValueError(
-            f"accelerate launch: {', '.join(refused)} cannot be used. Start from a file of "
-            "configs/accelerate, and set batch_size, gradient_checkpointing and model.dtype in tempo's "
-            "configuration"
+            f"accelerate launch: {', '.join(refused)} cannot be used. Start from configs/accelerate, and "
+            "set batch_size, gradient_checkpointing and model.dtype in tempo's configuration"
         )
-
-
-def _is_true(variable: str) -> bool:
-    return os.environ.get(variable, "false").lower() == "true"
 
 
 def call_to_training(device: str, *, is_needed: bool) -> bool:

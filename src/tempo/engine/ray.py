@@ -1,38 +1,26 @@
-"""Runs a stage in Ray actors, each with one worker, on this machine or on a cluster.
+"""Runs the workers of a stage in Ray actors, on this machine or on a cluster.
 
-Ray Data's `map_batches` is not used: it repeats a batch that kills its actor forever or, with a limit, also
-loses batches that wait for the same actor. `ray.util.ActorPool` does not report which batch failed.
+`ray.data` would repeat a batch that kills its actor forever, or lose other batches with it, and
+`ray.util.ActorPool` does not report which batch failed.
 """
 
 from __future__ import annotations
 
-import functools
 import logging
 import os
 import signal
 import socket
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from tempo.config import Config, RunConfig
-from tempo.engine.types import Batch, Context, ProcessDied, Result, Worker, count_workers, load, share
-
-#: Records are small. Ray would take a third of the memory.
-OBJECT_STORE_BYTES = 100 * 2**20
-#: A warning is logged after so long without any result: the cluster may have no free CPU or GPU.
-WARNING_SECONDS = 600.0
-
-logger = logging.getLogger(__name__)
+from tempo.engine.types import Batch, Context, ProcessDied, Result, Worker, count_workers, load
 
 
 def connect(run: RunConfig) -> None:
     """Joins the cluster at `run.ray_address`, or starts Ray on this machine, unless Ray is connected already.
 
-    Ray disconnects, and stops what it started, when this process ends. Raises ValueError if there is no such
-    cluster.
+    Raises ValueError if no cluster answers at the address.
     """
     # Ray reads these when it is imported. The second one keeps a Ray of this machine on loopback.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -44,147 +32,89 @@ def connect(run: RunConfig) -> None:
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if not run.ray_address:
-        options |= {"num_cpus": count_workers(run.num_workers), "include_dashboard": False}
-        options |= {"object_store_memory": OBJECT_STORE_BYTES}
+        # Records are small. Ray would take a third of the memory.
+        local = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
+        options |= {"num_cpus": count_workers(run.num_workers), **local}
+    host, _, port = run.ray_address.rpartition(":")
+    try:
+        # Ray itself would try for minutes.
+        if host:
+            socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ValueError(f"run.ray_address {run.ray_address!r}: no Ray cluster answers ({error})") from None
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    _check_reachable(run.ray_address)
     # Without "local" Ray would join a cluster that RAY_ADDRESS or an earlier `ray start` names.
     ray.init(run.ray_address or "local", **options)
     # Ray's handler would end the process without the message on how to resume.
     signal.signal(signal.SIGTERM, on_sigterm)
 
 
-def _check_reachable(address: str) -> None:
-    """Raises ValueError if nothing listens at `host:port`; Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    try:
-        if host:
-            socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise ValueError(
-            f"run.ray_address {address!r}: no Ray cluster answers ({error}). Check the address"
-        ) from None
-
-
-def run_actors(
-    reference: str, context: Context, batches: Sequence[Batch], *, holds_model: bool, stage: str
-) -> Iterator[Result]:
-    """Results of the batches, in the order in which they are ready, as from `pool.run_pool`.
-
-    Workers that hold a model get a GPU each; without any GPU there is a single one.
-    """
-    if not batches:
-        return
+def make_processes(reference: str, context: Context, limit: int, *, holds_model: bool) -> list[Any]:
+    """As many processes as the cluster has room for, up to a limit."""
     connect(context.config.run)
-    import ray
-
     num_actors, num_gpus = plan_actors(context.config, holds_model=holds_model)
-    home = Path.cwd(), tuple(sys.path), os.environ.get("OMP_NUM_THREADS")
-    context = replace(context, directory=context.directory.absolute())
-    make_worker = functools.partial(_make_worker, reference, context, *home)
-    options = {"num_cpus": 1, "num_gpus": num_gpus}
-    processes = [
-        _RayProcess(lambda: ray.remote(**options)(_Actor).remote(make_worker))
-        for _ in range(min(num_actors, len(batches)))
-    ]
-    try:
-        yield from share(processes, batches, wait=_wait, reference=reference, stage=stage)
-    finally:
-        for process in processes:
-            process.stop()
+    arguments = reference, context, os.getcwd(), os.environ.get("OMP_NUM_THREADS")
+    return [RayProcess(arguments, num_gpus) for _ in range(min(num_actors, limit))]
 
 
 def plan_actors(config: Config, *, holds_model: bool) -> tuple[int, int]:
-    """The number of actors and the GPUs of each; raises ValueError for a GPU with a number."""
+    """The number of actors and the GPUs of each: one per model, or a single actor without any GPU."""
     import ray
 
     resources = ray.cluster_resources()
     cores, gpus = (int(resources.get(name, 0)) for name in ("CPU", "GPU"))
     if not holds_model:
         return max(1, min(config.run.num_workers or cores, cores)), 0
-    device = config.model.device
-    if device.startswith("cuda:"):
-        raise ValueError(f"model.device {device!r}: Ray assigns the GPUs. Use 'auto' or 'cuda'")
-    return (gpus, 1) if gpus and device in ("auto", "cuda") else (1, 0)
+    return (gpus, 1) if gpus and config.model.device != "cpu" else (1, 0)
 
 
-def _wait(calls: list[Any]) -> list[Any]:
-    import ray
+class RayProcess:
+    """An actor with the methods of `pool._PoolProcess`. A call is Ray's reference to the result."""
 
-    while not (done := ray.wait(calls, timeout=WARNING_SECONDS)[0]):
-        logger.warning(
-            "no result from Ray for %g s; does `ray status` show actors that wait?", WARNING_SECONDS
-        )
-    return done  # type: ignore[no-any-return]
+    def __init__(self, arguments: tuple[Any, ...], num_gpus: int) -> None:
+        import ray
 
-
-class _RayProcess:
-    """A process of the cluster, which `make` starts; a call is Ray's reference to the result."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make = make
+        self._ray, self._arguments = ray, arguments
         self._actor: Any = None
+        self._make_actor = ray.remote(num_cpus=1, num_gpus=num_gpus)(_Actor).remote
 
     def submit(self, batch: Batch) -> Any:
-        """See `types.Process`."""
-        self._actor = self._actor or self._make()
+        if self._actor is None:
+            self._actor = self._make_actor(*self._arguments)
         return self._actor.work.remote(batch)
 
-    def result(self, call: Any) -> Result:
-        """See `types.Process`."""
-        import ray
+    def wait(self, calls: list[Any]) -> Sequence[Any]:
+        return self._ray.wait(calls)[0]  # type: ignore[no-any-return]
 
+    def result(self, call: Any) -> Result:
+        errors = self._ray.exceptions
         try:
-            result: Result = ray.get(call)
-        except ray.exceptions.RayTaskError as error:
+            return self._ray.get(call)  # type: ignore[no-any-return]
+        except errors.RayTaskError as error:
             raise error.cause or error from error
-        except (
-            ray.exceptions.RayActorError,
-            ray.exceptions.OutOfMemoryError,
-            ray.exceptions.ObjectLostError,
-        ):
-            self.stop()
+        except (errors.RayActorError, errors.OutOfMemoryError, errors.ObjectLostError):
             raise ProcessDied from None
-        return result
 
     def stop(self) -> None:
-        """Ends the process, whatever it does."""
-        import ray
-
         if self._actor is not None:
-            ray.kill(self._actor)
+            self._ray.kill(self._actor)
             self._actor = None
 
 
 class _Actor:
-    """A process with a worker."""
+    """A worker with the run's current directory and threads, as a model's sums depend on their number."""
 
-    def __init__(self, make_worker: Callable[[], Worker]) -> None:
-        self._make_worker = make_worker
+    def __init__(self, reference: str, context: Context, directory: str, threads: str | None) -> None:
+        self._reference, self._context = reference, context
+        self._directory, self._threads = directory, threads
         self._worker: Worker | None = None
 
     def work(self, batch: Batch) -> Result:
-        """The worker's results; the first call makes the worker."""
-        self._worker = self._worker or self._make_worker()
+        if self._worker is None:
+            os.chdir(self._directory)
+            if not self._context.directory.is_dir():
+                raise ValueError(f"{self._context.directory} is not on the Ray machine {os.uname().nodename}")
+            os.environ.pop("OMP_NUM_THREADS", None)
+            os.environ.update({"OMP_NUM_THREADS": self._threads} if self._threads else {})
+            self._worker = load(self._reference)(self._context)
         return self._worker(batch) if batch else ()
-
-
-def _make_worker(
-    reference: str, context: Context, directory: Path, path: Sequence[str], threads: str | None
-) -> Worker:
-    """Makes a worker in an actor, after giving it directory, import path and threads of a pool's process.
-
-    Relative paths would lead elsewhere, and a model's sums change with the number of threads. Raises
-    ValueError if this machine lacks a directory.
-    """
-    for needed in (directory, context.directory):
-        if not needed.is_dir():
-            raise ValueError(
-                f"{needed} is not on {os.uname().nodename}, a machine of the Ray cluster. All of them need "
-                "it under the same path"
-            )
-    os.chdir(directory)
-    sys.path += [entry for entry in path if entry not in sys.path]
-    os.environ.pop("OMP_NUM_THREADS", None)
-    os.environ.update({} if threads is None else {"OMP_NUM_THREADS": threads})
-    return load(reference)(context)  # type: ignore[no-any-return]

@@ -19,7 +19,7 @@ from tempo.model.chat import Continuation, Prefix, VideoLM, log_probs
 from tempo.model.loading import load_model
 from tempo.training.phases import phase_directories
 from tempo.video.find import video_id
-from tempo.video.frames import Frames, FrameStore, SampledFrames, decode_jpegs, sample_video
+from tempo.video.frames import Frames, FrameStore, sample_video
 
 
 def evaluate(
@@ -43,7 +43,7 @@ def evaluate(
     for number, rows in enumerate(videos, 1):
         video = path.parent / rows[0].video
         sampled = _sample(video, frames or FramesConfig(), VideosConfig().timeout_seconds)
-        outcomes += ask(model, rows, decode_jpegs(sampled.jpegs), fps=sampled.fps)
+        outcomes += ask(model, rows, sampled.images, fps=sampled.fps)
         progress(number, len(videos))
     return score_outcomes(outcomes, samples, seed=seed)
 
@@ -147,7 +147,7 @@ def _by_video(samples: Sequence[Sample]) -> list[list[Sample]]:
     return [list(rows) for _, rows in groupby(ordered, key=lambda sample: sample.video)]
 
 
-def _sample(video: Path, frames: FramesConfig, timeout_seconds: float) -> SampledFrames:
+def _sample(video: Path, frames: FramesConfig, timeout_seconds: float) -> Frames:
     try:
         return sample_video(video, frames, timeout_seconds)
     except SkipRecord as skip:

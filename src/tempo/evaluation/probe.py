@@ -25,9 +25,9 @@ from tempo.model.generate import generate
 from tempo.preference.perturbations import perturb_all
 from tempo.preference.prompts import DESCRIBE
 from tempo.preference.responses import Footage, frame_requests
-from tempo.video.faults import attempt, read_error
+from tempo.video.faults import attempt, check_file
 from tempo.video.find import VideoFile, find_videos, video_id
-from tempo.video.frames import decode_jpegs, sample_video
+from tempo.video.frames import sample_video
 
 #: Videos whose frames are in memory at the same time, and which are described in one batch.
 BATCH_SIZE = 8
@@ -121,19 +121,16 @@ def perturbed_views(footage: Footage, *, prompt: str, seed: int) -> Iterator[tup
 def read_video(path: str, frames: FramesConfig) -> tuple[str, Footage]:
     """The id of a video, and its frames (two or more) in NUM_SEGMENTS segments of nearly equal length.
 
-    Raises SkipRecord, MachineFault for a disk that fails, and whatever libraries raise for a damaged file.
+    Raises SkipRecord, OSError for a disk that fails, and whatever libraries raise for a damaged file.
     """
-    try:
-        name = video_id(path)
-    except OSError as error:
-        raise read_error(error, path) from None
+    check_file(path)
     sampled = sample_video(path, frames, VideosConfig().timeout_seconds)
     if (count := len(sampled.jpegs)) < 2:
         detail = f"{count} at frames.fps {frames.fps:g}; order needs 2, set a higher rate"
         raise SkipRecord("too few frames", detail)
     num_segments = min(count, NUM_SEGMENTS)
     segment_T = np.arange(count) * num_segments // count
-    return name, Footage(decode_jpegs(sampled.jpegs), segment_T, num_segments, sampled.fps)
+    return video_id(path), Footage(sampled.images, segment_T, num_segments, sampled.fps)
 
 
 def _describe(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tempo import __version__
 from tempo.config import Config
 from tempo.core.hashing import hash_checkpoint, hash_file, hash_text
-from tempo.core.store import RunStore
 from tempo.model.loading import EMBEDDED, embedded_path
-from tempo.pipeline.stages import NAMES, STAGES, Stage
+from tempo.pipeline.stages import STAGES, Stage
 
 
 def fingerprints(config: Config) -> dict[str, str]:
@@ -27,23 +26,9 @@ def fingerprints(config: Config) -> dict[str, str]:
     return result
 
 
-def stale_stages(config: Config, store: RunStore) -> list[str]:
-    """Stages that were begun under another configuration, in order."""
-    wanted = fingerprints(config)
-    return [name for name in NAMES if store.fingerprint(name) not in (None, wanted[name])]
-
-
 def versions() -> dict[str, str]:
     """The versions of the packages whose code makes the rows."""
-    return {"tempo": __version__, "transformers": package_version("transformers") or ""}
-
-
-def package_version(name: str) -> str | None:
-    """The version of an installed distribution, None if it is not installed."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+    return {"tempo": __version__, "transformers": version("transformers")}
 
 
 def look_up(config: Config, key: str) -> Any:

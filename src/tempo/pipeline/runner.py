@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +26,14 @@ from tempo.engine import pool as engine
 from tempo.engine.ranks import call_to_training, process_rank
 from tempo.engine.types import Context, count_workers
 from tempo.pipeline import steps
-from tempo.pipeline.fingerprints import fingerprints, package_version, stale_stages, versions
+from tempo.pipeline.fingerprints import fingerprints, versions
 from tempo.pipeline.stages import STAGES, Stage, select_stages
 
 #: Videos in one worker call outside a pool: a model generates their answers in batches.
 BATCH_VIDEOS = 8
 
 #: Packages that results depend on, for environment.json.
-PACKAGES = ("tempo-dpo", "torch", "transformers", "peft", "accelerate", "av", "scenedetect", "numpy")
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "av", "scenedetect-headless", "numpy")
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,14 @@ def run_stages(
     store, selected = RunStore(context.directory), select_stages(context.config, until=until, only=only)
     if source:
         check_run_directory(source)
-    _check(context.config, selected, store)
+    config, wanted = context.config, fingerprints(context.config)
+    engine.check_engine(config.run)
+    steps.check_paths(config, [key for stage in STAGES for key in stage.input_files])
+    done = {name for name in wanted if store.is_done(name) and store.fingerprint(name) == wanted[name]}
+    for stage in (left := [stage for stage in selected if stage.name not in done]):
+        stage.check(config)
+    if any(stage.needs_model(config) for stage in left):
+        steps.check_model(config)
     with store.lock():
         _settle(context, console, redo=redo)
         if source:
@@ -107,23 +115,7 @@ def run_stages(
         for stage in selected:
             if not store.is_done(stage.name):
                 _run_stage(stage, context, console)
-    call_to_training(context.config.model.device, is_needed=False)
-
-
-def _check(config: Config, selected: Sequence[Stage], store: RunStore) -> None:
-    """Raises ValueError for what the selected stages that are not done will miss."""
-    engine.check_engine(config.run)
-    steps.check_paths(config, [key for stage in STAGES for key in stage.input_files])
-    wanted = fingerprints(config)
-    left = [
-        stage
-        for stage in selected
-        if not store.is_done(stage.name) or store.fingerprint(stage.name) != wanted[stage.name]
-    ]
-    for stage in left:
-        stage.check(config)
-    if any(stage.needs_model(config) for stage in left):
-        steps.check_model(config)
+    call_to_training(config.model.device, is_needed=False)
 
 
 def _run_stage(stage: Stage, context: Context, console: Console) -> None:
@@ -163,8 +155,9 @@ def map_stage(stage: Stage, context: Context, console: Console) -> None:
 
 def _settle(context: Context, console: Console, *, redo: bool) -> None:
     """Refuses or discards rows of another configuration, then writes this one and the environment."""
-    store, directory = RunStore(context.directory), context.directory
-    stale = stale_stages(context.config, store)
+    store, directory, wanted = RunStore(context.directory), context.directory, fingerprints(context.config)
+    begun = {name: store.fingerprint(name) for name in wanted}
+    stale = [name for name in wanted if begun[name] not in (None, wanted[name])]
     if stale and not redo:
         changed = ", ".join(_changed_keys(context)) or "a file that it names has another content"
         raise ValueError(
@@ -203,7 +196,7 @@ def _write_environment(path: Path) -> None:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "num_cores": count_workers(0),
-        "versions": {name: package_version(name) for name in PACKAGES},
+        "versions": versions() | {name: version(name) for name in PACKAGES},
     }
     first = json.loads(path.read_text(encoding="utf-8")) if path.exists() else now
     resumed = first.pop("resumed", [])

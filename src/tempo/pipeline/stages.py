@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 
 from tempo.config import Config
 from tempo.core.records import Captions, Clips, Pair, Perturbations, Record, Responses, Shots, Video
 from tempo.engine.pool import Place
-from tempo.engine.types import Context
+from tempo.engine.types import Context, load
 from tempo.pipeline import steps
 
 
@@ -24,47 +25,55 @@ from tempo.pipeline import steps
 class Stage:
     """All that is true of a stage."""
 
-    #: The subcommand, and the name of the JSONL file of its rows.
-    name: str
-    #: What the stage does, for `--help`.
-    description: str
+    name: str  #: The subcommand, and the name of the JSONL file of its rows.
+    description: str  #: What the stage does, for `--help`.
     #: The earlier stages that it reads, with the type of their rows; a worker maps the first not idle.
     reads: tuple[tuple[str, type[Record]], ...] = ()
-    #: The type of its rows; None if it writes only `files`.
-    writes: type[Record] | None = None
-    #: `module:function` that makes the worker, for a stage that maps records to records.
-    worker: str = ""
-    #: What runs a stage without a worker.
-    function: Callable[[Context, Console], None] | None = None
+    writes: type[Record] | None = None  #: The type of its rows; None if it writes only `files`.
+    worker: str = ""  #: `module:function` that makes the worker, for a stage that maps records to records.
+    function: Callable[[Context, Console], None] | None = None  #: What runs a stage without a worker.
     #: Where the worker runs: in this process, in a pool of processes, or where a model is loaded.
     place: Callable[[Config], Place] = lambda config: "here"
     #: Whether it loads the model of `model.path`.
     needs_model: Callable[[Config], bool] = lambda config: False
-    #: Sections and keys of the configuration that its rows depend on.
-    keys: tuple[str, ...] = ()
-    #: Keys in these sections that change no row; a run may go on with other values.
-    ignored_keys: tuple[str, ...] = ()
-    #: Keys that name a file whose content its rows depend on.
-    input_files: tuple[str, ...] = ()
-    #: Keys that name such a checkpoint.
-    checkpoints: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()  #: Sections and keys of the configuration that its rows depend on.
+    ignored_keys: tuple[str, ...] = ()  #: Keys in these sections that change no row.
+    input_files: tuple[str, ...] = ()  #: Keys that name a file whose content its rows depend on.
+    checkpoints: tuple[str, ...] = ()  #: Keys that name such a checkpoint.
     #: Raises ValueError, before any work, if something that it needs is missing.
-    check: Callable[[Config], None] = lambda config: None
+    check: Callable[[Config], object] = lambda config: None
     #: Raises ValueError, right before the stage runs, for earlier rows that later stages cannot use.
     check_before: Callable[[Context], None] = lambda context: None
-    #: Files and folders in the run directory that it writes in addition to its rows.
-    files: tuple[str, ...] = ()
-    #: Why a configuration does not need the stage; empty if it does.
-    idle: Callable[[Config], str] = lambda config: ""
-    #: Whether `--from RUN` may take over its rows and files.
-    is_shared: bool = True
-    #: Whether no later stage depends on it; its subcommand takes a run directory.
-    is_auxiliary: bool = False
+    files: tuple[str, ...] = ()  #: What it writes into the run directory in addition to its rows.
+    idle: Callable[[Config], str] = lambda config: ""  #: Why it has nothing to do; empty if it has.
+    is_shared: bool = True  #: Whether `--from RUN` may take over its rows and files.
+    is_auxiliary: bool = False  #: Whether no later stage depends on it; its command takes a run directory.
 
 
 def _asking(config: Config) -> Place:
     # Requests to a server are sent from this process, which has the API key.
     return "here" if config.endpoint else "model"
+
+
+def _check_embedder(config: Config) -> None:
+    if config.clips.features != "embedded":
+        # Without the weights.
+        load("tempo.video.clips:load_pretrained")(config.clips.features, "AutoImageProcessor")
+
+
+def _check_server(config: Config) -> None:
+    if config.endpoint:
+        load("tempo.model.endpoint:read_api_key")(config.endpoint)
+
+
+def _check_instructions(config: Config) -> None:
+    if path := config.training.instructions:
+        load("tempo.training.instructions:read_questions")(Path(path))
+
+
+def _check_benchmark(config: Config) -> None:
+    if path := config.evaluation.benchmark:
+        load("tempo.evaluation.benchmark:check_benchmark")(Path(path))
 
 
 def _imported(config: Config) -> str:
@@ -96,7 +105,7 @@ STAGES: tuple[Stage, ...] = (
         function=steps.run_videos,
         keys=("videos",),
         ignored_keys=("videos.timeout_seconds",),
-        check=steps.check_instructions,
+        check=_check_instructions,
     ),
     Stage(
         "shots",
@@ -106,7 +115,7 @@ STAGES: tuple[Stage, ...] = (
         worker="tempo.video.shots:make_worker",
         place=lambda config: "pool",
         keys=("shots", "frames"),
-        check=steps.check_detector,
+        check=lambda config: load("tempo.video.detectors:check_detector")(config.shots),
         files=("frames",),
     ),
     Stage(
@@ -118,7 +127,7 @@ STAGES: tuple[Stage, ...] = (
         place=lambda config: "pool" if config.clips.features == "embedded" else "model",
         keys=("clips", "frames"),
         checkpoints=("clips.features",),
-        check=steps.check_embedder,
+        check=_check_embedder,
         idle=_imported,
     ),
     Stage(
@@ -132,7 +141,7 @@ STAGES: tuple[Stage, ...] = (
         keys=("model", *_SERVER, "captions"),
         ignored_keys=("model.device",),
         checkpoints=("model.path",),
-        check=steps.check_server,
+        check=_check_server,
         check_before=steps.check_trainable,
         idle=_not_captioned,
     ),
@@ -156,7 +165,7 @@ STAGES: tuple[Stage, ...] = (
         keys=("model", *_SERVER, "responses"),
         ignored_keys=("model.device",),
         checkpoints=("model.path",),
-        check=steps.check_server,
+        check=_check_server,
         check_before=steps.check_trainable,
         idle=_imported,
     ),
@@ -191,7 +200,7 @@ STAGES: tuple[Stage, ...] = (
         ignored_keys=("training.checkpoint_minutes",),
         input_files=("training.instructions",),
         checkpoints=("model.path",),
-        check=steps.check_instructions,
+        check=_check_instructions,
         is_shared=False,
         files=("train", "baselines", "model"),
     ),
@@ -202,7 +211,7 @@ STAGES: tuple[Stage, ...] = (
         needs_model=lambda config: bool(config.synthetic or config.evaluation.benchmark),
         keys=("evaluation",),
         input_files=("evaluation.benchmark",),
-        check=steps.check_benchmark,
+        check=_check_benchmark,
         is_shared=False,
         files=("evaluation", "evaluation.json"),
     ),

@@ -50,7 +50,15 @@ def run_videos(context: Context, console: Console) -> None:
         for result in engine.map_batches(worker, context, batches, place="pool", stage="videos"):
             store.append_results("videos", result)
             counter.advance()
-    _merge_copies(store)
+    # Of files with the same content the first path is kept.
+    first: dict[str, Video] = {}
+    skipped, known = list[Skipped](), store.handled_ids("videos")
+    for video in sorted(store.read("videos", Video), key=lambda video: video.path):
+        if first.setdefault(video.id, video) is not video and video.path not in known:
+            detail = f"same content as {first[video.id].path}"
+            skipped.append(Skipped(stage="videos", id=video.path, reason="duplicate", detail=detail))
+    store.append(SKIPPED, skipped)
+    write_lines(store.path("videos"), (video.model_dump_json() for video in first.values()))
     check_trainable(context)
 
 
@@ -63,24 +71,6 @@ def new_files(context: Context) -> list[str]:
     files = [str(path) for path in find_videos(paths, context.config.videos.extensions)]
     handled = {row.path for row in store.read("videos", Video)} | store.handled_ids("videos")
     return [path for path in files if path not in handled]
-
-
-def _merge_copies(store: RunStore) -> None:
-    """Merges rows with the same content into the first one, with the other paths as its copies."""
-    same: dict[str, list[Video]] = {}
-    for video in sorted(store.read("videos", Video), key=lambda video: video.path):
-        same.setdefault(video.id, []).append(video)
-    kept: list[Video] = []
-    skipped: list[Skipped] = []
-    for first, *others in same.values():
-        detail = f"same content as {first.path}"
-        skipped += [Skipped(stage="videos", id=v.path, reason="duplicate", detail=detail) for v in others]
-        # After a kill between the two writes below, earlier copies are known only from the first row.
-        copies = {v.path for v in others}.union(*(v.copies for v in (first, *others)))
-        kept.append(first.model_copy(update={"copies": tuple(sorted(copies))}))
-    known = store.handled_ids("videos")
-    store.append(SKIPPED, [row for row in skipped if row.id not in known])
-    write_lines(store.path("videos"), (video.model_dump_json() for video in kept))
 
 
 def run_pairs(context: Context, console: Console) -> None:
@@ -158,45 +148,6 @@ def check_paths(config: Config, file_keys: Iterable[str]) -> None:
     for path in config.videos.paths:
         if not Path(path).expanduser().exists():
             raise ValueError(f"videos.paths: {path!r} does not exist")
-
-
-def check_detector(config: Config) -> None:
-    """Raises ValueError if the package of `shots.detector` is not installed."""
-    from tempo.video import detectors
-
-    detectors.check_detector(config.shots)
-
-
-def check_embedder(config: Config) -> None:
-    """Raises ValueError if the checkpoint of `clips.features` cannot be loaded."""
-    from tempo.video import clips
-
-    if config.clips.features != "embedded":
-        clips.check_embedder(config.clips.features)
-
-
-def check_server(config: Config) -> None:
-    """Raises ValueError if the environment has no key for the server of `[endpoint]`."""
-    from tempo.model.endpoint import read_api_key
-
-    if config.endpoint:
-        read_api_key(config.endpoint)
-
-
-def check_instructions(config: Config) -> None:
-    """Raises ValueError that names a bad row of `training.instructions`."""
-    from tempo.training.instructions import read_questions
-
-    if config.training.instructions:
-        read_questions(Path(config.training.instructions))
-
-
-def check_benchmark(config: Config) -> None:
-    """Raises ValueError that names a bad row of `evaluation.benchmark`, or a missing video."""
-    from tempo.evaluation import benchmark
-
-    if config.evaluation.benchmark:
-        benchmark.check_benchmark(Path(config.evaluation.benchmark))
 
 
 def check_model(config: Config) -> None:

@@ -20,7 +20,6 @@ from tempo.core.files import write_json, write_lines
 from tempo.core.records import Pair, Video
 from tempo.core.store import RunStore, read_config
 from tempo.preference.importing import ORIGIN, TAGS, VIDEO_TAG, Row
-from tempo.video.find import present_path
 from tempo.video.frames import FrameStore
 
 #: The names of `--format`.
@@ -71,7 +70,7 @@ def _read_pairs(run: Path) -> list[Pair]:
     pairs = store.read("pairs", Pair)
     if not pairs:
         raise ValueError(f"{run} has no pair to export. `tempo status {run}` shows why they were skipped")
-    paths = {video.id: os.path.abspath(present_path(video)) for video in store.read("videos", Video)}
+    paths = {video.id: os.path.abspath(video.path) for video in store.read("videos", Video)}
     return [pair.model_copy(update={"video": paths.get(pair.video_id, pair.video)}) for pair in pairs]
 
 
@@ -165,7 +164,7 @@ def _write_frames(
                 f"the frames of video {video_id} are gone from {store.directory}. Make them again"
             )
         (folder / "frames" / video_id).mkdir(parents=True)
-        jpegs = {f"frames/{video_id}/{i:04d}.jpg": jpeg for i, jpeg in enumerate(store.read_jpegs(video_id))}
+        jpegs = {f"frames/{video_id}/{i:04d}.jpg": jpeg for i, jpeg in enumerate(store.read(video_id).jpegs)}
         for name, jpeg in jpegs.items():
             (folder / name).write_bytes(jpeg)
         images[video_id] = [str(target / name) for name in jpegs]

@@ -156,7 +156,7 @@ def _balance_lengths(pairs: Iterable[Pair], skipped: list[Skipped], *, seed: int
 
 def add_mirrors(pairs: Sequence[Pair], videos: dict[str, Clips], frames: FrameStore) -> list[Pair]:
     """The pairs and their mirror images, sorted by id."""
-    seconds = {name: frames.read_seconds(name) for name in {pair.video_id for pair in pairs}}
+    seconds = {name: frames.read(name).seconds for name in {pair.video_id for pair in pairs}}
     clip = {name: clip_of_frames(videos[name], seconds_T) for name, seconds_T in seconds.items()}
     mirrored = [image for pair in pairs if (image := mirror(pair, clip[pair.video_id]))]
     return sorted([*pairs, *mirrored], key=lambda pair: pair.id)

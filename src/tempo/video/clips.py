@@ -1,6 +1,6 @@
 """The stage `clips`: videos rich in time, their clips, and two key frames for each clip.
 
-Rules and constants: TEMPO (arXiv 2503.16929) as gathered in method.md, section 2. S shots, D features.
+Rules and constants are those of TEMPO (arXiv 2503.16929), see method.md, section 2. S shots, D features.
 """
 
 from __future__ import annotations
@@ -27,14 +27,11 @@ from tempo.video.frames import FrameStore, encode_jpeg
 #: Features float [S, D] of RGB images.
 Embed: TypeAlias = Callable[[Sequence[Image]], NDArray[np.float64]]
 
-#: Images that go through an embedder together.
-EMBEDDER_BATCH = 32
-
 
 def make_worker(context: Context) -> Worker:
     """A worker that maps Shots to Clips and adds their key frames to the frame store, or gives a Skipped.
 
-    Raises ValueError where `clips.features` names a checkpoint that cannot be used.
+    Raises ValueError if `clips.features` names a checkpoint that cannot be used.
     """
     store, config = FrameStore(context.directory / "frames"), context.config
     checkpoint = config.clips.features
@@ -42,6 +39,7 @@ def make_worker(context: Context) -> Worker:
 
     def cut(video: Shots) -> Clips:
         check_shots(video.shots, config.clips)
+        check_unchanged(video.path, video.id)
         features = None
         if embed:
             middles = [(shot.start_frame + shot.end_frame) // 2 for shot in video.shots]
@@ -55,15 +53,14 @@ def make_worker(context: Context) -> Worker:
 
 
 def _read_images(video: Shots, numbers: Collection[int], config: Config) -> list[Image]:
-    """The frames with these numbers, as large as stored frames; raises SkipRecord."""
-    check_unchanged(video.path, video.id, config.videos.paths)
+    """The frames with these numbers, in the size of training frames; raises SkipRecord."""
     stamps = {number: both for shot in video.shots for number, both in shot.time_stamps.items()}
     wanted = {number: stamps.get(number) for number in numbers}
 
     def work(watchdog: Watchdog) -> dict[int, Image]:
         images, scaler, fitted = dict[int, Image](), Scaler(), None
         for number, size, decoded in decode_at(video.path, wanted, watchdog):
-            # The size of the first frame is used for all, so that they can be stacked.
+            # All get the size of the first one, so that they can be stacked.
             fitted = fitted or fit_size(*size, max_pixels=config.frames.max_pixels)
             images[number] = scaler.scale(decoded, fitted)
         return images
@@ -77,23 +74,29 @@ def find_clips(
 ) -> tuple[Clip, ...]:
     """The clips of a video in time order: runs of shots of one group, with two key frames each.
 
-    Shots are grouped by `features` [S, D], or by their own descriptors. Raises SkipRecord, a ValueError,
-    where the video is not rich in time by the limits of `config`, the section `[clips]`.
+    Shots are grouped by `features` [S, D], or by their own descriptors. Raises SkipRecord, a ValueError, if
+    the video is not rich in time by the limits of `config`, the section `[clips]`.
     """
     config = config or ClipsConfig()
     check_shots(shots, config)
     rows = [shot.descriptor for shot in shots] if features is None else features
     groups = group_shots(rows, config.similarity)
     runs = [(group, list(run)) for group, run in itertools.groupby(range(len(groups)), groups.__getitem__)]
-    _check_groups([group for group, _ in runs], config)
+    if len(runs) < config.min_clips:
+        raise SkipRecord("too few clips", f"{len(runs)} clips, min_clips is {config.min_clips}")
+    group, count = Counter(group for group, _ in runs).most_common(1)[0]
+    limit = min(config.max_group_clips, max(1, len(runs) // config.group_share))
+    if count > limit:
+        detail = f"group {group} has {count} of {len(runs)} clips, at most {limit} are allowed"
+        raise SkipRecord("group comes back too often", detail)
     return tuple(_make_clip(shots, group, run) for group, run in runs)
 
 
 def group_shots(descriptors: ArrayLike, similarity: float) -> list[int]:
-    """For each shot, given descriptors [S, D], the number of its group, groups numbered as they first appear.
+    """The number of each shot's group, given descriptors [S, D]; groups are numbered as they first appear.
 
-    Agglomerative: the two most similar groups are merged while their cosine is above `similarity`; the merged
-    row of the similarity matrix is the plain mean of the two (WPGMA, whatever the sizes of the groups).
+    The two most similar groups are merged while their cosine is above `similarity`. The merged row of the
+    similarity matrix is the plain mean of the two rows, whatever the sizes of the groups (WPGMA).
     """
     rows = np.array(descriptors, np.float64)
     if len(rows) == 1:
@@ -111,12 +114,11 @@ def group_shots(descriptors: ArrayLike, similarity: float) -> list[int]:
 
 
 def _make_clip(shots: Sequence[Shot], group: int, run: Sequence[int]) -> Clip:
-    """The clip of the shots numbered `run`."""
     first, last = shots[run[0]], shots[run[-1]]
     candidates = {
         number - first.start_frame: sharpness
-        for index in run
-        for number, sharpness in zip(shots[index].candidates, shots[index].sharpness, strict=True)
+        for shot in shots[run[0] : run[-1] + 1]
+        for number, sharpness in zip(shot.candidates, shot.sharpness, strict=True)
     }
     key_frames = choose_key_frames(last.end_frame - first.start_frame, candidates)
     return Clip(
@@ -130,37 +132,23 @@ def _make_clip(shots: Sequence[Shot], group: int, run: Sequence[int]) -> Clip:
 
 
 def check_shots(shots: Sequence[Shot], config: ClipsConfig) -> None:
-    """Video filter 1; raises SkipRecord."""
+    """The filter on a video's shots, before they are grouped; raises SkipRecord."""
     if len(shots) < config.min_shots:
         raise SkipRecord("too few shots", f"{len(shots)} usable shots, min_shots is {config.min_shots}")
     if len(shots) > config.max_shots:
         raise SkipRecord("too many shots", f"{len(shots)} usable shots, max_shots is {config.max_shots}")
     longest = max(shot.seconds for shot in shots)
     if longest > config.max_shot_seconds:
-        limit = f"max_shot_seconds is {config.max_shot_seconds:g}"
-        raise SkipRecord("shot too long", f"a shot of {longest:.2f} seconds, {limit}")
-
-
-def _check_groups(clip_groups: Sequence[int], config: ClipsConfig) -> None:
-    """Video filter 2, on the group of each clip."""
-    num_clips = len(clip_groups)
-    if num_clips < config.min_clips:
-        raise SkipRecord("too few clips", f"{num_clips} clips, min_clips is {config.min_clips}")
-    group, count = Counter(clip_groups).most_common(1)[0]
-    limit = min(config.max_group_clips, max(1, num_clips // config.group_share))
-    if count > limit:
-        raise SkipRecord(
-            "group comes back too often",
-            f"group {group} has {count} of {num_clips} clips, at most {limit} are allowed",
-        )
+        detail = f"a shot of {longest:.2f} seconds, max_shot_seconds is {config.max_shot_seconds:g}"
+        raise SkipRecord("shot too long", detail)
 
 
 def choose_key_frames(num_frames: int, sharpness: Mapping[int, float]) -> tuple[int, int]:
-    """Two frame numbers within a clip of `num_frames`, earliest first; different if there are two.
+    """Two frame numbers within a clip of `num_frames`, earliest first; equal only if there is one candidate.
 
-    Around 1/3 and 2/3 of the clip, (num_frames / 3) // 2 frames to either side, the best product of sharpness
-    and a cosine window that falls off from the centre. Only frames with a `sharpness`, given in order, may be
-    chosen; where a window holds none, the nearest is.
+    Around 1/3 and 2/3 of the clip, within (num_frames / 3) // 2 frames, the highest product of sharpness and
+    a cosine window around the centre. Only frames in `sharpness`, given in order, are candidates;
+    if none is within a window, the nearest one is chosen.
     """
     third = num_frames // 3
     first = _best_frame(sharpness, third, third // 2)
@@ -169,7 +157,7 @@ def choose_key_frames(num_frames: int, sharpness: Mapping[int, float]) -> tuple[
 
 
 def _best_frame(sharpness: Mapping[int, float], centre: int, radius: int) -> int:
-    """The best frame around `centre`, the earliest of equals."""
+    """The best frame around `centre`; of equal ones the earliest."""
     scores = {
         number: value * math.cos(math.pi / 2 * (number - centre) / (radius + 1))
         for number, value in sharpness.items()
@@ -180,33 +168,31 @@ def _best_frame(sharpness: Mapping[int, float], centre: int, radius: int) -> int
     return min(sharpness, key=lambda number: abs(number - centre))
 
 
-def check_embedder(checkpoint: str) -> None:
-    """Raises ValueError where the checkpoint cannot be read; loads no weights."""
-    _load(checkpoint, "AutoImageProcessor")
-
-
 def load_embedder(checkpoint: str, device: str = "auto") -> Embed:
-    """Image features of a SigLIP or CLIP checkpoint (directory or hub name); `device` as in `model.device`.
+    """Image features of a SigLIP or CLIP checkpoint; raises ValueError if it cannot be loaded."""
+    import torch
 
-    Raises ValueError where it cannot be read, or has no image features.
-    """
     from tempo.engine.ranks import pick_device
 
-    processor, model = _load(checkpoint, "AutoImageProcessor"), _load(checkpoint, "AutoModel")
-    if not hasattr(model, "get_image_features"):
-        kind = type(model).__name__
-        raise ValueError(f"clips.features {checkpoint!r} is a {kind}; give a SigLIP or CLIP checkpoint")
+    processor, model = (
+        load_pretrained(checkpoint, "AutoImageProcessor"),
+        load_pretrained(checkpoint, "AutoModel"),
+    )
     model = model.to(pick_device(device)).eval()
 
     def embed(images: Sequence[Image]) -> NDArray[np.float64]:
-        batches = [images[start : start + EMBEDDER_BATCH] for start in range(0, len(images), EMBEDDER_BATCH)]
-        return np.concatenate([_features(model, processor, batch) for batch in batches])
+        inputs = processor(images=list(images), return_tensors="pt").to(model.device)
+        with torch.inference_mode():
+            found = model.get_image_features(**inputs)
+        # Depending on the version of transformers, a tensor or an output that holds it.
+        features = getattr(found, "pooler_output", found).float().cpu().numpy()
+        return np.asarray(features, np.float64)
 
     return embed
 
 
-def _load(checkpoint: str, name: str) -> Any:
-    """The checkpoint, loaded by the class of transformers with this name."""
+def load_pretrained(checkpoint: str, name: str) -> Any:
+    """The checkpoint as the class `name` of transformers; raises ValueError if it cannot be loaded."""
     from tempo.model.loading import repair_torchvision
 
     repair_torchvision()
@@ -216,14 +202,3 @@ def _load(checkpoint: str, name: str) -> Any:
         return getattr(transformers, name).from_pretrained(checkpoint)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"clips.features {checkpoint!r} cannot be loaded: {error}") from None
-
-
-def _features(model: Any, processor: Any, images: Sequence[Image]) -> NDArray[np.float64]:
-    import torch
-
-    inputs = processor(images=list(images), return_tensors="pt").to(model.device)
-    with torch.inference_mode():
-        found = model.get_image_features(**inputs)
-    # A tensor or an output that holds it, by version of transformers.
-    features = getattr(found, "pooler_output", found)
-    return np.asarray(features.float().cpu().numpy(), np.float64)

@@ -1,17 +1,14 @@
 """Decoding: a video file as a stream of frames, one in memory at a time; single frames by time stamp.
 
-PyAV, because OpenCV's wheel opens AV1 files and reads no frame of them. The duration and number of frames
-that a container states are not used: they are often wrong.
+Uses PyAV, because OpenCV's wheel cannot decode AV1. Durations and numbers of frames that a container states
+are ignored: they are often wrong.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import itertools
 import logging
-import math
-import os
-import stat
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempo.engine.types import SkipRecord
-from tempo.video.faults import Watchdog, read_error
+from tempo.video.faults import Watchdog, check_file
 
 log = logging.getLogger(__name__)
 
@@ -34,17 +31,6 @@ Image: TypeAlias = NDArray[np.uint8]
 
 #: A longer step between two frames is a damaged time stamp.
 MAX_GAP_SECONDS = 3600.0
-
-#: For a file that states neither times nor a possible frame rate.
-FALLBACK_FPS = 25.0
-
-#: Filters that turn a frame counterclockwise by 0 to 3 quarters.
-_ROTATION: tuple[list[tuple[str, str]], ...] = (
-    [],
-    [("transpose", "cclock")],
-    [("hflip", ""), ("vflip", "")],
-    [("transpose", "clock")],
-)
 
 
 @dataclass(frozen=True)
@@ -62,17 +48,6 @@ class Frame:
     decoded: av.VideoFrame
 
 
-@dataclass(frozen=True)
-class Header:
-    """What the container states, width and height before rotation; 0 where it states nothing."""
-
-    duration_seconds: float
-    width: int
-    height: int
-    fps: float
-    codec: str
-
-
 class Scaler:
     """Scales the frames of one video with FFmpeg's filter graph, built once for frames of one kind."""
 
@@ -81,51 +56,49 @@ class Scaler:
         self._graph: Any = None
 
     def scale(self, decoded: av.VideoFrame, size: tuple[int, int]) -> Image:
-        """The frame as players show it, in this width and height."""
-        kind = (size, decoded.width, decoded.height, decoded.format.name)
+        """The frame as players show it, with this width and height."""
+        # Counterclockwise quarter turns.
+        turns = round(decoded.rotation / 90) % 4
+        width, height = size[::-1] if turns % 2 else size
+        kind = (width, height, decoded.width, decoded.height, decoded.format.name)
         if kind != self._kind:
-            self._kind, self._graph = (), _scaling_graph(decoded, size)
-            self._kind = kind
+            self._kind, self._graph = kind, _scaling_graph(decoded, width, height)
         self._graph.push(decoded)
-        width, height = size
-        # Planar output costs libswscale half of what packed output does.
+        # Planar output takes libswscale half the time of packed output.
         green, blue, red = (
             np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width]
             for plane in self._graph.vpull().planes
         )
-        return np.asarray(cv2.merge([red, green, blue]), np.uint8)
+        image = cv2.merge([red, green, blue])
+        return np.ascontiguousarray(np.rot90(image, turns) if turns else image, np.uint8)
 
 
-def _scaling_graph(decoded: av.VideoFrame, size: tuple[int, int]) -> Any:
+def _scaling_graph(decoded: av.VideoFrame, width: int, height: int) -> Any:
     graph = av.filter.Graph()
     # Waking other threads takes longer than scaling a small frame.
     graph.threads = 1
     time_base = decoded.time_base or av.time_base
-    source = graph.add_buffer(
-        width=decoded.width, height=decoded.height, format=decoded.format.name, time_base=time_base
-    )
-    turns = _quarter_turns(decoded)
-    width, height = size[::-1] if turns % 2 else size
-    filters = [("scale", f"{width}:{height}:flags=area+full_chroma_inp"), ("format", "gbrp")]
-    nodes = [graph.add(name, options) for name, options in [*filters, *_ROTATION[turns], ("buffersink", "")]]
-    graph.link_nodes(source, *nodes).configure()
+    graph.link_nodes(
+        graph.add_buffer(None, decoded.width, decoded.height, decoded.format.name, time_base=time_base),
+        graph.add("scale", f"{width}:{height}:flags=area+full_chroma_inp"),
+        graph.add("format", "gbrp"),
+        graph.add("buffersink"),
+    ).configure()
     return graph
 
 
 def decode(path: str | Path, watchdog: Watchdog | None = None) -> Generator[Frame, None, None]:
     """All frames that decode, in order of presentation; damaged packets are skipped and logged.
 
-    The clock of the watchdog runs only while the decoder works. Raises SkipRecord ("no such file", "empty
-    file", "cannot be opened", "no video stream" or "no frame decodes").
+    The watchdog's clock runs only while the decoder works. Raises SkipRecord if there are no frames.
     """
     errors: list[str] = []
-    index = -1
-    watchdog = watchdog or Watchdog(math.inf)
+    index, watchdog = -1, watchdog or Watchdog()
     watchdog.tick()
-    with _open(path) as (container, stream):
-        fps = _header(container, stream).fps
-        # A damaged rate can be one frame in a million years.
-        default_seconds = 1 / (fps if fps * MAX_GAP_SECONDS >= 1 else FALLBACK_FPS)
+    with open_video(path) as (container, stream):
+        fps = stated_fps(stream)
+        # The rate of a damaged file can be one frame in a million years; some files state none.
+        default_seconds = 1 / (fps if fps * MAX_GAP_SECONDS >= 1 else 25.0)
         first_pts, start, end = None, 0.0, 0.0
         coded_size, size = None, (0, 0)
         for index, decoded in enumerate(_frames(container, stream, errors, watchdog)):
@@ -146,12 +119,12 @@ def decode_at(
     """The frames with these numbers, in order, each with its number and its size as players show it.
 
     A number comes with the time stamps of its frame and of the key frame before it, in the stream's time
-    base: FFmpeg seeks to the key frame, and the frame is the one with exactly that time stamp. Where a number
-    has no time stamps, or a frame is not found by them, the file is decoded from the start and frames are
-    counted. Raises SkipRecord like `decode`, and "frame not found".
+    base: FFmpeg seeks to that key frame, and the frame is the one with exactly this time stamp. If a number
+    has no time stamps, or no frame has them, the file is decoded from the start and frames are counted.
+    Raises SkipRecord like `decode`, and "frame not found".
     """
     missing = dict(sorted(wanted.items()))
-    for number, size, decoded in _seek(path, dict(missing), watchdog or Watchdog(math.inf)):
+    for number, size, decoded in _seek(path, dict(missing), watchdog or Watchdog()):
         del missing[number]
         yield number, size, decoded
     for frame in decode(path, watchdog) if missing else ():
@@ -169,16 +142,22 @@ def _seek(
 ) -> Iterator[tuple[int, tuple[int, int], av.VideoFrame]]:
     """Ends at the first frame that is not found at its time stamp."""
     watchdog.tick()
-    with _open(path) as (container, stream):
-        at: int | None = None
-        frames: Iterator[av.VideoFrame] = iter(())
-        wanted_pts = {stamps[0] for stamps in wanted.values() if stamps}
+    at: int | None = None
+    frames: Iterator[av.VideoFrame] = iter(())
+    wanted_pts = {stamps[0] for stamps in wanted.values() if stamps}
+    with open_video(path) as (container, stream), contextlib.suppress(av.error.FFmpegError):
         for number, stamps in wanted.items():
             if stamps is None:
                 return
             pts, key_pts = stamps
             if at is None or key_pts > at:
-                frames = _frames_from(container, stream, pts, wanted_pts, watchdog)
+                container.seek(pts, stream=stream)
+                frames = _frames(container, stream, [], watchdog, wanted_pts)
+                first = next(frames, None)
+                # Decoding must begin at a key frame that is not too late.
+                if first is None or not first.key_frame or first.pts is None or first.pts > pts:
+                    return
+                frames = itertools.chain([first], frames)
             decoded = next((one for one in frames if (one.pts or 0) >= pts), None)
             if decoded is None or decoded.pts != pts or decoded.is_corrupt:
                 return
@@ -186,140 +165,73 @@ def _seek(
             yield number, _shown_size(decoded, stream), decoded
 
 
-def _frames_from(
-    container: Any, stream: Any, pts: int, wanted_pts: set[int], watchdog: Watchdog
-) -> Iterator[av.VideoFrame]:
-    """Frames from the key frame before `pts` on; none where seeking ends anywhere else.
-
-    Frames that are neither wanted nor needed to decode others are left out.
-    """
-    with contextlib.suppress(av.error.FFmpegError):
-        container.seek(pts, stream=stream)
-        frames = _frames(container, stream, [], watchdog, wanted_pts)
-        first = next(frames, None)
-        if first is not None and first.key_frame and first.pts is not None and first.pts <= pts:
-            yield first
-            yield from frames
-
-
-def read_header(path: str | Path) -> Header:
-    """What the container states; nothing is decoded. Raises SkipRecord like `decode`."""
-    # Without this, FFmpeg decodes the first frames for details that are not needed here: most of the time.
-    with _open(path, skip_frame="all") as (container, stream):
-        return _header(container, stream)
-
-
 def fit_size(width: int, height: int, *, max_pixels: int) -> tuple[int, int]:
     """The largest width and height of about this ratio within `max_pixels`; never enlarged, at least 1."""
     scale = min(1.0, (max_pixels / (width * height)) ** 0.5)
-    # A long and thin frame keeps at least one pixel across and is shortened for it.
+    # A long and thin frame stays at least one pixel wide and becomes shorter instead.
     fitted_height = max(1, int(height * scale))
     fitted_width = max(1, min(int(width * scale), max_pixels // fitted_height))
     return fitted_width, min(fitted_height, max_pixels // fitted_width)
 
 
 @contextlib.contextmanager
-def _open(path: str | Path, **options: str) -> Iterator[tuple[Any, Any]]:
-    """The container and its video stream; raises SkipRecord."""
-    _check_file(Path(path))
+def open_video(path: str | Path, **options: str) -> Iterator[tuple[Any, Any]]:
+    """PyAV's container and its main video stream; `options` are FFmpeg's. Raises SkipRecord."""
+    check_file(path)
     # The whitelist and the prefix: a playlist named .mp4 must not reach the network, and a file named
     # `concat:x` is a file. Tags that are not UTF-8 are no reason to reject a video.
     options["protocol_whitelist"] = "file"
     try:
         container = av.open(f"file:{path}", options=options, metadata_errors="replace")
     except av.error.FFmpegError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
-            raise read_error(OSError(error.errno, error.strerror), path) from None
         raise SkipRecord("cannot be opened", str(error)) from None
     with container:
-        yield container, _video_stream(container)
+        stream = container.streams.best("video")
+        if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
+            kinds = ", ".join(other.type for other in container.streams) or "none"
+            raise SkipRecord("no video stream", f"streams: {kinds}" + (", cover art" if stream else ""))
+        if stream.codec_context is None:
+            raise SkipRecord("no frame decodes", "no decoder for this codec")
+        # With several threads, damaged frames decode differently each time. Other cores work on other videos.
+        stream.codec_context.thread_count = 1
+        yield container, stream
 
 
-def _check_file(path: Path) -> None:
-    """Raises SkipRecord for a path that is not a file with content, and MachineFault where the disk fails.
-
-    FFmpeg reports a damaged file and a failing disk by the same error.
-    """
-    try:
-        state = path.stat()
-        if stat.S_ISDIR(state.st_mode):
-            # Raises where the folder is here because it could not be searched.
-            os.listdir(path)
-        if not stat.S_ISREG(state.st_mode):
-            raise SkipRecord("cannot be opened", f"{path} is not a regular file")
-        if state.st_size == 0:
-            raise SkipRecord("empty file", str(path))
-        with path.open("rb") as file:
-            file.read(1)
-    except OSError as error:
-        raise read_error(error, path) from None
-
-
-def _video_stream(container: Any) -> Any:
-    """The stream that ffmpeg takes by default; raises SkipRecord."""
-    stream = container.streams.best("video")
-    if stream is None or stream.disposition & av.stream.Disposition.attached_pic:
-        kinds = ", ".join(other.type for other in container.streams) or "none"
-        raise SkipRecord("no video stream", f"streams: {kinds}" + (", cover art" if stream else ""))
-    if stream.codec_context is None:
-        raise SkipRecord("no frame decodes", "no decoder for this codec")
-    # With several threads, damaged frames decode differently each time. Cores are used by videos side by
-    # side.
-    stream.codec_context.thread_count = 1
-    return stream
-
-
-def _header(container: Any, stream: Any) -> Header:
-    if stream.duration:
-        duration_seconds = float(stream.duration * stream.time_base)
-    else:
-        duration_seconds = (container.duration or 0) / av.time_base
-    fps = float(stream.average_rate or stream.guessed_rate or 0)
-    context = stream.codec_context
-    codec = context.codec.canonical_name
-    return Header(max(0.0, duration_seconds), context.width, context.height, max(0.0, fps), codec)
-
-
-def _quarter_turns(decoded: av.VideoFrame) -> int:
-    """Counterclockwise, 0 to 3."""
-    return int(round(decoded.rotation / 90) % 4)
+def stated_fps(stream: Any) -> float:
+    """Frames per second by the container; 0 if it states no rate."""
+    return max(0.0, float(stream.average_rate or stream.guessed_rate or 0))
 
 
 def _shown_size(decoded: av.VideoFrame, stream: Any) -> tuple[int, int]:
     width = max(1, round(decoded.width * float(stream.sample_aspect_ratio or 1)))
-    return (decoded.height, width) if _quarter_turns(decoded) % 2 else (width, decoded.height)
+    return (decoded.height, width) if round(decoded.rotation / 90) % 2 else (width, decoded.height)
 
 
 def _frames(
     container: Any, stream: Any, errors: list[str], watchdog: Watchdog, wanted_pts: set[int] | None = None
 ) -> Iterator[av.VideoFrame]:
     """Frames packet by packet; a packet that fails is added to `errors` and the next one is tried."""
-    try:
-        for packet in _packets(container, stream):
+    packets = container.demux(stream)
+    while True:
+        try:
             watchdog.tick()
+            # Also None after an error of the container.
+            packet = next(packets, None)
+            if packet is None:
+                break
             if wanted_pts is not None:
                 is_wanted = packet.pts is None or packet.pts in wanted_pts
                 stream.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
-            try:
-                for frame in packet.decode():
-                    watchdog.pause()
-                    yield frame
-                    watchdog.tick()
-            except av.error.FFmpegError as error:
-                errors.append(str(error))
-    except av.error.FFmpegError as error:
-        errors.append(str(error))
-    watchdog.pause()
-
-
-def _packets(container: Any, stream: Any) -> Iterator[Any]:
-    while True:
-        try:
-            yield from container.demux(stream)
-            return
+            for frame in packet.decode():
+                watchdog.pause()
+                yield frame
+                watchdog.tick()
         except IndexError:
             # PyAV raises this for a packet of a stream that begins in the middle of the file, and can go on.
-            continue
+            packets = container.demux(stream)
+        except av.error.FFmpegError as error:
+            errors.append(str(error))
+    watchdog.pause()
 
 
 def _span(
@@ -327,9 +239,9 @@ def _span(
 ) -> tuple[float, float]:
     """Start and end in seconds of a frame that follows one shown from `start` to `end`.
 
-    A missing or impossible time stamp is replaced: the frame then starts where the one before it ends.
+    A frame with a missing or impossible time stamp starts when the previous one ends.
     """
-    # Integers, because arithmetic with fractions takes longer than all else here.
+    # Integers, because arithmetic with fractions is slow.
     ticks, per_second = frame.time_base.as_integer_ratio() if frame.time_base else (0, 1)
     stated = (frame.pts - first_pts) * ticks / per_second if frame.pts is not None and ticks else end
     begins = stated if start <= stated <= end + MAX_GAP_SECONDS else end

@@ -1,18 +1,18 @@
-"""What stops a run and what costs one record: faults of files, of the machine, and decoders that hang.
+"""What stops a run and what costs one record.
 
-A disk or GPU that fails, fails for the next video too. Skipping records for it would empty the run.
+A disk, memory or GPU that fails for one record fails for the next one too: the run stops, and can be
+continued later. A damaged file or a decoder that hangs costs only its own record.
 """
 
 from __future__ import annotations
 
 import errno
-import os
+import re
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import av
@@ -23,18 +23,11 @@ from tempo.engine.types import SkipRecord, Worker
 
 T = TypeVar("T")
 
-#: Errors of one file. All others (EIO, ESTALE, EMFILE, ENOTCONN ...) are of the disk or of this process.
-FILE_ERRORS = (
-    *(errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP),
-    *(errno.EINVAL, errno.EILSEQ, errno.ENXIO, errno.ENODEV, errno.EOVERFLOW, errno.EFBIG, errno.ENOKEY),
-)
+#: Errors of one file. Others (EIO, ESTALE, EMFILE ...) are errors of the disk or of this process.
+FILE_ERRORS = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
 
-#: Words by which torch's plain RuntimeError names the GPU or an allocator.
-TORCH_FAULTS = ("CUDA", "CUBLAS", "cuDNN", "HIP error", "out of memory", "DefaultCPUAllocator")
-
-
-class MachineFault(ValueError):
-    """The machine failed, not the record; the message names what to do."""
+#: In messages of torch and OpenCV when the GPU or an allocator fails; few of these errors have a class.
+MACHINE_ERRORS = re.compile("CUDA|CUBLAS|cuDNN|HIP error|out of memory|CPUAllocator|Insufficient memory")
 
 
 def per_record(stage: str, function: Callable[[Any], Record]) -> Worker:
@@ -47,146 +40,91 @@ def per_record(stage: str, function: Callable[[Any], Record]) -> Worker:
 
 
 def attempt(stage: str, record: Record, function: Callable[[Any], T]) -> T | Skipped:
-    """`function(record)`, or a Skipped of `stage` if the record is at fault; raises faults of the machine."""
+    """`function(record)`, or a Skipped of `stage` if the record is at fault.
+
+    Raises OSError if the disk fails, ValueError if memory or the GPU fails.
+    """
     try:
         return function(record)
     except SkipRecord as skip:
         return Skipped(id=record.id, stage=stage, reason=skip.reason, detail=skip.detail)
     except Exception as error:
-        # FFmpeg's errors are OSErrors too, but of the file.
-        if isinstance(error, OSError | MachineFault) and not isinstance(error, av.error.FFmpegError):
+        # FFmpeg's errors are OSErrors too, but they concern the file.
+        if isinstance(error, OSError) and not isinstance(error, av.error.FFmpegError):
             raise
         detail = f"{type(error).__name__}: {error}"
-        if _is_of_memory_or_gpu(error):
-            raise MachineFault(
-                f"{stage}: memory or the GPU failed at {record.id}: {detail}. The record is not to blame and "
-                "nothing is lost: free memory, then give the same command again"
+        is_named = isinstance(error, RuntimeError | cv2.error) and MACHINE_ERRORS.search(detail)
+        if is_named or isinstance(error, MemoryError):
+            raise ValueError(
+                f"{stage}: memory or the GPU failed at {record.id}: {detail}. Nothing is lost: free memory, "
+                "then give the same command again"
             ) from error
         return Skipped(id=record.id, stage=stage, reason="cannot be processed", detail=detail)
 
 
-def _is_of_memory_or_gpu(error: Exception) -> bool:
-    if isinstance(error, cv2.error):
-        return "Insufficient memory" in str(error)
-    # By their words: most have no class of their own, and torch need not be imported.
-    is_of_torch = isinstance(error, RuntimeError) and any(word in str(error) for word in TORCH_FAULTS)
-    return isinstance(error, MemoryError) or is_of_torch
+def check_file(path: str | Path) -> None:
+    """Raises SkipRecord for a path that is not a readable file with content, and OSError if the disk fails.
 
-
-def read_error(error: OSError, path: str | Path) -> SkipRecord | MachineFault:
-    """The exception to raise for a file that cannot be read."""
-    if error.errno in (errno.ENOENT, errno.ENOTDIR):
-        check_in_place(path)
-        return SkipRecord("no such file", str(path))
-    if error.errno in FILE_ERRORS:
-        return SkipRecord("cannot be opened", str(error))
-    return MachineFault(
-        f"{path} cannot be read: {error}. Nothing is lost: check the disk, or move the file away if only it "
-        "is damaged, then give the same command again"
-    )
-
-
-def check_in_place(path: str | Path, roots: Iterable[str] = ()) -> None:
-    """Raises MachineFault where a file is gone together with its folder, or with all files of one of `roots`.
-
-    A disk that is no longer mounted takes its folders along, or leaves an empty one.
+    Called before FFmpeg opens a file, because FFmpeg reports damaged files and failing disks alike.
     """
+    path = Path(path)
     try:
-        os.stat(path)
-        return
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise SkipRecord("empty file", str(path))
     except (FileNotFoundError, NotADirectoryError):
-        folder = Path(path).parent
-    except (OSError, ValueError):
-        # Raised again, and handled, by whoever reads the file.
-        return
-    above = [root for root in (Path(root).expanduser() for root in roots) if folder.is_relative_to(root)]
-    if not folder.is_dir() or not all(root.is_dir() and any(root.iterdir()) for root in above):
-        raise MachineFault(
-            f"{path} is gone together with its folder. Is the disk of {folder} mounted? Nothing is lost: "
-            "mount it and give the same command again. To go on without it, put any file into the folder"
-        )
+        # A disk that is no longer mounted leaves no folder, or an empty one.
+        if path.parent.is_dir() and any(path.parent.iterdir()):
+            raise SkipRecord("no such file", str(path)) from None
+        text = "the folder is gone or empty. Is its disk mounted? Mount it and give the same command again"
+        raise OSError(errno.ENOENT, text, str(path)) from None
+    except OSError as error:
+        if error.errno not in FILE_ERRORS:
+            raise
+        raise SkipRecord("cannot be opened", str(error)) from None
 
 
 class Watchdog:
-    """Notes when the decoder last made progress, and stops work that was given up at its next step."""
+    """When the decoder last made progress; None while other work is done."""
 
-    def __init__(self, timeout_seconds: float) -> None:
-        self._timeout_seconds = timeout_seconds
-        self._last: float | None = time.monotonic()
-        self._is_given_up = False
+    def __init__(self) -> None:
+        self.last_seconds: float | None = time.monotonic()
+        self.is_given_up = False
 
     def tick(self) -> None:
-        """Notes progress and starts the decoder's time anew; raises SkipRecord if the work was given up."""
-        self._set(time.monotonic())
+        """Notes progress and starts the clock again; raises SkipRecord if the work was given up."""
+        self.last_seconds = time.monotonic()
+        if self.is_given_up:
+            raise SkipRecord("decoder hangs")
 
     def pause(self) -> None:
-        """Stops the clock for work that is not the decoder's; raises SkipRecord if the work was given up."""
-        self._set(None)
-
-    def _set(self, last: float | None) -> None:
-        if self._is_given_up:
-            raise self.give_up()
-        self._last = last
-
-    def seconds_left(self) -> float:
-        """How long the current step may still take; the full time while the clock is stopped."""
-        last = self._last
-        return self._timeout_seconds if last is None else last + self._timeout_seconds - time.monotonic()
-
-    def give_up(self) -> SkipRecord:
-        """Ends the work at its next step; returns the exception to raise."""
-        self._is_given_up = True
-        detail = f"no frame for {self._timeout_seconds:g} seconds (videos.timeout_seconds)"
-        return SkipRecord("decoder hangs", detail)
+        """Stops the clock until the next tick."""
+        self.last_seconds = None
 
 
 def watched(work: Callable[[Watchdog], T], timeout_seconds: float) -> T:
     """What `work(watchdog)` returns or raises; SkipRecord("decoder hangs") if it makes no step in that time.
 
     The work runs in a thread, because a call into a library cannot be interrupted. A thread that hangs is
-    left behind: it ends its work at the next tick, or with the process.
+    left behind: it ends at its next tick, or with the process.
     """
-    watchdog, result = Watchdog(timeout_seconds), Future[T]()
-    # After a fork, threads of the parent are not alive.
-    thread = next((one for one in iter(_next_idle, None) if one.is_alive()), None) or _Thread()
-    thread.tasks.put((result, work, watchdog))
-    while True:
+    watchdog, result = Watchdog(), Future[T]()
+
+    def run() -> None:
         try:
-            return result.result(timeout=max(0.0, watchdog.seconds_left()))
-        except TimeoutError:
-            # The work itself may have raised it, for a network drive for example.
-            if result.done():
-                return result.result()
-            if watchdog.seconds_left() <= 0:
-                raise watchdog.give_up() from None
-
-
-#: Threads are reused: each new thread takes memory from another arena, half as much again in all.
-_idle: list[_Thread] = []
-
-
-def _next_idle() -> _Thread | None:
-    return _idle.pop() if _idle else None
-
-
-class _Thread(threading.Thread):
-    """Does one task after the other and is idle in between. A daemon: it does not keep the process alive."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.tasks: SimpleQueue[tuple[Future[Any], Callable[[Watchdog], Any], Watchdog]] = SimpleQueue()
-        self.start()
-
-    def run(self) -> None:
-        while True:
-            self._do(*self.tasks.get())
-
-    def _do(self, future: Future[Any], work: Callable[[Watchdog], Any], watchdog: Watchdog) -> None:
-        try:
-            value = work(watchdog)
+            result.set_result(work(watchdog))
         except BaseException as error:
-            _idle.append(self)
-            future.set_exception(error)
-        else:
-            _idle.append(self)
-            future.set_result(value)
+            result.set_exception(error)
+
+    # A daemon, so that a thread that hangs does not keep the process alive.
+    threading.Thread(target=run, daemon=True).start()
+    seconds_left = timeout_seconds
+    while not wait([result], timeout=seconds_left).done:
+        last_seconds = watchdog.last_seconds
+        idle_seconds = 0.0 if last_seconds is None else time.monotonic() - last_seconds
+        if idle_seconds >= timeout_seconds:
+            watchdog.is_given_up = True
+            detail = f"no frame for {timeout_seconds:g} seconds (videos.timeout_seconds)"
+            raise SkipRecord("decoder hangs", detail)
+        seconds_left = timeout_seconds - idle_seconds
+    return result.result()

@@ -1,25 +1,20 @@
-"""The stage `videos`: which files are videos, and which of these a row in a user's file refers to."""
+"""The stage `videos`: which files are videos, and which of them a row in a user's file refers to."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
-from tempo.config import VideosConfig
+import av
+
 from tempo.core.records import Record, Skipped, Video
 from tempo.core.store import SKIPPED, RunStore
 from tempo.engine.types import Context, SkipRecord, Worker
-from tempo.video.decode import read_header
-from tempo.video.faults import check_in_place, per_record, read_error, watched
-
-#: A byte of a name that is not UTF-8, as records hold it.
-ESCAPED = re.compile(r"\\udc[89a-f][0-9a-f]")
+from tempo.video.decode import open_video, stated_fps
+from tempo.video.faults import check_file, per_record, watched
 
 
 class VideoFile(Record):
@@ -29,8 +24,9 @@ class VideoFile(Record):
 def find_videos(paths: Iterable[str | Path], extensions: Iterable[str]) -> list[Path]:
     """The given files, whatever their names, and all files with one of the extensions in the given folders.
 
-    Sorted, each once; links are followed, also in circles. Names that are not UTF-8 are escaped, so no file
-    is found under them. Raises ValueError for a path that does not exist, and where there are no videos.
+    Sorted, each once; links are followed, also in circles. Bytes that are not UTF-8 are escaped, because
+    records cannot hold them; such a file is then skipped as missing. Raises ValueError for a path that does
+    not exist, and if there are no videos.
     """
     suffixes = tuple(f".{extension.lower().removeprefix('.')}" for extension in extensions)
     given = [Path(path).expanduser() for path in paths]
@@ -42,54 +38,13 @@ def find_videos(paths: Iterable[str | Path], extensions: Iterable[str]) -> list[
     if not found:
         where = ", ".join(map(str, given)) or "no path at all"
         raise ValueError(f"videos.paths: no video in {where} (looked for {', '.join(suffixes)})")
-    return sorted({_as_utf8(path) for path in found})
-
-
-def video_id(path: str | Path) -> str:
-    """The first 16 hex digits of the SHA-256 of the content; raises OSError."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def make_worker(context: Context) -> Worker:
-    """A worker that maps VideoFile to Video, or to a Skipped whose id is the path."""
-    config = context.config.videos
-    return per_record("videos", lambda file: _identify(file, config))
-
-
-def _identify(file: VideoFile, config: VideosConfig) -> Video:
-    if ESCAPED.search(file.id) and not os.path.exists(file.id):
-        raise SkipRecord("name is not UTF-8", "rename the file")
-    check_in_place(file.id, config.paths)
-    header = watched(lambda _: read_header(file.id), config.timeout_seconds)
-    return Video(id=_read_id(file.id), path=file.id, **dataclasses.asdict(header))
-
-
-def check_unchanged(path: str, expected_id: str, roots: Sequence[str] = ()) -> None:
-    """Raises SkipRecord if the file is gone or has another content than when it was found in one of `roots`.
-
-    Raises MachineFault if its disk is gone, or the disk that it links to.
-    """
-    for place in (path, os.path.realpath(path)):
-        check_in_place(place, roots)
-    found_id = _read_id(path)
-    if found_id != expected_id:
-        raise SkipRecord("file changed", f"{path} now has the content {found_id}")
-
-
-def _read_id(path: str) -> str:
-    """The id of a file; raises SkipRecord if it is gone or cannot be read."""
-    try:
-        return video_id(path)
-    except OSError as error:
-        raise read_error(error, path) from None
+    return sorted({Path(str(path).encode("utf-8", "backslashreplace").decode()) for path in found})
 
 
 def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """Files under `folder` with one of the suffixes, in any case; each real folder is entered once.
+    """Everything under `folder` with one of the suffixes, in any case; each real folder is entered once.
 
-    Dead links and folders that cannot be read are included, so that they are reported. Sockets and pipes are
-    not: opening one would wait for ever.
+    Includes folders that cannot be read, so that they are reported.
     """
     entered: set[str] = set()
     unreadable: list[OSError] = []
@@ -100,56 +55,71 @@ def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
             continue
         entered.add(real)
         folders.sort()
-        for name in names:
-            path = Path(parent, name)
-            # os.path: pathlib raises for files in a folder that may be listed but not entered.
-            if name.lower().endswith(suffixes) and (os.path.isfile(path) or not os.path.exists(path)):
-                yield path
+        yield from (Path(parent, name) for name in names if name.lower().endswith(suffixes))
     yield from (Path(error.filename) for error in unreadable)
 
 
-def _as_utf8(path: Path) -> Path:
-    """The path as records, which are UTF-8, can hold it: other bytes as `\\udcNN`."""
-    return Path(str(path).encode("utf-8", "backslashreplace").decode())
+def video_id(path: str | Path) -> str:
+    """The first 16 hex digits of the SHA-256 of the content; raises OSError."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def check_unchanged(path: str, expected_id: str) -> None:
+    """Raises SkipRecord if the file is gone or its content is not the one with this id."""
+    check_file(path)
+    if (found_id := video_id(path)) != expected_id:
+        raise SkipRecord("file changed", f"{path} now has the content {found_id}")
+
+
+def make_worker(context: Context) -> Worker:
+    """A worker that maps VideoFile to Video, or to a Skipped whose id is the path."""
+    timeout_seconds = context.config.videos.timeout_seconds
+    return per_record("videos", lambda file: watched(lambda _: _describe(file.id), timeout_seconds))
+
+
+def _describe(path: str) -> Video:
+    """What the container states; nothing is decoded."""
+    # By default FFmpeg decodes the first frames for details that are not needed here, which takes longer.
+    with open_video(path, skip_frame="all") as (container, stream):
+        codec, seconds = stream.codec_context, (container.duration or 0) / av.time_base
+        if stream.duration:
+            seconds = float(stream.duration * stream.time_base)
+        return Video(
+            id=video_id(path),
+            path=path,
+            duration_seconds=max(0.0, seconds),
+            width=codec.width,
+            height=codec.height,
+            fps=stated_fps(stream),
+            codec=codec.codec.canonical_name,
+        )
 
 
 @dataclass(frozen=True)
 class Library:
-    """The videos of a run: paths by id, ids by real path, and real paths that were skipped.
-
-    `folders` are those of `videos.paths`.
-    """
+    """The videos of a run: paths by id, ids by real path (empty for skipped files), and `videos.paths`."""
 
     paths: dict[str, str]
     ids: dict[str, str]
-    skipped: frozenset[str]
-    folders: tuple[str, ...] = ()
+    folders: tuple[str, ...]
 
 
 def read_library(context: Context) -> Library:
     """The videos of a run whose stage `videos` is done."""
     store = RunStore(context.directory)
-    paths = {video.id: present_path(video) for video in store.read("videos", Video)}
-    # This stage skips by path: a file that is not a video has no id.
-    skipped = (os.path.realpath(row.id) for row in store.read(SKIPPED, Skipped) if row.stage == "videos")
-    return Library(
-        paths=paths,
-        ids={os.path.realpath(path): name for name, path in paths.items()},
-        skipped=frozenset(skipped),
-        folders=tuple(os.path.expanduser(path) for path in context.config.videos.paths),
-    )
-
-
-def present_path(video: Video) -> str:
-    """The first path with the content of the video that exists, or else the path where it was found."""
-    return next((path for path in (video.path, *video.copies) if os.path.isfile(path)), video.path)
+    paths = {video.id: video.path for video in store.read("videos", Video)}
+    # In this stage the id of a Skipped is the path.
+    ids = {os.path.realpath(row.id): "" for row in store.read(SKIPPED, Skipped) if row.stage == "videos"}
+    ids |= {os.path.realpath(path): name for name, path in paths.items()}
+    return Library(paths, ids, tuple(os.path.expanduser(path) for path in context.config.videos.paths))
 
 
 def find_video(library: Library, path: str, *, video_id: str, folder: Path) -> str:
-    """The id of the video that a row of a file in `folder` names by id, or else by path.
+    """The id of the video that a row of a file in `folder` names by id or by path.
 
-    A path is relative to `folder`, or else to one of `videos.paths`; copies are found by their content. Empty
-    for a file that the run skipped. Raises ValueError for a video that the run does not have.
+    A path is relative to `folder`, or else to one of `videos.paths`. Copies of a video are known by their
+    content. Empty for a file that the run skipped. Raises ValueError for a video that the run does not have.
     """
     if video_id in library.paths:
         return video_id
@@ -157,19 +127,15 @@ def find_video(library: Library, path: str, *, video_id: str, folder: Path) -> s
         asked = video_id or "no video: it has no column videos, video or video_id"
         raise ValueError(f"asks about {asked}; the run has {len(library.paths)} videos")
     places = [os.path.realpath(os.path.join(start, path)) for start in (str(folder), *library.folders)]
-    by_path = (library.ids[place] for place in places if place in library.ids)
-    # Reads whole files, so only where no path is known.
-    by_content = (found for found in map(_content_id, places) if found in library.paths)
-    if found := next(chain(by_path, by_content), ""):
-        return found
-    if library.skipped.isdisjoint(places):
+    # The content last, because this reads whole files.
+    for identify in (library.ids.get, _content_id):
+        for place in places:
+            if (found := identify(place)) and found in library.paths:
+                return found
+    if not any(place in library.ids for place in places):
         raise ValueError(f"asks about {path}, which is not among the videos of this run (videos.paths)")
     return ""
 
 
-def _content_id(path: str) -> str:
-    """The id of a file by its content; empty where there is no file that can be read."""
-    try:
-        return video_id(path) if os.path.isfile(path) else ""
-    except OSError:
-        return ""
+def _content_id(path: str) -> str | None:
+    return video_id(path) if os.path.isfile(path) else None

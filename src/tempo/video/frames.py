@@ -5,6 +5,7 @@ T frames, K key frames, H height, W width.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from tempo.engine.types import SkipRecord
 from tempo.video.decode import Frame, Image, Scaler, decode, fit_size
 from tempo.video.faults import Watchdog, watched
 
-#: A video that gives this many times `max_frames` is thinned while it is decoded.
+#: The frames of a video that has this many times `max_frames` are thinned out while it is decoded.
 MAX_SURPLUS = 4
 
 #: Longer side over shorter side: Qwen2-VL's processors fail from 200 on, and rounding a small and thin frame
@@ -30,26 +31,22 @@ MAX_SURPLUS = 4
 MAX_RATIO = 100
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frames:
     """Frames of a video at an even rate.
 
-    `images` are RGB, uint8 [T, H, W, 3], `seconds` [T] their times from the first frame of the video on, and
-    `fps` how many there are for one second of video.
+    `jpegs` are the frames, `seconds` [T] their times since the first frame of the video, `fps` the number of
+    frames for each second of video.
     """
 
-    images: Image
+    jpegs: list[bytes]
     seconds: NDArray[np.float64]
     fps: float
 
-
-@dataclass(frozen=True)
-class SampledFrames:
-    """The same as JPEGs."""
-
-    jpegs: list[bytes]
-    seconds: list[float]
-    fps: float
+    @functools.cached_property
+    def images(self) -> Image:
+        """The frames in RGB, uint8 [T, H, W, 3]."""
+        return decode_jpegs(self.jpegs)
 
 
 def read_frames(
@@ -62,19 +59,18 @@ def read_frames(
 ) -> Frames:
     """Frames of a video, taken in the middle of each 1 / `fps` seconds, as a run stores them.
 
-    Of a video that gives more than `max_frames`, so many are taken evenly, and `fps` of the result is lower.
-    A frame has at most `max_pixels`. Raises SkipRecord, a ValueError, where the file cannot be decoded, where
-    a frame is more than 100 times as long as wide, or where no frame comes for `timeout_seconds`.
+    A longer video gives `max_frames` evenly spread frames, and `fps` of the result is lower. A frame has at
+    most `max_pixels`. Raises SkipRecord, a ValueError, if the file cannot be decoded, if a frame is more than
+    100 times as long as wide, or if no frame comes for `timeout_seconds`.
     """
     config = FramesConfig(fps=fps, max_frames=max_frames, max_pixels=max_pixels)
-    sampled = sample_video(path, config, timeout_seconds)
-    return Frames(decode_jpegs(sampled.jpegs), np.asarray(sampled.seconds), sampled.fps)
+    return sample_video(path, config, timeout_seconds)
 
 
-def sample_video(path: str | Path, config: FramesConfig, timeout_seconds: float = 120.0) -> SampledFrames:
-    """What a Sampler takes of a whole video; raises SkipRecord."""
+def sample_video(path: str | Path, config: FramesConfig, timeout_seconds: float = 120.0) -> Frames:
+    """The frames that a Sampler takes from a whole video; raises SkipRecord like `read_frames`."""
 
-    def work(watchdog: Watchdog) -> SampledFrames:
+    def work(watchdog: Watchdog) -> Frames:
         sampler = Sampler(config)
         for frame in decode(path, watchdog):
             sampler.add(frame)
@@ -86,8 +82,8 @@ def sample_video(path: str | Path, config: FramesConfig, timeout_seconds: float 
 class Sampler:
     """Takes the frame shown in the middle of each 1 / fps seconds from a stream of frames.
 
-    Holds one decoded frame and at most MAX_SURPLUS * max_frames JPEGs, however long the video is. Of more,
-    every second, then every fourth is kept, and `finish` gives those closest before the evenly spread ones.
+    Holds one decoded frame and at most MAX_SURPLUS * max_frames JPEGs, however long the video is. Beyond that
+    it keeps every second, then every fourth, and `finish` gives the nearest earlier one for each even step.
     """
 
     def __init__(self, config: FramesConfig) -> None:
@@ -99,34 +95,33 @@ class Sampler:
         self._stride = 1
 
     def add(self, frame: Frame) -> None:
-        """Takes the next frame of the video; raises SkipRecord for a shape that no model takes."""
+        """Takes the next frame of the video; raises SkipRecord for a shape that no model accepts."""
         if self._shown is not None:
             self._take(self._shown, frame.start_seconds)
         else:
-            _check_shape(*frame.size)
-            # The size of the first frame is used for all, so that the frames of a video can be stacked.
-            self._first_size = frame.size
+            # All frames get the size of the first one, so that they can be stacked.
+            self._first_size = width, height = frame.size
+            if max(width, height) > MAX_RATIO * min(width, height):
+                detail = f"{width} x {height} pixels; models take at most {MAX_RATIO} to 1"
+                raise SkipRecord("frame too thin", detail)
         self._shown = frame
 
-    def finish(self) -> SampledFrames:
-        """Frames per second are lower than configured if there were more than max_frames.
-
-        A video shorter than half an interval gives its last frame.
-        """
+    def finish(self) -> Frames:
+        """The sampled frames; a video shorter than half an interval gives its last frame."""
         assert self._shown is not None, "finish() before any add()"
         self._take(self._shown, self._shown.end_seconds)
+        fps = self._config.fps
         if not self._count:
-            jpegs = [self._encode(self._shown)]
-            return SampledFrames(jpegs, [self._shown.start_seconds], self._config.fps)
+            return Frames([self._encode(self._shown)], np.array([self._shown.start_seconds]), fps)
         kept = [number // self._stride for number in spread(self._count, self._config.max_frames)]
         jpegs = [self._fitted(self._jpegs[i], len(kept)) for i in kept]
-        seconds = [self._seconds(i * self._stride) for i in kept]
-        return SampledFrames(jpegs, seconds, self._config.fps * len(kept) / self._count)
+        seconds = (np.array(kept) * self._stride + 0.5) / fps
+        return Frames(jpegs, seconds, fps * len(kept) / self._count)
 
     def _take(self, frame: Frame, until_seconds: float) -> None:
-        """Takes `frame` for each sample time before `until_seconds`; encoded once."""
+        """Takes `frame` for each sample time before `until_seconds`."""
         jpeg = b""
-        while self._seconds(self._count) < until_seconds:
+        while (self._count + 0.5) / self._config.fps < until_seconds:
             if self._count % self._stride == 0:
                 jpeg = jpeg or self._encode(frame)
                 self._jpegs.append(jpeg)
@@ -134,30 +129,18 @@ class Sampler:
             if len(self._jpegs) > MAX_SURPLUS * self._config.max_frames:
                 self._jpegs, self._stride = self._jpegs[::2], 2 * self._stride
 
-    def _seconds(self, number: int) -> float:
-        return (number + 0.5) / self._config.fps
-
-    def _size(self, num_frames: int) -> tuple[int, int]:
-        """Width and height of each frame if there are so many."""
-        max_pixels, total = self._config.max_pixels, self._config.max_total_pixels
-        if total is not None:
-            max_pixels = min(max_pixels, total // min(num_frames, self._config.max_frames))
-        return fit_size(*self._first_size, max_pixels=max_pixels)
-
     def _encode(self, frame: Frame) -> bytes:
-        """As small as the frame is certain to be in the end."""
-        size = self._size(len(self._jpegs) + 1)
+        size = fit_size(*self._first_size, max_pixels=self._config.max_pixels)
         return encode_jpeg(self._scaler.scale(frame.decoded, size), self._config.jpeg_quality)
 
     def _fitted(self, jpeg: bytes, num_frames: int) -> bytes:
-        """The JPEG of one of so many frames, scaled down if they have too many pixels in all."""
-        if self._config.max_total_pixels is None:
+        """The JPEG of one of `num_frames` frames, scaled down if together they have too many pixels."""
+        max_pixels, total = self._config.max_pixels, self._config.max_total_pixels
+        if total is None or total // num_frames >= max_pixels:
             return jpeg
-        (image,), size = decode_jpegs([jpeg]), self._size(num_frames)
-        if image.shape[1::-1] == size:
-            return jpeg
-        small = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
-        return encode_jpeg(small, self._config.jpeg_quality)
+        size = fit_size(*self._first_size, max_pixels=total // num_frames)
+        small = cv2.resize(decode_jpegs([jpeg])[0], size, interpolation=cv2.INTER_AREA)
+        return encode_jpeg(np.asarray(small, np.uint8), self._config.jpeg_quality)
 
 
 def spread(count: int, at_most: int) -> list[int]:
@@ -167,12 +150,6 @@ def spread(count: int, at_most: int) -> list[int]:
     return [(2 * part + 1) * count // (2 * at_most) for part in range(at_most)]
 
 
-def _check_shape(width: int, height: int) -> None:
-    if max(width, height) > MAX_RATIO * min(width, height):
-        detail = f"{width} x {height} pixels; models take at most {MAX_RATIO} to 1"
-        raise SkipRecord("frame too thin", detail)
-
-
 class FrameStore:
     """One file per video, `<id>.safetensors`, in `directory`."""
 
@@ -180,7 +157,7 @@ class FrameStore:
         self.directory = directory
 
     def path(self, video_id: str) -> Path:
-        """The file of a video."""
+        """The path of a video's file, whether it exists or not."""
         return self.directory / f"{video_id}.safetensors"
 
     def has(self, video_id: str) -> bool:
@@ -192,13 +169,13 @@ class FrameStore:
         video_id: str,
         frames: Sequence[bytes],
         *,
-        seconds: Sequence[float],
+        seconds: Sequence[float] | NDArray[np.float64],
         fps: float,
         key_frames: Sequence[bytes] = (),
     ) -> None:
-        """Replaces the file of a video in one step; frames are JPEGs, equal input gives equal bytes."""
+        """Replaces the file of a video atomically; frames are JPEGs. Equal input gives equal bytes."""
         assert len(frames) == len(seconds), f"{len(frames)} frames, {len(seconds)} times"
-        arrays: dict[str, Any] = {
+        arrays = {
             **_pack("frames", frames),
             **_pack("key_frames", key_frames),
             "seconds": np.asarray(seconds, np.float64),
@@ -207,30 +184,18 @@ class FrameStore:
         write_bytes(self.path(video_id), safetensors.numpy.save(arrays))
 
     def write_key_frames(self, video_id: str, key_frames: Sequence[bytes]) -> None:
-        """Adds or replaces key frames, two per clip in the order of clips; the frames must be there."""
-        arrays = self._load(video_id)
-        seconds, fps = arrays["seconds"].tolist(), float(arrays["fps"])
-        self.write(video_id, _unpack("frames", arrays), seconds=seconds, fps=fps, key_frames=key_frames)
+        """Adds or replaces key frames, two per clip in the order of clips, in the file of a video."""
+        known = self.read(video_id)
+        self.write(video_id, known.jpegs, seconds=known.seconds, fps=known.fps, key_frames=key_frames)
 
     def read(self, video_id: str) -> Frames:
         """The frames of a video; raises FileNotFoundError."""
         arrays = self._load(video_id)
-        return Frames(decode_jpegs(_unpack("frames", arrays)), arrays["seconds"], float(arrays["fps"]))
-
-    def read_seconds(self, video_id: str) -> NDArray[np.float64]:
-        """The times of the frames of a video in seconds, [T]; raises FileNotFoundError."""
-        return self._load(video_id)["seconds"]
-
-    def read_jpegs(self, video_id: str) -> list[bytes]:
-        """The frames of a video as they are stored; raises FileNotFoundError."""
-        return _unpack("frames", self._load(video_id))
+        return Frames(_unpack("frames", arrays), arrays["seconds"], float(arrays["fps"]))
 
     def read_key_frames(self, video_id: str) -> Image:
-        """Key frames uint8 [K, H, W, 3] in RGB, two per clip; ValueError where none are stored yet."""
-        key_frames = _unpack("key_frames", self._load(video_id))
-        if not key_frames:
-            raise ValueError(f"{self.path(video_id)} holds no key frames: the stage `clips` writes them")
-        return decode_jpegs(key_frames)
+        """Key frames uint8 [K, H, W, 3] in RGB, two per clip, once they were written."""
+        return decode_jpegs(_unpack("key_frames", self._load(video_id)))
 
     def _load(self, video_id: str) -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = safetensors.numpy.load(self.path(video_id).read_bytes())
@@ -239,7 +204,7 @@ class FrameStore:
 
 def encode_jpeg(image: Image, quality: int) -> bytes:
     """A JPEG of an RGB image, uint8 [H, W, 3]."""
-    # With halved colour (4:2:0), objects of a few pixels would blur at 128 pixels a side.
+    # Colour at half the resolution (4:2:0) would blur objects of a few pixels.
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     is_done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
@@ -254,7 +219,7 @@ def decode_jpegs(jpegs: Sequence[bytes]) -> Image:
 
 
 def _pack(name: str, jpegs: Sequence[bytes]) -> dict[str, NDArray[Any]]:
-    """JPEGs as one array of bytes, and the offsets at which each begins and the last ends."""
+    """JPEGs as one array of bytes, and their offsets."""
     offsets = np.cumsum([0, *map(len, jpegs)], dtype=np.int64)
     return {name: np.frombuffer(b"".join(jpegs), np.uint8), f"{name}_offsets": offsets}
 
