@@ -1,15 +1,15 @@
-"""Which detector finds which transitions: `content`, `adaptive`, `transnet` on videos of known transitions.
+"""Precision and recall of the detectors `content`, `adaptive` and `transnet` on films with known transitions.
 
     python benchmarks/detectors.py [--videos ../shared/videos] [--films 2] [--seed 0]
 
-Rendered: stories of 14 shots. Natural: stretches of the single-shot files of --videos and of as many shots of
-Big Buck Bunny, in random order; left out where there is no such folder. The same shots are joined by hard
-cuts, by dissolves and by fades through black (half a second to a second), encoded as H.264 and cut as in the
-stage `shots`, with every detector's own threshold and the filter of short and flat shots off.
+It prints a table for each kind of film and transition. Rendered films are stories of 14 shots. Natural films
+are parts of the single-shot files in --videos and as many shots of Big Buck Bunny, in random order; they are
+left out if the folder does not exist. The same shots are joined by hard cuts, dissolves and fades through
+black (half a second to a second), encoded as H.264, and cut as in the stage `shots`, with each detector's own
+threshold and without the filter of short and flat shots.
 
-A cut is right within the frames of a transition and 3 frames around them, one cut for each transition; any
-other is false. Of those, `double` counts the ones in a transition that was found already, such as fades
-that are found twice.
+A cut is right within a transition and 3 frames around it, one cut per transition. All others are false;
+`double` counts those in a transition that was already found, such as fades that are found twice.
 """
 
 from __future__ import annotations

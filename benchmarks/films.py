@@ -1,4 +1,4 @@
-"""Films whose transitions are known: drawn and natural shots, joined in three ways. T frames of a shot."""
+"""Films with known transitions: rendered and natural shots, joined in three ways. A shot has T frames."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TRANSITION_SECONDS = (0.5, 1.0)
 #: Width and height of natural films.
 SIZE = (480, 270)
 
-#: What is left alone at both ends of a known shot: its list may be a few frames off.
+#: Not used at both ends of a known shot, because the list of shots may be a few frames off.
 MARGIN_SECONDS = 0.2
 
 Frames: TypeAlias = NDArray[np.uint8]

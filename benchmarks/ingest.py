@@ -1,18 +1,18 @@
-"""From file to clips: the two passes beside pure decoding and beside the released code's way.
+"""From file to clips: the two passes compared with pure decoding, and with the way of the released code.
 
     python benchmarks/ingest.py [--videos ../shared/videos] [--rendered 100] [--rounds 3]
 
 Every form works on the same files in the same run, in a process and on a core of its own, the forms in turn:
 
-- tempo: stages `videos`, `shots` (PySceneDetect) and `clips`, from the path to the key frames on disk.
-- pure decode: every frame decoded and discarded.
-- released: method.md's description, implemented directly: three decodes (cuts; middle frames; key frames),
-  each with all frames of the video at full size in memory, with the same detector and descriptor. Files whose
-  frames would take more than --max-gigabytes are left out of this comparison.
-- frame store: a video's training frames read back, beside decoding and sampling the file again.
+- tempo: stages `videos`, `shots` (PySceneDetect) and `clips`, from the path to the key frames on disk. - pure
+decode: every frame decoded and discarded. - released: method.md's description, implemented directly: three
+decodes (cuts; middle frames; key frames), each with all frames of the video at full size in memory, with the
+same detector and descriptor. Files whose frames would take more than --max-gigabytes are left out of this
+comparison. - frame store: reading a video's training frames back, compared with decoding and sampling the
+file again.
 
-The peak of memory is the resident size above that of the idle process. Rows go into out/bench.json and count
-wall time; processor time, which depends less on other processes, is printed beside it.
+The peak of memory is the resident size above that of the idle process. Rows go into out/bench.json and use
+wall time; processor time, which depends less on other processes, is printed too.
 """
 
 from __future__ import annotations

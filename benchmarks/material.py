@@ -1,7 +1,7 @@
-"""What the forms work on: a checkpoint, frames, texts of a given length, and the same LoRA for everybody.
+"""The input of every form: a checkpoint, images of random pixels, and texts with a given number of tokens.
 
-Frames and words are made up, since only their number matters. Frames go in as separate images, because that
-is the only way in which TRL's DPOTrainer takes them: so every form gets the very same tokens and pixels.
+Pixels and words are random, because only their number matters. Frames are separate images, the only form in
+which TRL's DPOTrainer takes them, so that every form gets the same tokens and pixels.
 """
 
 from __future__ import annotations

@@ -2,12 +2,13 @@
 
     python benchmarks/memory.py [--seconds 10,30,60] [--fps 25] [--detector content]
 
-The video is rendered: blocks that move over a flat background at 3840x2160, H.264 with as many reference
-frames as its level allows, ten seconds, whose packets are repeated. It has no cut, which is the worst case:
-thumbnails of the open shot are kept until it ends. With fewer frames a second (`--fps 2`) it decodes sooner.
+It prints the peak for each length. The video is rendered: blocks move over a flat background at 3840x2160, in
+H.264 with as many reference frames as its level allows; ten seconds of packets are repeated. It has no cut,
+which is the worst case, because thumbnails of an open shot are kept until it ends. Fewer frames per second
+(`--fps 2`) decode faster.
 
-Each length has a process of its own. The peak is the largest resident size while the stage works, above that
-of the idle process with everything imported.
+Each length runs in its own process. The peak is the largest resident size during the stage, above that of the
+idle process with everything imported.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ LABELS = {
     "sft_grad_norm": "gradient norm in SFT's first steps",
     "sft_grad_spread": "spread of the gradient norm in SFT's first steps",
 }
-#: Metrics that are plain numbers, not shares.
-PLAIN = ("margin", "sft_loss", "sft_grad_norm", "sft_grad_spread")
+#: Decimals of metrics that are plain numbers; all others are shares, shown in percent.
+DECIMALS = {"margin": 3, "sft_loss": 3, "sft_grad_norm": 3, "sft_grad_spread": 3, "rho": 2}
 NOT_RUN = "not run"
 
 #: Draws of the bootstrap of a rank correlation, and the fewest rows for which it is meaningful.
@@ -61,7 +61,7 @@ class Estimate:
         """The mean and interval in percent (or as plain numbers); `signed` with signs, for differences."""
 
         def show(value: float) -> str:
-            text = f"{value:+.3f}" if metric in PLAIN else f"{100 * value:+.1f}"
+            text = f"{value:+.{DECIMALS[metric]}f}" if metric in DECIMALS else f"{100 * value:+.1f}"
             # What rounds to zero has no sign.
             return text[1:] if not float(text) else text if signed else text.removeprefix("+")
 
@@ -149,7 +149,7 @@ def mean(results: Results, row: str, metric: str) -> Estimate | None:
     if values.empty:
         return None
     interval = mean_interval(values, step=_question_share(results, row, metric))
-    if interval and metric not in (*PLAIN, "over_chance"):
+    if interval and metric not in (*DECIMALS, "over_chance"):
         interval = max(0.0, interval[0]), min(1.0, interval[1])
     return _estimate(values.mean(), interval, len(values))
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from research.study import analysis
 from research.study.analysis import NOT_RUN, Results
-from research.study.claims import judge, reason, rho_text
+from research.study.claims import judge
 from research.study.config import StudyConfig
 from research.study.plots import draw
 from tempo.core.files import write_text
@@ -107,8 +107,7 @@ def _cell(results: Results, row: str, column: str) -> str:
 
 def claims_table(results: Results) -> Table:
     """Every claim with its verdict and the figures that it rests on."""
-    verdicts = judge(results)
-    lines = [[v.claim.source, v.claim.text, f"**{v.outcome}**", reason(results, v)] for v in verdicts]
+    lines = [[v.claim.source, v.claim.text, f"**{v.outcome}**", v.reason] for v in judge(results)]
     return Table("claims", ["from", "claim", "verdict", "figures"], lines)
 
 
@@ -120,7 +119,7 @@ def correlation_table(results: Results) -> Table:
             analysis.correlation(results, probe, target, single_runs=runs, only_dpo=only_dpo)
             for runs, only_dpo in ((False, False), (True, False), (False, True))
         ]
-        cells = [f"{rho_text(one)} n = {one.num_seeds}" if one else "-" for one in found]
+        cells = [f"{one.text('rho')} n = {one.num_seeds}" if one else "-" for one in found]
         lines.append([analysis.label(probe), analysis.label(target), *cells])
     headings = ["probe", "accuracy", "rows", "single runs", "rows trained with DPO"]
     return Table("correlation", headings, lines)

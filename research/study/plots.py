@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from research.study import analysis
 from research.study.analysis import NOT_RUN, Estimate, Results
-from research.study.claims import rho_text
 from research.study.config import PlotConfig
 
 #: Color of rows that the study gives none.
@@ -90,7 +89,7 @@ def _scatter(figure: Any, results: Results, plot: PlotConfig) -> None:
                     axes.annotate(row, place, (5, -10), textcoords="offset points", fontsize="small")
         rho = analysis.correlation(results, "win_rate", metric)
         axes.set(xlabel="probe win rate, percent", ylabel=f"{analysis.label(metric)}, percent")
-        axes.set_title(f"rank correlation over rows {rho_text(rho)}", fontsize="medium")
+        axes.set_title(f"rank correlation over rows {rho.text('rho') if rho else '-'}", fontsize="medium")
         axes.margins(0.12)
         axes.grid(alpha=0.3)
 

@@ -201,15 +201,9 @@ def _result(job: Job) -> dict[str, Any]:
 
 
 def _commit() -> str:
-    """The commit of the checkout, with `+` if the code differs from it; empty outside a checkout."""
-    here = Path(__file__).parents[2]
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    name = git("rev-parse", "--short", "HEAD")
-    return f"{name}+" if name and git("status", "--porcelain", "--", "src", "research") else name
+    """The commit of the checkout, with `+` if files differ from it; empty outside a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*", "--dirty=+"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def collect(plan: RowPlan) -> dict[str, Any]:

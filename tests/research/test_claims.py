@@ -3,7 +3,9 @@
 import pytest
 from made_up_study import LEVELS, STUDY, make_results, make_run, make_runs
 
-from research.study.claims import FAILS, HOLDS, UNKNOWN, compare, judge, reason
+from research.study.analysis import Estimate
+from research.study.claims import FAILS, HOLDS, UNKNOWN, decide, judge
+from research.study.config import ClaimConfig
 
 NAMES = [claim.name for claim in STUDY.claims]
 
@@ -33,9 +35,8 @@ FAILING = {
 
 def verdict(runs, name):
     """The outcome and the reason of one claim."""
-    results = make_results(runs)
-    (found,) = (found for found in judge(results) if found.claim.name == name)
-    return found.outcome, reason(results, found)
+    (found,) = (found for found in judge(make_results(runs)) if found.claim.name == name)
+    return found.outcome, found.reason
 
 
 def test_every_claim_has_a_case_here():
@@ -124,7 +125,8 @@ def test_a_probe_that_ranks_the_rows_the_other_way_fails_the_claim():
     ],
 )
 def test_a_claim_with_a_size(interval, mean, expected):
-    assert compare(interval, mean, min_mean=0.1) == expected
+    claim = ClaimConfig(name="c", source="s", text="t", rows=(("a", "b"),), min_mean=0.1)
+    assert decide(claim, Estimate(mean, interval, 3)) == expected
 
 
 def test_the_reason_shows_the_figures():

@@ -15,14 +15,14 @@ from research.embedded_model import card, vision
 from research.embedded_model.__main__ import main
 from research.embedded_model.examples import KINDS, LanguageExamples, Recipe, draw_events
 from research.embedded_model.models import ARCHITECTURES, FRAME_SIZE, build_model, vision_parameters
-from research.embedded_model.training import average, make_optimizers, save, train_language
+from research.embedded_model.training import average, make_optimizers, train_language
 from research.embedded_model.vision import VisionExamples, pretrain_vision
 from tempo.evaluation.evaluate import ask
 from tempo.model.chat import Continuation, Prefix
 from tempo.model.loading import embedded_path, load_model
 from tempo.model.support import self_check
 from tempo.preference.prompts import DESCRIBE
-from tempo.synthetic import benchmark, language
+from tempo.synthetic import benchmark
 from tempo.synthetic.world import ACTIONS, COLOURS, SETTINGS, SHAPES, Event, make_story
 
 COMMITTED = {
@@ -132,11 +132,6 @@ def test_labels_name_what_is_there_now():
     assert early["x"] < late["x"]
     absent = shown("action", "appears", 0.25)
     assert (absent["color"], absent["shape"], absent["x"]) == (len(COLOURS), len(SHAPES), vision.IGNORED)
-
-
-def test_names_have_directions_at_right_angles():
-    table = torch.cat(vision.directions([6, 5, 8, 18], 192, seed=5))
-    assert torch.allclose(table @ table.T, torch.eye(37), atol=1e-5)
 
 
 def test_vision_pretraining_moves_what_sees(architecture, fresh):
@@ -268,11 +263,3 @@ def test_without_the_video_the_benchmark_is_a_guess():
         right += [outcome.is_right for outcome in ask(lm, samples, gray, fps=1.0)]
         chances += [1 / len(sample.options) for sample in samples]
     assert np.mean(right) == pytest.approx(np.mean(chances), abs=0.07)
-
-
-def test_a_saved_model_is_loaded_by_the_common_code(lm, tmp_path):
-    save(lm, tmp_path / "model")
-    loaded = load_model(tmp_path / "model", device="cpu")
-    expected = {name: value.to(torch.bfloat16).float() for name, value in lm.model.state_dict().items()}
-    assert not changed(expected, loaded.model.state_dict())
-    assert language.ORDINALS
