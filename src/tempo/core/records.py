@@ -19,7 +19,8 @@ PairKind = Literal[Kind, "other"]
 class Frozen(BaseModel):
     """An immutable value without unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Validators are built on first use, so that importing the records takes a fraction of the time.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Record(Frozen):
