@@ -31,7 +31,8 @@ def imports(module: str) -> set[str]:
     for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module:
             assert node.level == 0, f"{module} has a relative import"
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
+            # The package as well: its __init__ may import this file.
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
     return {found for name in names if (found := _file(name))} - {module}

@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError, model_validator
 
-from tempo.config import data, running
+import tempo.config.data as data
+import tempo.config.running as running
 from tempo.config.training import TrainingConfig
 from tempo.core.files import describe_error
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from rich.console import Console
 
+import tempo.pipeline.steps as steps
 from tempo.config import Config
 from tempo.core.files import write_json, write_lines, write_text
 from tempo.core.progress import Counter
@@ -25,7 +26,6 @@ from tempo.core.store import SKIPPED, RunStore, check_run_directory, read_config
 from tempo.engine import pool as engine
 from tempo.engine.ranks import call_to_training, process_rank
 from tempo.engine.types import Context, count_workers
-from tempo.pipeline import steps
 from tempo.pipeline.fingerprints import fingerprints, versions
 from tempo.pipeline.stages import STAGES, Stage, select_stages
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+import tempo.pipeline.steps as steps
 from tempo.config import Config
 from tempo.core.records import Captions, Clips, Pair, Perturbations, Record, Responses, Shots, Video
 from tempo.engine.pool import Place
 from tempo.engine.types import Context, load
-from tempo.pipeline import steps
 
 
 @dataclass(frozen=True)
