@@ -25,6 +25,16 @@ def clips_of(*bounds, name="v"):
     return Clips(id=name, path=f"/films/{name}.mp4", duration_seconds=bounds[-1][1], clips=tuple(clips))
 
 
+def grey_jpegs(levels, size=(8, 8)):
+    """An image of each grey level."""
+    return [encode_jpeg(np.full((*size, 3), level, np.uint8), 100) for level in levels]
+
+
+def greys(request):
+    """The grey level of each frame of a request."""
+    return [int(np.median(frame)) for frame in request.frames]
+
+
 def perturbation(kind, level, order, num_clips):
     shares = {"kept_share": len(order) / num_clips, "kendall_distance": 0.5}
     return Perturbation(kind=kind, level=level, order=order, num_clips=num_clips, **shares)
@@ -55,8 +65,7 @@ def make_videos(store, folder):
         paths.append(path)
         size = {"duration_seconds": 3.0, "width": 96, "height": 64, "fps": 8.0, "codec": "h264"}
         store.append("videos", [Video(id=ids[-1], path=str(path), **size)])
-        greys = [20 + 40 * number + 5 * i for i in range(NUM_FRAMES)]
-        jpegs = [encode_jpeg(np.full((64, 96, 3), grey, np.uint8), 95) for grey in greys]
+        jpegs = grey_jpegs([20 + 40 * number + 5 * i for i in range(NUM_FRAMES)], (64, 96))
         FrameStore(store.directory / "frames").write(ids[-1], jpegs, seconds=range(NUM_FRAMES), fps=1.0)
     return ids, paths
 
