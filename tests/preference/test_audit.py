@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 
@@ -31,17 +32,9 @@ def fair_pairs(num_videos):
     for video in range(num_videos):
         draw = random.Random(f"0/{video}")
         chosen, *rejected = (" ".join(draw.choices(WORDS, k=draw.randint(17, 23))) for _ in range(7))
-        kinds = [(kind, level) for kind in KINDS for level in (16, 2)]
-        rows += [
-            pair_of(f"v{video}", kind, level, chosen=chosen, rejected=text)
-            for (kind, level), text in zip(kinds, rejected, strict=True)
-        ]
+        for cell, text in zip(itertools.product(KINDS, (16, 2)), rejected, strict=True):
+            rows.append(pair_of(f"v{video}", *cell, chosen=chosen, rejected=text))
     return rows
-
-
-def change(rows, flaw):
-    """The pairs with both texts as `flaw(pair)` gives them."""
-    return [row.model_copy(update=dict(zip(("chosen", "rejected"), flaw(row), strict=True))) for row in rows]
 
 
 def short_drops(row):
@@ -50,9 +43,9 @@ def short_drops(row):
     return row.chosen, " ".join(words[: len(words) // 2]) if row.kind == "drop" else row.rejected
 
 
-def telltale(row):
-    """Rejected answers have a word that chosen ones never have, at the same length."""
-    return row.chosen, " ".join(["suddenly", *row.rejected.split()[1:]])
+def change(rows, flaw):
+    """The pairs with both texts as `flaw(pair)` gives them."""
+    return [row.model_copy(update=dict(zip(("chosen", "rejected"), flaw(row), strict=True))) for row in rows]
 
 
 def test_length_is_found_in_drop_pairs_and_gone_from_fair_pairs():
@@ -81,8 +74,8 @@ def test_words_of_a_video_do_not_help_with_the_same_video():
 
 
 def test_each_pair_counts_in_its_own_kind_and_level():
-    cells = [(kind, level) for kind in ("drop", "swap") for level in (16, 2)]
-    rows = [pair_of(f"v{i}", *cell) for i in range(20) for cell in cells]
+    cells = itertools.product(range(20), ("drop", "swap"), (16, 2))
+    rows = [pair_of(f"v{i}", kind, level) for i, kind, level in cells]
     rows = change(rows, lambda row: ("a b" if row.kind == "drop" and row.level == 2 else "b", "c"))
     found = audit(rows).baselines["longer_text"]
     assert {kind: part.accuracy for kind, part in found.by_kind.items()} == {"drop": 0.75, "swap": 0.5}
@@ -117,20 +110,20 @@ def test_whole_videos_are_drawn_up_to_the_limit_and_enough_of_them():
 
 def test_recipe_audit_of_a_preference_set_that_is_not_tempos(tmp_path):
     """A JSONL file in TRL's conversational format without videos, and lists of texts."""
-    rows = change(fair_pairs(40), telltale)
+    rows = change(fair_pairs(40), lambda row: (row.chosen, row.rejected.replace("w1", "suddenly")))
     path = tmp_path / "ultrafeedback.jsonl"
-    with path.open("w") as file:
-        for row in rows:
-            question = {"role": "user", "content": f"What happens in {row.video_id}?"}
-            answers = [{"role": "assistant", "content": text} for text in (row.chosen, row.rejected)]
-            line = {"chosen": [question, answers[0]], "rejected": [question, answers[1]], "score": 5}
-            file.write(json.dumps(line) + "\n")
+    lines = []
+    for row in rows:
+        question = {"role": "user", "content": f"What happens in {row.video_id}?"}
+        answers = [{"role": "assistant", "content": text} for text in (row.chosen, row.rejected)]
+        lines.append({"chosen": [question, answers[0]], "rejected": [question, answers[1]], "score": 5})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     report = audit(load_pairs(path))
     assert report.baselines["words"].accuracy > 0.95
     assert report.baselines["words"].by_kind.keys() == {"other"}
     # The six pairs of a video share their chosen text.
     assert (report.num_pairs, report.num_videos) == (240, 40)
-    assert audit([json.loads(line) for line in path.read_text().splitlines()]) == report
+    assert audit(lines) == report
     lists = audit([(row.chosen, row.rejected) for row in rows])
     assert lists.baselines["longer_text"] == report.baselines["longer_text"]
     assert lists.num_videos == 40
@@ -182,7 +175,7 @@ def summary(accuracy, margin=0.03, *, kinds=None, levels=None):
             {"longer_text": summary(0.65, kinds={"drop": cell(1.0)}), "length": summary(0.63)},
             "Length alone tells 65 % of the pairs apart, 100 % of drop pairs: a shortcut. Set pairs.length =",
         ),
-        # Below 50 % a fitted baseline has found nothing, and another is a shortcut.
+        # Below 50 % a fitted baseline has found nothing, but any other has.
         ({"words": summary(0.3)}, "The choice of words alone tells 30 % of the pairs apart: no shortcut."),
         ({"model": summary(0.3)}, "tells 70 % of the pairs apart: a shortcut."),
         ({"longer_text": summary(0.4), "length": summary(0.52)}, "Length alone tells 60 %"),
@@ -194,10 +187,7 @@ def summary(accuracy, margin=0.03, *, kinds=None, levels=None):
             {"length": summary(0.53, levels={"16": cell(0.9, 0.4), "2": cell(0.9, num_videos=19)})},
             "Length alone tells 53 % of the pairs apart: no shortcut.",
         ),
-        (
-            {"words": summary(0.58, 0.1)},
-            "The choice of words alone tells 58 % of the pairs apart: no certain shortcut.",
-        ),
+        ({"words": summary(0.58, 0.1)}, "tells 58 % of the pairs apart: no certain shortcut."),
     ],
 )
 def test_the_verdict_names_shortcuts_with_figures_and_advice(scores, expected):

@@ -13,7 +13,7 @@ import datasets
 import numpy as np
 import pytest
 import yaml
-from pairs_material import NUM_FRAMES, make_run, pair_of
+from pairs_material import NUM_FRAMES, assistant, make_run, pair_of, user
 from PIL import Image
 
 from tempo.core.files import write_lines
@@ -45,20 +45,13 @@ def rows(path):
     return [json.loads(line) for line in path.read_text().split("\n") if line]
 
 
-def message(role, content):
-    return {"role": role, "content": content}
-
-
 def test_rows_with_video_files_have_the_documented_schema(run, tmp_path):
     directory, pairs = run
     for name in ("ms-swift", "llama-factory"):
         export_pairs(directory, name, tmp_path / name)
     for row, pair in zip(rows(tmp_path / "ms-swift" / "pairs.jsonl"), pairs, strict=True):
         assert set(row) == {"messages", "rejected_response", "videos", "tempo"}
-        assert row["messages"] == [
-            message("user", f"<video>{pair.prompt}"),
-            message("assistant", pair.chosen),
-        ]
+        assert row["messages"] == [user(f"<video>{pair.prompt}"), assistant(pair.chosen)]
         assert (row["rejected_response"], row["videos"]) == (pair.rejected, [pair.video])
         assert os.path.isabs(pair.video)
     info = json.loads((tmp_path / "llama-factory" / "dataset_info.json").read_text())["tempo_pairs"]
@@ -74,9 +67,9 @@ def test_trl_rows_have_the_documented_schema_and_frames_once_per_video(run, tmp_
     directory, pairs = run
     export_pairs(directory, "trl", tmp_path / "out")
     for row, pair in zip(rows(tmp_path / "out" / "pairs.jsonl"), pairs, strict=True):
-        assert row["prompt"] == [message("user", pair.prompt)]
-        assert row["chosen"] == [message("assistant", pair.chosen)]
-        assert row["rejected"] == [message("assistant", pair.rejected)]
+        assert row["prompt"] == [user(pair.prompt)]
+        assert row["chosen"] == [assistant(pair.chosen)]
+        assert row["rejected"] == [assistant(pair.rejected)]
         stored = FrameStore(directory / "frames").read(pair.video_id).images
         shown = np.stack([np.asarray(Image.open(path)) for path in row["images"]])
         # JPEG decoders may differ by one level.

@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from pairs_material import make_run, make_videos
+from pairs_material import assistant, make_run, make_videos, user
 from rich.console import Console
 from tiny_film import film
 
@@ -21,15 +21,6 @@ from tempo.preference.importing import import_pairs, load_pairs, pair_of_row
 from tempo.preference.pairs import Selection
 from tempo.video.find import video_id
 from tempo.video.frames import FrameStore
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def assistant(text):
-    return user(text) | {"role": "assistant"}
-
 
 MADE_ELSEWHERE = {
     "ms-swift": {
@@ -143,15 +134,6 @@ def test_ids_depend_on_the_texts_and_not_on_the_order_of_the_rows(library, tmp_p
     assert imported(directory, write(tmp_path / "b.jsonl", *reversed(rows))).pairs == pairs
     assert len({pair.id for pair in pairs}) == 3
     assert {(pair.video_id, pair.video) for pair in pairs} == {(first, str(one)), (second, str(two))}
-
-
-def test_a_video_is_found_by_a_path_beside_the_file_by_a_link_and_by_its_content(library, tmp_path):
-    directory, (first, _), (one, _) = library
-    (tmp_path / "link.mp4").symlink_to(one)
-    (tmp_path / "copy.mp4").write_bytes(one.read_bytes())
-    for number, video in enumerate((f"films/{one.name}", "link.mp4", "copy.mp4")):
-        (pair,) = imported(directory, write(tmp_path / f"{number}.jsonl", row(video))).pairs
-        assert (pair.video_id, pair.video) == (first, str(one))
 
 
 def test_rows_that_cannot_be_trained_on_are_skipped_with_their_reason(library, tmp_path):

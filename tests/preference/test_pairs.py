@@ -139,7 +139,6 @@ def test_about_the_share_of_videos_is_held_out_independently_of_the_others():
     held_out, kept = ({row.video_id for row in part} for part in (made.held_out, made.pairs))
     assert not held_out & kept
     assert 70 <= len(held_out) <= 130
-    assert ids(made.pairs) | ids(made.held_out) == ids(rows)
     half = select_pairs(rows[:400], settings, seed=0)
     assert ids(half.held_out) == ids(made.held_out) & ids(rows[:400])
 

@@ -1,8 +1,7 @@
 """The audit: how well text-only baselines, which never see the video, tell the two texts of each pair apart.
 
 If length, words or the language model alone can do so, training on the pairs may teach that instead of the
-order of time. A baseline scores the difference of the two texts, so chance is 50 %. Shape suffixes: P pairs,
-F features.
+order of time. A baseline scores the difference of the two texts, so chance is 50 %. P: pairs, F: features.
 """
 
 from __future__ import annotations
@@ -39,14 +38,13 @@ MIN_VIDEOS = 20
 #: A baseline that is right more often than this has found a shortcut.
 SHORTCUT = 0.55
 
-#: For the cross-validation of the fitted baselines.
 NUM_FOLDS = 5
 
 #: The baselines for each part of the verdict, of which the strongest counts, and the advice.
 SUBJECTS = {
     "Length": (
         ("longer_text", "length"),
-        'Set pairs.length = "fair" (fewer pairs, hardly a drop pair), or leave such kinds out of the phases.',
+        'Set pairs.length = "fair", or leave such kinds out of the phases.',
     ),
     "The choice of words": (("words",), "If length is no shortcut, the texts differ in vocabulary."),
     "The language model without the video": (("model",), "Try another responses.temperature."),
@@ -92,8 +90,8 @@ def audit(
 
     A pair is a `Pair`, a tuple (chosen, rejected), or a row in the format of TRL, ms-swift or LLaMA-Factory.
     Pairs of one video, or without a video of one chosen text, stay together in folds and in the bootstrap.
-    About `max_pairs` are audited, and `max_model_pairs` by `with_model`. Fewer than 5 videos give no baselines
-    `length` and `words`. Raises ValueError for a value that is not a pair.
+    About `max_pairs` are audited, and `max_model_pairs` by `with_model`. The baselines `length` and `words`
+    need 5 videos. Raises ValueError for a value that is not a pair.
     """
     all_pairs = [_as_pair(pair, number) for number, pair in enumerate(pairs, 1)]
     audited = _draw_videos(all_pairs, max_pairs, seed)
@@ -132,13 +130,11 @@ def audit_run(context: Context, *, progress: Progress, with_model: bool = True) 
 
 
 def audit_directory(directory: Path, *, progress: Progress, with_model: bool) -> AuditReport:
-    """As `audit_run`, for a run that has ended. Raises ValueError if it is in use, or has no config.toml.
-
-    Afterwards the stage `report` counts as not done; without the model, so does the stage `audit`.
-    """
+    """As `audit_run`, for a run that has ended. Raises ValueError if it is in use or has no config.toml."""
     context, store = Context(load_config(directory / "config.toml"), directory), RunStore(directory)
     with store.lock():
         report = audit_run(context, with_model=with_model, progress=progress)
+        # The report is out of date, and the next run is to ask the model.
         for stage in ("report",) if with_model else ("report", "audit"):
             store.forget(stage)
     return report
@@ -178,12 +174,12 @@ def _features(pairs: Sequence[Pair]) -> dict[str, Array]:
     vectorizer = CountVectorizer(token_pattern=r"\w+", max_features=500)
     texts = [*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)]
     logs = np.log1p(vectorizer.fit_transform(texts).toarray())
-    length_PF = np.stack([np.sign(ratio_P), ratio_P / scale], axis=1)
-    return {"length": length_PF, "words": logs[: len(pairs)] - logs[len(pairs) :]}
+    chosen_PF, rejected_PF = np.split(logs, 2)
+    return {"length": np.stack([np.sign(ratio_P), ratio_P / scale], axis=1), "words": chosen_PF - rejected_PF}
 
 
 def _language_model(pairs: Sequence[Pair], lm: VideoLM, progress: Progress) -> Array:
-    """The log-probability per token, end of turn included, of chosen minus rejected text, without the video."""
+    """Log-probability per token, end of turn included, of chosen minus rejected text, without the video."""
     import torch
 
     from tempo.model.chat import Prefix, log_probs

@@ -83,7 +83,6 @@ def _write_parquet(pairs: Sequence[Pair], folder: Path, run: Path | None) -> Non
 def _write_jsonl(
     pairs: Sequence[Pair], format_name: str, folder: Path, target: Path, run: Path | None
 ) -> None:
-    """Writes the rows, and the files that describe them to the library that loads them."""
     images = _write_frames(pairs, folder, target, run) if format_name == "trl" else {}
     rows = [_row(pair, format_name, images) for pair in pairs]
     # `Dataset.to_json` would escape every slash of a path and write null for each key that a row lacks.

@@ -50,8 +50,11 @@ def load_pairs(path: Path | str) -> list[Pair]:
 
 
 def pair_of_row(row: Row) -> Pair:
-    """As `read_row`, with an `id` and a `video_id` made from the content if the row lacks them."""
-    pair = read_row(row)
+    """The pair in a row of any known format; a missing `id` or `video_id` is made from the content.
+
+    Raises ValueError that names the column at fault.
+    """
+    pair = _read_row(row)
     return _identified(pair, pair.video_id or hash_text(pair.video or pair.chosen)[:12], pair.video)
 
 
@@ -65,7 +68,7 @@ def import_pairs(context: Context) -> Selection:
     frames = FrameStore(context.directory / "frames")
 
     def parse(row: Row) -> Pair:
-        pair = read_row(row)
+        pair = _read_row(row)
         video_id = find_video(library, pair.video, video_id=pair.video_id, folder=path.parent)
         return _identified(pair, video_id, library.paths.get(video_id, pair.video))
 
@@ -111,17 +114,13 @@ def _identified(pair: Pair, video_id: str, video: str) -> Pair:
     return pair.model_copy(update={"id": own_id, "video_id": video_id, "video": video})
 
 
-def read_row(row: Row) -> Pair:
-    """The pair in a row of any known format; values that the row lacks are empty.
-
-    Without a column `prompt`, `chosen` may be a conversation that begins with the prompt (TRL's implicit
-    prompt). Raises ValueError that names the column at fault.
-    """
+def _read_row(row: Row) -> Pair:
     if "messages" in row:
         turns, rejected = read_turns(row["messages"], "messages"), "rejected_response"
     elif "chosen" in row:
         start = "conversations" if "conversations" in row else "prompt"
         prompt = read_turns(row[start], start, "user") if start in row else []
+        # Without a column for the prompt, `chosen` may begin with it (TRL's implicit prompt).
         turns, rejected = [*prompt, *read_turns(row["chosen"], "chosen")], "rejected"
     else:
         raise ValueError(
