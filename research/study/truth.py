@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tempo.core.files import read_rows
 from tempo.core.records import Captions, Clips, Perturbations, Record, Response, Responses, Skipped
-from tempo.core.store import SKIPPED, RunStore
+from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.pipeline.fingerprints import fingerprints
 from tempo.synthetic import language
@@ -33,19 +33,15 @@ def write_true_responses(context: Context) -> None:
     """Finishes the responses stage with the captions fused in the true order and in every perturbed one."""
     store = RunStore(context.directory)
     captions = {row.id: row.captions for row in store.read("captions", Captions)}
-
-    def fuse(row: Perturbations, order: Sequence[int]) -> str:
-        return language.fuse([captions[row.id][index] for index in order])
-
-    rows = [
-        Responses(
-            id=row.id,
-            num_clips=row.num_clips,
-            chosen=fuse(row, range(row.num_clips)),
-            rejected=tuple(Response(perturbation=p, text=fuse(row, p.order)) for p in row.perturbations),
-        )
-        for row in store.read("perturbations", Perturbations)
-    ]
+    rows = []
+    for row in store.read("perturbations", Perturbations):
+        texts = captions[row.id]
+        rejected = [
+            Response(perturbation=made, text=language.fuse([texts[index] for index in made.order]))
+            for made in row.perturbations
+        ]
+        chosen = language.fuse(texts[: row.num_clips])
+        rows.append(Responses(id=row.id, num_clips=row.num_clips, chosen=chosen, rejected=tuple(rejected)))
     _finish(context, "responses", rows)
 
 
@@ -55,6 +51,5 @@ def _finish(context: Context, stage: str, rows: Sequence[Record]) -> None:
         return
     store.forget(stage)
     store.begin(stage, fingerprint)
-    store.append(stage, [row for row in rows if not isinstance(row, Skipped)])
-    store.append(SKIPPED, [row for row in rows if isinstance(row, Skipped)])
+    store.append_results(stage, rows)
     store.finish(stage, fingerprint)
