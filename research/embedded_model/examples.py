@@ -83,7 +83,7 @@ class LanguageExamples(IterableDataset[bytes]):
 
     def draw(self, rng: np.random.Generator) -> dict[str, list[Group]]:
         """The examples of one step by kind; shorter ones are more numerous."""
-        fusion, story, check = (self.lengths[kind].value for kind in ("fusion", "story", "check"))
+        fusion, story, check = (self.lengths[kind].value for kind in MASTERED)
         checked = self.recipe.num_checked
         return {
             "clip": [self.clip(rng) for _ in range(3)],
@@ -149,16 +149,15 @@ class LanguageExamples(IterableDataset[bytes]):
         questions = [language.order_question(events, rng, order_fidelity=fidelity)]
         for _ in range(2):
             prompt = DESCRIBE[int(rng.integers(len(DESCRIBE)))]
-            questions.append((prompt, self._describe(rng, events)))
+            if rng.random() < fidelity:
+                text = language.story_caption(events, rng, order_fidelity=1.0)
+            else:
+                num_orders = 1 + (rng.random() < self.recipe.backward_share)
+                orders = [rng.permutation(len(events)) for _ in range(num_orders)]
+                order = max(orders, key=lambda order: kendall_distance(order.tolist()))
+                text = language.fuse([language.caption(events[i]) for i in order])
+            questions.append((prompt, text))
         return self._ask(rng, events, questions)
-
-    def _describe(self, rng: np.random.Generator, events: Events) -> str:
-        if rng.random() < self.recipe.order_fidelity:
-            return language.story_caption(events, rng, order_fidelity=1.0)
-        num_orders = 1 + (rng.random() < self.recipe.backward_share)
-        orders = [rng.permutation(len(events)) for _ in range(num_orders)]
-        order = max(orders, key=lambda order: kendall_distance(order.tolist()))
-        return language.fuse([language.caption(events[i]) for i in order])
 
     def _ask(self, rng: np.random.Generator, events: Events, questions: list[tuple[str, str]]) -> Group:
         """Questions with two frames of each event, a little early or late, as key frames are."""

@@ -59,10 +59,10 @@ def _probe(lm: VideoLM, context: Context, num_videos: int) -> dict[str, Any] | N
     if not comparisons:
         return None
     report = report_comparisons(comparisons, seed=seed)
-    by_kind = {kind: _score(score) for kind, score in report.by_kind.items()}
-    return {**_score(report), "num_videos": report.num_videos, "by_kind": by_kind}
 
+    def figures(score: ProbeScore | ProbeReport) -> dict[str, float]:
+        # The margin is in nats per token.
+        return {"win_rate": score.win_rate, "margin": score.margin_per_token}
 
-def _score(score: ProbeScore | ProbeReport) -> dict[str, float]:
-    """The win rate, and the margin in nats per token."""
-    return {"win_rate": score.win_rate, "margin": score.margin_per_token}
+    by_kind = {kind: figures(score) for kind, score in report.by_kind.items()}
+    return {**figures(report), "num_videos": report.num_videos, "by_kind": by_kind}

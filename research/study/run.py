@@ -31,16 +31,18 @@ from research.study.analysis import Results
 from research.study.config import TRUTH, StudyConfig, load_study, row_config, select
 from research.study.measure import measure
 from research.study.output import write_report, write_results
-from research.study.truth import write_true_captions, write_true_responses
 from tempo.config import Config
-from tempo.core.files import replace_directory, write_json
+from tempo.core.files import read_rows, replace_directory, write_json
 from tempo.core.hashing import hash_text
+from tempo.core.records import Captions, Clips, Perturbations, Record, Response, Responses, Skipped
 from tempo.core.store import RunStore
 from tempo.engine.pool import count_workers, follow_parent
 from tempo.engine.types import Context
 from tempo.model.loading import check_model_path
 from tempo.pipeline.fingerprints import fingerprints
 from tempo.pipeline.runner import run, run_stages
+from tempo.synthetic import language
+from tempo.synthetic.world import Story
 
 #: Steps that count as the start of SFT.
 NUM_FIRST_STEPS = 10
@@ -168,7 +170,8 @@ def _run_row(
             model = str(directory / "model")
         model = model or config.model.path
         figures = measure(base, model, blind=row.blind, num_videos=study.probe_videos)
-        record = {"row": name, "seed": seed, **_training(context, before), **figures}
+        training = _training(context, before)
+        record = {"row": name, "seed": seed, "phases": training.pop("phases"), **figures, **training}
         seconds = round(time.perf_counter() - began, 1)
         result = {"record": record, "model": model, "seconds": seconds, "commit": _commit()}
         write_json(directory / "result.json", result)
@@ -182,9 +185,9 @@ def _make_pairs(context: Context, source: Path, *, truth: bool) -> None:
     run_until = partial(run, context.config, context.directory, from_run=source)
     if truth:
         run_until(until="clips")
-        write_true_captions(context)
+        _write_true_captions(context)
         run(context.config, context.directory, until="perturbations")
-        write_true_responses(context)
+        _write_true_responses(context)
         run_until = partial(run, context.config, context.directory)
     run_until(until="pairs")
 
@@ -201,6 +204,47 @@ def _share_phases(context: Context, others: Sequence[RowRun]) -> None:
             if (source / "done.json").exists() and not target.exists():
                 with replace_directory(target) as folder:
                     shutil.copytree(source, folder, copy_function=os.link, dirs_exist_ok=True)
+
+
+def _write_true_captions(context: Context) -> None:
+    """Finishes the captions stage with true captions; skips videos whose clips are not their events."""
+    path = context.directory / "synthetic" / "videos" / "scripts.jsonl"
+    scripts = {story.id: story for story in read_rows(path, Story, key="scripts")}
+    rows: list[Record] = []
+    for video in RunStore(context.directory).read("clips", Clips):
+        events = scripts[Path(video.path).stem].events
+        if len(events) == len(video.clips):
+            rows.append(Captions(id=video.id, captions=tuple(map(language.caption, events))))
+        else:
+            detail = f"{len(video.clips)} clips, {len(events)} events"
+            rows.append(Skipped(stage="captions", id=video.id, reason="clips are not events", detail=detail))
+    _finish(context, "captions", rows)
+
+
+def _write_true_responses(context: Context) -> None:
+    """Finishes the responses stage with the captions fused in the true order and in every perturbed one."""
+    store = RunStore(context.directory)
+    captions = {row.id: row.captions for row in store.read("captions", Captions)}
+    rows = []
+    for row in store.read("perturbations", Perturbations):
+        texts = captions[row.id]
+        rejected = [
+            Response(perturbation=made, text=language.fuse([texts[index] for index in made.order]))
+            for made in row.perturbations
+        ]
+        chosen = language.fuse(texts[: row.num_clips])
+        rows.append(Responses(id=row.id, num_clips=row.num_clips, chosen=chosen, rejected=tuple(rejected)))
+    _finish(context, "responses", rows)
+
+
+def _finish(context: Context, stage: str, rows: Sequence[Record]) -> None:
+    store, fingerprint = RunStore(context.directory), fingerprints(context.config)[stage]
+    if store.is_done(stage):
+        return
+    store.forget(stage)
+    store.begin(stage, fingerprint)
+    store.append_results(stage, rows)
+    store.finish(stage, fingerprint)
 
 
 def _training(context: Context, before: RowRun | None) -> dict[str, Any]:

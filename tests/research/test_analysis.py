@@ -1,16 +1,14 @@
 """Means, paired differences, shares of a gain and rank correlations, against known figures."""
 
-import json
 from functools import partial
 
 import numpy as np
 import pytest
-from made_up_study import ROOT, STUDY, make_results, make_run, make_runs
+from made_up_study import make_results, make_run, make_runs
 from scipy import stats
 
 from research.study import analysis
 from research.study.analysis import (
-    Results,
     correlation_interval,
     mean_interval,
     rank_correlation,
@@ -151,19 +149,3 @@ def test_estimates_as_text():
 def test_two_runs_of_one_row_and_seed_are_refused():
     with pytest.raises(ValueError, match="method"):
         _ = make_results([make_run("method", 7, 0.9)] * 2).values
-
-
-@pytest.mark.parametrize("name", ["study", "study_fresh"])
-def test_published_figures_follow_from_their_runs(name):
-    """The files also hold means, differences and shares that an earlier version of this code computed."""
-    data = json.loads((ROOT / "docs" / f"{name}.json").read_text())
-    results = Results(STUDY, data["rows"], {})
-    checks = [(entry, analysis.mean, ("row", "measure")) for entry in data["means"]]
-    checks += [
-        (entry, analysis.difference, ("row", "against", "measure")) for entry in data["differences"][::7]
-    ]
-    checks += [(entry, analysis.gain_kept, ("row", "of", "start", "measure")) for entry in data["shares"]]
-    for entry, compute, keys in checks:
-        found = compute(results, *(entry[key] for key in keys))
-        assert (found.mean, found.num_seeds) == (pytest.approx(entry["mean"], abs=1e-6), entry["num_seeds"])
-        assert found.interval == (entry["interval"] and pytest.approx(entry["interval"], abs=1e-6)), entry

@@ -7,78 +7,46 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from made_up_study import ROOT
 
 from research.study.run import map_seeds, run_study
-from research.study.truth import write_true_captions, write_true_responses
-from tempo.config import Config
-from tempo.core.files import write_lines
-from tempo.core.records import Captions, Clip, Clips, Perturbation, Perturbations, Responses, Skipped
-from tempo.core.store import RunStore
-from tempo.engine.types import Context
 from tempo.synthetic import language
-from tempo.synthetic.world import make_story
+from tempo.synthetic.world import Story
+
+BASE = """
+synthetic = { num_videos = 5, num_held_out = 1, plain_share = 0.0, max_shots = 4 }
+frames.max_pixels = 4096
+captions.max_new_tokens = 48
+responses.max_new_tokens = 96
+"""
 
 STUDY = """
 base = "base.toml"
 seeds = [3]
 probe_videos = 1
 set = { "pairs.held_out_share" = 0.4 }
-[[phases]]
-name = "dpo"
-objective = "dpo"
-learning_rate = 1e-3
-[[phases]]
-name = "sft"
-objective = "sft"
-learning_rate = 1e-3
-[rows.base]
-description = "the base model"
-[rows.sft_only]
-description = "SFT"
-phases = ["sft"]
-[rows.sft_then_dpo]
-description = "SFT, then DPO"
-phases = ["sft", "dpo"]
-[rows.method]
-description = "DPO on true pairs, then SFT"
-phases = ["dpo", "sft"]
-pairs_from = "truth"
-[rows.again]
-description = "DPO on the pairs of another row, after the method"
-start = "method"
-pairs_from = "sft_then_dpo"
-phases = ["dpo"]
-[[claims]]
-name = "gain"
-source = "aim"
-text = "Training helps."
-rows = [["method", "base"]]
-"""
-
-BASE = """
-[synthetic]
-num_videos = 5
-num_held_out = 1
-plain_share = 0.0
-max_shots = 4
-[frames]
-max_pixels = 4096
-[captions]
-max_new_tokens = 48
-[responses]
-max_new_tokens = 96
+phases = [
+  { name = "dpo", objective = "dpo", learning_rate = 1e-3 },
+  { name = "sft", objective = "sft", learning_rate = 1e-3 },
+]
+claims = [{ name = "gain", source = "aim", text = "Training helps.", rows = [["method", "base"]] }]
+[rows]
+base = { description = "the base model" }
+sft_only = { description = "SFT", phases = ["sft"] }
+sft_then_dpo = { description = "SFT, then DPO", phases = ["sft", "dpo"] }
+method = { description = "DPO on true pairs, then SFT", phases = ["dpo", "sft"], pairs_from = "truth" }
+again = { description = "more DPO", start = "method", pairs_from = "sft_then_dpo", phases = ["dpo"] }
 """
 
 #: A row that cannot be trained, after all others.
 FAILING = """
 [rows.empty]
-description = "no pair is about these kinds"
+description = "all pairs are held out"
 phases = ["dpo"]
-dpo = { kinds = ["swap"] }
-data = { "perturbations.kinds" = ["reverse", "swap"], "pairs.max_length_ratio" = 1.0 }
+data = { "pairs.held_out_share" = 0.9999999 }
 """
 
 
@@ -123,18 +91,31 @@ def test_a_study_continues_after_a_kill_and_ends_with_its_figures(study, capsys)
     assert json.loads((folder / "out" / "study.json").read_text())["rows"] == result["rows"]
 
 
-def test_rows_share_phases_and_pairs(study):
+def test_rows_share_phases_and_pairs_and_true_pairs_follow_the_scripts(study):
     def directory(row):
         (found,) = study[0].glob(f"out/3-{row}-*")
         return found
 
+    def table(row, name, key="id"):
+        return {line[key]: line for line in map(json.loads, (directory(row) / name).open())}
+
     weights = "train/01-sft/model/model.safetensors"
     assert (directory("sft_only") / weights).samefile(directory("sft_then_dpo") / weights)
-    pairs = [
-        {row["id"]: row["rejected"] for row in map(json.loads, (place / "pairs.jsonl").open())}
-        for place in map(directory, ("sft_then_dpo", "again", "method"))
+    texts = [
+        {name: row["rejected"] for name, row in table(row, "pairs.jsonl").items()}
+        for row in ("sft_then_dpo", "again", "method")
     ]
-    assert pairs[0] == pairs[1] != pairs[2]
+    assert texts[0] == texts[1] != texts[2]
+    scripts, videos = table("method", "synthetic/videos/scripts.jsonl"), table("method", "videos.jsonl")
+    captions, responses = table("method", "captions.jsonl"), table("method", "responses.jsonl")
+    assert captions
+    for name, row in captions.items():
+        events = Story.model_validate(scripts[Path(videos[name]["path"]).stem]).events
+        true = [language.caption(event) for event in events]
+        assert row["captions"] == true
+        made = responses[name]["rejected"][0]
+        assert responses[name]["chosen"] == language.fuse(true)
+        assert made["text"] == language.fuse([true[index] for index in made["perturbation"]["order"]])
 
 
 def test_a_row_that_fails_is_named_and_the_others_stay_done(study, capsys):
@@ -151,28 +132,3 @@ def test_seeds_run_in_processes_and_a_failure_ends_them():
         map_seeds(math.log, 2, 2)
     with pytest.raises(ValueError, match="--workers 1 needs less memory"):
         map_seeds(os._exit, 2, 2)
-
-
-def test_true_captions_and_responses_follow_the_scripts(tmp_path):
-    stories = [make_story(0, index, num_shots=(4, 4)) for index in range(2)]
-    folder = tmp_path / "synthetic" / "videos"
-    write_lines(folder / "scripts.jsonl", (story.model_dump_json() for story in stories))
-    clip = Clip(group=0, first_shot=0, num_shots=1, start_seconds=0, end_seconds=1, key_frames=())
-    clips = [
-        Clips(id=name, path=str(folder / f"{story.id}.mp4"), duration_seconds=4, clips=(clip,) * count)
-        for name, story, count in zip("ab", stories, (4, 3), strict=True)
-    ]
-    store, context = RunStore(tmp_path), Context(Config.model_validate({"synthetic": {}}), tmp_path)
-    store.append("clips", clips)
-    write_true_captions(context)
-    captions = tuple(map(language.caption, stories[0].events))
-    assert {row.id: row.captions for row in store.read("captions", Captions)} == {"a": captions}
-    (skipped,) = store.read("skipped", Skipped)
-    assert (skipped.stage, skipped.id, skipped.detail) == ("captions", "b", "3 clips, 4 events")
-    made = Perturbation(
-        kind="reverse", level=16, order=(3, 2, 1, 0), num_clips=4, kept_share=1, kendall_distance=1
-    )
-    store.append("perturbations", [Perturbations(id="a", num_clips=4, perturbations=(made,))])
-    write_true_responses(context)
-    (row,) = store.read("responses", Responses)
-    assert (row.chosen, row.rejected[0].text) == (language.fuse(captions), language.fuse(captions[::-1]))
