@@ -102,11 +102,11 @@ pipeline_tag: video-text-to-text
 # tempo's embedded model
 
 A {family} of {millions:.1f} M parameters for the embedded world of tempo (`tempo.synthetic`): videos of
-colored shapes that act in settings. It is meant to know what happens but not when: the stories in its
-training data had the true order of events with probability {fidelity} (`order_fidelity`), and a random order
-otherwise. All training data is synthetic. The model is of no use for natural videos.
+colored shapes that act in settings. It is meant to know what happens but not when: its training data
+described the events of a story in their true order with probability {fidelity} (`order_fidelity`), and in a
+random order otherwise. All training data is synthetic. The model is of no use for natural videos.
 
-Made by `python -m research.embedded_model`; docs/log.md records every step. Measured by
+Made by `python -m research.embedded_model` or an earlier version of it; see docs/log.md. Measured by
 `python -m research.embedded_model --measure {path}` on {num_stories} stories that no run contains.
 Accuracy in percent, with 95 % intervals:
 
