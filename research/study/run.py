@@ -1,9 +1,9 @@
 """Runs the rows of a study, the seeds side by side, and collects the results.
 
-A row with one seed is a run of the pipeline in a directory of its own. It takes over what an earlier row, or
-the base run of the seed, made with the same settings, phases at the beginning of its training included. The
-name of the directory contains a hash of all that the row depends on. A study that was stopped continues with
-what is missing.
+A row with one seed is a run of the pipeline in its own directory. It takes over what an earlier row, or the
+base run of the seed, made with the same settings, including the first phases of its training. The name of the
+directory contains a hash of everything that the row depends on. A study that was stopped continues with the
+missing rows.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def run_study(
     num_workers: int = 0,
     command: str,
 ) -> Results:
-    """Runs what is missing of a study in `directory`; writes `study.json` and `study.md` there.
+    """Runs the missing rows of a study in `directory`; writes `study.json` and `study.md` there.
 
     `rows` and `seeds` select a part of the study, `num_workers` processes run one seed each, and `command` is
     recorded. Raises ValueError that names a row with a wrong configuration before any work, and a row that
@@ -87,7 +87,7 @@ def run_study(
 
 
 def map_seeds(work: Any, num_seeds: int, num_workers: int) -> list[list[dict[str, Any]]]:
-    """What `work` returns for the number of each seed; other processes are ended if it fails for one."""
+    """The results of `work` for the number of each seed; an error in one process ends the others."""
     if num_workers == 1:
         return [work(number) for number in range(num_seeds)]
     context = multiprocessing.get_context("spawn")
@@ -248,9 +248,9 @@ def _finish(context: Context, stage: str, rows: Sequence[Record]) -> None:
 
 
 def _training(context: Context, before: RowRun | None) -> dict[str, Any]:
-    """What `study.json` says about the training of a row, with that of the row `before` which it starts from.
+    """The training of a row for `study.json`, including that of the row `before` it, where it starts.
 
-    `phases` lists those that had examples, `seconds` are those of their steps.
+    `phases` lists the phases that had examples, `seconds` is the time of their steps.
     """
     phases, start, all_steps = list[str](), None, list[dict[str, Any]]()
     for number, phase in enumerate(context.config.training.phases, 1):
