@@ -28,9 +28,6 @@ def run_on(path, tmp_path, until="clips"):
     return RunStore(tmp_path / "run")
 
 
-# All together
-
-
 NAMES = ("plain.mp4", 'it\'s "quoted".mp4', "two\nlines.mp4", "ünï \u2028 %d *?[a]{b} 🎬.mp4")
 
 

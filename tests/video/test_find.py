@@ -44,7 +44,7 @@ def test_folders_are_searched_and_given_files_may_have_any_name(files, given, ex
     ("names", "message"),
     [(["a", "nowhere"], r"nowhere' does not exist"), (["z"], r"no video in .*z \(looked for \.mp4, \.mkv\)")],
 )
-def test_a_search_without_a_result_names_what_was_looked_for(files, names, message):
+def test_a_search_that_finds_nothing_is_refused(files, names, message):
     with pytest.raises(ValueError, match=message):
         find_videos([files / name for name in names], ("mp4", "mkv"))
 
@@ -81,12 +81,9 @@ def test_a_playlist_reaches_no_network(tmp_path):
             server.accept()
 
 
-# Which video a row refers to
-
-
 @pytest.fixture
 def run(tmp_path):
-    """The context of a run with one video, its copy, and a file that is not a video, in `films`."""
+    """The context of a run on `films`: one video, its copy, and two other files that were skipped."""
     films = tmp_path / "films"
     films.mkdir()
     for name in ("one.mp4", "second name.mp4"):
@@ -95,14 +92,9 @@ def run(tmp_path):
     store = RunStore(tmp_path / "run")
     facts = {"duration_seconds": 1.0, "width": 8, "height": 8, "fps": 1.0, "codec": "h264"}
     store.append("videos", [Video(id=video_id(films / "one.mp4"), path=str(films / "one.mp4"), **facts)])
-    skipped = {
-        "second name.mp4": "duplicate",
-        "broken.mp4": "cannot be decoded",
-        "gone.mp4": "cannot be read",
-    }
-    store.append(SKIPPED, [Skipped(id=str(films / n), stage="videos", reason=r) for n, r in skipped.items()])
-    data = {"videos": {"paths": [str(films)]}}
-    return Context(parse_config(data), tmp_path / "run")
+    skipped = [films / name for name in ("second name.mp4", "broken.mp4", "gone.mp4")]
+    store.append(SKIPPED, [Skipped(id=str(path), stage="videos", reason="x", detail="") for path in skipped])
+    return Context(parse_config({"videos": {"paths": [str(films)]}}), tmp_path / "run")
 
 
 def find(run, path="", folder="elsewhere", video_id=""):
