@@ -10,7 +10,7 @@ import threading
 import numpy as np
 from video_material import CONTAINERS, context, moving, video_of
 
-from tempo.core.records import Skipped, Video
+from tempo.core.records import Skipped
 from tempo.video import clips, shots
 
 #: By default each damage to each container six or seven times.
@@ -92,15 +92,3 @@ def test_damaged_files_end_as_clips_or_are_skipped(render, tmp_path):
     assert peaks[-1] < peaks[NUM_FILES // 3] + MAX_GROWTH_MIB
     assert len(os.listdir("/dev/fd")) <= num_open
     assert not list((tmp_path / "run" / "frames").rglob("*.tmp"))
-
-
-def test_damaged_videos_decode_the_same_twice(render, tmp_path):
-    images = [image for seed in range(2) for image in moving(seed, 20)]
-    data = render(images, "source.ts").read_bytes()
-    for seed in range(3):
-        path = tmp_path / f"{seed}.ts"
-        path.write_bytes(flip_bits(data, np.random.default_rng(seed)))
-        video = video_of(path, tmp_path)
-        assert isinstance(video, Video)
-        rows = [shots.make_worker(context(tmp_path / name))([video])[0] for name in "ab"]
-        assert rows[0] == rows[1]

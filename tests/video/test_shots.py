@@ -27,10 +27,6 @@ from tempo.video.shots import (
 )
 
 
-def find(path, directory, **sections):
-    return make_worker(context(directory, **sections))([video_of(path, directory)])[0]
-
-
 def bounds(found):
     return [(shot.start_frame, shot.end_frame) for shot in found]
 
@@ -41,8 +37,8 @@ def film(*lengths):
 
 @pytest.mark.parametrize("detector", ["content", "adaptive"])
 def test_known_cuts_are_found_to_the_frame(render, tmp_path, detector):
-    path = render(film(30, 20, 40, 25))
-    result = find(path, tmp_path, shots={"detector": detector})
+    worker = make_worker(context(tmp_path, shots={"detector": detector}))
+    (result,) = worker([video_of(render(film(30, 20, 40, 25)), tmp_path)])
     assert bounds(result.shots) == [(0, 30), (30, 50), (50, 90), (90, 115)]
     assert [shot.start_seconds for shot in result.shots] == pytest.approx([0, 1.2, 2.0, 3.6])
     assert [shot.end_seconds for shot in result.shots] == pytest.approx([1.2, 2.0, 3.6, 4.6])
@@ -50,26 +46,24 @@ def test_known_cuts_are_found_to_the_frame(render, tmp_path, detector):
 
 
 @pytest.mark.parametrize(
-    ("lengths", "fps", "config", "expected"),
+    ("lengths", "config", "expected"),
     [
-        ((30, 30), 25, {"threshold": 254.0}, [(0, 60)]),
-        ((30, 30), 25, {"threshold": 254.0, "detector": "adaptive"}, [(0, 60)]),
+        ((30, 30), {"threshold": 254.0}, [(0, 60)]),
+        ((30, 30), {"threshold": 254.0, "detector": "adaptive"}, [(0, 60)]),
         # Cuts less than 0.6 seconds apart are merged.
-        ((30, 16, 40), 25, {}, [(0, 30), (30, 46), (46, 86)]),
-        ((30, 11, 40), 25, {}, [(0, 30), (30, 81)]),
-        ((30, 11, 40), 25, {"min_scene_seconds": 0.4}, [(0, 30), (30, 41), (41, 81)]),
-        ((30, 11, 40), 25, {"min_scene_seconds": 0.4, "detector": "adaptive"}, [(0, 30), (30, 41), (41, 81)]),
+        ((30, 16, 40), {}, [(0, 30), (30, 46), (46, 86)]),
+        ((30, 11, 40), {}, [(0, 30), (30, 81)]),
+        ((30, 11, 40), {"min_scene_seconds": 0.4}, [(0, 30), (30, 41), (41, 81)]),
+        ((30, 11, 40), {"min_scene_seconds": 0.4, "detector": "adaptive"}, [(0, 30), (30, 41), (41, 81)]),
         # The shot filter.
-        ((30, 20), 25, {"min_frames": 21}, [(0, 30)]),
-        ((30, 20), 25, {"min_frames": 20}, [(0, 30), (30, 50)]),
-        ((30, 20), 25, {"min_seconds": 0.85}, [(0, 30)]),
-        ((30, 20), 25, {"min_grey_range": 255}, []),
+        ((30, 20), {"min_frames": 21}, [(0, 30)]),
+        ((30, 20), {"min_frames": 20}, [(0, 30), (30, 50)]),
+        ((30, 20), {"min_seconds": 0.85}, [(0, 30)]),
+        ((30, 20), {"min_grey_range": 255}, []),
     ],
 )
-def test_usable_shots_follow_the_options(render, tmp_path, lengths, fps, config, expected):
-    result = find(render(film(*lengths), fps=fps), tmp_path, shots=config)
-    assert bounds(result.shots) == expected
-    assert result.num_frames == sum(lengths)
+def test_usable_shots_follow_the_options(render, lengths, config, expected):
+    assert bounds(find_shots(render(film(*lengths)), ShotsConfig(**config))) == expected
 
 
 @pytest.mark.parametrize("threshold", [3.0, 9.0, 27.0])
@@ -90,7 +84,6 @@ def test_uneven_times_give_frame_numbers_and_shots_can_be_found_without_a_run(re
     found = find_shots(path)
     assert bounds(found) == [(0, 30), (30, 50)]
     assert found[1].start_seconds == pytest.approx(5.0)
-    assert bounds(find_shots(path, ShotsConfig(min_frames=21))) == [(0, 30)]
     with pytest.raises(ValueError, match="no such file"):
         find_shots(path.with_name("gone.mp4"))
 
@@ -108,25 +101,21 @@ class Late:
         return known
 
 
-def cut(path, detector):
-    cutter = ShotCutter(detector, ShotsConfig())
-    for frame in decode(path):
-        cutter.add(frame)
-    return cutter.finish()
-
-
-@pytest.mark.parametrize("delay", [1, 7, 99])
-def test_shots_are_right_however_late_the_cut_is_found(render, delay):
-    path = render(film(10, 21, 14))
-    found = cut(path, Late([10, 31], delay))
-    assert found == cut(path, Late([10, 31], 0))
-    assert bounds(found) == [(0, 10), (10, 31), (31, 45)]
-    assert [shot.end_seconds for shot in found] == pytest.approx([0.4, 1.24, 1.8])
+def test_shots_are_right_however_late_the_cut_is_found(render):
+    path, found = render(film(10, 21, 14)), []
+    for delay in (0, 1, 7, 99):
+        cutter = ShotCutter(Late([10, 31], delay), ShotsConfig())
+        for frame in decode(path):
+            cutter.add(frame)
+        found.append(cutter.finish())
+    assert all(shots == found[0] for shots in found)
+    assert bounds(found[0]) == [(0, 10), (10, 31), (31, 45)]
+    assert [shot.end_seconds for shot in found[0]] == pytest.approx([0.4, 1.24, 1.8])
 
 
 def test_time_stamps_lead_to_the_candidates_and_the_middle(render):
     path = render(film(30, 30), pts=[500 + 40 * i for i in range(60)], gop=12)
-    for shot in cut(path, Late([30], 0)):
+    for shot in find_shots(path):
         middle = (shot.start_frame + shot.end_frame) // 2
         assert shot.time_stamps.keys() == {*shot.candidates, middle}
     frames = {frame.index: frame.decoded for frame in decode(path)}
