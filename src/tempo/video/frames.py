@@ -104,10 +104,12 @@ class Sampler:
         fps = self._config.fps
         if not self._count:
             return Frames([self._encode(self._shown)], np.array([self._shown.start_seconds]), fps)
-        kept = [number // self._stride for number in spread(self._count, self._config.max_frames)]
-        jpegs = [self._fitted(self._jpegs[i], len(kept)) for i in kept]
+        # The middles of even parts of the video.
+        num_kept = min(self._count, self._config.max_frames)
+        kept = [(2 * part + 1) * self._count // (2 * num_kept) // self._stride for part in range(num_kept)]
+        jpegs = [self._fitted(self._jpegs[i], num_kept) for i in kept]
         seconds = (np.array(kept) * self._stride + 0.5) / fps
-        return Frames(jpegs, seconds, fps * len(kept) / self._count)
+        return Frames(jpegs, seconds, fps * num_kept / self._count)
 
     def _take(self, frame: Frame, until_seconds: float) -> None:
         """Takes `frame` for each sample time before `until_seconds`."""
@@ -132,13 +134,6 @@ class Sampler:
         size = fit_size(*self._first_size, max_pixels=total // num_frames)
         small = cv2.resize(decode_jpegs([jpeg])[0], size, interpolation=cv2.INTER_AREA)
         return encode_jpeg(np.asarray(small, np.uint8), self._config.jpeg_quality)
-
-
-def spread(count: int, at_most: int) -> list[int]:
-    """All of `count` indices, or the middles of `at_most` even parts of them."""
-    if count <= at_most:
-        return list(range(count))
-    return [(2 * part + 1) * count // (2 * at_most) for part in range(at_most)]
 
 
 @dataclass(frozen=True)
