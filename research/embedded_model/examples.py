@@ -129,7 +129,8 @@ class LanguageExamples(IterableDataset[bytes]):
         picked = [events[int(i)] for i in rng.integers(len(events), size=5)]
         questions = [language.thing_caption(event) for event in picked[:2]]
         questions += [language.event_question(event) for event in picked[2:4]]
-        questions += [(language.where_is(picked[4]), language.place_of(picked[4].setting))]
+        shown = picked[4]
+        questions += [(language.WHERE_IS.format(shown.thing), language.PLACE.format(shown.setting))]
         return self._ask(rng, events, questions)
 
     def check(self, rng: np.random.Generator, most: int) -> Group:
