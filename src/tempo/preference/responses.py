@@ -1,7 +1,7 @@
 """Responses: the model describes each video as filmed (chosen) and perturbed (rejected).
 
-By `responses.input_form` it fuses the captions of the clips into one paragraph, or describes their key frames
-or the stored frames of the whole video. T is the number of frames.
+By `responses.input_form`, the model fuses the captions of the clips into one paragraph, or describes their key
+frames or the stored frames of the whole video. T is the number of frames.
 """
 
 from __future__ import annotations
