@@ -9,7 +9,7 @@ from tempo.core.files import read_rows
 from tempo.core.records import Captions, Clips, Perturbations, Record, Response, Responses, Skipped
 from tempo.core.store import SKIPPED, RunStore
 from tempo.engine.types import Context
-from tempo.pipeline.fingerprints import fingerprints
+from tempo.pipeline.stages import fingerprints
 from tempo.synthetic import language
 from tempo.synthetic.world import Story
 

@@ -12,9 +12,8 @@ from tempo.config.load import override
 from tempo.core import hashing
 from tempo.core.store import RunStore, write_config
 from tempo.engine.types import Context
-from tempo.pipeline.fingerprints import fingerprints
 from tempo.pipeline.runner import run_stages
-from tempo.pipeline.stages import NAMES
+from tempo.pipeline.stages import NAMES, fingerprints
 
 QUIET = Console(quiet=True)
 

@@ -236,4 +236,4 @@ def test_the_command_exports_or_refuses_in_one_line(run, tmp_path, tempo):
     assert "wrote 4 pairs" in out
     code, out, error = tempo("export", tmp_path / "nowhere", "--format", "trl", "--out", tmp_path / "again")
     assert (code, out, error.count("\n")) == (2, "", 1)
-    assert "nowhere does not exist" in error
+    assert "nowhere is not a run directory" in error
