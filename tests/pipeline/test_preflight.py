@@ -31,7 +31,7 @@ def make(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "v.mp4").write_bytes(b"no video at all")
     (tmp_path / "bench.jsonl").write_text(json.dumps(SAMPLE))
-    (tmp_path / "bad.jsonl").write_text("[3]\n")
+    (tmp_path / "bad.jsonl").write_text("3\n")
 
     def context(**sections):
         return Context(parse_config({"videos": {"paths": ["v.mp4"]}, **sections}), tmp_path / "run")
