@@ -18,10 +18,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 
 from tempo.engine.ranks import pick_device
-from tempo.model.attention import register_shared_prefix
 from tempo.model.chat import VideoLM
-from tempo.model.loading import embedded_path, repair_torchvision, use_shared_prefix
+from tempo.model.loading import embedded_path, repair_torchvision
 from tempo.model.prefix import inner_model, language_model
+from tempo.model.support import use_shared_prefix
 from tempo.preference.prompts import DESCRIBE, DIFFERENCE, FIRST_CLIP, fusion
 from tempo.synthetic import language
 from tempo.synthetic.world import make_story
@@ -76,7 +76,6 @@ def build_model(architecture: str, *, size: str = "small", seed: int = 0, device
             f"size {size!r}: use one of {', '.join(SIZES)} with qwen2_5_vl, and small with others"
         )
     repair_torchvision()
-    register_shared_prefix()
     processor = transformers.AutoProcessor.from_pretrained(ARCHITECTURES[architecture])
     processor.tokenizer = make_tokenizer()
     config = transformers.AutoConfig.from_pretrained(ARCHITECTURES[architecture], dtype=torch.float32)

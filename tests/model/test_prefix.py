@@ -1,12 +1,177 @@
-"""The shared prefix is exact: its log-probabilities equal those of the duplicated form, in every family."""
+"""The shared prefix equals the duplicated form: the same values, loss and gradients in every family."""
 
+import dataclasses
+
+import pytest
 import torch
-from families import VOCABULARY, make_group, make_model, text_group
+import torch.nn.functional as F
+from families import FAMILIES, VOCABULARY, make_group, make_model
+from torch import nn
 
-from tempo.model.prefix import ContinuationTokens, Group, encode_videos, packed_log_probs
+from tempo.model.prefix import ContinuationTokens, Group, encode_videos, language_model, packed_log_probs
 from tempo.model.support import duplicated_log_probs
 
 QWEN = "qwen2_5_vl"
+
+#: More time steps than the video's grid is wide: wrong positions show only then.
+LONG = 33
+BETA = 0.5
+
+
+@dataclasses.dataclass
+class Pair:
+    """A policy with trained parameters, and a reference that differs from it."""
+
+    policy: nn.Module
+    reference: nn.Module
+
+    @property
+    def parameters(self):
+        return [p for p in self.policy.parameters() if p.requires_grad]
+
+    def take_gradients(self):
+        """The gradients of the last backward pass, which are removed from the parameters."""
+        found = [p.grad.clone() for p in self.parameters if p.grad is not None]
+        self.policy.zero_grad(set_to_none=True)
+        return found
+
+
+def make_pair(family, *, lora=False, vision=False, checkpointing=False):
+    model = make_model(family)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    policy = with_lora(model, vision) if lora else model.requires_grad_(vision)
+    if not lora:
+        language_model(model).requires_grad_(True)
+        model.get_output_embeddings().requires_grad_(True)
+    return Pair(policy.train(), make_model(family, seed=1).requires_grad_(False))
+
+
+def with_lora(model, vision):
+    """LoRA with a random second factor: at its initial value, zero, half of the gradients are zero."""
+    from peft import LoraConfig, get_peft_model
+
+    language = set(language_model(model).modules())
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name != "lm_head" and (vision or module in language)
+    ]
+    policy = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules=names))
+    torch.manual_seed(5)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.05)
+    return policy
+
+
+def dpo_loss(policy, reference):
+    """The sum over all pairs; the first answer of each group is the chosen one."""
+    total = 0.0
+    for own, other in zip(policy, reference, strict=True):
+        chosen, *rejected = [a.sum() - b.sum() for a, b in zip(own, other, strict=True)]
+        total = total - F.logsigmoid(BETA * (chosen - torch.stack(rejected))).sum()
+    return total
+
+
+def packed_step(pair, groups, *, vision=False):
+    """Loss and gradients of one packed row; a frozen tower encodes a video once for both models."""
+    features = None
+    with torch.no_grad():
+        if not vision:
+            features = encode_videos(pair.policy, groups)
+        reference = packed_log_probs(pair.reference, groups)
+    loss = dpo_loss(packed_log_probs(pair.policy, groups, video_features=features), reference)
+    loss.backward()
+    return float(loss.detach()), pair.take_gradients()
+
+
+def duplicated_step(pair, groups):
+    """Loss and gradients of two full sequences per preference pair."""
+    total = 0.0
+    for group in groups:
+        for rejected in group.continuations[1:]:
+            two = [Group(group.inputs, (group.continuations[0], rejected))]
+            with torch.no_grad():
+                reference = duplicated_log_probs(pair.reference, two)
+            loss = dpo_loss(duplicated_log_probs(pair.policy, two), reference)
+            loss.backward()
+            total += float(loss.detach())
+    return total, pair.take_gradients()
+
+
+def assert_equal_steps(ours, theirs):
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
+    assert len(ours[1]) == len(theirs[1]) > 0
+    scale = torch.cat([gradient.flatten() for gradient in theirs[1]]).norm()
+    differences = [(a - b).flatten() for a, b in zip(ours[1], theirs[1], strict=True)]
+    assert float(torch.cat(differences).norm() / scale) <= 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+@pytest.mark.parametrize(("num_rejected", "checkpointing"), [(1, False), (3, False), (3, True)])
+def test_dpo_loss_and_gradients_equal_the_duplicated_form(family, lora, num_rejected, checkpointing):
+    pair = make_pair(family, lora=lora, checkpointing=checkpointing)
+    group = make_group(family, num_steps=LONG, lengths=[11, 8, 14, 5][: num_rejected + 1])
+    ours = packed_step(pair, [group])
+    assert len(ours[1]) == len(pair.parameters)
+    assert_equal_steps(ours, duplicated_step(pair, [group]))
+
+
+def test_gradients_through_the_head_in_chunks_equal_those_of_the_whole_head():
+    """The head runs on 512 answer tokens at a time; the duplicated form calls it once per sequence."""
+    pair = make_pair(QWEN)
+    group = make_group(QWEN, num_steps=2, lengths=[700, 500])
+    assert_equal_steps(packed_step(pair, [group]), duplicated_step(pair, [group]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
+def test_a_row_of_several_videos_trains_the_vision_tower_too(family, lora):
+    """Videos and answers of different lengths, and one group without a video."""
+    pair = make_pair(family, lora=lora, vision=True)
+    groups = [make_group(family, num_steps=n, lengths=[6, 1 + n, 3], seed=n) for n in (3, 0, 9, 5)]
+    assert_equal_steps(packed_step(pair, groups, vision=True), duplicated_step(pair, groups))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_vision_tower_gets_gradients_only_if_it_is_trained(family):
+    group = make_group(family, num_steps=4, lengths=[6, 3])
+    for vision in (False, True):
+        pair = make_pair(family, vision=vision)
+        _, gradients = packed_step(pair, [group], vision=vision)
+        language = (language_model(pair.policy), pair.policy.get_output_embeddings())
+        num_language = sum(parameter.numel() for part in language for parameter in part.parameters())
+        assert (sum(gradient.numel() for gradient in gradients) > num_language) is vision
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_questions_over_one_prefix_train_as_if_each_had_its_own_row(family):
+    pair = make_pair(family)
+    group = make_group(family, num_steps=LONG, lengths=[8, 6, 9], context=4)
+    results = []
+    for score in (packed_log_probs, duplicated_log_probs):
+        loss = -torch.cat(score(pair.policy, [group])[0]).sum()
+        loss.backward()
+        results.append((float(loss.detach()), pair.take_gradients()))
+    assert_equal_steps(*results)
+
+
+def test_a_frozen_tower_runs_once_for_all_videos_policy_and_reference():
+    pair = make_pair(QWEN)
+    passes = []
+    for model in (pair.policy, pair.reference):
+        model.model.visual.register_forward_hook(lambda *_: passes.append(1))
+    groups = [make_group(QWEN, num_steps=n, lengths=[5, 4, 6], seed=n) for n in (3, 4)]
+    with torch.no_grad():
+        features = encode_videos(pair.policy, groups)
+    for model in (pair.policy, pair.reference):
+        packed_log_probs(model, groups, video_features=features)
+    assert len(passes) == 1
+
+
+# Values and memory
 
 
 def largest_difference(ours, theirs):
@@ -23,7 +188,7 @@ def assert_exact(model, groups):
 
 
 def test_a_row_of_text_alone_needs_no_video():
-    model, group = make_model(QWEN), text_group(lengths=[4, 6])
+    model, group = make_model(QWEN), make_group(QWEN, num_steps=0, lengths=[4, 6])
     assert encode_videos(model, [group]) is None
     assert_exact(model, [group])
 
@@ -50,51 +215,22 @@ def test_tokens_that_a_family_removes_from_a_video_are_removed_from_the_row():
         assert largest_difference(packed_log_probs(model, [flipped]), right) > 1e-3
 
 
-# The head, which runs on the scored tokens in chunks of `HEAD_CHUNK` = 512
-
-SCORED = [700, 500]
-
-
-def long_group():
-    return make_group(QWEN, num_steps=2, lengths=SCORED)
-
-
-def saved_over_vocabulary(compute):
-    """Rows of the tensors over the vocabulary that autograd keeps while `compute` runs."""
-    rows = []
+def test_the_head_runs_on_512_tokens_at_a_time_and_no_logits_are_kept_for_the_backward():
+    model, group = make_model(QWEN), make_group(QWEN, num_steps=2, lengths=[700, 500])
+    kept, calls = [], []
+    model.get_output_embeddings().register_forward_hook(lambda *call: calls.append(call[-1].shape[-2]))
 
     def note(tensor):
         if tensor.ndim and tensor.shape[-1] == VOCABULARY:
-            rows.append(tensor.numel() // VOCABULARY)
+            kept.append(tensor.numel() // VOCABULARY)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        compute()
-    return rows
-
-
-def head_calls(model, compute):
-    """Number of tokens in each call of the head while `compute` runs."""
-    sizes = []
-    hook = model.get_output_embeddings().register_forward_hook(
-        lambda module, inputs, output: sizes.append(output.shape[-2])
-    )
-    compute()
-    hook.remove()
-    return sizes
-
-
-def test_no_logits_are_kept_for_the_backward():
-    model, group = make_model(QWEN), long_group()
-    # The duplicated form does keep them, so this test looks at the right tensors.
-    assert max(saved_over_vocabulary(lambda: duplicated_log_probs(model, [group]))) >= max(SCORED)
-    assert saved_over_vocabulary(lambda: packed_log_probs(model, [group])) == []
-
-
-def test_logits_are_computed_in_chunks_and_again_in_the_backward():
-    model, group = make_model(QWEN), long_group()
-    logps = []
-    assert head_calls(model, lambda: logps.extend(packed_log_probs(model, [group])[0])) == [512, 512, 176]
-    assert sorted(head_calls(model, lambda: torch.cat(logps).sum().backward())) == [176, 512, 512]
-    with torch.no_grad():
-        assert head_calls(model, lambda: packed_log_probs(model, [group])) == [512, 512, 176]
+        (logps,) = packed_log_probs(model, [group])
+        assert (calls, kept) == ([512, 512, 176], [])
+        # The duplicated form keeps them, so this looks at the right tensors.
+        duplicated_log_probs(model, [group])
+        assert max(kept) >= 700
+    calls.clear()
+    torch.cat(logps).sum().backward()
+    assert sorted(calls) == [176, 512, 512]

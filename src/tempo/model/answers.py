@@ -12,18 +12,13 @@ import numpy as np
 from tempo.config import SamplingConfig
 from tempo.core.records import Skipped
 
-THINK = "<think>"
-
 #: The reasoning before an answer. The opening tag may be missing: some chat templates end the prompt with it.
-_REASONING = re.compile(rf"\s*(?:{THINK})?.*?</think>\s*", re.DOTALL)
+_REASONING = re.compile(r"\s*(?:<think>)?.*?</think>\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Request:
-    """One answer to sample: a prompt, a seed, and frames uint8 [T, H, W, 3] at `fps` frames per second.
-
-    `frames` is None for a text-only request.
-    """
+    """A prompt with frames uint8 [T, H, W, 3] at `fps` frames per second, or without (None), and a seed."""
 
     prompt: str
     seed: int
@@ -33,10 +28,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """The text of an answer. `is_whole` is False if the token limit cut it.
-
-    If a server could not answer, `failure` is the reason and the text is empty.
-    """
+    """A sampled text. `is_whole` is False if the token limit cut it; `failure` is why a server gave none."""
 
     text: str
     is_whole: bool
@@ -52,20 +44,17 @@ class Generate(Protocol):
 
 
 def without_reasoning(answer: Answer) -> Answer:
-    """The answer without the reasoning before it.
-
-    If the token limit cut the reasoning, the result is an empty answer that is not whole.
-    """
+    """The answer without the reasoning before it; if the token limit cut that, it is empty and not whole."""
     if reasoning := _REASONING.match(answer.text):
         return replace(answer, text=answer.text[reasoning.end() :])
-    if answer.text.lstrip().startswith(THINK):
+    if answer.text.lstrip().startswith("<think>"):
         return replace(answer, text="", is_whole=False)
     return answer
 
 
 def skip_if_failed(answers: Sequence[Answer | None], *, stage: str, id: str) -> Skipped | None:
     """A Skipped record with the reason of the first failure, or None if the server answered every request."""
-    failures = [answer.failure for answer in answers if answer is not None and answer.failure]
+    failures = [answer.failure for answer in answers if answer and answer.failure]
     if not failures:
         return None
     detail = f"{len(failures)} of {len(answers)} requests failed: {failures[0]}"

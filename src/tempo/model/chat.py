@@ -1,7 +1,4 @@
-"""Frames and text to tokens: where a conversation is rendered by the model's own chat template.
-
-`VideoLM.group` is the one place where a prompt and its answers become token ids and spans of scored tokens.
-"""
+"""From frames and text to tokens, by the model's own chat template, and the public log-probabilities."""
 
 from __future__ import annotations
 
@@ -21,10 +18,7 @@ MARK = "\x1a"
 
 @dataclass(frozen=True)
 class Prefix:
-    """What several continuations share: frames uint8 [T, H, W, 3] (None: no video) and a prompt.
-
-    The frames were sampled at `fps` frames per second.
-    """
+    """A prompt and frames uint8 [T, H, W, 3], sampled at `fps` frames per second; None: no video."""
 
     frames: np.ndarray | None
     prompt: str
