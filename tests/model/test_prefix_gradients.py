@@ -100,6 +100,13 @@ def duplicated_step(pair, groups):
     return total, pair.take_gradients()
 
 
+def sft_step(score, pair, group):
+    """Mean loss over the scored tokens and its gradients, with either form as `score`."""
+    loss = -torch.cat(score(pair.policy, [group])[0]).mean()
+    loss.backward()
+    return float(loss.detach()), pair.take_gradients()
+
+
 def assert_equal_steps(ours, theirs):
     assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
     assert len(ours[1]) == len(theirs[1]) > 0
@@ -121,9 +128,9 @@ def test_dpo_loss_and_gradients_equal_the_duplicated_form(family, lora, num_reje
 
 def test_gradients_through_the_head_in_chunks_equal_those_of_the_whole_head():
     """The head runs on 512 answer tokens at a time; the duplicated form calls it once per sequence."""
-    pair = make_pair(QWEN)
-    group = make_group(QWEN, num_steps=2, lengths=[700, 500])
-    assert_equal_steps(packed_step(pair, [group]), duplicated_step(pair, [group]))
+    pair, group = make_pair(QWEN), make_group(QWEN, num_steps=2, lengths=[700, 500])
+    ours, theirs = (sft_step(score, pair, group) for score in (packed_log_probs, duplicated_log_probs))
+    assert_equal_steps(ours, theirs)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -148,14 +155,9 @@ def test_the_vision_tower_gets_gradients_only_if_it_is_trained(family):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_questions_over_one_prefix_train_as_if_each_had_its_own_row(family):
-    pair = make_pair(family)
-    group = make_group(family, num_steps=LONG, lengths=[8, 6, 9], context=4)
-    results = []
-    for score in (packed_log_probs, duplicated_log_probs):
-        loss = -torch.cat(score(pair.policy, [group])[0]).sum()
-        loss.backward()
-        results.append((float(loss.detach()), pair.take_gradients()))
-    assert_equal_steps(*results)
+    pair, group = make_pair(family), make_group(family, num_steps=LONG, lengths=[8, 6, 9], context=4)
+    ours, theirs = (sft_step(score, pair, group) for score in (packed_log_probs, duplicated_log_probs))
+    assert_equal_steps(ours, theirs)
 
 
 def test_a_frozen_tower_runs_once_for_all_videos_policy_and_reference():
