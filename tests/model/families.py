@@ -7,7 +7,7 @@ import functools
 import numpy as np
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from tempo.model.chat import VideoLM
 from tempo.model.loading import repair_torchvision
@@ -131,17 +131,17 @@ def make_model(family: str, *, seed: int = 0, attention: bool = True):
 
 
 @functools.cache
-def make_processor(family: str):
-    """The processor of a family's small model: patches of 4 x 4 pixels, four patches to a token."""
-    from transformers.models.smolvlm import processing_smolvlm
+def make_processor(family: str, *, bytes_: bool = False):
+    """The processor of a family's small model: patches of 4 x 4 pixels, four patches to a token.
 
-    # SmolVLM writes the number of frames as words with a package that tempo does not need.
-    processing_smolvlm.num2words = processing_smolvlm.num2words or str
+    Its tokenizer knows numbers only, or all text with `bytes_`.
+    """
+
     name, placeholder, _ = CONFIGS[family]
     images, videos, both, video_options, options = PROCESSORS[family]
     processor = getattr(transformers, f"{name}Processor")(
         getattr(transformers, f"{images}ImageProcessor")(**both),
-        make_tokenizer(family),
+        make_tokenizer(family, bytes_=bytes_),
         getattr(transformers, f"{videos}VideoProcessor")(**both, **video_options),
         **options,
     )
@@ -150,11 +150,24 @@ def make_processor(family: str):
     return processor
 
 
-def make_tokenizer(family: str):
-    """A tokenizer of the small vocabulary."""
-    vocabulary = {"<unk>": 0, "<|endoftext|>": 1, "<|im_end|>": 2, **{str(n): n for n in WORDS}, **SPECIAL}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+def make_tokenizer(family: str, *, bytes_: bool = False):
+    """A tokenizer of the small vocabulary, or a byte-level one that sees white space."""
+    if bytes_:
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=["<unk>", "<|endoftext|>", "<|im_end|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        backend.train_from_iterator(["assistant\nuser:\n\n A red wall. In the end, red"] * 9, trainer)
+    else:
+        numbers = {str(n): n for n in WORDS}
+        vocabulary = {"<unk>": 0, "<|endoftext|>": 1, "<|im_end|>": 2, **numbers, **SPECIAL}
+        backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.add_special_tokens(list(SPECIAL))
     # InternVL's processor reads the names of its tokens from the tokenizer.
     internvl = {"start_image_token": "<img>", "end_image_token": "</img>"}
@@ -189,7 +202,7 @@ def make_group(family: str, *, num_steps: int, lengths: list[int], context: int 
     """
     generator = np.random.default_rng(seed)
     lm = VideoLM(None, make_processor(family))
-    text = lm.prompt_text(" ".join(map(str, generator.choice(WORDS, 4))), with_video=num_steps > 0)
+    text = lm.render(" ".join(map(str, generator.choice(WORDS, 4))), with_video=num_steps > 0)
     videos = [make_frames(family, num_steps, generator)] if num_steps else None
     continuations = [ContinuationTokens(tuple(generator.choice(WORDS, n).tolist()), context) for n in lengths]
     return Group(lm.inputs([text], videos, fps=[1.0]), tuple(continuations))

@@ -67,7 +67,7 @@ def test_an_answer_that_the_limit_cut_is_not_whole(lm):
 
 
 def test_sampled_reasoning_is_left_out(lm, monkeypatch):
-    monkeypatch.setattr(type(lm.tokenizer), "batch_decode", lambda *_, **__: ["<think>A?</think> A ring."])
+    monkeypatch.setattr(type(lm.tokenizer), "decode", lambda *_, **__: "<think>A?</think> A ring.")
     assert sample(lm, [Request("Describe it.", 0)])[0].text == "A ring."
 
 
@@ -75,7 +75,7 @@ def test_sampled_reasoning_is_left_out(lm, monkeypatch):
 def test_tokens_have_the_models_probabilities(temperature):
     lm = make_lm("qwen2_5_vl")
     request, count = Request("3 4 5", 0), 3000
-    inputs = lm.inputs([lm.prompt_text(request.prompt, with_video=False)])
+    inputs = lm.inputs([lm.render(request.prompt, with_video=False)])
     with torch.no_grad():
         shares = (lm.model(**inputs).logits[0, -1] / temperature).softmax(dim=-1)
     requests = [replace(request, seed=seed) for seed in range(count)]

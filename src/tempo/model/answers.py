@@ -12,8 +12,11 @@ import numpy as np
 from tempo.config import SamplingConfig
 from tempo.core.records import Skipped
 
+THINK = "<think>"
+END_OF_THINKING = "</think>"
+
 #: The reasoning before an answer. The opening tag may be missing: some chat templates end the prompt with it.
-_REASONING = re.compile(r"\s*(?:<think>)?.*?</think>\s*", re.DOTALL)
+_REASONING = re.compile(rf"\s*(?:{THINK})?.*?{END_OF_THINKING}\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,14 @@ class Generate(Protocol):
     ) -> list[Answer]: ...
 
 
-def without_reasoning(answer: Answer) -> Answer:
-    """The answer without the reasoning before it; if the token limit cut that, it is empty and not whole."""
+def without_reasoning(answer: Answer, *, is_open: bool = False) -> Answer:
+    """The answer without the reasoning before it; `is_open`: the prompt has opened the reasoning.
+
+    If the token limit cut the reasoning, the result is an empty answer that is not whole.
+    """
     if reasoning := _REASONING.match(answer.text):
         return replace(answer, text=answer.text[reasoning.end() :])
-    if answer.text.lstrip().startswith("<think>"):
+    if is_open or answer.text.lstrip().startswith(THINK):
         return replace(answer, text="", is_whole=False)
     return answer
 

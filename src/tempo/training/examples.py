@@ -113,19 +113,20 @@ def check_lengths(
     frames: FrameStore,
     *,
     max_tokens: int,
-    prefix_lengths: dict[tuple[str, int, str], int],
+    video_lengths: dict[tuple[str, int], int],
 ) -> None:
     """Raises ValueError that names the longest example if it has more than `max_tokens` tokens.
 
-    `prefix_lengths` is filled on the way: by video, number of frames and prompt, the number of tokens. Frames
-    are read only for what it does not hold, so that the phases of a run measure each video once.
+    `video_lengths` is filled on the way: the number of tokens by video and number of frames. Frames are read
+    only for what it does not hold, so that the phases of a run measure each video once.
     """
     sizes = {}
     for example in examples:
-        key = example.video_id, len(example.frames), example.prompt
-        if key not in prefix_lengths:
-            prefix_lengths[key] = example.load(lm, frames).lengths[0]
-        sizes[example.id] = prefix_lengths[key] + sum(example.load(lm, None).lengths[1:])
+        text = sum(example.load(lm, None).lengths)
+        key = example.video_id, len(example.frames)
+        if key not in video_lengths:
+            video_lengths[key] = sum(example.load(lm, frames).lengths) - text
+        sizes[example.id] = video_lengths[key] + text
     longest = max(sizes, key=lambda name: sizes[name])
     if sizes[longest] > max_tokens:
         raise ValueError(
@@ -162,7 +163,7 @@ def check_longest(context: Context) -> None:
     model = context.config.model
     processor = load_processor(model.path, trust_remote_code=model.trust_remote_code)
     lm = VideoLM(None, processor)
-    check_lengths(examples, lm, frames, max_tokens=context.config.training.max_tokens, prefix_lengths={})
+    check_lengths(examples, lm, frames, max_tokens=context.config.training.max_tokens, video_lengths={})
 
 
 def pack_rows(batch: Sequence[LoadedExample], *, max_tokens: int) -> list[list[LoadedExample]]:
