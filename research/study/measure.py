@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from research.study.plan import MeasureJob
-from tempo.core.records import Clips, Outcome, Pair, Sample
+from tempo.core.records import Clips, Outcome, Pair
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.benchmark import STATIC_ASPECTS, read_samples, score_outcomes
@@ -28,7 +29,7 @@ def measure(job: MeasureJob, path: str) -> dict[str, Any]:
     benchmark = benchmark_path(context)
     assert benchmark is not None, "the embedded world comes with a benchmark"
     samples = read_samples(benchmark)
-    report = score_outcomes(_outcomes(lm, context, samples, blind=job.blind), samples)
+    report = score_outcomes(_outcomes(lm, context, benchmark, blind=job.blind), samples)
     scores = {"temporal": report, **report.by_aspect}
     scores |= {name: getattr(report, name) for name in ("group_score", "text_score", "video_score")}
     chances = [1 / len(sample.options) for sample in samples if sample.aspect not in STATIC_ASPECTS]
@@ -41,11 +42,11 @@ def measure(job: MeasureJob, path: str) -> dict[str, Any]:
     }
 
 
-def _outcomes(lm: VideoLM, context: Context, samples: list[Sample], *, blind: bool) -> list[Outcome]:
+def _outcomes(lm: VideoLM, context: Context, benchmark: Path, *, blind: bool) -> list[Outcome]:
     """The outcomes of all samples; a blind model sees black frames."""
-    outcomes: list[Outcome] = []
+    samples, outcomes = read_samples(benchmark), list[Outcome]()
     for video, rows in groupby(sorted(samples, key=lambda row: row.video), key=lambda row: row.video):
-        stored = benchmark_frames(context, video)
+        stored = benchmark_frames(context, benchmark.parent / video)
         frames = np.zeros_like(stored.images) if blind else stored.images
         outcomes += ask(lm, list(rows), frames, fps=stored.fps)
     return outcomes

@@ -30,7 +30,8 @@ from tempo.core.files import write_json
 from tempo.core.store import RunStore
 from tempo.engine.pool import count_workers, follow_parent
 from tempo.engine.types import Context
-from tempo.evaluation.evaluate import store_benchmark
+from tempo.evaluation.benchmark import read_samples
+from tempo.evaluation.evaluate import benchmark_frames, benchmark_path
 from tempo.pipeline.runner import run_stages
 from tempo.training.phases import Session, run_phases
 
@@ -171,9 +172,10 @@ def _make_data(job: DataJob) -> dict[str, Any]:
         run_stages(context, quiet, until="perturbations")
         write_true_responses(context)
     run_stages(context, quiet, until="pairs", source=None if is_true else source)
-    if job.data is None:
+    if job.data is None and (benchmark := benchmark_path(context)):
         # Measurements run side by side, and none of them should have to read the benchmark's videos.
-        store_benchmark(context)
+        for video in sorted({sample.video for sample in read_samples(benchmark)}):
+            benchmark_frames(context, benchmark.parent / video)
     return {}
 
 

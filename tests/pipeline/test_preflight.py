@@ -63,7 +63,7 @@ def finish(context, stage):
         ),
         ({"answer": 2}, r"bench\.jsonl line 1 is not a valid sample: answer 2 is not one of the 2 options$"),
         ({"group": "g"}, r"bench\.jsonl line 1: group 'g' has one sample"),
-        ({}, r"evaluation\.benchmark names .*v\.mp4, which does not exist"),
+        ({}, r"evaluation\.benchmark: .*v\.mp4 does not exist"),
     ],
 )
 def test_bad_benchmark_is_refused_if_the_evaluation_will_run(make, write_benchmark, changes, words):

@@ -68,6 +68,8 @@ def _check_settings(accelerator: Any) -> None:
         # accelerate would divide the loss, and tempo weights its rows itself.
         "gradient_accumulation_steps": accelerator.gradient_accumulation_steps != 1,
         "mixed_precision": accelerator.mixed_precision != "no",
+        # Processes that share a model's tensors would need the same examples.
+        "parallelism_config": accelerator.parallelism_config is not None,
     }
     if kind == "FSDP":
         plugin = accelerator.state.fsdp_plugin

@@ -73,7 +73,7 @@ def _check_instructions(config: Config) -> None:
 
 def _check_benchmark(config: Config) -> None:
     if path := config.evaluation.benchmark:
-        load("tempo.evaluation.benchmark:check_benchmark")(Path(path))
+        load("tempo.evaluation.benchmark:read_samples")(Path(path))
 
 
 def _imported(config: Config) -> str:
