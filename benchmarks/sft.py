@@ -51,7 +51,12 @@ def make_questions(setting: SftSetting) -> tuple[Any, Any]:
 
     questions = [
         Continuation(
-            make_answer(lm.tokenizer, setting.num_answer_tokens, lm.end_of_answer, seed=2 * index + 1),
+            make_answer(
+                lm.tokenizer,
+                setting.num_answer_tokens,
+                lm.after_answer(with_video=True).strip(),
+                seed=2 * index + 1,
+            ),
             make_answer(lm.tokenizer, setting.num_question_tokens, "", seed=2 * index),
         )
         for index in range(setting.num_questions)

@@ -139,14 +139,14 @@ def make_model(family: str, *, seed: int = 0):
 
 
 @functools.cache
-def make_processor(family: str):
-    """The processor of a family's small model: patches of 4 x 4 pixels, four patches to a token."""
+def make_processor(family: str, *, bytes_: bool = False):
+    """The processor of a family's small model: patches of 4 x 4 pixels, four patches to a token.
+
+    Its tokenizer knows numbers only, or all text with `bytes_`.
+    """
     repair_torchvision()
     import transformers
-    from transformers.models.smolvlm import processing_smolvlm
 
-    # SmolVLM writes the number of frames as words with a package that tempo does not need.
-    processing_smolvlm.num2words = processing_smolvlm.num2words or str
     name, placeholder, _ = CONFIGS[family]
     images, videos, options, more = PROCESSORS[family]
     make_videos = getattr(transformers, f"{videos}VideoProcessor")
@@ -154,7 +154,7 @@ def make_processor(family: str):
         options = {**options, "cap_pixels_per_frame": False}
     processor = getattr(transformers, f"{name}Processor")(
         getattr(transformers, f"{images}ImageProcessor")(**PROCESSORS[family][2]),
-        make_tokenizer(family),
+        make_tokenizer(family, bytes_=bytes_),
         make_videos(**options),
         **more,
     )
@@ -163,14 +163,27 @@ def make_processor(family: str):
     return processor
 
 
-def make_tokenizer(family: str):
-    """A tokenizer of the small vocabulary."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+def make_tokenizer(family: str, *, bytes_: bool = False):
+    """A tokenizer of the small vocabulary, or a byte-level one that sees white space."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {"<unk>": 0, "<|endoftext|>": 1, "<|im_end|>": 2, **{str(n): n for n in WORDS}, **SPECIAL}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    if bytes_:
+        backend = Tokenizer(models.BPE())
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        backend.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=400,
+            special_tokens=["<unk>", "<|endoftext|>", "<|im_end|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        backend.train_from_iterator(["assistant\nuser:\n\n A red wall. In the end, red"] * 9, trainer)
+    else:
+        numbers = {str(n): n for n in WORDS}
+        vocabulary = {"<unk>": 0, "<|endoftext|>": 1, "<|im_end|>": 2, **numbers, **SPECIAL}
+        backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.add_special_tokens(list(SPECIAL))
     internvl = {
         "start_image_token": "<img>",
@@ -208,7 +221,7 @@ def make_group(family: str, *, num_steps: int, lengths: list[int], context: int 
     lm = VideoLM(None, make_processor(family))
     prompt = " ".join(str(word) for word in generator.choice(WORDS, 4))
     frames = make_frames(family, num_steps, generator)
-    inputs = lm.inputs([lm.prompt_text(prompt, with_video=True)], [frames], fps=[1.0])
+    inputs = lm.inputs([lm.render(prompt)], [frames], fps=[1.0])
     return Group(inputs, make_continuations(lengths, context, generator))
 
 

@@ -70,10 +70,11 @@ def test_an_answer_that_the_limit_cut_is_not_whole(lm):
 
 
 def test_the_reasoning_is_left_out(lm, monkeypatch):
+    texts = ["<think>Is it a ring?</think> A ring.", "<think>Is"]
     monkeypatch.setattr(
         type(lm.tokenizer),
-        "batch_decode",
-        lambda *_, **__: ["<think>Is it a ring?</think> A ring.", "<think>Is"],
+        "decode",
+        lambda _, row, **__: texts.pop(0),
     )
     answers = sample(lm, [Request("Describe it.", seed) for seed in range(2)])
     assert [answer.text for answer in answers] == ["A ring.", ""]
@@ -84,7 +85,7 @@ def test_the_reasoning_is_left_out(lm, monkeypatch):
 def test_tokens_have_the_models_probabilities(temperature):
     lm = make_lm("qwen2_5_vl")
     request, count = Request("3 4 5", 0), 3000
-    inputs = lm.inputs([lm.prompt_text(request.prompt, with_video=False)])
+    inputs = lm.inputs([lm.render(request.prompt, with_video=False)])
     with torch.no_grad():
         shares = (lm.model(**inputs).logits[0, -1] / temperature).softmax(dim=-1)
     answers = sample(

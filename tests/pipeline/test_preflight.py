@@ -62,7 +62,6 @@ def finish(context, stage):
             r"line 1 is not a valid sample: lacks aspect, format$",
         ),
         ({"answer": 2}, r"bench\.jsonl line 1 is not a valid sample: answer 2 is not one of the 2 options$"),
-        ({"group": "g"}, r"bench\.jsonl line 1: group 'g' has one sample"),
         ({}, r"evaluation\.benchmark: .*v\.mp4 does not exist"),
     ],
 )

@@ -120,11 +120,11 @@ def lm():
 def test_the_longest_example_is_named_and_its_video_read_once(lm, tmp_path, examples):
     frames, known = write_frames(tmp_path, [1, 1]), {}
     size = max(sum(example.load(lm, frames).lengths) for example in examples)
-    check_lengths(examples, lm, frames, max_tokens=size, prefix_lengths=known)
+    check_lengths(examples, lm, frames, max_tokens=size, video_lengths=known)
     shutil.rmtree(frames.directory)
     words = rf"^{examples[-1].id}: its packed row has {size} tokens, .*grouping = 'pair'"
     with pytest.raises(ValueError, match=words):
-        check_lengths(examples, lm, frames, max_tokens=size - 1, prefix_lengths=known)
+        check_lengths(examples, lm, frames, max_tokens=size - 1, video_lengths=known)
 
 
 def test_a_mirrored_pair_is_an_example_over_the_frames_that_it_shows(lm, tmp_path):

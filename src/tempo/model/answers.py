@@ -13,9 +13,10 @@ from tempo.config import SamplingConfig
 from tempo.core.records import Skipped
 
 THINK = "<think>"
+END_OF_THINKING = "</think>"
 
 #: The reasoning before an answer. The opening tag may be missing: some chat templates end the prompt with it.
-_REASONING = re.compile(rf"\s*(?:{THINK})?.*?</think>\s*", re.DOTALL)
+_REASONING = re.compile(rf"\s*(?:{THINK})?.*?{END_OF_THINKING}\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -51,14 +52,14 @@ class Generate(Protocol):
     ) -> list[Answer]: ...
 
 
-def without_reasoning(answer: Answer) -> Answer:
-    """The answer without the reasoning before it.
+def without_reasoning(answer: Answer, *, is_open: bool = False) -> Answer:
+    """The answer without the reasoning before it; `is_open`: the prompt has opened the reasoning.
 
     If the token limit cut the reasoning, the result is an empty answer that is not whole.
     """
     if reasoning := _REASONING.match(answer.text):
         return replace(answer, text=answer.text[reasoning.end() :])
-    if answer.text.lstrip().startswith(THINK):
+    if is_open or answer.text.lstrip().startswith(THINK):
         return replace(answer, text="", is_whole=False)
     return answer
 

@@ -1,12 +1,18 @@
-"""Frames and text to tokens: where a conversation is rendered by the model's own chat template.
+"""Frames and text to tokens: a conversation is rendered whole, by the model's own chat template.
 
 `VideoLM.group` is the one place where a prompt and its answers become token ids and spans of scored tokens.
+The ids are those of the whole conversation; the answer is a span found in them. The text of people and models
+is escaped first, so that no word in it becomes a special token.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
+import re
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
+from itertools import takewhile
 from typing import Any, Literal
 
 import numpy as np
@@ -15,29 +21,76 @@ from torch import Tensor
 
 from tempo.model.prefix import ContinuationTokens, Group, packed_log_probs
 
-#: Placeholder for the part of a conversation where a rendered template is split. No template contains it.
-MARK = "\x1a"
+#: Breaks up special words in the text of people and models, so that neither processor nor tokenizer
+#: recognizes them; the tokenizer removes it. A noncharacter of Unicode, which no text contains.
+ESCAPE = "\ufdd0"
+
+#: Stands for an answer in a rendered conversation.
+MARK = "\ufdd1"
+
+_NEVER_TEXT = re.compile(f"[{ESCAPE}{MARK}]")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Prefix:
     """What several continuations share: frames uint8 [T, H, W, 3] (None: no video) and a prompt.
 
-    The frames were sampled at `fps` frames per second.
+    The frames were sampled at `fps` frames per second. An empty `system` leaves the system prompt to the
+    model's template.
     """
 
     frames: np.ndarray | None
     prompt: str
     _: KW_ONLY
     fps: float = 1.0
+    system: str = ""
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """An answer to score. A `question` comes between prefix and answer: it is read but not scored."""
+    """An answer to score. A `question` is added to the prompt of the prefix; it is read but not scored."""
 
     answer: str
-    question: str | None = None
+    question: str = ""
+
+
+class _Rendered:
+    """A rendered conversation, tokenized: ids, and where its answer begins and its turn ends."""
+
+    def __init__(
+        self, lm: VideoLM, prefix: Prefix, row: Continuation, *, num_after: int, special_ids: set[int]
+    ) -> None:
+        self.text = lm.render(
+            prefix.prompt + row.question,
+            answer=row.answer,
+            system=prefix.system,
+            with_video=prefix.frames is not None,
+        )
+        end = len(self.text) - num_after
+        start = end - len(_find_at_end(self.text[:end], lm.escape(row.answer)))
+        tokens = lm.tokenize(self.text, offsets=True)
+        self.ids: list[int] = tokens["input_ids"]
+        ends = [stop for _, stop in tokens["offset_mapping"]]
+        # Offsets may leave out the white space of a token, so only their ends can be compared.
+        self.first = sum(1 for _ in takewhile(lambda stop: stop <= start, ends))
+        after = sum(1 for _ in takewhile(lambda stop: stop <= end, ends))
+        special = [i for i in range(after, len(ends)) if self.ids[i] in special_ids]
+        if special:
+            self.scored = self.ids[: special[-1] + 1]
+        else:
+            self.scored = [*self.ids[:after], lm.tokenizer.eos_token_id]
+
+
+def _find_at_end(text: str, answer: str) -> str:
+    """The answer as it stands at the end of `text`: templates may strip white space."""
+    for form in (answer, answer.rstrip(), answer.lstrip(), answer.strip()):
+        if text.endswith(form):
+            return form
+    raise ValueError(
+        f"The chat template of the model changes the answer {answer[:80]!r}, so it cannot be scored. "
+        "Leave this answer out, or use a checkpoint with another template"
+    )
 
 
 @dataclass(frozen=True)
@@ -52,19 +105,54 @@ class VideoLM:
         """The processor's tokenizer."""
         return self.processor.tokenizer
 
-    def prompt_text(self, prompt: str, *, with_video: bool) -> str:
-        """The prompt as the chat template writes it, up to the start of the answer."""
-        content: list[dict[str, str]] = [{"type": "video"}] if with_video else []
-        messages = [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}]
-        return str(self.processor.apply_chat_template(messages, add_generation_prompt=True))
+    def escape(self, text: str) -> str:
+        """The text with special words broken up; lone surrogates become U+FFFD."""
+        text = _LONE_SURROGATE.sub("\ufffd", _NEVER_TEXT.sub("", text))
+        return _reader(self.processor).words.sub(lambda word: word[0][0] + ESCAPE + word[0][1:], text)
+
+    def render(
+        self, prompt: str, *, answer: str | None = None, system: str = "", with_video: bool = True
+    ) -> str:
+        """The conversation as the chat template writes it: whole, or up to the answer if that is None.
+
+        Special words in the texts are escaped, so the result is for `tokenize` and `inputs` only.
+        """
+        reader = _reader(self.processor)
+        turns = [("user", self.escape(prompt), with_video)]
+        if answer is not None:
+            turns.append(("assistant", answer if answer == MARK else self.escape(answer), False))
+        if system:
+            if reader.has_system_turn:
+                turns.insert(0, ("system", self.escape(system), False))
+            else:
+                turns[0] = ("user", f"{self.escape(system)}\n\n{turns[0][1]}", with_video)
+        return reader.render(turns, add_generation_prompt=answer is None)
+
+    def after_answer(self, *, with_video: bool) -> str:
+        """What the chat template writes after an answer."""
+        return self.render("?", answer=MARK, with_video=with_video).rpartition(MARK)[2]
+
+    def end_ids(self, *, with_video: bool) -> set[int]:
+        """The tokens that end an answer: those that the checkpoint names, and the template's end of turn."""
+        own = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
+        after = self.tokenize(self.after_answer(with_video=with_video))["input_ids"]
+        turn = [token for token in after if token in _reader(self.processor).special_ids][:1]
+        return {*(own if isinstance(own, list) else [own]), self.tokenizer.eos_token_id, *turn} - {None}
 
     @property
-    def end_of_answer(self) -> str:
-        """What the chat template writes after an answer: the end-of-turn token."""
-        messages = [{"role": "user", "content": [{"type": "text", "text": "?"}]}]
-        answer = {"role": "assistant", "content": [{"type": "text", "text": MARK}]}
-        text = self.processor.apply_chat_template([*messages, answer])
-        return str(text.split(MARK)[1].strip() or self.tokenizer.eos_token)
+    def media_ids(self) -> set[int]:
+        """The tokens that stand for videos and images in a prompt."""
+        return _reader(self.processor).media_ids
+
+    def tokenize(self, text: str, *, offsets: bool = False) -> Any:
+        """`input_ids` of a rendered text, as transformers tokenizes a rendered conversation."""
+        tokenizer = _reader(self.processor).processor.tokenizer
+        return tokenizer(text, return_offsets_mapping=offsets, add_special_tokens=self._adds_special(text))
+
+    def _adds_special(self, text: str) -> bool:
+        """Whether the tokenizer should add its special tokens: not if the template wrote the first one."""
+        bos = self.tokenizer.bos_token
+        return bos is None or not text.startswith(bos)
 
     def inputs(
         self, texts: Sequence[str], videos: Sequence[np.ndarray] | None = None, *, fps: Sequence[float] = ()
@@ -75,6 +163,7 @@ class VideoLM:
         """
         # A single row needs no padding, and not every tokenizer has a padding token.
         arguments: dict[str, Any] = {"text": list(texts), "return_tensors": "pt"}
+        arguments["add_special_tokens"] = self._adds_special(texts[0])
         if len(texts) > 1:
             arguments |= {"padding": True, "padding_side": "left"}
         if videos is not None:
@@ -86,7 +175,7 @@ class VideoLM:
                 for v, rate in zip(videos, fps, strict=True)
             ]
             arguments["do_sample_frames"] = False
-        batch = dict(self.processor(**arguments))
+        batch = dict(_reader(self.processor).processor(**arguments))
         batch.pop("video_metadata", None)
         # Some processors return lists for some inputs, and settings that are not inputs of the model.
         return {
@@ -96,27 +185,116 @@ class VideoLM:
     def group(self, prefix: Prefix, continuations: Sequence[str | Continuation]) -> Group:
         """Tokens and pixels of a prefix, and the tokens of its continuations with the spans to score.
 
-        Each answer ends with the end-of-turn token. Raises ValueError if only some continuations have a
-        question.
+        The prefix is what the conversations have in common, as tokens. Prefix and continuation together are
+        the tokens of the whole conversation up to the end-of-turn token, which is scored too.
         """
         rows = [Continuation(row) if isinstance(row, str) else row for row in continuations]
-        has_question = any(row.question is not None for row in rows)
-        if has_question and any(row.question is None for row in rows):
-            raise ValueError("Only some continuations have a question. Score them in two calls")
-        mark = MARK if has_question else ""
-        before = self.prompt_text(prefix.prompt + mark, with_video=prefix.frames is not None)
-        before, between = before.split(MARK) if has_question else (before, "")
-        end = self.end_of_answer
-
-        def tokenize(text: str) -> tuple[int, ...]:
-            return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-        tokens = []
-        for row in rows:
-            context = () if row.question is None else tokenize(row.question + between)
-            tokens.append(ContinuationTokens(context + tokenize(row.answer + end), len(context)))
+        has_video = prefix.frames is not None
+        num_after = len(self.after_answer(with_video=has_video))
+        special = _reader(self.processor).special_ids | self.end_ids(with_video=has_video)
+        rendered = [_Rendered(self, prefix, row, num_after=num_after, special_ids=special) for row in rows]
+        shared = min(row.first for row in rendered)
+        columns = zip(*(row.ids[:shared] for row in rendered), strict=True)
+        shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
         videos = None if prefix.frames is None else [prefix.frames]
-        return Group(self.inputs([before], videos, fps=[prefix.fps]), tuple(tokens))
+        inputs = self.inputs([rendered[0].text], videos, fps=[prefix.fps])
+        # The processor has written the video's tokens out; what follows them is the same in both.
+        rest = rendered[0].ids[shared:]
+        shape = inputs["input_ids"].shape
+        if inputs["input_ids"][0, shape[1] - len(rest) :].tolist() != rest:
+            raise ValueError(
+                "The chat template puts the video after the question, so several questions cannot share it. "
+                "Set grouping = 'pair' in the phase"
+            )
+        inputs = {
+            name: value[:, : shape[1] - len(rest)] if value.shape == shape else value
+            for name, value in inputs.items()
+        }
+        return Group(
+            inputs,
+            tuple(ContinuationTokens(tuple(row.scored[shared:]), row.first - shared) for row in rendered),
+        )
+
+
+class _Reader:
+    """How a processor reads text: a copy whose tokenizer removes ESCAPE, and its special words.
+
+    A word is special if its token is marked so, if the processor puts media in its place, or if it stands in
+    the chat template.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        from tokenizers import normalizers, pre_tokenizers
+
+        self.processor = copy.deepcopy(processor)
+        tokenizer = self.processor.tokenizer
+        self.processor.chat_template = self.processor.chat_template or tokenizer.chat_template
+        self.template = str(self.processor.chat_template)
+        # For example `image_token`, `video_token`, `fake_image_token`.
+        media = {v for n, v in vars(processor).items() if n.endswith("_token") and isinstance(v, str) and v}
+        added = tokenizer.added_tokens_decoder.values()
+        words = media | {
+            token.content
+            for token in added
+            if token.special or (token.content in self.template and not token.content.isspace())
+        }
+        self.words = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or "(?!)")
+        vocabulary = tokenizer.get_vocab()
+        self.special_ids = {vocabulary[word] for word in words if word in vocabulary}
+        self.media_ids = {vocabulary[word] for word in media if word in vocabulary}
+        backend = tokenizer.backend_tokenizer
+        plain = backend.normalizer, backend.pre_tokenizer
+        backend.normalizer = normalizers.Sequence([
+            normalizers.Replace(ESCAPE, ""), *([plain[0]] if plain[0] else [])
+        ])  # fmt: skip
+        escaped = [word[0] + ESCAPE + word[1:] for word in words]
+        if any(
+            self.special_ids & set(ids) for ids in tokenizer(escaped, add_special_tokens=False)["input_ids"]
+        ):
+            # This tokenizer makes the token of the word's letters too: split the word where it is escaped.
+            backend.normalizer = plain[0]
+            split = pre_tokenizers.Split(ESCAPE, behavior="removed")
+            backend.pre_tokenizer = pre_tokenizers.Sequence([split, *([plain[1]] if plain[1] else [])])
+        # Templates take the content of a turn as a list of parts or as one string.
+        self.takes_text: set[str] = set()
+        user, system = ("user", MARK, False), ("system", MARK, False)
+        for turns in (
+            [user],
+            [("user", "?", False), ("assistant", MARK, False)],
+            [system, ("user", "?", False)],
+        ):
+            (role,) = [role for role, text, _ in turns if text == MARK]
+            probe = self._try(turns)
+            if MARK not in probe or re.search("['\"]type['\"]", probe):
+                self.takes_text.add(role)
+        self.has_system_turn = MARK in self._try([system, ("user", "?", False)])
+
+    def render(self, turns: Sequence[tuple[str, str, bool]], **options: Any) -> str:
+        """The conversation of turns (role, text, whether a video comes first) by the chat template."""
+        messages = []
+        for role, text, has_video in turns:
+            content: Any = [{"type": "text", "text": text}]
+            if has_video:
+                content.insert(0, {"type": "video"})
+            if role in self.takes_text:
+                start, end = (getattr(self.processor, f"vision_{n}_token", "") for n in ("start", "end"))
+                content = f"{start}{self.processor.video_token}{end}\n{text}" if has_video else text
+            messages.append({"role": role, "content": content})
+        return str(self.processor.apply_chat_template(messages, **options))
+
+    def _try(self, turns: Sequence[tuple[str, str, bool]]) -> str:
+        """The rendered conversation; empty if the template cannot render it."""
+        from jinja2 import TemplateError
+
+        try:
+            return self.render(turns)
+        except (TemplateError, TypeError, IndexError, KeyError):
+            return ""
+
+
+@functools.lru_cache(maxsize=4)
+def _reader(processor: Any) -> _Reader:
+    return _Reader(processor)
 
 
 def log_probs(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tempo.config import SamplingConfig
-from tempo.model.answers import Answer, Request, without_reasoning
+from tempo.model.answers import END_OF_THINKING, THINK, Answer, Request, without_reasoning
 from tempo.model.chat import VideoLM
 
 
@@ -35,14 +35,13 @@ def generate(
 def _generate_batch(
     lm: VideoLM, requests: Sequence[Request], sampling: SamplingConfig, max_new_tokens: int
 ) -> list[Answer]:
-    texts = [lm.prompt_text(request.prompt, with_video=request.frames is not None) for request in requests]
+    texts = [lm.render(request.prompt, with_video=request.frames is not None) for request in requests]
     videos = [request.frames for request in requests if request.frames is not None]
     inputs = lm.inputs(texts, videos or None, fps=[request.fps for request in requests])
     inputs = {name: tensor.to(lm.model.device) for name, tensor in inputs.items()}
-    # Both the checkpoint's tokens and the chat template's end of turn end an answer.
-    own = lm.model.generation_config.eos_token_id
-    template = lm.tokenizer(lm.end_of_answer, add_special_tokens=False)["input_ids"][:1]
-    ends = sorted({*(own if isinstance(own, list) else [own]), *template} - {None})
+    ends = sorted(lm.end_ids(with_video=bool(videos)))
+    # A drawn placeholder of a video or image would need features in the next step.
+    suppressed = {*(lm.model.generation_config.suppress_tokens or ()), *lm.media_ids} - set(ends)
     processors = [_SeededSampling(requests, sampling.temperature)] if sampling.temperature > 0 else []
     output = lm.model.generate(
         **inputs,
@@ -50,15 +49,24 @@ def _generate_batch(
         do_sample=False,
         repetition_penalty=sampling.repetition_penalty,
         logits_processor=processors,
+        suppress_tokens=sorted(suppressed) or None,
         eos_token_id=ends,
         pad_token_id=lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else ends[0],
     )
     rows = output[:, inputs["input_ids"].shape[1] :].tolist()
-    answers = lm.tokenizer.batch_decode(rows, skip_special_tokens=True)
-    return [
-        without_reasoning(Answer(text.strip(), any(end in row for end in ends)))
-        for text, row in zip(answers, rows, strict=True)
-    ]
+    return [_read_answer(lm, text, row, ends) for text, row in zip(texts, rows, strict=True)]
+
+
+def _read_answer(lm: VideoLM, prompt: str, row: list[int], ends: list[int]) -> Answer:
+    """The answer of sampled tokens, without its reasoning."""
+    text = lm.tokenizer.decode(row, skip_special_tokens=True).strip()
+    # Where the end of reasoning is a special token, decoding has removed it.
+    marks = {lm.tokenizer.get_vocab().get(END_OF_THINKING)} & {*row}
+    if marks and END_OF_THINKING not in text:
+        cut = row.index(marks.pop()) + 1
+        text = END_OF_THINKING + lm.tokenizer.decode(row[cut:], skip_special_tokens=True)
+    is_whole = any(end in row for end in ends)
+    return without_reasoning(Answer(text, is_whole), is_open=prompt.rstrip().endswith(THINK))
 
 
 class _SeededSampling:

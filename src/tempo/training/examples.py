@@ -96,19 +96,20 @@ def check_lengths(
     frames: FrameStore,
     *,
     max_tokens: int,
-    prefix_lengths: dict[tuple[str, int, str], int],
+    video_lengths: dict[tuple[str, int], int],
 ) -> None:
     """Raises ValueError that names the longest example if it has more than `max_tokens` tokens.
 
-    `prefix_lengths` maps video, number of frames and prompt to a number of tokens. It is filled here: frames
-    are read for missing keys only, so that the phases of a run measure each video once.
+    `video_lengths` maps video and number of frames to a number of tokens. It is filled here: frames are read
+    for missing keys only, so that the phases of a run measure each video once.
     """
     sizes = []
     for example in examples:
-        key = example.video_id, len(example.frames), example.prompt
-        if key not in prefix_lengths:
-            prefix_lengths[key] = example.load(lm, frames).lengths[0]
-        sizes.append((prefix_lengths[key] + sum(example.load(lm, None).lengths[1:]), example.id))
+        text = sum(example.load(lm, None).lengths)
+        key = example.video_id, len(example.frames)
+        if key not in video_lengths:
+            video_lengths[key] = sum(example.load(lm, frames).lengths) - text
+        sizes.append((video_lengths[key] + text, example.id))
     size, name = max(sizes)
     if size > max_tokens:
         raise ValueError(
@@ -140,7 +141,7 @@ def check_longest(context: Context) -> None:
     examples = [Example(video.path, video.id, answers=("",)) for video in largest]
     model = context.config.model
     lm = VideoLM(None, load_processor(model.path, trust_remote_code=model.trust_remote_code))
-    check_lengths(examples, lm, frames, max_tokens=context.config.training.max_tokens, prefix_lengths={})
+    check_lengths(examples, lm, frames, max_tokens=context.config.training.max_tokens, video_lengths={})
 
 
 def pack_rows(batch: Sequence[LoadedExample], *, max_tokens: int) -> list[list[LoadedExample]]:

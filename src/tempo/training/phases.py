@@ -43,8 +43,8 @@ class Session:
     progress: Callable[[Path, int, int, dict[str, float]], None] = lambda place, step, num_steps, row: None
     #: Called with each message and warning.
     log: Callable[[str], None] = lambda text: None
-    #: Lengths of prefixes (`check_lengths`), measured once for all phases.
-    prefix_lengths: dict[tuple[str, int, str], int] = field(default_factory=dict)
+    #: Numbers of tokens of videos (`check_lengths`), measured once for all phases.
+    video_lengths: dict[tuple[str, int], int] = field(default_factory=dict)
 
 
 def run_training(session: Session) -> None:
@@ -176,7 +176,7 @@ def _load(session: Session, path: Path | str, examples: Sequence[Example]) -> Vi
     config, frames = session.context.config, FrameStore(session.context.directory / "frames")
     lm = load_model(**config.model.model_dump() | {"path": path})
     limit = config.training.max_tokens
-    check_lengths(examples, lm, frames, max_tokens=limit, prefix_lengths=session.prefix_lengths)
+    check_lengths(examples, lm, frames, max_tokens=limit, video_lengths=session.video_lengths)
     self_check(lm.model, examples[0].load(lm, frames))
     return lm
 
