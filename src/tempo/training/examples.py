@@ -53,8 +53,7 @@ LoadedExample: TypeAlias = tuple[Example, Group]
 def dpo_examples(pairs: Iterable[Pair], phase: DpoPhase) -> list[Example]:
     """The pairs of the phase's levels and kinds, as examples by `phase.grouping`, sorted by video.
 
-    Pairs share an example, which has the id of the first, only if they share video, frames, prompt and chosen
-    answer.
+    Only pairs with the same frames, prompt and chosen answer share an example; its id is that of the first.
     """
 
     def key(pair: Pair) -> tuple[str, int, str, str, str, tuple[int, ...]]:
