@@ -15,7 +15,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import get_cosine_schedule_with_warmup
 
 from tempo.config import DpoPhase, PhaseConfig, SftPhase
 from tempo.core.files import replace_file
@@ -34,12 +33,15 @@ class Trainer:
     def __init__(
         self, policy: Policy, phase: PhaseConfig, *, num_steps: int, seed: int, max_tokens: int
     ) -> None:
+        from transformers import get_cosine_schedule_with_warmup
+
         self._policy, self._phase = policy, phase
         self._seed, self._max_tokens = seed, max_tokens
         self.num_steps_done = 0
         trained = list(policy.trained.values())
-        device = trained[0].device.type
-        self._accelerator = make_accelerator(device, find_unused_parameters=phase.train_vision)
+        self._accelerator = make_accelerator(
+            trained[0].device.type, find_unused_parameters=phase.train_vision
+        )
         if self._accelerator.is_fsdp2 and getattr(policy.model, "is_quantized", False):
             raise ValueError("model.quantization: FSDP2 cannot shard four-bit weights. Use ddp.yaml")
         self._adam = torch.optim.AdamW(trained, lr=phase.learning_rate, weight_decay=0.0)
