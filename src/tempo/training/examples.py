@@ -81,8 +81,7 @@ def sft_examples(questions: Iterable[Question], phase: SftPhase) -> list[Example
     Sorted by video; the questions of a video keep their order.
     """
     examples = []
-    ordered = sorted(questions, key=attrgetter("video_id"))
-    for video, group in groupby(ordered, key=attrgetter("video_id")):
+    for video, group in groupby(sorted(questions, key=attrgetter("video_id")), key=attrgetter("video_id")):
         rows = tuple((asked.question, asked.answer) for asked in group)
         parts = [(row,) for row in rows] if phase.grouping == "pair" else [rows]
         examples += [Example(f"{video}/sft-{n}", video, questions=part) for n, part in enumerate(parts, 1)]

@@ -39,9 +39,8 @@ class Trainer:
         self._seed, self._max_tokens = seed, max_tokens
         self.num_steps_done = 0
         trained = list(policy.trained.values())
-        self._accelerator = make_accelerator(
-            trained[0].device.type, find_unused_parameters=phase.train_vision
-        )
+        device = trained[0].device.type
+        self._accelerator = make_accelerator(device, find_unused_parameters=phase.train_vision)
         if self._accelerator.is_fsdp2 and getattr(policy.model, "is_quantized", False):
             raise ValueError("model.quantization: FSDP2 cannot shard four-bit weights. Use ddp.yaml")
         self._adam = torch.optim.AdamW(trained, lr=phase.learning_rate, weight_decay=0.0)
