@@ -77,6 +77,7 @@ def probe(
                 detail = cut if texts is None else f"no text is given for {name}"
                 left_out.append(Skipped(id=path, stage="probe", reason="no description", detail=detail))
         progress(min(start + BATCH_SIZE, len(paths)), len(paths))
+    left_out.sort(key=lambda row: row.id)
     if not comparisons:
         first = left_out[0]
         raise ValueError(f"no video can be probed: {first.id}: {first.reason}: {first.detail}")
