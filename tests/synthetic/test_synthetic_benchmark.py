@@ -40,13 +40,9 @@ def test_the_right_option_and_no_other_is_true_to_the_script():
             assert truths == [i == sample.answer for i in range(len(sample.options))], sample
 
 
-def test_every_aspect_is_asked_in_all_its_formats():
+def test_options_differ_and_all_aspects_that_a_story_shows_are_asked():
     kinds = {(sample.aspect, sample.format) for sample in SAMPLES}
     assert kinds == {(a, f) for a in ASPECTS for f in FORMATS} - {("static", "caption_matching")}
-
-
-def test_options_differ_and_only_aspects_that_a_story_shows_are_asked():
-    assert len({sample.id for sample in SAMPLES}) == len(SAMPLES)
     for story, samples in ASKED:
         shown = {event.aspect for event in story.events} | {"event_order", "static"}
         assert {sample.aspect for sample in samples} == shown
@@ -55,21 +51,15 @@ def test_options_differ_and_only_aspects_that_a_story_shows_are_asked():
             assert len(set(sample.options)) == len(sample.options) in (2, 4)
 
 
-def test_each_place_among_the_options_is_right_equally_often():
+def test_answers_are_balanced():
+    """Over the places among the options, yes and no, and the object named first."""
     for kind, samples in by_kind(SAMPLES).items():
         counts = Counter(sample.answer for sample in samples)
         for place in range(kind[2]):
             assert counts[place] / len(samples) == near(1 / kind[2], len(samples)), kind
-
-
-def test_yes_is_right_half_of_the_time_in_every_aspect():
-    for kind, samples in by_kind(SAMPLES).items():
         if kind[1] == "yes_no":
             is_yes = [sample.options[sample.answer] == "Yes." for sample in samples]
             assert abs(sum(is_yes) / len(is_yes) - 0.5) < 0.05, kind
-
-
-def test_the_object_named_first_is_the_first_one_half_of_the_time():
     named_first = [
         sample.question.split(" the ")[1].startswith(sample.options[sample.answer][4:-1])
         for sample in SAMPLES
@@ -116,7 +106,5 @@ def test_a_conflicting_group_shares_its_options_and_each_video_has_its_own_order
         for shown, sample in zip((story, twin(story)), group, strict=True):
             truth = language.fuse([language.caption(event) for event in shown.events])
             assert (sample.options[sample.answer], sample.video) == (truth, f"{shown.id}.mp4")
-    assert len({one.group for one, _ in groups}) == NUM_STORIES
-    assert len({sample.id for sample in [*itertools.chain(*groups), *SAMPLES]}) == 2 * NUM_STORIES + len(
-        SAMPLES
-    )
+    everything = [*itertools.chain(*groups), *SAMPLES]
+    assert len({sample.id for sample in everything}) == len(everything)

@@ -1,4 +1,4 @@
-"""Small videos with known content, rendered when a test needs them."""
+"""Small files with known content, made when a test needs them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ def render(tmp_path):
         path = tmp_path / name
         height, width = images[0].shape[:2]
         with av.open(str(path), "w") as container:
-            stream = container.add_stream(
-                codec, rate=fps, options={"crf": "12"} if codec == "libx264" else {}
-            )
+            options = {"crf": "12"} if codec == "libx264" else {}
+            stream = container.add_stream(codec, rate=fps, options=options)
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
             stream.codec_context.gop_size = gop
             if aspect:

@@ -1,4 +1,4 @@
-"""Unusual files, alone and all in one folder: each ends as clips or is skipped with a reason."""
+"""Unusual files in one folder: each ends as clips or is skipped with a reason."""
 
 import os
 from pathlib import Path
@@ -13,22 +13,12 @@ from tempo.core.store import SKIPPED, RunStore
 from tempo.engine.types import Context
 from tempo.pipeline.runner import run_stages
 
-QUIET = Console(quiet=True)
-
-
-def story(seed, length=20):
-    """Four shots of four places: enough for clips."""
-    return [image for place in range(4) for image in moving(10 * seed + place, length)]
-
 
 def run_on(path, tmp_path, until="clips"):
-    """The store of a run over the path, in its first stages."""
+    """The store of a run over the path, up to a stage."""
     config = Config.model_validate({"run": {"num_workers": 1}, "videos": {"paths": [str(path)]}})
-    run_stages(Context(config, tmp_path / "run"), QUIET, until=until)
+    run_stages(Context(config, tmp_path / "run"), Console(quiet=True), until=until)
     return RunStore(tmp_path / "run")
-
-
-# All together
 
 
 NAMES = ("plain.mp4", 'it\'s "quoted".mp4', "two\nlines.mp4", "ünï \u2028 %d *?[a]{b} 🎬.mp4")
@@ -40,7 +30,8 @@ def folder(render, tmp_path, silence):
     place = tmp_path / "videos"
     place.mkdir()
     for number, name in enumerate(NAMES):
-        render(story(number), f"videos/{name}")
+        # Four shots are enough for clips.
+        render([image for shot in range(4) for image in moving(10 * number + shot, 20)], f"videos/{name}")
     (place / "copy.mp4").write_bytes((place / "plain.mp4").read_bytes())
     (place / "zero.mp4").touch()
     (place / "text.mp4").write_text("no video")

@@ -9,8 +9,8 @@ from video_material import plain, video_of
 from tempo.config import parse_config
 from tempo.core.records import Skipped, Video
 from tempo.core.store import SKIPPED, RunStore
-from tempo.engine.types import Context, SkipRecord
-from tempo.video.find import check_unchanged, find_video, find_videos, read_library, video_id
+from tempo.engine.types import Context
+from tempo.video.find import find_video, find_videos, read_library, video_id
 
 FILES = ("b.mp4", "a/deep/er/c.MKV", "a/note.txt", "z/mp4", "a.mp4", "film.dat", "other.dat")
 
@@ -40,32 +40,17 @@ def test_folders_are_searched_and_given_files_may_have_any_name(files, given, ex
     assert [str(path.relative_to(files)) for path in found] == expected
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [(["a", "nowhere"], r"nowhere' does not exist"), (["z"], r"no video in .*z \(looked for \.mp4, \.mkv\)")],
-)
-def test_a_search_without_a_result_names_what_was_looked_for(files, names, message):
-    with pytest.raises(ValueError, match=message):
-        find_videos([files / name for name in names], ("mp4", "mkv"))
-
-
-def test_the_id_is_of_the_content_and_a_change_is_noticed(tmp_path):
-    one, two = tmp_path / "a", tmp_path / "b"
-    for path in (one, two):
-        path.write_bytes(b"frames")
-    known = video_id(one)
-    assert video_id(two) == known == hashlib.sha256(b"frames").hexdigest()[:16]
-    check_unchanged(str(one), known)
-    one.write_bytes(b"Frames")
-    with pytest.raises(SkipRecord, match="file changed"):
-        check_unchanged(str(one), known)
+def test_a_search_that_finds_nothing_is_refused(files):
+    with pytest.raises(ValueError, match="nowhere' does not exist"):
+        find_videos([files / "a", files / "nowhere"], ["mp4"])
+    with pytest.raises(ValueError, match=r"no video in .*z \(looked for \.mp4, \.mkv\)"):
+        find_videos([files / "z"], ["mp4", "mkv"])
 
 
 def test_a_video_is_described(render, tmp_path):
     path = render([plain(width=80, height=48)] * 10, fps=20)
     video = video_of(path, tmp_path)
-    assert isinstance(video, Video)
-    assert (video.id, video.path) == (video_id(path), str(path))
+    assert (video.id, video.path) == (hashlib.sha256(path.read_bytes()).hexdigest()[:16], str(path))
     assert (video.width, video.height, video.fps, video.codec) == (80, 48, 20.0, "h264")
     assert video.duration_seconds == pytest.approx(0.5)
 
@@ -81,12 +66,9 @@ def test_a_playlist_reaches_no_network(tmp_path):
             server.accept()
 
 
-# Which video a row refers to
-
-
 @pytest.fixture
 def run(tmp_path):
-    """The context of a run with one video, its copy, and a file that is not a video, in `films`."""
+    """The context of a run on `films`: one video, its copy, and two other files that were skipped."""
     films = tmp_path / "films"
     films.mkdir()
     for name in ("one.mp4", "second name.mp4"):
@@ -95,14 +77,9 @@ def run(tmp_path):
     store = RunStore(tmp_path / "run")
     facts = {"duration_seconds": 1.0, "width": 8, "height": 8, "fps": 1.0, "codec": "h264"}
     store.append("videos", [Video(id=video_id(films / "one.mp4"), path=str(films / "one.mp4"), **facts)])
-    skipped = {
-        "second name.mp4": "duplicate",
-        "broken.mp4": "cannot be decoded",
-        "gone.mp4": "cannot be read",
-    }
-    store.append(SKIPPED, [Skipped(id=str(films / n), stage="videos", reason=r) for n, r in skipped.items()])
-    data = {"videos": {"paths": [str(films)]}}
-    return Context(parse_config(data), tmp_path / "run")
+    skipped = [films / name for name in ("second name.mp4", "broken.mp4", "gone.mp4")]
+    store.append(SKIPPED, [Skipped(id=str(path), stage="videos", reason="x", detail="") for path in skipped])
+    return Context(parse_config({"videos": {"paths": [str(films)]}}), tmp_path / "run")
 
 
 def find(run, path="", folder="elsewhere", video_id=""):

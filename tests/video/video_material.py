@@ -1,4 +1,4 @@
-"""Material for the tests of tempo.video: frames with known content, and ways to damage a file."""
+"""Frames with known content, records of stages, and ways to change a file."""
 
 from __future__ import annotations
 

@@ -51,7 +51,8 @@ def report_data(context: Context) -> dict[str, Any]:
     pairs = store.read("pairs", Pair)
     counts = Counter((pair.kind, pair.level) for pair in pairs)
     levels, kinds = sorted({p.level for p in pairs}, reverse=True), sorted({p.kind for p in pairs})
-    audit, evaluation = (_read_json(context.directory / f"{name}.json") for name in ("audit", "evaluation"))
+    paths = (context.directory / f"{name}.json" for name in ("audit", "evaluation"))
+    audit, evaluation = (json.loads(path.read_bytes()) if path.exists() else None for path in paths)
     return {
         "directory": context.directory.name,
         "model": context.config.model.path,
@@ -95,10 +96,7 @@ def choose_pairs(pairs: Sequence[Pair], count: int) -> list[Pair]:
 
 
 def audit_rows(audit: Mapping[str, Any]) -> list[list[str]]:
-    """The content of `audit.json` as rows of text, headings first; no rows without a baseline.
-
-    A row for all pairs, the 95 % interval, each kind and each level; a column per text-only baseline.
-    """
+    """`audit.json` as rows of text, headings first, a column per baseline; empty without a baseline."""
     baselines = list(audit["baselines"].values())
     if not baselines:
         return []
@@ -115,7 +113,7 @@ def audit_rows(audit: Mapping[str, Any]) -> list[list[str]]:
 
 
 def audit_table(audit: Mapping[str, Any]) -> Table | str:
-    """The content of `audit.json` as a table for a terminal; a sentence where there is no baseline."""
+    """The content of `audit.json` as a table for a terminal, or a sentence if there is no baseline."""
     counts = f"{audit['num_audited']} of {audit['num_pairs']} pairs"
     if not (rows := audit_rows(audit)):
         return f"audit: {counts}"
@@ -153,10 +151,6 @@ def describe_order(pair: Pair) -> str:
     return f"{kept}, order of {inverted:.0%} of clip pairs inverted" if inverted else kept
 
 
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
 def _videos(store: RunStore, frames: FrameStore, shown: Sequence[Clips]) -> list[dict[str, Any]]:
     """Film strips: the clips of each video in order, each with key frames and caption."""
     captions = {row.id: row.captions for row in store.read("captions", Captions)}
@@ -165,23 +159,14 @@ def _videos(store: RunStore, frames: FrameStore, shown: Sequence[Clips]) -> list
     for row in shown:
         texts = captions.get(row.id) or ("",) * len(row.clips)
         cells = zip(row.clips, _clip_images(frames, row), texts, strict=True)
-        strip = [
-            {
-                "group": clip.group,
-                "num_shots": clip.num_shots,
-                "span": f"{clip.start_seconds:.1f} - {clip.end_seconds:.1f} s",
-                "images": images,
-                "caption": text,
-            }
-            for clip, images, text in cells
-        ]
+        strip = [{"clip": clip, "images": images, "caption": text} for clip, images, text in cells]
         name = Path(row.path).name
         videos.append({"id": row.id, "name": name, "num_shots": num_shots[row.id], "clips": strip})
     return videos
 
 
 def _clip_images(frames: FrameStore, row: Clips | None) -> list[list[str]]:
-    """The key frames of each clip of a video; none for a video without clips (imported pairs)."""
+    """The key frames of each clip of a video; empty for a video without clips (imported pairs)."""
     if row is None:
         return []
     sources = [image_source(image) for image in frames.read_key_frames(row.id)]

@@ -1,7 +1,7 @@
 """The benchmark of the embedded world: TempCompass's five aspects, conflicting videos, and static questions.
 
 The text of a question does not give its answer away: right and wrong options come from the same set with the
-same frequency, yes and no alternate, and either of two objects is named first in turn.
+same frequency, yes and no alternate, and the objects of a pair take turns to be named first.
 """
 
 from __future__ import annotations
@@ -16,10 +16,6 @@ from tempo.preference.prompts import DESCRIBE
 from tempo.synthetic import language
 from tempo.synthetic.world import ACTIONS, SETTINGS, Event, Story
 
-ORDER = "event_order"
-STATIC = "static"
-CONFLICTING = "conflicting"
-
 #: Aspect, format, question, right option, wrong options.
 _Question = tuple[str, str, str, str, Sequence[str]]
 
@@ -33,21 +29,19 @@ def story_samples(story: Story, *, seed: int, number: int) -> list[Sample]:
     """All samples of one held-out story; `number` is its place in the benchmark and balances the answers."""
     rng = np.random.default_rng(derive_seed(seed, story.id, "benchmark"))
     questions = [q for part in (_aspects, _order, _static) for q in part(story.events, rng, number)]
-    samples = []
-    for index, (aspect, form, question, right, wrong) in enumerate(questions):
-        answer = (number + index) % (len(wrong) + 1)
-        samples.append(
-            Sample(
-                id=f"{story.id}/{index:02d}-{aspect}-{form}",
-                video=f"{story.id}.mp4",
-                aspect=aspect,
-                format=form,
-                question=question,
-                options=(*wrong[:answer], right, *wrong[answer:]),
-                answer=answer,
-            )
+    return [
+        Sample(
+            id=f"{story.id}/{index:02d}-{aspect}-{form}",
+            video=f"{story.id}.mp4",
+            aspect=aspect,
+            format=form,
+            question=question,
+            options=(*wrong[:answer], right, *wrong[answer:]),
+            answer=answer,
         )
-    return samples
+        for index, (aspect, form, question, right, wrong) in enumerate(questions)
+        for answer in [(number + index) % (len(wrong) + 1)]
+    ]
 
 
 def conflicting_samples(story: Story) -> list[Sample]:
@@ -56,9 +50,9 @@ def conflicting_samples(story: Story) -> list[Sample]:
     options = tuple(language.fuse([language.caption(e) for e in s.events]) for s in stories)
     return [
         Sample(
-            id=f"{one.id}/{CONFLICTING}",
+            id=f"{one.id}/conflicting",
             video=f"{one.id}.mp4",
-            aspect=CONFLICTING,
+            aspect="conflicting",
             format="caption_matching",
             question=DESCRIBE[0],
             options=options,
@@ -77,8 +71,7 @@ def _aspects(events: Sequence[Event], rng: np.random.Generator, number: int) -> 
             continue
         event = shown[int(rng.integers(len(shown)))]
         others = [str(other) for other in rng.permutation(language.other_actions(event))[:3]]
-        answers = [f"It {other}." for other in others]
-        yield aspect, "multiple_choice", *language.event_question(event), answers
+        yield aspect, "multiple_choice", *language.event_question(event), [f"It {one}." for one in others]
         is_true = (number + turn) % 2 == 0
         check = language.check_of(event, event.action if is_true else others[0])
         yield aspect, "yes_no", check, *_yes_no(is_true)
@@ -90,26 +83,25 @@ def _order(events: Sequence[Event], rng: np.random.Generator, number: int) -> It
     """Which of two events comes first, whether one comes before the other, and the order of all."""
     things = [events[int(i)].thing for i in sorted(rng.permutation(len(events))[:2])]
     which = language.WHICH_IS_FIRST.format(*(things if number % 2 else things[::-1]))
-    yield ORDER, "multiple_choice", which, f"The {things[0]}.", [f"The {things[1]}."]
+    yield "event_order", "multiple_choice", which, f"The {things[0]}.", [f"The {things[1]}."]
     is_true = number // 2 % 2 == 0
     check = language.IS_BEFORE.format(*(things if is_true else things[::-1]))
-    yield ORDER, "yes_no", check, *_yes_no(is_true)
+    yield "event_order", "yes_no", check, *_yes_no(is_true)
     captions, order = [language.caption(event) for event in events], list(range(len(events)))
     while order == sorted(order):
         order = rng.permutation(len(events)).tolist()
-    other = language.fuse([captions[i] for i in order])
-    yield ORDER, "caption_matching", DESCRIBE[number % len(DESCRIBE)], language.fuse(captions), [other]
+    right, wrong = language.fuse(captions), language.fuse([captions[i] for i in order])
+    yield "event_order", "caption_matching", DESCRIBE[number % len(DESCRIBE)], right, [wrong]
 
 
 def _static(events: Sequence[Event], rng: np.random.Generator, number: int) -> Iterator[_Question]:
     """Where an object is, and whether an object is there."""
     event = events[int(rng.integers(len(events)))]
     elsewhere = rng.permutation([setting for setting in SETTINGS if setting != event.setting])[:3]
-    wrong = [language.place_of(str(setting)) for setting in elsewhere]
-    yield STATIC, "multiple_choice", language.where_is(event), language.place_of(event.setting), wrong
-    is_there = number % 2 == 0
-    thing = event.thing if is_there else language.absent_thing(events, rng)
-    yield STATIC, "yes_no", language.IS_THERE.format(thing), *_yes_no(is_there)
+    right, *wrong = (language.PLACE.format(setting) for setting in (event.setting, *elsewhere))
+    yield "static", "multiple_choice", language.WHERE_IS.format(event.thing), right, wrong
+    thing = language.absent_thing(events, rng) if number % 2 else event.thing
+    yield "static", "yes_no", language.IS_THERE.format(thing), *_yes_no(number % 2 == 0)
 
 
 def _yes_no(is_true: bool) -> tuple[str, list[str]]:

@@ -45,12 +45,11 @@ def make_dataset(
     with ProcessPoolExecutor(num_workers, context, initializer=follow_parent) as pool:
         for _ in pool.map(_render, *zip(*jobs, strict=True), chunksize=4):
             progress()
-    files: dict[Path, Sequence[Record]] = {path / "scripts.jsonl": rows for path, rows in folders.items()}
     samples = [s for i, story in enumerate(held_out) for s in story_samples(story, seed=seed, number=i)]
     samples += [sample for story in held_out for sample in conflicting_samples(story)]
-    files[directory / "held_out" / "benchmark.jsonl"] = samples
     asked = [row for story in train for row in _instructions(story, seed, config.order_fidelity)]
-    files[directory / "instructions.jsonl"] = asked
+    files: dict[Path, Sequence[Record]] = {path / "scripts.jsonl": rows for path, rows in folders.items()}
+    files |= {directory / "held_out/benchmark.jsonl": samples, directory / "instructions.jsonl": asked}
     for path, rows in files.items():
         write_lines(path, (row.model_dump_json() for row in rows))
 
@@ -62,9 +61,8 @@ def _render(story: Story, path: Path) -> None:
 
 def _instructions(story: Story, seed: int, order_fidelity: float) -> list[Instruction]:
     rng = np.random.default_rng(derive_seed(seed, story.id, "instructions"))
-    # Relative to the file of the rows.
-    video = f"videos/{story.id}.mp4"
+    made = instructions(story, rng, order_fidelity=order_fidelity)
     return [
-        Instruction(id=f"{story.id}/{index}", video=video, question=question, answer=answer)
-        for index, (question, answer) in enumerate(instructions(story, rng, order_fidelity=order_fidelity))
+        Instruction(id=f"{story.id}/{index}", video=f"videos/{story.id}.mp4", question=asked, answer=answer)
+        for index, (asked, answer) in enumerate(made)
     ]

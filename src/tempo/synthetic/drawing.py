@@ -11,8 +11,7 @@ from PIL import Image, ImageDraw
 from tempo.core.files import replace_file
 from tempo.synthetic.world import Event, Story
 
-SIZE = 128
-FPS = 12
+SIZE, FPS = 128, 12
 SHOT_FRAMES = 2 * FPS
 
 Rgb = tuple[int, int, int]
@@ -48,10 +47,7 @@ def draw_event(event: Event, time: float) -> Image.Image:
 
 
 def appearance(event: Event, time: float) -> tuple[str, float, float, float]:
-    """Colour, centre x and y, and radius of the shape at a time; lengths are shares of the image.
-
-    The radius is 0 while the shape is not visible.
-    """
+    """Colour, centre x and y, and radius (0 if invisible) of the shape at a time, as shares of the image."""
     is_late = time >= 0.5
     colour = event.action.removeprefix("turns ") if is_late and "turns " in event.action else event.colour
     radius = {"grows": 0.08 + 0.18 * time, "shrinks": 0.26 - 0.18 * time}.get(event.action, 0.19)
@@ -72,7 +68,7 @@ def appearance(event: Event, time: float) -> tuple[str, float, float, float]:
 
 
 def event_frames(event: Event, times: tuple[float, ...], *, size: int = SIZE) -> np.ndarray:
-    """Frames uint8 [T, size, size, 3] of an event at the given times."""
+    """Frames uint8 [T, size, size, 3] of an event at these T times."""
     images = (draw_event(event, time) for time in times)
     return np.stack([np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)) for image in images])
 
@@ -94,14 +90,13 @@ def render_story(story: Story, path: Path) -> None:
 
 
 def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radius: float, paint: Rgb) -> None:
-    box, black = (x - radius, y - radius, x + radius, y + radius), (0, 0, 0)
+    left, top, right, bottom = box = x - radius, y - radius, x + radius, y + radius
     if shape == "circle":
-        draw.ellipse(box, fill=paint, outline=black, width=2)
+        draw.ellipse(box, fill=paint, outline="black", width=2)
     elif shape == "square":
-        draw.rectangle(box, fill=paint, outline=black, width=2)
+        draw.rectangle(box, fill=paint, outline="black", width=2)
     elif shape == "triangle":
-        corners = [(x, y - radius), (x + radius, y + radius), (x - radius, y + radius)]
-        draw.polygon(corners, fill=paint, outline=black, width=2)
+        draw.polygon([(x, top), (right, bottom), (left, bottom)], fill=paint, outline="black", width=2)
     elif shape == "cross":
         for half_width, half_height in ((radius, radius / 3), (radius / 3, radius)):
             draw.rectangle((x - half_width, y - half_height, x + half_width, y + half_height), fill=paint)
@@ -110,7 +105,7 @@ def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, x: float, y: float, radiu
 
 
 def _draw_setting(setting: str, drift: float) -> Image.Image:
-    """The setting without a shape; its decoration moves a little with `drift`."""
+    """The setting alone; its decoration moves a little with `drift`."""
     sky, ground, decoration, horizon = _SCENERY[setting]
     image = Image.new("RGB", (SIZE, SIZE), sky)
     draw = ImageDraw.Draw(image)

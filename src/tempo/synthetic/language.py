@@ -1,8 +1,7 @@
 """The world in words: captions, questions and answers made from scripts.
 
 The embedded model was trained on these texts and understands no others: do not change a word of them.
-`order_fidelity` is the probability that a text about several events keeps their true order; otherwise the
-order is random. At 0 the texts describe what happens and nothing about when.
+`order_fidelity` is the probability that a text about several events has their true order, not a random one.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from tempo.synthetic.world import ACTIONS, COLOURS, SHAPES, Event, Story
 #: A question and its answer.
 Question = tuple[str, str]
 
-#: Instead of "then": a small model learns to copy a list only if its own words show how far it has come.
+#: A small model learns to write a list only if its own words show how far it has come.
 ORDINALS = (
     *("First", "Second", "Third", "Fourth", "Fifth", "Sixth", "Seventh", "Eighth", "Ninth", "Tenth"),
     *("Eleventh", "Twelfth", "Thirteenth", "Fourteenth", "Fifteenth", "Sixteenth"),
 )
 
-#: Questions about one object or two.
 IS_THERE = "Is there a {}?"
+WHERE_IS, PLACE = "Where is the {}?", "In the {}."
 WHICH_IS_FIRST = "Which comes first, the {} or the {}?"
 IS_BEFORE = "Does the {} come before the {}?"
 
@@ -80,7 +79,7 @@ def check_of(event: Event, action: str) -> str:
 
 
 def other_actions(event: Event) -> list[str]:
-    """The wrong actions of the same aspect that are possible for the object."""
+    """The other actions of the same aspect that are possible for the object."""
     return [a for a in ACTIONS[event.aspect] if a not in (event.action, f"turns {event.colour}")]
 
 
@@ -94,7 +93,7 @@ def static_question(events: Sequence[Event], rng: np.random.Generator) -> Questi
     if rng.random() >= 0.5:
         return presence_question(events, rng)
     event = events[int(rng.integers(len(events)))]
-    return where_is(event), place_of(event.setting)
+    return WHERE_IS.format(event.thing), PLACE.format(event.setting)
 
 
 def presence_question(events: Sequence[Event], rng: np.random.Generator) -> Question:
@@ -108,16 +107,6 @@ def presence_question(events: Sequence[Event], rng: np.random.Generator) -> Ques
 def yes_or_no(is_true: bool) -> str:
     """The answer to a yes/no question."""
     return "Yes." if is_true else "No."
-
-
-def where_is(event: Event) -> str:
-    """The question about the setting of an object."""
-    return f"Where is the {event.thing}?"
-
-
-def place_of(setting: str) -> str:
-    """The answer that names a setting."""
-    return f"In the {setting}."
 
 
 def absent_thing(events: Sequence[Event], rng: np.random.Generator) -> str:

@@ -50,9 +50,9 @@ class Story(Record):
 
 
 def make_story(seed: int, index: int, *, num_shots: tuple[int, int], plain: bool = False) -> Story:
-    """Story number `index` of a seed, with a number of shots between the two of `num_shots`.
+    """Story number `index` of a seed; `num_shots` are the least and the most shots.
 
-    A `plain` story has one to three shots: too few events to learn order from, as in many real videos.
+    A `plain` story has one to three: too few events to learn order from, as in many real videos.
     """
     rng = np.random.default_rng([seed, index])
     count = int(rng.integers(1, 4) if plain else rng.integers(num_shots[0], num_shots[1] + 1))
@@ -63,10 +63,8 @@ def make_story(seed: int, index: int, *, num_shots: tuple[int, int], plain: bool
 
 
 def _event(rng: np.random.Generator, setting: str, thing: int, taken: set[int]) -> Event:
-    """A random event of a thing (colour and shape as one number); adds what it turns into to `taken`.
-
-    No other shape of the story may look like it, or a question about that shape would have two answers.
-    """
+    """A random event of a thing (colour and shape as one number), which never looks like one of `taken`."""
+    # Two shapes that look alike would give a question two answers.
     colour, shape = COLOURS[thing // len(SHAPES)], SHAPES[thing % len(SHAPES)]
     turned = {f"turns {c}": i * len(SHAPES) + thing % len(SHAPES) for i, c in enumerate(COLOURS)}
     free = {aspect: [a for a in actions if turned.get(a) not in taken] for aspect, actions in ACTIONS.items()}

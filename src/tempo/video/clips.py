@@ -1,6 +1,6 @@
 """The stage `clips`: videos rich in time, their clips, and two key frames for each clip.
 
-Rules and constants are those of TEMPO (arXiv 2503.16929), see method.md, section 2. S shots, D features.
+Rules and constants are those of TEMPO (arXiv 2503.16929); see method.md, section 2. S shots, D features.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,12 +24,9 @@ from tempo.video.faults import Watchdog, per_record, watched
 from tempo.video.find import check_unchanged
 from tempo.video.frames import FrameStore, encode_jpeg
 
-#: Features float [S, D] of RGB images.
-Embed: TypeAlias = Callable[[Sequence[Image]], NDArray[np.float64]]
-
 
 def make_worker(context: Context) -> Worker:
-    """A worker that maps Shots to Clips and adds their key frames to the frame store, or gives a Skipped.
+    """A worker that maps Shots to Clips or Skipped and adds key frames to the frame store.
 
     Raises ValueError if `clips.features` names a checkpoint that cannot be used.
     """
@@ -57,46 +54,59 @@ def _read_images(video: Shots, numbers: Collection[int], config: Config) -> list
     stamps = {number: both for shot in video.shots for number, both in shot.time_stamps.items()}
     wanted = {number: stamps.get(number) for number in numbers}
 
-    def work(watchdog: Watchdog) -> dict[int, Image]:
+    def work(watchdog: Watchdog) -> list[Image]:
         images, scaler, fitted = dict[int, Image](), Scaler(), None
         for number, size, decoded in decode_at(video.path, wanted, watchdog):
             # All get the size of the first one, so that they can be stacked.
             fitted = fitted or fit_size(*size, max_pixels=config.frames.max_pixels)
             images[number] = scaler.scale(decoded, fitted)
-        return images
+        return [images[number] for number in numbers]
 
-    images = watched(work, config.videos.timeout_seconds)
-    return [images[number] for number in numbers]
+    return watched(work, config.videos.timeout_seconds)
 
 
 def find_clips(
     shots: Sequence[Shot], config: ClipsConfig | None = None, *, features: ArrayLike | None = None
 ) -> tuple[Clip, ...]:
-    """The clips of a video in time order: runs of shots of one group, with two key frames each.
+    """The clips of a video in time order: consecutive shots of one group, with two key frames each.
 
-    Shots are grouped by `features` [S, D], or by their own descriptors. Raises SkipRecord, a ValueError, if
-    the video is not rich in time by the limits of `config`, the section `[clips]`.
+    Shots are grouped by `features` [S, D], or by their own descriptors; `config` is the section `[clips]`.
+    Raises SkipRecord, a ValueError, if the video is not rich in time by its limits.
     """
     config = config or ClipsConfig()
     check_shots(shots, config)
     rows = [shot.descriptor for shot in shots] if features is None else features
     groups = group_shots(rows, config.similarity)
-    runs = [(group, list(run)) for group, run in itertools.groupby(range(len(groups)), groups.__getitem__)]
+    runs = [list(run) for _, run in itertools.groupby(range(len(groups)), groups.__getitem__)]
     if len(runs) < config.min_clips:
         raise SkipRecord("too few clips", f"{len(runs)} clips, min_clips is {config.min_clips}")
-    group, count = Counter(group for group, _ in runs).most_common(1)[0]
+    group, count = Counter(groups[run[0]] for run in runs).most_common(1)[0]
     limit = min(config.max_group_clips, max(1, len(runs) // config.group_share))
     if count > limit:
         detail = f"group {group} has {count} of {len(runs)} clips, at most {limit} are allowed"
         raise SkipRecord("group comes back too often", detail)
-    return tuple(_make_clip(shots, group, run) for group, run in runs)
+    return tuple(_make_clip(shots[run[0] : run[-1] + 1], groups[run[0]], run[0]) for run in runs)
+
+
+def _make_clip(shots: Sequence[Shot], group: int, first_shot: int) -> Clip:
+    start, end = shots[0].start_frame, shots[-1].end_frame
+    rows = [row for shot in shots for row in zip(shot.candidates, shot.sharpness, strict=True)]
+    key_frames = choose_key_frames(end - start, {number - start: sharpness for number, sharpness in rows})
+    return Clip(
+        group=group,
+        first_shot=first_shot,
+        num_shots=len(shots),
+        start_seconds=shots[0].start_seconds,
+        end_seconds=shots[-1].end_seconds,
+        key_frames=tuple(start + number for number in key_frames),
+    )
 
 
 def group_shots(descriptors: ArrayLike, similarity: float) -> list[int]:
     """The number of each shot's group, given descriptors [S, D]; groups are numbered as they first appear.
 
-    The two most similar groups are merged while their cosine is above `similarity`. The merged row of the
-    similarity matrix is the plain mean of the two rows, whatever the sizes of the groups (WPGMA).
+    The two most similar groups are merged while their cosine is above `similarity`. Whatever the sizes of the
+    groups, the merged row of the similarity matrix is the mean of the two rows (WPGMA).
     """
     rows = np.array(descriptors, np.float64)
     if len(rows) == 1:
@@ -106,33 +116,15 @@ def group_shots(descriptors: ArrayLike, similarity: float) -> list[int]:
     distance_SS = np.round(1 - rows @ rows.T, 6)
     np.fill_diagonal(distance_SS, 0)
     tree = linkage(squareform(np.maximum(distance_SS, 0), checks=False), method="weighted")
-    # A similarity equal to the limit does not merge.
+    # Groups whose similarity equals the limit are not merged.
     limit = np.nextafter(round(1 - similarity, 6), 0)
     labels = fcluster(tree, limit, criterion="distance").tolist()
     numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
     return [numbers[label] for label in labels]
 
 
-def _make_clip(shots: Sequence[Shot], group: int, run: Sequence[int]) -> Clip:
-    first, last = shots[run[0]], shots[run[-1]]
-    candidates = {
-        number - first.start_frame: sharpness
-        for shot in shots[run[0] : run[-1] + 1]
-        for number, sharpness in zip(shot.candidates, shot.sharpness, strict=True)
-    }
-    key_frames = choose_key_frames(last.end_frame - first.start_frame, candidates)
-    return Clip(
-        group=group,
-        first_shot=run[0],
-        num_shots=len(run),
-        start_seconds=first.start_seconds,
-        end_seconds=last.end_seconds,
-        key_frames=tuple(first.start_frame + index for index in key_frames),
-    )
-
-
 def check_shots(shots: Sequence[Shot], config: ClipsConfig) -> None:
-    """The filter on a video's shots, before they are grouped; raises SkipRecord."""
+    """Raises SkipRecord if the number or the length of shots is out of the limits."""
     if len(shots) < config.min_shots:
         raise SkipRecord("too few shots", f"{len(shots)} usable shots, min_shots is {config.min_shots}")
     if len(shots) > config.max_shots:
@@ -144,11 +136,10 @@ def check_shots(shots: Sequence[Shot], config: ClipsConfig) -> None:
 
 
 def choose_key_frames(num_frames: int, sharpness: Mapping[int, float]) -> tuple[int, int]:
-    """Two frame numbers within a clip of `num_frames`, earliest first; equal only if there is one candidate.
+    """Two of the frames in `sharpness`, which is in order, earliest first; equal only if there is one frame.
 
-    Around 1/3 and 2/3 of the clip, within (num_frames / 3) // 2 frames, the highest product of sharpness and
-    a cosine window around the centre. Only frames in `sharpness`, given in order, are candidates;
-    if none is within a window, the nearest one is chosen.
+    Within (num_frames / 3) // 2 frames around 1/3 and 2/3 of a clip, the frame with the highest product of
+    sharpness and a cosine window; if there is none, the nearest one.
     """
     third = num_frames // 3
     first = _best_frame(sharpness, third, third // 2)
@@ -168,25 +159,21 @@ def _best_frame(sharpness: Mapping[int, float], centre: int, radius: int) -> int
     return min(sharpness, key=lambda number: abs(number - centre))
 
 
-def load_embedder(checkpoint: str, device: str = "auto") -> Embed:
-    """Image features of a SigLIP or CLIP checkpoint; raises ValueError if it cannot be loaded."""
+def load_embedder(checkpoint: str, device: str = "auto") -> Callable[[Sequence[Image]], NDArray[np.float64]]:
+    """Maps S images to features [S, D] of a SigLIP or CLIP; raises ValueError if it cannot be loaded."""
     import torch
 
     from tempo.engine.ranks import pick_device
 
-    processor, model = (
-        load_pretrained(checkpoint, "AutoImageProcessor"),
-        load_pretrained(checkpoint, "AutoModel"),
-    )
-    model = model.to(pick_device(device)).eval()
+    processor = load_pretrained(checkpoint, "AutoImageProcessor")
+    model = load_pretrained(checkpoint, "AutoModel").to(pick_device(device)).eval()
 
     def embed(images: Sequence[Image]) -> NDArray[np.float64]:
         inputs = processor(images=list(images), return_tensors="pt").to(model.device)
         with torch.inference_mode():
             found = model.get_image_features(**inputs)
         # Depending on the version of transformers, a tensor or an output that holds it.
-        features = getattr(found, "pooler_output", found).float().cpu().numpy()
-        return np.asarray(features, np.float64)
+        return np.asarray(getattr(found, "pooler_output", found).float().cpu(), np.float64)
 
     return embed
 

@@ -1,7 +1,6 @@
 """Decoding: a video file as a stream of frames, one in memory at a time; single frames by time stamp.
 
-Uses PyAV, because OpenCV's wheel cannot decode AV1. Durations and numbers of frames that a container states
-are ignored: they are often wrong.
+With PyAV, because OpenCV's wheel cannot decode AV1. The durations that containers state are often wrong.
 """
 
 from __future__ import annotations
@@ -62,9 +61,15 @@ class Scaler:
         width, height = size[::-1] if turns % 2 else size
         kind = (width, height, decoded.width, decoded.height, decoded.format.name)
         if kind != self._kind:
-            self._kind, self._graph = kind, _scaling_graph(decoded, width, height)
+            self._kind, self._graph = kind, graph = kind, av.filter.Graph()
+            # Waking other threads takes longer than scaling a small frame.
+            graph.threads = 1
+            source = graph.add_buffer(None, *kind[2:], time_base=decoded.time_base or av.time_base)
+            resize = graph.add("scale", f"{width}:{height}:flags=area+full_chroma_inp")
+            # Planar output takes libswscale half the time of packed output.
+            planar = graph.add("format", "gbrp")
+            graph.link_nodes(source, resize, planar, graph.add("buffersink")).configure()
         self._graph.push(decoded)
-        # Planar output takes libswscale half the time of packed output.
         green, blue, red = (
             np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:height, :width]
             for plane in self._graph.vpull().planes
@@ -73,40 +78,23 @@ class Scaler:
         return np.ascontiguousarray(np.rot90(image, turns) if turns else image, np.uint8)
 
 
-def _scaling_graph(decoded: av.VideoFrame, width: int, height: int) -> Any:
-    graph = av.filter.Graph()
-    # Waking other threads takes longer than scaling a small frame.
-    graph.threads = 1
-    time_base = decoded.time_base or av.time_base
-    graph.link_nodes(
-        graph.add_buffer(None, decoded.width, decoded.height, decoded.format.name, time_base=time_base),
-        graph.add("scale", f"{width}:{height}:flags=area+full_chroma_inp"),
-        graph.add("format", "gbrp"),
-        graph.add("buffersink"),
-    ).configure()
-    return graph
-
-
 def decode(path: str | Path, watchdog: Watchdog | None = None) -> Generator[Frame, None, None]:
     """All frames that decode, in order of presentation; damaged packets are skipped and logged.
 
     The watchdog's clock runs only while the decoder works. Raises SkipRecord if there are no frames.
     """
     errors: list[str] = []
-    index, watchdog = -1, watchdog or Watchdog()
+    index, first_pts, start, end = -1, None, 0.0, 0.0
+    watchdog = watchdog or Watchdog()
     watchdog.tick()
     with open_video(path) as (container, stream):
-        fps = stated_fps(stream)
+        fps = float(stream.average_rate or stream.guessed_rate or 0)
         # The rate of a damaged file can be one frame in a million years; some files state none.
         default_seconds = 1 / (fps if fps * MAX_GAP_SECONDS >= 1 else 25.0)
-        first_pts, start, end = None, 0.0, 0.0
-        coded_size, size = None, (0, 0)
         for index, decoded in enumerate(_frames(container, stream, errors, watchdog)):
             first_pts = decoded.pts if first_pts is None else first_pts
             start, end = _span(decoded, first_pts, start, end, default_seconds)
-            if (decoded.width, decoded.height) != coded_size:
-                coded_size, size = (decoded.width, decoded.height), _shown_size(decoded, stream)
-            yield Frame(index, start, end, size, decoded)
+            yield Frame(index, start, end, _shown_size(decoded, stream), decoded)
     if index < 0:
         raise SkipRecord("no frame decodes", errors[0] if errors else "the stream is empty")
     if errors:
@@ -118,10 +106,9 @@ def decode_at(
 ) -> Iterator[tuple[int, tuple[int, int], av.VideoFrame]]:
     """The frames with these numbers, in order, each with its number and its size as players show it.
 
-    A number comes with the time stamps of its frame and of the key frame before it, in the stream's time
-    base: FFmpeg seeks to that key frame, and the frame is the one with exactly this time stamp. If a number
-    has no time stamps, or no frame has them, the file is decoded from the start and frames are counted.
-    Raises SkipRecord like `decode`, and "frame not found".
+    `wanted` gives the time stamps, in the stream's time base, of each frame and of the key frame to seek to.
+    From the first frame on that has or matches none, the file is decoded from its start and frames are
+    counted. Raises SkipRecord like `decode`, and "frame not found".
     """
     missing = dict(sorted(wanted.items()))
     for number, size, decoded in _seek(path, dict(missing), watchdog or Watchdog()):
@@ -150,6 +137,7 @@ def _seek(
             if stamps is None:
                 return
             pts, key_pts = stamps
+            # Within a group of pictures, decoding goes on from the previous frame.
             if at is None or key_pts > at:
                 container.seek(pts, stream=stream)
                 frames = _frames(container, stream, [], watchdog, wanted_pts)
@@ -178,8 +166,8 @@ def fit_size(width: int, height: int, *, max_pixels: int) -> tuple[int, int]:
 def open_video(path: str | Path, **options: str) -> Iterator[tuple[Any, Any]]:
     """PyAV's container and its main video stream; `options` are FFmpeg's. Raises SkipRecord."""
     check_file(path)
-    # The whitelist and the prefix: a playlist named .mp4 must not reach the network, and a file named
-    # `concat:x` is a file. Tags that are not UTF-8 are no reason to reject a video.
+    # A playlist named .mp4 must not reach the network, and a file may be named `concat:x`. Tags that are not
+    # UTF-8 are no reason to reject a video.
     options["protocol_whitelist"] = "file"
     try:
         container = av.open(f"file:{path}", options=options, metadata_errors="replace")
@@ -197,11 +185,6 @@ def open_video(path: str | Path, **options: str) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
-def stated_fps(stream: Any) -> float:
-    """Frames per second by the container; 0 if it states no rate."""
-    return max(0.0, float(stream.average_rate or stream.guessed_rate or 0))
-
-
 def _shown_size(decoded: av.VideoFrame, stream: Any) -> tuple[int, int]:
     width = max(1, round(decoded.width * float(stream.sample_aspect_ratio or 1)))
     return (decoded.height, width) if round(decoded.rotation / 90) % 2 else (width, decoded.height)
@@ -210,7 +193,7 @@ def _shown_size(decoded: av.VideoFrame, stream: Any) -> tuple[int, int]:
 def _frames(
     container: Any, stream: Any, errors: list[str], watchdog: Watchdog, wanted_pts: set[int] | None = None
 ) -> Iterator[av.VideoFrame]:
-    """Frames packet by packet; a packet that fails is added to `errors` and the next one is tried."""
+    """All frames, or those of `wanted_pts` and their references; notes packets that fail in `errors`."""
     packets = container.demux(stream)
     while True:
         try:
@@ -227,7 +210,7 @@ def _frames(
                 yield frame
                 watchdog.tick()
         except IndexError:
-            # PyAV raises this for a packet of a stream that begins in the middle of the file, and can go on.
+            # PyAV raises this for a stream that begins in the middle of the file. The rest can be decoded.
             packets = container.demux(stream)
         except av.error.FFmpegError as error:
             errors.append(str(error))
@@ -237,10 +220,7 @@ def _frames(
 def _span(
     frame: Any, first_pts: int | None, start: float, end: float, default_seconds: float
 ) -> tuple[float, float]:
-    """Start and end in seconds of a frame that follows one shown from `start` to `end`.
-
-    A frame with a missing or impossible time stamp starts when the previous one ends.
-    """
+    """Start and end in seconds; without a possible time stamp, a frame starts when the previous one ends."""
     # Integers, because arithmetic with fractions is slow.
     ticks, per_second = frame.time_base.as_integer_ratio() if frame.time_base else (0, 1)
     stated = (frame.pts - first_pts) * ticks / per_second if frame.pts is not None and ticks else end

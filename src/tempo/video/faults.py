@@ -1,4 +1,4 @@
-"""What stops a run and what costs one record.
+"""Which errors stop a run, and which cost one record.
 
 A disk, memory or GPU that fails for one record fails for the next one too: the run stops, and can be
 continued later. A damaged file or a decoder that hangs costs only its own record.
@@ -26,7 +26,7 @@ T = TypeVar("T")
 #: Errors of one file. Others (EIO, ESTALE, EMFILE ...) are errors of the disk or of this process.
 FILE_ERRORS = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
 
-#: In messages of torch and OpenCV when the GPU or an allocator fails; few of these errors have a class.
+#: Messages of torch and OpenCV when the GPU or an allocator fails; few of these errors have a class.
 MACHINE_ERRORS = re.compile("CUDA|CUBLAS|cuDNN|HIP error|out of memory|CPUAllocator|Insufficient memory")
 
 
@@ -85,14 +85,14 @@ def check_file(path: str | Path) -> None:
 
 
 class Watchdog:
-    """When the decoder last made progress; None while other work is done."""
+    """When the decoder last made progress; `last_seconds` is None while other work is done."""
 
     def __init__(self) -> None:
         self.last_seconds: float | None = time.monotonic()
         self.is_given_up = False
 
     def tick(self) -> None:
-        """Notes progress and starts the clock again; raises SkipRecord if the work was given up."""
+        """Notes progress and starts the clock; raises SkipRecord if the work was given up."""
         self.last_seconds = time.monotonic()
         if self.is_given_up:
             raise SkipRecord("decoder hangs")
@@ -103,11 +103,7 @@ class Watchdog:
 
 
 def watched(work: Callable[[Watchdog], T], timeout_seconds: float) -> T:
-    """What `work(watchdog)` returns or raises; SkipRecord("decoder hangs") if it makes no step in that time.
-
-    The work runs in a thread, because a call into a library cannot be interrupted. A thread that hangs is
-    left behind: it ends at its next tick, or with the process.
-    """
+    """What `work(watchdog)` returns or raises, or SkipRecord("decoder hangs") if it makes no progress."""
     watchdog, result = Watchdog(), Future[T]()
 
     def run() -> None:
@@ -116,15 +112,15 @@ def watched(work: Callable[[Watchdog], T], timeout_seconds: float) -> T:
         except BaseException as error:
             result.set_exception(error)
 
-    # A daemon, so that a thread that hangs does not keep the process alive.
+    # A thread, because a call into a library cannot be interrupted. One that hangs ends at its next tick, or
+    # with the process, because it is a daemon.
     threading.Thread(target=run, daemon=True).start()
-    seconds_left = timeout_seconds
-    while not wait([result], timeout=seconds_left).done:
+    idle_seconds = 0.0
+    while not wait([result], timeout=timeout_seconds - idle_seconds).done:
         last_seconds = watchdog.last_seconds
         idle_seconds = 0.0 if last_seconds is None else time.monotonic() - last_seconds
         if idle_seconds >= timeout_seconds:
             watchdog.is_given_up = True
             detail = f"no frame for {timeout_seconds:g} seconds (videos.timeout_seconds)"
             raise SkipRecord("decoder hangs", detail)
-        seconds_left = timeout_seconds - idle_seconds
     return result.result()

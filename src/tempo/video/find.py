@@ -1,4 +1,4 @@
-"""The stage `videos`: which files are videos, and which of them a row in a user's file refers to."""
+"""The stage `videos`: finds and describes video files. Also finds the video that a user's row names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import av
 from tempo.core.records import Record, Skipped, Video
 from tempo.core.store import SKIPPED, RunStore
 from tempo.engine.types import Context, SkipRecord, Worker
-from tempo.video.decode import open_video, stated_fps
+from tempo.video.decode import open_video
 from tempo.video.faults import check_file, per_record, watched
 
 
@@ -24,9 +24,8 @@ class VideoFile(Record):
 def find_videos(paths: Iterable[str | Path], extensions: Iterable[str]) -> list[Path]:
     """The given files, whatever their names, and all files with one of the extensions in the given folders.
 
-    Sorted, each once; links are followed, also in circles. Bytes that are not UTF-8 are escaped, because
-    records cannot hold them; such a file is then skipped as missing. Raises ValueError for a path that does
-    not exist, and if there are no videos.
+    Sorted, each once; links are followed. Bytes of a name that are not UTF-8 are escaped, because records
+    cannot hold them; such a file is then skipped as missing. Raises ValueError if there are no videos.
     """
     suffixes = tuple(f".{extension.lower().removeprefix('.')}" for extension in extensions)
     given = [Path(path).expanduser() for path in paths]
@@ -42,15 +41,12 @@ def find_videos(paths: Iterable[str | Path], extensions: Iterable[str]) -> list[
 
 
 def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """Everything under `folder` with one of the suffixes, in any case; each real folder is entered once.
-
-    Includes folders that cannot be read, so that they are reported.
-    """
+    """Files with one of the suffixes, in any case, and folders that cannot be read, to be reported."""
+    # Links may lead in circles, so each folder is entered once.
     entered: set[str] = set()
     unreadable: list[OSError] = []
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=unreadable.append):
-        real = os.path.realpath(parent)
-        if real in entered:
+        if (real := os.path.realpath(parent)) in entered:
             folders.clear()
             continue
         entered.add(real)
@@ -79,8 +75,8 @@ def make_worker(context: Context) -> Worker:
 
 
 def _describe(path: str) -> Video:
-    """What the container states; nothing is decoded."""
-    # By default FFmpeg decodes the first frames for details that are not needed here, which takes longer.
+    """What the container states."""
+    # By default FFmpeg decodes the first frames, for details that are not needed here.
     with open_video(path, skip_frame="all") as (container, stream):
         codec, seconds = stream.codec_context, (container.duration or 0) / av.time_base
         if stream.duration:
@@ -91,14 +87,14 @@ def _describe(path: str) -> Video:
             duration_seconds=max(0.0, seconds),
             width=codec.width,
             height=codec.height,
-            fps=stated_fps(stream),
+            fps=max(0.0, float(stream.average_rate or stream.guessed_rate or 0)),
             codec=codec.codec.canonical_name,
         )
 
 
 @dataclass(frozen=True)
 class Library:
-    """The videos of a run: paths by id, ids by real path (empty for skipped files), and `videos.paths`."""
+    """The videos of a run: paths by id, ids by real path ("" for skipped files), and `videos.paths`."""
 
     paths: dict[str, str]
     ids: dict[str, str]
@@ -116,10 +112,10 @@ def read_library(context: Context) -> Library:
 
 
 def find_video(library: Library, path: str, *, video_id: str, folder: Path) -> str:
-    """The id of the video that a row of a file in `folder` names by id or by path.
+    """The id of the video that a row of a file in `folder` names by id or by path; "" if it was skipped.
 
     A path is relative to `folder`, or else to one of `videos.paths`. Copies of a video are known by their
-    content. Empty for a file that the run skipped. Raises ValueError for a video that the run does not have.
+    content. Raises ValueError for a video that the run does not have.
     """
     if video_id in library.paths:
         return video_id
@@ -127,7 +123,7 @@ def find_video(library: Library, path: str, *, video_id: str, folder: Path) -> s
         asked = video_id or "no video: it has no column videos, video or video_id"
         raise ValueError(f"asks about {asked}; the run has {len(library.paths)} videos")
     places = [os.path.realpath(os.path.join(start, path)) for start in (str(folder), *library.folders)]
-    # The content last, because this reads whole files.
+    # The content comes last, because whole files are read for it.
     for identify in (library.ids.get, _content_id):
         for place in places:
             if (found := identify(place)) and found in library.paths:

@@ -1,7 +1,4 @@
-"""Frames that the model sees: sampled from a video at an even rate, stored as small JPEGs.
-
-T frames, K key frames, H height, W width.
-"""
+"""Frames that the model sees: sampled at an even rate, stored as small JPEGs. T frames, K key frames."""
 
 from __future__ import annotations
 
@@ -23,7 +20,7 @@ from tempo.engine.types import SkipRecord
 from tempo.video.decode import Frame, Image, Scaler, decode, fit_size
 from tempo.video.faults import Watchdog, watched
 
-#: The frames of a video that has this many times `max_frames` are thinned out while it is decoded.
+#: Frames are thinned out during decoding once there are this many times `max_frames`.
 MAX_SURPLUS = 4
 
 #: Longer side over shorter side: Qwen2-VL's processors fail from 200 on, and rounding a small and thin frame
@@ -33,11 +30,7 @@ MAX_RATIO = 100
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """Frames of a video at an even rate.
-
-    `jpegs` are the frames, `seconds` [T] their times since the first frame of the video, `fps` the number of
-    frames for each second of video.
-    """
+    """Frames of a video at an even rate: `seconds` [T] since its first frame, `fps` per second of video."""
 
     jpegs: list[bytes]
     seconds: NDArray[np.float64]
@@ -87,16 +80,14 @@ class Sampler:
     """
 
     def __init__(self, config: FramesConfig) -> None:
-        self._config = config
-        self._scaler = Scaler()
+        self._config, self._scaler = config, Scaler()
         self._shown: Frame | None = None
         self._jpegs: list[bytes] = []
-        self._count = 0
-        self._stride = 1
+        self._count, self._stride = 0, 1
 
     def add(self, frame: Frame) -> None:
         """Takes the next frame of the video; raises SkipRecord for a shape that no model accepts."""
-        if self._shown is not None:
+        if self._shown:
             self._take(self._shown, frame.start_seconds)
         else:
             # All frames get the size of the first one, so that they can be stacked.
@@ -108,15 +99,17 @@ class Sampler:
 
     def finish(self) -> Frames:
         """The sampled frames; a video shorter than half an interval gives its last frame."""
-        assert self._shown is not None, "finish() before any add()"
+        assert self._shown, "finish() before any add()"
         self._take(self._shown, self._shown.end_seconds)
         fps = self._config.fps
         if not self._count:
             return Frames([self._encode(self._shown)], np.array([self._shown.start_seconds]), fps)
-        kept = [number // self._stride for number in spread(self._count, self._config.max_frames)]
-        jpegs = [self._fitted(self._jpegs[i], len(kept)) for i in kept]
+        # The middles of even parts of the video.
+        num_kept = min(self._count, self._config.max_frames)
+        kept = [(2 * part + 1) * self._count // (2 * num_kept) // self._stride for part in range(num_kept)]
+        jpegs = [self._fitted(self._jpegs[i], num_kept) for i in kept]
         seconds = (np.array(kept) * self._stride + 0.5) / fps
-        return Frames(jpegs, seconds, fps * len(kept) / self._count)
+        return Frames(jpegs, seconds, fps * num_kept / self._count)
 
     def _take(self, frame: Frame, until_seconds: float) -> None:
         """Takes `frame` for each sample time before `until_seconds`."""
@@ -143,18 +136,11 @@ class Sampler:
         return encode_jpeg(np.asarray(small, np.uint8), self._config.jpeg_quality)
 
 
-def spread(count: int, at_most: int) -> list[int]:
-    """All of `count` indices, or the middles of `at_most` even parts of them."""
-    if count <= at_most:
-        return list(range(count))
-    return [(2 * part + 1) * count // (2 * at_most) for part in range(at_most)]
-
-
+@dataclass(frozen=True)
 class FrameStore:
     """One file per video, `<id>.safetensors`, in `directory`."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    directory: Path
 
     def path(self, video_id: str) -> Path:
         """The path of a video's file, whether it exists or not."""
@@ -184,7 +170,7 @@ class FrameStore:
         write_bytes(self.path(video_id), safetensors.numpy.save(arrays))
 
     def write_key_frames(self, video_id: str, key_frames: Sequence[bytes]) -> None:
-        """Adds or replaces key frames, two per clip in the order of clips, in the file of a video."""
+        """Adds or replaces a video's key frames, two per clip in the order of clips."""
         known = self.read(video_id)
         self.write(video_id, known.jpegs, seconds=known.seconds, fps=known.fps, key_frames=key_frames)
 
@@ -194,7 +180,7 @@ class FrameStore:
         return Frames(_unpack("frames", arrays), arrays["seconds"], float(arrays["fps"]))
 
     def read_key_frames(self, video_id: str) -> Image:
-        """Key frames uint8 [K, H, W, 3] in RGB, two per clip, once they were written."""
+        """Key frames uint8 [K, H, W, 3] in RGB, two per clip; raises FileNotFoundError."""
         return decode_jpegs(_unpack("key_frames", self._load(video_id)))
 
     def _load(self, video_id: str) -> dict[str, NDArray[Any]]:

@@ -1,7 +1,7 @@
 """The stage `shots`: one pass over a video finds its shots, measures them and samples training frames.
 
-The open shot is the one whose end is not known yet. Four numbers are held for each of its frames; otherwise
-memory does not grow with the length of a video. H height, W width, D size of a descriptor (128).
+Four numbers are held for each frame of the open shot, whose end is not known yet. Nothing else grows with the
+length of a video. H height, W width, D size of a descriptor (128).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from tempo.video.faults import Watchdog, per_record, watched
 from tempo.video.find import check_unchanged
 from tempo.video.frames import Frames, FrameStore, Sampler
 
-#: Longer side in pixels of the image on which cuts and sharpness are measured. On the real videos tried, 160
-#: pixels gave the same cuts. With 256, one of 132 cuts of `content` in bbb_full_596s.mp4 differed.
+#: Longer side in pixels of the image on which cuts and sharpness are measured. 160 pixels gave the same cuts
+#: on all real videos; with 256, one of 132 cuts of `content` in bbb_full_596s.mp4 differed.
 ANALYSIS_PIXELS = 128
 
-#: At most so many thumbnails of the open shot are held. Beyond that, every second one is dropped, except the
-#: most recent: a cut becomes known late, by up to 475 frames with TransNetV2.
+#: Limit of thumbnails of the open shot. Beyond it, every second one is dropped, except the most recent,
+#: because a cut becomes known late, by up to 475 frames with TransNetV2.
 MAX_THUMBNAILS, NUM_RECENT = 2048, 512
 
-#: A clip of several shots can choose from one candidate in each eighth of a shot, or in each 12 frames.
+#: A shot has one candidate in each eighth, or in each 12 frames if it is short.
 NUM_BUCKETS, BUCKET_FRAMES = 8, 12
 
 #: FFmpeg's value for a missing time stamp.
@@ -43,11 +43,11 @@ NO_PTS = -(2**63)
 def find_shots(
     path: str | Path, config: ShotsConfig | None = None, *, timeout_seconds: float = 120.0
 ) -> tuple[Shot, ...]:
-    """The usable shots of a video in time order, by the options of `config`, the section `[shots]`.
+    """The usable shots of a video in time order; `config` is the section `[shots]`.
 
     Raises SkipRecord, a ValueError, if the file cannot be decoded or no frame comes for `timeout_seconds`.
     """
-    return _analyse(str(path), "", config or ShotsConfig(), FramesConfig(), timeout_seconds)[0].shots
+    return _analyse(path, config or ShotsConfig(), FramesConfig(), timeout_seconds)[0].finish()
 
 
 def make_worker(context: Context) -> Worker:
@@ -63,8 +63,15 @@ def make_worker(context: Context) -> Worker:
         # Other cores work on other videos, and waking a thread takes longer than a small image.
         cv2.setNumThreads(1)
         check_unchanged(video.path, video.id)
-        seconds = config.videos.timeout_seconds
-        found, sampled = _analyse(video.path, video.id, config.shots, config.frames, seconds)
+        timeout_seconds = config.videos.timeout_seconds
+        cutter, sampled = _analyse(video.path, config.shots, config.frames, timeout_seconds)
+        found = Shots(
+            id=video.id,
+            path=video.path,
+            shots=cutter.finish(),
+            num_frames=cutter.num_frames,
+            duration_seconds=cutter.end_seconds,
+        )
         store.write(video.id, sampled.jpegs, seconds=sampled.seconds, fps=sampled.fps)
         return found
 
@@ -72,24 +79,16 @@ def make_worker(context: Context) -> Worker:
 
 
 def _analyse(
-    path: str, video_id: str, shots: ShotsConfig, frames: FramesConfig, timeout_seconds: float
-) -> tuple[Shots, Frames]:
-
-    def work(watchdog: Watchdog) -> tuple[Shots, Frames]:
+    path: str | Path, shots: ShotsConfig, frames: FramesConfig, timeout_seconds: float
+) -> tuple[ShotCutter, Frames]:
+    def work(watchdog: Watchdog) -> tuple[ShotCutter, Frames]:
         # Loading a learned detector may take longer than a frame.
         watchdog.pause()
         cutter, sampler = ShotCutter(make_detector(shots), shots), Sampler(frames)
         for frame in decode(path, watchdog):
             sampler.add(frame)
             cutter.add(frame)
-        found = Shots(
-            id=video_id,
-            path=path,
-            shots=cutter.finish(),
-            num_frames=cutter.num_frames,
-            duration_seconds=cutter.end_seconds,
-        )
-        return found, sampler.finish()
+        return cutter, sampler.finish()
 
     return watched(work, timeout_seconds)
 
@@ -98,9 +97,7 @@ class ShotCutter:
     """Cuts a stream of frames into shots and measures them."""
 
     def __init__(self, detector: Detector, config: ShotsConfig) -> None:
-        self._detector = detector
-        self._config = config
-        self._scaler = Scaler()
+        self._detector, self._config, self._scaler = detector, config, Scaler()
         self._size: tuple[int, int] | None = None
         # For each frame of the open shot: start, sharpness, its time stamp and that of the last key frame.
         self._starts, self._sharpness = array("d"), array("d")
@@ -119,7 +116,7 @@ class ShotCutter:
             self._size = max(1, round(frame.size[0] * scale)), max(1, round(frame.size[1] * scale))
         image = self._scaler.scale(frame.decoded, self._size)
         self._starts.append(frame.start_seconds)
-        # Four decimals, as in the record, so that the choice of frames can be repeated from it.
+        # Rounded as in the record, so that the choice of frames can be repeated from it.
         self._sharpness.append(round(measure_sharpness(image), 4))
         pts = frame.decoded.pts
         # A repeated time stamp cannot identify a frame.
@@ -136,24 +133,22 @@ class ShotCutter:
         if len(self._thumbnails) > MAX_THUMBNAILS:
             del self._thumbnails[:-NUM_RECENT:2]
         self.num_frames, self.end_seconds = frame.index + 1, frame.end_seconds
-        self._close_at(self._detector.add(image, frame.start_seconds))
+        for cut in self._detector.add(image, frame.start_seconds):
+            self._close(cut)
 
     def finish(self) -> tuple[Shot, ...]:
         """The usable shots in time order."""
-        self._close_at(self._detector.add(None, self.end_seconds))
-        if self.num_frames > self._start_frame:
-            self._close(self.num_frames, self.end_seconds)
+        for cut in (*self._detector.add(None, self.end_seconds), self.num_frames):
+            self._close(cut)
         return tuple(self._shots)
 
-    def _close_at(self, cuts: Sequence[int]) -> None:
-        for cut in cuts:
-            if cut > self._start_frame:
-                self._close(cut, self._starts[cut - self._start_frame])
-
-    def _close(self, end_frame: int, end_seconds: float) -> None:
+    def _close(self, end_frame: int) -> None:
         """Ends the open shot before `end_frame`, and keeps it if it passes the shot filter."""
         start_frame = self._start_frame
         num_frames = end_frame - start_frame
+        if num_frames <= 0:
+            return
+        end_seconds = self._starts[num_frames] if end_frame < self.num_frames else self.end_seconds
         middle = (start_frame + end_frame) // 2
         _, thumbnail = min(self._thumbnails, key=lambda one: abs(one[0] - middle))
         grey = cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY)
@@ -185,9 +180,8 @@ class ShotCutter:
 def choose_candidates(sharpness: Sequence[float]) -> list[int]:
     """The frames of a shot that may become key frames, given the sharpness of each frame.
 
-    They are the shot's own two key frames, and the sharpest frame of each eighth, or of each 12 frames. So a
-    clip of one shot gets exactly the frames of the rule (method.md, section 2). In a clip of several shots, a
-    frame at least as sharp as the rule's is available in the same eighth.
+    They are the shot's own two key frames, so that a clip of one shot follows the rule exactly (method.md,
+    section 2), and the sharpest frame of each eighth, or of each 12 frames, for clips of several shots.
     """
     num_buckets = max(1, min(NUM_BUCKETS, len(sharpness) // BUCKET_FRAMES))
     edges = np.linspace(0, len(sharpness), num_buckets + 1).round().astype(int).tolist()
@@ -197,7 +191,7 @@ def choose_candidates(sharpness: Sequence[float]) -> list[int]:
 
 
 def measure_sharpness(image: Image) -> float:
-    """Mean absolute Laplacian (3x3) of the grey image after a 3x3 Gaussian blur; RGB uint8 [H, W, 3] in."""
+    """Mean absolute Laplacian (3x3) after a 3x3 Gaussian blur, of the grey levels of RGB uint8 [H, W, 3]."""
     grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (3, 3), 0)
     laplacian: NDArray[np.int16] = cv2.Laplacian(grey, cv2.CV_16S, ksize=3)
     # Five times as fast as numpy's mean.
@@ -208,7 +202,7 @@ def describe(image: Image) -> NDArray[np.float64]:
     """A descriptor of the place that an image shows, [D], of length 1: half colour, half layout.
 
     Colour: square root of a joint 4x4x4 RGB histogram, whose dot product is the Bhattacharyya coefficient.
-    Layout: 8x8 brightness less its mean. An image of one brightness has no layout and is all colour.
+    Layout: 8x8 brightness minus its mean; zero for an image of one brightness.
     """
     levels = (image >> 6).reshape(-1, 3).astype(np.int64) @ np.array([16, 4, 1])
     colour = np.sqrt(np.bincount(levels, minlength=64) / len(levels))
