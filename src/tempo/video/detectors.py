@@ -76,12 +76,12 @@ class SceneDetectDetector:
             return []
         self._starts_microseconds.append(round(start_seconds * 1e6))
         now = FrameTimecode(self._starts_microseconds[-1], fps=Fraction(1_000_000))
-        cuts = self._detector.process_frame(now, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        cuts = self._detector.process_frame(now, image)
         return [bisect.bisect_left(self._starts_microseconds, cut.frame_num) for cut in cuts]
 
     def _score(self, timecode: FrameTimecode, image: Image) -> float:
-        """The library's score with equal weights, in a third of the time."""
-        previous, self._hsv = self._hsv, cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+        """The library's score with equal weights, in a third of the time, of an RGB image."""
+        previous, self._hsv = self._hsv, cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
         return 0.0 if previous is None else cv2.norm(self._hsv, previous, cv2.NORM_L1) / previous.size
 
 
