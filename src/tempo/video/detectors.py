@@ -6,7 +6,6 @@ import bisect
 import functools
 import importlib.util
 from array import array
-from fractions import Fraction
 from typing import Any, Protocol
 
 import cv2
@@ -60,7 +59,7 @@ class SceneDetectDetector:
 
     def __init__(self, config: ShotsConfig) -> None:
         # The library counts frames. It gets microseconds instead, so that the frame rate may vary.
-        self._starts_microseconds = array("q")
+        self._rate, self._starts_microseconds = FrameTimecode(0, fps=1e6), array("q")
         min_seconds = config.min_scene_seconds or MIN_SCENE_SECONDS
         options: dict[str, Any] = {"min_scene_len": max(1, round(1e6 * min_seconds))}
         is_content = config.detector == "content"
@@ -75,7 +74,7 @@ class SceneDetectDetector:
         if image is None:
             return []
         self._starts_microseconds.append(round(start_seconds * 1e6))
-        now = FrameTimecode(self._starts_microseconds[-1], fps=Fraction(1_000_000))
+        now = FrameTimecode(self._starts_microseconds[-1], fps=self._rate)
         cuts = self._detector.process_frame(now, image)
         return [bisect.bisect_left(self._starts_microseconds, cut.frame_num) for cut in cuts]
 
