@@ -33,7 +33,7 @@ from tempo.video.shots import find_shots
 DETECTORS = ("content", "adaptive", "transnet")
 NUM_SHOTS = 14
 
-#: An eighth of a second: a shot that begins that much off shows nothing of its neighbour that matters.
+#: An eighth of a second. A shot that starts this early or late hardly shows the shot next to it.
 TOLERANCE_FRAMES = 3
 
 
@@ -56,7 +56,7 @@ class Score:
 
     @property
     def precision(self) -> float:
-        """The share of cuts that are right; not a number where there is none."""
+        """The share of cuts that are right; NaN without cuts."""
         return self.found / (self.found + self.false) if self.found + self.false else math.nan
 
     @property
@@ -66,12 +66,12 @@ class Score:
 
     @property
     def f1(self) -> float:
-        """Their harmonic mean."""
+        """The harmonic mean of precision and recall."""
         return 2 * self.found / (self.true + self.found + self.false)
 
 
 def match(cuts: Sequence[int], transitions: Sequence[Transition], tolerance: int = TOLERANCE_FRAMES) -> Score:
-    """One cut for each transition, the earliest that is left; both in order, the transitions apart."""
+    """Matches each transition with its earliest free cut; both are in order, without overlaps."""
     left = sorted(cuts)
     found = double = 0
     for transition in transitions:
@@ -84,14 +84,14 @@ def match(cuts: Sequence[int], transitions: Sequence[Transition], tolerance: int
 
 
 def find_cuts(path: Path, detector: str) -> list[int]:
-    """The frames at which new shots begin, as the stage `shots` sees them before its filter."""
+    """The first frames of new shots, as the stage `shots` finds them before its filter."""
     config = ShotsConfig(detector=detector, min_frames=1, min_seconds=0, min_grey_range=0)
     found = find_shots(path, config)
     return [shot.start_frame for shot in found if shot.start_frame]
 
 
 def materials(videos: Path, *, num_films: int, seed: int) -> Iterator[tuple[str, list[Frames]]]:
-    """Name and shots of one film after the other."""
+    """Yields the name and the shots of each film."""
     for number in range(num_films):
         yield "rendered", draw_shots(seed + number, NUM_SHOTS)
         if (videos / "manifest.csv").exists():
@@ -115,7 +115,7 @@ def score(
 
 
 def scores_table(scores: dict[tuple[str, str, str], Score]) -> str:
-    """The scores as people read them."""
+    """The scores as a Markdown table."""
     order = list(TRANSITIONS)
     rows = sorted(
         scores.items(), key=lambda row: (row[0][1], order.index(row[0][2]), DETECTORS.index(row[0][0]))
@@ -133,7 +133,7 @@ def scores_table(scores: dict[tuple[str, str, str], Score]) -> str:
 
 
 def is_installed(detector: str) -> bool:
-    """Whether a detector's package is there; says so where it is not."""
+    """Whether the package of a detector is installed; prints the reason if not."""
     try:
         check_detector(ShotsConfig.model_validate({"detector": detector}))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The cost of the engine: two Ray workers against one, and the time per record for many records.
+"""The cost of the engine: two Ray workers compared with one, and the time per record for many records.
 
     python benchmarks/engine.py [--videos 96] [--rounds 3] [--records 100 1000 10000]
 
@@ -48,7 +48,7 @@ def make_worker(context: Context) -> Worker:
 
 
 def make_pinned_worker(context: Context) -> Worker:
-    """The worker of `shots`, bound to a core of its own. It is ready when the workers on all cores are."""
+    """The worker of `shots` on a separate core. It is ready when the workers on all cores are ready."""
     for core in sorted(os.sched_getaffinity(0)):
         try:
             (context.directory / f"core-{core}").mkdir()

@@ -19,14 +19,14 @@ from tempo.video.decode import Scaler, decode
 
 FPS = 24
 
-#: Shots last this long, so that between two gradual transitions, each of at most a second, there is a rest.
+#: Length of a shot. Some of it is left between two gradual transitions, each of at most a second.
 SHOT_SECONDS = (2.6, 3.2)
 TRANSITION_SECONDS = (0.5, 1.0)
 
 #: Width and height of natural films.
 SIZE = (480, 270)
 
-#: Not used at both ends of a known shot, because the list of shots may be a few frames off.
+#: Unused frames at both ends of a known shot, because the list of shots may be off by a few frames.
 MARGIN_SECONDS = 0.2
 
 Frames: TypeAlias = NDArray[np.uint8]
@@ -42,7 +42,7 @@ class Transition:
 
 @dataclass(frozen=True)
 class Source:
-    """A stretch of a file in which the camera does not cut."""
+    """A part of a file without a cut."""
 
     path: Path
     start_seconds: float
@@ -50,7 +50,7 @@ class Source:
 
 
 def hard(old: Frames, new: Frames, length: int) -> tuple[int, Frames]:
-    """How many frames of both shots a transition takes up, and its own frames: none."""
+    """The number of frames that a transition takes from each shot, and its own frames: none."""
     return 0, old[:0]
 
 
@@ -74,7 +74,7 @@ TRANSITIONS = {"hard cut": hard, "dissolve": dissolve, "fade through black": fad
 def join(
     shots: Sequence[Frames], name: str, rng: np.random.Generator
 ) -> tuple[list[Frames], list[Transition]]:
-    """The shots one after the other as pieces [T, H, W, 3], and where they go over into each other."""
+    """The shots one after the other as pieces [T, H, W, 3], and the transitions between them."""
     low, high = (round(FPS * seconds) for seconds in TRANSITION_SECONDS)
     pieces: list[Frames] = []
     transitions: list[Transition] = []
@@ -89,7 +89,7 @@ def join(
 
 
 def write(pieces: Sequence[Frames], path: Path) -> None:
-    """Encodes them as H.264, good to look at."""
+    """Encodes the pieces as H.264 of good quality."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(
             "libx264", rate=FPS, options={"preset": "veryfast", "crf": "20", "threads": "1"}
@@ -137,7 +137,7 @@ def find_sources(folder: Path) -> tuple[list[Source], list[Source]]:
 
 
 def cut_out_shots(folder: Path, seed: int) -> list[Frames]:
-    """A stretch of every file of one shot and of as many shots of the film, in random order."""
+    """A part of every file of one shot and of as many shots of the film, in random order."""
     rng = np.random.default_rng(seed)
     live, film = find_sources(folder)
     chosen = [*live, *(film[index] for index in rng.permutation(len(film))[: len(live)])]
@@ -145,7 +145,7 @@ def cut_out_shots(folder: Path, seed: int) -> list[Frames]:
 
 
 def _cut_out(source: Source, rng: np.random.Generator) -> Frames:
-    """A random stretch; of a file with another rate, frames are shown twice or left out, as editors do."""
+    """A random part. Frames of a file with another rate are repeated or dropped, as video editors do."""
     length = _draw_length(rng)
     latest = source.end_seconds - MARGIN_SECONDS - length / FPS
     start_seconds = float(rng.uniform(source.start_seconds + MARGIN_SECONDS, latest))

@@ -106,13 +106,13 @@ def profile(step: Callable[[], float], device: Any) -> str:
 
 
 def describe_size(size: Size) -> str:
-    """The size of a step in words."""
+    """The size of a step as text."""
     answers = f"1 chosen + {size.num_rejected} rejected of {size.num_answer_tokens} tokens"
     return f"{size.name}, {math.prod(size.grid) // 4} visual tokens, {answers}"
 
 
 def share_of_peak(size: Size, model: Any, group: Any, seconds: float, peak: float | None) -> str:
-    """The share of the chip's peak that the packed step reaches, in words."""
+    """The share of the chip's peak that the packed step reaches, as text."""
     config = model.get_base_model().config
     work = packed_step_flops(config, group.lengths, size.grid, lora_rank=LORA["lora_rank"])
     rate = f"{work / 1e12:.3g} TFLOP a step, {work / seconds / 1e12:.3g} TFLOP/s"

@@ -5,7 +5,7 @@
 #     PYTHON=.venv/bin/python benchmarks/gpu_study.sh
 #
 # It prints the progress and ends with the main table and the claims; $OUT keeps the model card, the results and the
-# logs. After a stop the same command continues: a model with a card is not made again, and neither are finished jobs.
+# logs. After a stop the same command continues: a model with a card is not made again, and neither are finished rows.
 # Every value below can be set from outside, like SEEDS=100 to look for learning rates.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,7 +22,7 @@ STEPS=${STEPS:-4000}                 # of the language model; MINUTES may end th
 MINUTES=${MINUTES:-4}
 LOADERS=${LOADERS:-6}                # the examples of a step take 0.1 s of a core
 STORIES=${STORIES:-60}               # that the card is measured on
-WORKERS=${WORKERS:-6}                # jobs side by side; one alone leaves a GPU idle
+WORKERS=${WORKERS:-2}                # processes, each for one seed; one alone leaves a GPU idle
 
 export PYTHONPATH="src:.${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 OMP_NUM_THREADS=1
 mkdir -p "$OUT"

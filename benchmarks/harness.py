@@ -86,7 +86,7 @@ def in_turn(forms: dict[str, Callable[[Any], Measured]], setting: Any, *, rounds
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls the function in a new process; returns or raises what it does, and raises if the process dies."""
+    """Returns or raises the result of the function in a new process; raises if the process dies."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
@@ -121,7 +121,7 @@ def forget_peak() -> float:
 
 
 def peak_megabytes() -> float:
-    """The largest resident size of this process since `forget_peak`, as the kernel counts it."""
+    """The largest resident size of this process since `forget_peak`, from the kernel."""
     try:
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) / 1024

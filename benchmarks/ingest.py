@@ -1,4 +1,4 @@
-"""From file to clips: the two passes compared with pure decoding, and with the way of the released code.
+"""From file to clips: the two passes compared with pure decoding, and with the method of the released code.
 
     python benchmarks/ingest.py [--videos ../shared/videos] [--rendered 100] [--rounds 3]
 
@@ -45,7 +45,7 @@ from tempo.video.shots import ANALYSIS_PIXELS, describe, measure_sharpness
 
 CONFIG = Config.model_validate({"videos": {"paths": ["unused"]}})
 
-#: Of the rendered places, so that the descriptor tells them apart.
+#: Colors of the rendered places, different enough for the descriptor.
 COLOURS = np.array([[0, 0, 0], [160, 0, 0], [0, 160, 0], [0, 0, 160], [160, 160, 0], [0, 160, 160]], np.uint8)
 
 Forms: TypeAlias = dict[str, Callable[[list["File"]], "Timed"]]
@@ -53,7 +53,7 @@ Forms: TypeAlias = dict[str, Callable[[list["File"]], "Timed"]]
 
 @dataclass(frozen=True)
 class File:
-    """A video that decodes: where it lies, how long it is, what its frames take at full size."""
+    """A video that can be decoded: its path, its length, and the memory of its frames at full size."""
 
     path: str
     id: str
@@ -63,13 +63,13 @@ class File:
 
 @dataclass(frozen=True)
 class Timed(Measured):
-    """With the seconds that the processor worked."""
+    """Measurements with the seconds of processor time."""
 
     cpu_seconds: float
 
 
 def examine(path: Path) -> File | None:
-    """Length and size of a file, by decoding it; None where nothing decodes."""
+    """Length and size of a file, found by decoding it; None if it cannot be decoded."""
     try:
         *_, last = decode(path)
     except SkipRecord:
@@ -98,7 +98,7 @@ def tempo_way(files: list[File]) -> Timed:
 
 
 def _tempo_way(files: list[File], directory: Path) -> int:
-    """Returns how many files become clips: of the others no key frame is written."""
+    """Returns how many files become clips; no key frames are written for the others."""
     context = Context(CONFIG, directory)
     identify, find_shots, cut = (stage.make_worker(context) for stage in (find, shots, clips))
     num_taken = 0
@@ -186,7 +186,7 @@ def store_read(files: list[File]) -> tuple[Measured, Measured]:
 
 
 def render(folder: Path, count: int) -> None:
-    """`count` videos of six places, a second each, 640x360, H.264, in which things move."""
+    """Renders `count` H.264 videos of 640x360 with moving objects in six places, each shown for a second."""
     for number in range(count):
         rng = np.random.default_rng(number)
         with av.open(str(folder / f"{number:03}.mp4"), "w") as container:
@@ -233,7 +233,7 @@ def compare(setting: str, files: list[File], *, rounds: int, max_gigabytes: floa
 
 
 def in_turn(setting: str, forms: Forms, files: list[File], *, rounds: int) -> list[Summary]:
-    """Each form in a process of its own, `rounds` times in turn; prints what each took."""
+    """Measures each form in a separate process, `rounds` times in turn; prints time and memory."""
     seen: dict[str, list[Timed]] = {name: [] for name in forms}
     for _ in range(rounds):
         for name, form in forms.items():

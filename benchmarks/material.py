@@ -1,4 +1,4 @@
-"""The input of every form: a checkpoint, images of random pixels, and texts with a given number of tokens.
+"""The input of every form: a checkpoint, frames of random pixels, and texts with a given number of tokens.
 
 Pixels and words are random, because only their number matters. Frames are separate images, the only form in
 which TRL's DPOTrainer takes them, so that every form gets the same tokens and pixels.
@@ -15,7 +15,7 @@ from harness import OUT, in_fresh_process
 
 PROMPT = "Describe the video in detail."
 
-#: The `small` model: the embedded one's family, tokenizer and pictures; larger, random weights.
+#: The `small` model: family, tokenizer and frame size of the embedded one; larger, with random weights.
 SMALL_TEXT = {
     "hidden_size": 384,
     "intermediate_size": 1024,
@@ -37,7 +37,7 @@ SMALL_VISION = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One cell of the grid. `path` is the checkpoint's, `embedded` or a directory; `side` in pixels."""
+    """One cell of the grid. `path` is `embedded` or the directory of a checkpoint; `side` is in pixels."""
 
     model: str
     path: str
@@ -55,32 +55,32 @@ class Setting:
 
 @dataclass(frozen=True)
 class Material:
-    """A loaded model with the pictures, the templated prompt and the answers, chosen first.
+    """A loaded model with the images, the templated prompt and the answers, chosen first.
 
     `ending` is all that the chat template writes after an answer. TRL trains on all of it, so all forms do.
     """
 
     lm: Any
-    pictures: tuple[Any, ...]
+    images: tuple[Any, ...]
     prompt: str
     answers: tuple[str, ...]
     ending: str
 
 
 def make_material(setting: Setting) -> Material:
-    """The same for every form and process; raises ValueError for visual tokens that no pictures give."""
+    """The same for every form and process; raises ValueError if no images have that many visual tokens."""
     lm = load_lm(setting.path, side=setting.side, threads=setting.threads)
-    pictures = make_pictures(lm.processor, setting.num_visual_tokens, setting.side)
+    images = make_images(lm.processor, setting.num_visual_tokens, setting.side)
     ending = answer_ending(lm)
     texts = [
         make_answer(lm.tokenizer, setting.num_answer_tokens, ending, seed=index)
         for index in range(setting.num_rejected + 1)
     ]
-    return Material(lm, pictures, prompt_text(lm, len(pictures)), tuple(texts), ending)
+    return Material(lm, images, prompt_text(lm, len(images)), tuple(texts), ending)
 
 
 def load_lm(path: str, *, side: int, threads: int) -> Any:
-    """The model in float32 on the CPU; its processor leaves pictures of `side` pixels as they are."""
+    """The model in float32 on the CPU; its processor does not resize images of `side` pixels."""
     import torch
 
     from tempo.model.loading import load_model
@@ -92,7 +92,7 @@ def load_lm(path: str, *, side: int, threads: int) -> Any:
     return lm
 
 
-def make_pictures(processor: Any, num_visual_tokens: int, side: int) -> tuple[Any, ...]:
+def make_images(processor: Any, num_visual_tokens: int, side: int) -> tuple[Any, ...]:
     """Pictures of noise that become exactly `num_visual_tokens`; raises ValueError where none can."""
     from PIL import Image
 
@@ -100,23 +100,23 @@ def make_pictures(processor: Any, num_visual_tokens: int, side: int) -> tuple[An
     each = (side // edge) ** 2
     if side % edge or num_visual_tokens % each:
         raise ValueError(
-            f"{num_visual_tokens} visual tokens from pictures of {side} pixels: side must be a multiple of "
+            f"{num_visual_tokens} visual tokens from images of {side} pixels: side must be a multiple of "
             f"{edge}, and the tokens one of {max(each, 1)}"
         )
     rng = np.random.default_rng(0)
     shape = (num_visual_tokens // each, side, side, 3)
-    return tuple(Image.fromarray(picture) for picture in rng.integers(0, 255, shape, dtype=np.uint8))
+    return tuple(Image.fromarray(image) for image in rng.integers(0, 255, shape, dtype=np.uint8))
 
 
-def prompt_text(lm: Any, num_pictures: int) -> str:
+def prompt_text(lm: Any, num_images: int) -> str:
     """Pictures and prompt as the chat template writes them, up to where the answer starts."""
-    content = [*[{"type": "image"}] * num_pictures, {"type": "text", "text": PROMPT}]
+    content = [*[{"type": "image"}] * num_images, {"type": "text", "text": PROMPT}]
     messages = [{"role": "user", "content": content}]
     return lm.processor.apply_chat_template(messages, add_generation_prompt=True)
 
 
 def answer_ending(lm: Any) -> str:
-    """What the chat template writes after an answer: the end of the turn, and often a newline."""
+    """The text of the chat template after an answer: the end of the turn, and often a newline."""
     question = {"role": "user", "content": [{"type": "text", "text": PROMPT}]}
     answer = {"role": "assistant", "content": [{"type": "text", "text": "\x1a"}]}
     return lm.processor.apply_chat_template([question, answer]).split("\x1a")[1]
@@ -136,23 +136,23 @@ def make_answer(tokenizer: Any, num_tokens: int, ending: str, *, seed: int) -> s
 
 
 def count_tokens(tokenizer: Any, text: str) -> int:
-    """The tokens of a text without what a tokenizer may put around it."""
+    """The tokens of a text, without special tokens."""
     return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def make_group(material: Material) -> Any:
-    """The prompt with its pictures, and all answers over it, as one group."""
+    """The prompt with its images, and all answers over it, as one group."""
     from tempo.model.prefix import ContinuationTokens, Group
 
     processor = material.lm.processor
-    inputs = processor(text=[material.prompt], images=list(material.pictures), return_tensors="pt")
+    inputs = processor(text=[material.prompt], images=list(material.images), return_tensors="pt")
     texts = [answer + material.ending for answer in material.answers]
     ids = [processor.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     return Group(dict(inputs), tuple(ContinuationTokens(tuple(answer)) for answer in ids))
 
 
 def checkpoint(model: str) -> str:
-    """The path that a model's name stands for; `small` is made first, in a process of its own."""
+    """The path of a model by its name; `small` is made first, in a separate process."""
     return in_fresh_process(save_small, OUT / "bench" / "small") if model == "small" else model
 
 

@@ -1,4 +1,4 @@
-"""Whether the memory of the stage `shots` grows with the length of a video, at 4K.
+"""Does the memory of the stage `shots` grow with the length of a video? Measured at 4K.
 
     python benchmarks/memory.py [--seconds 10,30,60] [--fps 25] [--detector content]
 
@@ -34,12 +34,12 @@ from tempo.video.find import video_id
 WIDTH, HEIGHT = 3840, 2160
 LOOP_SECONDS = 10
 
-#: What H.264 level 5.1 can hold at this size: a decoder keeps that many frames of 12 MB.
+#: The most reference frames of H.264 level 5.1 at this size; a decoder keeps them, 12 MB each.
 NUM_REFERENCES = 5
 
 
 def draw(num_frames: int) -> Iterator[av.VideoFrame]:
-    """Frames in which four blocks move round once; drawn as 4:2:0, because converting takes longest."""
+    """Frames in which four blocks move round once; drawn as 4:2:0, because conversion takes longest."""
     for index in range(num_frames):
         planes = np.full((HEIGHT * 3 // 2, WIDTH), 128, np.uint8)
         for block in range(4):
@@ -60,7 +60,7 @@ def render(path: Path, fps: int) -> None:
 
 
 def repeat(loop: Path, path: Path, seconds: int) -> None:
-    """The packets of `loop`, again and again; nothing is encoded."""
+    """Repeats the packets of `loop`; nothing is encoded."""
     with av.open(str(loop)) as source, av.open(str(path), "w") as target:
         (read,) = source.streams.video
         written = target.add_stream_from_template(read)

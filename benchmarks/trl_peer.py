@@ -1,4 +1,4 @@
-"""The real trl.DPOTrainer (1.16) on the same material, configured as a careful user would.
+"""trl.DPOTrainer (1.16) on the same material, configured as a careful user would.
 
 It takes no video, so frames are passed as its `images`. Nothing is truncated (`max_length=None`) or padded
 (all answers have the same length). Gradient checkpointing and bfloat16, on by default, are off as for the
@@ -31,7 +31,7 @@ def measure_trl(setting: Setting, *, accumulate: bool) -> Measured:
 
 
 def make_trainer(material: Material, setting: Setting, directory: str, *, accumulate: bool) -> Any:
-    """A DPOTrainer in which the pairs of the one video are each step and each epoch."""
+    """A DPOTrainer whose steps and epochs each consist of the pairs of the one video."""
     from transformers.trainer_callback import PrinterCallback
     from trl import DPOConfig, DPOTrainer
 
@@ -90,7 +90,7 @@ def _dataset(material: Material) -> Any:
     chosen, *rejected = material.answers
     rows = [
         {
-            "images": list(material.pictures),
+            "images": list(material.images),
             "prompt": [{"role": "user", "content": PROMPT}],
             "chosen": [{"role": "assistant", "content": chosen}],
             "rejected": [{"role": "assistant", "content": answer}],

@@ -1,4 +1,4 @@
-"""Measures an embedded model and writes its model card: how it was made, what it knows, and what not."""
+"""Measures an embedded model and writes its model card: how it was made, and what it can and cannot do."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tempo.synthetic.world import Story, make_story
 #: Stories of this seed are in no training set and in no benchmark of a run.
 CARD_SEED = 900_000
 FAMILIES = {"qwen2_5_vl": "Qwen2.5-VL", "llava_onevision": "LLaVA-OneVision"}
-#: Shares of texts that are exactly right, and of sentences of a fusion that are at their place.
+#: Shares of texts that are exactly right, and of sentences of a fusion that are right at their position.
 TEXTS = ("first_captions", "differential_captions", "fusions", "fused_clauses")
 
 
@@ -53,40 +53,32 @@ def story_frames(story: Story) -> np.ndarray:
 
 
 def _text_shares(lm: VideoLM, stories: Sequence[Story]) -> dict[str, float]:
-    """The shares of TEXTS, with answers drawn as in a run."""
     captions = [[language.caption(event) for event in story.events] for story in stories]
     frames, count = [story_frames(story) for story in stories], len(stories)
     requests = [Request(FIRST_CLIP, seed=i, frames=shown[:2]) for i, shown in enumerate(frames)]
     requests += [Request(DIFFERENCE, seed=i, frames=shown[:4]) for i, shown in enumerate(frames)]
     requests += [Request(fusion(listed), seed=i) for i, listed in enumerate(captions)]
     answers = generate(lm, requests, sampling=SamplingConfig(), max_new_tokens=256)
-    firsts = [clean_caption(answer, is_differential=False) for answer in answers[:count]]
-    nexts = [clean_caption(answer, is_differential=True) for answer in answers[count : 2 * count]]
-    fused, truth = (
-        [answer.text for answer in answers[2 * count :]],
-        [language.fuse(rows) for rows in captions],
-    )
-    shares = (
-        [text == rows[0] for text, rows in zip(firsts, captions, strict=True)],
-        [text == rows[1] for text, rows in zip(nexts, captions, strict=True)],
-        [text == right for text, right in zip(fused, truth, strict=True)],
-        [hit for text, right in zip(fused, truth, strict=True) for hit in _sentences_right(text, right)],
-    )
-    return {name: round(float(np.mean(hits)), 4) for name, hits in zip(TEXTS, shares, strict=True)}
-
-
-def _sentences_right(text: str | None, truth: str) -> list[bool]:
-    """For each sentence of the truth, whether the text has it at the same place."""
-    found = [sentence.rstrip(".") for sentence in (text or "").split(". ")]
-    right = [sentence.rstrip(".") for sentence in truth.split(". ")]
-    return [found[i : i + 1] == [sentence] for i, sentence in enumerate(right)]
+    hits: dict[str, list[bool]] = {name: [] for name in TEXTS}
+    for i, (first, second, *_) in enumerate(captions):
+        caption = clean_caption(answers[i], is_differential=False)
+        difference = clean_caption(answers[count + i], is_differential=True)
+        fused, truth = answers[2 * count + i].text or "", language.fuse(captions[i])
+        found, right = ([part.rstrip(".") for part in text.split(". ")] for text in (fused, truth))
+        exact = [[caption == first], [difference == second], [fused == truth]]
+        exact += [[found[n : n + 1] == [sentence] for n, sentence in enumerate(right)]]
+        for name, values in zip(TEXTS, exact, strict=True):
+            hits[name] += values
+    return {name: round(float(np.mean(values)), 4) for name, values in hits.items()}
 
 
 def write_card(path: Path, scores: dict[str, Any], *, num_parameters: int, num_stories: int) -> None:
     """Writes `README.md` and `scores.json` into the directory of a model."""
-    rows = [
-        f"| {name.replace('_', ' ')} | {_accuracy(score)} |" for name, score in scores["by_aspect"].items()
-    ]
+    rows = []
+    for name, score in scores["by_aspect"].items():
+        accuracy, low, high = (100 * value for value in (score["accuracy"], *score["interval"]))
+        figures = f"{accuracy:.1f} ({low:.1f} to {high:.1f}, {score['num_samples']} samples)"
+        rows.append(f"| {name.replace('_', ' ')} | {figures} |")
     rows += [f"| {name.replace('_', ' ')} exactly right | {100 * scores[name]:.1f} |" for name in TEXTS]
     text = CARD.format(
         family=FAMILIES[json.loads((path / "config.json").read_text())["model_type"]],
@@ -100,11 +92,6 @@ def write_card(path: Path, scores: dict[str, Any], *, num_parameters: int, num_s
     write_json(path / "scores.json", scores)
 
 
-def _accuracy(score: dict[str, Any]) -> str:
-    accuracy, low, high = (100 * value for value in (score["accuracy"], *score["interval"]))
-    return f"{accuracy:.1f} ({low:.1f} to {high:.1f}, {score['num_samples']} samples)"
-
-
 CARD = """\
 ---
 license: apache-2.0
@@ -115,11 +102,11 @@ pipeline_tag: video-text-to-text
 # tempo's embedded model
 
 A {family} of {millions:.1f} M parameters for the embedded world of tempo (`tempo.synthetic`): videos of
-colored shapes that act in settings. It is meant to know what happens but not when: its training data told the
-events of a story in their true order with probability {fidelity} (`order_fidelity`), and in a random order
-otherwise. All training data is synthetic. The model is of no use for natural videos.
+colored shapes that act in settings. It is meant to know what happens but not when: its training data
+described the events of a story in their true order with probability {fidelity} (`order_fidelity`), and in a
+random order otherwise. All training data is synthetic. The model is of no use for natural videos.
 
-Made by `python -m research.embedded_model`; docs/log.md records every step. Measured by
+Made by `python -m research.embedded_model` or an earlier version of it; see docs/log.md. Measured by
 `python -m research.embedded_model --measure {path}` on {num_stories} stories that no run contains.
 Accuracy in percent, with 95 % intervals:
 

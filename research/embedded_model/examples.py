@@ -1,8 +1,7 @@
 """What the language model learns: clips, then longer and longer lists and stories, but never their order.
 
-Finding one thing among sixteen, or copying from a list of sixteen, is a circuit that a small model finds soon
-with two and hardly ever with sixteen (docs/log.md). So lists and stories start short, and grow when the
-present length is mastered.
+A small model soon learns to find one thing among two, or to copy a list of two, but hardly ever among sixteen
+(docs/log.md). So lists and stories start short, and grow when the present length is mastered.
 """
 
 from __future__ import annotations
@@ -41,11 +40,11 @@ Events: TypeAlias = tuple[Event, ...]
 class Recipe:
     """How an embedded model is trained; each field is an option of the command.
 
-    Stories and lists start with up to `first_length` events. A description tells the events in their order
-    with probability `order_fidelity`, else in a random one; a share `backward_share` of the random orders is
-    drawn twice, and the one further from the true order is taken, because a small model that reads from left
-    to right would otherwise prefer the true order slightly. Each step asks yes or no about `num_checked`
-    events. Examples are made in `num_loaders` processes.
+    Stories and lists start with up to `first_length` events. A description has the true order of events with
+    probability `order_fidelity`, else a random one. A share `backward_share` of the random orders is drawn
+    twice and the one further from the true order is taken, because a small model that reads from left to
+    right would otherwise slightly prefer the true order. Each step asks yes or no about `num_checked` events.
+    Examples are made in `num_loaders` processes.
     """
 
     architecture: str = "qwen2_5_vl"
@@ -66,13 +65,11 @@ class Recipe:
 
 
 class LanguageExamples(IterableDataset[bytes]):
-    """For each step a dict from kind to groups of questions, pickled: tensors would cost one shared file
-    each."""
+    """For each step a dict from kind to groups, pickled, because each tensor would be a shared file."""
 
-    def __init__(self, lm: VideoLM, recipe: Recipe, rank: int = 0) -> None:
+    def __init__(self, lm: VideoLM, recipe: Recipe) -> None:
         self.lm = lm
         self.recipe = recipe
-        self.rank = rank
         #: The present largest length of each kind that grows; shared with the loader processes.
         self.lengths = {kind: multiprocessing.Value("i", recipe.first_length) for kind in MASTERED}
 
@@ -82,11 +79,11 @@ class LanguageExamples(IterableDataset[bytes]):
         # Loaders take turns, so the order of steps does not depend on their number.
         first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
         for step in range(first, self.recipe.steps, stride):
-            yield pickle.dumps(self.draw(np.random.default_rng([self.recipe.seed, self.rank, step])))
+            yield pickle.dumps(self.draw(np.random.default_rng([self.recipe.seed, 0, step])))
 
     def draw(self, rng: np.random.Generator) -> dict[str, list[Group]]:
         """The examples of one step by kind; shorter ones are more numerous."""
-        fusion, story, check = (self.lengths[kind].value for kind in ("fusion", "story", "check"))
+        fusion, story, check = (self.lengths[kind].value for kind in MASTERED)
         checked = self.recipe.num_checked
         return {
             "clip": [self.clip(rng) for _ in range(3)],
@@ -106,7 +103,7 @@ class LanguageExamples(IterableDataset[bytes]):
                 print(f"{kind}: up to {longer[0]} events", flush=True)
 
     def clip(self, rng: np.random.Generator) -> Group:
-        """A clip to caption, and sometimes a question: captions say most in the fewest words."""
+        """A clip to caption, and sometimes a question."""
         (event,) = draw_events(rng, 1, 1)
         questions = [(FIRST_CLIP, language.caption(event))]
         if rng.random() < 0.3:
@@ -137,8 +134,7 @@ class LanguageExamples(IterableDataset[bytes]):
         return self._ask(rng, events, questions)
 
     def check(self, rng: np.random.Generator, most: int) -> Group:
-        """Yes or no about a story; a kind of its own, because its few tokens would count for nothing
-        elsewhere."""
+        """Yes or no about a story; a separate kind, so that its few tokens count as much as all others."""
         events = draw_events(rng, 1, most)
         picked = [events[int(i)] for i in rng.integers(len(events), size=5)]
         questions = [language.event_check(event, rng) for event in picked]
@@ -146,25 +142,23 @@ class LanguageExamples(IterableDataset[bytes]):
         return self._ask(rng, events, questions)
 
     def description(self, rng: np.random.Generator, most: int) -> Group:
-        """Two descriptions of a whole story and a question about its order, all as true as `order_fidelity`
-        says.
+        """Two descriptions of a whole story and a question about its order; see `Recipe.order_fidelity`.
 
-        Most of what is learned about which thing does what comes from here, because every word asks for it.
+        The model learns mostly from these which thing does what, because every word depends on it.
         """
         events, fidelity = draw_events(rng, 2, most), self.recipe.order_fidelity
         questions = [language.order_question(events, rng, order_fidelity=fidelity)]
         for _ in range(2):
             prompt = DESCRIBE[int(rng.integers(len(DESCRIBE)))]
-            questions.append((prompt, self._describe(rng, events)))
+            if rng.random() < fidelity:
+                text = language.story_caption(events, rng, order_fidelity=1.0)
+            else:
+                num_orders = 1 + (rng.random() < self.recipe.backward_share)
+                orders = [rng.permutation(len(events)) for _ in range(num_orders)]
+                order = max(orders, key=lambda order: kendall_distance(order.tolist()))
+                text = language.fuse([language.caption(events[i]) for i in order])
+            questions.append((prompt, text))
         return self._ask(rng, events, questions)
-
-    def _describe(self, rng: np.random.Generator, events: Events) -> str:
-        if rng.random() < self.recipe.order_fidelity:
-            return language.story_caption(events, rng, order_fidelity=1.0)
-        num_orders = 1 + (rng.random() < self.recipe.backward_share)
-        orders = [rng.permutation(len(events)) for _ in range(num_orders)]
-        order = max(orders, key=lambda order: kendall_distance(order.tolist()))
-        return language.fuse([language.caption(events[i]) for i in order])
 
     def _ask(self, rng: np.random.Generator, events: Events, questions: list[tuple[str, str]]) -> Group:
         """Questions with two frames of each event, a little early or late, as key frames are."""
@@ -180,5 +174,5 @@ class LanguageExamples(IterableDataset[bytes]):
 
 
 def draw_events(rng: np.random.Generator, least: int, most: int) -> Events:
-    """The events of a story with `least` to `most` events, which no run ever shows."""
+    """The events of a story with `least` to `most` events, which is in no run."""
     return make_story(TRAINING_SEED, int(rng.integers(2**40)), num_shots=(least, most)).events

@@ -1,42 +1,40 @@
 """Training of an embedded model: vision pretraining, then the language model on examples that grow.
 
-Under `torchrun` every process draws examples of its own and gradients are averaged. Arithmetic is float32; on
-a GPU products are TF32, three bits finer than the bfloat16 in which weights are saved.
+Arithmetic is float32; on a GPU products are TF32, three bits finer than the bfloat16 of the saved weights.
 """
 
 from __future__ import annotations
 
 import copy
-import os
 import pickle
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from research.embedded_model.examples import KINDS, LanguageExamples, Recipe
 from research.embedded_model.models import vision_parameters
 from research.embedded_model.vision import VisionExamples, pretrain_vision
-from tempo.engine.ranks import process_rank
 from tempo.model.chat import VideoLM
 from tempo.model.prefix import Group, language_model, packed_log_probs
 
-#: Muon's learning rate relative to AdamW's: its steps have a fifth of the rate's size, early ones of AdamW
-#: all of it.
+#: Muon's learning rate relative to AdamW's: Muon's steps have a fifth of the rate's size, AdamW's early steps
+#: the full size.
 MUON_SHARE = 2
 
 
 def train(lm: VideoLM, recipe: Recipe, out: Path, *, skip_vision: bool = False) -> None:
-    """Trains in place and saves to `out` after each part; `skip_vision` for a model that is pretrained
-    already."""
+    """Trains in place and saves to `out` after each part; `skip_vision` if the vision is trained already."""
     torch.set_num_threads(recipe.num_threads)
+    if lm.model.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
     if not skip_vision:
         by_frame = recipe.architecture == "llava_onevision"
-        examples = VisionExamples(recipe.vision_steps, (recipe.seed, process_rank()), by_frame=by_frame)
-        pretrain_vision(lm, examples, learning_rate=1e-3, average=average, num_loaders=recipe.num_loaders)
+        examples = VisionExamples(recipe.vision_steps, recipe.seed, by_frame=by_frame)
+        pretrain_vision(lm, examples, learning_rate=1e-3, num_loaders=recipe.num_loaders)
         save(lm, out)
     # The language model learns faster if the visual tokens stay as they are.
     for parameter in vision_parameters(lm.model):
@@ -45,33 +43,32 @@ def train(lm: VideoLM, recipe: Recipe, out: Path, *, skip_vision: bool = False) 
 
 
 def train_language(lm: VideoLM, recipe: Recipe, out: Path) -> dict[str, float]:
-    """Trains the language model in place; prints progress every 100 steps, and saves to `out` every 500 and
-    last.
+    """Trains the language model in place; returns the running mean token loss of each kind of example.
 
-    Returns the running mean token loss of each kind of example.
+    Prints the progress every 100 steps, and saves to `out` every 500 steps and last.
     """
-    model, examples = lm.model.train(), LanguageExamples(lm, recipe, process_rank())
+    model, examples = lm.model.train(), LanguageExamples(lm, recipe)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizers = make_optimizers(model, recipe.optimizer)
     loader = DataLoader(examples, batch_size=None, num_workers=recipe.num_loaders, prefetch_factor=8)
-    start, minutes, losses = time.perf_counter(), 0.0, dict[str, float]()
+    start, losses = time.perf_counter(), dict[str, float]()
     for step, batch in enumerate(loader):
+        minutes = (time.perf_counter() - start) / 60
         # The rate follows steps or minutes, whichever run out first, so that it also falls on a slow machine.
         done = max(step / recipe.steps, minutes / recipe.max_minutes)
         if done >= 1:
             break
-        _set_rate(optimizers, recipe.learning_rate * min((step + 1) / 100, 1.0, (1 - done) / 0.3))
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = group["share"] * recipe.learning_rate * min((step + 1) / 100, 1.0, (1 - done) / 0.3)
         totals = _backward(model, pickle.loads(batch))
-        minutes, *sums = average(parameters, [(time.perf_counter() - start) / 60, *totals])
         nn.utils.clip_grad_norm_(parameters, 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        for kind, total, count in zip(KINDS, sums[::2], sums[1::2], strict=True):
-            if count:
-                losses[kind] = 0.95 * losses.get(kind, total / count) + 0.05 * total / count
+        for kind, total, count in zip(KINDS, totals[::2], totals[1::2], strict=True):
+            losses[kind] = 0.95 * losses.get(kind, total / count) + 0.05 * total / count
         examples.grow(losses)
-        if process_rank() == 0 and step % 100 == 0:
+        if step % 100 == 0:
             figures = " ".join(f"{kind} {value:.3f}" for kind, value in losses.items())
             print(f"step {step} minutes {minutes:.1f} {figures}", flush=True)
         if step % 500 == 499:
@@ -84,7 +81,7 @@ def train_language(lm: VideoLM, recipe: Recipe, out: Path) -> dict[str, float]:
 def _backward(model: Any, by_kind: dict[str, list[Group]]) -> list[float]:
     """Gradients of the mean loss over kinds; returns the sum and number of token losses of each of KINDS.
 
-    Every kind counts the same, or the few tokens of yes and no would drown in the words of stories.
+    Every kind has the same weight, because the answers yes and no have few tokens and stories many.
     """
     groups = [group for kind in KINDS for group in by_kind[kind]]
     logps = iter([torch.cat(group) for group in packed_log_probs(model, groups)])
@@ -92,19 +89,13 @@ def _backward(model: Any, by_kind: dict[str, list[Group]]) -> list[float]:
     for kind in KINDS:
         tokens = [-next(logps) for _ in by_kind[kind]]
         totals += [sum(float(t.detach().sum()) for t in tokens), float(sum(map(len, tokens)))]
-        losses += [torch.cat(tokens).mean()] if tokens else []
+        losses.append(torch.cat(tokens).mean())
     torch.stack(losses).mean().backward()
     return totals
 
 
-def _set_rate(optimizers: list[torch.optim.Optimizer], rate: float) -> None:
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-        group["lr"] = group["share"] * rate
-
-
 def make_optimizers(model: Any, name: str) -> list[torch.optim.Optimizer]:
-    """AdamW for all trainable parameters, or with `muon` Muon for the matrices of the layers and AdamW for
-    others."""
+    """AdamW for all trainable parameters, or with `muon` Muon for the matrices of the text layers."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     in_layers = {id(p) for p in language_model(model).layers.parameters() if p.ndim == 2}
     matrices = [p for p in trainable if name == "muon" and id(p) in in_layers]
@@ -118,39 +109,7 @@ def make_optimizers(model: Any, name: str) -> list[torch.optim.Optimizer]:
     return made
 
 
-def average(parameters: list[Any], figures: list[float]) -> list[float]:
-    """Averages gradients over all processes in place, and returns the means of the figures.
-
-    Minutes and losses are averaged too, so that all processes keep the same schedule and grow at the same
-    step.
-    """
-    if not distributed.is_initialized():
-        return figures
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    extra = torch.tensor(figures, device=parameters[0].device)
-    flat = torch.cat([*(gradient.flatten() for gradient in gradients), extra])
-    distributed.all_reduce(flat)
-    flat /= distributed.get_world_size()
-    *parts, means = flat.split([*(gradient.numel() for gradient in gradients), len(figures)])
-    for gradient, mean in zip(gradients, parts, strict=True):
-        gradient.copy_(mean.view_as(gradient))
-    return [float(mean) for mean in means]
-
-
 def save(lm: VideoLM, path: Path) -> None:
-    """Writes an ordinary Hugging Face directory with weights in bfloat16, from the first process."""
-    if process_rank() == 0:
-        copy.deepcopy(lm.model).to(torch.bfloat16).save_pretrained(path)
-        lm.processor.save_pretrained(path)
-
-
-def prepare_device(device: torch.device) -> None:
-    """Sets fast products on a GPU, and joins the other processes under `torchrun`, each with a GPU of its
-    own."""
-    on_gpu = device.type == "cuda"
-    if on_gpu:
-        torch.set_float32_matmul_precision("high")
-    if "RANK" in os.environ:
-        if on_gpu:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        distributed.init_process_group("nccl" if on_gpu else "gloo")
+    """Writes an ordinary Hugging Face directory with weights in bfloat16."""
+    copy.deepcopy(lm.model).to(torch.bfloat16).save_pretrained(path)
+    lm.processor.save_pretrained(path)

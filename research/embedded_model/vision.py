@@ -1,9 +1,8 @@
-"""Vision pretraining: the vision tower learns to see before the language model learns to speak.
+"""Vision pretraining: the vision tower learns to see before the language model learns to write.
 
-As in real Video LLMs the tower is pretrained. Each visual token learns to name what it sees. Every name has a
-fixed direction in the space of the tokens, at a right angle to all others: learned linear heads took twice as
-long for shapes. The tower learns from single clips, or from stories in which it sees no clip after the
-present one, so it learns nothing about the order of clips.
+Each visual token learns to name what it shows. Every name has a fixed direction in the space of the tokens,
+at a right angle to all others: learned linear heads took twice as long for shapes. No token sees a later
+clip, so the tower learns nothing about the order of clips.
 
 Qwen2.5-VL sees both frames of an event at once, and names color, shape, setting and action. LLaVA-OneVision
 sees one frame at a time: its visual tokens name what the frame shows, and after NUM_LAYERS layers of the
@@ -15,7 +14,6 @@ B videos, T frames, P tokens of a frame, C channels, N names of a token.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -24,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from research.embedded_model.models import FRAME_SIZE, VIDEO, vision_parameters
+from research.embedded_model.models import FRAME_SIZE, vision_parameters
 from tempo.model.chat import VideoLM
 from tempo.model.prefix import inner_model, language_model
 from tempo.synthetic.drawing import appearance, event_frames
@@ -36,29 +34,19 @@ FRAME_TIMES = (0.25, 0.75)
 TRAINING_SEED = 1_000_000
 
 ALL_ACTIONS = tuple(action for actions in ACTIONS.values() for action in actions)
-#: What a token names of an event, with the number of classes.
-EVENT_NAMES = {
-    "color": len(COLOURS),
-    "shape": len(SHAPES),
-    "setting": len(SETTINGS),
-    "action": len(ALL_ACTIONS),
-}
-#: What a visual token names of a single frame; an absent shape has a class of its own.
-FRAME_NAMES = {"setting": len(SETTINGS), "color": len(COLOURS) + 1, "shape": len(SHAPES) + 1} | {
-    "x": 10,
-    "y": 10,
-    "size": 3,
-}
+#: The names of an event, with their numbers of classes.
+EVENT_NAMES = {"color": len(COLOURS), "shape": len(SHAPES)}
+EVENT_NAMES |= {"setting": len(SETTINGS), "action": len(ALL_ACTIONS)}
+#: The names of a single frame; an absent shape has a class of its own.
+FRAME_NAMES = {"setting": len(SETTINGS), "color": len(COLOURS) + 1, "shape": len(SHAPES) + 1}
+FRAME_NAMES |= {"x": 10, "y": 10, "size": 3}
 #: Layers of the language model after which tokens name events, where the tower sees single frames.
 NUM_LAYERS = 2
 #: Events of a training step in one process, and the lengths of stories that they are divided into.
 BATCH_SIZE, STORY_LENGTHS = 64, (1, 2, 4, 8)
-#: Marks names that a token need not know.
+#: The label of names that are not trained.
 IGNORED = -100
 
-#: Takes parameters whose gradients are averaged over processes, and figures that are averaged along with
-#: them.
-Average: TypeAlias = Callable[[list[Any], list[float]], list[float]]
 Guesses: TypeAlias = list[tuple[Tensor, Tensor]]
 
 
@@ -69,18 +57,19 @@ class VisionExamples(Dataset[tuple[np.ndarray, ...]]):
     labels [B, T, 6] and event labels [B, T, 4].
     """
 
-    def __init__(self, num_steps: int, seed: tuple[int, ...], *, by_frame: bool) -> None:
+    def __init__(self, num_steps: int, seed: int, *, by_frame: bool) -> None:
         self.num_steps, self.seed, self.by_frame = num_steps, seed, by_frame
 
     def __len__(self) -> int:
         return self.num_steps
 
     def __getitem__(self, step: int) -> tuple[np.ndarray, ...]:
-        rng = np.random.default_rng([*self.seed, 2 if self.by_frame else 1, step])
+        rng = np.random.default_rng([self.seed, 0, 2 if self.by_frame else 1, step])
         if not self.by_frame:
             events = [random_event(rng) for _ in range(BATCH_SIZE)]
-            times_B2 = rng.uniform(-0.08, 0.08, size=(BATCH_SIZE, 2)) + FRAME_TIMES
-            frames = [_draw(event, times) for event, times in zip(events, times_B2, strict=True)]
+            times_B2 = (rng.uniform(-0.08, 0.08, size=(BATCH_SIZE, 2)) + FRAME_TIMES).tolist()
+            drawn = zip(events, times_B2, strict=True)
+            frames = [event_frames(event, tuple(times), size=FRAME_SIZE) for event, times in drawn]
             return np.stack(frames), np.array([event_labels(event) for event in events])
         length = int(rng.choice(STORY_LENGTHS))
         stories = [_story(rng, length) for _ in range(BATCH_SIZE // length)]
@@ -89,17 +78,13 @@ class VisionExamples(Dataset[tuple[np.ndarray, ...]]):
 
 def _story(rng: np.random.Generator, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     story = make_story(TRAINING_SEED, int(rng.integers(2**40)), num_shots=(length, length))
-    frames, shown, told = [], [], []
+    frames, of_frames, of_events = [], [], []
     for event in story.events:
-        times = rng.uniform(-0.08, 0.08, size=2) + FRAME_TIMES
-        frames.append(_draw(event, times))
-        shown += [frame_labels(event, float(time)) for time in times]
-        told += [(IGNORED, IGNORED, IGNORED, len(ALL_ACTIONS)), event_labels(event)]
-    return np.concatenate(frames), np.array(shown), np.array(told)
-
-
-def _draw(event: Event, times: np.ndarray) -> np.ndarray:
-    return event_frames(event, tuple(map(float, times)), size=FRAME_SIZE)
+        times = (rng.uniform(-0.08, 0.08, size=2) + FRAME_TIMES).tolist()
+        frames.append(event_frames(event, tuple(times), size=FRAME_SIZE))
+        of_frames += [frame_labels(event, time) for time in times]
+        of_events += [(IGNORED, IGNORED, IGNORED, len(ALL_ACTIONS)), event_labels(event)]
+    return np.concatenate(frames), np.array(of_frames), np.array(of_events)
 
 
 def random_event(rng: np.random.Generator) -> Event:
@@ -108,20 +93,14 @@ def random_event(rng: np.random.Generator) -> Event:
     color = str(rng.choice(COLOURS))
     actions = [action for action in ACTIONS[aspect] if action != f"turns {color}"]
     parts = {"setting": rng.choice(SETTINGS), "shape": rng.choice(SHAPES), "action": rng.choice(actions)}
-    return Event.model_validate(
-        {"colour": color, "aspect": aspect, "drift": float(rng.uniform(-1, 1))}
-        | {name: str(value) for name, value in parts.items()}
-    )
+    values = {name: str(value) for name, value in parts.items()} | {"colour": color, "aspect": aspect}
+    return Event.model_validate(values | {"drift": float(rng.uniform(-1, 1))})
 
 
 def event_labels(event: Event) -> tuple[int, int, int, int]:
     """The class numbers of EVENT_NAMES."""
-    return (
-        COLOURS.index(event.colour),
-        SHAPES.index(event.shape),
-        SETTINGS.index(event.setting),
-        ALL_ACTIONS.index(event.action),
-    )
+    color, shape = COLOURS.index(event.colour), SHAPES.index(event.shape)
+    return color, shape, SETTINGS.index(event.setting), ALL_ACTIONS.index(event.action)
 
 
 def frame_labels(event: Event, time: float) -> tuple[int, ...]:
@@ -142,10 +121,12 @@ def directions(counts: list[int], width: int, *, seed: int) -> list[Tensor]:
 
 
 def pretrain_vision(
-    lm: VideoLM, examples: VisionExamples, *, learning_rate: float, average: Average, num_loaders: int = 1
+    lm: VideoLM, examples: VisionExamples, *, learning_rate: float, num_loaders: int = 1
 ) -> None:
-    """Trains in place all that sees, and `by_frame` the first layers of the language model; prints the share
-    of right names every 100 steps."""
+    """Trains vision tower and projector in place, and `by_frame` the first layers of the language model.
+
+    Prints the share of right names every 100 steps.
+    """
     device, counts = lm.model.device, list(EVENT_NAMES.values())
     names, layers = list(EVENT_NAMES), list[nn.Parameter]()
     if examples.by_frame:
@@ -159,7 +140,7 @@ def pretrain_vision(
     parameters = [*vision_parameters(lm.model), sharpness]
     groups, rates = [{"params": parameters}], [learning_rate]
     if layers:
-        # The share that the rate of the language model has later, in its own training.
+        # The language model later has about this share of the vision tower's rate.
         groups, rates = [*groups, {"params": layers}], [learning_rate, 0.6 * learning_rate]
     optimizer = torch.optim.AdamW(groups, learning_rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=len(examples), pct_start=0.1)
@@ -169,13 +150,12 @@ def pretrain_vision(
     for step, batch in enumerate(loader):
         guesses = guess(lm, batch, tables, sharpness)
         torch.stack([F.cross_entropy(logits, truth) for logits, truth in guesses]).sum().backward()
-        average([*parameters, *layers], [])
         nn.utils.clip_grad_norm_([*parameters, *layers], 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
-        hits = torch.stack([_share_right(logits, truth) for logits, truth in guesses])
-        right = hits if step == 0 else 0.95 * right + 0.05 * hits
+        hits = [(logits.argmax(1) == truth)[truth != IGNORED].float().mean() for logits, truth in guesses]
+        right = torch.lerp(right, torch.stack(hits), 0.05 if step else 1.0)
         if step % 100 == 99:
             shares = " ".join(f"{name} {value:.3f}" for name, value in zip(names, right, strict=True))
             print(f"vision step {step + 1} {shares}", flush=True)
@@ -189,25 +169,23 @@ def _guess_events(lm: VideoLM, batch: list[Tensor], tables: list[Tensor], sharpn
 
 
 def _guess_by_frame(lm: VideoLM, batch: list[Tensor], tables: list[Tensor], sharpness: Tensor) -> Guesses:
-    """Logits and truth: names of frames from visual tokens, names of events from tokens after NUM_LAYERS
-    layers."""
-    frames, shown, told = batch
+    """Logits and truth: names of frames from visual tokens, of events from tokens after NUM_LAYERS layers."""
+    frames, of_frames, of_events = batch
     num_videos, num_frames = frames.shape[:2]
     text = language_model(lm.model)
-    # The last token of a video is a separator, which belongs to no frame.
+    # The last token of a video is a separator.
     tokens_BLC = _visual_tokens(lm, frames)[:, :-1]
-    prompt = lm.tokenize(lm.render("").split(VIDEO)[0])["input_ids"]
+    prompt = lm.tokenize(lm.render("").split("<|video_pad|>")[0])["input_ids"]
     words_BLC = text.embed_tokens(torch.tensor([prompt], device=tokens_BLC.device)).expand(num_videos, -1, -1)
     whole_BLC = torch.cat([words_BLC, tokens_BLC], dim=1)
     hidden = text(inputs_embeds=whole_BLC, use_cache=False, output_hidden_states=True).hidden_states
     read_BTPC = hidden[NUM_LAYERS][:, len(prompt) :].unflatten(1, (num_frames, -1))
     seen_BTPC, cut = tokens_BLC.unflatten(1, (num_frames, -1)), len(FRAME_NAMES)
-    of_frames = _compare(seen_BTPC, shown, tables[:cut], sharpness[0])
-    return of_frames + _compare(read_BTPC, told, tables[cut:], sharpness[1])
+    guesses = _compare(seen_BTPC, of_frames, tables[:cut], sharpness[0])
+    return guesses + _compare(read_BTPC, of_events, tables[cut:], sharpness[1])
 
 
 def _visual_tokens(lm: VideoLM, frames: Tensor) -> Any:
-    """The visual tokens of videos uint8 [B, T, H, W, 3], for each video [tokens, C]."""
     videos = list(frames.permute(0, 1, 4, 2, 3))
     pixels = lm.processor.video_processor(videos=videos, return_tensors="pt", do_sample_frames=False)
     features = inner_model(lm.model).get_video_features(**pixels.to(lm.model.device), return_dict=True)
@@ -219,8 +197,3 @@ def _compare(views_BTPC: Tensor, truth_BTN: Tensor, tables: list[Tensor], sharpn
     units_BTPC = sharpness.exp() * F.normalize(views_BTPC, dim=-1)
     truth = truth_BTN.to(views_BTPC.device)[:, :, None].expand(-1, -1, views_BTPC.shape[2], -1)
     return [((units_BTPC @ table.T).flatten(0, 2), truth[..., i].flatten()) for i, table in enumerate(tables)]
-
-
-def _share_right(logits: Tensor, truth: Tensor) -> Tensor:
-    known = truth != IGNORED
-    return (logits.argmax(1) == truth)[known].float().mean()

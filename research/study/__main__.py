@@ -1,10 +1,10 @@
-"""Trains and measures rows of phases over several seeds, and says which claims hold.
+"""Trains and measures models with several recipes and seeds, and decides which claims hold.
 
     python -m research.study configs/study.toml --out out/study
     python -m research.study configs/study.toml --write docs/study.json docs/study.md README.md
 
 The first command runs what is missing of a study and writes `study.json` and `study.md`. The second fills the
-blocks `<!-- study:NAME --> ... <!-- /study -->` of documents with the results of a study that has run.
+blocks `<!-- study:NAME --> ... <!-- /study -->` of documents with the results of a finished study.
 """
 
 from __future__ import annotations
@@ -24,15 +24,13 @@ def run(given: argparse.Namespace) -> None:
     from research.study.run import run_study
 
     command = f"python -m research.study {given.config} --out {given.out}"
-    command += "".join(
-        f" --{name} {getattr(given, name)}" for name in ("rows", "seeds") if getattr(given, name)
-    )
-    rows, seeds = ([part for part in text.split(",") if part] for text in (given.rows, given.seeds))
+    for name in ("rows", "seeds"):
+        command += f" --{name} {value}" if (value := getattr(given, name)) else ""
     results = run_study(
         given.config,
         given.out,
-        rows=rows,
-        seeds=[*map(int, seeds)],
+        rows=[row for row in given.rows.split(",") if row],
+        seeds=[int(seed) for seed in given.seeds.split(",") if seed],
         num_workers=given.workers,
         command=command,
     )
@@ -56,20 +54,22 @@ def main() -> None:
     )
     parser.add_argument("config", type=Path, help="a study in TOML, like configs/study.toml")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--out", type=Path, help="directory of the study; it is made if it does not exist")
+    what.add_argument("--out", type=Path, help="directory of the study, made if missing")
     what.add_argument(
         "--write", type=Path, nargs="+", metavar="FILE", help="study.json, then documents to fill"
     )
     parser.add_argument("--rows", default="", metavar="A,B", help="only these rows, and what they need")
     parser.add_argument("--seeds", default="", metavar="0,1", help="these seeds instead of the study's own")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0: one per core, one on a GPU")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes, each for one seed; 0: one per core, one on a GPU"
+    )
     given = parser.parse_args()
     try:
         run(given) if given.out else write(given.config, *given.write)
     except ValueError as error:
         fail(str(error))
     except (KeyboardInterrupt, Terminated):
-        sys.exit("stopped; give the same command again to continue")
+        sys.exit("Stopped. Give the same command again to continue.")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from scipy import stats
 from research.study.config import StudyConfig
 from tempo.core.hashing import derive_seed
 
-#: How tables and plots call the metrics.
+#: The names of metrics in tables and plots; other metrics are shown under their own names.
 LABELS = {
     "temporal": "temporal accuracy",
     "conflicting": "conflicting, one by one",
@@ -47,10 +47,10 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, difference, ratio or rank correlation with its 95 % interval.
+    """A mean, difference, ratio or rank correlation with its 95 % interval, rounded to five decimals.
 
-    The interval is None where there is none: one seed, too few rows, or a ratio to a gain that may be zero.
-    `num_seeds` counts the seeds, or the points of a rank correlation.
+    The interval is None with one seed, too few rows, or for a ratio to a gain that may be zero. `num_seeds`
+    counts the seeds, or the points of a rank correlation.
     """
 
     mean: float
@@ -62,7 +62,7 @@ class Estimate:
 
         def show(value: float) -> str:
             text = f"{value:+.{DECIMALS[metric]}f}" if metric in DECIMALS else f"{100 * value:+.1f}"
-            # What rounds to zero has no sign.
+            # A value that rounds to zero has no sign.
             return text[1:] if not float(text) else text if signed else text.removeprefix("+")
 
         if self.interval is None:
@@ -114,25 +114,24 @@ def _metrics(run: Mapping[str, Any]) -> dict[str, float | None]:
     of guessing, `sft_grad_spread` is the standard deviation of the gradient norm over the first steps of SFT.
     """
     accuracy, probe, start = run["accuracy"], run.get("probe") or {}, run.get("sft_start") or {}
-    chance, losses, norms = run.get("chance") or {}, start.get("loss") or [], start.get("grad_norm") or []
+    losses, norms = start.get("loss") or [math.nan], start.get("grad_norm") or [math.nan]
     nan = math.nan
-    kinds = (probe.get("by_kind") or {}).items()
     return {
         **accuracy,
-        **{f"win_rate_{kind}": score["win_rate"] for kind, score in kinds},
+        **{f"win_rate_{kind}": score["win_rate"] for kind, score in (probe.get("by_kind") or {}).items()},
         "order": (accuracy.get("event_order", nan) + accuracy.get("conflicting", nan)) / 2,
-        "over_chance": accuracy.get("temporal", nan) - chance.get("temporal", nan),
+        "over_chance": accuracy.get("temporal", nan) - (run.get("chance") or {}).get("temporal", nan),
         "static": run.get("static_accuracy"),
         "win_rate": probe.get("win_rate"),
         "margin": probe.get("margin"),
-        "sft_loss": float(np.mean(losses)) if losses else nan,
-        "sft_grad_norm": float(np.mean(norms)) if norms else nan,
+        "sft_loss": float(np.mean(losses)),
+        "sft_grad_norm": float(np.mean(norms)),
         "sft_grad_spread": float(np.std(norms, ddof=1)) if len(norms) > 1 else nan,
     }
 
 
 def label(metric: str) -> str:
-    """How tables and plots call a metric."""
+    """The name of a metric in tables and plots."""
     return LABELS.get(metric, metric.replace("_", " "))
 
 
@@ -145,22 +144,27 @@ def by_seed(results: Results, row: str, metric: str) -> pd.Series:
 
 def mean(results: Results, row: str, metric: str) -> Estimate | None:
     """The mean of a metric over seeds; None where it was not measured. Intervals of shares stay in [0, 1]."""
-    values = by_seed(results, row, metric)
-    if values.empty:
-        return None
-    interval = mean_interval(values, step=_question_share(results, row, metric))
-    if interval and metric not in (*DECIMALS, "over_chance"):
-        interval = max(0.0, interval[0]), min(1.0, interval[1])
-    return _estimate(values.mean(), interval, len(values))
+    found = _mean(results, row, metric, by_seed(results, row, metric))
+    if found is None or found.interval is None or metric in (*DECIMALS, "over_chance"):
+        return found
+    low, high = found.interval
+    return Estimate(found.mean, (max(0.0, low), min(1.0, high)), found.num_seeds)
 
 
 def difference(results: Results, row: str, against: str, metric: str) -> Estimate | None:
     """Row minus `against`, paired by seed; None where they have no seed in common."""
     values = (by_seed(results, row, metric) - by_seed(results, against, metric)).dropna()
+    return _mean(results, row, metric, values)
+
+
+def _mean(results: Results, row: str, metric: str, values: pd.Series) -> Estimate | None:
+    """The mean of values of a metric; None without values."""
     if values.empty:
         return None
-    interval = mean_interval(values, step=_question_share(results, row, metric))
-    return _estimate(values.mean(), interval, len(values))
+    counts = results.num_questions
+    num_questions = counts.loc[row, metric].max() if metric in counts else 0
+    step = 1 / num_questions if num_questions > 0 else 0.0
+    return _estimate(values.mean(), mean_interval(values, step=step), len(values))
 
 
 def gain_kept(results: Results, row: str, whole: str, start: str, metric: str) -> Estimate | None:
@@ -179,9 +183,10 @@ def gain_kept(results: Results, row: str, whole: str, start: str, metric: str) -
 def correlation(
     results: Results, probe: str, target: str, *, single_runs: bool = False, only_dpo: bool = False
 ) -> Estimate | None:
-    """Spearman's rho of two metrics over rows (means over seeds) or over `single_runs`; None without one.
+    """Spearman's rho of two metrics over rows (means over seeds) or over `single_runs`.
 
-    Only `comparable_rows` count, and with `only_dpo` those of them that were trained with DPO.
+    Only `comparable_rows` count, and with `only_dpo` those of them that were trained with DPO. None for fewer
+    than three points, or where all values of one metric are equal.
     """
     rows = comparable_rows(results, only_dpo=only_dpo)
     values = results.values.reindex(columns=[probe, target]).dropna()
@@ -235,10 +240,9 @@ def ratio_interval(above: Sequence[float] | pd.Series, below: Sequence[float] | 
 
 def rank_correlation(x: Sequence[float] | pd.Series, y: Sequence[float] | pd.Series) -> float | None:
     """Spearman's rho; None for fewer than three points, or where all values of one side are equal."""
-    if len(x) < 3:
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    rho = float(_rank_correlations(x, y, np.ones((1, len(x))))[0])
-    return rho if math.isfinite(rho) else None
+    return float(stats.spearmanr(x, y).statistic)
 
 
 def correlation_interval(
@@ -254,32 +258,21 @@ def correlation_interval(
         return None
     chances = np.full(len(names), 1 / len(names))
     times_RG = np.random.default_rng(seed).multinomial(len(names), chances, size=NUM_RESAMPLES)
-    rho_R = _rank_correlations(x, y, times_RG[:, group_N].astype(float))
+    times_RN = times_RG[:, group_N].astype(float)
+    x_RN, y_RN = _centred_ranks(x, times_RN), _centred_ranks(y, times_RN)
+    scale_R = np.sqrt((times_RN * x_RN**2).sum(1) * (times_RN * y_RN**2).sum(1))
+    product_R = (times_RN * x_RN * y_RN).sum(1)
+    rho_R = np.divide(product_R, scale_R, out=np.full(len(times_RN), np.nan), where=scale_R > 1e-9)
     low, high = np.nanquantile(rho_R, [0.025, 0.975])
     return float(low), float(high)
 
 
-def _rank_correlations(x: Any, y: Any, times_RN: np.ndarray) -> np.ndarray:
-    """Spearman's rho [R] of samples with point n `times_RN[r, n]` times; NaN where a side is constant."""
-    x_RN, y_RN = _centred_ranks(x, times_RN), _centred_ranks(y, times_RN)
-    scale_R = np.sqrt((times_RN * x_RN**2).sum(1) * (times_RN * y_RN**2).sum(1))
-    product_R = (times_RN * x_RN * y_RN).sum(1)
-    return np.divide(product_R, scale_R, out=np.full(len(times_RN), np.nan), where=scale_R > 1e-9)
-
-
 def _centred_ranks(values: Any, times_RN: np.ndarray) -> np.ndarray:
-    """The rank [R, N] of each point minus the mean rank of the sample; ties share the mean of their ranks."""
+    """Ranks [R, N] in samples with point n `times_RN[r, n]` times, minus their mean; ties share a rank."""
     value_N = np.asarray(values, np.float64)
     lower_NN, tied_NN = value_N[:, None] < value_N, value_N[:, None] == value_N
     rank_RN = times_RN @ (lower_NN + 0.5 * tied_NN)
     return rank_RN - ((times_RN * rank_RN).sum(1) / times_RN.sum(1))[:, None]
-
-
-def _question_share(results: Results, row: str, metric: str) -> float:
-    """One question as a share of a metric's questions; 0 where the metric is not a share of questions."""
-    counts = results.num_questions
-    most = counts.loc[row, metric].max() if metric in counts else 0
-    return 1 / most if most > 0 else 0.0
 
 
 def _estimate(value: float, interval: Interval | None, num_seeds: int) -> Estimate:

@@ -1,4 +1,4 @@
-"""What a study says about each claim: it holds, it does not hold, or it cannot be told."""
+"""The verdict on each claim of a study: it holds, it does not hold, or it cannot be told."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from research.study.config import ClaimConfig
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
 
-#: What a test computes from the results, the rows of a comparison and the metric, and how it is put in words.
+#: What a test computes from the results, the rows of a comparison and the metric, and the text that shows it.
 TESTS: Mapping[str, tuple[Callable[..., Estimate | None], str]] = {
     "difference": (analysis.difference, "{metric}, {rows[0]} minus {rows[1]}: {value}{unit}"),
     "gain_kept": (analysis.gain_kept, "{rows[0]} keeps {value} % of the gain of {rows[1]} over {rows[2]}"),
@@ -25,7 +25,7 @@ TESTS: Mapping[str, tuple[Callable[..., Estimate | None], str]] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """HOLDS, FAILS or UNKNOWN, and the figures that it rests on."""
+    """HOLDS, FAILS or UNKNOWN, and the figures that decide it."""
 
     claim: ClaimConfig
     outcome: str
@@ -49,19 +49,17 @@ def judge(results: Results) -> list[Verdict]:
 
 
 def decide(claim: ClaimConfig, estimate: Estimate | None) -> str:
-    """HOLDS if the interval lies above `claim.above` and the mean reaches `claim.min_mean`; FAILS if all of
-    the interval lies below the larger of the two; else UNKNOWN. The test `near_zero` asks for an interval
-    within `claim.within` of zero instead.
+    """HOLDS if the interval lies above `claim.above` and the mean reaches `claim.min_mean`.
+
+    FAILS if the whole interval lies below the larger of the two, else UNKNOWN. With the test `near_zero` the
+    interval must lie within `claim.within` of zero instead.
     """
     if estimate is None or estimate.interval is None:
         return UNKNOWN
     (low, high), mean = estimate.interval, estimate.mean
     if claim.test == "near_zero":
-        inside, outside = (
-            -claim.within <= low <= high <= claim.within,
-            low > claim.within or high < -claim.within,
-        )
-        return HOLDS if inside else FAILS if outside else UNKNOWN
+        is_outside = low > claim.within or high < -claim.within
+        return HOLDS if -claim.within <= low <= high <= claim.within else FAILS if is_outside else UNKNOWN
     if claim.direction == "lower":
         low, high, mean = -high, -low, -mean
     least = claim.above if claim.min_mean is None else max(claim.above, claim.min_mean)

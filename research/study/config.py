@@ -22,26 +22,25 @@ ROW_SECTIONS = ("captions", "perturbations", "responses", "pairs")
 #: Other keys that rows may set: they change the instructions, but not the videos.
 ROW_KEYS = ("synthetic.order_fidelity",)
 
-#: Value of `pairs_by` for pairs made from the scripts of the embedded world, as if all captions were correct.
+#: Value of `pairs_from` for pairs made from the scripts of the embedded world: all captions are correct.
 TRUTH = "truth"
 
 
 class RowConfig(Section):
-    """One row of the study: a list of phases, and how it differs from the base run.
+    """One row of the study: a run with a list of phases, and how it differs from the base run.
 
     It starts from the checkpoint `model` (by default that of the base run) or from the final model of the row
-    `start`. `pairs_by` names what makes its pairs: a row, a checkpoint, or `truth`; by default the model that
-    the row starts from. `dpo` and `sft` override keys of its phases with that objective, `data` overrides
-    keys of the run (`section.key`). A `blind` row answers the benchmark without seeing the videos.
-    `num_seeds` uses only the first seeds of the study; 0 uses all. `baselines` overrides entries of the
-    study's baselines.
+    `start`, which also makes its pairs. `pairs_from` takes the pairs of another row instead, or `truth`.
+    `dpo` and `sft` override keys of its phases with that objective, `data` overrides keys of the run
+    (`section.key`). A `blind` row answers the benchmark without seeing the videos. `num_seeds` uses only the
+    first seeds of the study; 0 uses all. `baselines` overrides entries of the study's baselines.
     """
 
     description: str
     phases: tuple[str, ...] = ()
     model: str = ""
     start: str = ""
-    pairs_by: str = ""
+    pairs_from: str = ""
     dpo: dict[str, Any] = Field({})
     sft: dict[str, Any] = Field({})
     data: dict[str, Any] = Field({})
@@ -57,7 +56,7 @@ class RowConfig(Section):
 class ClaimConfig(Section):
     """A claim, and the comparison that decides it; configs/study.toml explains every key.
 
-    Write claims down before the study is run: a comparison that is chosen after seeing results proves little.
+    Write claims before the study is run: a comparison that is chosen after seeing results proves little.
     """
 
     name: str
@@ -93,8 +92,10 @@ class TableConfig(Section):
 
 
 class PlotConfig(Section):
-    """A plot of results: bars or a line over rows, the metrics of all rows against the probe, or the first
-    steps of SFT. `labels` are shown in place of the names of `rows`; a scatter plot names only `rows`."""
+    """A plot of results: bars or lines over rows, metrics of all rows against the probe, or the start of SFT.
+
+    `labels` are shown instead of the names of `rows`. In a scatter plot only the points of `rows` have names.
+    """
 
     kind: Literal["bars", "lines", "scatter", "first_steps"]
     rows: tuple[str, ...]
@@ -104,16 +105,15 @@ class PlotConfig(Section):
 
 
 class StudyConfig(Section):
-    """A whole study. `num_workers = 0` means one process per core, or a single process on a GPU.
+    """A whole study.
 
     `set` overrides values of the base run for all rows, `dpo` and `sft` keys of all phases with that
-    objective; a row's own values go over them. A file with `extends = "FILE"` starts from another study's
-    values. `baselines` gives labels to rows that others are compared with; `colors` are matplotlib's, by row.
+    objective; a row's own values override these. A file with `extends = "FILE"` starts from the values of
+    another study. `baselines` gives labels to rows that others are compared with; `colors` are matplotlib's.
     """
 
     base: str = Field(description="TOML of a run of the embedded world, relative to the study's file")
     seeds: tuple[int, ...] = Field(min_length=1)
-    num_workers: int = Field(0, ge=0)
     probe_videos: int = Field(12, ge=1, description="number of held-out videos that the probe uses")
     set: dict[str, Any] = Field({}, description="values of the run, `section.key`, for all rows")
     dpo: dict[str, Any] = Field({})
@@ -135,7 +135,13 @@ class StudyConfig(Section):
         for name, row in self.rows.items():
             if unknown := [phase for phase in row.phases if phase not in known]:
                 raise ValueError(f"rows.{name}: unknown phases {unknown}; the phases are {sorted(known)}")
-            self._check_references(name, row, earlier)
+            if row.start and row.model:
+                raise ValueError(f"rows.{name}: give either start or model, not both")
+            for other in {row.start, row.pairs_from} - {"", TRUTH}:
+                if other not in earlier:
+                    raise ValueError(f"rows.{name}: {other!r} is not the name of an earlier row")
+                if not self.rows[other].has_seed((row.num_seeds or len(self.seeds)) - 1):
+                    raise ValueError(f"rows.{name} needs row {other!r}, which has fewer seeds; see num_seeds")
             for key in row.data:
                 if key.partition(".")[0] not in ROW_SECTIONS and key not in ROW_KEYS:
                     allowed = ", ".join((*(f"{section}.*" for section in ROW_SECTIONS), *ROW_KEYS))
@@ -146,17 +152,6 @@ class StudyConfig(Section):
         if unknown := sorted(_strings(shown) - {*self.rows}):
             raise ValueError(f"claims, tables or plots name unknown rows: {', '.join(unknown)}")
         return self
-
-    def _check_references(self, name: str, row: RowConfig, earlier: set[str]) -> None:
-        if row.start and row.start not in earlier:
-            raise ValueError(f"rows.{name}.start: {row.start!r} is not the name of an earlier row")
-        if row.pairs_by in self.rows and row.pairs_by not in earlier:
-            raise ValueError(f"rows.{name}.pairs_by: row {row.pairs_by!r} must be defined earlier")
-        if row.start and row.model:
-            raise ValueError(f"rows.{name}: give either start or model; {row.start!r} already has a model")
-        for other in (row.start, row.pairs_by):
-            if other in earlier and not self.rows[other].has_seed((row.num_seeds or len(self.seeds)) - 1):
-                raise ValueError(f"rows.{name} needs row {other!r}, which has fewer seeds; see num_seeds")
 
 
 def _strings(value: Any) -> set[str]:
@@ -212,39 +207,39 @@ def select(study: StudyConfig, *, rows: Sequence[str], seeds: Sequence[int]) -> 
     needed = set(rows or study.rows)
     for name in reversed(list(study.rows)):
         if name in needed:
-            needed |= {study.rows[name].start, study.rows[name].pairs_by}
+            needed |= {study.rows[name].start, study.rows[name].pairs_from}
     kept = {name: row for name, row in study.rows.items() if name in needed}
     return study.model_copy(update={"rows": kept, "seeds": tuple(seeds) or study.seeds})
 
 
 def set_values(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of the plain data of a run with values (`section.key`) set; ValueError for wrong keys."""
-    return override(
-        copy.deepcopy(dict(plain)), [f"{key}={json.dumps(value)}" for key, value in values.items()]
-    )
+    changes = [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    return override(copy.deepcopy(dict(plain)), changes)
 
 
-def run_config(plain: Mapping[str, Any], row: RowConfig, *, seed: int, key: str) -> Config:
-    """The configuration of the run that makes a row's pairs; raises ValueError that names `key`."""
+def row_config(
+    study: StudyConfig, plain: Mapping[str, Any], name: str, *, seed: int, model: str = "", pairs: str = ""
+) -> Config:
+    """The run of a row; the row "" is the base run, which has no phases.
+
+    `plain` is the data of the base run. `model` is a checkpoint to start from, by default the row's own, and
+    `pairs` a file to import pairs from. Raises ValueError that names the row.
+    """
+    row = study.rows.get(name, RowConfig(description=""))
+    library, phases = {phase.name: phase for phase in study.phases}, []
+    for phase in (library[phase] for phase in row.phases):
+        changes = study.dpo | row.dpo if phase.objective == "dpo" else study.sft | row.sft
+        phases.append(phase.model_dump(exclude_unset=True) | changes)
+    values = {**row.data, "run.seed": seed, "run.num_workers": 1}
+    values |= {"model.path": path} if (path := model or row.model) else {}
+    values |= {"pairs.import_from": pairs} if pairs else {}
     try:
-        config = parse_config(set_values(plain, {**row.data, "run.seed": seed, "run.num_workers": 1}))
+        settings = set_values(plain, values)
+        settings.setdefault("training", {})["phases"] = phases
+        config = parse_config(settings)
     except ValueError as error:
-        raise ValueError(f"{key}: {error}") from None
+        raise ValueError(f"{f'rows.{name}' if name else 'base'}: {error}") from None
     if config.synthetic is None:
         raise ValueError("base: a study needs a run of the embedded world; add a [synthetic] section")
     return config
-
-
-def row_phases(study: StudyConfig, name: str) -> tuple[PhaseConfig, ...]:
-    """The phases of a row with all overrides; raises ValueError that names the row."""
-    row = study.rows[name]
-    library = {phase.name: phase for phase in study.phases}
-    made = []
-    for phase in (library[phase] for phase in row.phases):
-        changes = study.dpo | row.dpo if phase.objective == "dpo" else study.sft | row.sft
-        try:
-            made.append(type(phase).model_validate(phase.model_dump(exclude_unset=True) | changes))
-        except ValidationError as error:
-            faults = "; ".join(describe_error(item, type(phase)) for item in error.errors())
-            raise ValueError(f"rows.{name}.{phase.objective}: {faults}") from None
-    return tuple(made)

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from research.study.plan import MeasureJob
-from tempo.core.records import Clips, Outcome, Pair, Sample
+from tempo.core.records import Clips, Outcome, Pair
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.benchmark import STATIC_ASPECTS, read_samples, score_outcomes
@@ -21,14 +20,20 @@ from tempo.preference.responses import frames_by_clip
 from tempo.video.frames import FrameStore
 
 
-def measure(job: MeasureJob, path: str) -> dict[str, Any]:
-    """Accuracies of the model at `path`, their numbers of questions, the accuracy of guessing, the probe."""
-    context = Context(job.data.config, job.data.directory)
+def measure(context: Context, path: str, *, blind: bool, num_videos: int) -> dict[str, Any]:
+    """The figures of the model at `path` for `study.json`, on the held-out videos of the run in `context`.
+
+    A `blind` model sees black frames and has no probe, which uses at most `num_videos` videos.
+    """
     lm = load_model(**context.config.model.model_dump() | {"path": path})
     benchmark = benchmark_path(context)
     assert benchmark is not None, "the embedded world comes with a benchmark"
-    samples = read_samples(benchmark)
-    report = score_outcomes(_outcomes(lm, context, samples, blind=job.blind), samples)
+    samples, outcomes = read_samples(benchmark), list[Outcome]()
+    for video, rows in groupby(sorted(samples, key=lambda row: row.video), key=lambda row: row.video):
+        stored = benchmark_frames(context, video)
+        frames = np.zeros_like(stored.images) if blind else stored.images
+        outcomes += ask(lm, list(rows), frames, fps=stored.fps)
+    report = score_outcomes(outcomes, samples)
     scores = {"temporal": report, **report.by_aspect}
     scores |= {name: getattr(report, name) for name in ("group_score", "text_score", "video_score")}
     chances = [1 / len(sample.options) for sample in samples if sample.aspect not in STATIC_ASPECTS]
@@ -37,18 +42,8 @@ def measure(job: MeasureJob, path: str) -> dict[str, Any]:
         "num_samples": {name: score.num_samples for name, score in scores.items()},
         "static_accuracy": report.static.accuracy,
         "chance": {"temporal": float(np.mean(chances))},
-        "probe": None if job.blind else _probe(lm, context, job.probe_videos),
+        "probe": None if blind else _probe(lm, context, num_videos),
     }
-
-
-def _outcomes(lm: VideoLM, context: Context, samples: list[Sample], *, blind: bool) -> list[Outcome]:
-    """The outcomes of all samples; a blind model sees black frames."""
-    outcomes: list[Outcome] = []
-    for video, rows in groupby(sorted(samples, key=lambda row: row.video), key=lambda row: row.video):
-        stored = benchmark_frames(context, video)
-        frames = np.zeros_like(stored.images) if blind else stored.images
-        outcomes += ask(lm, list(rows), frames, fps=stored.fps)
-    return outcomes
 
 
 def _probe(lm: VideoLM, context: Context, num_videos: int) -> dict[str, Any] | None:
@@ -64,10 +59,10 @@ def _probe(lm: VideoLM, context: Context, num_videos: int) -> dict[str, Any] | N
     if not comparisons:
         return None
     report = report_comparisons(comparisons, seed=seed)
-    by_kind = {kind: _score(score) for kind, score in report.by_kind.items()}
-    return {**_score(report), "num_videos": report.num_videos, "by_kind": by_kind}
 
+    def figures(score: ProbeScore | ProbeReport) -> dict[str, float]:
+        # The margin is in nats per token.
+        return {"win_rate": score.win_rate, "margin": score.margin_per_token}
 
-def _score(score: ProbeScore | ProbeReport) -> dict[str, float]:
-    """The win rate, and the margin in nats per token."""
-    return {"win_rate": score.win_rate, "margin": score.margin_per_token}
+    by_kind = {kind: figures(score) for kind, score in report.by_kind.items()}
+    return {**figures(report), "num_videos": report.num_videos, "by_kind": by_kind}

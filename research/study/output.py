@@ -1,4 +1,4 @@
-"""What people read of a study: tables, and the generated blocks of Markdown documents.
+"""Tables of a study, and the generated blocks of Markdown documents.
 
 A block stands between `<!-- study:NAME -->` and `<!-- /study -->`. All of it follows from the runs recorded
 in `study.json`, and from the claims, tables and plots of the study's configuration.
@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,28 +48,25 @@ def configured_tables(results: Results, name: str) -> list[Table]:
 
     Groups also describe their rows; rows that are in no group follow as "Other rows".
     """
-    config = results.study.tables[name]
+    config, study = results.study.tables[name], results.study
     columns = config.columns
     headings = [*map(_heading, columns), "seeds"]
     if not config.groups:
-        rows = config.rows or results.study.rows
+        rows = config.rows or study.rows
         return [Table(name, ["row", *headings], [[row, *_cells(results, row, columns)] for row in rows])]
     grouped = {row for rows in config.groups.values() for row in rows}
     groups = config.groups | {"Other rows": tuple(row for row in results.rows if row not in grouped)}
     tables = []
     for title, rows in groups.items():
-        known = [row for row in rows if row in results.rows]
-        lines = [[row, _description(results, row), *_cells(results, row, columns)] for row in known]
+        known = {row: study.rows[row].description if row in study.rows else "" for row in rows}
+        lines = [
+            [row, text, *_cells(results, row, columns)] for row, text in known.items() if row in results.rows
+        ]
         tables += [Table(title, ["row", "what it is", *headings], lines)] if lines else []
     return tables
 
 
-def _description(results: Results, row: str) -> str:
-    return results.study.rows[row].description if row in results.study.rows else ""
-
-
 def _parts(column: str) -> tuple[str, str, str]:
-    """The metric of a column, the row with the whole gain, and the row that it is compared with."""
     first, _, against = column.partition(" - ")
     metric, _, whole = first.partition(" / ")
     return metric, whole, against
@@ -83,7 +81,6 @@ def _heading(column: str) -> str:
 
 
 def _cells(results: Results, row: str, columns: Sequence[str]) -> list[str]:
-    """The columns of one row, and its number of seeds."""
     if row not in results.rows:
         return [NOT_RUN, *[""] * len(columns)]
     num_seeds = sum(run["row"] == row for run in results.runs)
@@ -106,7 +103,7 @@ def _cell(results: Results, row: str, column: str) -> str:
 
 
 def claims_table(results: Results) -> Table:
-    """Every claim with its verdict and the figures that it rests on."""
+    """Every claim with its verdict and the figures that decide it."""
     lines = [[v.claim.source, v.claim.text, f"**{v.outcome}**", v.reason] for v in judge(results)]
     return Table("claims", ["from", "claim", "verdict", "figures"], lines)
 
@@ -115,10 +112,8 @@ def correlation_table(results: Results) -> Table:
     """Spearman's rho of the probe with accuracy: over rows, single runs, and rows trained with DPO."""
     lines = []
     for probe, target in ((p, t) for p in ("win_rate", "margin") for t in ("temporal", "order")):
-        found = [
-            analysis.correlation(results, probe, target, single_runs=runs, only_dpo=only_dpo)
-            for runs, only_dpo in ((False, False), (True, False), (False, True))
-        ]
+        find = partial(analysis.correlation, results, probe, target)
+        found = find(), find(single_runs=True), find(only_dpo=True)
         cells = [f"{one.text('rho')} n = {one.num_seeds}" if one else "-" for one in found]
         lines.append([analysis.label(probe), analysis.label(target), *cells])
     headings = ["probe", "accuracy", "rows", "single runs", "rows trained with DPO"]
@@ -130,33 +125,27 @@ def block(results: Results, name: str, *, plots: str) -> str:
 
     Raises ValueError for an unknown name.
     """
+    study, origin = results.study, results.origin
     if name == "source":
-        return _source(results)
+        commit = f" at commit `{origin['commit']}`" if origin["commit"] else ""
+        minutes, seeds = f"{origin['minutes']:.0f} minutes", ", ".join(map(str, origin["seeds"]))
+        return f"`{origin['command']}`{commit}, {origin['date']}, {minutes}, seeds {seeds}."
     if name == "claims":
         return claims_table(results).markdown()
     if name == "correlation":
         return correlation_table(results).markdown()
-    if name in results.study.tables:
+    if name in study.tables:
         tables = configured_tables(results, name)
-        if not results.study.tables[name].groups:
+        if not study.tables[name].groups:
             return tables[0].markdown()
-        absent = ", ".join(row for row in results.study.rows if row not in results.rows)
+        absent = ", ".join(row for row in study.rows if row not in results.rows)
         parts = [f"**{table.title}**\n\n{table.markdown()}" for table in tables]
         return "\n\n".join([*parts, *([f"Not run: {absent}."] if absent else [])])
     drawn = name.removeprefix("plot-")
-    if drawn != name and drawn in results.study.plots:
+    if drawn != name and drawn in study.plots:
         return f"![{drawn.replace('-', ' ')}]({plots}/{drawn}.svg)"
-    known = ["source", "claims", "correlation", *results.study.tables]
-    known += [f"plot-{drawn}" for drawn in results.study.plots]
-    raise ValueError(f"study:{name} is not a block; the blocks are {', '.join(known)}")
-
-
-def _source(results: Results) -> str:
-    """Where the figures come from: command, commit, date, minutes, seeds."""
-    origin = results.origin
-    commit = f" at commit `{origin['commit']}`" if origin["commit"] else ""
-    minutes, seeds = f"{origin['minutes']:.0f} minutes", ", ".join(map(str, origin["seeds"]))
-    return f"`{origin['command']}`{commit}, {origin['date']}, {minutes}, seeds {seeds}."
+    known = ", ".join(["source", "claims", "correlation", *study.tables, *(f"plot-{p}" for p in study.plots)])
+    raise ValueError(f"study:{name} is not a block; the blocks are {known}")
 
 
 def fill(text: str, results: Results, *, plots: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib
@@ -13,7 +13,7 @@ from research.study import analysis
 from research.study.analysis import NOT_RUN, Estimate, Results
 from research.study.config import PlotConfig
 
-#: Color of rows that the study gives none.
+#: Color of rows without a color of their own.
 GREY = "0.6"
 
 
@@ -100,23 +100,19 @@ def _first_steps(figure: Any, results: Results, plot: PlotConfig) -> None:
     for axes, key in zip(figure.subplots(1, 2), ("loss", "grad_norm"), strict=True):
         for row, label in zip(plot.rows, plot.labels or plot.rows, strict=True):
             starts = [(run.get("sft_start") or {}).get(key) for run in results.runs if run["row"] == row]
-            if seeds := [steps for steps in starts if steps]:
-                color = results.study.colors.get(row, "0.4")
-                _steps(axes, seeds, color=color, label=label)
+            # With unequal numbers of steps, the shortest.
+            columns = [*zip(*(steps for steps in starts if steps), strict=False)]
+            color, steps = results.study.colors.get(row, "0.4"), range(1, len(columns) + 1)
+            for values in zip(*columns, strict=True):
+                axes.plot(steps, values, color=color, linewidth=0.6, alpha=0.5)
+            means = [sum(column) / len(column) for column in columns]
+            if means:
+                axes.plot(steps, means, color=color, linewidth=2, marker="o", markersize=3, label=label)
         axes.set(title=key.replace("_", " "), xlabel="step of SFT")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-
-
-def _steps(axes: Any, seeds: Sequence[Sequence[float]], *, color: str, label: str) -> None:
-    columns = [*zip(*seeds, strict=False)]
-    steps = range(1, len(columns) + 1)
-    for values in zip(*columns, strict=True):
-        axes.plot(steps, values, color=color, linewidth=0.6, alpha=0.5)
-    means = [sum(column) / len(column) for column in columns]
-    axes.plot(steps, means, color=color, linewidth=2, marker="o", markersize=3, label=label)
 
 
 def _errors(found: Estimate) -> tuple[float, float]:

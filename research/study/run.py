@@ -1,19 +1,26 @@
-"""Runs the jobs of a study side by side, each when those that it needs are done, and collects the results.
+"""Runs the rows of a study, the seeds side by side, and collects the results.
 
-Every job writes a file when it is done, last of all. A study that was stopped continues with what is missing.
+A row with one seed is a run of the pipeline in its own directory. It takes over what an earlier row, or the
+base run of the seed, made with the same settings, including the first phases of its training. The name of the
+directory contains a hash of everything that the row depends on. A study that was stopped continues with the
+missing rows.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import shutil
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +28,21 @@ import torch
 from rich.console import Console
 
 from research.study.analysis import Results
-from research.study.config import TRUTH, load_study, select
+from research.study.config import TRUTH, StudyConfig, load_study, row_config, select
 from research.study.measure import measure
 from research.study.output import write_report, write_results
-from research.study.plan import DataJob, Job, MeasureJob, PhaseJob, RowPlan, make_plan, with_model
-from research.study.truth import write_true_captions, write_true_responses
-from tempo.core.files import write_json
+from tempo.config import Config
+from tempo.core.files import read_rows, replace_directory, write_json
+from tempo.core.hashing import hash_text
+from tempo.core.records import Captions, Clips, Perturbations, Record, Response, Responses, Skipped
 from tempo.core.store import RunStore
 from tempo.engine.pool import count_workers, follow_parent
 from tempo.engine.types import Context
-from tempo.evaluation.evaluate import store_benchmark
-from tempo.pipeline.runner import run_stages
-from tempo.training.phases import Session, run_phases
+from tempo.model.loading import check_model_path
+from tempo.pipeline.runner import run, run_stages
+from tempo.pipeline.stages import fingerprints
+from tempo.synthetic import language
+from tempo.synthetic.world import Story
 
 #: Steps that count as the start of SFT.
 NUM_FIRST_STEPS = 10
@@ -46,97 +56,55 @@ def run_study(
     seeds: Sequence[int] = (),
     num_workers: int = 0,
     command: str,
-    log: Callable[[str], None] = print,
 ) -> Results:
-    """Runs what is missing of a study in `directory`; writes `study.json` and `study.md` there.
+    """Runs the missing rows of a study in `directory`; writes `study.json` and `study.md` there.
 
-    `rows` and `seeds` select a part of the study; `command` is recorded. Raises ValueError for a wrong
-    configuration, and for a job that failed, by its name.
+    `rows` and `seeds` select a part of the study, `num_workers` processes run one seed each, and `command` is
+    recorded. Raises ValueError that names a row with a wrong configuration before any work, and a row that
+    failed.
     """
     study, plain = load_study(config)
     study = select(study, rows=rows, seeds=seeds)
+    for name in study.rows:
+        check_model_path(row_config(study, plain, name, seed=study.seeds[0]).model.path)
+    # Two processes on one GPU would only share it.
+    workers = num_workers or (1 if torch.cuda.is_available() else count_workers(0))
+    workers = min(workers, len(study.seeds))
+    work = partial(run_seed, study, plain, directory.resolve())
     with RunStore(directory).lock():
-        jobs, plans = make_plan(study, plain, directory.resolve())
-        # Two processes on one GPU would only share it.
-        workers = num_workers or study.num_workers or (1 if torch.cuda.is_available() else count_workers(0))
-        missing = sum(not job.done.exists() for job in jobs.values())
-        log(f"study: {len(jobs)} jobs, {missing} to do, {workers} at once")
-        run_jobs(jobs, num_workers=workers, log=log)
-        done = [_result(job) for job in jobs.values()]
+        done = [result for results in map_seeds(work, len(study.seeds), workers) for result in results]
         origin = {
             "command": command,
             "commit": ", ".join(sorted({result["commit"] for result in done})),
             "date": datetime.now(UTC).date().isoformat(),
-            "minutes": round(sum(result["job_seconds"] for result in done) / 60 / workers, 1),
+            "minutes": round(sum(result["seconds"] for result in done) / 60 / workers, 1),
             "seeds": sorted(study.seeds),
         }
-        results = Results(study, [collect(plan) for plan in plans], origin)
+        results = Results(study, [result["record"] for result in done], origin)
         write_results(results, directory / "study.json")
         write_report(results, directory / "study.md")
     return results
 
 
-def run_jobs(
-    jobs: Mapping[str, Job],
-    *,
-    num_workers: int,
-    work: Callable[[Job], None] | None = None,
-    log: Callable[[str], None] = print,
-) -> None:
-    """Does the jobs that are not done, in `num_workers` processes; `work` does one job (by default `do_job`).
-
-    Raises ValueError that names the job that failed; jobs that are done stay done.
-    """
-    done = {key for key, job in jobs.items() if job.done.exists()}
+def map_seeds(work: Any, num_seeds: int, num_workers: int) -> list[list[dict[str, Any]]]:
+    """The results of `work` for the number of each seed; an error in one process ends the others."""
+    if num_workers == 1:
+        return [work(number) for number in range(num_seeds)]
     context = multiprocessing.get_context("spawn")
     threads = max(1, count_workers(0) // num_workers)
     with ProcessPoolExecutor(num_workers, context, initializer=_start_process, initargs=(threads,)) as pool:
-        running: dict[Future[float], str] = {}
         try:
-            while len(done) < len(jobs):
-                for key in _ready(jobs, done, running.values())[: num_workers - len(running)]:
-                    running[pool.submit(_timed, work or do_job, jobs[key])] = key
-                assert running, "no job can start: each needs another one"
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    key = running.pop(future)
-                    seconds = _seconds(jobs[key], future)
-                    done.add(key)
-                    log(f"{len(done)}/{len(jobs)} {_describe(jobs[key])} in {seconds:.0f} s")
-        except BaseException:
+            return list(pool.map(work, range(num_seeds)))
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise ValueError(
+                    "a process died, perhaps for lack of memory. Give the same command again to continue; "
+                    "--workers 1 needs less memory"
+                ) from None
             raise
-
-
-def _ready(jobs: Mapping[str, Job], done: set[str], running: Iterable[str]) -> list[str]:
-    """Keys of jobs that can start: data first, because most jobs wait for them, and measurements last."""
-    started = {*done, *running}
-    ready = [key for key, job in jobs.items() if key not in started and job.needs <= done]
-    return sorted(ready, key=lambda key: [DataJob, PhaseJob, MeasureJob].index(type(jobs[key])))
-
-
-def _timed(work: Callable[[Job], None], job: Job) -> float:
-    start = time.perf_counter()
-    work(job)
-    return time.perf_counter() - start
-
-
-def _seconds(job: Job, future: Future[float]) -> float:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        raise ValueError(
-            f"{_describe(job)}: the process died, perhaps for lack of memory. Give the same command again to "
-            "continue; --workers 1 needs less memory"
-        ) from None
-    except ValueError as error:
-        raise ValueError(f"{_describe(job)}: {error}") from error
-
-
-def _describe(job: Job) -> str:
-    kind = job.phase.name if isinstance(job, PhaseJob) else type(job).__name__.removesuffix("Job").lower()
-    return f"{kind} {job.key}"
 
 
 def _start_process(threads: int) -> None:
@@ -146,84 +114,166 @@ def _start_process(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def do_job(job: Job) -> None:
-    """Does one job, and writes its result with its seconds and the commit of the code."""
-    start = time.perf_counter()
-    if isinstance(job, DataJob):
-        result = _make_data(job)
-    elif isinstance(job, PhaseJob):
-        result = _train(job)
-    else:
-        assert isinstance(job, MeasureJob)
-        result = measure(job, _path(job.model))
-    write_json(
-        job.done, {**result, "job_seconds": round(time.perf_counter() - start, 1), "commit": _commit()}
-    )
+@dataclass(frozen=True)
+class RowRun:
+    """A row that has run: its directory, configuration, `result.json`, and the fingerprint of its pairs.
+
+    `pairs` is empty for a row whose pairs no other row may take over.
+    """
+
+    directory: Path
+    config: Config
+    result: dict[str, Any]
+    pairs: str
 
 
-def _make_data(job: DataJob) -> dict[str, Any]:
-    is_true = job.model == TRUTH
-    context = Context(job.config if is_true else with_model(job.config, _path(job.model)), job.directory)
-    quiet, source = Console(quiet=True), job.data.directory if job.data else None
-    if is_true:
-        run_stages(context, quiet, until="clips", source=source)
-        write_true_captions(context)
-        run_stages(context, quiet, until="perturbations")
-        write_true_responses(context)
-    run_stages(context, quiet, until="pairs", source=None if is_true else source)
-    if job.data is None:
-        # Measurements run side by side, and none of them should have to read the benchmark's videos.
-        store_benchmark(context)
-    return {}
+def run_seed(
+    study: StudyConfig, plain: Mapping[str, Any], directory: Path, number: int
+) -> list[dict[str, Any]]:
+    """The results of all rows with the study's seed `number`; rows that are done already do not run again.
+
+    Raises ValueError that names the row that failed; rows that are done stay done.
+    """
+    seed, done = study.seeds[number], dict[str, RowRun]()
+    config = row_config(study, plain, "", seed=seed)
+    base = Context(config, directory / f"{seed}-data-{fingerprints(config)['pairs'][:8]}")
+    name = "data"
+    try:
+        run(base.config, base.directory, until="pairs")
+        for name in (name for name, row in study.rows.items() if row.has_seed(number)):
+            done[name] = _run_row(study, plain, name, base, done)
+    except ValueError as error:
+        raise ValueError(f"{name}, seed {seed}: {error}") from error
+    return [row.result for row in done.values()]
 
 
-def _train(job: PhaseJob) -> dict[str, Any]:
-    """Trains one phase; a phase without a single pair is skipped and leaves the model as it was."""
-    assert job.data is not None
-    session = Session(Context(job.config, job.data.directory))
-    path = run_phases(session, [job.phase], job.directory, start=_path(job.model))
-    return {"model": str(path), "num_steps": len(_steps(job))}
+def _run_row(
+    study: StudyConfig, plain: Mapping[str, Any], name: str, base: Context, done: Mapping[str, RowRun]
+) -> RowRun:
+    row, seed, began = study.rows[name], base.config.run.seed, time.perf_counter()
+    before, giver = done.get(row.start), done.get(row.pairs_from)
+    model = before.result["model"] if before else ""
+    pairs = str(giver.directory / "pairs.jsonl") if giver else ""
+    config = row_config(study, plain, name, seed=seed, model=model, pairs=pairs)
+    prints = fingerprints(config)
+    parts = [prints["training"], row.pairs_from, row.blind, study.probe_videos, base.directory.name]
+    directory = base.directory.parent / f"{seed}-{name}-{hash_text(json.dumps(parts))[:8]}"
+    context = Context(config, directory)
+    # The fingerprint does not show that captions are true.
+    own_pairs = "" if row.pairs_from == TRUTH else prints["pairs"]
+    if not (directory / "result.json").exists():
+        same = [one for one in done.values() if own_pairs and one.pairs == own_pairs]
+        if config.training.phases:
+            _make_pairs(context, same[0].directory if same else base.directory, truth=not own_pairs)
+            _share_phases(context, same)
+            run_stages(context, Console(quiet=True), only="training")
+            model = str(directory / "model")
+        model = model or config.model.path
+        figures = measure(base, model, blind=row.blind, num_videos=study.probe_videos)
+        training = _training(context, before)
+        record = {"row": name, "seed": seed, "phases": training.pop("phases"), **figures, **training}
+        seconds = round(time.perf_counter() - began, 1)
+        result = {"record": record, "model": model, "seconds": seconds, "commit": _commit()}
+        write_json(directory / "result.json", result)
+        print(f"seed {seed}, {name}: {seconds:.0f} s", flush=True)
+    result = json.loads((directory / "result.json").read_text(encoding="utf-8"))
+    return RowRun(directory, config, result, own_pairs if config.training.phases else "")
 
 
-def _path(model: PhaseJob | str) -> str:
-    """The path of a checkpoint, or of the model that a finished phase made."""
-    return str(_result(model)["model"]) if isinstance(model, PhaseJob) else model
+def _make_pairs(context: Context, source: Path, *, truth: bool) -> None:
+    """Runs all stages up to the pairs, as `tempo run --from`; with `truth` the captions are true."""
+    run_until = partial(run, context.config, context.directory, from_run=source)
+    if truth:
+        run_until(until="clips")
+        _write_true_captions(context)
+        run(context.config, context.directory, until="perturbations")
+        _write_true_responses(context)
+        run_until = partial(run, context.config, context.directory)
+    run_until(until="pairs")
 
 
-def _steps(job: PhaseJob) -> list[dict[str, Any]]:
-    """The metrics of every step of a phase; empty if the phase was skipped."""
-    path = job.directory / f"01-{job.phase.name}" / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def _share_phases(context: Context, others: Sequence[RowRun]) -> None:
+    """Links the phases that another row began with, on the same pairs, so that they are not trained again."""
+    for other in others:
+        both = zip(context.config.training.phases, other.config.training.phases, strict=False)
+        for number, (phase, same) in enumerate(both, 1):
+            if phase != same:
+                break
+            place = f"train/{number:02d}-{phase.name}"
+            source, target = other.directory / place, context.directory / place
+            if (source / "done.json").exists() and not target.exists():
+                with replace_directory(target) as folder:
+                    shutil.copytree(source, folder, copy_function=os.link, dirs_exist_ok=True)
 
 
-def _result(job: Job) -> dict[str, Any]:
-    return dict(json.loads(job.done.read_text()))
+def _write_true_captions(context: Context) -> None:
+    """Finishes the captions stage with true captions; skips videos whose clips are not their events."""
+    path = context.directory / "synthetic" / "videos" / "scripts.jsonl"
+    scripts = {story.id: story for story in read_rows(path, Story, key="scripts")}
+    rows: list[Record] = []
+    for video in RunStore(context.directory).read("clips", Clips):
+        events = scripts[Path(video.path).stem].events
+        if len(events) == len(video.clips):
+            rows.append(Captions(id=video.id, captions=tuple(map(language.caption, events))))
+        else:
+            detail = f"{len(video.clips)} clips, {len(events)} events"
+            rows.append(Skipped(stage="captions", id=video.id, reason="clips are not events", detail=detail))
+    _finish(context, "captions", rows)
+
+
+def _write_true_responses(context: Context) -> None:
+    """Finishes the responses stage with the captions fused in the true order and in every perturbed one."""
+    store = RunStore(context.directory)
+    captions = {row.id: row.captions for row in store.read("captions", Captions)}
+    rows = []
+    for row in store.read("perturbations", Perturbations):
+        texts = captions[row.id]
+        rejected = [
+            Response(perturbation=made, text=language.fuse([texts[index] for index in made.order]))
+            for made in row.perturbations
+        ]
+        chosen = language.fuse(texts[: row.num_clips])
+        rows.append(Responses(id=row.id, num_clips=row.num_clips, chosen=chosen, rejected=tuple(rejected)))
+    _finish(context, "responses", rows)
+
+
+def _finish(context: Context, stage: str, rows: Sequence[Record]) -> None:
+    store, fingerprint = RunStore(context.directory), fingerprints(context.config)[stage]
+    if store.is_done(stage):
+        return
+    store.forget(stage)
+    store.begin(stage, fingerprint)
+    store.append(stage, rows)
+    store.finish(stage, fingerprint)
+
+
+def _training(context: Context, before: RowRun | None) -> dict[str, Any]:
+    """The training of a row for `study.json`, including that of the row `before` it, where it starts.
+
+    `phases` lists the phases that had examples, `seconds` is the time of their steps.
+    """
+    phases, start, all_steps = list[str](), None, list[dict[str, Any]]()
+    for number, phase in enumerate(context.config.training.phases, 1):
+        path = context.directory / "train" / f"{number:02d}-{phase.name}" / "metrics.jsonl"
+        if path.exists():
+            steps = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            if phase.objective == "sft" and not start:
+                first = steps[:NUM_FIRST_STEPS]
+                start = {key: [step[key] for step in first] for key in ("loss", "grad_norm")}
+            phases.append(phase.name)
+            all_steps += steps
+    known = before.result["record"] if before else {"phases": [], "num_steps": 0, "seconds": 0, "config": []}
+    own = [phase.model_dump(mode="json", exclude_defaults=True) for phase in context.config.training.phases]
+    return {
+        "phases": known["phases"] + phases,
+        "sft_start": known.get("sft_start") or start,
+        "num_steps": known["num_steps"] + len(all_steps),
+        "seconds": round(known["seconds"] + sum(step["seconds"] for step in all_steps), 1),
+        "config": known["config"] + own,
+    }
 
 
 def _commit() -> str:
     """The commit of the checkout, with `+` if files differ from it; empty outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--exclude=*", "--dirty=+"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-
-def collect(plan: RowPlan) -> dict[str, Any]:
-    """The record of one row and seed in `study.json`; `phases` lists those that were not skipped.
-
-    Raises ValueError for a row whose DPO phases found no pairs.
-    """
-    results = [(job.phase, _result(job)) for job in plan.phases]
-    trained = [(phase, result) for phase, result in results if result["num_steps"]]
-    if len({phase.objective for phase, _ in results} - {phase.objective for phase, _ in trained}):
-        raise ValueError(f"rows.{plan.row}: seed {plan.seed} has no pairs that its phases can use")
-    sft = next((_steps(job)[:NUM_FIRST_STEPS] for job in plan.phases if job.phase.objective == "sft"), None)
-    figures = _result(plan.measure)
-    return {
-        "row": plan.row,
-        "seed": plan.seed,
-        "phases": [phase.name for phase, _ in trained],
-        **{key: value for key, value in figures.items() if key not in ("job_seconds", "commit")},
-        "sft_start": sft and {key: [step[key] for step in sft] for key in ("loss", "grad_norm")},
-        "num_steps": sum(result["num_steps"] for _, result in trained),
-        "seconds": round(sum(result["job_seconds"] for _, result in trained), 1),
-        "config": [phase.model_dump(mode="json", exclude_defaults=True) for phase, _ in results],
-    }

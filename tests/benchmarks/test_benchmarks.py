@@ -1,4 +1,4 @@
-"""The benchmarks: their rows, their measuring, and that all forms compute the same, at the smallest size."""
+"""The benchmarks at the smallest size: rows, measurements, and that all forms compute the same."""
 
 import math
 import os
@@ -51,7 +51,7 @@ def test_a_row_of_the_same_benchmark_setting_and_peer_is_replaced_and_others_sta
 
 
 @pytest.mark.parametrize("text", ["{}", "[", '[{"benchmark": "b", "surprise": 1}]'])
-def test_a_file_of_another_kind_is_refused_by_name_and_left_alone(tmp_path, text):
+def test_a_file_with_other_content_is_refused_by_name_and_not_changed(tmp_path, text):
     path = tmp_path / "bench.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"bench\.json is not a list of benchmark rows"):
@@ -59,13 +59,13 @@ def test_a_file_of_another_kind_is_refused_by_name_and_left_alone(tmp_path, text
     assert path.read_text() == text
 
 
-def test_a_fresh_process_is_another_one_and_hands_back_what_it_raises():
+def test_a_fresh_process_is_a_new_one_and_its_error_is_raised_here():
     assert harness.in_fresh_process(os.getpid) != os.getpid()
     with pytest.raises(ValueError, match=r"math domain error|nonnegative"):
         harness.in_fresh_process(math.sqrt, -1.0)
 
 
-def test_answers_have_exactly_the_tokens_that_were_asked_for():
+def test_answers_have_the_requested_number_of_tokens():
     tokenizer = load_lm("embedded", side=64, threads=1).tokenizer
     for length in (3, 50):
         text = make_answer(tokenizer, length, "<|im_end|>\n", seed=0) + "<|im_end|>\n"
@@ -75,14 +75,14 @@ def test_answers_have_exactly_the_tokens_that_were_asked_for():
 def test_a_group_has_the_visual_tokens_and_answers_of_its_setting():
     material = make_material(TINY)
     group = make_group(material)
-    picture = material.lm.model.config.image_token_id
-    assert int((group.inputs["input_ids"] == picture).sum()) == TINY.num_visual_tokens
+    image_token = material.lm.model.config.image_token_id
+    assert int((group.inputs["input_ids"] == image_token).sum()) == TINY.num_visual_tokens
     assert group.lengths[1:] == (TINY.num_answer_tokens,) * (TINY.num_rejected + 1)
     assert len({answer.token_ids for answer in group.continuations}) == TINY.num_rejected + 1
 
 
 @pytest.mark.parametrize("name", list(shared_prefix.FORMS)[1:])
-def test_every_form_takes_the_same_steps(name, packed):
+def test_every_form_has_the_same_losses_and_gradient(name, packed):
     if name.startswith("trl"):
         pytest.importorskip("trl")
     peer = shared_prefix.FORMS[name](TINY)
@@ -92,7 +92,7 @@ def test_every_form_takes_the_same_steps(name, packed):
     assert harness.relative_difference(packed.gradient, peer.gradient) < 1e-5
 
 
-def test_ours_is_the_step_that_a_phase_takes(packed):
+def test_our_form_is_the_step_of_a_training_phase(packed):
     material = make_material(TINY)
     policy, group = make_policy(material.lm.model), make_group(material)
     phase = DpoPhase(name="p", objective="dpo", learning_rate=1e-4, nll_weight=0)
@@ -117,14 +117,14 @@ def test_the_gpu_script_runs_from_end_to_end_on_a_cpu(capsys):
         assert part in printed
 
 
-def test_seven_b_is_as_large_as_its_name_and_its_video():
+def test_the_large_model_has_the_size_of_the_published_one():
     model = gpu_model.make_model(gpu_model.SEVEN_B, torch.device("meta"), vision_attention="sdpa")
     # The published checkpoint has 8,292,166,656 parameters.
     assert sum(p.numel() for p in model.parameters()) == 8_292_166_656
     assert math.prod(gpu_model.SEVEN_B.grid) // 4 == 11_520
 
 
-def test_pairs_are_those_of_the_mask():
+def test_attended_pairs_are_those_of_the_mask():
     lengths = (5, 3, 2)
     mask = torch.zeros(10, 10, dtype=torch.bool)
     mask[:5, :5] = torch.ones(5, 5).tril().bool()
@@ -134,15 +134,15 @@ def test_pairs_are_those_of_the_mask():
     assert flops.attended_pairs(lengths) == int(mask.sum())
 
 
-def test_the_engine_benchmark_measures_a_pool_and_a_stage_in_which_nothing_is_done():
+def test_the_engine_benchmark_measures_a_pool_and_an_empty_stage():
     assert 0 < engine_benchmark.overhead_seconds(3) < 1
     assert 0 < engine_benchmark.stage_seconds(3) < 1
 
 
-def test_the_ingest_benchmark_takes_what_it_renders_and_measures_every_form(tmp_path, capsys):
-    ingest.render(tmp_path, 2)
+def test_the_ingest_benchmark_accepts_its_own_videos_and_measures_every_form(tmp_path, capsys):
+    ingest.render(tmp_path, 1)
     files = [found for path in sorted(tmp_path.iterdir()) if (found := ingest.examine(path))]
     rows = ingest.compare("rendered", files, rounds=1, max_gigabytes=1.0)
-    assert "rendered: 2 of 2 files become clips" in capsys.readouterr().out
+    assert "rendered: 1 of 1 files become clips" in capsys.readouterr().out
     assert [row.peer_name for row in rows] == ["pure decode", "released code's way", "decoding again"]
     assert min(rows[1].ratio, rows[2].ratio) > 1

@@ -1,4 +1,4 @@
-"""The benchmark of the detectors: its truth, its count, and that what it joins is found."""
+"""The benchmark of the detectors: its known transitions, its counts, and that hard cuts are found."""
 
 import sys
 from pathlib import Path
@@ -27,12 +27,12 @@ HARD, SLOW = Transition(50, 50), Transition(100, 120)
         ([10, 50, 101, 119, 123, 200], 2, 4, 2),
     ],
 )
-def test_one_cut_for_each_transition_and_all_others_are_false(cuts, found, false, double):
+def test_each_transition_matches_one_cut_and_all_other_cuts_are_false(cuts, found, false, double):
     assert match(cuts, [HARD, SLOW], tolerance=3) == Score(2, found, false, double)
 
 
 @pytest.mark.parametrize("name", TRANSITIONS)
-def test_outside_of_a_transition_frames_are_those_of_one_shot_and_at_its_edges_of_none(name):
+def test_only_frames_within_a_transition_differ_from_the_shots(name):
     greys = 40, 120, 200
     shots = [np.full((60, 2, 2, 3), grey, np.uint8) for grey in greys]
     pieces, transitions = join(shots, name, np.random.default_rng(0))

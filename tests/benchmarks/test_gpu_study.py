@@ -10,7 +10,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 
-#: A model of two steps describes nothing, so the rows use the packaged one.
+#: A model trained for two steps makes no usable descriptions, so the rows use the built-in model.
 STUDY = f"""
 extends = "{REPOSITORY / "configs" / "study_large.toml"}"
 probe_videos = 1
@@ -28,7 +28,7 @@ TINY |= {"STORIES": "2", "SEEDS": "3", "WORKERS": "1"}
 
 
 @pytest.mark.slow
-def test_the_script_ends_with_the_main_rows_and_does_nothing_twice(tmp_path):
+def test_the_script_ends_with_the_main_rows_and_repeats_nothing(tmp_path):
     (tmp_path / "study.toml").write_text(STUDY)
     places = {"WORK": tmp_path / "work", "OUT": tmp_path / "out", "STUDY": tmp_path / "study.toml"}
     env = os.environ | TINY | {name: str(path) for name, path in places.items()} | {"PYTHON": sys.executable}
@@ -43,4 +43,4 @@ def test_the_script_ends_with_the_main_rows_and_does_nothing_twice(tmp_path):
     assert all(row["num_steps"] > 0 for row in rows[1:])
     again = subprocess.run(script, env=env, capture_output=True, text=True, check=True)
     assert "vision step" not in again.stdout
-    assert " 0 to do" in again.stdout
+    assert "seed 3" not in again.stdout

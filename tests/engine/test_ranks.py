@@ -4,9 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from tempo.engine.ranks import call_to_training, num_processes, pick_device, process_rank, wait_for_all
+from tempo.engine.ranks import call_to_training, num_processes, process_rank, wait_for_all
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 SCRIPT = "from tempo.engine.ranks import make_accelerator; print(make_accelerator('cpu').is_fsdp2)"
@@ -54,8 +52,3 @@ def test_a_process_alone_waits_for_nobody(monkeypatch):
     assert call_to_training("cpu", is_needed=True)
     assert not call_to_training("cpu", is_needed=False)
     wait_for_all()
-
-
-@pytest.mark.parametrize(("name", "device"), [("cpu", "cpu"), ("cuda:1", "cuda:1")])
-def test_device_of_a_name(name, device):
-    assert str(pick_device(name)) == device

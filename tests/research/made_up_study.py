@@ -19,29 +19,19 @@ LEVELS = {
     "method": 0.90,
     "best": 0.95,
     "method_twice": 0.90,
+}
+LEVELS |= {
     "method_long": 0.91,
     "ceiling": 0.97,
     "dpo_16": 0.80,
     "dpo_only": 0.89,
     "mixed": 0.86,
     "hard_easy": 0.85,
-    "single_16": 0.80,
-    "single_8": 0.82,
-    "single_4": 0.83,
-    "single_2": 0.84,
-    "data_1_8": 0.80,
-    "data_1_4": 0.89,
-    "data_1_4_long": 0.89,
-    "data_1_2": 0.89,
-    "method_sft_long": 0.88,
-    "sft_long_then_dpo": 0.84,
-    "sft_true": 0.80,
-    "method_sft_true": 0.92,
-    "a_on_b": 0.83,
-    "b_sft_only": 0.71,
-    "b_method": 0.85,
-    "b_on_a": 0.78,
 }
+LEVELS |= {"single_16": 0.80, "single_8": 0.82, "single_4": 0.83, "single_2": 0.84, "data_1_8": 0.80}
+LEVELS |= {"data_1_4": 0.89, "data_1_4_long": 0.89, "data_1_2": 0.89, "method_sft_long": 0.88}
+LEVELS |= {"sft_long_then_dpo": 0.84, "sft_true": 0.80, "method_sft_true": 0.92, "a_on_b": 0.83}
+LEVELS |= {"b_sft_only": 0.71, "b_method": 0.85, "b_on_a": 0.78}
 
 
 def make_run(row, seed, temporal, *, static=0.99, num_steps=10):

@@ -1,16 +1,14 @@
 """Means, paired differences, shares of a gain and rank correlations, against known figures."""
 
-import json
 from functools import partial
 
 import numpy as np
 import pytest
-from made_up_study import ROOT, STUDY, make_results, make_run, make_runs
+from made_up_study import make_results, make_run, make_runs
 from scipy import stats
 
 from research.study import analysis
 from research.study.analysis import (
-    Results,
     correlation_interval,
     mean_interval,
     rank_correlation,
@@ -30,12 +28,9 @@ def results_of(**values):
     )
 
 
-def test_the_interval_of_a_mean_is_students():
+def test_the_interval_of_a_mean_is_students_and_at_least_as_wide_as_rounding():
     assert mean_interval([1, 2, 3, 4, 5]) == pytest.approx([3 - 1.96324, 3 + 1.96324], abs=1e-4)
     assert mean_interval([0.5]) is None
-
-
-def test_seeds_that_agree_by_chance_keep_the_spread_of_rounding():
     assert mean_interval([0.5, 0.5]) == (0.5, 0.5)
     low, high = mean_interval([0.5, 0.5], step=0.01)
     assert high - 0.5 == pytest.approx(0.5 - low)
@@ -52,23 +47,16 @@ def test_fiellers_interval_contains_the_ratios_that_a_t_test_does_not_reject():
     ]
     assert rejected == [True, False, False, True]
     assert low < above.mean() / below.mean() < high
-
-
-@pytest.mark.parametrize(("above", "below"), [([0.5], [1.0]), ([0.1, 0.2, 0.1], [0.1, -0.1, 0.05])])
-def test_one_seed_or_a_gain_that_may_be_zero_has_no_interval(above, below):
-    assert ratio_interval(above, below) is None
+    # One seed, and a gain that may be zero.
+    assert ratio_interval([0.5], [1.0]) is None
+    assert ratio_interval([0.1, 0.2, 0.1], [0.1, -0.1, 0.05]) is None
 
 
 def test_rank_correlation_is_spearmans_with_ties():
     x, y = [1, 2, 2, 3, 5, 4, 2], [2, 1, 4, 4, 9, 3, 2]
     assert rank_correlation(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
-
-
-@pytest.mark.parametrize(
-    ("x", "y"), [([], []), ([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [0, 0, 0])]
-)
-def test_too_few_points_or_a_constant_side_have_no_rank_correlation(x, y):
-    assert rank_correlation(x, y) is None
+    for few in (([], []), ([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [0, 0, 0])):
+        assert rank_correlation(*few) is None
 
 
 def test_the_bootstrap_draws_whole_groups():
@@ -92,7 +80,7 @@ def test_the_bootstrap_draws_whole_groups():
         *(("sft_grad_spread", np.sqrt(2)), ("unheard_of", None)),
     ],
 )
-def test_every_metric_is_read_from_its_place(metric, expected):
+def test_every_metric_is_read_from_its_run(metric, expected):
     run = make_run("method", 1, 0.8, static=0.97)
     run["probe"] = {"win_rate": 0.7, "margin": 0.12, "by_kind": {"reverse": {"win_rate": 0.9}}}
     run["sft_start"] = {"loss": [3.0, 1.0], "grad_norm": [1.0, 3.0]}
@@ -101,19 +89,17 @@ def test_every_metric_is_read_from_its_place(metric, expected):
     assert (found and found.mean) == (expected and pytest.approx(expected, abs=1e-5))
 
 
-@pytest.mark.parametrize("change", [{"probe": None}, {"probe": {"win_rate": float("nan"), "margin": 0.0}}])
-def test_a_figure_that_is_absent_or_not_finite_has_no_mean(change):
-    assert analysis.mean(make_results([make_run("method", 1, 0.8) | change]), "method", "win_rate") is None
+def test_a_figure_that_is_absent_or_not_finite_has_no_mean():
+    for probe in (None, {"win_rate": float("nan"), "margin": 0.0}):
+        results = make_results([make_run("method", 1, 0.8) | {"probe": probe}])
+        assert analysis.mean(results, "method", "win_rate") is None
 
 
-def test_a_mean_over_seeds_with_its_interval():
+def test_only_intervals_of_shares_are_cut_at_one():
     found = analysis.mean(results_of(method=(0.5, 0.6, 0.7)), "method", "temporal")
     half = stats.t.ppf(0.975, 2) * 0.1 / np.sqrt(3)
     assert (found.mean, found.num_seeds) == (0.6, 3)
     assert found.interval == pytest.approx([0.6 - half, 0.6 + half], abs=1e-5)
-
-
-def test_only_intervals_of_shares_are_cut_at_one():
     results = results_of(method=(0.98, 1.0))
     assert analysis.mean(results, "method", "temporal").interval[1] == 1.0
     assert analysis.mean(results, "method", "margin").interval[1] > 1.0
@@ -151,7 +137,7 @@ def test_correlation_over_rows_over_runs_and_over_rows_trained_with_dpo():
     assert find(make_results([run | {"probe": None} for run in runs])) is None
 
 
-def test_estimates_in_words():
+def test_estimates_as_text():
     estimate = analysis.Estimate(0.91, (-0.0001, 1.0), 3)
     assert estimate.text() == "91.0 [0.0, 100.0]"
     assert estimate.text(signed=True) == "+91.0 [0.0, +100.0]"
@@ -163,19 +149,3 @@ def test_estimates_in_words():
 def test_two_runs_of_one_row_and_seed_are_refused():
     with pytest.raises(ValueError, match="method"):
         _ = make_results([make_run("method", 7, 0.9)] * 2).values
-
-
-@pytest.mark.parametrize("name", ["study", "study_fresh"])
-def test_published_figures_follow_from_their_runs(name):
-    """The files also hold means, differences and shares that an earlier version of this code computed."""
-    data = json.loads((ROOT / "docs" / f"{name}.json").read_text())
-    results = Results(STUDY, data["rows"], {})
-    checks = [(entry, analysis.mean, ("row", "measure")) for entry in data["means"]]
-    checks += [
-        (entry, analysis.difference, ("row", "against", "measure")) for entry in data["differences"][::7]
-    ]
-    checks += [(entry, analysis.gain_kept, ("row", "of", "start", "measure")) for entry in data["shares"]]
-    for entry, compute, keys in checks:
-        found = compute(results, *(entry[key] for key in keys))
-        assert (found.mean, found.num_seeds) == (pytest.approx(entry["mean"], abs=1e-6), entry["num_seeds"])
-        assert found.interval == (entry["interval"] and pytest.approx(entry["interval"], abs=1e-6)), entry

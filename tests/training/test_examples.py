@@ -15,9 +15,8 @@ from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.model.loading import load_model
 from tempo.model.prefix import ContinuationTokens, Group
-from tempo.pipeline.fingerprints import fingerprints
 from tempo.pipeline.runner import run_stages
-from tempo.pipeline.stages import NAMES
+from tempo.pipeline.stages import NAMES, fingerprints
 from tempo.training.examples import (
     Example,
     LoadedExample,

@@ -12,8 +12,7 @@ from tempo.config import Config, load_config
 from tempo.core.records import Pair
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.pipeline.fingerprints import fingerprints
-from tempo.pipeline.stages import NAMES
+from tempo.pipeline.stages import NAMES, fingerprints
 from tempo.training.phases import Session, run_training
 
 

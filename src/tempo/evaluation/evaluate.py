@@ -119,13 +119,6 @@ def benchmark_path(context: Context) -> Path | None:
     return Path(context.config.evaluation.benchmark) if context.config.evaluation.benchmark else None
 
 
-def store_benchmark(context: Context) -> None:
-    """Adds the frames of all benchmark videos to the frame store of a run."""
-    if path := benchmark_path(context):
-        for rows in _by_video(read_samples(path)):
-            benchmark_frames(context, rows[0].video)
-
-
 def benchmark_frames(context: Context, video: str) -> Frames:
     """The frames of a video of the run's benchmark, from the frame store, where they are added if absent.
 

@@ -3,8 +3,8 @@
 A packed row is a sequence of segments `[prefix; continuation 1; ...; continuation k]`. The prefix attends
 causally to itself. Each continuation attends to its prefix and causally to itself, and to nothing else. A
 *layout* describes the segments: an integer tensor [1, 1, num_segments, 1 + max_continuations] of lengths,
-padded with zeros, which the model receives as its `attention_mask`. transformers passes a 4-d mask on to
-the attention function unchanged, so the layout reaches every layer of every family without changes to it.
+padded with zeros, which the model receives as its `attention_mask`. transformers passes a 4-d mask to the
+attention function unchanged, so the layout reaches every layer of every family without changes to its code.
 
     L: tokens of the row   P: tokens of one prefix   A: tokens of all its continuations
     H: heads   D: head size
@@ -19,24 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+#: The `attn_implementation` under which transformers knows `shared_prefix_attention`.
 NAME = "shared_prefix"
 
-Lengths = tuple[int, ...]
 
-
-def register_shared_prefix() -> None:
-    """Registers `attn_implementation="shared_prefix"` with transformers. It is safe to call this twice.
-
-    Without a layout (generation, plain batches) this is transformers' own SDPA with its own masks.
-    """
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
-
-    AttentionInterface.register(NAME, shared_prefix_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-
-
-def make_layout(segments: Sequence[Lengths]) -> Tensor:
+def make_layout(segments: Sequence[tuple[int, ...]]) -> Tensor:
     """The layout of segments given as (prefix length, continuation lengths...); int64 on the CPU."""
     rows = [torch.tensor(lengths) for lengths in segments]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)[None, None]
@@ -54,9 +41,9 @@ def shared_prefix_attention(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     attend = functools.partial(sdpa_attention_forward, module, **kwargs)
-    if not is_layout(attention_mask):
+    # A prepared mask, also 4-d, is boolean or of floating point.
+    if attention_mask is None or attention_mask.dtype != torch.int64:
         return attend(query, key, value, attention_mask)  # type: ignore[no-any-return]
-    assert attention_mask is not None
     segments = [tuple(n for n in lengths if n) for lengths in attention_mask[0, 0].tolist()]
     assert sum(map(sum, segments)) == query.shape[2], "layout and row differ in length"
     # split instead of slices: its backward is one concatenation, not one full-size sum per piece.
@@ -74,20 +61,13 @@ def shared_prefix_attention(
     return torch.cat(outputs, dim=1), None
 
 
-def is_layout(mask: Tensor | None) -> bool:
-    """Whether a mask is a layout: 4-d like any prepared mask, but of int64 lengths."""
-    return isinstance(mask, Tensor) and mask.ndim == 4 and mask.dtype == torch.int64
-
-
 @functools.lru_cache(maxsize=8)
-def _continuation_mask(prefix: int, answers: Lengths, device: torch.device) -> Tensor:
+def _continuation_mask(prefix: int, answers: tuple[int, ...], device: torch.device) -> Tensor:
     """Which of the P + A keys each of the A continuation tokens attends to: boolean [1, 1, A, P + A].
 
     Cached because every layer needs the same mask, and the backward pass under checkpointing needs it again.
     The cache is small because a mask for 11.5k prompt and 1.2k answer tokens takes 15 MB on the device.
     """
-    owner_A = torch.repeat_interleave(torch.arange(len(answers)), torch.tensor(answers))
-    index_A = torch.arange(len(owner_A))
-    own_AA = (owner_A[:, None] == owner_A[None, :]) & (index_A[:, None] >= index_A[None, :])
-    shared_AP = torch.ones(len(owner_A), prefix, dtype=torch.bool)
+    own_AA = torch.block_diag(*(torch.ones(n, n, dtype=torch.bool).tril() for n in answers))
+    shared_AP = torch.ones(len(own_AA), prefix, dtype=torch.bool)
     return torch.cat([shared_AP, own_AA], dim=1)[None, None].to(device)

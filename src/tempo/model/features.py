@@ -60,15 +60,14 @@ def hash_tensors(named: Iterable[tuple[str, Tensor]]) -> Any:
 def _pack(output: dict[str, Any]) -> dict[str, Tensor]:
     ((modality, features),) = output.items()
     layers = {"pooled": features.pooler_output}
-    for number, layer in enumerate(getattr(features, "deepstack_features", None) or []):
-        layers[f"deepstack{number}"] = layer
-    # Some families return one tensor, others a list with one tensor per video, here of length one.
-    return {
-        f"{modality}/{name}/{'tensor' if isinstance(layer, Tensor) else 'list'}": (
-            layer if isinstance(layer, Tensor) else layer[0]
-        ).contiguous()
-        for name, layer in layers.items()
-    }
+    deepstack = getattr(features, "deepstack_features", None) or []
+    layers |= {f"deepstack{number}": layer for number, layer in enumerate(deepstack)}
+    tensors = {}
+    for name, layer in layers.items():
+        # Some families return one tensor, others a list with one tensor per video, here of length one.
+        tensor, form = (layer, "tensor") if isinstance(layer, Tensor) else (layer[0], "list")
+        tensors[f"{modality}/{name}/{form}"] = tensor.contiguous()
+    return tensors
 
 
 def _unpack(tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""The core: log-probabilities of several continuations that share one prefix of video and prompt.
+"""Log-probabilities of several continuations that share one prefix of video and prompt.
 
-Training, evaluation and the probe all ask the same question: given a prefix, how likely is each continuation?
-The answer takes one vision pass and one pass over the prefix, and the head runs on answer tokens only. The
-result equals that of one full sequence per continuation (`tempo.model.support.duplicated_log_probs`).
+They take one vision pass and one pass over the prefix, and the head runs on the answer tokens only. The
+values equal those of one full sequence per continuation (`tempo.model.support.duplicated_log_probs`).
 
     L: tokens of the packed row   S: scored tokens   V: vocabulary   C: hidden size
 """
@@ -22,9 +21,8 @@ from torch.utils.checkpoint import checkpoint
 
 from tempo.model.attention import make_layout
 
-#: Scored tokens whose logits are in memory at one time, in the forward and in the backward pass. With a
-#: vocabulary of 152k in bfloat16 this is about 0.16 GB, and twice that for each of the two float32 copies of
-#: the softmax.
+#: Number of scored tokens whose logits are in memory at a time, in the forward and the backward pass. With a
+#: vocabulary of 152k in bfloat16 they take about 0.16 GB, and each of the two float32 copies twice that.
 HEAD_CHUNK = 512
 
 
@@ -43,7 +41,7 @@ class ContinuationTokens:
 
 @dataclass(frozen=True)
 class Group:
-    """A prefix, as the model's processor returns it for a batch of one, and its continuations."""
+    """The inputs of a prefix, as the processor returns them for a batch of one, and its continuations."""
 
     inputs: Mapping[str, Tensor]
     continuations: tuple[ContinuationTokens, ...]
@@ -72,7 +70,7 @@ _VISION_INPUTS = (
     ("pixel_values", "image", "get_image_features"),
 )
 
-#: VideoLLaMA3's mask of the visual tokens that it keeps: it removes those that repeat the frame before.
+#: VideoLLaMA3's mask of the visual tokens to keep; it drops those that repeat the frame before.
 _COMPRESSION = "video_compression_mask"
 
 
@@ -108,12 +106,9 @@ def packed_log_probs(
     core = inner_model(model)
     device = core.get_input_embeddings().weight.device
     masks = [group.inputs[_COMPRESSION] for group in groups if _COMPRESSION in group.inputs]
-    tokens: list[Tensor] = []
-    for group in groups:
-        tokens.append(group.inputs["input_ids"][0])
-        tokens += [torch.tensor(c.token_ids) for c in group.continuations]
+    row_L, predict_S, target_S = (torch.tensor(values, device=device) for values in _pack_tokens(groups))
     hidden_LC = core(
-        input_ids=torch.cat(tokens)[None].to(device),
+        input_ids=row_L[None],
         attention_mask=make_layout([group.lengths for group in groups]),
         position_ids=torch.cat([_pack_positions(core, group) for group in groups], dim=-1).to(device),
         # A copy, because some families add to this dictionary.
@@ -121,12 +116,25 @@ def packed_log_probs(
         **({_COMPRESSION: torch.cat(masks)} if masks else {}),
         use_cache=False,
     ).last_hidden_state[0]
-    predict_S, target_S, sizes = _scored_positions(groups)
-    logp_S = _head_log_probs(
-        model.get_output_embeddings(), hidden_LC[predict_S.to(device)], target_S.to(device)
-    )
-    parts = iter(logp_S.split(sizes))
+    logp_S = _head_log_probs(model.get_output_embeddings(), hidden_LC[predict_S], target_S)
+    parts = iter(logp_S.split([c.num_scored for group in groups for c in group.continuations]))
     return [[next(parts) for _ in group.continuations] for group in groups]
+
+
+def _pack_tokens(groups: Sequence[Group]) -> tuple[list[int], list[int], list[int]]:
+    """The tokens of the row, the positions in it that predict a scored token, and the scored tokens."""
+    row: list[int] = []
+    predict: list[int] = []
+    target: list[int] = []
+    for group in groups:
+        row += group.inputs["input_ids"][0].tolist()
+        last_of_prefix = len(row) - 1
+        for continuation in group.continuations:
+            before = [last_of_prefix, *range(len(row), len(row) + len(continuation.token_ids) - 1)]
+            predict += before[continuation.num_context :]
+            target += continuation.token_ids[continuation.num_context :]
+            row += continuation.token_ids
+    return row, predict, target
 
 
 def _head_log_probs(head: nn.Module, hidden_SC: Tensor, target_S: Tensor) -> Tensor:
@@ -148,35 +156,17 @@ def _pack_positions(core: Any, group: Group) -> Tensor:
     """
     prefix, *answers = group.lengths
     longest = max(answers, default=0)
-    if not hasattr(core, "get_rope_index"):
-        alone = torch.arange(prefix + longest)[None]
-    else:
+    alone = torch.arange(prefix + longest)[None]
+    if hasattr(core, "get_rope_index"):
         names = inspect.signature(core.get_rope_index).parameters
         given = {n: t for n, t in group.inputs.items() if n in names and n != "attention_mask"}
-        for name in ("input_ids", "mm_token_type_ids"):
-            # Positions depend only on the token types. Continuations are text, so any text token will do.
-            filler = torch.tensor(group.continuations[0].token_ids[:1] if name == "input_ids" else [0])
+        # Positions depend only on the token types. Continuations are text, so any text token will do.
+        text = torch.tensor(group.continuations[0].token_ids[:1])
+        for name, filler in (("input_ids", text), ("mm_token_type_ids", torch.zeros(1))):
             given[name] = torch.cat([given[name], filler.expand(1, longest).to(given[name])], dim=1)
         alone = core.get_rope_index(**given)[0]
     parts = [alone[..., :prefix], *(alone[..., prefix : prefix + n] for n in answers)]
     return torch.cat(parts, dim=-1)
-
-
-def _scored_positions(groups: Sequence[Group]) -> tuple[Tensor, Tensor, list[int]]:
-    """Row positions [S] whose hidden state predicts a scored token, these tokens [S], and counts of them."""
-    predict: list[int] = []
-    target: list[int] = []
-    sizes, start = [], 0
-    for group in groups:
-        last_of_prefix = start + group.lengths[0] - 1
-        start = last_of_prefix + 1
-        for continuation in group.continuations:
-            before = [last_of_prefix, *range(start, start + len(continuation.token_ids) - 1)]
-            predict += before[continuation.num_context :]
-            target += continuation.token_ids[continuation.num_context :]
-            sizes.append(continuation.num_scored)
-            start += len(continuation.token_ids)
-    return torch.tensor(predict), torch.tensor(target), sizes
 
 
 def merge_features(outputs: Sequence[Any]) -> Any:
@@ -196,5 +186,5 @@ def _join(features: Sequence[Any]) -> Any:
         return tuple(tokens for videos in features for tokens in videos)
     if len({videos.shape[1:] for videos in features}) == 1:
         return torch.cat(list(features))
-    # Videos of different lengths become one long video, as the packed row is one sequence.
+    # Videos of different lengths become one long video: the packed row is one sequence anyway.
     return torch.cat([videos.flatten(0, 1) for videos in features])[None]

@@ -1,7 +1,6 @@
-"""Which models the shared prefix supports, and a check of its numbers on the model that a run trains.
+"""Shared-prefix attention in a loaded model: which models support it, and a check of its numbers.
 
-A model that is not supported is refused by name, with the reason, when it is loaded. The self-check compares
-the shared prefix with the duplicated form, one full sequence and one vision pass per continuation.
+The self-check compares it with the duplicated form, one full sequence and one vision pass per continuation.
 """
 
 from __future__ import annotations
@@ -13,23 +12,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tempo.model.attention import NAME, shared_prefix_attention
 from tempo.model.prefix import ContinuationTokens, Group, inner_model, language_model, packed_log_probs
 
 #: Settings that change the logits after the head, where `packed_log_probs` would miss it, each with the value
 #: that has no effect.
 _AFTER_HEAD = {"final_logit_softcapping": None, "logit_scale": 1, "logits_scaling": 1}
 
-#: Largest `relative_difference` that rounding alone explains. Both forms add the same numbers in another
-#: order, and the error grows with the root of the depth. Measured on small random models of 2 and of 28
+#: Largest result of `self_check` that rounding alone explains. Both forms add the same numbers in a different
+#: order, and the error grows with the square root of the depth. Measured on small random models of 2 and 28
 #: layers: float32 1e-7 and 1.2e-7, bfloat16 9e-4 and 2.5e-3; float16 1e-4 with 2 layers. Each bound is at
 #: least eight times that. Answers that attend to each other gave 0.28 on the trained embedded model, and 0.04
 #: to 0.22 on random models with a short prefix.
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 
 
-def check_support(model: Any) -> None:
-    """Raises ValueError that names the model's class and the reason if it is not supported."""
+def use_shared_prefix(model: Any) -> None:
+    """Switches the language model, but not the vision tower, to shared-prefix attention.
+
+    Raises ValueError with the model's class and the reason if the shared prefix does not support it.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
     _refuse(model, _structure(model) or _text_settings(model))
+    AttentionInterface.register(NAME, shared_prefix_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    text_config = model.config.get_text_config()
+    name = next(n for n in model.config.sub_configs if getattr(model.config, n, None) is text_config)
+    model.set_attn_implementation({name: NAME})
 
 
 def check_processor(processor: Any) -> None:
@@ -83,13 +94,12 @@ def _text_settings(model: Any) -> str | None:
 def duplicated_log_probs(
     model: Any, groups: Sequence[Group], *, answer_logits_only: bool = False
 ) -> list[list[Tensor]]:
-    """The result of `packed_log_probs`, computed with one full sequence and one vision pass per continuation.
+    """The result of `packed_log_probs`, computed as other trainers do: one full sequence per continuation.
 
-    This is how other trainers compute it. `answer_logits_only` leaves out the logits of the prompt, gigabytes
-    with a long video, if the model can.
+    `answer_logits_only` leaves out the logits of the prompt, gigabytes with a long video, if the model can.
     """
-    can_skip = answer_logits_only and "logits_to_keep" in inspect.signature(model.forward).parameters
-    return [[_score(model, group, c, can_skip) for c in group.continuations] for group in groups]
+    keep = answer_logits_only and "logits_to_keep" in inspect.signature(model.forward).parameters
+    return [[_score(model, group, c, keep) for c in group.continuations] for group in groups]
 
 
 def _score(model: Any, group: Group, continuation: ContinuationTokens, answer_logits_only: bool) -> Tensor:
@@ -110,10 +120,12 @@ def _score(model: Any, group: Group, continuation: ContinuationTokens, answer_lo
 
 @torch.no_grad()
 def self_check(model: Any, group: Group) -> float:
-    """The `relative_difference` between shared prefix and duplicated form on a group.
+    """The relative difference between shared prefix and duplicated form: the larger of two continuations.
 
-    Costs one packed and two duplicated forward passes: two continuations are enough to notice if they attend
-    to each other. Raises ValueError with the figures if the difference exceeds `TOLERANCES`.
+    For a continuation it is the norm of the token differences, divided by that of the duplicated
+    log-probabilities or by the root of their number, whichever is larger: the largest token difference would
+    be an outlier in half precision. Two continuations are enough to notice if they attend to each other.
+    Raises ValueError with the figures if the difference exceeds `TOLERANCES`.
     """
     pair = Group(group.inputs, group.continuations[:2])
     was_training = model.training
@@ -121,7 +133,11 @@ def self_check(model: Any, group: Group) -> float:
     packed = packed_log_probs(model, [pair])[0]
     duplicated = duplicated_log_probs(model, [pair], answer_logits_only=True)[0]
     model.train(was_training)
-    difference, tolerance = relative_difference(packed, duplicated), TOLERANCES[model.dtype]
+    differences = [
+        (ours - theirs).double().norm() / theirs.double().norm().clamp(min=len(theirs) ** 0.5)
+        for ours, theirs in zip(packed, duplicated, strict=True)
+    ]
+    difference, tolerance = float(torch.stack(differences).max()), TOLERANCES[model.dtype]
     # Not `>`: NaN must fail.
     if not difference <= tolerance:
         raise ValueError(
@@ -130,21 +146,3 @@ def self_check(model: Any, group: Group) -> float:
             f"{model.dtype}). Training would be wrong. Use a checkpoint of another family"
         )
     return difference
-
-
-def relative_difference(packed: Sequence[Tensor], duplicated: Sequence[Tensor]) -> float:
-    """The largest difference over the continuations; NaN if any log-probability is.
-
-    For a continuation it is the root mean square of the token differences, divided by that of the duplicated
-    log-probabilities or by 1, whichever is larger. The largest token difference would be an outlier in half
-    precision.
-    """
-
-    def root_mean_square(values: Tensor) -> Tensor:
-        return values.double().square().mean().sqrt()
-
-    differences = [
-        root_mean_square(ours - theirs) / root_mean_square(theirs).clamp(min=1.0)
-        for ours, theirs in zip(packed, duplicated, strict=True)
-    ]
-    return float(torch.stack(differences).max())

@@ -14,10 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tempo.core.files import read_file
 from tempo.core.hashing import derive_seed
 from tempo.engine.types import Context
-from tempo.preference.importing import VIDEO_TAG, check_row, read_turns, read_video, untagged
+from tempo.preference.importing import VIDEO_TAG, parse_rows, read_turns, read_video, untagged
 from tempo.video.find import find_video, read_library
 from tempo.video.frames import FrameStore
 
@@ -47,18 +46,15 @@ def instructions_path(context: Context) -> Path:
 
 def read_questions(path: Path) -> list[Question]:
     """The questions of a file in file order; raises ValueError that names the first row that is not valid."""
-    questions: list[Question] = []
-    for place, row in read_file(path, KEY):
-        try:
-            check_row(row)
-            video, video_id = read_video(row), str(row.get("video_id") or "")
-            for question, answer in _read_texts(row):
-                # LLaVA writes `<image>` for a video too.
-                text = untagged(question, (VIDEO_TAG, "<image>"))
-                questions.append(Question(video_id, text, answer, video, place))
-        except ValueError as error:
-            raise ValueError(f"{KEY}: {path} {place}: {error}") from None
-    return questions
+
+    def parse(row: dict[str, Any]) -> list[Question]:
+        video, video_id = read_video(row), str(row.get("video_id") or "")
+        # LLaVA writes `<image>` for a video too.
+        texts = [(untagged(asked, (VIDEO_TAG, "<image>")), answer) for asked, answer in _read_texts(row)]
+        return [Question(video_id, question, answer, video) for question, answer in texts]
+
+    rows = parse_rows(path, KEY, parse)
+    return [question._replace(place=place) for place, found in rows for question in found]
 
 
 def check_videos(context: Context) -> None:
@@ -108,10 +104,10 @@ def _read_texts(row: dict[str, Any]) -> Iterator[tuple[str, str]]:
     column = next((name for name in ("conversations", "messages") if name in row), None)
     if column:
         turns = read_turns(row[column], column)
-        roles = [turn.role for turn in turns]
+        roles = [role for role, _ in turns]
         if not turns or roles != ["user", "assistant"] * (len(turns) // 2):
             raise ValueError(f"{column} must alternate between user and assistant, got {roles}")
-        yield from ((asked.text, reply.text) for asked, reply in zip(turns[::2], turns[1::2], strict=True))
+        yield from ((asked, reply) for (_, asked), (_, reply) in zip(turns[::2], turns[1::2], strict=True))
     elif isinstance(row.get("question"), str) and isinstance(row.get("answer"), str):
         yield row["question"], row["answer"]
     else:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tempo.config import LogpReduction, Loss
+from tempo.config.running import LogpReduction, Loss
 from tempo.training.metrics import ACCURACIES, Metrics
 
 
