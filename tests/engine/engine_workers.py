@@ -6,7 +6,8 @@ import ctypes
 import os
 import threading
 import time
-from pathlib import Path
+
+import psutil
 
 from tempo.core.records import Captions, Skipped
 
@@ -31,8 +32,8 @@ def until(condition):
 
 def is_alive(pid):
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 
@@ -72,6 +73,15 @@ def raising(context):
 
 def dying(context):
     """A factory that ends its process, as a broken library does when it is imported."""
+    os._exit(3)
+
+
+def dying_once(context):
+    """A factory that ends the first process that calls it, as one that ran out of memory."""
+    try:
+        (context.directory / "died").touch(exist_ok=False)
+    except FileExistsError:
+        return shout(context)
     os._exit(3)
 
 

@@ -12,9 +12,8 @@ from tempo.config.load import override
 from tempo.core import hashing
 from tempo.core.store import RunStore, write_config
 from tempo.engine.types import Context
-from tempo.pipeline.fingerprints import fingerprints
 from tempo.pipeline.runner import run_stages
-from tempo.pipeline.stages import NAMES
+from tempo.pipeline.stages import NAMES, fingerprints
 
 QUIET = Console(quiet=True)
 
@@ -105,7 +104,9 @@ def test_a_changed_file_and_a_missing_file_are_named(tmp_path):
     RunStore(context.directory).begin("evaluation", fingerprints(context.config)["evaluation"])
     write_config(context.directory, context.config.model_dump(mode="json", exclude_none=True))
     named.write_text("{}")
-    with pytest.raises(ValueError, match=r"\(a file that it names has another content\).*: evaluation\."):
+    with pytest.raises(
+        ValueError, match=r"\(the content of a file that it names has changed\).*: evaluation\."
+    ):
         run_stages(context, QUIET, until="videos")
     named.unlink()
     with pytest.raises(ValueError, match=r"^evaluation\.benchmark: .* does not exist"):
