@@ -35,12 +35,13 @@ def test_settings_that_would_give_a_wrong_result_are_all_named(tmp_path, monkeyp
         "fsdp_transformer_layer_cls_to_wrap": "Qwen2DecoderLayer",
     }
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    monkeypatch.setenv("ACCELERATE_USE_PARALLELISM_CONFIG", "true")
     printed, errors = launch(
         tmp_path, *(word for key, value in wrong.items() for word in (f"--{key}", value))
     )
     assert printed == ""
     (message,) = {line for line in errors.splitlines() if "ValueError: accelerate launch:" in line}
-    for key in (*wrong, "gradient_accumulation_steps"):
+    for key in (*wrong, "gradient_accumulation_steps", "parallelism_config"):
         assert key in message
     assert "fsdp_version" not in message
 

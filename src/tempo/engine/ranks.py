@@ -61,6 +61,8 @@ def make_accelerator(device: str, *, find_unused_parameters: bool = False) -> An
         # accelerate would divide the loss, but tempo weights its rows itself.
         "gradient_accumulation_steps": accelerator.gradient_accumulation_steps != 1,
         "mixed_precision": accelerator.mixed_precision != "no",
+        # Processes that share a model's tensors would need the same examples.
+        "parallelism_config": accelerator.parallelism_config is not None,
     }
     if kind == "FSDP":
         plugin = accelerator.state.fsdp_plugin

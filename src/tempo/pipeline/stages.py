@@ -210,7 +210,7 @@ STAGES: tuple[Stage, ...] = (
         keys=("evaluation",),
         input_files=("evaluation.benchmark",),
         check=lambda config: _check_file(
-            config.evaluation.benchmark, "tempo.evaluation.benchmark:check_benchmark"
+            config.evaluation.benchmark, "tempo.evaluation.benchmark:read_samples"
         ),
         is_shared=False,
         files=("evaluation", "evaluation.json"),

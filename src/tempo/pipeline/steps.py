@@ -160,8 +160,9 @@ def check_model(config: Config) -> None:
 def check_trainable(context: Context) -> None:
     """Raises ValueError for an instruction about an unknown video, and for a video too long to train on."""
     from tempo.training.examples import check_longest
-    from tempo.training.instructions import check_videos
+    from tempo.training.instructions import match_questions
 
-    check_videos(context)
+    if context.config.training.instructions:
+        match_questions(context)
     if context.config.training.phases:
         check_longest(context)
