@@ -88,8 +88,8 @@ def test_help_names_every_command_and_stage(tempo):
 @pytest.mark.parametrize(
     ("command", "sections"), [(("--help",), ["[synthetic]"]), (("probe", "--help"), ["[model]", "[frames]"])]
 )
-def test_help_shows_brackets_as_they_are(tempo, command, sections):
-    """`[synthetic]` is a section, not a style of rich."""
+def test_help_shows_sections_in_brackets(tempo, command, sections):
+    """rich would read `[synthetic]` as markup."""
     shown = tempo(*command)[1]
     for name in sections:
         assert name in shown

@@ -1,4 +1,4 @@
-"""The configuration: its defaults are the method's, and every mistake is named by its key."""
+"""The configuration: every mistake is an error that names its key."""
 
 from __future__ import annotations
 
@@ -139,12 +139,12 @@ def test_values_that_would_mislead_or_fail_later_are_errors(data, words):
         phases(DPO, instructions="i.jsonl", max_instructions=9),
     ],
 )
-def test_valid_sections_are_taken_also_if_another_option_makes_them_irrelevant(data):
+def test_valid_settings_load_even_if_others_make_them_irrelevant(data):
     assert parse_config({**OWN, **data}).videos.paths == ("films",)
 
 
-def test_the_short_run_may_show_videos_instead_of_captions():
-    """Its section on captions then has no effect, which is not an error."""
+def test_the_tiny_run_loads_with_videos_as_input():
+    """Its section [captions] then has no effect, which is not an error."""
     config = load_config(CONFIGS / "tiny.toml", ["responses.input_form=video"])
     assert config.responses.input_form == "video"
 

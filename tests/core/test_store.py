@@ -1,4 +1,4 @@
-"""A run directory survives a kill at any moment, and a second process is refused."""
+"""A run directory survives a kill at any moment and refuses a second process."""
 
 from __future__ import annotations
 

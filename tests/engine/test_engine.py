@@ -1,4 +1,4 @@
-"""Stages in this process, in a pool and on Ray give the same, and a process that dies costs one record."""
+"""Workers in this process, in a pool and on Ray give the same results; a dead process costs one record."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def here(worker, context, batches):
     return pool.map_batches(f"engine_workers:{worker}", context, batches, place="here", stage="captions")
 
 
-def test_this_process_keeps_the_order_and_works_only_when_asked(context):
+def test_this_process_keeps_the_order_and_computes_results_on_demand(context):
     results = here("mortal", context, [[Record(id="a"), Record(id="bad b")], [Record(id="c")]])
     assert [type(record) for record in next(results)] == [Captions, Skipped]
     assert not (context.directory / "c.begun").exists()
@@ -117,8 +117,8 @@ def test_processes_have_the_directory_and_threads_of_this_one_and_end_with_the_s
     until(lambda: not is_alive(int(row.captions[0])))
 
 
-def test_slow_record_delays_no_other(run):
-    """The others come while one process is still at the slow record, which waits for the last of them."""
+def test_a_slow_record_does_not_delay_the_others(run):
+    """The slow record waits for the last of the others."""
     results = run("patient", singles("wait for 6", *map(str, range(7))), num_workers=2)
     assert list(by_id(results)) == [*map(str, range(7)), "wait for 6"]
 
@@ -130,7 +130,7 @@ def test_exception_of_a_worker_ends_the_run(run):
 
 
 def test_exception_of_a_factory_ends_the_run_and_skips_no_record(run):
-    with pytest.raises(ValueError, match=r"^the factory has nothing to work with$"):
+    with pytest.raises(ValueError, match=r"^the factory has no model$"):
         list(run("raising", singles("a", "b")))
 
 

@@ -1,4 +1,4 @@
-"""What makes a stage stale: its keys, its files, its checkpoints, and the stages before it."""
+"""A stage becomes stale when its keys, files or checkpoints change, or a stage before it."""
 
 import itertools
 import os
@@ -149,7 +149,7 @@ def test_another_checkpoint_under_the_same_path_makes_what_it_makes_stale(checkp
     assert fingerprints(config)[first_stale] != first[first_stale]
 
 
-def test_large_weights_are_hashed_in_places(checkpoint, monkeypatch):
+def test_of_large_weights_some_blocks_and_the_size_are_hashed(checkpoint, monkeypatch):
     write, directory = checkpoint
     for name, value in (("WHOLE_BYTES", 1000), ("NUM_BLOCKS", 3), ("BLOCK_BYTES", 100)):
         monkeypatch.setattr(hashing, name, value)

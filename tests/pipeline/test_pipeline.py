@@ -1,4 +1,4 @@
-"""The whole method on a few small stories: its files, restarts and kills."""
+"""The whole method on a few small stories: the files it writes, restarts and kills."""
 
 import io
 import json
@@ -60,7 +60,7 @@ lora_rank = 4
 
 QUIET = Console(quiet=True)
 
-#: `make soak` sets it; the tests have a short form.
+#: Set by `make soak`; test_kills_change_nothing is the short form.
 SOAK_KILLS = int(os.environ.get("TEMPO_SOAK_KILLS", "0"))
 
 

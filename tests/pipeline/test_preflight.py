@@ -1,4 +1,4 @@
-"""Faults that can be found before any work are reported before any work."""
+"""Problems that can be found before any work are reported before any work."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""The table of stages agrees with itself, with the configuration, and with the code that it names."""
+"""The table of stages is consistent with itself, the configuration, and the code that it names."""
 
 import pytest
 
