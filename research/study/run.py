@@ -39,8 +39,8 @@ from tempo.core.store import RunStore
 from tempo.engine.pool import count_workers, follow_parent
 from tempo.engine.types import Context
 from tempo.model.loading import check_model_path
-from tempo.pipeline.fingerprints import fingerprints
 from tempo.pipeline.runner import run, run_stages
+from tempo.pipeline.stages import fingerprints
 from tempo.synthetic import language
 from tempo.synthetic.world import Story
 
@@ -243,7 +243,7 @@ def _finish(context: Context, stage: str, rows: Sequence[Record]) -> None:
         return
     store.forget(stage)
     store.begin(stage, fingerprint)
-    store.append_results(stage, rows)
+    store.append(stage, rows)
     store.finish(stage, fingerprint)
 
 

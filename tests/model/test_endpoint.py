@@ -17,6 +17,7 @@ from chat_server import Server, completion, echo, error, hang, only_for, raw, re
 
 import tempo
 from tempo.config import EndpointConfig, SamplingConfig, parse_config
+from tempo.core.files import whole_lines
 from tempo.core.records import Captions, Clips, Skipped
 from tempo.core.store import SKIPPED, RunStore
 from tempo.model.answers import Answer, Request
@@ -304,12 +305,12 @@ def test_a_signal_during_requests_ends_the_run_and_keeps_the_answers(server, tmp
         # A shell starts tests in the background with Ctrl-C ignored, which child processes inherit.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    cache = tmp_path / CACHE
-    while (not cache.exists() or cache.read_text().count("\n") < 2) and process.poll() is None:
+    end = time.monotonic() + 60
+    while len(whole_lines(tmp_path / CACHE)) < 2 and time.monotonic() < end:
         time.sleep(0.05)
     process.send_signal(number)
     started = time.monotonic()
     _, output = process.communicate(timeout=30)
     assert time.monotonic() - started < 5
     assert shown in output
-    assert cache.read_text().count("\n") == 2
+    assert len(whole_lines(tmp_path / CACHE)) == 2

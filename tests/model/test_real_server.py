@@ -10,7 +10,6 @@ import sys
 import time
 import urllib.request
 
-import numpy as np
 import pytest
 
 from tempo import load_model
@@ -85,12 +84,10 @@ def test_answers_equal_those_of_the_model_in_this_process_and_are_cached(url, tm
     assert ask("http://127.0.0.1:9/v1", tmp_path, REQUESTS, temperature=0.0) == expected
 
 
-def test_frames_and_temperature_reach_the_model(url, tmp_path):
-    frames = [None, *(np.full((2, 64, 64, 3), level, np.uint8) for level in (0, 200))]
-    requests = [Request("Describe the clip.", 0, shown) for shown in frames]
+def test_the_temperature_reaches_the_model(url, tmp_path):
+    requests = [Request("Describe the clip.", seed) for seed in range(2)]
     cold, hot = (ask(url, tmp_path, requests, temperature=t) for t in (0.0, 5.0))
-    assert not any(answer.failure for answer in cold + hot)
-    assert len({answer.text for answer in cold + hot}) == 6
+    assert [len({answer.text for answer in answers}) for answers in (cold, hot)] == [1, 2]
 
 
 def test_a_model_that_it_does_not_serve_stops_the_run(url, tmp_path):

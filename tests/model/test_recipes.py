@@ -36,8 +36,8 @@ def test_a_plain_torch_loop():
         optimizer.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
-    assert losses[:2] == pytest.approx([np.log(2)] * 2, rel=0.2)
-    assert sum(losses[-2:]) < 0.9 * sum(losses[:2])
+    assert losses[0] == pytest.approx(np.log(2), rel=1e-5)
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_the_dpo_trainer_of_trl(tmp_path):

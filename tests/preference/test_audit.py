@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from pairs_material import pair_of
+from pairs_material import assistant, pair_of, user
 
 from tempo.config import PairsConfig
 from tempo.core.store import RunStore
@@ -114,9 +114,11 @@ def test_recipe_audit_of_a_preference_set_that_is_not_tempos(tmp_path):
     path = tmp_path / "ultrafeedback.jsonl"
     lines = []
     for row in rows:
-        question = {"role": "user", "content": f"What happens in {row.video_id}?"}
-        answers = [{"role": "assistant", "content": text} for text in (row.chosen, row.rejected)]
-        lines.append({"chosen": [question, answers[0]], "rejected": [question, answers[1]], "score": 5})
+        asked, texts = (
+            user(f"What happens in {row.video_id}?"),
+            {"chosen": row.chosen, "rejected": row.rejected},
+        )
+        lines.append({name: [asked, assistant(text)] for name, text in texts.items()} | {"score": 5})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     report = audit(load_pairs(path))
     assert report.baselines["words"].accuracy > 0.95
@@ -209,11 +211,9 @@ def store(tmp_path):
 
 
 def test_the_command_audits_a_directory_by_its_config(tempo, store, tmp_path):
-    (tmp_path / "report.html").write_text("old")
     code, out, _ = tempo("audit", tmp_path, "--no-model")
     assert code == 0
     assert all(words in out for words in ("longer text", "150 of 240 pairs", "Length alone tells"))
-    assert f"`tempo report {tmp_path}/config.toml --out {tmp_path}`" in out
     report = AuditReport.model_validate_json((tmp_path / "audit.json").read_text())
     assert report == audit(fair_pairs(40), seed=3, max_pairs=150)
     # The next run asks the model, and shows the new figures.

@@ -65,7 +65,7 @@ PLAIN = MADE_ELSEWHERE["trl, standard"]
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"question": "q", "answer": "a"}, "this one has question, answer"),
+        ({"question": "q", "answer": "a"}, "not a known format"),
         ({"prompt": "What?", "chosen": "yes"}, "rejected should be a list of messages, got 'None'"),
         ({"prompt": "What?", "chosen": 3, "rejected": "no"}, "chosen should be a list of messages"),
         ({"messages": [user("q")], "rejected_response": "no"}, "messages of ['user']"),

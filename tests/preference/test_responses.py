@@ -132,13 +132,6 @@ def test_every_answer_has_its_own_seed_independently_of_the_others(work):
     assert second[1].prompt == second[2].prompt
 
 
-@pytest.mark.parametrize(("form", "num_frames"), [("clips", 6), ("video", 8)])
-def test_without_captions_the_frames_are_shown_with_the_training_prompt(work, form, num_frames):
-    _, draws = work([PERTURBED], form=form)
-    assert {request.prompt for requests in draws for request in requests} == {describe_prompt("v", seed=0)}
-    assert len(draws[0][0].frames) == num_frames
-
-
 @pytest.mark.parametrize(
     ("answers", "reason", "detail"),
     [
@@ -174,11 +167,17 @@ def test_a_perturbation_without_an_answer_is_left_out_with_its_reason(work, answ
     assert row.reason.startswith(reason)
 
 
+def test_the_form_clips_shows_the_key_frames(work):
+    _, (requests,) = work([PERTURBED], form="clips")
+    assert [greys(request)[0] for request in requests] == [100, 120, 140]
+
+
 @pytest.mark.parametrize(("concurrency", "sizes"), [(None, [3, 3, 3]), (4, [6, 3]), (9, [9])])
 def test_frames_are_in_memory_for_as_few_videos_as_keep_a_server_busy(work, concurrency, sizes):
     endpoint = {"endpoint": {"url": "http://x/v1", "model": "m", "concurrency": concurrency}}
     results, draws = work([PERTURBED, OTHER, PERTURBED], form="video", **(endpoint if concurrency else {}))
     assert [len(requests) for requests in draws] == sizes
+    assert {row.prompt for row in draws[0][:3]} == {describe_prompt("v", seed=0)}
     assert [(row.id, row.chosen) for row in results] == [(name, "8 frames") for name in "vwv"]
 
 

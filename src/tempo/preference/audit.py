@@ -42,10 +42,7 @@ NUM_FOLDS = 5
 
 #: The baselines for each part of the verdict, of which the strongest counts, and the advice.
 SUBJECTS = {
-    "Length": (
-        ("longer_text", "length"),
-        'Set pairs.length = "fair", or leave such kinds out of the phases.',
-    ),
+    "Length": (("longer_text", "length"), 'Set pairs.length = "fair", or leave such kinds out of phases.'),
     "The choice of words": (("words",), "If length is no shortcut, the texts differ in vocabulary."),
     "The language model without the video": (("model",), "Try another responses.temperature."),
 }

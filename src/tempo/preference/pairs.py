@@ -65,12 +65,12 @@ def make_pairs(context: Context) -> Selection:
                 skipped.append(skip(pair.id, *fault))
             else:
                 pairs.append(pair)
-    selection = select_pairs(pairs, settings, seed=seed)
-    kept, held_out = selection.pairs, selection.held_out
+    selected = select_pairs(pairs, settings, seed=seed)
+    kept, held_out = selected.pairs, selected.held_out
     if settings.mirror:
         frames = FrameStore(context.directory / "frames")
         kept, held_out = (add_mirrors(part, videos, frames) for part in (kept, held_out))
-    return Selection(kept, held_out, skipped + selection.skipped)
+    return Selection(kept, held_out, skipped + selected.skipped)
 
 
 def pair_fault(pair: Pair, settings: PairsConfig) -> tuple[str, str] | None:

@@ -1,7 +1,7 @@
 """Responses: the model describes each video as filmed (chosen) and perturbed (rejected).
 
-By `responses.input_form` it fuses the captions of the clips into one paragraph, or describes their key frames
-or the stored frames of the whole video. T is the number of frames.
+By `responses.input_form`, the model fuses the captions of the clips into one paragraph, describes their key
+frames, or describes the stored frames of the whole video. T is the number of frames.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tempo.video.frames import FrameStore
 
 STAGE = "responses"
 
-#: From an order of clips and a seed to a request; None if it shows no frames, or perturbs nothing.
+#: From an order of clips and a seed to a request; None for a perturbation that leaves or changes no frame.
 MakeRequest: TypeAlias = Callable[[Sequence[int], int], Request | None]
 
 
