@@ -140,7 +140,7 @@ def test_every_answer_has_its_own_seed_independently_of_the_others(work):
         (
             ("original", "", Answer("rev", False)),
             "no rejected answer",
-            "drop-02 empty; reverse-04 cut at responses.max_new_tokens",
+            "drop-02 empty; reverse-04 cut off at responses.max_new_tokens",
         ),
         (("original", Answer("", False, failure="HTTP 500"), "reversed"), "endpoint", "HTTP 500"),
     ],

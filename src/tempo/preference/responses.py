@@ -1,7 +1,7 @@
 """Responses: the model describes each video as filmed (chosen) and perturbed (rejected).
 
-By `responses.input_form`, the model fuses the captions of the clips into one paragraph, describes their key
-frames, or describes the stored frames of the whole video. T is the number of frames.
+Depending on `responses.input_form`, the model fuses the captions of the clips into one paragraph, describes
+their key frames, or describes the stored frames of the whole video. T: number of frames.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tempo.video.frames import FrameStore
 
 STAGE = "responses"
 
-#: From an order of clips and a seed to a request; None for a perturbation that leaves or changes no frame.
+#: Maps an order of clips and a seed to a request; None if the order leaves no frames or changes nothing.
 MakeRequest: TypeAlias = Callable[[Sequence[int], int], Request | None]
 
 
@@ -41,7 +41,7 @@ class Footage:
 
 
 def make_worker(context: Context, generate: Generate | None = None) -> Worker:
-    """A worker from Perturbations to Responses. `generate` replaces the configured model or server."""
+    """A worker that maps Perturbations to Responses. `generate` replaces the configured model or server."""
     draw_answers, read_input = generate or answer_source(context), _input_reader(context)
     settings, seed = context.config.responses, context.config.run.seed
     concurrency = context.config.endpoint.concurrency if context.config.endpoint else 1
@@ -63,7 +63,7 @@ def make_worker(context: Context, generate: Generate | None = None) -> Worker:
                 yield _collect(video, [next(drawn) if request else None for request in row])
 
     def work(batch: Sequence[Perturbations]) -> Sequence[Responses | Skipped]:
-        # The requests of one video hold its frames many times, so only as many videos as keep a server busy.
+        # The requests of a video hold its frames many times, so only enough videos to keep a server busy.
         most = 1 + max(len(video.perturbations) for video in batch)
         size = len(batch) if settings.input_form == "captions" else math.ceil(concurrency / most)
         return [row for start in range(0, len(batch), size) for row in respond(batch[start : start + size])]
@@ -72,7 +72,7 @@ def make_worker(context: Context, generate: Generate | None = None) -> Worker:
 
 
 def _input_reader(context: Context) -> Callable[[str], MakeRequest]:
-    """From a video id to the function that makes its requests, in the configured input form."""
+    """Maps a video id to the function that makes its requests, in the configured input form."""
     rows, frames = RunStore(context.directory), FrameStore(context.directory / "frames")
     form, seed = context.config.responses.input_form, context.config.run.seed
     if form == "captions":
@@ -84,11 +84,11 @@ def _input_reader(context: Context) -> Callable[[str], MakeRequest]:
 
 
 def frame_requests(video: Footage, *, prompt: str) -> MakeRequest:
-    """Requests that show the frames of the clips, in their order, at the rate of the original video."""
+    """Makes requests that show the frames of the clips in a given order, at the original frame rate."""
 
     def make(order: Sequence[int], seed: int) -> Request | None:
         shown_T = arrange(video.clip_T, order)
-        # A clip shorter than 1 / fps seconds may have no frame: dropping or moving it changes nothing.
+        # A clip shorter than 1 / fps seconds may have no frame; dropping or moving it then changes nothing.
         looks_original = np.array_equal(shown_T, np.arange(len(video.clip_T)))
         is_original = list(order) == list(range(video.num_clips))
         if not len(shown_T) or looks_original != is_original:
@@ -99,12 +99,12 @@ def frame_requests(video: Footage, *, prompt: str) -> MakeRequest:
 
 
 def arrange(clip_T: NDArray[np.int64], order: Sequence[int]) -> NDArray[np.int64]:
-    """The indices of the frames with their clips in this order, and in time order within a clip."""
+    """The indices of the frames, with the clips in this order and the frames of a clip in time order."""
     return np.concatenate([np.flatnonzero(clip_T == clip) for clip in order])
 
 
 def key_frames_by_clip(video: Clips, store: FrameStore) -> Footage:
-    """The key frames of a video, two per clip; their rate is their number over the length of its clips."""
+    """The key frames of a video, two per clip; `fps` is their number divided by the length of its clips."""
     clip_T = np.repeat(np.arange(len(video.clips)), 2)
     seconds = sum(clip.end_seconds - clip.start_seconds for clip in video.clips)
     fps = round(len(clip_T) / seconds, 3)
@@ -112,13 +112,13 @@ def key_frames_by_clip(video: Clips, store: FrameStore) -> Footage:
 
 
 def frames_by_clip(video: Clips, store: FrameStore) -> Footage:
-    """The stored frames of a video, each with its clip."""
+    """The stored frames of a video and the clip of each."""
     stored = store.read(video.id)
     return Footage(stored.images, clip_of_frames(video, stored.seconds), len(video.clips), stored.fps)
 
 
 def clip_of_frames(video: Clips, seconds: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The clip of each frame, for frames at these times [T]; a frame between two clips is of the earlier."""
+    """The clip of each frame, given their times [T]; a frame between two clips belongs to the earlier one."""
     starts_seconds = [clip.start_seconds for clip in video.clips]
     return np.maximum(np.searchsorted(starts_seconds, seconds, side="right") - 1, 0)
 
@@ -145,7 +145,7 @@ def _collect(video: Perturbations, answers: Sequence[Answer | None]) -> Response
 def _text_or_fault(answer: Answer | None) -> tuple[str, str]:
     """The text of an answer, or why it cannot be used."""
     if answer is None:
-        return "", "not asked: no frames are left, or their order is the original one"
+        return "", "not asked: no frames are left, or they are in the original order"
     if not answer.is_whole:
-        return "", "cut at responses.max_new_tokens"
+        return "", "cut off at responses.max_new_tokens"
     return (answer.text, "") if any(c.isalnum() for c in answer.text) else ("", "empty")
