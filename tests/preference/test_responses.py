@@ -136,7 +136,7 @@ def test_every_answer_has_its_own_seed_independently_of_the_others(work):
     ("answers", "reason", "detail"),
     [
         (("...", "dropped", "reversed"), "no chosen answer", "empty"),
-        ((Answer("cle", False), "dropped", "reversed"), "no chosen answer", "cut at"),
+        ((Answer("cle", False), "dropped", "reversed"), "no chosen answer", "cut off at"),
         (
             ("original", "", Answer("rev", False)),
             "no rejected answer",

@@ -73,8 +73,8 @@ def perturb(
     """
     if kind not in _LEAST_EFFECT or level < 2 or (rule == "paper" and kind == "swap"):
         raise ValueError(
-            f"kind {kind!r} at level {level}: under rule {rule!r}, kind must be drop, shuffle, reverse"
-            f"{'' if rule == 'paper' else ' or swap'}, and level at least 2"
+            f"kind {kind!r} at level {level}: under rule {rule!r}, kind must be one of drop, shuffle, reverse"
+            f"{'' if rule == 'paper' else ', swap'}, and level at least 2"
         )
     if rule == "distinct" and not distinct_levels(num_clips, kind, [level]):
         raise ValueError(
