@@ -241,8 +241,8 @@ def _summarize(scores_P: Array, pairs: Sequence[Pair], seed: int) -> BaselineAcc
 def verdict(scores: Mapping[str, BaselineAccuracy], *, num_pairs: int, num_videos: int) -> str:
     """One sentence for each of SUBJECTS that was measured, with advice if it is a shortcut."""
     if num_videos < MIN_VIDEOS:
-        found = f"{num_pairs} pairs of {num_videos} videos"
-        return f"No verdict: {found} are too few. At least {MIN_VIDEOS} videos are needed."
+        size = f"{num_pairs} pairs of {num_videos} videos"
+        return f"No verdict: {size} are too few. At least {MIN_VIDEOS} videos are needed."
     sentences = []
     for subject, (names, advice) in SUBJECTS.items():
         if found := {name: scores[name] for name in names if name in scores}:
