@@ -59,7 +59,13 @@ def test_defaults_are_those_of_the_method():
     for section, values in expected.items():
         assert getattr(config, section).model_dump().items() >= values.items()
     dpo = {"beta": 0.1, "nll_weight": 1.0, "loss": "sigmoid", "logp_reduction": "sum", "reference": "reset"}
-    dpo |= {"lora_rank": 32, "lora_alpha": 64, "train_vision": False, "warmup_share": 0.05}
+    dpo |= {
+        "lora_rank": 32,
+        "lora_alpha": 64,
+        "lora_dropout": 0.0,
+        "train": ("language_model",),
+        "warmup_share": 0.05,
+    }
     assert config.training.phases[0].model_dump().items() >= dpo.items()
 
 
@@ -131,7 +137,7 @@ def test_bad_value_is_named_by_its_key_and_shown(data, key, value):
             {**phases({**DPO, "lora_rank": 0}), "model": {"quantization": "4bit"}},
             ["'dpo-16'", "lora_rank 0", "model.quantization '4bit'"],
         ),
-        (phases({**DPO, "cache_features": True, "train_vision": True}), ["cache_features", "train_vision"]),
+        (phases({**DPO, "cache_features": True, "train": ["merger"]}), ["cache_features", "train = "]),
         ({"shots": {"detector": "transnet", "threshold": 27.0}}, ["shots: threshold 27", "probability"]),
         ({"clips": {"min_shots": 9, "max_shots": 5}}, ["clips: min_shots 9", "max_shots 5"]),
         ({"frames": {"max_total_pixels": 38399}}, ["frames: max_total_pixels must be at least 38400"]),

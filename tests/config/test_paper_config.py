@@ -57,16 +57,18 @@ RECIPE = {
 }
 
 PHASE = {"batch_size": 16, "epochs": 1, "warmup_share": 0.05, "lora_rank": 32, "grouping": "pair"}
+PHASE |= {"lora_dropout": 0.05}
 DPO = {
     **PHASE,
     "objective": "dpo",
     "learning_rate": 5e-6,
     "lora_alpha": 64,
-    "train_vision": False,
+    "train": ("language_model",),
     "kinds": (),
 }
 DPO |= {"beta": 0.1, "loss": "sigmoid", "logp_reduction": "sum", "nll_weight": 1.0, "reference": "reset"}
-SFT = {**PHASE, "objective": "sft", "learning_rate": 1e-4, "lora_alpha": 32, "train_vision": True}
+SFT = {**PHASE, "objective": "sft", "learning_rate": 1e-4, "lora_alpha": 32}
+SFT |= {"train": ("language_model", "vision_tower")}
 
 
 def test_numbers_are_those_of_the_released_recipe():

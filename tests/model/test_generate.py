@@ -81,6 +81,22 @@ def test_the_reasoning_is_left_out(lm, monkeypatch):
     assert not answers[1].is_whole
 
 
+def test_generation_settings_of_a_checkpoint_are_honoured_or_refused_by_name():
+    lm = load_model("embedded")
+    settings, (plain,) = lm.model.generation_config, sample(lm, make_requests(1), temperature=0.0)
+    settings.return_dict_in_generate = True
+    assert sample(lm, make_requests(1), temperature=0.0) == [plain]
+    first, second = plain.text.split()[:2]
+    settings.stop_strings = [f" {second}", "never"]
+    assert sample(lm, make_requests(2), temperature=0.0)[0] == Answer(first, True)
+    settings.stop_strings = None
+    settings.suppress_tokens = [lm.tokenizer(first)["input_ids"][0]]
+    assert not sample(lm, make_requests(1), temperature=0.0)[0].text.startswith(first)
+    settings.num_beams = 4
+    with pytest.raises(ValueError, match=r"num_beams is 4 .*generation_config\.json.*Set it to 1"):
+        sample(lm, make_requests(1))
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
 def test_tokens_have_the_models_probabilities(temperature):
     lm = make_lm("qwen2_5_vl")

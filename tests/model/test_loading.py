@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tempo import load_model
 from tempo.model.attention import NAME
@@ -61,6 +62,23 @@ def sliding(directory):
     (directory / "config.json").write_text(json.dumps(config))
 
 
+def with_weights(change):
+    """A function that copies the embedded checkpoint with changed weights."""
+
+    def prepare(directory):
+        shutil.copytree(embedded_path(), directory, dirs_exist_ok=True)
+        weights = load_file(directory / "model.safetensors")
+        save_file(change(weights), directory / "model.safetensors", metadata={"format": "pt"})
+
+    return prepare
+
+
+NORM = "model.norm.weight"
+without_norm = with_weights(lambda weights: {k: v for k, v in weights.items() if k != NORM})
+prefixed = with_weights(lambda weights: {f"base_model.{k}": v for k, v in weights.items()})
+short_norm = with_weights(lambda weights: weights | {NORM: weights[NORM][:-1].clone()})
+
+
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
@@ -68,12 +86,17 @@ def sliding(directory):
         (unknown_family, "cannot be loaded"),
         (no_weights, "cannot be loaded"),
         (sliding, r"Qwen2_5_VL.*sliding_attention"),
+        (without_norm, r"1 are missing \(model\.language_model\.norm\.weight\)\. Use"),
+        (prefixed, r"are missing \(.*, \.\.\.\); \d+ are unknown \(base_model\."),
+        (short_norm, r"1 are of another shape \(.*norm\.weight\)"),
     ],
 )
-def test_a_bad_checkpoint_is_one_clear_error(tmp_path, prepare, message):
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_bad_checkpoint_is_one_clear_error(tmp_path, capfd, prepare, message, device):
     prepare(tmp_path)
     with pytest.raises(ValueError, match=rf"model\.path.*{message}"):
-        load_model(tmp_path)
+        load_model(tmp_path, device=device)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("name", "count"), [("cuda", 0), ("cuda:1", 1), ("cuda:3", 2)])

@@ -95,7 +95,7 @@ def test_two_processes_equal_one(frames, tmp_path, settings, examples, max_token
 def test_sharded_weights_learn_what_one_process_learns(frames, tmp_path):
     """All weights, the tower's too, in batches of 4 and 1: one process has nothing at last."""
     settings = {"objective": "sft", "epochs": 2, "batch_size": 4, "lora_rank": 0}
-    settings |= {"train_vision": True, "gradient_checkpointing": True}
+    settings |= {"train": ["language_model", "vision_tower", "merger"], "gradient_checkpointing": True}
     one = alone(frames, tmp_path / "1", settings, QUESTIONS)
     two = together(frames, tmp_path / "2", settings, QUESTIONS, command=FSDP2)
     assert_equal(one, two, num_steps=4)
