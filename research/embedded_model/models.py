@@ -15,10 +15,10 @@ import transformers
 from torch import nn
 
 from tempo.engine.ranks import pick_device
-from tempo.model.attention import register_shared_prefix
 from tempo.model.chat import VideoLM
-from tempo.model.loading import embedded_path, repair_torchvision, use_shared_prefix
+from tempo.model.loading import embedded_path, repair_torchvision
 from tempo.model.prefix import inner_model, language_model
+from tempo.model.support import use_shared_prefix
 
 #: Side in pixels of the frames that the models see.
 FRAME_SIZE = 64
@@ -47,7 +47,6 @@ def build_model(architecture: str, *, size: str = "small", seed: int = 0, device
     if size != "small" and architecture != "qwen2_5_vl":
         raise ValueError(f"{architecture} has no size {size!r}; use small, or qwen2_5_vl")
     repair_torchvision()
-    register_shared_prefix()
     processor = transformers.AutoProcessor.from_pretrained(ARCHITECTURES[architecture])
     config = transformers.AutoConfig.from_pretrained(ARCHITECTURES[architecture], dtype=torch.float32)
     for part, values in SIZES[size].items():

@@ -30,7 +30,7 @@ def measure(context: Context, path: str, *, blind: bool, num_videos: int) -> dic
     assert benchmark is not None, "the embedded world comes with a benchmark"
     samples, outcomes = read_samples(benchmark), list[Outcome]()
     for video, rows in groupby(sorted(samples, key=lambda row: row.video), key=lambda row: row.video):
-        stored = benchmark_frames(context, video)
+        stored = benchmark_frames(context, benchmark.parent / video)
         frames = np.zeros_like(stored.images) if blind else stored.images
         outcomes += ask(lm, list(rows), frames, fps=stored.fps)
     report = score_outcomes(outcomes, samples)

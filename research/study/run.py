@@ -39,8 +39,8 @@ from tempo.core.store import RunStore
 from tempo.engine.pool import count_workers, follow_parent
 from tempo.engine.types import Context
 from tempo.model.loading import check_model_path
-from tempo.pipeline.fingerprints import fingerprints
 from tempo.pipeline.runner import run, run_stages
+from tempo.pipeline.stages import fingerprints
 from tempo.synthetic import language
 from tempo.synthetic.world import Story
 
@@ -109,7 +109,6 @@ def map_seeds(work: Any, num_seeds: int, num_workers: int) -> list[list[dict[str
 
 def _start_process(threads: int) -> None:
     follow_parent()
-    warnings.simplefilter("ignore", FutureWarning)
     # Two processes that both use all cores are far slower than one after the other.
     torch.set_num_threads(threads)
 
@@ -134,6 +133,7 @@ def run_seed(
 
     Raises ValueError that names the row that failed; rows that are done stay done.
     """
+    warnings.simplefilter("ignore", FutureWarning)
     seed, done = study.seeds[number], dict[str, RowRun]()
     config = row_config(study, plain, "", seed=seed)
     base = Context(config, directory / f"{seed}-data-{fingerprints(config)['pairs'][:8]}")
@@ -243,7 +243,7 @@ def _finish(context: Context, stage: str, rows: Sequence[Record]) -> None:
         return
     store.forget(stage)
     store.begin(stage, fingerprint)
-    store.append_results(stage, rows)
+    store.append(stage, rows)
     store.finish(stage, fingerprint)
 
 

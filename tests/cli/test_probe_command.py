@@ -86,12 +86,6 @@ def test_bad_rows_of_descriptions_are_refused(tmp_path, lines, message):
         read_texts(path)
 
 
-def test_descriptions_may_contain_line_separators(tmp_path):
-    path = tmp_path / "texts.jsonl"
-    path.write_text('{"id": "a", "text": "x\u2028y"}\n{"id": "b", "text": "z"}\n')
-    assert read_texts(path) == {"a": "x\u2028y", "b": "z"}
-
-
 @pytest.mark.parametrize(
     ("model", "options", "expected"),
     [

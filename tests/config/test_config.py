@@ -1,6 +1,8 @@
-"""The configuration: its defaults are the method's, and every mistake is named by its key."""
+"""The configuration: every mistake is an error that names its key."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import tomli_w
@@ -8,6 +10,7 @@ import tomli_w
 from tempo.config import load_config, parse_config
 from tempo.core.store import write_config
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 OWN = {"videos": {"paths": ["films"]}}
 DPO = {"name": "dpo-16", "objective": "dpo", "learning_rate": 5e-6}
 SFT = {"name": "sft", "objective": "sft", "learning_rate": 1e-4}
@@ -35,38 +38,6 @@ def write(tmp_path):
         return path
 
     return to_file
-
-
-def test_defaults_are_those_of_the_method():
-    config = parse_config({**OWN, **phases(DPO)})
-    expected = {
-        "clips": {
-            "min_shots": 4,
-            "max_shots": 32,
-            "max_shot_seconds": 16.0,
-            "similarity": 0.8,
-            "min_clips": 4,
-        },
-        "captions": {"temperature": 0.7, "repetition_penalty": 1.05},
-        "responses": {"temperature": 0.7, "repetition_penalty": 1.05, "input_form": "captions"},
-        "perturbations": {
-            "kinds": ("drop", "shuffle", "reverse"),
-            "levels": (16, 8, 4, 2),
-            "rule": "distinct",
-        },
-        "pairs": {"length": "paper", "max_length_ratio": 1.5},
-    }
-    for section, values in expected.items():
-        assert getattr(config, section).model_dump().items() >= values.items()
-    dpo = {"beta": 0.1, "nll_weight": 1.0, "loss": "sigmoid", "logp_reduction": "sum", "reference": "reset"}
-    dpo |= {
-        "lora_rank": 32,
-        "lora_alpha": 64,
-        "lora_dropout": 0.0,
-        "train": ("language_model",),
-        "warmup_share": 0.05,
-    }
-    assert config.training.phases[0].model_dump().items() >= dpo.items()
 
 
 @pytest.mark.parametrize(
@@ -98,12 +69,9 @@ def test_dpo_key_in_an_sft_phase_is_an_error(key, value):
     ("data", "key", "value"),
     [
         ({"frames": {"fps": 0}}, "frames.fps", "0"),
-        ({"frames": {"fps": "fast"}}, "frames.fps", "'fast'"),
         ({"frames": {"fps": float("nan")}}, "frames.fps", "nan"),
         ({"frames": 3}, "frames", "3"),
-        ({"run": {"engine": "spark"}}, "run.engine", "'spark'"),
         ({"run": {"ray_address": "ray://a:1"}}, "run.ray_address", "'ray://a:1'"),
-        ({"model": {"path": 7}}, "model.path", "7"),
         ({"model": {"dtype": "int4"}}, "model.dtype", "'int4'"),
         ({"clips": {"similarity": 1.5}}, "clips.similarity", "1.5"),
         ({"perturbations": {"kinds": ["cut"]}}, "perturbations.kinds.0", "'cut'"),
@@ -111,7 +79,6 @@ def test_dpo_key_in_an_sft_phase_is_an_error(key, value):
         (phases({**DPO, "objective": "ppo"}), "training.phases.0.objective", "'ppo'"),
         (phases({**DPO, "levels": ["hard"]}), "training.phases.0.levels.0", "'hard'"),
         (phases({**SFT, "grouping": "level"}), "training.phases.0.grouping", "'level'"),
-        ({"training": {"baselines": {"plain": 3}}}, "training.baselines.plain", "3"),
         ({"endpoint": {**SERVER, "model": ""}}, "endpoint.model", "''"),
     ],
 )
@@ -165,17 +132,24 @@ def test_values_that_would_mislead_or_fail_later_are_errors(data, words):
         {"pairs": {"import_from": "p.jsonl", "mirror": True}, "clips": {"min_clips": 6}, "endpoint": SERVER},
         {"perturbations": {"kinds": ["drop"], "levels": [4]}, **phases({**DPO, "order": "adaptive"})},
         {"run": {"ray_address": "auto"}},
+        *({"endpoint": {**SERVER, "url": url}} for url in ("https://h.example:1/v1/", "http://[::1]:80/a/b")),
         {"pairs": {"import_from": "p.jsonl"}, **phases({**DPO, "levels": [5]})},
         phases({**DPO, "lora_rank": 0, "lora_alpha": 8, "ld_alpha": 0.1, "mastered_accuracy": 0.5}),
         phases({**DPO, "reference": "fixed", "cache_reference": True}),
         phases(DPO, instructions="i.jsonl", max_instructions=9),
     ],
 )
-def test_option_or_section_that_another_option_makes_irrelevant_is_fine(data):
+def test_valid_settings_load_even_if_others_make_them_irrelevant(data):
     assert parse_config({**OWN, **data}).videos.paths == ("films",)
 
 
-@pytest.mark.parametrize("missing", ["name", "objective", "learning_rate"])
+def test_the_tiny_run_loads_with_videos_as_input():
+    """Its section [captions] then has no effect, which is not an error."""
+    config = load_config(CONFIGS / "tiny.toml", ["responses.input_form=video"])
+    assert config.responses.input_form == "video"
+
+
+@pytest.mark.parametrize("missing", ["name", "objective"])
 def test_missing_key_of_a_phase_is_named(missing):
     phase = {key: value for key, value in DPO.items() if key != missing}
     assert error_of(phases(phase)) == f"training.phases.0.{missing}: Field required"
@@ -186,20 +160,14 @@ def test_all_problems_are_named_at_once():
     assert [line.split(":")[0] for line in lines] == ["frames.fps", "frames.max_frame", "clips.similarity"]
 
 
-@pytest.mark.parametrize("url", ["http://h", "https://h.example:1/v1/", "http://[::1]:80/a/b"])
-def test_url_of_a_server_is_taken(url):
-    assert parse_config({**OWN, "endpoint": {**SERVER, "url": url}}).endpoint.url == url
-
-
 @pytest.mark.parametrize(
     ("endpoint", "key"),
     [
         *(
             ({**SERVER, "url": url}, "url: must be like")
             for url in (
-                "", "localhost:8000", "ftp://h/v1", "http://h /v1", "http://h:x/v1",
-                "http://[h/v1", "http://h/v1?key=s3cret", "http://h/#s3cret", "http://me:s3cret@h/v1",
-                "https://s3cret@h", "http://h/a@s3cret", "http://h/v1\nX: s3cret",
+                "", "localhost:8000", "ftp://h/v1", "http://h /v1", "http://h:x/v1", "http://h/v1?key=s3cret",
+                "http://h/#s3cret", "http://me:s3cret@h/v1", "http://h/a@s3cret", "http://h/v1\nX: s3cret",
             )
         ),
         *(
@@ -221,7 +189,6 @@ def test_key_in_the_wrong_place_is_an_error_that_does_not_show_it(endpoint, key)
     [
         ("run.seed=7", "run", "seed", 7),
         ("model.trust_remote_code=true", "model", "trust_remote_code", True),
-        ("model.path=Qwen/Qwen2.5-VL-7B-Instruct", "model", "path", "Qwen/Qwen2.5-VL-7B-Instruct"),
         ('model.path="two words"', "model", "path", "two words"),
         ("model.path=two words", "model", "path", "two words"),
         ("model.path=a=b", "model", "path", "a=b"),
@@ -240,11 +207,9 @@ def test_override_is_toml_or_text_without_quotes(write, override, section, key, 
     ("override", "message"),
     [
         ("run.seed", "--set 'run.seed': write it as section.key=value"),
-        ("=3", "--set '=3': write it as section.key=value"),
         ("run.=3", "--set 'run.=3': write it as section.key=value"),
         ("run.seed.more=3", "--set 'run.seed.more=3': 'seed' is not a section"),
         ("training.phases.0.epochs=2", "'phases' is not a section. Set it as a whole"),
-        ("run.sed=1", "run.sed: unknown key; did you mean 'seed'?"),
         ("videos.paths=my films", "videos.paths: write a list: [\"my films\"] (got 'my films')"),
         ("perturbations.levels=4", "perturbations.levels: write a list: [4] (got 4)"),
         ("training.phases={a = 1}", "training.phases: write a list (got {'a': 1})"),

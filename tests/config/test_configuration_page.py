@@ -1,4 +1,4 @@
-"""docs/configuration.md is what the models of the sections say, and explains every key."""
+"""docs/configuration.md is up to date with the models of the sections, and explains every key."""
 
 import importlib.util
 from pathlib import Path

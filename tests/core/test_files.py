@@ -126,10 +126,13 @@ def test_appended_rows_are_on_disk_before_the_call_returns(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{}", "lacks id, captions"),
+        ("{}", "id: Field required; captions: Field required"),
         ('{"id": 3, "captions": []}', "id: Input should be a valid string (got 3)"),
-        ('{"id": "a", "colour": 1}', "lacks captions; colour: unknown key; known keys: id, captions"),
-        ("[1]", "it should be an object of keys and values"),
+        (
+            '{"id": "a", "colour": 1}',
+            "captions: Field required; colour: unknown key; known keys: id, captions",
+        ),
+        ("[1]", "Input should be an object"),
         ('{"id"', "Invalid JSON: EOF while parsing an object at line 1 column 5"),
     ],
 )

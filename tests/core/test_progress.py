@@ -41,14 +41,6 @@ def lines(console):
     return console.file.getvalue().splitlines()
 
 
-def test_quick_work_is_one_closing_line_in_a_log(clock, log):
-    with Counter(log, "shots", 3).live() as counter:
-        for _ in range(3):
-            clock.now += 0.5
-            counter.advance()
-    assert lines(log) == ["shots: 3/3 in 1.5 s"]
-
-
 def test_long_work_shows_count_speed_and_time_left_every_few_seconds(clock, log):
     with Counter(log, "shots", 100).live() as counter:
         for _ in range(50):
@@ -74,17 +66,6 @@ def test_terminal_shows_a_bar_and_ends_with_the_same_line(clock, terminal):
             counter.advance(note="loss 1")
     assert "10/10" in terminal.file.getvalue()
     assert "shots: 10/10 in 0.0 s" in terminal.file.getvalue()
-
-
-@pytest.mark.parametrize("name", ["[bold]", "evaluation of [/x]"])
-def test_brackets_in_a_name_are_shown_as_they_are(clock, name):
-    from tempo.cli.main import console as cli_console
-
-    console = cli_console()
-    console.file = io.StringIO()
-    with Counter(console, name, 1).live() as counter:
-        counter.advance()
-    assert lines(console) == [f"{name}: 1/1 in 0.0 s"]
 
 
 def test_a_new_name_closes_the_counter_before_it(clock, log):

@@ -6,33 +6,34 @@ import ctypes
 import os
 import threading
 import time
-from pathlib import Path
+
+import psutil
 
 from tempo.core.records import Captions, Skipped
 
-#: Longest wait for what another process is about to do.
+#: Maximum wait for another process.
 PATIENCE_SECONDS = 60
 
 
 def by_id(results):
-    """All records of all results by id; each may come once."""
+    """All records of all results by id, which must be unique."""
     flat = [record for result in results for record in result]
-    assert len({record.id for record in flat}) == len(flat), "a record came twice"
+    assert len({record.id for record in flat}) == len(flat), "two results have the same id"
     return {record.id: record for record in flat}
 
 
 def until(condition):
-    """Waits for something that another process is about to do."""
+    """Waits until another process has made the condition true."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, f"nothing happened in {PATIENCE_SECONDS} seconds"
         threading.Event().wait(0.01)
 
 
 def is_alive(pid):
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 
@@ -67,11 +68,20 @@ def mortal(context):
 
 def raising(context):
     """A factory that raises, as one with a bad setting or a missing library does."""
-    raise ValueError("the factory has nothing to work with")
+    raise ValueError("the factory has no model")
 
 
 def dying(context):
     """A factory that ends its process, as a broken library does when it is imported."""
+    os._exit(3)
+
+
+def dying_once(context):
+    """A factory that ends the first process that calls it, as one that ran out of memory."""
+    try:
+        (context.directory / "died").touch(exist_ok=False)
+    except FileExistsError:
+        return shout(context)
     os._exit(3)
 
 

@@ -4,9 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from tempo.engine.ranks import call_to_training, num_processes, pick_device, process_rank, wait_for_all
+from tempo.engine.ranks import call_to_training, num_processes, process_rank, wait_for_all
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 SCRIPT = "from tempo.engine.ranks import make_accelerator; print(make_accelerator('cpu').is_fsdp2)"
@@ -37,12 +35,13 @@ def test_settings_that_would_give_a_wrong_result_are_all_named(tmp_path, monkeyp
         "fsdp_transformer_layer_cls_to_wrap": "Qwen2DecoderLayer",
     }
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    monkeypatch.setenv("ACCELERATE_USE_PARALLELISM_CONFIG", "true")
     printed, errors = launch(
         tmp_path, *(word for key, value in wrong.items() for word in (f"--{key}", value))
     )
     assert printed == ""
     (message,) = {line for line in errors.splitlines() if "ValueError: accelerate launch:" in line}
-    for key in (*wrong, "gradient_accumulation_steps"):
+    for key in (*wrong, "gradient_accumulation_steps", "parallelism_config"):
         assert key in message
     assert "fsdp_version" not in message
 
@@ -54,8 +53,3 @@ def test_a_process_alone_waits_for_nobody(monkeypatch):
     assert call_to_training("cpu", is_needed=True)
     assert not call_to_training("cpu", is_needed=False)
     wait_for_all()
-
-
-@pytest.mark.parametrize(("name", "device"), [("cpu", "cpu"), ("cuda:1", "cuda:1")])
-def test_device_of_a_name(name, device):
-    assert str(pick_device(name)) == device

@@ -2,9 +2,7 @@
 
 import json
 import shutil
-import threading
 
-import av
 import pytest
 import torch
 
@@ -61,9 +59,9 @@ def own_benchmark(shared_benchmark, tmp_path):
     return shutil.copytree(shared_benchmark, tmp_path / "bench") / "samples.jsonl"
 
 
-def context_for(path, tmp_path, **videos):
+def context_for(path, tmp_path):
     data = {
-        "videos": {"paths": ["x"], **videos},
+        "videos": {"paths": ["x"]},
         "evaluation": {"benchmark": str(path)},
         "frames": {"max_pixels": 4096},
         "training": {},
@@ -99,49 +97,33 @@ def test_a_resumed_evaluation_asks_only_what_is_missing(own_benchmark, tmp_path)
     whole = table_of(context)
     path = RunStore(context.directory).path("evaluation/base")
     rows = [Outcome.model_validate_json(line) for line in path.read_text().splitlines()]
-    # A marked likelihood shows that a stored outcome was not computed again.
-    kept = [
-        row.model_copy(update={"log_likelihoods": (*row.log_likelihoods[:-1], -777.0)}) for row in rows[:5]
-    ]
-    path.write_text("".join(row.model_dump_json() + "\n" for row in kept))
+    # All samples of the first video and one of the second. What is computed again has other likelihoods.
+    num_kept = sum("78-00000" in row.id for row in rows) + 1
+    lower = [tuple(value - 7.0 for value in row.log_likelihoods) for row in rows]
+    kept = [row.model_copy(update={"log_likelihoods": own}) for row, own in zip(rows, lower, strict=True)]
+    path.write_text("".join(row.model_dump_json() + "\n" for row in kept[:num_kept]))
     calls = []
     run_evaluation(context, lambda *call: calls.append(call))
     resumed = [Outcome.model_validate_json(line) for line in path.read_text().splitlines()]
-    assert resumed[:5] == kept
-    assert {row.id for row in resumed} == {row.id for row in rows}
-    assert len(resumed) == len(rows)
-    path.write_text("".join(row.model_dump_json() + "\n" for row in rows if "78-00000" in row.id))
-    calls.clear()
-    run_evaluation(context, lambda *call: calls.append(call))
     assert calls == [("base", 2, 2)]
-    assert table_of(context) == whole
+    assert resumed[:num_kept] == kept[:num_kept]
+    assert [row.id for row in resumed] == [row.id for row in rows]
+    assert table_of(context)["models"]["base"]["num_samples"] == whole["models"]["base"]["num_samples"]
 
 
-def test_bad_rows_and_missing_videos_are_named_before_any_work(own_benchmark):
+def test_a_bad_row_is_named_before_any_work(own_benchmark):
     # No model is given: it is not used before the file is checked.
     with own_benchmark.open("a") as file:
         file.write("nonsense\n")
     with pytest.raises(ValueError, match=r"samples\.jsonl line \d+"):
         evaluate(None, own_benchmark)
-    own_benchmark.write_text("\n".join(own_benchmark.read_text().splitlines()[:-1]))
-    next(own_benchmark.parent.glob("*-00001.mp4")).unlink()
-    with pytest.raises(ValueError, match=r"story-78-00001\.mp4, which does not exist"):
-        evaluate(None, own_benchmark)
 
 
-def test_a_video_that_cannot_be_read_is_named_with_its_reason(own_benchmark, tmp_path, monkeypatch):
+def test_a_video_that_cannot_be_read_is_named_with_its_reason(own_benchmark, tmp_path):
     video = sorted(own_benchmark.parent.glob("*.mp4"))[0]
     video.write_bytes(b"no video")
     with pytest.raises(ValueError, match=rf"{video.name}, which cannot be read: cannot be opened: "):
         run_evaluation(context_for(own_benchmark, tmp_path), lambda *_: None)
-
-    released = threading.Event()
-    monkeypatch.setattr(av, "open", lambda *_, **options: released.wait(60))
-    try:
-        with pytest.raises(ValueError, match=r"which cannot be read: decoder hangs: "):
-            run_evaluation(context_for(own_benchmark, tmp_path, timeout_seconds=0.2), lambda *_: None)
-    finally:
-        released.set()
 
 
 def test_without_a_benchmark_the_file_has_a_note(tmp_path):

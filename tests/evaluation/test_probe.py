@@ -4,7 +4,6 @@ import itertools
 from pathlib import Path
 
 import av
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -12,12 +11,10 @@ import torch
 from tempo.config import FramesConfig
 from tempo.evaluation import probe as module
 from tempo.evaluation.probe import NUM_SEGMENTS, compare, perturbed_views, probe, read_video
-from tempo.model import prefix
 from tempo.model.answers import Answer
 from tempo.model.loading import load_model
 from tempo.preference.responses import Footage
 from tempo.video.find import video_id
-from tempo.video.frames import sample_video
 
 TEXT = "A red square appears, then a blue ring moves."
 
@@ -52,12 +49,12 @@ def score_by(monkeypatch, score):
     )
 
 
-def compared(model, frames, prompt="Describe the video."):
+def compared(model, frames):
     """Comparisons by kind."""
-    rows = compare(model, footage(frames), TEXT, video="v", prompt=prompt, seed=0)
-    return {
-        kind: [row for row in rows if row.kind == kind] for kind in ("reverse", "shuffle", "drop", "frozen")
-    }
+    found = {}
+    for row in compare(model, footage(frames), TEXT, video="v", prompt="Describe the video.", seed=0):
+        found.setdefault(row.kind, []).append(row)
+    return found
 
 
 # What is shown
@@ -75,14 +72,6 @@ def test_views_are_the_frames_rearranged_and_never_the_clean_video():
     assert len(shown["drop", 4]) == 2
     assert {kind for kind, _ in shown} == {"reverse", "shuffle", "drop", "frozen"}
     assert levels not in shown.values()
-
-
-def test_frames_move_with_their_clip():
-    frames = numbered(6)
-    clips = Footage(frames, np.array([0, 0, 0, 1, 1, 2]), 3, 1.0)
-    views = perturbed_views(clips, prompt="p", seed=0)
-    request = next(request for kind, _, request in views if kind == "reverse")
-    assert np.array_equal(request.frames, frames[[5, 3, 4, 0, 1, 2]])
 
 
 def test_a_clip_without_a_frame_makes_no_view_that_looks_clean():
@@ -113,34 +102,17 @@ def test_identical_frames_give_a_margin_of_exactly_zero(lm):
         assert {(row.margin, row.win) for row in rows[kind]} == {(0.0, 0.5)}
 
 
-def test_a_model_that_ignores_the_video_wins_half_of_the_time(lm, monkeypatch):
-    assert any(row.margin for row in compared(lm, numbered(8))["reverse"])
-    original = prefix.encode_videos
-
-    def encode_nothing(model, groups):
-        features = original(model, groups)
-        for output in features.values():
-            output.pooler_output = tuple(torch.zeros_like(tokens) for tokens in output.pooler_output)
-        return features
-
-    monkeypatch.setattr(prefix, "encode_videos", encode_nothing)
-    # Drops are left out: a model can count the frames of a shorter video without seeing them.
-    rows = compared(lm, numbered(8))
-    kept = [row for kind in ("reverse", "shuffle", "frozen") for row in rows[kind]]
-    assert {(row.margin, row.win) for row in kept} == {(0.0, 0.5)}
-
-
 # Which videos
 
 
-def film(path, count=6, *, first=30, fps=1, size=(64, 64)):
+def film(path, count=6, *, first=30):
     """A file of `count` grey frames that get brighter."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast"})
-        stream.width, stream.height = size
+        stream = container.add_stream("libx264", rate=1, options={"preset": "ultrafast"})
+        stream.width = stream.height = 64
         stream.pix_fmt = "yuv420p"
         for index in range(count):
-            frame = np.full((*size[::-1], 3), first + 20 * index, np.uint8)
+            frame = np.full((64, 64, 3), first + 20 * index, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
 
@@ -162,29 +134,16 @@ def probed(videos, monkeypatch, **options):
     score_by(monkeypatch, lambda levels: -1.0)
     texts = {video_id(path): TEXT for path in videos.iterdir()}
     report = probe(None, videos, texts=texts, **options)
-    return report, {Path(row.id).name: (row.reason, row.detail) for row in report.left_out}
+    return report, {Path(row.id).name: row.reason for row in report.left_out}
 
 
 def test_a_video_that_cannot_be_probed_is_left_out_with_its_reason(films, monkeypatch):
-    def fail_at_b(path, *rest):
-        if path.endswith("b.mp4"):
-            raise cv2.error("bad frame")
-        return sample_video(path, *rest)
-
-    film(films / "thin.mp4", size=(600, 2))
-    monkeypatch.setattr(module, "sample_video", fail_at_b)
     calls = []
     report, reasons = probed(films, monkeypatch, progress=lambda *call: calls.append(call))
-    assert {name: reason for name, (reason, _) in reasons.items()} == {
-        "b.mp4": "cannot be processed",
-        "short.mp4": "too few frames",
-        "thin.mp4": "frame too thin",
-        "torn.mp4": "cannot be opened",
-    }
-    assert reasons["b.mp4"][1] == "error: bad frame"
+    assert reasons == {"short.mp4": "too few frames", "torn.mp4": "cannot be opened"}
     assert set(report.descriptions) == {row.video for row in report.comparisons}
-    assert list(report.descriptions) == [video_id(films / "a.mp4")]
-    assert calls == [(5, 5)]
+    assert set(report.descriptions) == {video_id(films / name) for name in ("a.mp4", "b.mp4")}
+    assert calls == [(4, 4)]
 
 
 def test_the_draw_of_videos_depends_on_the_seed_and_not_on_the_place_of_the_folder(tmp_path, monkeypatch):
@@ -205,7 +164,7 @@ def test_videos_without_a_given_text_are_left_out_and_none_at_all_is_an_error(fi
 
 
 def test_a_long_video_has_as_many_segments_as_the_easiest_level(tmp_path):
-    film(tmp_path / "long.mp4", count=10, fps=1)
+    film(tmp_path / "long.mp4", count=10)
     _, long = read_video(str(tmp_path / "long.mp4"), FramesConfig(fps=4, max_pixels=256))
     assert long.frames.shape == (40, 16, 16, 3)
     assert long.num_clips == NUM_SEGMENTS

@@ -9,6 +9,9 @@ import threading
 from collections import deque
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+#: The prompt of the request that shows whether the server is up.
+TRIVIAL = "Say yes."
+
 
 def completion(text="An answer.", reason="stop"):
     """The body of a good reply."""
@@ -24,9 +27,9 @@ def prompt_of(body):
 
 
 class Server(ThreadingHTTPServer):
-    """Answers a request by the next of `tricks` or, if there is none left, by `usual`; a check by `alive`.
+    """Replies to a request with the next of `tricks`, then with `usual`, and to the trivial one with `alive`.
 
-    A trick is called with the handler and the body of the request. `bodies` and `headers` are those received.
+    A trick is a function of the handler and the body. `bodies` and `headers` are those received.
     """
 
     daemon_threads = True
@@ -44,8 +47,8 @@ class Server(ThreadingHTTPServer):
 
     @property
     def prompts(self):
-        """The prompts received, without the checks whether the server is up."""
-        return [prompt_of(body) for body in self.bodies if prompt_of(body) != "Say yes."]
+        """The prompts received, without the trivial ones."""
+        return [prompt_of(body) for body in self.bodies if prompt_of(body) != TRIVIAL]
 
     def stop(self):
         self.released.set()
@@ -62,13 +65,15 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         server = self.server
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        is_check = prompt_of(body) == "Say yes."
         with server.guard:
             server.bodies.append(body)
             server.headers.append({name.lower(): value for name, value in self.headers.items()})
             server.busy += 1
             server.most_busy = max(server.most_busy, server.busy)
-            trick = server.alive if is_check else server.tricks.popleft() if server.tricks else server.usual
+            if prompt_of(body) == TRIVIAL:
+                trick = server.alive
+            else:
+                trick = server.tricks.popleft() if server.tricks else server.usual
         try:
             trick(self, body)
         finally:
@@ -84,12 +89,11 @@ def raw(data, *, status=200, **headers):
 
     def trick(handler, body):
         handler.send_response(status)
-        for name, value in {"Content_Type": "application/json", **headers}.items():
+        length = {"Content_Length": str(len(data))}
+        for name, value in ({"Content_Type": "application/json"} | headers | length).items():
             handler.send_header(name.replace("_", "-"), value)
-        handler.send_header("Content-Length", str(len(data)))
         handler.end_headers()
         handler.wfile.write(data)
-        handler.wfile.flush()
 
     return trick
 
@@ -115,9 +119,9 @@ def only_for(words, trick):
 
 
 def reset(handler, body):
-    """The connection is reset without a reply."""
+    """Resets the connection without a reply."""
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    # close() would not do, since the handler's files keep the connection open.
+    # close() is not enough, since the handler's files keep the connection open.
     socket.close(handler.connection.detach())
 
 

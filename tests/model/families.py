@@ -6,11 +6,16 @@ import functools
 
 import numpy as np
 import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from tempo.model.attention import register_shared_prefix
 from tempo.model.chat import VideoLM
-from tempo.model.loading import repair_torchvision, use_shared_prefix
+from tempo.model.loading import repair_torchvision
 from tempo.model.prefix import ContinuationTokens, Group
+from tempo.model.support import use_shared_prefix
+
+# Before the first class of transformers that needs torchvision is looked up.
+repair_torchvision()
 
 #: Words of the small vocabulary are numbers; any other word is unknown.
 WORDS = range(3, 80)
@@ -38,16 +43,12 @@ QWEN_TEXT = TEXT | {
 QWEN_VISION = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
 WIDE = QWEN_VISION | {"hidden_size": 32, "intermediate_size": 48, "out_hidden_size": 48}
 QWEN = {
-    "video_token_id": SPECIAL["<|video_pad|>"],
-    "image_token_id": SPECIAL["<|image_pad|>"],
+    "video_token_id": SPECIAL["<|video_pad|>"], "image_token_id": SPECIAL["<|image_pad|>"],
     "vision_start_token_id": SPECIAL["<|vision_start|>"],
-    "vision_end_token_id": SPECIAL["<|vision_end|>"],
-    "tie_word_embeddings": False,
-}
-SIGLIP = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2,
-    "patch_size": 4,
+    "vision_end_token_id": SPECIAL["<|vision_end|>"], "tie_word_embeddings": False,
 }  # fmt: skip
+SIGLIP = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+SIGLIP |= {"patch_size": 4}
 
 #: Per family: the name of its classes, how its chat template writes a video, and its configuration.
 CONFIGS = {
@@ -98,28 +99,24 @@ FAMILIES = sorted(CONFIGS)
 PATCHES = {"patch_size": 4, "merge_size": 2, "size": {"shortest_edge": 64, "longest_edge": 10**6}}
 SQUARE = {"size": {"height": 16, "width": 16}}
 EDGES = {"size": {"longest_edge": 16}, "max_image_size": {"longest_edge": 16}}
-QWEN_PATCHES = PATCHES | {"temporal_patch_size": 2}
-#: Per family: image processor, video processor, their options, and those of the processor.
+WHOLE_FRAMES = {"cap_pixels_per_frame": False}
+#: Per family: image processor, video processor, options of both, of the video processor, of the processor.
 PROCESSORS = {
-    "qwen2_vl": ("Qwen2VL", "Qwen2VL", QWEN_PATCHES, {}),
-    "qwen2_5_vl": ("Qwen2VL", "Qwen2VL", QWEN_PATCHES, {}),
-    "qwen3_vl": ("Qwen2VL", "Qwen3VL", QWEN_PATCHES, {}),
+    "qwen2_vl": ("Qwen2VL", "Qwen2VL", PATCHES, WHOLE_FRAMES, {}),
+    "qwen2_5_vl": ("Qwen2VL", "Qwen2VL", PATCHES, WHOLE_FRAMES, {}),
+    "qwen3_vl": ("Qwen2VL", "Qwen3VL", PATCHES, WHOLE_FRAMES, {}),
     "llava_onevision": (
-        "LlavaOnevision", "LlavaOnevision", SQUARE,
+        "LlavaOnevision", "LlavaOnevision", SQUARE, {},
         {"num_image_tokens": 16, "vision_feature_select_strategy": "full"},
     ),
-    "internvl": ("GotOcr2", "InternVL", SQUARE, {"image_seq_length": 4}),
-    "smolvlm": ("SmolVLM", "SmolVLM", EDGES, {"image_seq_len": 4}),
-    "video_llama_3": ("VideoLlama3", "VideoLlama3", PATCHES, {}),
+    "internvl": ("GotOcr2", "InternVL", SQUARE, {}, {"image_seq_length": 4}),
+    "smolvlm": ("SmolVLM", "SmolVLM", EDGES, {}, {"image_seq_len": 4}),
+    "video_llama_3": ("VideoLlama3", "VideoLlama3", PATCHES, {}, {}),
 }  # fmt: skip
 
 
-def make_plain_model(family: str, *, seed: int = 0):
-    """A float32 model of a family with transformers' own attention."""
-    repair_torchvision()
-    import transformers
-
-    register_shared_prefix()
+def make_model(family: str, *, seed: int = 0, attention: bool = True):
+    """A float32 model of a family, with shared-prefix attention if `attention`."""
     name, _, config = CONFIGS[family]
     torch.manual_seed(seed)
     make = getattr(transformers, f"{name}ForConditionalGeneration")
@@ -128,13 +125,8 @@ def make_plain_model(family: str, *, seed: int = 0):
         # With the default initialisation, which is small, wrong attention would hardly show.
         if parameter.ndim >= 2:
             torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-    return model
-
-
-def make_model(family: str, *, seed: int = 0):
-    """A float32 model of a family with shared-prefix attention."""
-    model = make_plain_model(family, seed=seed)
-    use_shared_prefix(model)
+    if attention:
+        use_shared_prefix(model)
     return model
 
 
@@ -144,19 +136,14 @@ def make_processor(family: str, *, bytes_: bool = False):
 
     Its tokenizer knows numbers only, or all text with `bytes_`.
     """
-    repair_torchvision()
-    import transformers
 
     name, placeholder, _ = CONFIGS[family]
-    images, videos, options, more = PROCESSORS[family]
-    make_videos = getattr(transformers, f"{videos}VideoProcessor")
-    if videos.startswith("Qwen"):
-        options = {**options, "cap_pixels_per_frame": False}
+    images, videos, both, video_options, options = PROCESSORS[family]
     processor = getattr(transformers, f"{name}Processor")(
-        getattr(transformers, f"{images}ImageProcessor")(**PROCESSORS[family][2]),
+        getattr(transformers, f"{images}ImageProcessor")(**both),
         make_tokenizer(family, bytes_=bytes_),
-        make_videos(**options),
-        **more,
+        getattr(transformers, f"{videos}VideoProcessor")(**both, **video_options),
+        **options,
     )
     processor.chat_template = CHAT_TEMPLATE.replace("VIDEO", placeholder)
     processor.tokenizer.chat_template = processor.chat_template
@@ -165,9 +152,6 @@ def make_processor(family: str, *, bytes_: bool = False):
 
 def make_tokenizer(family: str, *, bytes_: bool = False):
     """A tokenizer of the small vocabulary, or a byte-level one that sees white space."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
     if bytes_:
         backend = Tokenizer(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -185,18 +169,14 @@ def make_tokenizer(family: str, *, bytes_: bool = False):
         backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
         backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.add_special_tokens(list(SPECIAL))
-    internvl = {
-        "start_image_token": "<img>",
-        "end_image_token": "</img>",
-        "context_image_token": "<IMG_CONTEXT>",
-        "video_token": "<video>",
-    }
-    return PreTrainedTokenizerFast(
+    # InternVL's processor reads the names of its tokens from the tokenizer.
+    internvl = {"start_image_token": "<img>", "end_image_token": "</img>"}
+    internvl |= {"context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"}
+    return transformers.PreTrainedTokenizerFast(
         tokenizer_object=backend,
         unk_token="<unk>",
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        # InternVL's processor reads the names of its tokens from the tokenizer.
         extra_special_tokens=internvl if family == "internvl" else None,
     )
 
@@ -216,23 +196,13 @@ def make_frames(family: str, num_steps: int, generator: np.random.Generator) -> 
 
 
 def make_group(family: str, *, num_steps: int, lengths: list[int], context: int = 0, seed: int = 1) -> Group:
-    """A group whose video has `num_steps` time steps and whose continuations have the given lengths."""
+    """A group of random words. Its video has `num_steps` time steps, its continuations the given lengths.
+
+    Without time steps it has no video. The first `context` tokens of a continuation are not scored.
+    """
     generator = np.random.default_rng(seed)
     lm = VideoLM(None, make_processor(family))
-    prompt = " ".join(str(word) for word in generator.choice(WORDS, 4))
-    frames = make_frames(family, num_steps, generator)
-    inputs = lm.inputs([lm.render(prompt)], [frames], fps=[1.0])
-    return Group(inputs, make_continuations(lengths, context, generator))
-
-
-def text_group(*, lengths: list[int], seed: int = 2) -> Group:
-    """A group without a video."""
-    generator = np.random.default_rng(seed)
-    ids = torch.from_numpy(generator.choice(WORDS, (1, 7)))
-    inputs = {"input_ids": ids, "mm_token_type_ids": torch.zeros_like(ids)}
-    return Group(inputs, make_continuations(lengths, 0, generator))
-
-
-def make_continuations(lengths, context, generator):
-    """Random words: continuations of these lengths, of which the first `context` tokens are not scored."""
-    return tuple(ContinuationTokens(tuple(generator.choice(WORDS, n).tolist()), context) for n in lengths)
+    text = lm.render(" ".join(map(str, generator.choice(WORDS, 4))), with_video=num_steps > 0)
+    videos = [make_frames(family, num_steps, generator)] if num_steps else None
+    continuations = [ContinuationTokens(tuple(generator.choice(WORDS, n).tolist()), context) for n in lengths]
+    return Group(lm.inputs([text], videos, fps=[1.0]), tuple(continuations))

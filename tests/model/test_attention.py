@@ -41,17 +41,9 @@ def dense_attention(query, key, value, mask):
     return torch.nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
 
 
-SEGMENTS = [
-    [(5,)],
-    [(5, 1)],
-    [(5, 3, 2)],
-    [(1, 4, 1, 7)],
-    [(5, 3, 2), (7, 4)],
-    [(3,), (2, 6, 6), (9, 1)],
-]
-
-
-@pytest.mark.parametrize("segments", SEGMENTS)
+@pytest.mark.parametrize(
+    "segments", [[(5,)], [(5, 1)], [(1, 4, 1, 7)], [(5, 3, 2), (7, 4)], [(3,), (2, 6, 6), (9, 1)]]
+)
 def test_a_layout_means_its_square_mask(segments):
     heads = random_heads(sum(map(sum, segments)))
     output, weights = shared_prefix_attention(Layer(), *heads, make_layout(segments))
@@ -59,24 +51,14 @@ def test_a_layout_means_its_square_mask(segments):
     assert torch.allclose(output, dense_attention(*heads, square_mask(segments)), atol=1e-6)
 
 
-def test_without_a_layout_it_is_causal_sdpa():
+def test_without_a_layout_it_is_sdpa_with_the_mask_or_causal_without_one():
     heads = random_heads(6)
-    output, _ = shared_prefix_attention(Layer(), *heads, None)
-    causal = torch.ones(6, 6, dtype=torch.bool).tril()
-    assert torch.allclose(output, dense_attention(*heads, causal), atol=1e-6)
-
-
-def test_a_prepared_mask_is_used_unchanged():
-    heads = random_heads(6)
-    mask = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
-    mask[..., 2:, 1] = False
-    output, _ = shared_prefix_attention(Layer(), *heads, mask)
-    assert torch.allclose(output, dense_attention(*heads, mask[0, 0]), atol=1e-6)
-
-
-def test_a_layout_that_does_not_fit_the_row_is_an_error():
-    with pytest.raises(AssertionError, match="differ in length"):
-        shared_prefix_attention(Layer(), *random_heads(9), make_layout([(5, 3)]))
+    causal = torch.ones(1, 1, 6, 6, dtype=torch.bool).tril()
+    padded = causal.clone()
+    padded[..., 2:, 1] = False
+    for given, meant in ((None, causal), (padded, padded)):
+        output, _ = shared_prefix_attention(Layer(), *heads, given)
+        assert torch.allclose(output, dense_attention(*heads, meant), atol=1e-6)
 
 
 def test_no_mask_is_square():

@@ -1,4 +1,4 @@
-"""Sampling answers: each depends on its own request and seed, not on its batch."""
+"""Sampled answers: each depends on its own request and seed, not on its batch; reasoning is left out."""
 
 from collections import Counter
 from dataclasses import replace
@@ -10,10 +10,25 @@ from families import FAMILIES, make_frames, make_lm
 
 from tempo import load_model
 from tempo.config import SamplingConfig
-from tempo.model.answers import Answer, Request
+from tempo.model.answers import Answer, Request, without_reasoning
 from tempo.model.generate import generate
-from tempo.synthetic.drawing import event_frames
-from tempo.synthetic.world import make_story
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>A ring.\n\nIt turns.</think>\n\nA ring turns.", Answer("A ring turns.", True)),
+        (" <think>\n\n</think>A ring turns.", Answer("A ring turns.", True)),
+        # The chat template ends the prompt with "<think>".
+        ("A ring, I see.\n</think>\nA ring turns.", Answer("A ring turns.", True)),
+        ("<think>A ring.</think>", Answer("", True)),
+        ("<think>A ring. Or is it", Answer("", False)),
+        ("I think a ring turns.", Answer("I think a ring turns.", True)),
+        ("A sign says <think> twice.", Answer("A sign says <think> twice.", True)),
+    ],
+)
+def test_reasoning_is_not_part_of_an_answer(text, expected):
+    assert without_reasoning(Answer(text, True)) == expected
 
 
 @pytest.fixture(scope="module")
@@ -21,80 +36,55 @@ def lm():
     return load_model("embedded")
 
 
-def make_requests(count, *, seed=0):
-    """Requests of three kinds: text only, two frames, four frames."""
-    made = []
-    for index in range(count):
-        events = make_story(31, index, num_shots=(4, 4)).events
-        frames = [event_frames(event, (0.25, 0.75), size=64) for event in events]
-        shown = (None, frames[0], np.concatenate(frames[:2]))[index % 3]
-        made.append(Request("Describe the clip." + " Please." * index, seed + index, shown))
-    return made
-
-
 def sample(lm, requests, *, batch_size=4, temperature=0.7, max_new_tokens=20, penalty=1.05):
     sampling = SamplingConfig(batch_size=batch_size, temperature=temperature, repetition_penalty=penalty)
     return generate(lm, requests, sampling=sampling, max_new_tokens=max_new_tokens)
 
 
-def test_an_answer_does_not_depend_on_its_batch(lm):
-    requests = make_requests(9)
-    together = sample(lm, requests, batch_size=9)
-    assert sample(lm, requests, batch_size=1) == together
-    assert sample(lm, requests[::-1], batch_size=4) == together[::-1]
-
-
 @pytest.mark.parametrize("family", FAMILIES)
-def test_answers_of_every_family_do_not_depend_on_their_batch(family):
+def test_an_answer_does_not_depend_on_its_batch(family):
+    """Videos of two lengths, text alone, and prompts of different lengths, so that batches are padded."""
     lm = make_lm(family)
     generator = np.random.default_rng(0)
-    videos = [make_frames(family, count, generator) for count in (3, 3, 4)]
-    requests = [Request("3 4 5", index, frames) for index, frames in enumerate(videos)]
-    requests.append(Request("6 7", seed=9))
-    alone, together = (sample(lm, requests, batch_size=size, max_new_tokens=4) for size in (1, 4))
-    assert alone == together
+    videos = [*(make_frames(family, count, generator) for count in (3, 3, 3, 4)), None, None]
+    requests = [Request("3 4" + " 5" * index, index, frames) for index, frames in enumerate(videos)]
+    alone = sample(lm, requests, batch_size=1, max_new_tokens=4)
+    assert sample(lm, requests, batch_size=6, max_new_tokens=4) == alone
+    assert sample(lm, requests[::-1], batch_size=2, max_new_tokens=4) == alone[::-1]
     assert len({answer.text for answer in alone}) == len(requests)
 
 
 def test_another_seed_gives_another_answer_except_at_temperature_zero(lm):
-    one, other = make_requests(6), make_requests(6, seed=100)
+    one, other = ([Request("Describe the clip.", seed + i) for i in range(6)] for seed in (0, 100))
     assert sample(lm, one, temperature=3.0) != sample(lm, other, temperature=3.0)
     assert sample(lm, one, temperature=0.0) == sample(lm, other, temperature=0.0)
 
 
 def test_an_answer_that_the_limit_cut_is_not_whole(lm):
-    (answer,) = sample(lm, make_requests(1), max_new_tokens=2)
-    assert answer == Answer(answer.text, False)
-    (answer,) = sample(lm, make_requests(1), max_new_tokens=100)
-    assert answer.is_whole
+    for limit, is_whole in ((2, False), (100, True)):
+        (answer,) = sample(lm, [Request("Describe the clip.", 0)], max_new_tokens=limit)
+        assert answer == Answer(answer.text, is_whole)
 
 
-def test_the_reasoning_is_left_out(lm, monkeypatch):
-    texts = ["<think>Is it a ring?</think> A ring.", "<think>Is"]
-    monkeypatch.setattr(
-        type(lm.tokenizer),
-        "decode",
-        lambda _, row, **__: texts.pop(0),
-    )
-    answers = sample(lm, [Request("Describe it.", seed) for seed in range(2)])
-    assert [answer.text for answer in answers] == ["A ring.", ""]
-    assert not answers[1].is_whole
+def test_sampled_reasoning_is_left_out(lm, monkeypatch):
+    monkeypatch.setattr(type(lm.tokenizer), "decode", lambda *_, **__: "<think>A?</think> A ring.")
+    assert sample(lm, [Request("Describe it.", 0)])[0].text == "A ring."
 
 
 def test_generation_settings_of_a_checkpoint_are_honoured_or_refused_by_name():
-    lm = load_model("embedded")
-    settings, (plain,) = lm.model.generation_config, sample(lm, make_requests(1), temperature=0.0)
+    lm, requests = load_model("embedded"), [Request("Describe the clip.", 0)]
+    settings, (plain,) = lm.model.generation_config, sample(lm, requests, temperature=0.0)
     settings.return_dict_in_generate = True
-    assert sample(lm, make_requests(1), temperature=0.0) == [plain]
+    assert sample(lm, requests, temperature=0.0) == [plain]
     first, second = plain.text.split()[:2]
     settings.stop_strings = [f" {second}", "never"]
-    assert sample(lm, make_requests(2), temperature=0.0)[0] == Answer(first, True)
+    assert sample(lm, requests, temperature=0.0)[0] == Answer(first, True)
     settings.stop_strings = None
     settings.suppress_tokens = [lm.tokenizer(first)["input_ids"][0]]
-    assert not sample(lm, make_requests(1), temperature=0.0)[0].text.startswith(first)
+    assert not sample(lm, requests, temperature=0.0)[0].text.startswith(first)
     settings.num_beams = 4
     with pytest.raises(ValueError, match=r"num_beams is 4 .*generation_config\.json.*Set it to 1"):
-        sample(lm, make_requests(1))
+        sample(lm, requests)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
@@ -104,14 +94,9 @@ def test_tokens_have_the_models_probabilities(temperature):
     inputs = lm.inputs([lm.render(request.prompt, with_video=False)])
     with torch.no_grad():
         shares = (lm.model(**inputs).logits[0, -1] / temperature).softmax(dim=-1)
-    answers = sample(
-        lm,
-        [replace(request, seed=seed) for seed in range(count)],
-        batch_size=1000,
-        temperature=temperature,
-        max_new_tokens=1,
-        penalty=1.0,
-    )
+    requests = [replace(request, seed=seed) for seed in range(count)]
+    options = {"batch_size": 1000, "temperature": temperature, "max_new_tokens": 1, "penalty": 1.0}
+    answers = sample(lm, requests, **options)
     seen = Counter(answer.text for answer in answers)
     likeliest = [int(token) for token in shares.argsort(descending=True) if 3 <= token < 80][:3]
     for token in likeliest:

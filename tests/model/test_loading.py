@@ -2,20 +2,14 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from tempo import load_model
-from tempo.model.attention import NAME
-from tempo.model.loading import (
-    check_device,
-    check_model_path,
-    embedded_path,
-)
+from tempo.model.attention import NAME, shared_prefix_attention
+from tempo.model.loading import check_device, check_model_path, embedded_path, repair_torchvision
 
 
 def test_only_the_language_model_gets_the_attention():
@@ -36,13 +30,8 @@ def test_paths_and_hub_names_are_accepted(name):
     check_model_path(name)
 
 
-def test_a_path_is_checked_without_torch():
-    code = "import sys; from tempo.model.loading import check_model_path as check; check('embedded'); "
-    subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"], check=True)
-
-
-def empty(directory):
-    pass
+def no_config(directory):
+    (directory / "config.json").unlink()
 
 
 def unknown_family(directory):
@@ -50,15 +39,13 @@ def unknown_family(directory):
 
 
 def no_weights(directory):
-    shutil.copytree(embedded_path(), directory, dirs_exist_ok=True)
     for file in directory.glob("*.safetensors*"):
         file.unlink()
 
 
-def sliding(directory):
-    shutil.copytree(embedded_path(), directory, dirs_exist_ok=True)
+def chunked(directory):
     config = json.loads((directory / "config.json").read_text())
-    config["text_config"]["layer_types"] = ["sliding_attention"] * config["text_config"]["num_hidden_layers"]
+    config["text_config"]["layer_types"] = ["chunked_attention"] * config["text_config"]["num_hidden_layers"]
     (directory / "config.json").write_text(json.dumps(config))
 
 
@@ -66,7 +53,6 @@ def with_weights(change):
     """A function that copies the embedded checkpoint with changed weights."""
 
     def prepare(directory):
-        shutil.copytree(embedded_path(), directory, dirs_exist_ok=True)
         weights = load_file(directory / "model.safetensors")
         save_file(change(weights), directory / "model.safetensors", metadata={"format": "pt"})
 
@@ -82,10 +68,10 @@ short_norm = with_weights(lambda weights: weights | {NORM: weights[NORM][:-1].cl
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (empty, r"config\.json"),
+        (no_config, r"config\.json"),
         (unknown_family, "cannot be loaded"),
         (no_weights, "cannot be loaded"),
-        (sliding, r"Qwen2_5_VL.*sliding_attention"),
+        (chunked, r"Qwen2_5_VL.*chunked_attention"),
         (without_norm, r"1 are missing \(model\.language_model\.norm\.weight\)\. Use"),
         (prefixed, r"are missing \(.*, \.\.\.\); \d+ are unknown \(base_model\."),
         (short_norm, r"1 are of another shape \(.*norm\.weight\)"),
@@ -93,10 +79,30 @@ short_norm = with_weights(lambda weights: weights | {NORM: weights[NORM][:-1].cl
 )
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_a_bad_checkpoint_is_one_clear_error(tmp_path, capfd, prepare, message, device):
-    prepare(tmp_path)
+    shutil.copytree(embedded_path(), tmp_path / "model")
+    prepare(tmp_path / "model")
     with pytest.raises(ValueError, match=rf"model\.path.*{message}"):
-        load_model(tmp_path, device=device)
+        load_model(tmp_path / "model", device=device)
     assert capfd.readouterr().err == ""
+
+
+def test_a_model_whose_packed_rows_are_wrong_is_refused_before_any_work(tmp_path, monkeypatch):
+    repair_torchvision()
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    def causal(module, query, key, value, attention_mask, **kwargs):
+        return sdpa_attention_forward(module, query, key, value, None, **kwargs)
+
+    shutil.copytree(embedded_path(), tmp_path / "model")
+    monkeypatch.setattr("tempo.model.support.shared_prefix_attention", causal)
+    try:
+        with pytest.raises(ValueError, match=r"model\.path: Qwen2_5_VL.*relative difference"):
+            load_model(tmp_path / "model")
+    finally:
+        AttentionInterface.register(NAME, shared_prefix_attention)
+    monkeypatch.undo()
+    assert load_model(tmp_path / "model").model.config.text_config._attn_implementation == NAME
 
 
 @pytest.mark.parametrize(("name", "count"), [("cuda", 0), ("cuda:1", 1), ("cuda:3", 2)])

@@ -1,17 +1,19 @@
-"""The shared prefix trains as the duplicated form does: equal loss, equal gradients, in every family."""
+"""The shared prefix equals the duplicated form: the same values, loss and gradients in every family."""
 
 import dataclasses
 
 import pytest
 import torch
 import torch.nn.functional as F
-from families import FAMILIES, make_group, make_model, text_group
+from families import FAMILIES, VOCABULARY, make_group, make_model
 from torch import nn
 
-from tempo.model.prefix import Group, encode_videos, language_model, packed_log_probs
+from tempo.model.prefix import ContinuationTokens, Group, encode_videos, language_model, packed_log_probs
 from tempo.model.support import duplicated_log_probs
 
-#: More time steps than the video's grid is wide: only then do wrong positions show.
+QWEN = "qwen2_5_vl"
+
+#: More time steps than the video's grid is wide: wrong positions show only then.
 LONG = 33
 BETA = 0.5
 
@@ -46,7 +48,7 @@ def make_pair(family, *, lora=False, vision=False, checkpointing=False):
 
 
 def with_lora(model, vision):
-    """LoRA whose second factor is not zero, its initial value: else half of the gradients are zero."""
+    """LoRA with a random second factor: at its initial value, zero, half of the gradients are zero."""
     from peft import LoraConfig, get_peft_model
 
     language = set(language_model(model).modules())
@@ -64,7 +66,7 @@ def with_lora(model, vision):
 
 
 def dpo_loss(policy, reference):
-    """The sum over the pairs of groups whose first answer is the chosen one."""
+    """The sum over all pairs; the first answer of each group is the chosen one."""
     total = 0.0
     for own, other in zip(policy, reference, strict=True):
         chosen, *rejected = [a.sum() - b.sum() for a, b in zip(own, other, strict=True)]
@@ -73,7 +75,7 @@ def dpo_loss(policy, reference):
 
 
 def packed_step(pair, groups, *, vision=False):
-    """Loss and gradients of one row of all answers; a frozen tower encodes a video once for both models."""
+    """Loss and gradients of one packed row; a frozen tower encodes a video once for both models."""
     features = None
     with torch.no_grad():
         if not vision:
@@ -85,7 +87,7 @@ def packed_step(pair, groups, *, vision=False):
 
 
 def duplicated_step(pair, groups):
-    """The same with two full sequences per preference pair, through the policy and the reference."""
+    """Loss and gradients of two full sequences per preference pair."""
     total = 0.0
     for group in groups:
         for rejected in group.continuations[1:]:
@@ -96,6 +98,13 @@ def duplicated_step(pair, groups):
             loss.backward()
             total += float(loss.detach())
     return total, pair.take_gradients()
+
+
+def sft_step(score, pair, group):
+    """Mean loss over the scored tokens and its gradients, with either form as `score`."""
+    loss = -torch.cat(score(pair.policy, [group])[0]).mean()
+    loss.backward()
+    return float(loss.detach()), pair.take_gradients()
 
 
 def assert_equal_steps(ours, theirs):
@@ -117,13 +126,19 @@ def test_dpo_loss_and_gradients_equal_the_duplicated_form(family, lora, num_reje
     assert_equal_steps(ours, duplicated_step(pair, [group]))
 
 
+def test_gradients_through_the_head_in_chunks_equal_those_of_the_whole_head():
+    """The head runs on 512 answer tokens at a time; the duplicated form calls it once per sequence."""
+    pair, group = make_pair(QWEN), make_group(QWEN, num_steps=2, lengths=[700, 500])
+    ours, theirs = (sft_step(score, pair, group) for score in (packed_log_probs, duplicated_log_probs))
+    assert_equal_steps(ours, theirs)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_a_row_of_several_videos_trains_the_vision_tower_too(family, lora):
-    """Videos of different length, answers of different length, one group without a video, all trained."""
+    """Videos and answers of different lengths, and one group without a video."""
     pair = make_pair(family, lora=lora, vision=True)
-    groups = [make_group(family, num_steps=n, lengths=[6, 1 + n, 3], seed=n) for n in (3, 9, 5)]
-    groups.insert(1, text_group(lengths=[4, 7]))
+    groups = [make_group(family, num_steps=n, lengths=[6, 1 + n, 3], seed=n) for n in (3, 0, 9, 5)]
     assert_equal_steps(packed_step(pair, groups, vision=True), duplicated_step(pair, groups))
 
 
@@ -133,35 +148,91 @@ def test_the_vision_tower_gets_gradients_only_if_it_is_trained(family):
     for vision in (False, True):
         pair = make_pair(family, vision=vision)
         _, gradients = packed_step(pair, [group], vision=vision)
-        language = [
-            *language_model(pair.policy).parameters(),
-            *pair.policy.get_output_embeddings().parameters(),
-        ]
-        num_language = sum(parameter.numel() for parameter in language)
+        language = (language_model(pair.policy), pair.policy.get_output_embeddings())
+        num_language = sum(parameter.numel() for part in language for parameter in part.parameters())
         assert (sum(gradient.numel() for gradient in gradients) > num_language) is vision
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_questions_over_one_prefix_train_as_if_each_had_its_own_row(family):
-    pair = make_pair(family)
-    group = make_group(family, num_steps=LONG, lengths=[8, 6, 9], context=4)
-    results = []
-    for score in (packed_log_probs, duplicated_log_probs):
-        loss = -torch.cat(score(pair.policy, [group])[0]).sum()
-        loss.backward()
-        results.append((float(loss.detach()), pair.take_gradients()))
-    assert_equal_steps(*results)
+    pair, group = make_pair(family), make_group(family, num_steps=LONG, lengths=[8, 6, 9], context=4)
+    ours, theirs = (sft_step(score, pair, group) for score in (packed_log_probs, duplicated_log_probs))
+    assert_equal_steps(ours, theirs)
 
 
-def test_a_frozen_tower_runs_once_for_policy_and_reference():
-    """It encodes all videos of a row in one pass, and not at all where the features are given."""
-    pair = make_pair("qwen2_5_vl")
+def test_a_frozen_tower_runs_once_for_all_videos_policy_and_reference():
+    pair = make_pair(QWEN)
     passes = []
     for model in (pair.policy, pair.reference):
         model.model.visual.register_forward_hook(lambda *_: passes.append(1))
-    groups = [make_group("qwen2_5_vl", num_steps=n, lengths=[5, 4, 6], seed=n) for n in (3, 4)]
+    groups = [make_group(QWEN, num_steps=n, lengths=[5, 4, 6], seed=n) for n in (3, 4)]
     with torch.no_grad():
         features = encode_videos(pair.policy, groups)
     for model in (pair.policy, pair.reference):
         packed_log_probs(model, groups, video_features=features)
     assert len(passes) == 1
+
+
+# Values and memory
+
+
+def largest_difference(ours, theirs):
+    rows = zip(ours, theirs, strict=True)
+    pairs = [pair for one, other in rows for pair in zip(one, other, strict=True)]
+    return max(float((a - b).abs().max()) for a, b in pairs)
+
+
+def assert_exact(model, groups):
+    with torch.no_grad():
+        packed = packed_log_probs(model, groups)
+        assert largest_difference(packed, duplicated_log_probs(model, groups)) < 1e-5
+    return packed
+
+
+def test_a_row_of_text_alone_needs_no_video():
+    model, group = make_model(QWEN), make_group(QWEN, num_steps=0, lengths=[4, 6])
+    assert encode_videos(model, [group]) is None
+    assert_exact(model, [group])
+
+
+def test_context_is_read_but_not_scored():
+    model, group = make_model(QWEN), make_group(QWEN, num_steps=4, lengths=[7, 9], context=3)
+    (scores,) = assert_exact(model, [group])
+    assert [len(logp) for logp in scores] == [4, 6]
+    other = tuple(ContinuationTokens((5, 6, 7, *c.token_ids[3:]), 3) for c in group.continuations)
+    with torch.no_grad():
+        changed = packed_log_probs(model, [Group(group.inputs, other)])
+    assert largest_difference([scores], changed) > 1e-3
+
+
+def test_tokens_that_a_family_removes_from_a_video_are_removed_from_the_row():
+    group = make_group("video_llama_3", num_steps=6, lengths=[5, 3])
+    kept = group.inputs["video_compression_mask"]
+    # Six tokens of the first frame, and the three that moved of each later one.
+    assert int(kept.sum()) == 6 + 5 * 3 < len(kept)
+    model = make_model("video_llama_3")
+    right = assert_exact(model, [group])
+    flipped = Group({**group.inputs, "video_compression_mask": kept.flip(0)}, group.continuations)
+    with torch.no_grad():
+        assert largest_difference(packed_log_probs(model, [flipped]), right) > 1e-3
+
+
+def test_the_head_runs_on_512_tokens_at_a_time_and_no_logits_are_kept_for_the_backward():
+    model, group = make_model(QWEN), make_group(QWEN, num_steps=2, lengths=[700, 500])
+    kept, calls = [], []
+    model.get_output_embeddings().register_forward_hook(lambda *call: calls.append(call[-1].shape[-2]))
+
+    def note(tensor):
+        if tensor.ndim and tensor.shape[-1] == VOCABULARY:
+            kept.append(tensor.numel() // VOCABULARY)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        (logps,) = packed_log_probs(model, [group])
+        assert (calls, kept) == ([512, 512, 176], [])
+        # The duplicated form keeps them, so this looks at the right tensors.
+        duplicated_log_probs(model, [group])
+        assert max(kept) >= 700
+    calls.clear()
+    torch.cat(logps).sum().backward()
+    assert sorted(calls) == [176, 512, 512]

@@ -1,100 +1,67 @@
-"""Which models are refused and why, and a self-check that every family passes and wrong numbers do not."""
+"""Which models are refused and why, and the self-check: every family passes it, and wrong numbers do not."""
 
 import copy
-import inspect
 
 import pytest
 import torch
-from families import CONFIGS, FAMILIES, TEXT, make_group, make_model, make_plain_model, make_processor
+import transformers
+from families import CONFIGS, FAMILIES, TEXT, make_group, make_model, make_processor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from tempo.model.attention import NAME, is_layout, register_shared_prefix
-from tempo.model.loading import repair_torchvision, use_shared_prefix
+from tempo.model.attention import NAME, shared_prefix_attention
+from tempo.model.chat import VideoLM
 from tempo.model.prefix import ContinuationTokens, Group, inner_model
-from tempo.model.support import TOLERANCES, check_processor, check_support, self_check
+from tempo.model.support import TOLERANCES, check_processor, prepare, self_check, use_shared_prefix
 
 QWEN = "qwen2_5_vl"
-DTYPES = [torch.float32, torch.bfloat16]
 
 
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("layer_types", ["sliding_attention"], "sliding_attention"),
-        ("layer_types", ["full_attention", "linear_attention"], "linear_attention"),
+        ("layer_types", ["full_attention", "linear_attention"], "recurrent part .*linear_attention"),
         ("layer_types", ["chunked_attention"], "chunked_attention"),
+        # Qwen4, GLM 5, dots3 and MiniMax-M3: top-k attention.
+        ("layer_types", ["linear_attention", "indexed_attention"], "indexed_attention.*highest scores"),
+        ("layer_types", ["full_attention", "minimax_m3_sparse"], "minimax_m3_sparse.*highest scores"),
         ("attn_logit_softcapping", 50.0, "attn_logit_softcapping = 50"),
-        ("final_logit_softcapping", 30.0, "final_logit_softcapping = 30"),
-        ("logit_scale", 0.0625, "logit_scale = 0.0625"),
-        ("logits_scaling", 8.0, "logits_scaling = 8"),
     ],
 )
 def test_a_setting_of_the_language_model_is_refused_by_name(key, value, reason):
-    model = make_plain_model(QWEN)
+    model = make_model(QWEN, attention=False)
     setattr(model.config.text_config, key, value)
     with pytest.raises(ValueError, match=f"model.path: Qwen2_5_VLFor.*{reason}"):
         use_shared_prefix(model)
 
 
-def test_a_setting_without_effect_is_accepted():
-    model = make_plain_model(QWEN)
-    model.config.text_config.logits_scaling = 1.0
-    check_support(model)
-
-
-def sliding_window():
-    from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
-
-    text = {"model_type": "mistral", **TEXT, "sliding_window": 64}
-    config = LlavaOnevisionConfig(**CONFIGS["llava_onevision"][2] | {"text_config": text})
-    return LlavaOnevisionForConditionalGeneration(config)
-
-
-def text_only():
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
-    return Qwen2ForCausalLM(Qwen2Config(**TEXT))
-
-
-def encoder_decoder():
-    from transformers import T5Config, T5ForConditionalGeneration
-
-    config = T5Config(d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, vocab_size=10)
-    return T5ForConditionalGeneration(config)
-
-
-def bidirectional_prompt():
-    from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration
-
-    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = PaliGemmaConfig(
-        text_config={"model_type": "gemma", **TEXT, "head_dim": 12},
-        vision_config={"model_type": "siglip_vision_model", "patch_size": 4, "image_size": 8, **vision},
-        image_token_index=93,
-    )
-    return PaliGemmaForConditionalGeneration(config)
+SMALL_T5 = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 10}
+PALIGEMMA = {
+    "text_config": {"model_type": "gemma", **TEXT, "head_dim": 12},
+    "vision_config": CONFIGS["llava_onevision"][2]["vision_config"],
+    "image_token_index": 93,
+}
 
 
 @pytest.mark.parametrize(
-    ("make", "reason"),
+    ("name", "head", "config", "reason"),
     [
-        (sliding_window, r"LlavaOnevision.*(sliding_window = 64|sliding_attention)"),
-        (text_only, r"Qwen2ForCausalLM cannot be used: .*language model"),
-        (encoder_decoder, r"T5ForConditionalGeneration.*encoder-decoder"),
-        (bidirectional_prompt, r"PaliGemma.*both directions"),
+        ("Qwen2", "CausalLM", TEXT, "cannot be used: .*language model"),
+        ("T5", "ConditionalGeneration", SMALL_T5, "encoder-decoder"),
+        ("PaliGemma", "ConditionalGeneration", PALIGEMMA, "both directions"),
     ],
 )
-def test_a_model_is_refused_with_the_reason(make, reason):
+def test_a_model_is_refused_with_the_reason(name, head, config, reason):
     with torch.device("meta"):
-        model = make()
-    with pytest.raises(ValueError, match=reason):
-        check_support(model)
+        model = getattr(transformers, f"{name}For{head}")(getattr(transformers, f"{name}Config")(**config))
+    with pytest.raises(ValueError, match=f"{name}For{head}.*{reason}"):
+        use_shared_prefix(model)
 
 
 def test_a_model_that_takes_no_encoded_video_is_refused(monkeypatch):
-    model = make_plain_model("smolvlm")
+    model = make_model("smolvlm", attention=False)
     monkeypatch.setattr(type(inner_model(model)), "forward", lambda self, input_ids, pixel_values: None)
     with pytest.raises(ValueError, match=r"SmolVLM.*mm_encoder_outputs"):
-        check_support(model)
+        use_shared_prefix(model)
 
 
 @pytest.mark.parametrize("part", ["video_processor", "chat_template", "tokenizer"])
@@ -113,53 +80,25 @@ def make_case(family, dtype=torch.float32):
     return make_model(family).to(dtype), make_group(family, num_steps=2, lengths=[40, 12, 4])
 
 
-@pytest.fixture
-def break_attention():
-    """A function that makes attention plainly causal: a later answer attends to the earlier ones."""
-    repair_torchvision()
-    from transformers import AttentionInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-
-    def causal(module, query, key, value, attention_mask, **kwargs):
-        mask = None if is_layout(attention_mask) else attention_mask
-        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
-
-    # Called after the model is made, which registers the right attention.
-    yield lambda: AttentionInterface.register(NAME, causal)
-    register_shared_prefix()
+def causal_attention(module, query, key, value, attention_mask, **kwargs):
+    """Wrong for a packed row: a later answer attends to the earlier ones."""
+    is_layout = attention_mask is not None and attention_mask.dtype == torch.int64
+    mask = None if is_layout else attention_mask
+    return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_passes_the_self_check_with_room_to_spare(family, dtype):
-    assert self_check(*make_case(family, dtype)) < TOLERANCES[dtype] / 2
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_wrong_attention_is_noticed(family, dtype, break_attention):
+def test_every_family_passes_the_self_check_and_wrong_attention_does_not(family, dtype):
     model, group = make_case(family, dtype)
-    break_attention()
-    with pytest.raises(ValueError, match=r"relative difference 0\.\d+, tolerance") as caught:
-        self_check(model, group)
+    assert self_check(model, [group]) < TOLERANCES[dtype] / 2
+    transformers.AttentionInterface.register(NAME, causal_attention)
+    try:
+        with pytest.raises(ValueError, match=r"relative difference 0\.\d+, tolerance") as caught:
+            self_check(model, [group])
+    finally:
+        transformers.AttentionInterface.register(NAME, shared_prefix_attention)
     assert str(caught.value).startswith(f"model.path: {type(model).__name__}")
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_wrong_positions_are_noticed(dtype):
-    """A model whose positions depend on the length of the row, which the two forms do not share."""
-    model, group = make_case(QWEN, dtype)
-    core, original = model.model, model.model.get_rope_index
-
-    def shifted(input_ids, **inputs):
-        positions, delta = original(input_ids=input_ids, **inputs)
-        longer = torch.arange(positions.shape[-1]) >= group.lengths[0]
-        return positions + 7 * longer * (input_ids.shape[1] == group.lengths[0] + group.lengths[1]), delta
-
-    shifted.__signature__ = inspect.signature(original)
-    core.get_rope_index = shifted
-    with pytest.raises(ValueError, match="relative difference"):
-        self_check(model, Group(group.inputs, (group.continuations[1], group.continuations[0])))
 
 
 def test_nan_does_not_pass():
@@ -167,12 +106,61 @@ def test_nan_does_not_pass():
     with torch.no_grad():
         model.get_output_embeddings().weight[5] = torch.nan
     with pytest.raises(ValueError, match="nan"):
-        self_check(model, group)
+        self_check(model, [group])
 
 
 def test_one_answer_is_enough_and_the_model_is_left_unchanged():
     model, group = make_case(QWEN)
     model.train()
-    assert self_check(model, Group(group.inputs, (ContinuationTokens((5, 6, 7)),))) < 1e-5
+    assert self_check(model, [Group(group.inputs, (ContinuationTokens((5, 6, 7)),))]) < 1e-5
     assert model.training
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+# The same check on a model as it was loaded, before anything in it is changed
+
+
+def loaded(family=QWEN):
+    return VideoLM(make_model(family, attention=False), copy.copy(make_processor(family)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_prepared_with_its_own_processor(family):
+    lm = loaded(family)
+    prepare(lm)
+    assert lm.model.config.get_text_config()._attn_implementation == NAME
+
+
+def test_a_switch_that_changes_the_model_itself_is_noticed():
+    """Packed and duplicated form agree after it; only the model as it was loaded differs."""
+    lm = loaded()
+    switch = lm.model.set_attn_implementation
+
+    def change(name):
+        switch(name)
+        with torch.no_grad():
+            lm.model.get_output_embeddings().weight.mul_(1.1)
+
+    lm.model.set_attn_implementation = change
+    with pytest.raises(ValueError, match=r"model\.path: Qwen2_5_VLFor.*relative difference"):
+        prepare(lm)
+
+
+def test_a_crash_is_the_refusal():
+    lm = loaded()
+    lm.model.model.get_rope_index = lambda input_ids: None
+    with pytest.raises(ValueError, match=r"model\.path: Qwen2_5_VLFor.*two short videos \(TypeError"):
+        prepare(lm)
+
+
+def test_types_of_tokens_that_the_model_does_not_take_are_refused():
+    lm = loaded()
+
+    class Processor(type(lm.processor)):
+        def __call__(self, *args, **kwargs):
+            batch = super().__call__(*args, **kwargs)
+            return batch | {"tile_types": batch["input_ids"]}
+
+    lm.processor.__class__ = Processor
+    with pytest.raises(ValueError, match=r"its processor returns \['tile_types'\]"):
+        prepare(lm)

@@ -1,4 +1,4 @@
-"""What makes a stage stale: its keys, its files, its checkpoints, and the stages before it."""
+"""A stage becomes stale when its keys, files or checkpoints change, or a stage before it."""
 
 import itertools
 import os
@@ -12,9 +12,8 @@ from tempo.config.load import override
 from tempo.core import hashing
 from tempo.core.store import RunStore, write_config
 from tempo.engine.types import Context
-from tempo.pipeline.fingerprints import fingerprints
 from tempo.pipeline.runner import run_stages
-from tempo.pipeline.stages import NAMES
+from tempo.pipeline.stages import NAMES, fingerprints
 
 QUIET = Console(quiet=True)
 
@@ -105,7 +104,9 @@ def test_a_changed_file_and_a_missing_file_are_named(tmp_path):
     RunStore(context.directory).begin("evaluation", fingerprints(context.config)["evaluation"])
     write_config(context.directory, context.config.model_dump(mode="json", exclude_none=True))
     named.write_text("{}")
-    with pytest.raises(ValueError, match=r"\(a file that it names has another content\).*: evaluation\."):
+    with pytest.raises(
+        ValueError, match=r"\(the content of a file that it names has changed\).*: evaluation\."
+    ):
         run_stages(context, QUIET, until="videos")
     named.unlink()
     with pytest.raises(ValueError, match=r"^evaluation\.benchmark: .* does not exist"):
@@ -148,7 +149,7 @@ def test_another_checkpoint_under_the_same_path_makes_what_it_makes_stale(checkp
     assert fingerprints(config)[first_stale] != first[first_stale]
 
 
-def test_large_weights_are_hashed_in_places(checkpoint, monkeypatch):
+def test_of_large_weights_some_blocks_and_the_size_are_hashed(checkpoint, monkeypatch):
     write, directory = checkpoint
     for name, value in (("WHOLE_BYTES", 1000), ("NUM_BLOCKS", 3), ("BLOCK_BYTES", 100)):
         monkeypatch.setattr(hashing, name, value)

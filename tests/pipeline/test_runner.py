@@ -14,9 +14,8 @@ from tempo.core.records import Captions, Shots, Skipped
 from tempo.core.store import SKIPPED, RunStore, write_config
 from tempo.engine import pool as engine
 from tempo.engine.types import Context
-from tempo.pipeline.fingerprints import fingerprints
 from tempo.pipeline.runner import map_stage, run, run_stages
-from tempo.pipeline.stages import Stage, find_stage
+from tempo.pipeline.stages import Stage, fingerprints
 
 QUIET = Console(quiet=True)
 
@@ -63,15 +62,7 @@ def test_a_batch_for_a_server_is_large_enough_to_keep_it_busy(make, monkeypatch,
     assert given == sizes
 
 
-@pytest.mark.parametrize(("only", "missing"), [("shots", "videos"), ("training", "captions")])
-def test_a_stage_needs_those_before_it(make, only, missing):
-    context = make()
-    finish(context, *(() if missing == "videos" else ("videos", "shots", "clips")))
-    with pytest.raises(ValueError, match=f"stage '{only}' needs '{missing}' first"):
-        run_stages(context, QUIET, only=only)
-
-
-def test_a_kill_while_stages_are_discarded_leaves_those_that_the_others_depend_on(make, monkeypatch):
+def test_a_kill_while_stages_are_discarded_keeps_what_the_remaining_ones_depend_on(make, monkeypatch):
     """Otherwise the old configuration could not resume with the rows that are left."""
     names = ("shots", "clips", "captions")
     store = finish(make(), *names)
@@ -126,35 +117,10 @@ def test_the_environment_of_the_start_is_kept_and_another_one_is_added(make):
         assert json.loads(path.read_text()) == {**before, "resumed": [now]}
 
 
-def test_the_result_names_what_is_done(make):
-    context = make()
-    finish(context, "videos", "report")
-    result = run(context.config, str(context.directory), until="videos")
-    assert (result.directory, result.stages) == (context.directory, ("videos", "report"))
-    assert (result.report, result.evaluation) == (None, {})
-    (context.directory / "report.html").write_text("page")
-    (context.directory / "evaluation.json").write_text('{"models": {}}')
-    result = run(context.config, context.directory, until="videos")
-    assert (result.report, result.evaluation) == (context.directory / "report.html", {})
-
-
-def test_an_unknown_stage_and_a_source_that_is_not_a_run_are_refused(make, tmp_path):
-    with pytest.raises(ValueError, match="there is no stage 'vidoes'; the stages are synthetic, videos"):
-        run(make().config, tmp_path / "run", until="vidoes")
+def test_a_source_that_is_not_a_run_is_refused(make, tmp_path):
     with pytest.raises(ValueError, match=r"films is not a run directory"):
         run(make().config, tmp_path / "run", from_run=tmp_path / "films")
     assert not (tmp_path / "run").exists()
-
-
-def test_the_stages_before_imported_pairs_are_idle(make, tmp_path):
-    (tmp_path / "pairs.jsonl").write_text("")
-    config = make(pairs={"import_from": str(tmp_path / "pairs.jsonl")}).config
-    idle = [
-        name
-        for name in ("clips", "captions", "perturbations", "responses", "pairs")
-        if find_stage(name).idle(config)
-    ]
-    assert idle == ["clips", "captions", "perturbations", "responses"]
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError])

@@ -1,11 +1,10 @@
-"""The table of stages agrees with itself, with the configuration, and with the code that it names."""
+"""The table of stages is consistent with itself, the configuration, and the code that it names."""
 
 import pytest
 
 from tempo.config import parse_config
 from tempo.engine.types import load
-from tempo.pipeline.fingerprints import look_up
-from tempo.pipeline.stages import NAMES, STAGES
+from tempo.pipeline.stages import NAMES, STAGES, look_up
 
 CONFIG = parse_config(
     {"videos": {"paths": ["x"]}, "endpoint": {"url": "http://localhost/v1", "model": "m"}, "synthetic": None}

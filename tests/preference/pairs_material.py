@@ -16,6 +16,14 @@ NUM_FRAMES = 3
 ODD_TEXT = 'A "red" ball,\nthen\u2028a cube; 猫 {"a": 1} \\n'
 
 
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
 def clips_of(*bounds, name="v"):
     """A video whose clips lie between these seconds, with two key frames each."""
     clips = [
@@ -23,6 +31,16 @@ def clips_of(*bounds, name="v"):
         for i, (a, b) in enumerate(bounds)
     ]
     return Clips(id=name, path=f"/films/{name}.mp4", duration_seconds=bounds[-1][1], clips=tuple(clips))
+
+
+def grey_jpegs(levels, size=(8, 8)):
+    """An image of each grey level."""
+    return [encode_jpeg(np.full((*size, 3), level, np.uint8), 100) for level in levels]
+
+
+def greys(request):
+    """The grey level of each frame of a request."""
+    return [int(np.median(frame)) for frame in request.frames]
 
 
 def perturbation(kind, level, order, num_clips):
@@ -47,16 +65,13 @@ def pair_of(video_id, kind="shuffle", level=4, order=(1, 0), **changes):
 def make_videos(store, folder):
     """Two files with the names of videos, their rows and their frames; returns ids and paths."""
     folder.mkdir(parents=True, exist_ok=True)
-    ids, paths = [], []
-    for number, name in enumerate(("a film.mp4", 'späť "2".mp4')):
-        path = folder / name
-        path.write_bytes(b"content of " + name.encode())
+    ids, paths = [], [folder / "a film.mp4", folder / 'späť "2".mp4']
+    for number, path in enumerate(paths):
+        path.write_bytes(b"content of " + path.name.encode())
         ids.append(find.video_id(path))
-        paths.append(path)
         size = {"duration_seconds": 3.0, "width": 96, "height": 64, "fps": 8.0, "codec": "h264"}
         store.append("videos", [Video(id=ids[-1], path=str(path), **size)])
-        greys = [20 + 40 * number + 5 * i for i in range(NUM_FRAMES)]
-        jpegs = [encode_jpeg(np.full((64, 96, 3), grey, np.uint8), 95) for grey in greys]
+        jpegs = grey_jpegs([20 + 40 * number + 5 * i for i in range(NUM_FRAMES)], (64, 96))
         FrameStore(store.directory / "frames").write(ids[-1], jpegs, seconds=range(NUM_FRAMES), fps=1.0)
     return ids, paths
 

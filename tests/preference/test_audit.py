@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 
@@ -9,14 +10,14 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from pairs_material import pair_of
+from pairs_material import assistant, pair_of, user
 
 from tempo.config import PairsConfig
 from tempo.core.store import RunStore
 from tempo.model.chat import Prefix
 from tempo.model.loading import load_model
 from tempo.model.support import duplicated_log_probs
-from tempo.preference.audit import Accuracy, AuditReport, BaselineAccuracy, audit, audit_directory, verdict
+from tempo.preference.audit import Accuracy, AuditReport, BaselineAccuracy, audit, verdict
 from tempo.preference.importing import load_pairs
 from tempo.preference.pairs import select_pairs
 
@@ -31,17 +32,9 @@ def fair_pairs(num_videos):
     for video in range(num_videos):
         draw = random.Random(f"0/{video}")
         chosen, *rejected = (" ".join(draw.choices(WORDS, k=draw.randint(17, 23))) for _ in range(7))
-        kinds = [(kind, level) for kind in KINDS for level in (16, 2)]
-        rows += [
-            pair_of(f"v{video}", kind, level, chosen=chosen, rejected=text)
-            for (kind, level), text in zip(kinds, rejected, strict=True)
-        ]
+        for cell, text in zip(itertools.product(KINDS, (16, 2)), rejected, strict=True):
+            rows.append(pair_of(f"v{video}", *cell, chosen=chosen, rejected=text))
     return rows
-
-
-def change(rows, flaw):
-    """The pairs with both texts as `flaw(pair)` gives them."""
-    return [row.model_copy(update=dict(zip(("chosen", "rejected"), flaw(row), strict=True))) for row in rows]
 
 
 def short_drops(row):
@@ -50,13 +43,9 @@ def short_drops(row):
     return row.chosen, " ".join(words[: len(words) // 2]) if row.kind == "drop" else row.rejected
 
 
-def telltale(row):
-    """Rejected answers have a word that chosen ones never have, at the same length."""
-    return row.chosen, " ".join(["suddenly", *row.rejected.split()[1:]])
-
-
-def cells_of(baseline):
-    return (baseline, *baseline.by_kind.values(), *baseline.by_level.values())
+def change(rows, flaw):
+    """The pairs with both texts as `flaw(pair)` gives them."""
+    return [row.model_copy(update=dict(zip(("chosen", "rejected"), flaw(row), strict=True))) for row in rows]
 
 
 def test_length_is_found_in_drop_pairs_and_gone_from_fair_pairs():
@@ -75,8 +64,6 @@ def test_pairs_drawn_alike_are_told_apart_about_half_of_the_time():
     assert list(report.baselines) == ["longer_text", *FITTED]
     assert all(0.42 < baseline.accuracy < 0.58 for baseline in report.baselines.values())
     assert report.verdict.count("no shortcut") == 2
-    same = audit([pair_of(f"v{i}", chosen="a b", rejected="b a") for i in range(30)])
-    assert {baseline.accuracy for baseline in same.baselines.values()} == {0.5}
 
 
 def test_words_of_a_video_do_not_help_with_the_same_video():
@@ -87,16 +74,15 @@ def test_words_of_a_video_do_not_help_with_the_same_video():
 
 
 def test_each_pair_counts_in_its_own_kind_and_level():
-    rows = [
-        pair_of(f"v{i}", kind, level) for i in range(20) for kind in ("drop", "swap") for level in (16, 2)
-    ]
+    cells = itertools.product(range(20), ("drop", "swap"), (16, 2))
+    rows = [pair_of(f"v{i}", kind, level) for i, kind, level in cells]
     rows = change(rows, lambda row: ("a b" if row.kind == "drop" and row.level == 2 else "b", "c"))
-    report = audit(rows)
-    found = report.baselines["longer_text"]
-    assert {kind: cell.accuracy for kind, cell in found.by_kind.items()} == {"drop": 0.75, "swap": 0.5}
-    assert {level: cell.accuracy for level, cell in found.by_level.items()} == {"16": 0.5, "2": 0.75}
-    assert [cell.num_pairs for cell in cells_of(found)] == [80, 40, 40, 40, 40]
-    assert {cell.num_videos for cell in cells_of(found)} == {report.num_videos} == {20}
+    found = audit(rows).baselines["longer_text"]
+    assert {kind: part.accuracy for kind, part in found.by_kind.items()} == {"drop": 0.75, "swap": 0.5}
+    assert {level: part.accuracy for level, part in found.by_level.items()} == {"16": 0.5, "2": 0.75}
+    parts = (*found.by_kind.values(), *found.by_level.values())
+    assert {(part.num_pairs, part.num_videos) for part in parts} == {(40, 20)}
+    assert (found.num_pairs, found.num_videos) == (80, 20)
 
 
 @pytest.mark.parametrize(
@@ -107,10 +93,9 @@ def test_few_videos_have_figures_with_wide_intervals_and_no_verdict(num_videos, 
     report = audit(change(fair_pairs(num_videos), short_drops))
     assert list(report.baselines) == names
     for baseline in report.baselines.values():
-        for cell in cells_of(baseline):
-            low, high = cell.interval
-            assert low <= cell.accuracy <= high
-            assert high - low > 0.15
+        low, high = baseline.interval
+        assert low <= baseline.accuracy <= high
+        assert high - low > 0.15
     assert f"Too few for a verdict: {6 * num_videos} pairs of {num_videos} videos" in report.verdict
 
 
@@ -125,21 +110,22 @@ def test_whole_videos_are_drawn_up_to_the_limit_and_enough_of_them():
 
 def test_recipe_audit_of_a_preference_set_that_is_not_tempos(tmp_path):
     """A JSONL file in TRL's conversational format without videos, and lists of texts."""
-    rows = change(fair_pairs(40), telltale)
+    rows = change(fair_pairs(40), lambda row: (row.chosen, row.rejected.replace("w1", "suddenly")))
     path = tmp_path / "ultrafeedback.jsonl"
-    with path.open("w") as file:
-        for row in rows:
-            question = {"role": "user", "content": f"What happens in {row.video_id}?"}
-            answers = [{"role": "assistant", "content": text} for text in (row.chosen, row.rejected)]
-            line = {"chosen": [question, answers[0]], "rejected": [question, answers[1]], "score": 5}
-            file.write(json.dumps(line) + "\n")
+    lines = []
+    for row in rows:
+        asked, texts = (
+            user(f"What happens in {row.video_id}?"),
+            {"chosen": row.chosen, "rejected": row.rejected},
+        )
+        lines.append({name: [asked, assistant(text)] for name, text in texts.items()} | {"score": 5})
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     report = audit(load_pairs(path))
     assert report.baselines["words"].accuracy > 0.95
-    assert "The choice of words alone tells" in report.verdict
     assert report.baselines["words"].by_kind.keys() == {"other"}
     # The six pairs of a video share their chosen text.
     assert (report.num_pairs, report.num_videos) == (240, 40)
-    assert audit([json.loads(line) for line in path.read_text().splitlines()]) == report
+    assert audit(lines) == report
     lists = audit([(row.chosen, row.rejected) for row in rows])
     assert lists.baselines["longer_text"] == report.baselines["longer_text"]
     assert lists.num_videos == 40
@@ -166,9 +152,7 @@ def test_the_model_compares_log_probabilities_per_token_without_a_video():
         with torch.no_grad():
             chosen, rejected = (float(p.mean()) for p in duplicated_log_probs(lm.model, [group])[0])
         expected.append(float(chosen > rejected))
-    progress = []
-    report = audit(rows, with_model=lm, progress=lambda *at: progress.append(at))
-    assert progress == [(1, 2), (2, 2)]
+    report = audit(rows, with_model=lm)
     assert 0 < np.mean(expected) < 1
     assert report.baselines["model"].accuracy == pytest.approx(np.mean(expected), abs=1e-4)
     limited = audit(fair_pairs(22), with_model=lm, max_model_pairs=1)
@@ -176,13 +160,13 @@ def test_the_model_compares_log_probabilities_per_token_without_a_video():
     assert "model" not in audit(rows, with_model=lm, max_model_pairs=0).baselines
 
 
-def cell(accuracy, low=None, high=None, num_videos=50):
-    interval = (accuracy - 0.03 if low is None else low, high or accuracy + 0.03)
+def cell(accuracy, margin=0.03, num_videos=50):
+    interval = (accuracy - margin, accuracy + margin)
     return Accuracy(accuracy=accuracy, interval=interval, num_pairs=300, num_videos=num_videos)
 
 
-def summary(accuracy, *, low=None, high=None, kinds=None, levels=None):
-    whole = cell(accuracy, low, high).model_dump()
+def summary(accuracy, margin=0.03, *, kinds=None, levels=None):
+    whole = cell(accuracy, margin).model_dump()
     return BaselineAccuracy(**whole, by_kind=kinds or {}, by_level=levels or {})
 
 
@@ -190,10 +174,10 @@ def summary(accuracy, *, low=None, high=None, kinds=None, levels=None):
     ("scores", "expected"),
     [
         (
-            {"longer_text": summary(0.65, kinds={"drop": cell(1.0, 0.96, 1.0)}), "length": summary(0.63)},
+            {"longer_text": summary(0.65, kinds={"drop": cell(1.0)}), "length": summary(0.63)},
             "Length alone tells 65 % of the pairs apart, 100 % of drop pairs: a shortcut. Set pairs.length =",
         ),
-        # Below 50 % a fitted baseline has found nothing, and another is a shortcut.
+        # Below 50 % a fitted baseline has found nothing, but any other has.
         ({"words": summary(0.3)}, "The choice of words alone tells 30 % of the pairs apart: no shortcut."),
         ({"model": summary(0.3)}, "tells 70 % of the pairs apart: a shortcut."),
         ({"longer_text": summary(0.4), "length": summary(0.52)}, "Length alone tells 60 %"),
@@ -202,13 +186,10 @@ def summary(accuracy, *, low=None, high=None, kinds=None, levels=None):
             "Length alone tells 53 % of the pairs apart, 90 % of level 16: a shortcut.",
         ),
         (
-            {"length": summary(0.53, levels={"16": cell(0.9, 0.5, 1.0), "2": cell(0.9, num_videos=19)})},
+            {"length": summary(0.53, levels={"16": cell(0.9, 0.4), "2": cell(0.9, num_videos=19)})},
             "Length alone tells 53 % of the pairs apart: no shortcut.",
         ),
-        (
-            {"words": summary(0.58, low=0.48, high=0.68)},
-            "The choice of words alone tells 58 % of the pairs apart: no certain shortcut.",
-        ),
+        ({"words": summary(0.58, 0.1)}, "tells 58 % of the pairs apart: no certain shortcut."),
     ],
 )
 def test_the_verdict_names_shortcuts_with_figures_and_advice(scores, expected):
@@ -217,46 +198,34 @@ def test_the_verdict_names_shortcuts_with_figures_and_advice(scores, expected):
     assert text.endswith("shortcut.") == ("no " in expected)
 
 
-def audited_run(directory, pairs, **sections):
+@pytest.fixture
+def store(tmp_path):
     """A run directory with pairs, whose stages audit and report are done."""
-    store = RunStore(directory)
-    store.append("pairs", pairs)
-    config = {"videos": {"paths": ["x"]}, "run": {"seed": 3}, **sections}
-    (directory / "config.toml").write_text(tomli_w.dumps(config))
+    store = RunStore(tmp_path)
+    store.append("pairs", fair_pairs(40))
+    config = {"videos": {"paths": ["x"]}, "run": {"seed": 3}, "audit": {"max_pairs": 150}}
+    (tmp_path / "config.toml").write_text(tomli_w.dumps(config))
     for stage in ("audit", "report"):
         store.finish(stage, "mark")
     return store
 
 
-def test_a_directory_is_audited_by_its_config(tmp_path):
-    store = audited_run(tmp_path, fair_pairs(40), audit={"max_pairs": 150})
-    report = audit_directory(tmp_path, with_model=False)
+def test_the_command_audits_a_directory_by_its_config(tempo, store, tmp_path):
+    code, out, _ = tempo("audit", tmp_path, "--no-model")
+    assert code == 0
+    assert all(words in out for words in ("longer text", "150 of 240 pairs", "Length alone tells"))
+    report = AuditReport.model_validate_json((tmp_path / "audit.json").read_text())
     assert report == audit(fair_pairs(40), seed=3, max_pairs=150)
-    assert AuditReport.model_validate_json((tmp_path / "audit.json").read_text()) == report
     # The next run asks the model, and shows the new figures.
     assert not store.is_done("audit")
     assert not store.is_done("report")
 
 
-def test_a_directory_that_cannot_be_audited_is_refused_by_name(tmp_path):
-    with pytest.raises(ValueError, match=r"has no pairs\.jsonl"):
-        audit_directory(tmp_path / "typo", with_model=False)
-    assert not (tmp_path / "typo").exists()
-    store = audited_run(tmp_path, fair_pairs(20))
-    with store.lock(), pytest.raises(ValueError, match="in use by another tempo run"):
-        audit_directory(tmp_path, with_model=False)
+def test_a_directory_that_cannot_be_audited_is_refused(tempo, store, tmp_path):
+    with store.lock():
+        assert "in use by another tempo run" in tempo("audit", tmp_path, "--no-model")[2]
     (tmp_path / "pairs.jsonl").write_text('{"id": "x"}\n')
-    with pytest.raises(ValueError, match=r"pairs\.jsonl line 1"):
-        audit_directory(tmp_path, with_model=False)
+    assert "pairs.jsonl line 1" in tempo("audit", tmp_path, "--no-model")[2]
+    assert "typo" in tempo("audit", tmp_path / "typo", "--no-model")[2]
     assert not (tmp_path / "audit.json").exists()
-
-
-def test_the_command_prints_table_and_verdict_and_how_to_renew_the_report(tempo, tmp_path):
-    audited_run(tmp_path, change(fair_pairs(40), short_drops))
-    code, out, _ = tempo("audit", tmp_path, "--no-model")
-    assert code == 0
-    assert all(words in out for words in ("longer text", "240 of 240 pairs", "Length alone tells"))
-    assert "report.html" not in out
-    (tmp_path / "report.html").write_text("old")
-    _, out, _ = tempo("audit", tmp_path, "--no-model")
-    assert f"`tempo report {tmp_path}/config.toml --out {tmp_path}`" in out
+    assert not (tmp_path / "typo").exists()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pairs_material import clips_of
+from pairs_material import clips_of, grey_jpegs, greys
 
 from tempo.config import parse_config
 from tempo.core.records import Captions, Skipped
@@ -14,10 +13,7 @@ from tempo.engine.types import Context
 from tempo.model.answers import Answer
 from tempo.preference.captions import clean_caption, clip_requests, make_worker
 from tempo.preference.prompts import DIFFERENCE, FIRST_CLIP
-from tempo.video.frames import FrameStore, encode_jpeg
-
-# The same examples each time, and no database in the working directory.
-many = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+from tempo.video.frames import FrameStore
 
 
 def video(name="v"):
@@ -27,7 +23,7 @@ def video(name="v"):
 @pytest.fixture
 def directory(tmp_path):
     """A run with the videos v and w, whose key frames of clip i have grey levels 20 * i and 20 * i + 10."""
-    jpegs = [encode_jpeg(np.full((8, 8, 3), 10 * i, np.uint8), 100) for i in range(6)]
+    jpegs = grey_jpegs(range(0, 60, 10))
     for name in "vw":
         FrameStore(tmp_path / "frames").write(name, jpegs, seconds=range(6), fps=1.0, key_frames=jpegs)
     return tmp_path
@@ -36,8 +32,7 @@ def directory(tmp_path):
 def test_each_clip_is_shown_after_the_clip_before_it(directory):
     requests = clip_requests(video(), FrameStore(directory / "frames"), seed=0)
     assert [request.prompt for request in requests] == [FIRST_CLIP, DIFFERENCE, DIFFERENCE]
-    greys = [[int(np.median(frame)) for frame in request.frames] for request in requests]
-    assert greys == [[0, 10], [0, 10, 20, 30], [20, 30, 40, 50]]
+    assert [greys(request) for request in requests] == [[0, 10], [0, 10, 20, 30], [20, 30, 40, 50]]
     # Two key frames per clip of two seconds.
     assert [request.fps for request in requests] == [1.0, 1.0, 1.0]
     others = clip_requests(video(), FrameStore(directory / "frames"), seed=1)
@@ -77,27 +72,22 @@ def test_the_last_try_needs_no_mark(directory):
     assert len(seeds) == 3
 
 
-@pytest.mark.parametrize(("bad", "fault"), [("", "empty"), (CUT, "cut at captions.max_new_tokens")])
-def test_only_the_video_without_a_caption_is_skipped(directory, bad, fault):
-    work, _ = worker(directory, [[GOOD[0], bad, GOOD[2], *GOOD], [bad]], retries=1)
-    skipped, kept = work([video(), video(name="w")])
-    assert (skipped.stage, skipped.id, skipped.reason) == ("captions", "v", "no caption")
-    assert skipped.detail == f"clip 1 of 3: {fault}"
-    assert kept == Captions(id="w", captions=("one", "two", "three"))
-
-
 @pytest.mark.parametrize(
-    ("answers", "options", "reason", "detail"),
+    ("bad", "options", "num_rounds", "reason", "detail"),
     [
-        (["one", "unmarked", "Caption:"], {"temperature": 0}, "no caption", "clip 2 of 3: empty"),
-        ([GOOD[0], FAILED, GOOD[2]], {"retries": 2}, "endpoint", "HTTP 500"),
+        ("", {"retries": 1}, 2, "no caption", "clip 1 of 3: empty"),
+        (CUT, {"retries": 1}, 2, "no caption", "clip 1 of 3: cut at captions.max_new_tokens"),
+        # Greedy captions and failed requests are not drawn again.
+        ("Caption:", {"temperature": 0}, 1, "no caption", "clip 1 of 3: empty"),
+        (FAILED, {"retries": 2}, 1, "endpoint", "1 of 3 requests failed: HTTP 500"),
     ],
 )
-def test_greedy_captions_and_failed_requests_are_not_drawn_again(directory, answers, options, reason, detail):
-    work, seeds = worker(directory, [answers], **options)
-    (result,) = work([video()])
-    assert (result.reason, len(seeds)) == (reason, 1)
-    assert detail in result.detail
+def test_only_the_video_without_a_caption_is_skipped(directory, bad, options, num_rounds, reason, detail):
+    work, seeds = worker(directory, [[GOOD[0], bad, GOOD[2], *GOOD], [bad]], **options)
+    skipped, kept = work([video(), video(name="w")])
+    assert skipped == Skipped(stage="captions", id="v", reason=reason, detail=detail)
+    assert kept == Captions(id="w", captions=("one", "two", "three"))
+    assert len(seeds) == num_rounds
 
 
 def test_a_video_that_cannot_be_shown_is_skipped_and_the_others_are_asked(directory):
@@ -105,7 +95,6 @@ def test_a_video_that_cannot_be_shown_is_skipped_and_the_others_are_asked(direct
     path.write_bytes(path.read_bytes()[:300])
     work, seeds = worker(directory, [GOOD])
     skipped, row = work([video(name="w"), video()])
-    assert isinstance(skipped, Skipped)
     assert (skipped.id, skipped.reason) == ("w", "cannot be processed")
     assert (row.captions, [len(asked) for asked in seeds]) == (("one", "two", "three"), [3])
 
@@ -118,10 +107,8 @@ def cleaned(text, **options):
     ("text", "expected"),
     [
         ("It changes. Caption: A dog runs.", "A dog runs."),
-        ("It changes.\ncaption: A dog runs.", "A dog runs."),
         ("Caption: one\nCaption: two", "two"),
         ("It says Caption: one. Caption: two", "two"),
-        ("It changes.\n\n### Caption:\nA dog runs.", "A dog runs."),
         ("It changes.\n\n**Caption:** A dog runs.", "A dog runs."),
         ("It changes. **Caption:** A dog runs.", "A dog runs."),
         ("**Caption of the first clip:** A cat.\n**Caption of the second clip:** A dog.", "A dog."),
@@ -155,8 +142,6 @@ def test_without_a_mark_one_clip_has_the_whole_answer_and_two_the_longest_paragr
         ("“A dog runs.”", "A dog runs."),
         ('**"A dog runs."**', "A dog runs."),
         ('"Go!" he says, and the dog says "wow"', '"Go!" he says, and the dog says "wow"'),
-        ('A man says "hello" and leaves.', 'A man says "hello" and leaves.'),
-        ('"Hello," he says.', '"Hello," he says.'),
         ("the dogs'", "the dogs'"),
         ("**A dog** runs, *fast*.", "A dog runs, fast."),
         ("# Scene\n- A dog runs.\n- A cat sleeps.", "Scene A dog runs. A cat sleeps."),
@@ -181,18 +166,9 @@ def test_an_answer_without_words_or_cut_by_the_limit_has_no_caption(text, is_dif
     assert clean_caption(cut, is_differential=is_differential) is None
 
 
-@given(st.text(), st.booleans(), st.booleans())
-@many
-def test_a_caption_of_any_answer_is_one_line_with_words_or_none(text, is_differential, is_last_try):
-    caption = cleaned(text, is_differential=is_differential, is_last_try=is_last_try)
-    if caption is not None:
-        assert any(c.isalnum() for c in caption)
-        assert caption == " ".join(caption.split())
-
-
-@given(st.lists(st.text("abc \n'\"*_#-`", max_size=40), min_size=1, max_size=4))
-@many
-def test_no_word_after_the_mark_is_lost(paragraphs):
-    text = "\n\n".join(paragraphs)
+@given(st.text("abc \n'\"*_#-`", max_size=100))
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+def test_a_caption_is_one_line_with_every_letter_after_the_mark(text):
     caption = cleaned(f"It changes.\n\nCaption: {text}", is_differential=True) or ""
+    assert caption == " ".join(caption.split())
     assert [c for c in caption if c.isalpha()] == [c for c in text if c.isalpha()]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pairs_material import clips_of, perturbation
+from pairs_material import clips_of, grey_jpegs, greys, perturbation
 
 from tempo.config import parse_config
-from tempo.core.records import Captions, Perturbations, Skipped
+from tempo.core.records import Captions, Perturbations
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.model.answers import Answer
@@ -19,36 +19,32 @@ from tempo.preference.responses import (
     key_frames_by_clip,
     make_worker,
 )
-from tempo.video.frames import FrameStore, encode_jpeg
+from tempo.video.frames import FrameStore
 
 CAPTIONS = ("One.", "Two.", "Three.")
 THREE = ((0.0, 2.0), (2.0, 5.0), (5.0, 8.0))
 
+#: The second clip lies between two frames.
+BETWEEN = ((0, 2.6), (2.6, 3.4), (3.4, 8))
 
 MADE = (perturbation("drop", 2, (1,), 3), perturbation("reverse", 4, (2, 1, 0), 3))
-PERTURBED = Perturbations(id="v", num_clips=3, perturbations=MADE)
+PERTURBED, OTHER = (Perturbations(id=name, num_clips=3, perturbations=MADE) for name in "vw")
 
 
 @pytest.fixture
 def store(tmp_path):
     """Frames of grey level 10 * i at i + 0.5 seconds, key frames of grey level 100 + 10 * i."""
-    frames = [encode_jpeg(np.full((8, 8, 3), 10 * i, np.uint8), 100) for i in range(8)]
-    key_frames = [encode_jpeg(np.full((8, 8, 3), 100 + 10 * i, np.uint8), 100) for i in range(6)]
+    frames, key_frames = grey_jpegs(range(0, 80, 10)), grey_jpegs(range(100, 160, 10))
     made = FrameStore(tmp_path / "frames")
     for name in "vw":
         made.write(name, frames, seconds=[i + 0.5 for i in range(8)], fps=1.0, key_frames=key_frames)
     return made
 
 
-def greys(request):
-    return [int(np.median(frame)) for frame in request.frames]
-
-
-def test_each_video_keeps_its_training_prompt_and_all_are_used():
-    prompts = [describe_prompt(f"v{i}", seed=0) for i in range(50)]
-    assert prompts == [describe_prompt(f"v{i}", seed=0) for i in range(50)]
-    assert set(prompts) == set(DESCRIBE)
-    assert prompts != [describe_prompt(f"v{i}", seed=1) for i in range(50)]
+def test_each_video_has_one_training_prompt_by_the_seed():
+    first, again, other = ([describe_prompt(f"v{i}", seed=seed) for i in range(50)] for seed in (0, 0, 1))
+    assert first == again != other
+    assert set(first) == set(DESCRIBE)
 
 
 @pytest.mark.parametrize(
@@ -57,11 +53,9 @@ def test_each_video_keeps_its_training_prompt_and_all_are_used():
         (THREE, [0, 0, 1, 1, 1, 2, 2, 2]),
         # A frame at the time of a cut shows the clip that begins there.
         (((0, 2.5), (2.5, 5), (5, 8)), [0, 0, 1, 1, 1, 2, 2, 2]),
-        (((0, 2.51), (2.51, 5), (5, 8)), [0, 0, 0, 1, 1, 2, 2, 2]),
-        # Unusable shots belong to the clip before them, or to the first.
+        # Shots that belong to no clip count to the clip before them, or to the first.
         (((1.2, 2), (4, 5), (5, 6)), [0, 0, 0, 0, 1, 2, 2, 2]),
-        # A clip between two frames has none.
-        (((0, 2.6), (2.6, 3.4), (3.4, 8)), [0, 0, 0, 2, 2, 2, 2, 2]),
+        (BETWEEN, [0, 0, 0, 2, 2, 2, 2, 2]),
     ],
 )
 def test_frames_belong_to_clips_by_time(store, bounds, expected):
@@ -83,28 +77,19 @@ def test_frames_are_arranged_by_clip_at_the_rate_of_the_original(store):
         assert (request.prompt, request.seed) == ("p", 7)
 
 
-@pytest.mark.parametrize(
-    ("order", "is_asked"),
-    [
-        ((0, 1, 2), True),
-        ((1, 0, 2), False),  # Clip 1 has no frame, so these are the original frames.
-        ((0, 2), False),
-        ((1,), False),  # No frame at all.
-        ((0, 1), True),
-        ((2, 1, 0), True),
-    ],
-)
-def test_an_order_that_shows_the_original_or_nothing_is_not_asked(order, is_asked):
-    frames = np.arange(4, dtype=np.uint8).reshape(-1, 1, 1, 1)
-    make = frame_requests(Footage(frames, np.array([0, 0, 2, 2]), 3, fps=1.0), prompt="p")
-    assert (make(order, 0) is not None) == is_asked
+def test_a_perturbation_that_shows_the_original_or_nothing_is_not_asked():
+    """Clip 1 has no frame."""
+    footage = Footage(np.zeros((4, 1, 1, 1), np.uint8), np.array([0, 0, 2, 2]), 3, fps=1.0)
+    make = frame_requests(footage, prompt="p")
+    assert all(make(order, 0) for order in ((0, 1, 2), (0, 1), (2, 1, 0)))
+    assert not any(make(order, 0) for order in ((1, 0, 2), (0, 2), (1,)))
 
 
 @pytest.fixture
 def work(store):
-    """Calls the worker with a model that gives these answers; returns its results and the requests.
+    """Calls the worker with a model that gives these answers, or the number of frames of each request.
 
-    Without `answers`, each answer is the number of frames of its request.
+    Returns the results and the requests, one list per call of the model.
     """
     directory = store.directory.parent
     RunStore(directory).append("captions", [Captions(id="v", captions=CAPTIONS)])
@@ -126,33 +111,25 @@ def work(store):
 
 
 def test_the_original_comes_first_and_each_perturbation_numbers_its_captions_anew(work):
-    """A caption's former number would tell the model the true order."""
+    """A caption's former number would show the model the true order."""
     (result,), (requests,) = work([PERTURBED], ("original", "dropped", "reversed"))
-    assert [request.prompt for request in requests] == [
-        fusion(["One.", "Two.", "Three."]),
-        fusion(["Two."]),
-        fusion(["Three.", "Two.", "One."]),
-    ]
+    shown = (["One.", "Two.", "Three."], ["Two."], ["Three.", "Two.", "One."])
+    assert [request.prompt for request in requests] == [fusion(captions) for captions in shown]
     assert (result.chosen, result.unanswered) == ("original", ())
-    assert [r.text for r in result.rejected] == ["dropped", "reversed"]
-    assert tuple(r.perturbation for r in result.rejected) == PERTURBED.perturbations
+    assert [(row.perturbation, row.text) for row in result.rejected] == [
+        (MADE[0], "dropped"),
+        (MADE[1], "reversed"),
+    ]
 
 
 def test_every_answer_has_its_own_seed_independently_of_the_others(work):
     """Also levels with the same order, which the rule `paper` makes."""
-    one = PERTURBED.perturbations[1]
+    one = MADE[1]
     twice = PERTURBED.model_copy(update={"perturbations": (one, one.model_copy(update={"level": 8}))})
     first, second = (work([row], "abc")[1][0] for row in (PERTURBED, twice))
     assert len({request.seed for request in (*first, *second)}) == 4
     assert [second[0].seed, second[1].seed] == [first[0].seed, first[2].seed]
     assert second[1].prompt == second[2].prompt
-
-
-@pytest.mark.parametrize(("form", "num_frames"), [("clips", 6), ("video", 8)])
-def test_without_captions_the_frames_are_shown_with_the_training_prompt(work, form, num_frames):
-    _, draws = work([PERTURBED], form=form)
-    assert {request.prompt for requests in draws for request in requests} == {describe_prompt("v", seed=0)}
-    assert len(draws[0][0].frames) == num_frames
 
 
 @pytest.mark.parametrize(
@@ -170,26 +147,29 @@ def test_without_captions_the_frames_are_shown_with_the_training_prompt(work, fo
 )
 def test_a_video_without_a_usable_pair_of_answers_is_skipped_with_the_reason(work, answers, reason, detail):
     (result,), _ = work([PERTURBED], answers)
-    assert isinstance(result, Skipped)
-    assert result.reason == reason
+    assert (result.stage, result.reason) == ("responses", reason)
     assert detail in result.detail
 
 
-def test_an_unusable_rejected_answer_is_left_out_with_its_reason(work):
-    (result,), _ = work([PERTURBED], ("original", "", "reversed"))
-    assert [r.text for r in result.rejected] == ["reversed"]
-    assert [(row.kind, row.level, row.reason) for row in result.unanswered] == [("drop", 2, "empty")]
+@pytest.mark.parametrize(
+    ("answers", "options", "reason"),
+    [
+        (("original", "", "reversed"), {}, "empty"),
+        (("original", "reversed"), {"form": "video", "bounds": BETWEEN}, "not asked: no frames are left"),
+    ],
+)
+def test_a_perturbation_without_an_answer_is_left_out_with_its_reason(work, answers, options, reason):
+    (result,), (requests,) = work([PERTURBED], answers, **options)
+    assert len(requests) == len(answers)
+    assert [(row.perturbation.kind, row.text) for row in result.rejected] == [("reverse", "reversed")]
+    (row,) = result.unanswered
+    assert (row.kind, row.level) == ("drop", 2)
+    assert row.reason.startswith(reason)
 
 
-def test_a_perturbation_that_is_not_asked_shifts_no_answer(work):
-    """Clip 1 lies between two frames: dropping the others shows nothing."""
-    (result,), (requests,) = work([PERTURBED], form="video", bounds=((0, 2.6), (2.6, 3.4), (3.4, 8)))
-    assert len(requests) == 2
-    assert [row.perturbation.kind for row in result.rejected] == ["reverse"]
-    assert [(row.kind, row.reason.split(":")[0]) for row in result.unanswered] == [("drop", "not asked")]
-
-
-OTHER = PERTURBED.model_copy(update={"id": "w"})
+def test_the_form_clips_shows_the_key_frames(work):
+    _, (requests,) = work([PERTURBED], form="clips")
+    assert [greys(request)[0] for request in requests] == [100, 120, 140]
 
 
 @pytest.mark.parametrize(("concurrency", "sizes"), [(None, [3, 3, 3]), (4, [6, 3]), (9, [9])])
@@ -197,10 +177,11 @@ def test_frames_are_in_memory_for_as_few_videos_as_keep_a_server_busy(work, conc
     endpoint = {"endpoint": {"url": "http://x/v1", "model": "m", "concurrency": concurrency}}
     results, draws = work([PERTURBED, OTHER, PERTURBED], form="video", **(endpoint if concurrency else {}))
     assert [len(requests) for requests in draws] == sizes
+    assert {row.prompt for row in draws[0][:3]} == {describe_prompt("v", seed=0)}
     assert [(row.id, row.chosen) for row in results] == [(name, "8 frames") for name in "vwv"]
 
 
-def test_a_video_that_cannot_be_shown_is_skipped_and_the_others_are_asked(store, work):
+def test_a_video_that_cannot_be_read_is_skipped_and_the_others_are_asked(store, work):
     store.path("w").write_bytes(store.path("w").read_bytes()[:300])
     (skipped, row), draws = work([OTHER, PERTURBED], form="video")
     assert (skipped.id, skipped.stage, skipped.reason) == ("w", "responses", "cannot be processed")

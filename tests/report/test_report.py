@@ -134,8 +134,7 @@ CELL = {"accuracy": 0.712, "interval": [0.68, 0.74], "num_pairs": 300, "num_vide
 
 
 def audit_of(**baselines):
-    counts = {"num_pairs": 300, "num_audited": 300, "num_videos": 40, "telling_words": {}}
-    return {**counts, "baselines": baselines, "verdict": "Length alone is enough"}
+    return {"num_pairs": 300, "num_audited": 300, "baselines": baselines, "verdict": "Length alone is enough"}
 
 
 def test_the_audit_is_on_the_page_and_in_the_terminal(context):
@@ -170,9 +169,7 @@ def test_accuracies_are_those_of_the_evaluation(context):
     groups = dict.fromkeys(("static", "text_score", "video_score", "group_score"), score)
     summary = {**score, **groups, "by_aspect": {"event_order": score}, "by_format": {}}
     write_json(context.directory / "evaluation.json", {"benchmark": "b", "models": {"base": summary}})
-    shown = report_data(context)["evaluation"]
-    assert shown["models"] == ["base"]
-    assert ["event order", "62.5"] in shown["rows"]
+    assert ["event order", "62.5"] in report_data(context)["evaluation"]["rows"]
     assert "<td>30.0 - 86.0</td>" in write_report(context).read_text()
     write_json(context.directory / "evaluation.json", {"models": {}, "note": "no benchmark"})
     assert "<p>no benchmark</p>" in write_report(context).read_text()
@@ -189,6 +186,5 @@ def test_curves_show_every_phase(context):
 
 def test_shown_pairs_are_of_different_kinds_levels_and_videos():
     pairs = [pair(v, k, level) for v in "ab" for k in ("drop", "reverse") for level in (2, 4)]
-    chosen = report.choose_pairs(pairs, 3)
-    assert [(p.kind, p.level) for p in chosen] == [("drop", 2), ("reverse", 2), ("drop", 4)]
-    assert [p.video_id for p in chosen[:2]] == ["a", "b"]
+    shown = [(p.kind, p.level, p.video_id) for p in report.choose_pairs(pairs, 2)]
+    assert shown == [("drop", 2, "a"), ("reverse", 2, "b")]

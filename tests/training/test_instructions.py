@@ -12,7 +12,7 @@ from tempo.core.records import Instruction
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.pipeline import runner
-from tempo.training.instructions import Question, check_videos, read_questions, usable_questions
+from tempo.training.instructions import Question, read_questions, usable_questions
 from tempo.video.find import video_id
 from tempo.video.frames import FrameStore, encode_jpeg
 
@@ -61,13 +61,10 @@ def test_a_row_of_any_format_is_a_question_about_a_video(tmp_path, form):
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ({"video": "v.mp4"}, "not a valid instruction: it needs question and answer, or a conversation"),
-        (plain("v.mp4", answer=3), "not a valid instruction"),
-        ([1], "a row is an object of keys and values"),
+        ({"video": "v.mp4"}, "needs question and answer, conversations, or messages; it has ['video']"),
+        (plain("v.mp4", answer=3), "needs question and answer"),
         ({"conversations": []}, "conversations must alternate between user and assistant, got []"),
         ({"conversations": talk("q", "a", "q")}, "assistant, got ['user', 'assistant', 'user']"),
-        ({"messages": [{"role": "system", "content": "s"}]}, "messages must alternate between user"),
-        ({"messages": [{"role": "user", "content": None}]}, "a message without text"),
         ({"messages": messages("Is <image> here?", "a")}, "contains <image> in addition to its one video"),
         ({**plain(""), "videos": ["a.mp4", "b.mp4"]}, "one video file, got ['a.mp4', 'b.mp4']"),
     ],
@@ -117,7 +114,7 @@ def test_questions_about_skipped_videos_are_left_out_and_counted(tmp_path, films
     assert [question[:3] for question in questions] == [(first, "q0", "a"), (first, "q1", "a")]
     assert num_left_out == 3
     write(tmp_path / "rows.jsonl", plain("broken.mp4"))
-    with pytest.raises(ValueError, match=r"no question in .*rows\.jsonl is about a video with stored frames"):
+    with pytest.raises(ValueError, match="no question is about a video with stored frames"):
         usable_questions(run)
 
 
@@ -142,4 +139,4 @@ def test_a_video_that_the_run_does_not_have_is_named_once_its_videos_are_known(t
     assert not RunStore(run.directory).is_done("videos")
     write(tmp_path / "rows.jsonl", plain("a.mp4"))
     settle(run)
-    check_videos(run)
+    assert RunStore(run.directory).is_done("videos")

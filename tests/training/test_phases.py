@@ -2,18 +2,14 @@
 
 import itertools
 import json
-import resource
 
 import pytest
-import tomli_w
 from training_material import Stopped, stop_after, write_frames
 
-from tempo.config import Config, load_config
+from tempo.config import Config
 from tempo.core.records import Pair
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.pipeline.fingerprints import fingerprints
-from tempo.pipeline.stages import NAMES
 from tempo.training.phases import Session, run_training
 
 
@@ -45,14 +41,11 @@ def train(directory, *phases, **session):
 
 
 def test_phases_without_data_are_skipped_with_a_message(directory):
-    logged = []
-    assert train(directory, log=logged.append) == {}
+    assert train(directory) == {}
     assert not (directory / "model").exists()
+    logged = []
     assert list(train(directory, phase("none", 8), phase("easy", 16), log=logged.append)) == ["02-easy"]
-    assert logged[:2] == [
-        "training: there are no [[training.phases]], so nothing is trained. `tempo init` writes some",
-        "training: phase 'none' is skipped: no pair has the levels [8]",
-    ]
+    assert logged[:1] == ["training: phase 'none' is skipped: no pair has its levels and kinds"]
     with pytest.raises(ValueError, match=r"no pair to train on\. `tempo status`"):
         train(directory, phase("none", 8))
 
@@ -80,44 +73,4 @@ def test_a_stop_in_the_middle_of_a_phase_resumes_there(directory):
     assert seen == [(hard, step) for step in (4, 5, 6)]
     assert [json.loads(line) for line in stopped[:3]] == rows["02-hard"][:3]
     assert sorted(path.name for path in hard.iterdir()) == ["done.json", "metrics.jsonl", "model"]
-    assert (directory / "model" / "model.safetensors").exists()
-
-
-def test_a_wrong_attention_stops_the_run_before_it_trains(directory, monkeypatch):
-    from tempo.training import phases
-
-    def refuse(lm, group):
-        raise ValueError("gives other log-probabilities")
-
-    monkeypatch.setattr(phases, "self_check", refuse)
-    with pytest.raises(ValueError, match="other log-probabilities"):
-        train(directory, phase("easy", 16))
-    assert not (directory / "train" / "01-easy" / "metrics.jsonl").exists()
-
-
-@pytest.fixture
-def limit_files():
-    """A function that limits the size of the files that this process writes; lifted again at the end."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_disk_that_is_full_at_a_checkpoint_is_one_message_and_training_goes_on_later(
-    directory, tempo, limit_files
-):
-    """safetensors raises an error of its own, which is not an OSError."""
-    config, store = directory / "small.toml", RunStore(directory)
-    training = {"phases": [phase("easy", 16)], "checkpoint_minutes": 0.0}
-    config.write_text(tomli_w.dumps({"videos": {"paths": [str(directory)]}, "training": training}))
-    marks = fingerprints(load_config(config))
-    for name in NAMES[1 : NAMES.index("training")]:
-        store.finish(name, marks[name])
-    limit_files(50_000)
-    code, _, err = tempo("training", config, "--out", directory)
-    assert (code, err.count("\n")) == (2, 1)
-    assert err.startswith("error: the disk is full")
-    assert "os error" in err
-    limit_files(resource.RLIM_INFINITY)
-    assert tempo("training", config, "--out", directory)[0] == 0
     assert (directory / "model" / "model.safetensors").exists()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from training_material import phase
 
-from tempo.config.training import Part
+from tempo.config.running import Part
 from tempo.model.loading import load_model, repair_torchvision
 from tempo.model.prefix import ContinuationTokens, Group
 from tempo.training.policy import Policy, ReferenceStore
@@ -66,12 +66,14 @@ def group(pixel=0.5, answers=((5, 6), (7,)), context=0):
 LOGPS = [torch.tensor([-0.1, -1 / 3]), torch.tensor([-2.5])]
 
 
-def test_log_probabilities_are_restored_exactly_also_after_a_torn_line(tmp_path):
+def test_log_probabilities_are_restored_exactly_also_after_a_torn_line_and_of_all_processes(tmp_path):
     ReferenceStore(tmp_path, key="m").add(group(), LOGPS)
     with next(tmp_path.iterdir()).open("a") as file:
         file.write('["abc", [[-0.')
     ReferenceStore(tmp_path, key="m").add(group(pixel=0.25), LOGPS)
-    for one in (group(), group(pixel=0.25)):
+    ReferenceStore(tmp_path, key="m", rank=1).add(group(pixel=0.75), LOGPS)
+    assert len(list(tmp_path.iterdir())) == 2
+    for one in (group(), group(pixel=0.25), group(pixel=0.75)):
         found = ReferenceStore(tmp_path, key="m").get(one)
         assert all(torch.equal(value, other) for value, other in zip(found, LOGPS, strict=True))
 
@@ -85,10 +87,3 @@ def test_another_video_answer_or_model_is_unknown(tmp_path, other):
     store.add(group(), LOGPS)
     assert store.get(other) is None
     assert ReferenceStore(tmp_path, key="n").get(group()) is None
-
-
-def test_processes_write_their_own_file_and_read_all(tmp_path):
-    for rank in (0, 1):
-        ReferenceStore(tmp_path, key="m", rank=rank).add(group(pixel=rank), LOGPS)
-    assert len(list(tmp_path.iterdir())) == 2
-    assert all(ReferenceStore(tmp_path, key="m").get(group(pixel=rank)) for rank in (0, 1))

@@ -38,7 +38,7 @@ def main():
         phase(**json.loads(settings)),
         [Example(**row) for row in json.loads(examples)],
         model=model,
-        load_full=functools.partial(load_model, **model.model_dump()) if shards_weights() else None,
+        caches={"load_full": functools.partial(load_model, **model.model_dump())} if shards_weights() else {},
         max_tokens=int(max_tokens),
         checkpoint_minutes=0 if int(stop) else 10,
         progress=progress,

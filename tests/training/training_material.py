@@ -43,19 +43,16 @@ def questions_example(index, questions=(("What?", "A ring."), ("Is it?", "Yes.")
     return Example(f"v{index}/sft", f"v{index}", questions=tuple(questions))
 
 
-def session(frames, *, progress=None, log=None, **training):
-    """The session of a run with stored frames; `training` are keys of the section."""
+def train(
+    frames, directory, settings, examples, *, progress=None, log=None, model=None, caches=None, **training
+):
+    """The trained model, and the rows of metrics; `training` are keys of the section."""
     config = parse_config({"videos": {"paths": ["x"]}, "training": {"max_tokens": 4096} | training})
     callbacks = {"progress": progress, "log": log}
-    context = Context(config, frames.directory.parent)
-    return Session(context, **{name: call for name, call in callbacks.items() if call})
-
-
-def train(frames, directory, settings, examples, *, model=None, reference=None, load_full=None, **options):
-    """The trained model, and the rows of metrics; `options` are those of `session`."""
-    caches = {"reference": reference, "load_full": load_full}
+    callbacks = {name: callback for name, callback in callbacks.items() if callback}
+    session = Session(Context(config, frames.directory.parent), **callbacks)
     lm = load_model(**(model or ModelConfig()).model_dump())
-    trained = train_phase(lm, settings, examples, session(frames, **options), directory, **caches)
+    trained = train_phase(lm, settings, examples, session, directory, **caches or {})
     return trained, [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 

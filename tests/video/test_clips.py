@@ -167,7 +167,7 @@ def test_key_frames_are_two_different_frames_of_the_clip_in_order():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A SigLIP of a few thousand random weights."""
+    """A small SigLIP with random weights."""
     folder = tmp_path_factory.mktemp("siglip")
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = SiglipConfig(

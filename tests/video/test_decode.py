@@ -134,6 +134,8 @@ def test_frames_that_time_stamps_do_not_find_are_counted(render, change):
     wanted = {5: stamps[5], 20: change(*stamps[20]), 30: stamps[30]}
     found = images_at(path, wanted)
     assert {number: number_of(image) for number, image in found.items()} == {5: 5, 20: 20, 30: 30}
+    with pytest.raises(SkipRecord, match=r"frame not found: .* has no frame 42"):
+        images_at(path, {**wanted, 42: (10**6, 0)})
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "b.mkv", "c.ts"])
@@ -147,12 +149,6 @@ def test_frames_of_a_damaged_file_are_those_of_a_whole_pass(render, name):
     by_stamps, counted = images_at(path, stamps), images_at(path, dict.fromkeys(stamps))
     assert by_stamps.keys() == counted.keys()
     assert all(np.array_equal(by_stamps[number], counted[number]) for number in counted)
-
-
-def test_a_frame_that_is_not_there_is_named(render):
-    path = render([numbered(i) for i in range(10)])
-    with pytest.raises(SkipRecord, match=r"frame not found: .* has no frame 12"):
-        images_at(path, {3: None, 12: (10**6, 0)})
 
 
 @pytest.mark.parametrize(("gap_seconds", "expected"), [(3000, 3000), (7200, 0.08)])

@@ -1,4 +1,4 @@
-"""How a command ends early: one message and an exit code for bad input, a full disk, Ctrl-C and SIGTERM."""
+"""One message and an exit code for bad input, a full disk, Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def fail(text: str) -> NoReturn:
 
 
 def stop(error: BaseException, *, can_resume: bool) -> NoReturn:
-    """Ends the process after Ctrl-C or SIGTERM, with a message about what is kept."""
+    """Ends the process after Ctrl-C or SIGTERM with a message about what is kept."""
     kept = "the same command resumes where it stopped" if can_resume else "nothing was written"
     Console(stderr=True).print(f"\nstopped; {kept}")
     sys.exit(TERMINATED if isinstance(error, Terminated) else INTERRUPTED)
@@ -41,10 +41,10 @@ def stop(error: BaseException, *, can_resume: bool) -> NoReturn:
 def machine_fault(error: Exception) -> str:
     """The message for a failure of disk or memory; empty for other errors, which need their traceback."""
     text = str(error) or type(error).__name__
-    # Libraries in Rust (safetensors, tokenizers) give the error of the system as text only.
+    # Libraries in Rust (safetensors, tokenizers) have the number of the error only in the text.
     found = re.search(r"\(os error (\d+)\)", text)
     number = int(found[1]) if found else getattr(error, "errno", None)
-    # The words of torch, on a CPU and on a GPU.
+    # torch's messages for the CPU and the GPU.
     if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
         return f"there is not enough memory ({text}). Free some, then give the same command again"
     if number in DISK_FULL:
@@ -54,18 +54,16 @@ def machine_fault(error: Exception) -> str:
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """Turns SIGTERM into Terminated, so that a run stops what it started and prints how to resume.
+    """Turns SIGTERM into Terminated, so that a run stops its processes and prints how to resume.
 
     One of several processes keeps the default: it may wait for another one in a call that no exception ends.
     """
-    if num_processes() > 1:
-        yield
-        return
 
     def terminate(*_: Any) -> NoReturn:
         raise Terminated
 
-    before = signal.signal(signal.SIGTERM, terminate)
+    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, terminate if num_processes() == 1 else before)
     try:
         yield
     finally:

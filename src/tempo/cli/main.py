@@ -42,41 +42,31 @@ RESUMABLE = ("run", *(stage.name for stage in STAGES if not stage.is_auxiliary))
 #: The values that `tempo status` shows of the last step of a phase.
 METRICS = ("loss", "rewards/accuracies", "rewards/margins")
 
-#: Lines of [frames] in a starting configuration. The embedded model was trained on small frames.
+#: Lines of [frames] in the configuration that `tempo init` writes. The embedded model needs small frames.
 EMBEDDED_PIXELS = "max_pixels = 16384       # per frame"
 HUB_PIXELS = f"""\
 max_pixels = {HUB_MAX_PIXELS}      # per frame
-max_total_pixels = {HUB_TOTAL_PIXELS:_}  # of all frames of a video: long videos have smaller frames. This is
-                         # about 6,000 tokens of Qwen2.5-VL; video and answers must fit max_tokens"""
+max_total_pixels = {HUB_TOTAL_PIXELS:_}  # per video: about 6,000 tokens of Qwen2.5-VL"""
 
 ConfigArgument = Annotated[Path, typer.Argument(help="configuration in TOML; `tempo init` writes one")]
 RunArgument = Annotated[Path, typer.Argument(help="directory of a run")]
 OutOption = Annotated[Path, typer.Option("--out", help="directory of the run; created if it does not exist")]
-UntilOption = Annotated[
-    str, typer.Option(metavar="STAGE", help="stop after this stage, one of those that `tempo --help` lists")
-]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="section.key=value", help="override one value, in TOML; may be repeated"),
 ]
-FromOption = Annotated[
-    Path | None,
-    typer.Option("--from", metavar="RUN", help="take over what this run made under the same settings"),
-]
 RedoOption = Annotated[
-    bool,
-    typer.Option("--redo", help="discard stages that were made with another config, and make them again"),
+    bool, typer.Option("--redo", help="discard stages that were made with another config, and run them again")
 ]
 
 
 def console() -> Console:
-    """The console for output; without markup, since file names and messages of FFmpeg contain brackets."""
+    """The console for output. Markup is off: file names and messages of FFmpeg contain brackets."""
     return Console(highlight=False, soft_wrap=True, markup=False)
 
 
 @app.callback(invoke_without_command=True)
 def _options(version: Annotated[bool, typer.Option("--version", help="show the version")] = False) -> None:
-    """Options before a subcommand."""
     if version:
         console().print(f"tempo {__version__}")
         raise typer.Exit
@@ -86,9 +76,11 @@ def _options(version: Annotated[bool, typer.Option("--version", help="show the v
 def run(
     config: ConfigArgument,
     out: OutOption,
-    until: UntilOption = "",
+    until: Annotated[str, typer.Option(metavar="STAGE", help="stop after this stage")] = "",
     overrides: SetOption = None,
-    source: FromOption = None,
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="RUN", help="copy stages with the same settings from RUN")
+    ] = None,
     redo: RedoOption = False,
 ) -> None:
     """Run every stage that is not done yet, from videos to the report."""
@@ -96,13 +88,12 @@ def run(
     result = runner.run(settings, out, until=until, from_run=source, redo=redo, console=console())
     if process_rank() == 0:
         _print_evaluation(out)
-        report = f"report: {result.report}" if result.report else f"tempo status {out} shows the run"
-        console().print(report)
+        console().print(f"report: {result.report}" if result.report else f"tempo status {out} shows the run")
 
 
 @app.command(rich_help_panel="Main")
 def status(directory: RunArgument) -> None:
-    """Show what is done, what was skipped and why, and the metrics so far."""
+    """Show finished stages, skipped records with their reasons, and the latest metrics."""
     check_run_directory(directory)
     store = RunStore(directory)
     skipped = Counter(row.stage for row in store.read(SKIPPED, Skipped))
@@ -141,8 +132,6 @@ def init(
     from tempo.model.loading import EMBEDDED, check_model_path
     from tempo.video.find import find_videos
 
-    if not videos.exists():
-        raise ValueError(f"{videos} does not exist")
     if out.exists():
         raise ValueError(f"{out} exists already; give another --out")
     check_model_path(model)
@@ -157,8 +146,8 @@ def init(
     write_text(out, text)
     if model == EMBEDDED:
         console().print(
-            f"warning: the model {model!r} only knows the synthetic world. Give --model a checkpoint for "
-            "natural videos"
+            f"warning: the model {model!r} only knows the synthetic world. For real videos, give a "
+            "checkpoint with --model"
         )
     command = ["tempo", "run", str(out), "--out", f"out/{videos.resolve().stem or 'run'}"]
     console().print(f"wrote {out}; next: {shlex.join(command)}")
@@ -175,14 +164,14 @@ def export(
 
     check_run_directory(directory)
     num_pairs = export_pairs(directory, format_name, out)
-    console().print(f"wrote {num_pairs} pairs to {out}; pairs.import_from takes its pairs file back")
+    console().print(f"wrote {num_pairs} pairs to {out}; pairs.import_from can read them back")
 
 
 @app.command(rich_help_panel="Main")
 def audit(
     directory: RunArgument,
     no_model: Annotated[
-        bool, typer.Option("--no-model", help="without the language model; `tempo run` adds it later")
+        bool, typer.Option("--no-model", help="skip the language model, which `tempo run` adds later")
     ] = False,
 ) -> None:
     """Measure how well the pairs of a run can be told apart without the video; write audit.json."""
@@ -194,16 +183,12 @@ def audit(
         result = audit_directory(directory, with_model=not no_model, progress=progress)
     console().print(audit_table(result.model_dump(mode="json")))
     console().print(result.verdict)
-    if (directory / "report.html").exists():
-        again = shlex.join(["tempo", "report", str(directory / "config.toml"), "--out", str(directory)])
-        console().print(f"report.html still shows the earlier audit; `{again}` writes it again")
 
 
 app.command(rich_help_panel="Main")(probe)
 
 
 def _add_stage(stage: Stage) -> None:
-    """Adds the subcommand of a stage."""
     description = f"Only this stage: {stage.description}.".replace("[", r"\[")
 
     @app.command(stage.name, help=description, rich_help_panel="Stages, in order")
@@ -221,8 +206,8 @@ for _stage in STAGES:
 
 @terminable()
 def main() -> None:
-    """Entry point. Bad input is one message and exit code 2; Ctrl-C and SIGTERM end with what is kept."""
-    # Warnings of libraries about names that will change are not for the user.
+    """The entry point. Bad input is one message and exit code 2; after Ctrl-C a message says what is kept."""
+    # Deprecations inside libraries do not concern the user.
     warnings.simplefilter("ignore", FutureWarning)
     try:
         # typer returns this code for Ctrl-C.
@@ -233,7 +218,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort, Terminated) as error:
         stop(error, can_resume=any(name in RESUMABLE for name in sys.argv[1:2]))
     except Exception as error:
-        # A wrong command line; typer has its own copy of click's errors.
+        # A wrong command line. The class is not checked, because typer has its own copy of click's errors.
         if hasattr(error, "show") and hasattr(error, "exit_code"):
             error.show()
             sys.exit(2)

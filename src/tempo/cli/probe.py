@@ -1,4 +1,4 @@
-"""`tempo probe`: arguments are checked before any work, files are written at the end."""
+"""`tempo probe`: checks all arguments before any work, and writes its files at the end."""
 
 from __future__ import annotations
 
@@ -16,15 +16,8 @@ from tempo.core.progress import counters
 from tempo.core.records import Record
 from tempo.model.loading import EMBEDDED, check_model_path
 
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="section.key=value", help=r"a value of \[model] or \[frames]; may be repeated"
-    ),
-]
-TextOption = Annotated[
-    Path | None, typer.Option(help="JSONL of id and text, instead of the model's own descriptions")
-]
+#: The backslashes keep rich from reading the sections as markup.
+SET_HELP = r"override a value of \[model] or \[frames], in TOML; may be repeated"
 
 
 class Description(Record):
@@ -38,13 +31,15 @@ def probe(
     videos: Annotated[Path, typer.Argument(help="folder of videos, or one video")],
     json: Annotated[Path | None, typer.Option(help="file for all results")] = None,
     chart: Annotated[Path | None, typer.Option(help="file for a chart, .png or .svg")] = None,
-    text: TextOption = None,
-    save_text: Annotated[Path | None, typer.Option(help="file for descriptions, to give to --text")] = None,
+    text: Annotated[Path | None, typer.Option(help="JSONL of id and text: descriptions to score")] = None,
+    save_text: Annotated[Path | None, typer.Option(help="file for the descriptions, for --text")] = None,
     describe_with: Annotated[str, typer.Option(metavar="PROMPT", help="prompt for the descriptions")] = "",
-    num_videos: Annotated[int, typer.Option(min=1, help="largest number of videos, drawn by the seed")] = 100,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="longest description")] = 512,
-    overrides: SetOption = None,
-    seed: Annotated[int, typer.Option(min=0, help="seed of the perturbations and the intervals")] = 0,
+    num_videos: Annotated[int, typer.Option(min=1, help="maximum number of videos, drawn at random")] = 100,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="maximum length of a description")] = 512,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="section.key=value", help=SET_HELP)
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="seed of all random choices")] = 0,
 ) -> None:
     """Measure how much a model notices when a video is reversed, shuffled, cut or frozen; needs no labels."""
     from tempo.evaluation import probe as probing

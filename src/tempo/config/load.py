@@ -11,7 +11,6 @@ from pydantic import ValidationError, model_validator
 
 import tempo.config.data as data
 import tempo.config.running as running
-from tempo.config.training import TrainingConfig
 from tempo.core.files import describe_error
 
 
@@ -31,22 +30,18 @@ class Config(running.Section):
     responses: data.ResponsesConfig = data.ResponsesConfig()
     pairs: data.PairsConfig = data.PairsConfig()
     audit: data.AuditConfig = data.AuditConfig()
-    training: TrainingConfig = TrainingConfig()
+    training: running.TrainingConfig = running.TrainingConfig()
     evaluation: running.EvaluationConfig = running.EvaluationConfig()
     report: running.ReportConfig = running.ReportConfig()
 
     @model_validator(mode="after")
-    def _check_sources(self) -> Config:
+    def _check(self) -> Config:
+        """Raises ValueError for missing videos or instructions, and for phases that cannot run."""
         if (self.synthetic is None) == (not self.videos.paths):
             raise ValueError("give either videos.paths or a [synthetic] section, not both")
         has_sft = any(phase.objective == "sft" for phase in self.training.phases)
         if has_sft and not (self.synthetic or self.training.instructions):
             raise ValueError("an SFT phase needs training.instructions, a file with questions and answers")
-        return self
-
-    @model_validator(mode="after")
-    def _check_phases(self) -> Config:
-        """Refuses phases that would find no pairs, or cannot train the model in its data type."""
         if self.training.phases and self.model.dtype == "float16":
             raise ValueError("model.dtype 'float16' cannot be trained: gradients vanish. Use bfloat16")
         for phase in self.training.phases:
@@ -58,12 +53,9 @@ class Config(running.Section):
             # The levels and kinds of imported pairs are not known yet.
             if phase.objective == "sft" or self.pairs.import_from:
                 continue
-            made = self.perturbations
-            for key, wanted, known in (
-                ("levels", phase.levels, made.levels),
-                ("kinds", phase.kinds, made.kinds),
-            ):
-                if unknown := [value for value in wanted if value not in known]:
+            for key in ("levels", "kinds"):
+                made = getattr(self.perturbations, key)
+                if unknown := [value for value in getattr(phase, key) if value not in made]:
                     raise ValueError(
                         f"phase {phase.name!r} asks for {key} {unknown}. Add them to perturbations.{key}"
                     )

@@ -1,18 +1,26 @@
-"""The base of all sections, and the sections about the run, its model and what it shows."""
+"""The base of all sections, and the sections of the run, the model, training, evaluation and the report."""
 
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tempo.core.records import Kind
+
+#: What a phase can train. The merger is what connects vision tower and language model (projector, connector).
+Part = Literal["language_model", "vision_tower", "merger"]
+#: The preference losses.
+Loss = Literal["sigmoid", "ipo", "hinge", "sppo"]
+#: How the log-probabilities of an answer's tokens become one number.
+LogpReduction = Literal["sum", "mean", "ld"]
 #: Names of phases and baselines are used as folder names.
 NAME_PATTERN = r"^[A-Za-z0-9_-]+$"
 
 
 class Section(BaseModel):
-    """A part of the configuration. It is frozen and refuses unknown keys."""
+    """A section of the configuration: immutable, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -20,55 +28,51 @@ class Section(BaseModel):
 class RunConfig(Section):
     """Settings of the whole run. `engine`, `ray_address` and `num_workers` do not change any result.
 
-    Without `ray_address` Ray is started on this machine. The machines of a cluster need videos, run directory
-    and checkpoint under the same paths.
+    Without `ray_address`, Ray starts on this machine. It is the address of a cluster, or `auto` on one of its
+    machines, which all need the videos, the run directory and the checkpoint under the same paths.
     """
 
-    seed: int = Field(0, ge=0, description="all random choices are derived from it")
-    num_workers: int = Field(0, ge=0, description="processes of stages without a model; 0 is one per core")
-    engine: Literal["local", "ray"] = Field("local", description="processes here, or Ray (extra `ray`)")
-    ray_address: str = Field(
-        "",
-        pattern=r"^(auto|[^/\s]+:\d+)?$",
-        description="`host:port` of a cluster, or `auto` on its machines",
-    )
+    seed: int = Field(0, ge=0, description="seed of all random choices")
+    num_workers: int = Field(0, ge=0, description="processes for stages without a model; 0 uses one per core")
+    engine: Literal["local", "ray"] = Field("local", description="this machine, or Ray (extra `ray`)")
+    ray_address: str = Field("", pattern=r"^(auto|[^/\s]+:\d+)?$", description="`host:port` or `auto`")
 
 
 class ModelConfig(Section):
     """The video-language model, in Hugging Face format.
 
-    With `quantization = "4bit"` linear layers are in NF4, also while LoRA is trained on them. The adapter is
-    merged into the original weights. The data type float16 cannot be trained.
+    `quantization = "4bit"` stores the linear layers in NF4, and trains LoRA on top of them. The adapters are
+    then merged into the original weights. Training does not support float16.
     """
 
-    path: str = Field("embedded", description="directory, hub name, or `embedded`, a small built-in model")
+    path: str = Field("embedded", description="directory or hub name, or `embedded`, a small built-in model")
     quantization: Literal["none", "4bit"] = Field("none", description="4bit needs the extra `quantize`")
     device: str = Field(
         "auto",
         pattern=r"^(auto|(cpu|cuda|mps|xpu)(:(0|[1-9][0-9]*))?)$",
-        description="torch device, such as `cuda:1`; auto is a GPU if there is one",
+        description="torch device, such as `cuda:1`; `auto` uses a GPU if there is one",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: bfloat16 on a GPU, float32 on a CPU"
+        "auto", description="`auto` is bfloat16 on a GPU and float32 on a CPU"
     )
-    trust_remote_code: bool = Field(False, description="run Python code that comes with the checkpoint")
+    trust_remote_code: bool = Field(False, description="run Python code from the checkpoint")
 
 
 class EndpointConfig(Section):
-    """A server with OpenAI's chat completions API that writes captions and responses: see serving.md.
+    """A server with OpenAI's chat completions API that writes the captions and responses: see serving.md.
 
-    It must serve the checkpoint of `model.path`, which is trained later.
+    It must serve the checkpoint in `model.path`, which tempo trains afterwards.
     """
 
-    url: str = Field(description="such as `http://host:8000/v1`")
-    model: str = Field(min_length=1, description="the name under which the server serves the checkpoint")
+    url: str = Field(description="base URL, such as `http://host:8000/v1`")
+    model: str = Field(min_length=1, description="name of the checkpoint on the server")
     server: Literal["vllm", "sglang", "lmdeploy", "transformers", "other"] = Field(
-        "vllm", description="which parameters it accepts; `other` is sent no repetition penalty"
+        "vllm", description="decides the request parameters; `other` gets no repetition penalty"
     )
-    api_key_env: str = Field("", description="environment variable with the API key; empty sends no key")
-    concurrency: int = Field(16, ge=1, le=1000, description="requests in flight at a time")
-    timeout_seconds: float = Field(300.0, gt=0, description="for one request with all its retries")
-    max_retries: int = Field(5, ge=0, description="attempts after the first one, with growing waits between")
+    api_key_env: str = Field("", description="environment variable with the API key; empty sends none")
+    concurrency: int = Field(16, ge=1, le=1000, description="maximum number of concurrent requests")
+    timeout_seconds: float = Field(300.0, gt=0, description="timeout of a request, with all its retries")
+    max_retries: int = Field(5, ge=0, description="further attempts after a failure, with growing waits")
 
     # Neither message shows the value, which may contain a key.
     @field_validator("url")
@@ -76,8 +80,8 @@ class EndpointConfig(Section):
     def _check_url(cls, url: str) -> str:
         if not re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?(/[^?#@\s]*)?", url):
             raise ValueError(
-                "must be like http://host:8000/v1, without user, password or query. Put a key into the "
-                "environment variable that api_key_env names"
+                "must be like http://host:8000/v1, without user, password or query. Put a key into an "
+                "environment variable, and its name into api_key_env"
             )
         return url
 
@@ -89,14 +93,120 @@ class EndpointConfig(Section):
         return name
 
 
-class EvaluationConfig(Section):
-    """The benchmark for all models of the run. The synthetic world has its own."""
+class _Phase(Section):
+    """The keys that all phases have."""
 
-    benchmark: str = Field("", description="JSONL file of samples: see guide.md for its format")
+    name: str = Field(pattern=NAME_PATTERN, description="name of its folder: letters, digits, `_` and `-`")
+    objective: Literal["dpo", "sft"] = Field(description="`dpo` trains on pairs, `sft` on instructions")
+    learning_rate: float = Field(gt=0, description="peak value; it decays to 0 along a cosine")
+    epochs: int = Field(1, ge=1, description="passes over the data of the phase")
+    batch_size: int = Field(4, ge=1, description="groups per optimizer step: see `grouping`")
+    warmup_share: float = Field(0.05, ge=0, le=1, description="share of steps that warm up the rate")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
+    lora_rank: int = Field(32, ge=0, description="rank of LoRA; 0 trains all weights of the language model")
+    lora_alpha: int = Field(64, ge=1, description="LoRA is scaled by `lora_alpha / lora_rank`")
+    lora_dropout: float = Field(
+        0.0, ge=0, lt=1, description="of the input of the LoRA; all other dropout is off"
+    )
+    train: tuple[Part, ...] = Field(
+        ("language_model",), min_length=1, description="also `vision_tower` and `merger` (the connector)"
+    )
+    cache_features: bool = Field(False, description="store the features of the frozen vision tower on disk")
+    gradient_checkpointing: bool = Field(False, description="saves memory and takes more time")
+
+    @property
+    def trains_vision(self) -> bool:
+        """Whether the features of a video change in the phase."""
+        return bool({"vision_tower", "merger"} & {*self.train})
+
+    @model_validator(mode="after")
+    def _check_features(self) -> _Phase:
+        if self.cache_features and self.trains_vision:
+            raise ValueError(
+                "cache_features needs train = ['language_model']: other parts change the features"
+            )
+        return self
+
+
+class DpoPhase(_Phase):
+    """Preference optimization on the pairs of the run.
+
+    `grouping` decides which pairs share one encoding of the video and prompt: all pairs of a video, those of
+    one level, or none. `reference` is the model before this phase (`reset`) or before the first one (`fixed`,
+    with its log-probabilities always on disk). `logp_reduction` makes one number of the log-probabilities of
+    a text: their sum, their mean, or LD-DPO's sum, in which `ld_alpha` weights the tokens beyond the length
+    of the shorter text. TRL's loss `ipo` is `ipo` with `mean`. The order `adaptive` is from easy to hard: the
+    next level starts when rewards/accuracies reaches `mastered_accuracy`.
+    """
+
+    objective: Literal["dpo"] = Field(description="trains on pairs")
+    levels: tuple[int, ...] = Field((), description="levels to train on; empty selects all")
+    kinds: tuple[Kind, ...] = Field((), description="kinds to train on; empty selects all")
+    grouping: Literal["video", "level", "pair"] = Field("level", description="pairs that share a prefix")
+    beta: float = Field(0.1, gt=0, description="higher values keep the model closer to the reference")
+    nll_weight: float = Field(1.0, ge=0, description="weight of the NLL of the chosen text; 0 is plain DPO")
+    loss: Loss = Field("sigmoid", description="`sigmoid` is DPO, `hinge` is SLiC")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of wrong labels, for `sigmoid`")
+    logp_reduction: LogpReduction = Field("sum", description="how token log-probabilities are combined")
+    ld_alpha: float = Field(0.5, ge=0, le=1, description="weight of tokens beyond the shorter text (`ld`)")
+    reference: Literal["reset", "fixed"] = Field("reset", description="see above")
+    cache_reference: bool = Field(False, description="store the log-probabilities of the reference on disk")
+    order: Literal["random", "adaptive"] = Field("random", description="order of the pairs: see above")
+    mastered_accuracy: float = Field(0.9, gt=0, le=1, description="accuracy that ends a level (`adaptive`)")
+
+    @model_validator(mode="after")
+    def _check_order(self) -> DpoPhase:
+        if self.order == "adaptive" and self.grouping == "video":
+            raise ValueError("order 'adaptive' goes by level. Use grouping 'level' or 'pair', not 'video'")
+        return self
+
+
+class SftPhase(_Phase):
+    """Supervised fine-tuning on instructions."""
+
+    objective: Literal["sft"] = Field(description="trains on instructions")
+    grouping: Literal["video", "pair"] = Field("video", description="questions that share a prefix")
+
+
+PhaseConfig: TypeAlias = Annotated[DpoPhase | SftPhase, Field(discriminator="objective")]
+
+
+class TrainingConfig(Section):
+    """The training phases in order.
+
+    A baseline is another model, which starts from `model.path` and is trained with some of the phases.
+    """
+
+    phases: tuple[PhaseConfig, ...] = Field((), description="see `[[training.phases]]`")
+    baselines: dict[str, tuple[str, ...]] = Field({}, description='phases by name: `sft_only = ["sft"]`')
+    instructions: str = Field("", description="file of questions and answers for SFT phases: see guide.md")
+    max_instructions: int | None = Field(None, ge=1, description="size of a random subset; unset uses all")
+    max_tokens: int = Field(16384, ge=64, description="maximum length of a packed row or example")
+    checkpoint_minutes: float = Field(10.0, ge=0, description="time between checkpoints; 0 is every step")
+
+    @model_validator(mode="after")
+    def _check_names(self) -> TrainingConfig:
+        names = [phase.name for phase in self.phases]
+        if len(set(names)) < len(names):
+            raise ValueError(f"phases must have different names, got {names}")
+        for baseline, wanted in self.baselines.items():
+            if not re.fullmatch(NAME_PATTERN, baseline) or baseline in ("base", "tempo"):
+                raise ValueError(
+                    f"baselines.{baseline}: use letters, digits, _ and -; base and tempo are reserved"
+                )
+            if unknown := [name for name in wanted if name not in names]:
+                raise ValueError(f"baselines.{baseline} has unknown phases {unknown}. The phases are {names}")
+        return self
+
+
+class EvaluationConfig(Section):
+    """The benchmark that measures all models of the run. The synthetic world has its own."""
+
+    benchmark: str = Field("", description="JSONL file of questions: see guide.md")
 
 
 class ReportConfig(Section):
-    """What report.html shows."""
+    """The size of report.html."""
 
-    num_videos: int = Field(6, ge=0, description="maximum number of videos with their clips")
-    num_pairs: int = Field(6, ge=0, description="maximum number of pairs with both texts")
+    num_videos: int = Field(6, ge=0, description="maximum number of videos to show")
+    num_pairs: int = Field(6, ge=0, description="maximum number of pairs to show")

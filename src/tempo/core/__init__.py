@@ -1,1 +1,1 @@
-"""Records, files of a run, seeds, progress: what every package uses."""
+"""Records, files of a run, seeds, statistics and progress, for all packages."""

@@ -1,4 +1,4 @@
-"""Files that are replaced whole or not at all, JSONL that survives a kill, and plain errors for bad rows."""
+"""Writes files atomically, appends to JSONL files safely, and names the bad rows of a user's files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ M = TypeVar("M", bound=BaseModel)
 
 @contextlib.contextmanager
 def replace_file(path: Path, *, is_durable: bool = True, is_shared: bool = False) -> Iterator[Path]:
-    """A temporary path to write to, which replaces `path` in one step when the block ends without an error.
+    """Yields a temporary path to write to; it replaces `path` in one step if the block ends without an error.
 
     Readers see the old file or the new one. `is_durable` waits until the content is on disk, so that it
     survives a power cut. `is_shared` is for files that several processes may write; the last one wins.
@@ -60,16 +60,16 @@ def write_json(path: Path, data: Any) -> None:
 
 @contextlib.contextmanager
 def replace_directory(path: Path) -> Iterator[Path]:
-    """An empty directory to fill, which replaces `path` when the block ends without an error.
+    """Yields an empty directory to fill; it replaces `path` if the block ends without an error.
 
-    A kill between the two renames leaves the old content as `path` with the suffix `.old`.
+    A kill between the two renames leaves the old content under `path` with the suffix `.old`.
     """
     temporary, old = (path.with_name(path.name + suffix) for suffix in (".tmp", ".old"))
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     yield temporary
     if path.exists():
-        # Not earlier: after a kill between the renames `.old` is the only copy.
+        # Not earlier: after a kill between the two renames, `.old` is the only copy.
         shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
     temporary.rename(path)
@@ -77,7 +77,7 @@ def replace_directory(path: Path) -> Iterator[Path]:
 
 
 def append_jsonl(path: Path, lines: Iterable[str]) -> None:
-    """Appends lines of JSON and waits until they are on disk; an incomplete last line is cut first."""
+    """Appends lines of JSON and waits until they are on disk. Removes an incomplete last line first."""
     data = "".join(f"{line}\n" for line in lines).encode()
     if not data:
         return
@@ -107,7 +107,7 @@ def read_jsonl(path: Path) -> list[Any]:
 
 
 def read_file(path: Path, key: str) -> Iterator[tuple[str, Any]]:
-    """The rows of a JSONL, JSON or Parquet file of a user, each with its place ("line 3") for messages.
+    """Yields the rows of a user's JSONL, JSON or Parquet file, each with its place ("line 3") for messages.
 
     Raises ValueError that names `key` (a configuration key or a function), the file, and the bad line.
     """
@@ -135,7 +135,7 @@ def read_file(path: Path, key: str) -> Iterator[tuple[str, Any]]:
 
 
 def read_rows(path: Path, model: type[M], *, key: str) -> list[M]:
-    """The rows of a JSONL file of a user, one `model` per line.
+    """The rows of a user's JSONL file, one `model` per line.
 
     Raises ValueError that names the configuration `key`, the file, and the first line that does not fit.
     """
@@ -153,54 +153,51 @@ def _read_lines(path: Path, named: str) -> list[str]:
 
 
 def parse_row(model: type[M], line: str | bytes, place: str) -> M:
-    """The `model` that a line of JSON holds; raises ValueError that names the `place` of the line."""
+    """Parses a line of JSON as `model`; raises ValueError that names the `place` of the line."""
     try:
         return model.model_validate_json(line)
     except ValidationError as error:
-        faults = [describe_error(item, model) for item in error.errors() if item["type"] != "missing"]
-        missing = [".".join(map(str, item["loc"])) for item in error.errors() if item["type"] == "missing"]
-        faults = [f"lacks {', '.join(missing)}", *faults] if missing else faults
-        raise ValueError(f"{place} is not a valid {model.__name__.lower()}: {'; '.join(faults)}") from None
+        faults = "; ".join(describe_error(item, model) for item in error.errors())
+        raise ValueError(f"{place} is not a valid {model.__name__.lower()}: {faults}") from None
 
 
 def describe_error(error: Any, model: type[BaseModel]) -> str:
-    """One item of `ValidationError.errors()` of `model` in a line: the dotted key, the problem, the value."""
+    """One item of `ValidationError.errors()` of `model` as text: the dotted key, the problem, the value."""
     kind, value, message = error["type"], error["input"], error["msg"].removeprefix("Value error, ")
-    keys, section, others = _locate(error["loc"], model)
+    keys, section = _locate(error["loc"], model)
     # For a missing key pydantic shows the whole section, which may be long or hold a secret.
-    shows_value = error["loc"] and kind not in ("value_error", "missing", "union_tag_not_found")
+    hidden = ("extra_forbidden", "value_error", "missing", "union_tag_not_found")
     if kind == "extra_forbidden":
-        message, shows_value = f"unknown key; {_known_keys(keys[-1], section, others)}", False
+        close = difflib.get_close_matches(keys[-1], section.model_fields, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        message = f"unknown key; {hint}known keys: {', '.join(section.model_fields)}"
     elif kind.startswith("union_tag"):
         keys.append(error["ctx"]["discriminator"].strip("'"))
         value = error["ctx"].get("tag")
         message = f"Input should be one of {error['ctx']['expected_tags']}" if value else "Field required"
     elif kind == "tuple_type":
-        example = (
-            f": {json.dumps([value], ensure_ascii=False)}" if isinstance(value, str | int | float) else ""
-        )
-        message = f"write a list{example}"
-    elif kind == "model_type":
-        message = "it should be an object of keys and values"
+        is_item = isinstance(value, str | int | float)
+        message = "write a list" + (f": {json.dumps([value], ensure_ascii=False)}" if is_item else "")
     place = f"{'.'.join(keys)}: " if keys else ""
-    return f"{place}{message}" + (f" (got {value!r})" if shows_value else "")
+    return f"{place}{message}" + (f" (got {value!r})" if error["loc"] and kind not in hidden else "")
 
 
-def _locate(location: tuple[Any, ...], model: Any) -> tuple[list[str], Any, list[Any]]:
-    """The keys that the user wrote, the model that the last one belongs to, and that model's alternatives.
-
-    In a union of models pydantic adds the tag of the chosen one, which the user did not write there.
-    """
-    keys, section, models, others = [], model, [model], []
+def _locate(location: tuple[Any, ...], model: Any) -> tuple[list[str], Any]:
+    """The keys that the user wrote, and the model that the last one belongs to."""
+    keys, section, models = list[str](), model, [model]
     for part in location:
-        if chosen := [one for one in models if len(models) > 1 and part in _tags(one)]:
-            models, others = chosen, [one for one in models if one not in chosen]
+        if len(models) > 1 and isinstance(part, str):
+            # In a union of models pydantic adds the tag of the chosen one.
+            tagged = [
+                x for x in models if (part,) in (get_args(f.annotation) for f in x.model_fields.values())
+            ]
+            models = tagged or models
             continue
         keys.append(str(part))
         section = models[0]
         if part in section.model_fields:
             models = list(_models(section.model_fields[part].annotation)) or models
-    return keys, section, others
+    return keys, section
 
 
 def _models(annotation: Any) -> Iterator[Any]:
@@ -209,19 +206,3 @@ def _models(annotation: Any) -> Iterator[Any]:
         yield annotation
     for inner in get_args(annotation):
         yield from _models(inner)
-
-
-def _tags(model: Any) -> list[str]:
-    """The values of the keys that can have only one."""
-    values = [get_args(field.annotation) for field in model.model_fields.values()]
-    return [value[0] for value in values if len(value) == 1]
-
-
-def _known_keys(key: str, section: Any, others: list[Any]) -> str:
-    """Which alternative section has the key, or all keys of this one with the most similar one first."""
-    if tags := [_tags(other)[0] for other in others if key in other.model_fields]:
-        return f"only {tags[0]!r} has it, remove it here"
-    known = list(section.model_fields)
-    close = difflib.get_close_matches(key, known, 1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return f"{hint}known keys: {', '.join(known)}"

@@ -6,16 +6,16 @@ import functools
 import hashlib
 from pathlib import Path
 
-#: The files of a checkpoint that change its answers; its model card is not one of them.
+#: The files of a checkpoint that affect its outputs, unlike its model card.
 CHECKPOINT_FILES = ("*config.json", "tokenizer*", "chat_template*", "*.safetensors", "*.bin")
 
-#: Of a checkpoint file above `WHOLE_BYTES` only `NUM_BLOCKS` evenly spaced blocks are hashed. Training
-#: changes weights everywhere, so that this is enough to tell checkpoints apart.
+#: Of a checkpoint file above `WHOLE_BYTES`, only `NUM_BLOCKS` evenly spaced blocks are hashed. That is enough
+#: to tell checkpoints apart, because training changes weights everywhere.
 WHOLE_BYTES, NUM_BLOCKS, BLOCK_BYTES = 64 << 20, 64, 64 << 10
 
 
 def derive_seed(seed: int, *names: object) -> int:
-    """A 63-bit seed for one purpose; neither the order of work nor the number of workers changes it."""
+    """A 63-bit seed for one purpose, independent of the order of work and the number of workers."""
     text = "/".join([str(seed), *map(str, names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -32,17 +32,15 @@ def hash_file(path: Path) -> str:
 
 
 def hash_checkpoint(directory: Path) -> str:
-    """16 hex digits that stand for the weights, configuration and tokenizer of a checkpoint directory.
+    """16 hex digits: a hash of the weights, configuration and tokenizer in a checkpoint directory.
 
-    Large files are sampled (`WHOLE_BYTES`), and each file is read once per size and time of change.
+    Large files are sampled (`WHOLE_BYTES`), and a file is read again only if its size or time has changed.
     """
-    found = sorted({path for pattern in CHECKPOINT_FILES for path in directory.glob(pattern)})
-    sizes = [(path, path.stat()) for path in found]
-    return hash_text(
-        "".join(
-            f"{path.name} {_hash_blocks(path, s.st_size, s.st_mtime_ns, WHOLE_BYTES)}\n" for path, s in sizes
-        )
-    )
+    lines = []
+    for path in sorted({path for pattern in CHECKPOINT_FILES for path in directory.glob(pattern)}):
+        facts = path.stat()
+        lines.append(f"{path.name} {_hash_blocks(path, facts.st_size, facts.st_mtime_ns, WHOLE_BYTES)}\n")
+    return hash_text("".join(lines))
 
 
 @functools.lru_cache(maxsize=256)

@@ -7,25 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import Progress, TextColumn
 
 #: Seconds between two lines in a log file.
 LINE_EVERY_SECONDS = 15.0
 
 
 class Counter:
-    """Counts units of work, and shows how many are done, how fast, and how long the rest will take."""
+    """Counts units of work and shows how many are done, at what speed, and the time left."""
 
     def __init__(self, console: Console, name: str, total: int, *, done: int = 0) -> None:
         self.console, self.name, self.total = console, name, total
-        #: Units of an earlier run count as done, but not for the speed.
+        #: `done` units of an earlier run do not count for the speed.
         self.done = self._before = done
         self._start = self._shown = time.perf_counter()
         self._bar: Progress | None = None
@@ -44,11 +37,11 @@ class Counter:
 
     @contextlib.contextmanager
     def live(self) -> Iterator[Counter]:
-        """Shows the bar during the block, and a closing line after it if the work did not fail."""
+        """Shows the bar during the block, and a closing line after it unless it raised."""
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            times = (TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-            with Progress(*columns, *times, console=self.console, transient=True) as self._bar:
+            figures = TextColumn("{task.completed}/{task.total} {task.fields[note]}")
+            columns = (*Progress.get_default_columns(), figures)
+            with Progress(*columns, console=self.console, transient=True) as self._bar:
                 self._bar.add_task(self.name, total=self.total, completed=self.done, note="")
                 yield self
         else:
@@ -59,7 +52,7 @@ class Counter:
 
 @contextlib.contextmanager
 def counters(console: Console) -> Iterator[Callable[..., None]]:
-    """A function `show(name, done, total, note="")`; a new name closes the counter of the one before."""
+    """Yields a function `show(name, done, total, note="")`. A new name closes the counter before it."""
     current: Counter | None = None
 
     def show(name: str, done: int, total: int, note: str = "") -> None:

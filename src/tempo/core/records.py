@@ -1,7 +1,7 @@
 """The records that stages exchange: one type per JSONL file.
 
-Every record is frozen and has the `id` of its video (pairs have their own), by which rows are resumed, sorted
-and joined. Frame numbers count decoded frames from 0; times are in seconds from the first frame.
+Every record is immutable and has the `id` of its video (pairs have their own), by which rows are resumed,
+sorted and joined. Frame numbers count decoded frames from 0; times are in seconds from the first frame.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 Kind = Literal["drop", "shuffle", "reverse", "swap"]
 
-#: `other` is for imported pairs that were made in an unknown way.
+#: `other` is for imported pairs of an unknown kind.
 PairKind = Literal[Kind, "other"]
 
 
 class Frozen(BaseModel):
     """An immutable value without unknown fields."""
 
-    # Validators are built on first use, so that importing the records takes a fraction of the time.
+    # Validators are built on first use, which makes the import of this module much faster.
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 

@@ -1,4 +1,4 @@
-"""95 % confidence intervals of means and shares whose values are alike within a video."""
+"""95 % confidence intervals of means and shares, for values that are correlated within a video."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-#: Draws of the bootstrap; the interval's own error is then well under a tenth of its width.
+#: Number of bootstrap samples; the error of the interval is then well under a tenth of its width.
 NUM_RESAMPLES = 1000
 
 

@@ -1,6 +1,6 @@
 """A run directory: rows of stages, skipped records with their reasons, markers of finished stages.
 
-A row is on disk before the next batch starts, and a finished file is sorted by id and replaced in one step.
+Rows are on disk before the next batch starts, and a finished file is sorted by id and replaced in one step.
 So a run that was killed and started again ends with the same bytes as one that was not.
 """
 
@@ -12,18 +12,11 @@ import json
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tempo.core.files import (
-    append_jsonl,
-    parse_row,
-    read_jsonl,
-    whole_lines,
-    write_json,
-    write_lines,
-    write_text,
-)
+from tempo.core import files
 from tempo.core.records import Record, Skipped, Video
 
 R = TypeVar("R", bound=Record)
@@ -43,22 +36,19 @@ class RunStore:
 
     def read(self, name: str, record: type[R]) -> list[R]:
         """All complete rows of `name`, in file order; empty for a missing file."""
-        lines = enumerate(whole_lines(path := self.path(name)), 1)
-        return [parse_row(record, line, f"{path} line {number}") for number, line in lines]
+        lines = enumerate(files.whole_lines(path := self.path(name)), 1)
+        return [files.parse_row(record, line, f"{path} line {number}") for number, line in lines]
 
     def append(self, name: str, rows: Iterable[Record]) -> None:
-        """Adds rows; they are on disk when the call returns."""
-        append_jsonl(self.path(name), (row.model_dump_json() for row in rows))
-
-    def append_results(self, stage: str, rows: Iterable[Record]) -> None:
-        """Adds the rows of `stage`, and skipped records to their own file."""
+        """Adds rows, with skipped records in their own file; all are on disk when the call returns."""
         rows = list(rows)
-        self.append(stage, (row for row in rows if not isinstance(row, Skipped)))
-        self.append(SKIPPED, (row for row in rows if isinstance(row, Skipped)))
+        for file, is_skipped in ((name, False), (SKIPPED, True)):
+            chosen = (row for row in rows if isinstance(row, Skipped) == is_skipped)
+            files.append_jsonl(self.path(file), (row.model_dump_json() for row in chosen))
 
     def handled_ids(self, stage: str) -> set[str]:
         """Ids for which `stage` has a row or a skipped record."""
-        rows = {str(row["id"]) for row in read_jsonl(self.path(stage))}
+        rows = {str(row["id"]) for row in files.read_jsonl(self.path(stage))}
         return rows | {row.id for row in self.read(SKIPPED, Skipped) if row.stage == stage}
 
     def is_done(self, stage: str) -> bool:
@@ -66,28 +56,26 @@ class RunStore:
         return self._marker(stage).exists()
 
     def fingerprint(self, stage: str) -> str | None:
-        """The fingerprint under which `stage` was begun; None for a stage that was not."""
+        """The fingerprint with which `stage` was begun; None if it was not begun."""
         return self._read_marker(stage).get("fingerprint")
 
     def versions(self, stage: str) -> dict[str, str]:
-        """The versions of the packages that made the rows of `stage`; empty for one that was not begun."""
+        """The versions of the packages that made the rows of `stage`; empty if it was not begun."""
         return dict(self._read_marker(stage).get("versions", {}))
 
     def begin(self, stage: str, fingerprint: str, versions: Mapping[str, str] | None = None) -> None:
         """Writes the fingerprint before the first row, so that rows of two configurations never mix."""
         marker = {"fingerprint": fingerprint, "versions": dict(versions or {})}
-        write_json(self._marker(f"{stage}.begun"), marker)
+        files.write_json(self._marker(f"{stage}.begun"), marker)
 
     def finish(self, stage: str, fingerprint: str, versions: Mapping[str, str] | None = None) -> None:
         """Sorts the rows of `stage` and the skipped records, each in one step, and writes the marker last."""
         for name, keys in ((stage, ("id",)), (SKIPPED, ("stage", "id", "reason"))):
             if self.path(name).exists():
-                rows = [
-                    (json.loads(line), line.decode().rstrip("\n")) for line in whole_lines(self.path(name))
-                ]
-                rows.sort(key=lambda row: [row[0][key] for key in keys])
-                write_lines(self.path(name), (line for _, line in rows))
-        write_json(self._marker(stage), {"fingerprint": fingerprint, "versions": dict(versions or {})})
+                rows = [line.decode().rstrip("\n") for line in files.whole_lines(self.path(name))]
+                rows.sort(key=lambda row: itemgetter(*keys)(json.loads(row)))
+                files.write_lines(self.path(name), rows)
+        files.write_json(self._marker(stage), {"fingerprint": fingerprint, "versions": dict(versions or {})})
 
     def forget(self, stage: str) -> None:
         """Removes the rows, skipped records and markers of `stage`."""
@@ -96,12 +84,12 @@ class RunStore:
         self.path(stage).unlink(missing_ok=True)
         kept = [row for row in self.read(SKIPPED, Skipped) if row.stage != stage]
         if self.path(SKIPPED).exists():
-            write_lines(self.path(SKIPPED), (row.model_dump_json() for row in kept))
+            files.write_lines(self.path(SKIPPED), (row.model_dump_json() for row in kept))
         self._marker(f"{stage}.begun").unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the directory; raises ValueError if another process holds it."""
+        """Locks the directory during the block; raises ValueError if another process has locked it."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             file = (self.directory / ".lock").open("w")
@@ -125,9 +113,7 @@ class RunStore:
 
 
 def check_run_directory(directory: Path) -> None:
-    """Raises ValueError for a directory that does not exist or that is not the directory of a run."""
-    if not directory.exists():
-        raise ValueError(f"{directory} does not exist")
+    """Raises ValueError for a directory that is not the directory of a run."""
     if not (directory / "config.toml").exists():
         raise ValueError(f"{directory} is not a run directory: it has no config.toml")
 
@@ -142,11 +128,11 @@ def write_config(directory: Path, config: Mapping[str, Any]) -> None:
     """Writes the configuration of a run, as plain data, into its directory."""
     import tomli_w
 
-    write_text(directory / "config.toml", tomli_w.dumps(config))
+    files.write_text(directory / "config.toml", tomli_w.dumps(config))
 
 
 def count_skipped(store: RunStore) -> dict[tuple[str, str], tuple[int, str]]:
-    """For each stage and reason the number of skipped records and one example, named by its file."""
+    """For each stage and reason, the number of skipped records and an example with its file name."""
     paths = {video.id: video.path for video in store.read("videos", Video)}
     skipped = store.read(SKIPPED, Skipped)
     counts = Counter((row.stage, row.reason) for row in skipped)

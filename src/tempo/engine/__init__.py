@@ -1,1 +1,1 @@
-"""Where stages run: in this process, in a pool of processes, or on Ray. And the processes of one training."""
+"""Where stages run: in this process, in a pool of processes, or on Ray; and the processes of a training."""

@@ -1,7 +1,7 @@
-"""Runs a stage in this process, in a pool of processes of this machine, or through `engine/ray.py`.
+"""Runs a stage in this process, in a pool of processes on this machine, or on Ray (`engine/ray.py`).
 
-A decoder that crashes ends its process, which is then started again. Its batch is tried once more and skipped
-if that ends the process too. The processes end with the one that started them, even if that one is killed.
+If a decoder crashes, its process is started again and the batch is tried once more. A batch that ends the
+process twice is skipped. The processes end with the one that started them, even if that one is killed.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def check_engine(run: RunConfig) -> None:
 def map_batches(
     reference: str, context: Context, batches: Sequence[Batch], *, place: Place, stage: str
 ) -> Iterator[Result]:
-    """Results of the batches as they are ready, from workers made by `module:name`.
+    """Yields the results of the batches as they are ready. `reference` is the worker factory `module:name`.
 
-    Raises what a worker raises, and ValueError if processes die before they have a worker.
+    Raises what a worker raises, and ValueError if processes die while they make their worker.
     """
     if not batches:
         return
@@ -62,9 +62,9 @@ def map_batches(
 
 
 def _share(processes: Sequence[Any], batches: Sequence[Batch], stage: str) -> Iterator[Result]:
-    """Results of the batches as they are ready; each process has one batch at a time.
+    """Yields the results of the batches as they are ready; each process has one batch at a time.
 
-    A process gets its first batch when its worker is made, so that one that starts late delays nothing else.
+    A process gets its first batch only after it has made its worker: one that starts late delays no batch.
     A batch whose process dies twice gives Skipped for each of its records.
     """
     left = deque(batches)
@@ -89,23 +89,23 @@ def _share(processes: Sequence[Any], batches: Sequence[Batch], stage: str) -> It
 
 
 def _skip(process: Any, batch: Batch, stage: str) -> Result:
-    """Skipped for each record; raises ValueError if the process dies without the batch too."""
+    """Skipped for each record; raises ValueError if the process cannot even make its worker."""
     try:
         process.result(process.submit(()))
     except ProcessDied:
         raise ValueError(
-            f"{stage}: processes die before they have a worker. Check the free memory and the libraries"
+            f"{stage}: processes die while they make their worker. Check the free memory and the libraries"
         ) from None
     return [Skipped(stage=stage, id=record.id, reason="process died") for record in batch]
 
 
 class _PoolProcess:
-    """A process of this machine. A call is the end of the pipe through which the result comes.
+    """A process on this machine. A call is represented by the pipe that returns its result.
 
-    It is spawned, as a fork would copy locked locks of torch, OpenCV and the progress display.
+    The process is spawned: a fork would copy locks that torch, OpenCV or the progress display hold.
     """
 
-    #: Returns the calls that have ended, at least one.
+    #: Waits for at least one of the calls to end, and returns those that have.
     wait = staticmethod(wait)
 
     def __init__(self, reference: str, context: Context) -> None:
@@ -113,20 +113,20 @@ class _PoolProcess:
         self._process: SpawnProcess | None = None
 
     def submit(self, batch: Batch) -> Connection:
-        """Starts a call, in a new process after one has died. An empty batch only makes the worker."""
+        """Starts a call, if necessary in a new process. An empty batch only makes the worker."""
         if self._process is None:
             self._pipe, other_end = multiprocessing.Pipe()
             self._process = SpawnProcess(target=_serve, args=(other_end, *self._arguments), daemon=True)
             self._process.start()
-            # With the process as its only owner, its death closes it.
+            # The process now has the only copy, so its death closes the pipe.
             other_end.close()
-        # A dead process is found by `result`.
+        # `result` notices that the process has died.
         with contextlib.suppress(BrokenPipeError):
             self._pipe.send(batch)
         return self._pipe
 
     def result(self, call: Connection) -> Result:
-        """The records of a call that has ended. Raises what the worker raised, and ProcessDied."""
+        """The records of a call that has ended. Raises what the worker raised, or ProcessDied."""
         try:
             answer = call.recv()
         except (EOFError, ConnectionResetError):
@@ -144,7 +144,7 @@ class _PoolProcess:
 
 
 def _serve(pipe: Connection, reference: str, context: Context) -> None:
-    """Answers each batch with the worker's results, or with what was raised."""
+    """Sends for each batch the results of the worker, or the exception that it raised."""
     follow_parent()
     worker: Worker | None = None
     with contextlib.suppress(EOFError):
@@ -159,11 +159,11 @@ def _serve(pipe: Connection, reference: str, context: Context) -> None:
 
 def follow_parent() -> None:
     """Makes this process ignore Ctrl-C, which its parent handles, and end when its parent has ended."""
+
+    def end_with_parent() -> None:
+        if parent := multiprocessing.parent_process():
+            wait([parent.sentinel])
+            os._exit(1)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    if parent := multiprocessing.parent_process():
-        wait([parent.sentinel])
-        os._exit(1)
+    threading.Thread(target=end_with_parent, daemon=True).start()

@@ -1,6 +1,6 @@
-"""The processes that `accelerate launch` or `torchrun` started together, or a process alone.
+"""The processes that `accelerate launch` or `torchrun` started together, or a single process.
 
-The first process runs every stage. The others take part in training and wait until it begins.
+The first process runs all stages. The others wait until training begins, and take part in it.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 
 def process_rank() -> int:
-    """The number of this process among all that were started together; 0 if it is alone."""
+    """The number of this process among those that were started together; 0 for a single one."""
     return int(os.environ.get("RANK", "0"))
 
 
 def num_processes() -> int:
-    """How many processes were started together."""
+    """The number of processes that were started together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def shards_weights() -> bool:
-    """Whether each process holds a shard of the weights (FSDP2) and not a copy."""
+    """Whether each process holds a shard of the weights (FSDP2) instead of a copy."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
 def pick_device(name: str) -> torch.device:
-    """The device for `model.device`; `auto` is a GPU if there is one."""
+    """The device for a `model.device`; `auto` is a GPU if there is one."""
     import torch
 
     if name == "auto":
@@ -41,7 +41,7 @@ def make_accelerator(device: str, *, find_unused_parameters: bool = False) -> An
     """The `accelerate.Accelerator` of this process, which joins the other processes first.
 
     `find_unused_parameters` is DDP's, for vision towers with layers that do not contribute to the features.
-    Raises ValueError for settings of the launcher that would give a wrong result.
+    Raises ValueError that names all settings of the launcher that would give a wrong result or a hang.
     """
     from accelerate import Accelerator, utils
 
@@ -52,29 +52,24 @@ def make_accelerator(device: str, *, find_unused_parameters: bool = False) -> An
     ]
     accelerator = Accelerator(cpu=pick_device(device).type == "cpu", kwargs_handlers=handlers)
     if shards_weights() and accelerator.distributed_type.name == "MULTI_CPU":
-        # accelerate reads its FSDP settings on GPUs only. To set what it sets there is the only way to test
-        # sharded training without GPUs.
+        # accelerate reads its FSDP settings on GPUs only; without this, tests of FSDP would need GPUs.
         accelerator.state.distributed_type = utils.DistributedType.FSDP
         accelerator.state.fsdp_plugin = utils.FullyShardedDataParallelPlugin()
-    _check_settings(accelerator)
-    return accelerator
-
-
-def _check_settings(accelerator: Any) -> None:
-    """Raises ValueError that names every setting of the launcher that would give a wrong result or hang."""
     kind = accelerator.distributed_type.name
     given = {
         f"distributed_type {kind}": kind in ("DEEPSPEED", "MEGATRON_LM"),
-        # accelerate would divide the loss, and tempo weights its rows itself.
+        # accelerate would divide the loss, but tempo weights its rows itself.
         "gradient_accumulation_steps": accelerator.gradient_accumulation_steps != 1,
         "mixed_precision": accelerator.mixed_precision != "no",
+        # Processes that share a model's tensors would need the same examples.
+        "parallelism_config": accelerator.parallelism_config is not None,
     }
     if kind == "FSDP":
         plugin = accelerator.state.fsdp_plugin
         given |= {
             "fsdp_version 1": plugin.fsdp_version == 1,
-            # Processes run the vision tower a different number of times. They would wait forever if other
-            # layers than those of the language model, which tempo names itself, were gathered one by one.
+            # tempo shards the layers of the language model only: processes run the vision tower a different
+            # number of times, and would wait for each other forever if its layers were sharded too.
             "fsdp_auto_wrap_policy": "SIZE" in os.environ.get("FSDP_AUTO_WRAP_POLICY", "").upper(),
             "fsdp_transformer_layer_cls_to_wrap": "FSDP_TRANSFORMER_CLS_TO_WRAP" in os.environ,
             # Only the first process would have weights.
@@ -87,10 +82,11 @@ def _check_settings(accelerator: Any) -> None:
             f"accelerate launch: {', '.join(refused)} cannot be used. Start from configs/accelerate, and "
             "set batch_size, gradient_checkpointing and model.dtype in tempo's configuration"
         )
+    return accelerator
 
 
 def call_to_training(device: str, *, is_needed: bool) -> bool:
-    """What the first process passes, in all of them: True to train now, False when all work is done."""
+    """The value that the first process passes, in all processes: True to train now, False at the end."""
     if num_processes() == 1:
         return is_needed
     from accelerate.utils import broadcast_object_list
@@ -100,7 +96,7 @@ def call_to_training(device: str, *, is_needed: bool) -> bool:
 
 
 def wait_for_all() -> None:
-    """Returns when every process has called it."""
+    """Waits until every process has called it."""
     if num_processes() > 1:
         from accelerate import PartialState
 

@@ -1,6 +1,6 @@
 """Runs the workers of a stage in Ray actors, on this machine or on a cluster.
 
-`ray.data` would repeat a batch that kills its actor forever, or lose other batches with it, and
+`ray.data` would repeat a batch that kills its actor forever or lose other batches with it, and
 `ray.util.ActorPool` does not report which batch failed.
 """
 
@@ -18,11 +18,11 @@ from tempo.engine.types import Batch, Context, ProcessDied, Result, Worker, coun
 
 
 def connect(run: RunConfig) -> None:
-    """Joins the cluster at `run.ray_address`, or starts Ray on this machine, unless Ray is connected already.
+    """Connects to the cluster at `run.ray_address`, or starts Ray on this machine; once per process.
 
     Raises ValueError if no cluster answers at the address.
     """
-    # Ray reads these when it is imported. The second one keeps a Ray of this machine on loopback.
+    # Ray reads these when it is imported. The second one restricts a local Ray to the loopback address.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if not run.ray_address:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -32,25 +32,25 @@ def connect(run: RunConfig) -> None:
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if not run.ray_address:
-        # Records are small. Ray would take a third of the memory.
+        # Records are small. By default Ray reserves a third of the memory.
         local = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
         options |= {"num_cpus": count_workers(run.num_workers), **local}
     host, _, port = run.ray_address.rpartition(":")
     try:
-        # Ray itself would try for minutes.
+        # Ray itself would retry for minutes.
         if host:
             socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
         raise ValueError(f"run.ray_address {run.ray_address!r}: no Ray cluster answers ({error})") from None
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    # Without "local" Ray would join a cluster that RAY_ADDRESS or an earlier `ray start` names.
+    # Without "local" Ray would connect to a cluster from RAY_ADDRESS or from an earlier `ray start`.
     ray.init(run.ray_address or "local", **options)
-    # Ray's handler would end the process without the message on how to resume.
+    # Ray's handler would end the process without a message about how to resume.
     signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def make_processes(reference: str, context: Context, limit: int, *, holds_model: bool) -> list[Any]:
-    """As many processes as the cluster has room for, up to a limit."""
+    """As many processes as the cluster has room for, at most `limit`."""
     connect(context.config.run)
     num_actors, num_gpus = plan_actors(context.config, holds_model=holds_model)
     arguments = reference, context, os.getcwd(), os.environ.get("OMP_NUM_THREADS")
@@ -58,7 +58,7 @@ def make_processes(reference: str, context: Context, limit: int, *, holds_model:
 
 
 def plan_actors(config: Config, *, holds_model: bool) -> tuple[int, int]:
-    """The number of actors and the GPUs of each: one per model, or a single actor without any GPU."""
+    """The number of actors and of GPUs for each: a GPU per model, or a single model on a CPU."""
     import ray
 
     resources = ray.cluster_resources()
@@ -69,7 +69,7 @@ def plan_actors(config: Config, *, holds_model: bool) -> tuple[int, int]:
 
 
 class RayProcess:
-    """An actor with the methods of `pool._PoolProcess`. A call is Ray's reference to the result."""
+    """A Ray actor with the methods of `pool._PoolProcess`. A call is represented by its object reference."""
 
     def __init__(self, arguments: tuple[Any, ...], num_gpus: int) -> None:
         import ray
@@ -102,7 +102,7 @@ class RayProcess:
 
 
 class _Actor:
-    """A worker with the run's current directory and threads, as a model's sums depend on their number."""
+    """Holds a worker, with the directory and the threads of the run: results depend on their number."""
 
     def __init__(self, reference: str, context: Context, directory: str, threads: str | None) -> None:
         self._reference, self._context = reference, context

@@ -1,4 +1,4 @@
-"""What stages and engines share: the context of a stage, workers and their results."""
+"""Types that stages and engines share: the context of a stage, workers and their results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Worker: TypeAlias = Callable[[Batch], Result]
 
 @dataclass(frozen=True)
 class Context:
-    """What a worker factory gets: the whole configuration and the run directory."""
+    """The argument of a worker factory: the whole configuration and the run directory."""
 
     config: Config
     directory: Path
@@ -36,18 +36,17 @@ class SkipRecord(ValueError):
 
 
 class ProcessDied(Exception):
-    """A process ended while it made its worker or had a batch."""
+    """A process ended while it made its worker or worked on a batch."""
 
 
 def load(reference: str) -> Callable[..., Any]:
-    """The function named by `module:name`; the module is imported now."""
+    """Imports and returns the function `module:name`."""
     module, _, name = reference.partition(":")
     return getattr(import_module(module), name)  # type: ignore[no-any-return]
 
 
 def count_workers(asked: int) -> int:
     """The number of processes for `run.num_workers`; 0 is one per core that this process may use."""
-    if asked:
-        return asked
-    # macOS has no such function: there a process may use all cores.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # macOS lacks sched_getaffinity: there a process may use all cores.
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return asked or usable

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby, permutations
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -46,45 +48,34 @@ def read_samples(path: Path) -> list[Sample]:
     """The samples of a benchmark file, in order.
 
     Raises ValueError that names file and line for a row that is not a valid sample, an id that occurs twice,
-    and a sample that does not fit its group.
+    a video that does not exist, and a group whose samples do not fit together.
     """
     samples = read_rows(path, Sample, key="evaluation.benchmark")
     lines: dict[str, int] = {}
-    groups: dict[str, dict[int, int]] = {}
+    groups: dict[str, list[int]] = {}
     for line, sample in enumerate(samples, 1):
         if (other := lines.setdefault(sample.id, line)) != line:
             raise ValueError(f"{path} line {line}: line {other} already has the id {sample.id!r}")
-        if not sample.group:
-            continue
-        place, answers = f"{path} line {line}: group {sample.group!r}", groups.setdefault(sample.group, {})
-        first = min(answers.values(), default=line)
-        if sample.options != samples[first - 1].options:
-            raise ValueError(f"{place} has other options in line {first}; they must be the same")
-        if (other := answers.setdefault(sample.answer, line)) != line:
-            raise ValueError(f"{place} already has answer {sample.answer} in line {other}")
-    for name, answers in groups.items():
-        if len(answers) == 1:
-            (line,) = answers.values()
-            raise ValueError(f"{path} line {line}: group {name!r} has one sample, it needs two or more")
-    return samples
-
-
-def check_benchmark(path: Path) -> None:
-    """Raises ValueError like `read_samples`, and for a video that does not exist."""
-    for sample in read_samples(path):
         video = path.parent / sample.video
         # Path.exists raises an error for a file in a folder without permission.
         if not os.path.exists(video):
-            raise ValueError(f"evaluation.benchmark names {video}, which does not exist")
+            raise ValueError(f"evaluation.benchmark: {path} line {line}: {video} does not exist")
+        if sample.group:
+            groups.setdefault(sample.group, []).append(line)
+    for name, found in groups.items():
+        rows = [samples[line - 1] for line in found]
+        if len(rows) < 2 or len({r.options for r in rows}) > 1 or len({r.answer for r in rows}) < len(rows):
+            needs = "two samples or more, with the same options and different answers"
+            raise ValueError(f"{path} line {found[-1]}: group {name!r} (lines {found}) needs {needs}")
+    return samples
 
 
 def score_outcomes(
     outcomes: Sequence[Outcome], samples: Iterable[Sample], *, seed: int = 0
 ) -> EvaluationReport:
-    """The accuracies of a model, from its outcomes and the samples (which name the videos).
+    """The accuracies of a model, from its outcomes in any order and the samples, which name the videos.
 
-    The order of the outcomes does not change the result. Intervals come from resampling videos, since the
-    questions about one video are not independent; `seed` is that of the resampling.
+    Intervals come from resampling videos by `seed`, since questions about one video are not independent.
     """
     videos = {sample.id: sample.video for sample in samples}
     draws = derive_seed(seed, "evaluation", "bootstrap")
@@ -99,13 +90,17 @@ def score_outcomes(
         return score([row.is_right for row in ordered], [videos[row.id] for row in ordered])
 
     def score_by(field: str, rows: Sequence[Outcome]) -> dict[str, Score]:
-        names = sorted({getattr(row, field) for row in rows})
-        return {name: score_rows(row for row in rows if getattr(row, field) == name) for name in names}
+        ordered = sorted(rows, key=attrgetter(field))
+        return {name: score_rows(group) for name, group in groupby(ordered, key=attrgetter(field))}
 
     names = sorted({outcome.group for outcome in outcomes} - {""})
     groups = [[outcome for outcome in outcomes if outcome.group == name] for name in names]
     is_text_right = [all(row.is_right for row in rows) for rows in groups]
-    is_video_right = [all(_fits_own_video(row, rows) for row in rows) for rows in groups]
+    # Whether no other video of the group makes the caption of a video as likely.
+    is_video_right = [
+        all(a.log_likelihoods[a.answer] > b.log_likelihoods[a.answer] for a, b in permutations(rows, 2))
+        for rows in groups
+    ]
     is_right = [text and video for text, video in zip(is_text_right, is_video_right, strict=True)]
     temporal = [outcome for outcome in outcomes if outcome.aspect not in STATIC_ASPECTS]
     return EvaluationReport(
@@ -119,20 +114,11 @@ def score_outcomes(
     )
 
 
-def _fits_own_video(row: Outcome, group: Sequence[Outcome]) -> bool:
-    """Whether no other video of the group makes the caption of this one as likely."""
-    return all(
-        row.log_likelihoods[row.answer] > other.log_likelihoods[row.answer]
-        for other in group
-        if other.answer != row.answer
-    )
-
-
 def accuracy_table(evaluation: Mapping[str, Any]) -> Table | str:
-    """The content of `evaluation.json` as a table of models and scores, or a sentence if it has no model."""
+    """The content of `evaluation.json` as a table of models and scores, or its note if it has no model."""
     models = evaluation["models"]
     if not models:
-        return f"evaluation: {evaluation.get('note', 'nothing was evaluated')}"
+        return f"evaluation: {evaluation['note']}"
     return figure_table("accuracy in percent", ("", *models), accuracy_rows(models))
 
 

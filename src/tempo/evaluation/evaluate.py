@@ -14,10 +14,10 @@ from tempo.core.files import write_json
 from tempo.core.records import Outcome, Sample
 from tempo.core.store import RunStore
 from tempo.engine.types import Context, SkipRecord
-from tempo.evaluation.benchmark import EvaluationReport, check_benchmark, read_samples, score_outcomes
+from tempo.evaluation.benchmark import EvaluationReport, read_samples, score_outcomes
 from tempo.model.chat import Continuation, Prefix, VideoLM, log_probs
 from tempo.model.loading import load_model
-from tempo.training.phases import phase_directories
+from tempo.training.phases import trained_models
 from tempo.video.find import video_id
 from tempo.video.frames import Frames, FrameStore, sample_video
 
@@ -36,9 +36,8 @@ def evaluate(
     intervals; `progress` gets the numbers of videos done and in total. Raises ValueError for a bad sample (it
     names file and line) and a missing video before any work, and later for a video that cannot be read.
     """
-    path = Path(benchmark)
-    check_benchmark(path)
-    samples, outcomes = read_samples(path), list[Outcome]()
+    path, outcomes = Path(benchmark), list[Outcome]()
+    samples = read_samples(path)
     videos = _by_video(samples)
     for number, rows in enumerate(videos, 1):
         video = path.parent / rows[0].video
@@ -77,39 +76,26 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
         note = "no benchmark: set evaluation.benchmark to a JSONL file of samples"
         write_json(result, {"benchmark": None, "note": note, "models": {}})
         return
-    trained = {name: phases[-1] / "model" for name, phases in phase_directories(context).items() if phases}
-    # The method comes after the baselines, as in every table.
-    names = ["base", *sorted(trained, key=lambda name: name == "tempo")]
-    samples, reports = read_samples(path), {}
-    for name in names:
-        model = str(trained.get(name, context.config.model.path))
-        outcomes = _outcomes(context, name, model, samples, progress)
+    samples, reports, store = read_samples(path), {}, RunStore(context.directory)
+    videos, wanted = _by_video(samples), {sample.id for sample in samples}
+    for name, model in {"base": context.config.model.path, **trained_models(context)}.items():
+        # Samples that are in the file are not asked again.
+        table = f"evaluation/{name}"
+        known = {outcome.id for outcome in store.read(table, Outcome)}
+        unfinished = [rows for rows in videos if any(sample.id not in known for sample in rows)]
+        if unfinished:
+            lm = load_model(**context.config.model.model_dump() | {"path": str(model)})
+            for number, rows in enumerate(unfinished, len(videos) - len(unfinished) + 1):
+                frames = benchmark_frames(context, path.parent / rows[0].video)
+                missing = [sample for sample in rows if sample.id not in known]
+                store.append(table, ask(lm, missing, frames.images, fps=frames.fps))
+                progress(name, number, len(videos))
+            # The next model needs the memory.
+            del lm
+        outcomes = [outcome for outcome in store.read(table, Outcome) if outcome.id in wanted]
         report = score_outcomes(outcomes, samples, seed=context.config.run.seed)
         reports[name] = report.model_dump(mode="json")
     write_json(result, {"benchmark": str(path), "num_samples": len(samples), "models": reports})
-
-
-def _outcomes(
-    context: Context,
-    name: str,
-    model: str,
-    samples: Sequence[Sample],
-    progress: Callable[[str, int, int], None],
-) -> list[Outcome]:
-    """The outcomes of one model, kept in `evaluation/NAME.jsonl`; samples in it are not asked again."""
-    store, table = RunStore(context.directory), f"evaluation/{name}"
-    known = {outcome.id for outcome in store.read(table, Outcome)}
-    videos = _by_video(samples)
-    unfinished = [rows for rows in videos if any(sample.id not in known for sample in rows)]
-    if unfinished:
-        lm = load_model(**context.config.model.model_dump() | {"path": model})
-    for number, rows in enumerate(unfinished, len(videos) - len(unfinished) + 1):
-        stored = benchmark_frames(context, rows[0].video)
-        missing = [sample for sample in rows if sample.id not in known]
-        store.append(table, ask(lm, missing, stored.images, fps=stored.fps))
-        progress(name, number, len(videos))
-    wanted = {sample.id for sample in samples}
-    return [outcome for outcome in store.read(table, Outcome) if outcome.id in wanted]
 
 
 def benchmark_path(context: Context) -> Path | None:
@@ -119,15 +105,12 @@ def benchmark_path(context: Context) -> Path | None:
     return Path(context.config.evaluation.benchmark) if context.config.evaluation.benchmark else None
 
 
-def benchmark_frames(context: Context, video: str) -> Frames:
-    """The frames of a video of the run's benchmark, from the frame store, where they are added if absent.
+def benchmark_frames(context: Context, path: Path) -> Frames:
+    """The frames of a benchmark's video, from the frame store of the run, where they are added if absent.
 
     Raises ValueError that names a video which cannot be read, because accuracies count all samples.
     """
-    benchmark = benchmark_path(context)
-    assert benchmark is not None, "the run has no benchmark"
-    path, store = benchmark.parent / video, FrameStore(context.directory / "frames")
-    name = video_id(path)
+    store, name = FrameStore(context.directory / "frames"), video_id(path)
     if not store.has(name):
         sampled = _sample(path, context.config.frames, context.config.videos.timeout_seconds)
         store.write(name, sampled.jpegs, seconds=sampled.seconds, fps=sampled.fps)

@@ -1,9 +1,8 @@
 """The probe: does a model notice the order of time? Any videos will do, without labels.
 
-The model describes a video; then its description is scored again, given the video as filmed and perturbed.
-For a model that uses the order of time, the description is likelier with the clean video; for one that
-ignores the video, or its order, both are equally likely. A probe measures how much a model notices, not
-whether its descriptions are right.
+The model describes a video, and the description is scored given the video as filmed and perturbed. To a
+model that uses the order of time it is likelier with the clean video; to one that ignores the video or its
+order it is equally likely. A probe measures how much a model notices, not whether it is right.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def probe(
     `videos` is a video or a folder, of which at most `num_videos` are drawn; `frames` are the settings of the
     section [frames]. `texts` (by video id) replace the model's own descriptions, which have at most
     `max_new_tokens`. Two models with the same arguments see the same videos, perturbed alike. `progress` gets
-    the numbers of videos done and in total. Raises ValueError if there is no video, or none to be probed.
+    the numbers of videos done and in total. Raises ValueError if no video can be probed.
     """
     settings = frames or FramesConfig()
     found = map(str, find_videos([videos], VideosConfig().extensions))
@@ -136,10 +135,10 @@ def read_video(path: str, frames: FramesConfig) -> tuple[str, Footage]:
 def _describe(
     model: VideoLM, batch: Mapping[str, tuple[str, Footage]], prompt: str, max_new_tokens: int
 ) -> dict[str, str]:
-    """The model's greedy descriptions by video id; empty where the answer is empty or cut."""
+    """The model's greedy descriptions by video id, without those that were cut."""
     requests = [Request(prompt, 0, footage.frames, footage.fps) for _, footage in batch.values()]
     greedy = SamplingConfig(temperature=0, batch_size=BATCH_SIZE)
     answers = generate(model, requests, sampling=greedy, max_new_tokens=max_new_tokens)
+    names = (name for name, _ in batch.values())
     # A cut answer is not scored: the end of turn after it would not be the model's own.
-    texts = [answer.text if answer.is_whole else "" for answer in answers]
-    return dict(zip((name for name, _ in batch.values()), texts, strict=True))
+    return {name: answer.text for name, answer in zip(names, answers, strict=True) if answer.is_whole}

@@ -113,10 +113,7 @@ def probe_table(report: ProbeReport) -> Table:
 
 
 def write_chart(report: ProbeReport, path: Path, *, title: str) -> None:
-    """Draws win rates and margins by kind and level, easy to hard, to a .png or .svg file.
-
-    Equal figures give equal bytes.
-    """
+    """Draws win rates and margins by kind and level, to the same bytes for the same report (.png or .svg)."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -142,22 +139,20 @@ def write_chart(report: ProbeReport, path: Path, *, title: str) -> None:
 def _score(comparisons: Sequence[Comparison], seed: int) -> dict[str, Any]:
     """The fields of a ProbeScore."""
     videos = [row.video for row in comparisons]
-    figures = {
-        "win_rate": ([row.win for row in comparisons], share_interval),
-        "margin_per_token": ([row.margin / row.num_tokens for row in comparisons], cluster_interval),
-    }
     found: dict[str, Any] = {"num_videos": len(set(videos)), "num_comparisons": len(comparisons)}
-    for name, (values, interval_of) in figures.items():
-        found[name], found[f"{name}_interval"] = round(float(np.mean(values)), 5), None
-        if found["num_videos"] >= MIN_VIDEOS:
-            low, high = interval_of(values, videos, seed=seed)
-            found[f"{name}_interval"] = (round(low, 5), round(high, 5))
+    for name, values, interval_of in (
+        ("win_rate", [row.win for row in comparisons], share_interval),
+        ("margin_per_token", [row.margin / row.num_tokens for row in comparisons], cluster_interval),
+    ):
+        bounds = interval_of(values, videos, seed=seed) if found["num_videos"] >= MIN_VIDEOS else None
+        found[name] = round(float(np.mean(values)), 5)
+        found[f"{name}_interval"] = bounds and (round(bounds[0], 5), round(bounds[1], 5))
     return found
 
 
 def _kind_score(comparisons: Sequence[Comparison], seed: int) -> dict[str, Any]:
     """The fields of a KindScore."""
     levels = sorted({row.level for row in comparisons} - {0}, reverse=True)
-    rows = {level: [row for row in comparisons if row.level == level] for level in levels}
-    by_level = {str(level): ProbeScore(**_score(rows[level], seed)) for level in levels}
+    rows = {str(level): [row for row in comparisons if row.level == level] for level in levels}
+    by_level = {level: ProbeScore(**_score(own, seed)) for level, own in rows.items()}
     return {**_score(comparisons, seed), "by_level": by_level}

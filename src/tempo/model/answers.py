@@ -21,10 +21,7 @@ _REASONING = re.compile(rf"\s*(?:{THINK})?.*?{END_OF_THINKING}\s*", re.DOTALL)
 
 @dataclass(frozen=True)
 class Request:
-    """One answer to sample: a prompt, a seed, and frames uint8 [T, H, W, 3] at `fps` frames per second.
-
-    `frames` is None for a text-only request.
-    """
+    """A prompt with frames uint8 [T, H, W, 3] at `fps` frames per second, or without (None), and a seed."""
 
     prompt: str
     seed: int
@@ -34,10 +31,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """The text of an answer. `is_whole` is False if the token limit cut it.
-
-    If a server could not answer, `failure` is the reason and the text is empty.
-    """
+    """A sampled text. `is_whole` is False if the token limit cut it; `failure` is why a server gave none."""
 
     text: str
     is_whole: bool
@@ -66,7 +60,7 @@ def without_reasoning(answer: Answer, *, is_open: bool = False) -> Answer:
 
 def skip_if_failed(answers: Sequence[Answer | None], *, stage: str, id: str) -> Skipped | None:
     """A Skipped record with the reason of the first failure, or None if the server answered every request."""
-    failures = [answer.failure for answer in answers if answer is not None and answer.failure]
+    failures = [answer.failure for answer in answers if answer and answer.failure]
     if not failures:
         return None
     detail = f"{len(failures)} of {len(answers)} requests failed: {failures[0]}"

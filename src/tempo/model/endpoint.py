@@ -1,8 +1,8 @@
 """Answers from an OpenAI-compatible server, with the same contract as `tempo.model.generate.generate`.
 
-The `openai` client retries requests that fail. When a request fails for good, the server is sent a trivial
-one. If that fails too, the server is down and the run stops; otherwise only the record of the failed request
-is skipped. Answers are cached in the run directory, so a restarted run sends no request twice.
+The `openai` client retries failed requests. If all retries fail, the server is sent a trivial request. If
+that fails too, the run stops; otherwise only the record of the failed request is skipped. Answers are cached
+in the run directory, so a restarted run sends no request twice.
 """
 
 from __future__ import annotations
@@ -31,15 +31,8 @@ if TYPE_CHECKING:
 CACHE = Path("endpoint") / "answers.jsonl"
 
 
-class EndpointDown(ValueError):
-    """The server does not answer even a trivial request."""
-
-
 def answer_source(context: Context) -> Generate:
-    """A function that samples answers from the server of the `[endpoint]` section, or from the model.
-
-    Without that section the model is loaded now.
-    """
+    """A function that samples answers from the server of `[endpoint]`, or else from the model, loaded now."""
     if context.config.endpoint is not None:
         return Endpoint(context.config.endpoint, context.directory).generate
     from tempo.model.generate import generate
@@ -49,10 +42,7 @@ def answer_source(context: Context) -> Generate:
 
 
 class Endpoint:
-    """The server of an `[endpoint]` section and the cache of its answers in a run directory.
-
-    Raises ValueError if the environment variable of its API key is not set.
-    """
+    """The server of an `[endpoint]` section, and the cache of its answers in a run directory."""
 
     def __init__(self, config: EndpointConfig, directory: Path) -> None:
         self._config = config
@@ -65,20 +55,19 @@ class Endpoint:
     ) -> list[Answer]:
         """One answer per request, in order; a request that the server cannot answer has a `failure`.
 
-        Raises EndpointDown if the server answers no request at all; the cache keeps the answers up to then.
+        Raises ValueError if the server answers not even a trivial request. Answers received before that, or
+        before an interrupt, are in the cache.
         """
-        answers = asyncio.run(self._answer_all(requests, sampling, max_new_tokens))
+        fields = request_fields(self._config, sampling, max_tokens=max_new_tokens)
+        answers = asyncio.run(self._answer_all(requests, fields))
         return [without_reasoning(answer) for answer in answers]
 
-    async def _answer_all(
-        self, requests: Sequence[Request], sampling: SamplingConfig, max_new_tokens: int
-    ) -> list[Answer]:
+    async def _answer_all(self, requests: Sequence[Request], fields: dict[str, Any]) -> list[Answer]:
         import openai
 
         slots = asyncio.Semaphore(self._config.concurrency)
 
         async def answer(request: Request) -> Answer:
-            fields = request_fields(self._config, sampling, max_tokens=max_new_tokens, seed=request.seed)
             # Frames are encoded inside, so that those of waiting requests take no memory.
             async with slots:
                 return await self._answer(client, request, fields)
@@ -94,7 +83,9 @@ class Endpoint:
             return await asyncio.gather(*map(answer, requests))
 
     async def _answer(self, client: AsyncOpenAI, request: Request, fields: dict[str, Any]) -> Answer:
-        """The answer from the cache or the server. Raises EndpointDown."""
+        """The answer from the cache or the server. Raises ValueError if the server is down."""
+        # Several servers store a seed in 32 bits.
+        fields = {**fields, "seed": request.seed % 2**31}
         key = cache_key(fields, request)
         if key in self._answers:
             return self._answers[key]
@@ -107,7 +98,7 @@ class Endpoint:
         frames = None if request.frames is None else np.zeros((1, 64, 64, 3), np.uint8)
         once, trivial = client.with_options(max_retries=0), Request("Say yes.", 0, frames)
         if reason := (await self._complete(once, trivial, {**fields, "max_tokens": 8})).failure:
-            raise EndpointDown(
+            raise ValueError(
                 f"endpoint: {self._config.url} does not answer as model {self._config.model!r}: {reason}. "
                 "The answers so far are kept. Check server, endpoint.model and endpoint.api_key_env, and "
                 "run the same command again"
@@ -118,10 +109,9 @@ class Endpoint:
         """One chat completion with the client's retries; if it fails, an answer with the reason."""
         import openai
 
-        limit = self._config.timeout_seconds
         messages: Any = chat_messages(request)
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(self._config.timeout_seconds):
                 # extra_body takes the fields that OpenAI's own interface does not have.
                 reply = await client.chat.completions.create(
                     model=self._config.model, messages=messages, extra_body=fields
@@ -130,13 +120,9 @@ class Endpoint:
             text, reason = reply.choices[0].message.content or "", reply.choices[0].finish_reason
             return Answer(text.strip().encode("utf-8", "replace").decode(), is_whole=reason == "stop")
         except TimeoutError:
-            failure = f"no answer within endpoint.timeout_seconds = {limit:g}"
-        except openai.APIStatusError as error:
-            body: Any = error.body
-            if isinstance(body, Mapping):
-                body = body.get("message") or body.get("detail") or body
-            failure = f"HTTP {error.status_code}: {body}"
-        except openai.APIConnectionError as error:
+            failure = f"no answer within endpoint.timeout_seconds = {self._config.timeout_seconds:g}"
+        except openai.APIError as error:
+            # Of a connection that failed, only the cause has details.
             cause = error.__cause__ or error
             failure = f"{type(cause).__name__}: {cause}"
         except (ValueError, IndexError, TypeError, AttributeError) as error:
@@ -155,10 +141,8 @@ def read_api_key(config: EndpointConfig) -> str:
     return key
 
 
-def request_fields(
-    config: EndpointConfig, sampling: SamplingConfig, *, max_tokens: int, seed: int
-) -> dict[str, Any]:
-    """All fields of a request except its messages, in the form that `endpoint.server` accepts.
+def request_fields(config: EndpointConfig, sampling: SamplingConfig, *, max_tokens: int) -> dict[str, Any]:
+    """All fields of a request except messages and seed, in the form that `endpoint.server` accepts.
 
     Servers may take a missing field from the checkpoint's generation config, so top_p, top_k and min_p are
     switched off explicitly.
@@ -168,24 +152,19 @@ def request_fields(
         "max_tokens": max_tokens,
         "temperature": sampling.temperature,
         "top_p": 1.0,
-        # Several servers store a seed in 32 bits.
-        "seed": seed % 2**31,
     }
     if config.server == "other":
         return fields
     penalty = {"repetition_penalty": sampling.repetition_penalty}
     if config.server == "transformers":
-        # It refuses unknown fields, and samples only if the checkpoint or this field asks for it.
+        # It rejects unknown fields, and samples only if the checkpoint or this field asks for it.
         own = {"do_sample": sampling.temperature > 0, "top_k": 0, **penalty}
         return fields | {"generation_config": json.dumps(own)}
     return fields | penalty | {"top_k": 0 if config.server == "lmdeploy" else -1, "min_p": 0.0}
 
 
 def chat_messages(request: Request) -> list[dict[str, Any]]:
-    """One user message: the frames in order as PNG images, then the prompt; a plain string if text-only.
-
-    PNG is lossless, so the server gets the same pixels as training.
-    """
+    """One user message: the frames in order as lossless PNG images, then the prompt, or the prompt alone."""
     if request.frames is None:
         return [{"role": "user", "content": request.prompt}]
     import cv2
@@ -200,10 +179,8 @@ def chat_messages(request: Request) -> list[dict[str, Any]]:
 
 
 def cache_key(fields: Mapping[str, Any], request: Request) -> str:
-    """A hash of all that an answer depends on: model, sampling, prompt, seed and pixels.
-
-    It hashes the pixels, not their PNGs, whose bytes depend on the encoder's version.
-    """
+    """A hash of all that an answer depends on: model, sampling, prompt, seed and pixels."""
+    # Not of the PNGs, whose bytes depend on the version of the encoder.
     shape = [] if request.frames is None else list(request.frames.shape)
     head = json.dumps([fields, request.prompt, request.seed, shape], sort_keys=True)
     digest = hashlib.sha256(head.encode())

@@ -13,7 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tempo.core.files import replace_file
-from tempo.model.prefix import Group, encode_videos, inner_model, language_model, merge_features
+from tempo.model.prefix import (
+    Group,
+    encode_videos,
+    inner_model,
+    language_model,
+    merge_features,
+    token_types,
+)
 
 
 class FeatureStore:
@@ -35,7 +42,7 @@ class FeatureStore:
         return {modality: merge_features([output[modality] for output in found])}
 
     def _one(self, model: Any, group: Group) -> dict[str, Any] | None:
-        text = ("input_ids", "attention_mask", "mm_token_type_ids")
+        text = {"input_ids", "attention_mask", *token_types(group.inputs)}
         vision = ((name, group.inputs[name]) for name in sorted(group.inputs) if name not in text)
         path = self._directory / f"{hash_tensors(vision).hexdigest()[:32]}.safetensors"
         if path.exists():
@@ -60,15 +67,14 @@ def hash_tensors(named: Iterable[tuple[str, Tensor]]) -> Any:
 def _pack(output: dict[str, Any]) -> dict[str, Tensor]:
     ((modality, features),) = output.items()
     layers = {"pooled": features.pooler_output}
-    for number, layer in enumerate(getattr(features, "deepstack_features", None) or []):
-        layers[f"deepstack{number}"] = layer
-    # Some families return one tensor, others a list with one tensor per video, here of length one.
-    return {
-        f"{modality}/{name}/{'tensor' if isinstance(layer, Tensor) else 'list'}": (
-            layer if isinstance(layer, Tensor) else layer[0]
-        ).contiguous()
-        for name, layer in layers.items()
-    }
+    deepstack = getattr(features, "deepstack_features", None) or []
+    layers |= {f"deepstack{number}": layer for number, layer in enumerate(deepstack)}
+    tensors = {}
+    for name, layer in layers.items():
+        # Some families return one tensor, others a list with one tensor per video, here of length one.
+        tensor, form = (layer, "tensor") if isinstance(layer, Tensor) else (torch.cat([*layer]), "list")
+        tensors[f"{modality}/{name}/{form}"] = tensor.contiguous()
+    return tensors
 
 
 def _unpack(tensors: dict[str, Tensor]) -> dict[str, Any]:

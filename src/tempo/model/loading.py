@@ -12,12 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from tempo.engine.ranks import pick_device
+
 if TYPE_CHECKING:
     import torch
 
     from tempo.model.chat import VideoLM
 
 EMBEDDED = "embedded"
+
+#: Models that have passed the self-check in this process.
+_CHECKED: set[str] = set()
 
 
 def load_model(
@@ -38,16 +43,14 @@ def load_model(
     """
     # The processor first: its loading repairs torchvision, which transformers imports.
     processor = load_processor(path, trust_remote_code=trust_remote_code)
-    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
     from transformers.utils import logging
 
-    from tempo.engine.ranks import pick_device
-    from tempo.model.attention import register_shared_prefix
     from tempo.model.chat import VideoLM
+    from tempo.model.support import prepare, use_shared_prefix
 
-    # Each phase loads a checkpoint: a progress bar each time would hide the progress of the run.
+    # Its progress bar for every checkpoint would hide the progress of the run.
     logging.disable_progress_bar()
-    register_shared_prefix()
     place = pick_device(device)
     options: dict[str, Any] = {
         "dtype": pick_dtype(dtype, place),
@@ -63,11 +66,21 @@ def load_model(
             options["quantization_config"] = BitsAndBytesConfig(
                 load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=options["dtype"]
             )
-        model, found = AutoModelForImageTextToText.from_pretrained(resolve_model_path(path), **options)
+        name = resolve_model_path(path)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        if hasattr(config, "thinker_config"):
+            # Qwen Omni: the part that reads videos and writes text.
+            options |= {"config": config.thinker_config, "key_mapping": {r"^thinker\.": ""}}
+        model, found = AutoModelForImageTextToText.from_pretrained(name, **options)
     _check_keys(path, found)
-    use_shared_prefix(model)
     # bitsandbytes has placed quantized weights already, and does not allow moving them.
-    return VideoLM((model if quantization == "4bit" else model.to(place)).eval(), processor)
+    lm = VideoLM((model if quantization == "4bit" else model.to(place)).eval(), processor)
+    if name in _CHECKED or place.type == "meta":
+        use_shared_prefix(lm.model)
+    else:
+        prepare(lm)
+        _CHECKED.add(name)
+    return lm
 
 
 def load_processor(path: str | Path, *, trust_remote_code: bool = False) -> Any:
@@ -88,10 +101,13 @@ def load_processor(path: str | Path, *, trust_remote_code: bool = False) -> Any:
 
 def _check_keys(path: str | Path, found: dict[str, Any]) -> None:
     """Raises ValueError that names weights which the checkpoint lacks, or which its family does not have."""
+    # The parts of Qwen Omni that speak.
+    known = ("talker.", "token2wav.", "code2wav.")
     kinds = {"missing_keys": "missing", "unexpected_keys": "unknown", "mismatched_keys": "of another shape"}
     faults = []
     for kind, words in kinds.items():
         names = sorted(key if isinstance(key, str) else key[0] for key in found[kind])
+        names = [name for name in names if not name.startswith(known)]
         if names:
             faults.append(f"{len(names)} are {words} ({', '.join(names[:3])}{', ...' * (len(names) > 3)})")
     if faults:
@@ -117,20 +133,6 @@ def _named_errors(path: str | Path) -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def use_shared_prefix(model: Any) -> None:
-    """Switches the language model, but not the vision tower, to shared-prefix attention.
-
-    Raises ValueError if the shared prefix does not support the model.
-    """
-    from tempo.model.attention import NAME
-    from tempo.model.support import check_support
-
-    check_support(model)
-    text_config = model.config.get_text_config()
-    name = next(n for n in model.config.sub_configs if getattr(model.config, n, None) is text_config)
-    model.set_attn_implementation({name: NAME})
-
-
 def resolve_model_path(path: str | Path) -> str:
     """The directory or hub name that transformers loads for `model.path`."""
     return str(embedded_path() if str(path) == EMBEDDED else Path(path).expanduser())
@@ -142,27 +144,19 @@ def embedded_path() -> Path:
 
 
 def check_model_path(path: str | Path) -> None:
-    """Raises ValueError if `path` looks like a directory but does not exist or has no checkpoint.
-
-    Whether a hub name (`owner/name`) exists is not checked here.
-    """
+    """Raises ValueError if `path` is neither a checkpoint directory nor like a hub name (`owner/name`)."""
     name, local = str(path), Path(resolve_model_path(path))
-    if local.exists():
-        if not (local / "config.json").exists():
-            raise ValueError(
-                f"model.path {name!r} has no config.json. Give the directory of a Hugging Face checkpoint"
-            )
-    elif name.startswith((".", "/", "~")) or name.count("/") != 1:
+    is_hub_name = not local.exists() and name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    if not (is_hub_name or (local / "config.json").exists()):
         raise ValueError(
-            f"model.path {name!r} does not exist. Give a checkpoint directory, a hub name or {EMBEDDED!r}"
+            f"model.path {name!r} does not exist or has no config.json. Give the directory of a Hugging Face "
+            f"checkpoint, a hub name or {EMBEDDED!r}"
         )
 
 
 def check_device(name: str) -> None:
     """Raises ValueError if this machine does not have the device."""
     import torch
-
-    from tempo.engine.ranks import pick_device
 
     device = pick_device(name)
     if (device.index or 0) >= torch.get_device_module(device).device_count():
@@ -181,9 +175,8 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 def repair_torchvision() -> None:
     """Makes `import torchvision` work if its compiled part is missing; changes nothing otherwise.
 
-    PyPI's torchvision expects the CUDA build of torch. With the CPU build its import fails, because it
-    registers meta kernels for two operators that only its compiled part defines. transformers needs only
-    its Python part.
+    PyPI's torchvision is built for CUDA. With a CPU build of torch its import fails, because it registers
+    meta kernels for two operators that only its compiled part defines. transformers needs only the rest.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Running stages: finished ones are kept, and rows of another configuration are refused or discarded."""
+"""Runs stages: keeps those that are done, and refuses or discards rows of another configuration."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from rich.console import Console
 
 import tempo.pipeline.steps as steps
 from tempo.config import Config
-from tempo.core.files import write_json, write_lines, write_text
+from tempo.core.files import append_jsonl, write_json, write_text
 from tempo.core.progress import Counter
 from tempo.core.records import Frozen, Skipped
 from tempo.core.store import SKIPPED, RunStore, check_run_directory, read_config, write_config
 from tempo.engine import pool as engine
 from tempo.engine.ranks import call_to_training, process_rank
 from tempo.engine.types import Context, count_workers
-from tempo.pipeline.fingerprints import fingerprints, versions
-from tempo.pipeline.stages import STAGES, Stage, select_stages
+from tempo.pipeline.stages import STAGES, Stage, fingerprints, select_stages, versions
 
-#: Videos in one worker call outside a pool: a model generates their answers in batches.
+#: Videos per call of a worker outside a pool: a model generates their answers in batches.
 BATCH_VIDEOS = 8
 
 #: Packages that results depend on, for environment.json.
@@ -40,8 +39,8 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "av", "scenedetect-he
 class RunResult:
     """What a run directory holds after a run.
 
-    `stages` are the names of those that are done. `report` is the path of report.html, None if missing.
-    `evaluation` is the `EvaluationReport` of each model by its name, empty if missing.
+    `stages` are the names of the finished stages, and `report` is the path of report.html if it exists.
+    `evaluation` has the `EvaluationReport` of each model by its name, and is empty before the evaluation.
     """
 
     directory: Path
@@ -61,8 +60,8 @@ def run(
 ) -> RunResult:
     """Runs every stage that is not done yet in `directory`, from videos to the report.
 
-    `until` is the last stage to run. `from_run` is the directory of another run: what it made under the same
-    settings is taken over. `redo` discards stages that were made with other settings. `console` shows the
+    `until` is the last stage to run. `from_run` is the directory of another run, from which stages with the
+    same settings are copied. `redo` discards stages that were made with other settings. `console` shows the
     progress; without it nothing is printed. Raises ValueError, before any work wherever possible, for a bad
     value, a missing file, and a directory that was made with another configuration.
     """
@@ -89,29 +88,30 @@ def run_stages(
     source: Path | None = None,
     redo: bool = False,
 ) -> None:
-    """Runs the selected stages that are not done (`run`), or `only` one.
+    """Runs the selected stages that are not done (see `run`), or `only` one.
 
-    Of several processes the first runs the stages, and the others join the training.
+    Of several processes the first one runs the stages, and the others join the training.
     """
     if process_rank() > 0:
         steps.join_training(context)
         return
-    store, selected = RunStore(context.directory), select_stages(context.config, until=until, only=only)
+    config, store, wanted = context.config, RunStore(context.directory), fingerprints(context.config)
+    selected = select_stages(config, until=until, only=only)
     if source:
         check_run_directory(source)
-    config, wanted = context.config, fingerprints(context.config)
     engine.check_engine(config.run)
     steps.check_paths(config, [key for stage in STAGES for key in stage.input_files])
     done = {name for name in wanted if store.is_done(name) and store.fingerprint(name) == wanted[name]}
-    for stage in (left := [stage for stage in selected if stage.name not in done]):
+    left = [stage for stage in selected if stage.name not in done]
+    for stage in left:
         stage.check(config)
     if any(stage.needs_model(config) for stage in left):
         steps.check_model(config)
     with store.lock():
         _settle(context, console, redo=redo)
         if source:
-            console.print(take_over(source, context, selected))
-        _report_changes(context, console, only=only)
+            take_over(source, context, selected, console)
+        _report_changes(context, console)
         for stage in selected:
             if not store.is_done(stage.name):
                 _run_stage(stage, context, console)
@@ -119,7 +119,6 @@ def run_stages(
 
 
 def _run_stage(stage: Stage, context: Context, console: Console) -> None:
-    """Runs a stage after those before it; its marker is written last."""
     store, fingerprint = RunStore(context.directory), fingerprints(context.config)[stage.name]
     for before in STAGES[: STAGES.index(stage)]:
         if not (before.is_auxiliary or before.idle(context.config) or store.is_done(before.name)):
@@ -134,38 +133,35 @@ def _run_stage(stage: Stage, context: Context, console: Console) -> None:
 
 def map_stage(stage: Stage, context: Context, console: Console) -> None:
     """Maps the rows that a stage reads through its worker, and writes each result when it is ready."""
-    config, store = context.config, RunStore(context.directory)
+    config, store, place = context.config, RunStore(context.directory), stage.place(context.config)
     idle = {other.name for other in STAGES if other.idle(config)}
     reads, record = next(source for source in stage.reads if source[0] not in idle)
     rows, handled = store.read(reads, record), store.handled_ids(stage.name)
-    place = stage.place(config)
     # A server gets enough videos to be busy, at two requests or more each.
     size = max(BATCH_VIDEOS, config.endpoint.concurrency // 2 if config.endpoint else 0)
     size = 1 if place == "pool" else size
-    # Batches are cut before handled records are left out: a resumed batch holds the same records as the first
+    # Batches are cut before handled records are left out: a resumed batch has the same records as the first
     # time, so the model computes the same numbers.
     batches = [rows[i : i + size] for i in range(0, len(rows), size)]
     left = [batch for batch in batches if any(row.id not in handled for row in batch)]
-    counter = Counter(console, stage.name, len(rows), done=len(rows) - sum(map(len, left)))
-    with counter.live():
+    with Counter(console, stage.name, len(rows), done=len(rows) - sum(map(len, left))).live() as counter:
         for result in engine.map_batches(stage.worker, context, left, place=place, stage=stage.name):
-            store.append_results(stage.name, (row for row in result if row.id not in handled))
+            store.append(stage.name, (row for row in result if row.id not in handled))
             counter.advance(len(result))
 
 
 def _settle(context: Context, console: Console, *, redo: bool) -> None:
     """Refuses or discards rows of another configuration, then writes this one and the environment."""
     store, directory, wanted = RunStore(context.directory), context.directory, fingerprints(context.config)
-    begun = {name: store.fingerprint(name) for name in wanted}
-    stale = [name for name in wanted if begun[name] not in (None, wanted[name])]
+    stale = [stage for stage in STAGES if store.fingerprint(stage.name) not in (None, wanted[stage.name])]
     if stale and not redo:
-        changed = ", ".join(_changed_keys(context)) or "a file that it names has another content"
+        changed = ", ".join(_changed_keys(context)) or "the content of a file that it names has changed"
         raise ValueError(
-            f"{directory} was made with another config ({changed}), so these stages would not match: "
-            f"{', '.join(stale)}. Choose another --out, or add --redo to make them again"
+            f"{directory} was made with another config ({changed}), so these stages do not match: "
+            f"{', '.join(stage.name for stage in stale)}. Choose another --out, or discard them with --redo"
         )
     # The last stage first: after a kill, what is left depends on rows that are still there.
-    for stage in reversed([stage for stage in STAGES if stage.name in stale]):
+    for stage in reversed(stale):
         console.print(f"{stage.name}: discarded, the config changed")
         discard_files(stage, directory)
         store.forget(stage.name)
@@ -181,13 +177,12 @@ def discard_files(stage: Stage, directory: Path) -> None:
 
 def _changed_keys(context: Context) -> list[str]:
     """Dotted keys that differ from the configuration in the run directory."""
-    old, new = read_config(context.directory), context.config.model_dump(mode="json")
-    values = [
-        (f"{section}.{key}", (old.get(section) or {}).get(key), (new[section] or {}).get(key))
-        for section in new
-        for key in sorted({*(old.get(section) or {}), *(new[section] or {})})
-    ]
-    return [key for key, before, after in values if before != after]
+    old, changed = read_config(context.directory), list[str]()
+    for name, section in context.config.model_dump(mode="json").items():
+        before, after = old.get(name) or {}, section or {}
+        keys = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
+        changed += [f"{name}.{key}" for key in keys]
+    return changed
 
 
 def _write_environment(path: Path) -> None:
@@ -204,29 +199,26 @@ def _write_environment(path: Path) -> None:
     write_json(path, {**first, "resumed": resumed} if resumed else first)
 
 
-def _report_changes(context: Context, console: Console, *, only: str) -> None:
+def _report_changes(context: Context, console: Console) -> None:
     """Prints which finished stages another version of tempo made, and how many new videos are left out."""
     store, now = RunStore(context.directory), versions()
     others = {stage.name: store.versions(stage.name) for stage in STAGES}
-    if changed := [name for name, version in others.items() if version and version != now]:
+    if changed := [name for name, made in others.items() if made and made != now]:
         before, after = (" and ".join(f"{k} {v}" for k, v in x.items()) for x in (others[changed[0]], now))
         console.print(f"made with {before}: {', '.join(changed)}; this run goes on with {after}")
-    if only or not context.config.videos.paths or not store.is_done("videos"):
-        return
     # The folders may be empty by now; the stages that are left may need no video.
     with contextlib.suppress(ValueError):
-        if new := steps.new_files(context):
+        if context.config.videos.paths and store.is_done("videos") and (new := steps.new_files(context)):
             console.print(
                 f"videos: {len(new)} new files in videos.paths are not part of this run (such as {new[0]}); "
                 "give another --out for a run with them"
             )
 
 
-def take_over(source: Path, context: Context, stages: Sequence[Stage]) -> str:
-    """Copies those of the `stages` that the run in `source` made under the same settings.
+def take_over(source: Path, context: Context, stages: Sequence[Stage], console: Console) -> None:
+    """Copies those of the `stages` that the run in `source` made under the same settings, and prints them.
 
-    It ends at the first stage that does not match. Stages that are done already stay as they are. Files
-    beside the rows become hard links where possible. Returns one line about what was taken over.
+    It ends at the first stage that does not match. Stages that are done already stay as they are.
     """
     old, new = RunStore(source), RunStore(context.directory)
     wanted, taken = fingerprints(context.config), []
@@ -237,7 +229,8 @@ def take_over(source: Path, context: Context, stages: Sequence[Stage]) -> str:
         if not new.is_done(name):
             _copy_stage(stage, old, new)
             taken.append(name)
-    return f"taken over from {source}: {', '.join(taken) or 'nothing, no stage has the same settings'}"
+    names = ", ".join(taken) or "nothing, no stage has the same settings"
+    console.print(f"taken over from {source}: {names}")
 
 
 def _copy_stage(stage: Stage, old: RunStore, new: RunStore) -> None:
@@ -246,30 +239,25 @@ def _copy_stage(stage: Stage, old: RunStore, new: RunStore) -> None:
     before, after = (
         json.dumps(f"{store.directory / 'synthetic'}/", ensure_ascii=False)[1:-1] for store in (old, new)
     )
+    new.forget(name)
     new.begin(name, fingerprint, old.versions(name))
-    for file in stage.files:
-        _link(old.directory / file, new.directory / file)
+    for path in (old.directory / file for file in stage.files):
+        target = new.directory / path.name
+        if path.is_dir():
+            shutil.copytree(path, target, copy_function=_link, dirs_exist_ok=True)
+        elif path.exists():
+            _link(path, target)
     if old.path(name).exists():
         write_text(new.path(name), old.path(name).read_text(encoding="utf-8").replace(before, after))
-    kept = [row.model_dump_json() for row in new.read(SKIPPED, Skipped) if row.stage != name]
-    skipped = [row.model_dump_json() for row in old.read(SKIPPED, Skipped) if row.stage == name]
-    if kept or skipped:
-        write_lines(new.path(SKIPPED), [*kept, *(line.replace(before, after) for line in skipped)])
+    skipped = (row.model_dump_json() for row in old.read(SKIPPED, Skipped) if row.stage == name)
+    append_jsonl(new.path(SKIPPED), (line.replace(before, after) for line in skipped))
     new.finish(name, fingerprint, old.versions(name))
 
 
-def _link(source: Path, target: Path) -> None:
-    """Links a file or a folder of files, or copies where the file system has no hard links.
-
-    Links are safe because files of a run are replaced, never changed in place.
-    """
-    if source.is_dir():
-        target.mkdir(exist_ok=True)
-        for path in source.iterdir():
-            _link(path, target / path.name)
-    elif source.exists():
-        target.unlink(missing_ok=True)
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copy2(source, target)
+def _link(source: str | Path, target: str | Path) -> None:
+    """A hard link, or a copy where the file system has none. Safe as files of a run are only replaced."""
+    Path(target).unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

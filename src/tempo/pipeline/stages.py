@@ -2,23 +2,29 @@
 
 To add a stage, write a worker factory (`make_worker(context) -> worker`) in the package it belongs to, or a
 function in `steps.py` if the stage cannot work on one record at a time, and add an entry below. Its file, its
-subcommand, resume, fingerprints, `tempo status` and `--from` follow from it. A worker is given by its name,
-so that `tempo --help` imports no heavy package.
+subcommand, resume, fingerprints, `tempo status` and `--from` follow from it. Functions of heavy packages are
+given by name, so that `tempo --help` imports none of these packages.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 import tempo.pipeline.steps as steps
+from tempo import __version__
 from tempo.config import Config
+from tempo.core.hashing import hash_checkpoint, hash_file, hash_text
 from tempo.core.records import Captions, Clips, Pair, Perturbations, Record, Responses, Shots, Video
 from tempo.engine.pool import Place
 from tempo.engine.types import Context, load
+from tempo.model.loading import EMBEDDED, embedded_path
 
 
 @dataclass(frozen=True)
@@ -31,15 +37,14 @@ class Stage:
     reads: tuple[tuple[str, type[Record]], ...] = ()
     writes: type[Record] | None = None  #: The type of its rows; None if it writes only `files`.
     worker: str = ""  #: `module:function` that makes the worker, for a stage that maps records to records.
-    function: Callable[[Context, Console], None] | None = None  #: What runs a stage without a worker.
+    function: Callable[[Context, Console], None] | None = None  #: Runs a stage without a worker.
     #: Where the worker runs: in this process, in a pool of processes, or where a model is loaded.
     place: Callable[[Config], Place] = lambda config: "here"
-    #: Whether it loads the model of `model.path`.
-    needs_model: Callable[[Config], bool] = lambda config: False
+    needs_model: Callable[[Config], bool] = lambda config: False  #: Whether it loads `model.path`.
     keys: tuple[str, ...] = ()  #: Sections and keys of the configuration that its rows depend on.
     ignored_keys: tuple[str, ...] = ()  #: Keys in these sections that do not affect rows.
     input_files: tuple[str, ...] = ()  #: Keys that name a file whose content its rows depend on.
-    checkpoints: tuple[str, ...] = ()  #: Keys that name such a checkpoint.
+    checkpoints: tuple[str, ...] = ()  #: Keys that name a checkpoint whose content its rows depend on.
     #: Raises ValueError, before any work, if something that it needs is missing.
     check: Callable[[Config], object] = lambda config: None
     #: Raises ValueError, right before the stage runs, for earlier rows that later stages cannot use.
@@ -50,15 +55,9 @@ class Stage:
     is_auxiliary: bool = False  #: Whether no later stage depends on it; its command takes a run directory.
 
 
-def _asking(config: Config) -> Place:
+def _answering_place(config: Config) -> Place:
     # Requests to a server are sent from this process, which has the API key.
     return "here" if config.endpoint else "model"
-
-
-def _check_embedder(config: Config) -> None:
-    if config.clips.features != "embedded":
-        # Without the weights.
-        load("tempo.video.clips:load_pretrained")(config.clips.features, "AutoImageProcessor")
 
 
 def _check_server(config: Config) -> None:
@@ -66,14 +65,9 @@ def _check_server(config: Config) -> None:
         load("tempo.model.endpoint:read_api_key")(config.endpoint)
 
 
-def _check_instructions(config: Config) -> None:
-    if path := config.training.instructions:
-        load("tempo.training.instructions:read_questions")(Path(path))
-
-
-def _check_benchmark(config: Config) -> None:
-    if path := config.evaluation.benchmark:
-        load("tempo.evaluation.benchmark:check_benchmark")(Path(path))
+def _check_file(path: str, function: str) -> None:
+    if path:
+        load(function)(Path(path))
 
 
 def _imported(config: Config) -> str:
@@ -81,9 +75,8 @@ def _imported(config: Config) -> str:
 
 
 def _not_captioned(config: Config) -> str:
-    if config.responses.input_form != "captions":
-        return f"responses.input_form is {config.responses.input_form!r}"
-    return _imported(config)
+    form = config.responses.input_form
+    return _imported(config) or ("" if form == "captions" else f"responses.input_form is {form!r}")
 
 
 #: Only the served model and the type of server affect the answers; address and concurrency do not.
@@ -92,7 +85,7 @@ _SERVER = ("endpoint.model", "endpoint.server")
 STAGES: tuple[Stage, ...] = (
     Stage(
         "synthetic",
-        "render the embedded world (only with a [synthetic] section)",
+        "render the synthetic world (only with a [synthetic] section)",
         function=steps.run_synthetic,
         keys=("synthetic",),
         files=("synthetic",),
@@ -105,11 +98,10 @@ STAGES: tuple[Stage, ...] = (
         function=steps.run_videos,
         keys=("videos",),
         ignored_keys=("videos.timeout_seconds",),
-        check=_check_instructions,
     ),
     Stage(
         "shots",
-        "cut videos into shots; fill the frame store",
+        "cut videos into shots; store the frames for the model",
         reads=(("videos", Video),),
         writes=Shots,
         worker="tempo.video.shots:make_worker",
@@ -120,23 +112,27 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "clips",
-        "group shots into clips, keep temporally rich videos",
+        "group shots into clips; keep temporally rich videos",
         reads=(("shots", Shots),),
         writes=Clips,
         worker="tempo.video.clips:make_worker",
-        place=lambda config: "pool" if config.clips.features == "embedded" else "model",
+        place=lambda config: "pool" if config.clips.features == EMBEDDED else "model",
         keys=("clips", "frames"),
         checkpoints=("clips.features",),
-        check=_check_embedder,
+        # Without the weights.
+        check=lambda config: (
+            config.clips.features == EMBEDDED
+            or load("tempo.video.clips:load_pretrained")(config.clips.features, "AutoImageProcessor")
+        ),
         idle=_imported,
     ),
     Stage(
         "captions",
-        "let the model caption every clip",
+        "caption every clip with the model",
         reads=(("clips", Clips),),
         writes=Captions,
         worker="tempo.preference.captions:make_worker",
-        place=_asking,
+        place=_answering_place,
         needs_model=lambda config: config.endpoint is None,
         keys=("model", *_SERVER, "captions"),
         ignored_keys=("model.device",),
@@ -147,7 +143,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "perturbations",
-        "choose what to drop, shuffle and reverse",
+        "choose the clips to drop, shuffle and reverse",
         reads=(("captions", Captions), ("clips", Clips)),
         writes=Perturbations,
         worker="tempo.preference.perturbations:make_worker",
@@ -156,11 +152,11 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "responses",
-        "let the model answer, clean and perturbed",
+        "describe original and perturbed videos with the model",
         reads=(("perturbations", Perturbations),),
         writes=Responses,
         worker="tempo.preference.responses:make_worker",
-        place=_asking,
+        place=_answering_place,
         needs_model=lambda config: config.endpoint is None,
         keys=("model", *_SERVER, "responses"),
         ignored_keys=("model.device",),
@@ -171,7 +167,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "pairs",
-        "pair chosen with rejected answers, filter",
+        "pair chosen with rejected responses; filter the pairs",
         reads=(("responses", Responses),),
         writes=Pair,
         function=steps.run_pairs,
@@ -181,7 +177,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "audit",
-        "ask how well the pairs can be told apart without the video",
+        "measure how well the pairs can be told apart without the video",
         reads=(("pairs", Pair),),
         function=steps.run_audit,
         needs_model=lambda config: config.audit.max_model_pairs > 0,
@@ -200,18 +196,22 @@ STAGES: tuple[Stage, ...] = (
         ignored_keys=("training.checkpoint_minutes",),
         input_files=("training.instructions",),
         checkpoints=("model.path",),
-        check=_check_instructions,
+        check=lambda config: _check_file(
+            config.training.instructions, "tempo.training.instructions:read_questions"
+        ),
         is_shared=False,
         files=("train", "baselines", "model"),
     ),
     Stage(
         "evaluation",
-        "ask every model the benchmark",
+        "evaluate every model on the benchmark",
         function=steps.run_evaluation,
         needs_model=lambda config: bool(config.synthetic or config.evaluation.benchmark),
         keys=("evaluation",),
         input_files=("evaluation.benchmark",),
-        check=_check_benchmark,
+        check=lambda config: _check_file(
+            config.evaluation.benchmark, "tempo.evaluation.benchmark:read_samples"
+        ),
         is_shared=False,
         files=("evaluation", "evaluation.json"),
     ),
@@ -240,9 +240,53 @@ def select_stages(config: Config, *, until: str = "", only: str = "") -> tuple[S
 
     Raises ValueError for an unknown name, and for an idle stage in `only`.
     """
-    if only and (reason := find_stage(only).idle(config)):
+    if not only:
+        last = STAGES.index(find_stage(until or NAMES[-1]))
+        return tuple(stage for stage in STAGES[: last + 1] if not stage.idle(config))
+    if reason := find_stage(only).idle(config):
         raise ValueError(f"stage {only!r} has nothing to do: {reason}")
-    if only:
-        return (find_stage(only),)
-    last = STAGES.index(find_stage(until or NAMES[-1]))
-    return tuple(stage for stage in STAGES[: last + 1] if not stage.idle(config))
+    return (find_stage(only),)
+
+
+def fingerprints(config: Config) -> dict[str, str]:
+    """For each stage 16 hex digits: a hash of its keys, input files, the seed, and the stages before it."""
+    chained = str(config.run.seed)
+    result = {}
+    for stage in STAGES:
+        values = [_plain_value(config, key, stage) for key in stage.keys]
+        inputs = [_hash_input(config, key) for key in (*stage.input_files, *stage.checkpoints)]
+        result[stage.name] = hash_text(json.dumps([chained, stage.name, values, inputs], sort_keys=True))
+        chained = chained if stage.is_auxiliary else result[stage.name]
+    return result
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages whose code makes the rows."""
+    return {"tempo": __version__, "transformers": version("transformers")}
+
+
+def look_up(config: Config, key: str) -> Any:
+    """The value of `section.key`, or a whole section; None for a key of a missing section."""
+    value: Any = config
+    for part in key.split("."):
+        value = getattr(value, part, None)
+    return value
+
+
+def _plain_value(config: Config, key: str, stage: Stage) -> Any:
+    value = look_up(config, key)
+    ignored = {name.partition(".")[2] for name in stage.ignored_keys if name.startswith(f"{key}.")}
+    return value.model_dump(mode="json", exclude=ignored) if hasattr(value, "model_dump") else value
+
+
+def _hash_input(config: Config, key: str) -> str:
+    """A hash of the content of the file or checkpoint under `key`; empty for a missing one or a hub name."""
+    value = look_up(config, key)
+    if not value or (key, value) == ("clips.features", EMBEDDED):
+        return ""
+    path = embedded_path() if value == EMBEDDED else Path(value).expanduser()
+    try:
+        return hash_checkpoint(path) if path.is_dir() else hash_file(path)
+    except OSError:
+        # `run` checks that files exist before any work; other commands must work without them.
+        return ""

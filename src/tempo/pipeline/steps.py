@@ -1,4 +1,4 @@
-"""What the table of stages refers to: functions that run a whole stage, and checks before any work.
+"""Functions of the table of stages: those that run a whole stage, and checks before any work.
 
 Each imports its package when it is called.
 """
@@ -40,7 +40,7 @@ def run_synthetic(context: Context, console: Console) -> None:
 
 
 def run_videos(context: Context, console: Console) -> None:
-    """Identifies every file. Of files with the same content the first path stays, the others are skipped."""
+    """Identifies every file by its content. Of files with the same content only the first path is kept."""
     from tempo.video.find import VideoFile
 
     store = RunStore(context.directory)
@@ -48,9 +48,8 @@ def run_videos(context: Context, console: Console) -> None:
     worker = "tempo.video.find:make_worker"
     with Counter(console, "videos", len(batches)).live() as counter:
         for result in engine.map_batches(worker, context, batches, place="pool", stage="videos"):
-            store.append_results("videos", result)
+            store.append("videos", result)
             counter.advance()
-    # Of files with the same content the first path is kept.
     first: dict[str, Video] = {}
     skipped, known = list[Skipped](), store.handled_ids("videos")
     for video in sorted(store.read("videos", Video), key=lambda video: video.path):
@@ -63,7 +62,7 @@ def run_videos(context: Context, console: Console) -> None:
 
 
 def new_files(context: Context) -> list[str]:
-    """The files in `videos.paths` that are not part of the run; raises ValueError if there are no files."""
+    """The files in `videos.paths` that are not in the run yet; raises ValueError if there are no files."""
     from tempo.video.find import find_videos
 
     store = RunStore(context.directory)
@@ -74,7 +73,7 @@ def new_files(context: Context) -> list[str]:
 
 
 def run_pairs(context: Context, console: Console) -> None:
-    """Makes or imports all pairs; pairs of held-out videos go to another file."""
+    """Makes or imports all pairs; those of held-out videos go to a separate file."""
     from tempo.preference.importing import import_pairs
     from tempo.preference.pairs import HELD_OUT, make_pairs
 
@@ -100,9 +99,8 @@ def run_audit(context: Context, console: Console) -> None:
 
 
 def run_training(context: Context, console: Console) -> None:
-    """Trains every phase that is not done, together with the other processes."""
-    from tempo.training.phases import Session
-    from tempo.training.phases import run_training as train
+    """Trains all phases that are not done, together with the other processes."""
+    from tempo.training import phases
 
     call_to_training(context.config.model.device, is_needed=True)
     names = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
@@ -112,20 +110,19 @@ def run_training(context: Context, console: Console) -> None:
             figures = (f"{short} {row[name]:.3f}" for name, short in names.items() if name in row)
             show(str(directory.relative_to(context.directory)), step, num_steps, " ".join(figures))
 
-        train(Session(context, show_step, console.print))
+        phases.run_training(phases.Session(context, show_step, console.print))
 
 
 def join_training(context: Context) -> None:
-    """What every process but the first does: it takes part whenever the first one begins a training."""
-    from tempo.training.phases import Session
-    from tempo.training.phases import run_training as train
+    """Takes part in each training that the first process begins."""
+    from tempo.training import phases
 
     while call_to_training(context.config.model.device, is_needed=False):
-        train(Session(context))
+        phases.run_training(phases.Session(context))
 
 
 def run_evaluation(context: Context, console: Console) -> None:
-    """Asks every model the benchmark; writes `evaluation.json`."""
+    """Evaluates every model on the benchmark; writes `evaluation.json`."""
     from tempo.evaluation.evaluate import run_evaluation as evaluate
 
     with counters(console) as show:
@@ -140,7 +137,7 @@ def run_report(context: Context, console: Console) -> None:
 
 
 def check_paths(config: Config, file_keys: Iterable[str]) -> None:
-    """Raises ValueError for a missing file, folder or checkpoint; `file_keys` name a file or are empty."""
+    """Raises ValueError for a missing video, checkpoint, or file under one of `file_keys`."""
     check_model_path(config.model.path)
     for key in file_keys:
         if (value := attrgetter(key)(config)) and not Path(value).is_file():
@@ -163,8 +160,9 @@ def check_model(config: Config) -> None:
 def check_trainable(context: Context) -> None:
     """Raises ValueError for an instruction about an unknown video, and for a video too long to train on."""
     from tempo.training.examples import check_longest
-    from tempo.training.instructions import check_videos
+    from tempo.training.instructions import match_questions
 
-    check_videos(context)
+    if context.config.training.instructions:
+        match_questions(context)
     if context.config.training.phases:
         check_longest(context)

@@ -1,7 +1,7 @@
 """Captions of clips, written by the model itself.
 
-Captioning is differential: the first clip is shown alone, every other clip after the clip before it. The
-caption is a part of the answer, without markdown and enclosing quotation marks.
+Captioning is differential: the first clip is shown alone, every other clip together with the clip before it.
+The caption is the part of the answer after a mark, without markdown and enclosing quotation marks.
 """
 
 from __future__ import annotations
@@ -23,53 +23,47 @@ STAGE = "captions"
 
 _WORD = re.escape(CAPTION_MARK.rstrip(":"))
 
-#: The mark at the start of a line, in any case and markdown: "## caption (clip 2):". For %s see `_MARKS`.
+#: The mark at the start of a line, in any case and markdown; %s is what may follow the word.
 _AT_START = rf"(?m:^)[ \t#>*_`-]*(?i:{_WORD})%s[*_` \t]*:[*_`]*"
 
-#: Forms of the mark, the most reliable first. A caption may mention captions, so a less reliable form that
-#: follows a more reliable one is a part of the caption. The second form has a subject before the colon:
-#: "(clip 2)", "of the second clip". Within a line the mark counts only as the prompt has it, and not after a
-#: quotation mark: there it is text that the model has read in a frame.
+#: Forms of the mark, the most reliable first: "Caption:", "Caption (clip 2):" or "Caption of the clip:", and
+#: "Caption:" within a line. After a more reliable form a less reliable one belongs to the caption, which may
+#: mention captions. Within a line and after a quotation mark, "Caption:" is text that is seen in a frame.
 _MARKS = (
     re.compile(_AT_START % ""),
     re.compile(_AT_START % r"(?:[ \t]*\([^)\n]{0,40}\)|[ \t]+(?:of|for)[ \t][^:\n]{0,40})"),
     re.compile(rf"(?<![\"'“‘«*_`])[*_`]*\b{_WORD}[*_`]*:[*_`]*"),
 )
 
-#: Rules, headings, bullets and quotations at the start of a line; then emphasis and code within it.
+#: Horizontal rules; headings, bullets and quotations at the start of a line; emphasis and code.
 _MARKDOWN = (
     re.compile(r"^[ \t]*[-*_]{3,}[ \t]*$", re.MULTILINE),
     re.compile(r"^[ \t]*(?:(?:#{1,6}|[-+*•>])[ \t]+)+", re.MULTILINE),
     re.compile(r"\*{2,}|`+|(?<!\w)[*_]+(?=\S)|(?<=\S)[*_]+(?!\w)"),
 )
 
-#: A text that is quoted as a whole, and has no other quotation mark within.
+#: A text in quotation marks, without further quotation marks in it.
 _QUOTED = re.compile(r'["“„«]\s*([^"“”„«»]*?)\s*["”“»]')
 
 
 def make_worker(context: Context, generate: Generate | None = None) -> Worker:
-    """A worker from Clips to Captions; it skips a video if one of its clips gets no caption.
-
-    `generate` replaces the configured model or server.
-    """
-    draw = generate or answer_source(context)
-    store = FrameStore(context.directory / "frames")
+    """A worker from Clips to Captions. `generate` replaces the configured model or server."""
+    draw, store = generate or answer_source(context), FrameStore(context.directory / "frames")
     settings, seed = context.config.captions, context.config.run.seed
     # At temperature 0 another try would give the same words.
     num_tries = settings.retries + 1 if settings.temperature else 1
 
     def draw_captions(requests: Sequence[Request]) -> list[tuple[Answer, str | None]]:
-        """The last answer to each request, and its caption; a failed one is drawn again with another seed."""
+        """The last answer to each request, and its caption if it has one."""
         drawn: list[tuple[Answer, str | None]] = [(Answer("", is_whole=True), None)] * len(requests)
         for number in range(num_tries):
-            # A request that a server failed on has been tried again by its client.
+            # The client has already tried a request again that the server failed on.
             left = [i for i, (answer, caption) in enumerate(drawn) if caption is None and not answer.failure]
             again = [replace(requests[i], seed=derive_seed(requests[i].seed, number)) for i in left]
             answers = draw(again, sampling=settings, max_new_tokens=settings.max_new_tokens) if left else []
             for i, answer in zip(left, answers, strict=True):
                 is_differential, is_last = requests[i].prompt == DIFFERENCE, number + 1 == num_tries
-                caption = clean_caption(answer, is_differential=is_differential, is_last_try=is_last)
-                drawn[i] = answer, caption
+                drawn[i] = answer, clean_caption(answer, is_differential, is_last_try=is_last)
         return drawn
 
     def work(batch: Sequence[Clips]) -> Sequence[Captions | Skipped]:
@@ -85,24 +79,15 @@ def make_worker(context: Context, generate: Generate | None = None) -> Worker:
 
 
 def clip_requests(video: Clips, store: FrameStore, *, seed: int) -> list[Request]:
-    """One request per clip: the key frames of the clip before it (if there is one), then its own."""
-    frames = store.read_key_frames(video.id)
-    requests = []
-    start = 0
+    """One request per clip: the two key frames of the clip before it (if there is one), then its own two."""
+    frames, requests = store.read_key_frames(video.id), []
     for index, clip in enumerate(video.clips):
-        end = start + len(clip.key_frames)
-        first = start - len(video.clips[index - 1].key_frames) if index else start
-        seconds = clip.end_seconds - video.clips[max(0, index - 1)].start_seconds
-        requests.append(
-            Request(
-                prompt=DIFFERENCE if index else FIRST_CLIP,
-                seed=derive_seed(seed, video.id, "caption", index),
-                frames=frames[first:end],
-                # The mean rate: the model then sees roughly how long the clips last.
-                fps=round((end - first) / seconds, 3),
-            )
-        )
-        start = end
+        first = max(0, index - 1)
+        shown = frames[2 * first : 2 * index + 2]
+        # The mean rate shows the model roughly how long the clips are.
+        fps = round(len(shown) / (clip.end_seconds - video.clips[first].start_seconds), 3)
+        prompt = DIFFERENCE if index else FIRST_CLIP
+        requests.append(Request(prompt, derive_seed(seed, video.id, "caption", index), shown, fps))
     return requests
 
 
@@ -117,22 +102,20 @@ def _collect(video_id: str, drawn: Sequence[tuple[Answer, str | None]]) -> Capti
     return Captions(id=video_id, captions=tuple(caption for _, caption in drawn if caption))
 
 
-def clean_caption(answer: Answer, *, is_differential: bool, is_last_try: bool = True) -> str | None:
+def clean_caption(answer: Answer, is_differential: bool, *, is_last_try: bool = True) -> str | None:
     """The caption in an answer, on one line; None if it is empty or the token limit cut it.
 
     It is the text after the last of the most reliable marks. Without a mark, a differential answer describes
-    both clips: it gives None, and on the last try its longest paragraph. Any other answer is a caption as a
-    whole.
+    both clips: it gives None, and on the last try its longest paragraph. Any other answer is the caption.
     """
     if not answer.is_whole:
         return None
-    text = next((mark.split(answer.text)[-1] for mark in _MARKS if mark.search(answer.text)), None)
-    if text is None and is_differential:
-        # The last paragraph may be a closing remark.
-        paragraphs = re.split(r"\n\s*\n", answer.text.strip())
-        text = max(reversed(paragraphs), key=len) if is_last_try else ""
-    elif text is None:
-        text = answer.text
+    text = answer.text
+    if mark := next((mark for mark in _MARKS if mark.search(text)), None):
+        text = mark.split(text)[-1]
+    elif is_differential:
+        # Not the last paragraph, which may be a closing remark.
+        text = max(reversed(re.split(r"\n\s*\n", text.strip())), key=len) if is_last_try else ""
     for pattern in _MARKDOWN:
         text = pattern.sub("", text)
     text = " ".join(text.split())

@@ -1,8 +1,7 @@
 """Pairs as a data set for other trainers: TRL, ms-swift, LLaMA-Factory, or Parquet.
 
-Rows go from easy to hard: their order is the only curriculum that other trainers have. The column `tempo` has
-the values for which a format has no column. All three trainers ignore columns that they do not know, and this
-name is not one that they do (ms-swift reads `video` as `videos`).
+Rows go from easy to hard: their order is the only curriculum that other trainers have. The column `tempo`,
+which the three trainers ignore, has the values for which their formats have no column.
 """
 
 from __future__ import annotations
@@ -26,17 +25,13 @@ from tempo.video.frames import FrameStore
 FORMATS = ("trl", "ms-swift", "llama-factory", "parquet")
 
 PAIRS_FILE = "pairs.jsonl"
-PARQUET_FILE = "pairs.parquet"
-
-#: Name of the data set in LLaMA-Factory's `dataset_info.json`.
-LLAMA_FACTORY_NAME = "tempo_pairs"
 
 
 def export_pairs(source: Path | str | Sequence[Pair], format_name: str, out: Path | str) -> int:
     """Writes a run's pairs, or a list of pairs, into the new folder `out`; returns how many.
 
     `format_name` is "trl", "ms-swift", "llama-factory" or "parquet". The folder is complete or absent. Raises
-    ValueError for an unknown format, without pairs, or if a video that the format needs is gone.
+    ValueError for an unknown format, without pairs, or if a video that the format needs is missing.
     """
     if format_name not in FORMATS:
         raise ValueError(f"--format {format_name!r} is unknown; the formats are {', '.join(FORMATS)}")
@@ -53,7 +48,7 @@ def export_pairs(source: Path | str | Sequence[Pair], format_name: str, out: Pat
             _write_parquet(pairs, folder, run)
         else:
             _write_jsonl(pairs, format_name, folder, target, run)
-        # An empty folder may be there: the file system replaces it in one step.
+        # Also replaces an empty folder.
         os.replace(folder, target)
     except OSError as error:
         raise ValueError(f"--out {out} cannot be written: {error}") from None
@@ -63,14 +58,12 @@ def export_pairs(source: Path | str | Sequence[Pair], format_name: str, out: Pat
 
 
 def _read_pairs(run: Path) -> list[Pair]:
-    """The pairs of a run, with the present paths of their videos."""
     store = RunStore(run)
-    if not store.is_done("pairs"):
-        raise ValueError(f"{run} has no pairs yet: its stage 'pairs' is not done. `tempo run` makes them")
+    # Videos may have moved since the pairs were made.
+    paths = {video.id: os.path.abspath(video.path) for video in store.read("videos", Video)}
     pairs = store.read("pairs", Pair)
     if not pairs:
-        raise ValueError(f"{run} has no pair to export. `tempo status {run}` shows why they were skipped")
-    paths = {video.id: os.path.abspath(video.path) for video in store.read("videos", Video)}
+        raise ValueError(f"{run} has no pairs to export. `tempo status {run}` shows what is done and skipped")
     return [pair.model_copy(update={"video": paths.get(pair.video_id, pair.video)}) for pair in pairs]
 
 
@@ -83,14 +76,13 @@ def _write_parquet(pairs: Sequence[Pair], folder: Path, run: Path | None) -> Non
     numbers = {"level": number, "num_clips": number, "order": List(number), "frames": List(number)}
     features = Features({name: numbers.get(name, text) for name in Pair.model_fields})
     rows = [pair.model_dump() for pair in pairs]
-    write_table(pyarrow.Table.from_pylist(rows, schema=features.arrow_schema), folder / PARQUET_FILE)
-    _write_card(pairs, PARQUET_FILE, features, folder, run)
+    write_table(pyarrow.Table.from_pylist(rows, schema=features.arrow_schema), folder / "pairs.parquet")
+    _write_card(pairs, "pairs.parquet", features, folder, run)
 
 
 def _write_jsonl(
     pairs: Sequence[Pair], format_name: str, folder: Path, target: Path, run: Path | None
 ) -> None:
-    """Writes the rows, and the files that describe them to the library that loads them."""
     images = _write_frames(pairs, folder, target, run) if format_name == "trl" else {}
     rows = [_row(pair, format_name, images) for pair in pairs]
     # `Dataset.to_json` would escape every slash of a path and write null for each key that a row lacks.
@@ -98,12 +90,12 @@ def _write_jsonl(
     if format_name == "llama-factory":
         columns = {"messages": "conversations"} | {name: name for name in ("chosen", "rejected", "videos")}
         info = {"file_name": PAIRS_FILE, "formatting": "sharegpt", "ranking": True, "columns": columns}
-        write_json(folder / "dataset_info.json", {LLAMA_FACTORY_NAME: info})
+        write_json(folder / "dataset_info.json", {"tempo_pairs": info})
     if format_name == "trl":
         from datasets import Dataset, Image, List
 
         features = Dataset.from_list(rows).features
-        # JSON only has their paths.
+        # In JSON they are only paths.
         features["images"] = List(Image())
         _write_card(pairs, PAIRS_FILE, features, folder, run)
 
@@ -123,7 +115,15 @@ def _row(pair: Pair, format_name: str, images: Mapping[str, list[str]]) -> Row:
             "images": [original[number] for number in pair.frames] or original,
             "tempo": tempo,
         }
-    _check_video_file(pair)
+    # The other two open the video file.
+    tags = [tag for tag in TAGS if any(tag in text for text in (pair.prompt, pair.chosen, pair.rejected))]
+    advice = "Export as trl or parquet"
+    if pair.frames:
+        raise ValueError(f"pair {pair.id!r} is about a perturbed video (pairs.mirror). {advice}")
+    if tags:
+        raise ValueError(f"pair {pair.id!r}: its text contains {tags[0]}, which stands for a file. {advice}")
+    if not os.path.isfile(pair.video):
+        raise ValueError(f"pair {pair.id!r}: {pair.video} is missing. {advice}")
     prompt, videos = VIDEO_TAG + pair.prompt, [pair.video]
     if format_name == "ms-swift":
         messages = [message("user", prompt), message("assistant", pair.chosen)]
@@ -137,20 +137,6 @@ def _row(pair: Pair, format_name: str, images: Mapping[str, list[str]]) -> Row:
     }
 
 
-def _check_video_file(pair: Pair) -> None:
-    """Raises ValueError for a pair that a trainer which opens the video file could not read."""
-    text = "\n".join((pair.prompt, pair.chosen, pair.rejected))
-    if pair.frames:
-        fault = "it is about a perturbed video (pairs.mirror), of which there is no file"
-    elif not os.path.isfile(pair.video):
-        fault = f"{pair.video} is gone"
-    elif found := [tag for tag in TAGS if tag in text]:
-        fault = f"its text contains {found[0]}, for which this format expects a file"
-    else:
-        return
-    raise ValueError(f"pair {pair.id!r}: {fault}. Export as trl or parquet")
-
-
 def _write_frames(
     pairs: Sequence[Pair], folder: Path, target: Path, run: Path | None
 ) -> dict[str, list[str]]:
@@ -160,9 +146,7 @@ def _write_frames(
     store, images = FrameStore(run / "frames"), {}
     for video_id in {pair.video_id for pair in pairs}:
         if not store.has(video_id):
-            raise ValueError(
-                f"the frames of video {video_id} are gone from {store.directory}. Make them again"
-            )
+            raise ValueError(f"the frames of video {video_id} are missing from {store.directory}")
         (folder / "frames" / video_id).mkdir(parents=True)
         jpegs = {f"frames/{video_id}/{i:04d}.jpg": jpeg for i, jpeg in enumerate(store.read(video_id).jpegs)}
         for name, jpeg in jpegs.items():
@@ -177,16 +161,12 @@ def _write_card(pairs: Sequence[Pair], file: str, features: Any, folder: Path, r
     from datasets.info import DatasetInfosDict
     from huggingface_hub import DatasetCard, DatasetCardData
 
-    header = DatasetCardData(
-        pretty_name="Temporal preference pairs",
-        task_categories=["video-text-to-text"],
-        tags=["video", "preference", "dpo", "temporal-understanding", "tempo"],
-        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": file}]}],
-    )
+    header = DatasetCardData()
     DatasetInfosDict({"default": DatasetInfo(features=features)}).to_dataset_card_data(header)
     card = DatasetCard.from_template(
         header,
         template_path=str(Path(__file__).with_name("card.md.jinja")),
+        file=file,
         has_images="images" in features,
         pairs=pairs,
         counts=Counter((pair.kind, pair.level) for pair in pairs),

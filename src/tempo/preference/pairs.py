@@ -1,8 +1,8 @@
 """Pairs: responses joined with their videos, filtered (method.md, section 2), and selected.
 
-The filter looks at one pair, the selection at many: duplicates, held-out videos, lengths. Every pair that is
-left out becomes a Skipped record with the reason. Random choices depend on the run's seed and the id of the
-pair or video, so neither the order of the rows nor other videos change them.
+The filter looks at one pair, the selection at many: duplicates, held-out videos, lengths. A pair that is left
+out becomes a Skipped record with the reason. Random choices depend only on the run's seed and the id of the
+pair or video.
 """
 
 from __future__ import annotations
@@ -24,12 +24,10 @@ from tempo.preference.prompts import describe_prompt
 from tempo.preference.responses import arrange, clip_of_frames
 from tempo.video.frames import FrameStore
 
-STAGE = "pairs"
-
 #: The file of the pairs of held-out videos: training never reads them, evaluation and probe may.
 HELD_OUT = "held_out_pairs"
 
-#: Ratios of lengths within this share of each other count as equal; a finer step hardly keeps fewer pairs.
+#: Length ratios are balanced in steps of about this relative size.
 LENGTH_STEP = 0.02
 
 
@@ -51,36 +49,33 @@ def make_pairs(context: Context) -> Selection:
     for row in store.read("responses", Responses):
         for missing in row.unanswered:
             pair_id = f"{row.id}/{missing.kind}-{missing.level:02d}"
-            skipped.append(_skip(pair_id, "no rejected answer", missing.reason))
+            skipped.append(skip(pair_id, "no rejected answer", missing.reason))
         for response in row.rejected:
-            kind, level = response.perturbation.kind, response.perturbation.level
+            made = response.perturbation
             pair = Pair(
-                id=f"{row.id}/{kind}-{level:02d}",
+                **made.model_dump(exclude={"kept_share", "kendall_distance"}),
+                id=f"{row.id}/{made.kind}-{made.level:02d}",
                 video_id=row.id,
                 video=videos[row.id].path,
                 prompt=describe_prompt(row.id, seed=seed),
                 chosen=row.chosen,
                 rejected=response.text,
-                kind=kind,
-                level=level,
-                order=response.perturbation.order,
-                num_clips=row.num_clips,
             )
             if fault := pair_fault(pair, settings):
-                skipped.append(_skip(pair.id, *fault))
+                skipped.append(skip(pair.id, *fault))
             else:
                 pairs.append(pair)
-    selection = select_pairs(pairs, settings, seed=seed)
-    kept, held_out = selection.pairs, selection.held_out
+    selected = select_pairs(pairs, settings, seed=seed)
+    kept, held_out = selected.pairs, selected.held_out
     if settings.mirror:
         frames = FrameStore(context.directory / "frames")
         kept, held_out = (add_mirrors(part, videos, frames) for part in (kept, held_out))
-    return Selection(kept, held_out, skipped + selection.skipped)
+    return Selection(kept, held_out, skipped + selected.skipped)
 
 
 def pair_fault(pair: Pair, settings: PairsConfig) -> tuple[str, str] | None:
-    """Why the filter rejects a pair, as (reason, figure); None if the pair is kept. Lengths count words."""
-    chosen, rejected = num_words(pair)
+    """Why the filter rejects a pair, as (reason, figure); None if the pair is kept. Lengths are in words."""
+    chosen, rejected = len(pair.chosen.split()), len(pair.rejected.split())
     if pair.chosen == pair.rejected:
         return "same text", f"{chosen} words"
     if pair.chosen in pair.rejected:
@@ -95,47 +90,35 @@ def pair_fault(pair: Pair, settings: PairsConfig) -> tuple[str, str] | None:
     return None
 
 
-def num_words(pair: Pair) -> tuple[int, int]:
-    """The numbers of words of the chosen and of the rejected text."""
-    return len(pair.chosen.split()), len(pair.rejected.split())
-
-
 def log_length_ratio(pair: Pair) -> float:
     """Logarithm of chosen over rejected length in words: positive if the chosen text is longer."""
-    chosen, rejected = num_words(pair)
-    return math.log(max(1, chosen) / max(1, rejected))
+    return math.log(max(1, len(pair.chosen.split())) / max(1, len(pair.rejected.split())))
 
 
 def select_pairs(pairs: Iterable[Pair], settings: PairsConfig, *, seed: int) -> Selection:
     """The pairs that the settings keep, split by video into training and held-out pairs."""
-    kept, skipped = _drop_duplicates(pairs) if settings.drop_duplicates else (list(pairs), [])
+    kept, skipped = list(pairs), []
+    if settings.drop_duplicates:
+        # A pair that occurs at several levels is as hard as the hardest of them.
+        first: dict[tuple[str, str, str], Pair] = {}
+        for pair in sorted(kept, key=lambda pair: (pair.level, pair.id)):
+            known = first.setdefault((pair.video_id, pair.chosen, pair.rejected), pair)
+            if known is not pair:
+                skipped.append(skip(pair.id, "duplicate", f"same texts as {known.id}"))
+        kept = list(first.values())
     parts: list[list[Pair]] = [[], []]
     for pair in kept:
         is_held_out = derive_seed(seed, pair.video_id, "held out") < settings.held_out_share * 2**63
         parts[is_held_out].append(pair)
     if settings.length == "fair":
-        # Last and separately for each part: any later choice would unbalance the lengths again.
+        # Last and for each part, because any later choice would unbalance the lengths again.
         parts = [_balance_lengths(part, skipped, seed=seed) for part in parts]
     training, held_out = (sorted(part, key=lambda pair: pair.id) for part in parts)
     return Selection(training, held_out, skipped)
 
 
-def _drop_duplicates(pairs: Iterable[Pair]) -> tuple[list[Pair], list[Skipped]]:
-    # Of a video's pairs with the same texts the hardest level remains, because the pair has all their levels.
-    first: dict[tuple[str, str, str], Pair] = {}
-    skipped = []
-    for pair in sorted(pairs, key=lambda pair: (pair.level, pair.id)):
-        known = first.setdefault((pair.video_id, pair.chosen, pair.rejected), pair)
-        if known is not pair:
-            skipped.append(_skip(pair.id, "duplicate", f"same texts as {known.id}"))
-    return list(first.values()), skipped
-
-
 def _balance_lengths(pairs: Iterable[Pair], skipped: list[Skipped], *, seed: int) -> list[Pair]:
-    """As many pairs with the longer as with the shorter chosen text, for each kind, level and length ratio.
-
-    Every pair of equal lengths stays. A kind whose chosen text is always the longer one loses all pairs.
-    """
+    # For each kind, level and length ratio, as many pairs with the longer as with the shorter chosen text.
     kept: list[Pair] = []
     cells: defaultdict[tuple[str, int, int], tuple[list[Pair], list[Pair]]] = defaultdict(lambda: ([], []))
     for pair in sorted(pairs, key=lambda pair: derive_seed(seed, pair.id, "length")):
@@ -148,17 +131,16 @@ def _balance_lengths(pairs: Iterable[Pair], skipped: list[Skipped], *, seed: int
         count = min(len(shorter), len(longer))
         kept += shorter[:count] + longer[:count]
         for pair in shorter[count:] + longer[count:]:
-            lengths = "{} against {} words".format(*num_words(pair))
-            detail = f"{lengths}, no other {kind} pair of level {level} to balance it"
-            skipped.append(_skip(pair.id, "length gives it away", detail))
+            detail = f"no other {kind} pair of level {level} balances its lengths"
+            skipped.append(skip(pair.id, "length gives it away", detail))
     return kept
 
 
 def add_mirrors(pairs: Sequence[Pair], videos: dict[str, Clips], frames: FrameStore) -> list[Pair]:
-    """The pairs and their mirror images, sorted by id."""
-    seconds = {name: frames.read(name).seconds for name in {pair.video_id for pair in pairs}}
-    clip = {name: clip_of_frames(videos[name], seconds_T) for name, seconds_T in seconds.items()}
-    mirrored = [image for pair in pairs if (image := mirror(pair, clip[pair.video_id]))]
+    """The pairs and their mirrored pairs, sorted by id."""
+    names = {pair.video_id for pair in pairs}
+    clip_T = {name: clip_of_frames(videos[name], frames.read(name).seconds) for name in names}
+    mirrored = [image for pair in pairs if (image := mirror(pair, clip_T[pair.video_id]))]
     return sorted([*pairs, *mirrored], key=lambda pair: pair.id)
 
 
@@ -174,5 +156,6 @@ def mirror(pair: Pair, clip_T: NDArray[np.int64]) -> Pair | None:
     return pair.model_copy(update={"id": f"{pair.id}/mirror", **changes})
 
 
-def _skip(pair_id: str, reason: str, detail: str) -> Skipped:
-    return Skipped(stage=STAGE, id=pair_id, reason=reason, detail=detail)
+def skip(pair_id: str, reason: str, detail: str) -> Skipped:
+    """The record of a pair that is left out."""
+    return Skipped(stage="pairs", id=pair_id, reason=reason, detail=detail)

@@ -1,17 +1,16 @@
 """Perturbations: lists of clip indices in which clips are dropped, shuffled, reversed or swapped.
 
-The level r controls every kind: a larger r disturbs more. The rule `distinct` (the default) cuts the clips
-into r segments of nearly equal size. No perturbation is the original order, a kind never has the same order
-twice, and levels with the same effect are merged into the smallest of them. The rule `paper` is that of the
-authors' released code, which has none of these properties (method.md, sections 2 and 3).
+A larger level r disturbs more. The rule `distinct` (the default) cuts the clips into r segments of nearly
+equal size. No perturbation is the original order, no two of a kind are the same order, and of several levels
+with the same effect the smallest is used. The rule `paper` is that of the authors' released code, which has
+none of these properties (method.md, sections 2 and 3).
 
-The kind `swap` is not part of the method: two clips that are r // 2 apart change places, so only the order of
-two clips is wrong.
+The kind `swap` is not part of the method: two clips that are r // 2 apart change places.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -19,7 +18,7 @@ from tempo.core.hashing import derive_seed
 from tempo.core.records import Captions, Clips, Kind, Perturbation, Perturbations, Skipped
 
 if TYPE_CHECKING:
-    # `tempo.perturb` has to import quickly.
+    # Only for types, because `tempo.perturb` must import quickly.
     import numpy as np
 
     from tempo.config import PerturbationsConfig
@@ -50,22 +49,17 @@ def make_worker(context: Context) -> Worker:
 
 
 def perturb_all(num_clips: int, settings: PerturbationsConfig, *, seed: int) -> list[Perturbation]:
-    """The perturbations of every kind and level in the settings, from easy (large r) to hard.
-
-    Each has its own random generator, so a change of the settings does not change the others.
-    """
+    """The perturbations of each kind and level in the settings, from easy (large r) to hard."""
     made: list[Perturbation] = []
+    rule = settings.rule
     for kind in settings.kinds:
-        if settings.rule == "paper":
-            levels = sorted(settings.levels, reverse=True)
-            made += [perturb(num_clips, kind, level, seed=seed, rule="paper") for level in levels]
-            continue
-        of_kind: dict[tuple[int, ...], Perturbation] = {}
+        levels = settings.levels if rule == "paper" else distinct_levels(num_clips, kind, settings.levels)
+        of_kind: list[Perturbation] = []
         # From hard to easy: more segments have more orders, so there is always one that is not taken.
-        for level in reversed(distinct_levels(num_clips, kind, settings.levels)):
-            perturbation = _perturb(num_clips, kind, level, seed, "distinct", taken=of_kind)
-            of_kind[perturbation.order] = perturbation
-        made += reversed(of_kind.values())
+        for level in sorted(levels):
+            taken = [known.order for known in of_kind] if rule == "distinct" else []
+            of_kind.append(_perturb(num_clips, kind, level, seed, rule, taken))
+        made += reversed(of_kind)
     return made
 
 
@@ -88,14 +82,10 @@ def perturb(
 
 
 def distinct_levels(num_clips: int, kind: Kind, levels: Sequence[int]) -> list[int]:
-    """The levels that have different effects on `num_clips` clips, largest first; may be empty.
-
-    Of several levels with the same effect the smallest remains.
-    """
+    """The smallest level for each possible effect on `num_clips` clips, largest first; may be empty."""
     smallest = {_effect(num_clips, kind, level): level for level in sorted(levels, reverse=True)}
     most = num_clips - 1 if kind == "drop" else num_clips
-    useful = [level for effect, level in smallest.items() if _LEAST_EFFECT[kind] <= effect <= most]
-    return sorted(useful, reverse=True)
+    return [level for effect, level in smallest.items() if _LEAST_EFFECT[kind] <= effect <= most]
 
 
 def kendall_distance(order: Sequence[int]) -> float:
@@ -113,10 +103,11 @@ def _effect(num_clips: int, kind: Kind, level: int) -> int:
 
 
 def _perturb(
-    num_clips: int, kind: Kind, level: int, seed: int, rule: Rule, taken: Collection[tuple[int, ...]] = ()
+    num_clips: int, kind: Kind, level: int, seed: int, rule: Rule, taken: Sequence[tuple[int, ...]] = ()
 ) -> Perturbation:
     import numpy as np
 
+    # Independent of the other kinds and levels, so a change of the settings does not change this one.
     rng = np.random.default_rng(derive_seed(seed, kind, level))
     order = _draw_order(num_clips, kind, level, rng, rule)
     while order in taken:

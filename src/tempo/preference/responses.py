@@ -1,9 +1,7 @@
 """Responses: the model describes each video as filmed (chosen) and perturbed (rejected).
 
-`responses.input_form` is what the perturbation is applied to: the captions of the clips, which the model
-fuses into one paragraph, their key frames, or the stored frames of the whole video, which it describes.
-
-    T: frames
+By `responses.input_form`, the model fuses the captions of the clips into one paragraph, describes their key
+frames, or describes the stored frames of the whole video. T is the number of frames.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from tempo.video.frames import FrameStore
 
 STAGE = "responses"
 
-#: From an order of clips and a seed to a request; None if it would show no frames, or the original ones.
+#: From an order of clips and a seed to a request; None for a perturbation that leaves or changes no frame.
 MakeRequest: TypeAlias = Callable[[Sequence[int], int], Request | None]
 
 
@@ -43,17 +41,12 @@ class Footage:
 
 
 def make_worker(context: Context, generate: Generate | None = None) -> Worker:
-    """A worker from Perturbations to Responses; it skips a video without a chosen or any rejected answer.
-
-    `generate` replaces the configured model or server.
-    """
-    draw_answers = generate or answer_source(context)
+    """A worker from Perturbations to Responses. `generate` replaces the configured model or server."""
+    draw_answers, read_input = generate or answer_source(context), _input_reader(context)
     settings, seed = context.config.responses, context.config.run.seed
     concurrency = context.config.endpoint.concurrency if context.config.endpoint else 1
-    read_input = _input_reader(context)
 
     def ask(video: Perturbations) -> list[Request | None]:
-        """The request for the original video, then one per perturbation."""
         make_request = read_input(video.id)
         orders: list[tuple[str, Sequence[int]]] = [("chosen", range(video.num_clips))]
         orders += [(f"{p.kind}-{p.level}", p.order) for p in video.perturbations]
@@ -91,13 +84,11 @@ def _input_reader(context: Context) -> Callable[[str], MakeRequest]:
 
 
 def frame_requests(video: Footage, *, prompt: str) -> MakeRequest:
-    """Requests that show the frames of the clips, in their order, at the rate of the original video.
-
-    A clip shorter than 1 / fps seconds may have no frame, so a perturbation may show the original or nothing.
-    """
+    """Requests that show the frames of the clips, in their order, at the rate of the original video."""
 
     def make(order: Sequence[int], seed: int) -> Request | None:
         shown_T = arrange(video.clip_T, order)
+        # A clip shorter than 1 / fps seconds may have no frame: dropping or moving it changes nothing.
         looks_original = np.array_equal(shown_T, np.arange(len(video.clip_T)))
         is_original = list(order) == list(range(video.num_clips))
         if not len(shown_T) or looks_original != is_original:
@@ -108,16 +99,16 @@ def frame_requests(video: Footage, *, prompt: str) -> MakeRequest:
 
 
 def arrange(clip_T: NDArray[np.int64], order: Sequence[int]) -> NDArray[np.int64]:
-    """The indices of the frames when their clips are in this order; within a clip in time order."""
+    """The indices of the frames with their clips in this order, and in time order within a clip."""
     return np.concatenate([np.flatnonzero(clip_T == clip) for clip in order])
 
 
 def key_frames_by_clip(video: Clips, store: FrameStore) -> Footage:
-    """The key frames of a video; their rate is the number of key frames over the length of its clips."""
-    counts = [len(clip.key_frames) for clip in video.clips]
+    """The key frames of a video, two per clip; their rate is their number over the length of its clips."""
+    clip_T = np.repeat(np.arange(len(video.clips)), 2)
     seconds = sum(clip.end_seconds - clip.start_seconds for clip in video.clips)
-    clip_T = np.repeat(np.arange(len(counts)), counts)
-    return Footage(store.read_key_frames(video.id), clip_T, len(counts), round(sum(counts) / seconds, 3))
+    fps = round(len(clip_T) / seconds, 3)
+    return Footage(store.read_key_frames(video.id), clip_T, len(video.clips), fps)
 
 
 def frames_by_clip(video: Clips, store: FrameStore) -> Footage:
@@ -127,10 +118,7 @@ def frames_by_clip(video: Clips, store: FrameStore) -> Footage:
 
 
 def clip_of_frames(video: Clips, seconds: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The clip of each frame, for frames at these times [T].
-
-    A frame between two clips belongs to the earlier one, a frame before all clips to the first.
-    """
+    """The clip of each frame, for frames at these times [T]; a frame between two clips is of the earlier."""
     starts_seconds = [clip.start_seconds for clip in video.clips]
     return np.maximum(np.searchsorted(starts_seconds, seconds, side="right") - 1, 0)
 
@@ -141,21 +129,16 @@ def _collect(video: Perturbations, answers: Sequence[Answer | None]) -> Response
     (chosen, fault), *others = map(_text_or_fault, answers)
     if fault:
         return Skipped(stage=STAGE, id=video.id, reason="no chosen answer", detail=fault)
-    rejected, unanswered = [], []
-    for made, (text, fault) in zip(video.perturbations, others, strict=True):
-        if fault:
-            unanswered.append(Unanswered(kind=made.kind, level=made.level, reason=fault))
-        else:
-            rejected.append(Response(perturbation=made, text=text))
+    made = list(zip(video.perturbations, others, strict=True))
+    rejected = tuple(Response(perturbation=one, text=text) for one, (text, fault) in made if not fault)
+    unanswered = tuple(
+        Unanswered(kind=one.kind, level=one.level, reason=fault) for one, (_, fault) in made if fault
+    )
     if not rejected:
         detail = "; ".join(f"{row.kind}-{row.level:02d} {row.reason}" for row in unanswered)
         return Skipped(stage=STAGE, id=video.id, reason="no rejected answer", detail=detail)
     return Responses(
-        id=video.id,
-        num_clips=video.num_clips,
-        chosen=chosen,
-        rejected=tuple(rejected),
-        unanswered=tuple(unanswered),
+        id=video.id, num_clips=video.num_clips, chosen=chosen, rejected=rejected, unanswered=unanswered
     )
 
 

@@ -1,18 +1,15 @@
-"""The losses: pure functions of token log-probabilities. Each returns the loss and its metrics.
-
-K: number of rejected answers, each of which makes a pair with the chosen one
-"""
+"""The losses: pure functions of token log-probabilities. K is the number of rejected answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tempo.config import LogpReduction, Loss
+from tempo.config.running import LogpReduction, Loss
 from tempo.training.metrics import ACCURACIES, Metrics
 
 
@@ -47,28 +44,31 @@ def dpo_loss(
 
     Returns the loss, a scalar, and the metrics over the K pairs: `rewards/*` are beta times log-ratios,
     `logps/*` sums over tokens, `nll_loss` is per token of the chosen answer. Raises ValueError if the numbers
-    of answers, tokens or labels do not fit together.
+    of answers, tokens or labels do not fit together, and for an unknown `loss` or `logp_reduction`.
     """
-    shapes, others = ([tuple(answer.shape) for answer in answers] for answers in (policy, reference))
+    policy = [torch.atleast_1d(answer) for answer in policy]
+    reference = [torch.atleast_1d(answer) for answer in reference]
+    shapes, others = ([len(answer) for answer in answers] for answers in (policy, reference))
     if len(shapes) < 2 or shapes != others:
         raise ValueError(
             "policy and reference: both need a chosen and at least one rejected answer, with the same "
-            f"numbers of tokens, got shapes {shapes} and {others}"
+            f"numbers of tokens, got {shapes} and {others}"
         )
     num_pairs = len(policy) - 1
     if labels and len(labels) != num_pairs:
         raise ValueError(f"labels: {num_pairs} rejected answers need as many labels, got {len(labels)}")
-    policy = [torch.atleast_1d(answer) for answer in policy]
-    reference = [torch.atleast_1d(answer) for answer in reference]
+    if logp_reduction not in get_args(LogpReduction):
+        raise ValueError(f"logp_reduction: {logp_reduction!r} is not one of {get_args(LogpReduction)}")
     own_chosen, own_rejected_K = _scores(policy, logp_reduction, ld_alpha)
     ref_chosen, ref_rejected_K = _scores(reference, logp_reduction, ld_alpha)
     chosen, rejected_K = own_chosen - ref_chosen, own_rejected_K - ref_rejected_K
     losses_K = pair_losses(chosen, rejected_K, loss=loss, beta=beta, label_smoothing=label_smoothing)
     nll = -policy[0].mean()
     total = losses_K.sum() + nll_weight * nll * num_pairs
-    rewards = {"rewards/chosen": beta * chosen, "rewards/rejected": beta * rejected_K}
-    margins_K = rewards["rewards/chosen"] - rewards["rewards/rejected"]
-    values = rewards | {
+    margins_K = beta * chosen - beta * rejected_K
+    values = {
+        "rewards/chosen": beta * chosen,
+        "rewards/rejected": beta * rejected_K,
         "rewards/margins": margins_K,
         ACCURACIES: (margins_K > 0).to(margins_K.dtype),
         "logps/chosen": policy[0].sum(),
@@ -115,8 +115,8 @@ def pair_losses(
     margins_K = beta * chosen - beta * rejected_K
     if loss == "hinge":
         return torch.relu(1 - margins_K)
-    if label_smoothing == 0:
-        return -F.logsigmoid(margins_K)
+    if loss != "sigmoid":
+        raise ValueError(f"loss: {loss!r} is not one of {get_args(Loss)}")
     return -(1 - label_smoothing) * F.logsigmoid(margins_K) - label_smoothing * F.logsigmoid(-margins_K)
 
 
@@ -126,10 +126,8 @@ def sft_loss(
     """The negative log-likelihood of answers, `-sum(log p(token))`, over all their tokens.
 
     `answers` are token log-probabilities, each [num_tokens], and gradients flow into them. Returns the loss,
-    a scalar, and the metric `nll_loss` (its mean over tokens). Raises ValueError if there is no token.
+    a scalar, and the metric `nll_loss` (its mean over tokens).
     """
-    if not sum(answer.numel() for answer in answers):
-        raise ValueError("answers: an SFT loss needs at least one token")
     logps = torch.cat([torch.atleast_1d(answer) for answer in answers])
     total = -logps.sum()
     metrics = Metrics({"nll_loss": (float(total.detach()), len(logps))})

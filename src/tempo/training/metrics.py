@@ -1,4 +1,4 @@
-"""Metrics of training steps: sums over pairs, the file `metrics.jsonl`, and warnings drawn from them."""
+"""Metrics of training steps: sums over pairs, the file `metrics.jsonl`, and a warning."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tempo.config import DpoPhase, PhaseConfig
-from tempo.core.files import read_jsonl, write_lines
-from tempo.engine.ranks import wait_for_all
+from tempo.core.files import append_jsonl, read_jsonl, write_lines
+from tempo.engine.ranks import process_rank, wait_for_all
 
 ACCURACIES = "rewards/accuracies"
 
-#: Number of steps that a warning is based on. Fewer are noise; with more it would come too late.
+#: Number of steps that a warning is based on; fewer are noise.
 WINDOW = 5
 #: A fall of the chosen answers' reward, in units of beta times nats, that is worth a warning.
 FALL = 0.5
@@ -46,53 +46,34 @@ class MetricsLog:
     Starts with the first `num_steps` rows of the file; raises ValueError if it has fewer.
     """
 
-    def __init__(self, path: Path, phase: PhaseConfig, *, num_steps: int = 0, is_writer: bool = True) -> None:
+    def __init__(self, path: Path, *, num_steps: int = 0) -> None:
         self.rows: list[dict[str, float]] = read_jsonl(path)[:num_steps]
         if len(self.rows) < num_steps:
             raise ValueError(
-                f"{path} has {len(self.rows)} rows, but the phase was stopped after step {num_steps}. "
-                "Remove the directory of the phase to train it from its start"
+                f"{path} has {len(self.rows)} rows for {num_steps} steps. Remove its directory to train again"
             )
         self._path = path
-        self._phase = phase
-        self._is_writer = is_writer
-        self._warned = set(find_warnings(self.rows, phase))
         # No process may rewrite the file while another one reads it.
         wait_for_all()
-        if is_writer:
+        if process_rank() == 0:
             write_lines(path, (json.dumps(row) for row in self.rows))
 
-    def append(self, row: Mapping[str, float]) -> list[str]:
-        """Adds a row, rounded to six digits; returns the warnings that were not given before."""
+    def append(self, row: Mapping[str, float]) -> None:
+        """Adds a row, rounded to six digits."""
         self.rows.append({name: float(f"{value:.6g}") for name, value in row.items()})
-        if self._is_writer:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(self.rows[-1]) + "\n")
-        found = find_warnings(self.rows, self._phase)
-        new = [text for name, text in found.items() if name not in self._warned]
-        self._warned |= set(found)
-        return new
+        if process_rank() == 0:
+            append_jsonl(self._path, [json.dumps(self.rows[-1])])
 
 
-def find_warnings(rows: Sequence[Mapping[str, float]], phase: PhaseConfig) -> dict[str, str]:
-    """Name to text of every warning that the steps so far call for; empty for an SFT phase."""
+def find_warning(rows: Sequence[Mapping[str, float]], phase: PhaseConfig) -> str:
+    """A warning if the chosen answers of a finished DPO phase became much less likely; else empty."""
     if not isinstance(phase, DpoPhase) or len(rows) < WINDOW:
-        return {}
-    found = {}
-    # Until the first step with a rate above 0, policy and reference are equal and every accuracy is 0.
-    first = next((i for i, row in enumerate(rows) if row["learning_rate"] > 0), len(rows)) + 1
-    early = [row[ACCURACIES] for row in rows[first : first + WINDOW]]
-    if len(early) == WINDOW and min(early) >= 1:
-        found["trivial pairs"] = (
-            f"phase {phase.name!r}: every pair is right after the first step, so pairs teach little. Use "
-            "harder levels (smaller numbers), or check with `tempo audit` whether length gives answers away"
-        )
+        return ""
     names = ("rewards/chosen", "rewards/rejected")
     chosen, rejected = (sum(row[name] for row in rows[-WINDOW:]) / WINDOW for name in names)
-    if chosen <= -FALL:
-        reason = f"This is not expected here; the learning rate {phase.learning_rate:g} may be too high"
-        if rejected < chosen and not phase.nll_weight:
-            reason = "This is common in DPO without an NLL term; nll_weight = 1.0 avoids it"
-        rewards = f"chosen {chosen:.2f}, rejected {rejected:.2f}"
-        found["falling chosen"] = f"phase {phase.name!r}: the rewards of answers fell to {rewards}. {reason}"
-    return found
+    if chosen > -FALL:
+        return ""
+    is_common = rejected < chosen and not phase.nll_weight
+    advice = "Set nll_weight = 1.0" if is_common else f"Lower its learning_rate, {phase.learning_rate:g}"
+    rewards = f"{chosen:.2f} for chosen and {rejected:.2f} for rejected answers"
+    return f"phase {phase.name!r}: rewards fell to {rewards}. {advice}"

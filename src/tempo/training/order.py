@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,13 +28,18 @@ def plan_batches(
 
     `order = "random"` is a seeded permutation per epoch. `"adaptive"` takes the easiest level (the largest
     number) in that permutation until its accuracy over recent batches reaches `mastered_accuracy` or it has
-    no examples left, then the next harder level. After the hardest level, the examples that were left
-    out follow, hardest level first. Batches are filled across levels, so their number is always the same.
+    no examples left, then the next harder level. After the hardest level come the examples that are left
+    over, hardest level first. Batches are filled across levels, so their number is always the same.
 
-    `rows` are the metrics of the steps taken, and grow meanwhile. A batch is chosen while the one before is
-    trained on, so it depends on the metrics of earlier ones only. The same rows give the same batches.
+    `rows`, the metrics of the steps taken, grow during training. A batch is chosen while the one before is
+    trained on, so it depends on the metrics of earlier ones only.
     """
-    levels = sorted({_level(example, phase) for example in examples}, reverse=True)
+    is_adaptive = isinstance(phase, DpoPhase) and phase.order == "adaptive"
+
+    def level_of(example: Example) -> int:
+        return example.labels[0][1] if is_adaptive else 0
+
+    levels = sorted({level_of(example) for example in examples}, reverse=True)
     num_taken = 0
     previous: list[Example] = []
     for epoch in range(phase.epochs):
@@ -41,52 +47,38 @@ def plan_batches(
         permutation = torch.randperm(len(examples), generator=generator).tolist()
         # Reversed, so that `pop` takes the first.
         shuffled = [examples[index] for index in reversed(permutation)]
-        queues = [[e for e in shuffled if _level(e, phase) == level] for level in levels]
+        queues = [[example for example in shuffled if level_of(example) == level] for level in levels]
         present = 0
-        recent: list[tuple[int, int]] = []
+        # Per batch, how many pairs of the present level were right, and how many there were.
+        recent: deque[tuple[int, int]] = deque(maxlen=NUM_RECENT)
         while any(queues):
             batch: list[Example] = []
             while any(queues) and len(batch) < phase.batch_size:
-                left = [position for position, queue in enumerate(queues) if queue]
-                position = next((p for p in left if p >= present), left[-1])
-                if position > present:
-                    present, recent = position, []
-                batch.append(queues[position].pop())
+                left = [number for number, queue in enumerate(queues) if queue]
+                chosen = next((number for number in left if number >= present), left[-1])
+                if chosen > present:
+                    present = chosen
+                    recent.clear()
+                batch.append(queues[chosen].pop())
             yield batch
             num_taken += 1
-            if num_taken > 1 and present + 1 < len(levels):
-                recent += _count_right(previous, levels[present], rows[num_taken - 2])
-                if _is_mastered(recent[-NUM_RECENT:], phase):
-                    present, recent = present + 1, []
+            level = levels[present]
+            count = sum(own == level for example in previous for _, own in example.labels)
+            if isinstance(phase, DpoPhase) and count and present + 1 < len(levels):
+                # A row holds the share of right pairs, rounded.
+                recent.append((round(rows[num_taken - 2][f"{ACCURACIES}/level_{level}"] * count), count))
+                num_right, num_pairs = map(sum, zip(*recent, strict=True))
+                if num_right / num_pairs >= phase.mastered_accuracy:
+                    present += 1
+                    recent.clear()
             previous = batch
-
-
-def _level(example: Example, phase: PhaseConfig) -> int:
-    """The level that decides the order. Without an adaptive order there is a single level, 0."""
-    if not isinstance(phase, DpoPhase) or phase.order == "random":
-        return 0
-    (level,) = {level for _, level in example.labels}
-    return level
-
-
-def _count_right(batch: Sequence[Example], level: int, row: Mapping[str, float]) -> list[tuple[int, int]]:
-    """The pairs of a level in a batch as (number right, number); empty if there are none."""
-    count = sum(own == level for example in batch for _, own in example.labels)
-    # A row holds the share of right pairs, rounded.
-    return [(round(row[f"{ACCURACIES}/level_{level}"] * count), count)] if count else []
-
-
-def _is_mastered(recent: Sequence[tuple[int, int]], phase: PhaseConfig) -> bool:
-    right, count = (sum(column) for column in zip(*recent, strict=True)) if recent else (0, 0)
-    return isinstance(phase, DpoPhase) and count > 0 and right / count >= phase.mastered_accuracy
 
 
 @dataclass(frozen=True)
 class Batch:
     """The examples of one optimizer step that this process computes.
 
-    A filler, where there are fewer examples than processes, has one that must not count: each process must
-    call the model.
+    Each process must call the model: where there are too few examples, a filler has one that does not count.
     """
 
     examples: Sequence[LoadedExample]
@@ -104,7 +96,7 @@ def load_batches(
 
     def load_share(batch: Sequence[Example]) -> tuple[list[LoadedExample], bool]:
         own = batch[rank::num_processes]
-        return [LoadedExample(example, load(example)) for example in own or batch[:1]], not own
+        return [(example, load(example)) for example in own or batch[:1]], not own
 
     with ThreadPoolExecutor(1, thread_name_prefix="frames") as thread:
         futures = (thread.submit(load_share, batch) for batch in batches)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 import math
 import shutil
 import time
@@ -25,10 +24,9 @@ from tempo.engine.types import Context
 from tempo.model.chat import VideoLM
 from tempo.model.features import FeatureStore
 from tempo.model.loading import load_model, pick_dtype
-from tempo.model.support import self_check
 from tempo.training.examples import Example, check_lengths, dpo_examples, sft_examples
 from tempo.training.instructions import usable_questions
-from tempo.training.metrics import MetricsLog
+from tempo.training.metrics import MetricsLog, find_warning
 from tempo.training.order import load_batches, plan_batches
 from tempo.training.policy import Policy, ReferenceStore, model_key, unfreeze
 from tempo.training.trainer import Trainer
@@ -44,32 +42,23 @@ class Session:
     progress: Callable[[Path, int, int, dict[str, float]], None] = lambda place, step, num_steps, row: None
     #: Called with each message and warning.
     log: Callable[[str], None] = lambda text: None
-    #: Lengths of prefixes (`check_lengths`), measured once for all phases.
+    #: Numbers of tokens of videos (`check_lengths`), measured once for all phases.
     video_lengths: dict[tuple[str, int], int] = field(default_factory=dict)
 
 
 def run_training(session: Session) -> None:
     """Trains the phases that are not done, then those of every baseline; writes `model/` last.
 
-    A DPO phase without pairs is skipped with a message. Raises ValueError if no DPO phase has a pair, or SFT
-    phases have no question.
+    Raises ValueError if no DPO phase has a pair, or SFT phases have no question.
     """
-    context, log = session.context, session.log
-    training = context.config.training
-    if not training.phases:
-        log("training: there are no [[training.phases]], so nothing is trained. `tempo init` writes some")
+    context, training = session.context, session.context.config.training
     if any(isinstance(phase, SftPhase) for phase in training.phases):
         _, num_left_out = usable_questions(context)
         if num_left_out:
-            log(f"training: instructions left out because their videos were skipped: {num_left_out}")
+            session.log(f"training: instructions left out because their videos were skipped: {num_left_out}")
     pairs = RunStore(context.directory).read("pairs", Pair)
     dpo_phases = [phase for phase in training.phases if isinstance(phase, DpoPhase)]
-    empty = [phase for phase in dpo_phases if not dpo_examples(pairs, phase)]
-    for phase in empty:
-        log(
-            f"training: phase {phase.name!r} is skipped: no pair has the levels {list(phase.levels) or 'any'}"
-        )
-    if dpo_phases and len(empty) == len(dpo_phases):
+    if dpo_phases and not any(dpo_examples(pairs, phase) for phase in dpo_phases):
         raise ValueError(
             "no pair to train on. `tempo status` shows why videos were skipped; add videos, or loosen the "
             "rules in [clips] and [pairs]"
@@ -77,8 +66,7 @@ def run_training(session: Session) -> None:
     final = run_phases(session, training.phases, context.directory / "train")
     by_name = {phase.name: phase for phase in training.phases}
     for name, selected in training.baselines.items():
-        phases = [by_name[phase] for phase in selected]
-        run_phases(session, phases, context.directory / "baselines" / name)
+        run_phases(session, [by_name[phase] for phase in selected], context.directory / "baselines" / name)
     if process_rank() == 0 and isinstance(final, Path):
         with replace_directory(context.directory / "model") as directory:
             shutil.copytree(final, directory, dirs_exist_ok=True)
@@ -89,7 +77,8 @@ def run_phases(
 ) -> Path | str:
     """Trains the phases that are not done, from the model `start` (default: the run's).
 
-    Returns the path of the last phase's checkpoint, or `start` if no phase had examples.
+    A DPO phase without pairs is skipped with a message. Returns the path of the last phase's checkpoint, or
+    `start` if no phase had examples.
     """
     context = session.context
     start = start or context.config.model.path
@@ -99,11 +88,13 @@ def run_phases(
             examples = dpo_examples(pairs, phase)
         else:
             examples = sft_examples(usable_questions(context)[0], phase)
-        if examples:
-            target = directory / f"{number:02d}-{phase.name}"
-            if not (target / "done.json").exists():
-                _run_phase(session, phase, examples, start, target)
-            start = target / "model"
+        if not examples:
+            session.log(f"training: phase {phase.name!r} is skipped: no pair has its levels and kinds")
+            continue
+        target = directory / f"{number:02d}-{phase.name}"
+        if not (target / "done.json").exists():
+            _run_phase(session, phase, examples, start, target)
+        start = target / "model"
     return start
 
 
@@ -117,13 +108,12 @@ def _run_phase(
     lm = _load(session, start, examples)
     if model.quantization != "none" or shards_weights():
         dtype = str(pick_dtype(model.dtype, pick_device(model.device))).removeprefix("torch.")
-        # Into main memory.
         plain = {"path": str(start), "quantization": "none", "device": "cpu", "dtype": dtype}
         load_full = functools.partial(load_model, **model.model_dump() | plain)
     trained = train_phase(lm, phase, examples, session, target, reference=reference, load_full=load_full)
     if process_rank() == 0:
         save_checkpoint(trained, target / "model")
-        done = {"phase": json.loads(phase.model_dump_json()), "num_examples": len(examples)}
+        done = {"phase": phase.model_dump(mode="json"), "num_examples": len(examples)}
         write_json(target / "done.json", done)
         # A kill may have left a temporary file too.
         for file in target.glob("*state.safetensors*"):
@@ -163,29 +153,28 @@ def train_phase(
     )
     trainer = Trainer(policy, phase, num_steps=num_steps, seed=seed, max_tokens=config.training.max_tokens)
     trainer.restore(state)
-    num_done, is_writer = trainer.num_steps_done, trainer.rank == 0
-    log = MetricsLog(directory / "metrics.jsonl", phase, num_steps=num_done, is_writer=is_writer)
+    log = MetricsLog(directory / "metrics.jsonl", num_steps=trainer.num_steps_done)
     batches = load_batches(
-        itertools.islice(plan_batches(examples, phase, log.rows, seed=seed), num_done, None),
+        itertools.islice(plan_batches(examples, phase, log.rows, seed=seed), trainer.num_steps_done, None),
         lambda example: example.load(lm, frames),
-        rank=trainer.rank,
-        num_processes=trainer.num_processes,
+        rank=process_rank(),
+        num_processes=num_processes(),
     )
     saved_at = time.perf_counter()
     for batch in batches:
-        warnings = log.append(trainer.step(batch))
+        log.append(trainer.step(batch))
         session.progress(directory, len(log.rows), num_steps, log.rows[-1])
-        for text in warnings:
-            session.log(text)
         is_due = time.perf_counter() - saved_at >= 60 * config.training.checkpoint_minutes
         # Clocks differ, and all processes must do the same.
         if any(gather_object([is_due])):
             trainer.save(state)
             saved_at = time.perf_counter()
+    if warning := find_warning(log.rows, phase):
+        session.log(warning)
     if load_full is None:
         return VideoLM(policy.merged(), lm.processor)
     trained = trainer.full_tensors(policy.trained)
-    return lm if trainer.rank else VideoLM(policy.merged(load_full().model, trained), lm.processor)
+    return lm if process_rank() else VideoLM(policy.merged(load_full().model, trained), lm.processor)
 
 
 def _load(session: Session, path: Path | str, examples: Sequence[Example]) -> VideoLM:
@@ -194,7 +183,6 @@ def _load(session: Session, path: Path | str, examples: Sequence[Example]) -> Vi
     lm = load_model(**config.model.model_dump() | {"path": path})
     limit = config.training.max_tokens
     check_lengths(examples, lm, frames, max_tokens=limit, video_lengths=session.video_lengths)
-    self_check(lm.model, examples[0].load(lm, frames))
     return lm
 
 
@@ -221,13 +209,9 @@ def save_checkpoint(lm: VideoLM, path: Path) -> None:
         lm.processor.save_pretrained(directory)
 
 
-def phase_directories(context: Context) -> dict[str, list[Path]]:
-    """Model name to the directories of its finished phases: `tempo` for the method, then the baselines."""
-    training = context.config.training
-    names = {"tempo": [phase.name for phase in training.phases], **training.baselines}
-    found = {}
-    for name, phases in names.items():
-        place = context.directory / ("train" if name == "tempo" else f"baselines/{name}")
-        paths = [place / f"{number:02d}-{phase}" for number, phase in enumerate(phases, 1)]
-        found[name] = [path for path in paths if (path / "done.json").exists()]
-    return found
+def trained_models(context: Context) -> dict[str, Path]:
+    """Name to checkpoint of every model that a run trained: the baselines, then `tempo`, the method."""
+    folders = {name: f"baselines/{name}" for name in context.config.training.baselines}
+    folders["tempo"] = "train"
+    done = {name: sorted(context.directory.glob(f"{path}/*/done.json")) for name, path in folders.items()}
+    return {name: paths[-1].parent / "model" for name, paths in done.items() if paths}

@@ -15,7 +15,7 @@ import transformers
 from torch import Tensor, nn
 
 from tempo.config import DpoPhase, PhaseConfig
-from tempo.config.training import Part
+from tempo.config.running import Part
 from tempo.core.files import append_jsonl, read_jsonl
 from tempo.core.hashing import hash_checkpoint, hash_text
 from tempo.model.chat import VideoLM

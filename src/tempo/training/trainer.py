@@ -1,8 +1,4 @@
-"""Optimizer steps of a phase on a policy, in all processes together, and a state to resume from.
-
-What differs from a stock trainer is the forward pass (`Policy`), which shares a prefix among answers and a
-vision pass between policy and reference. Processes hold the weights as copies (DDP) or in shards (FSDP2).
-"""
+"""Optimizer steps of a phase in all processes, which hold copies (DDP) or shards (FSDP2) of the weights."""
 
 from __future__ import annotations
 
@@ -23,15 +19,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from tempo.config import DpoPhase, PhaseConfig, SftPhase
 from tempo.core.files import replace_file
 from tempo.core.hashing import derive_seed
-from tempo.engine.ranks import make_accelerator
+from tempo.engine.ranks import make_accelerator, num_processes, process_rank
 from tempo.training.examples import pack_rows
 from tempo.training.losses import dpo_loss, sft_loss
 from tempo.training.metrics import Metrics
 from tempo.training.order import Batch
 from tempo.training.policy import LogProbs, Policy
-
-#: The keys of a DPO phase that are arguments of `dpo_loss`.
-LOSS_OPTIONS = {"beta", "loss", "label_smoothing", "logp_reduction", "ld_alpha", "nll_weight"}
 
 
 class Trainer:
@@ -42,10 +35,8 @@ class Trainer:
     ) -> None:
         from transformers import get_cosine_schedule_with_warmup
 
-        self._policy = policy
-        self._phase = phase
-        self._seed = seed
-        self._max_tokens = max_tokens
+        self._policy, self._phase = policy, phase
+        self._seed, self._max_tokens = seed, max_tokens
         self.num_steps_done = 0
         trained = list(policy.trained.values())
         device = trained[0].device.type
@@ -57,8 +48,6 @@ class Trainer:
         num_warmup = min(math.ceil(phase.warmup_share * num_steps), num_steps - 1)
         self._schedule = get_cosine_schedule_with_warmup(self._adam, num_warmup, num_steps)
         self._module, self._optimizer = self._accelerator.prepare(policy, self._adam)
-        #: Process 0 writes the files.
-        self.rank, self.num_processes = self._accelerator.process_index, self._accelerator.num_processes
 
     def step(self, batch: Batch) -> dict[str, float]:
         """Takes one optimizer step on a batch, of which this process has its share.
@@ -72,7 +61,6 @@ class Trainer:
         row = metrics.means() | {"learning_rate": self._schedule.get_last_lr()[0]}
         norm = self._accelerator.clip_grad_norm_(self._policy.trained.values(), self._phase.max_grad_norm)
         row["grad_norm"] = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-        # A finite loss may have a gradient that is not.
         if not math.isfinite(row["loss"]) or not math.isfinite(row["grad_norm"]):
             found = f"the loss is {row['loss']:g} and the norm of its gradient {row['grad_norm']:g}"
             raise ValueError(f"phase {self._phase.name!r}: {found}. Lower its learning_rate")
@@ -100,7 +88,7 @@ class Trainer:
             state |= {f"weight/{name}": parameter} | {f"{kind}/{name}": value for kind, value in adam.items()}
         tensors = self.full_tensors(state)
         place = {"step": self.num_steps_done, "schedule": self._schedule.state_dict()}
-        if self.rank == 0:
+        if process_rank() == 0:
             with replace_file(path) as temporary:
                 save_file(tensors, temporary, metadata={"place": json.dumps(place)})
 
@@ -130,22 +118,25 @@ class Trainer:
         first row with weight 0.
         """
         rows = pack_rows(batch.examples, max_tokens=self._max_tokens)
-        own = 0
-        for answers in (item.group.continuations for item in batch.examples if not batch.is_filler):
-            is_dpo = isinstance(self._phase, DpoPhase)
-            own += len(answers) - 1 if is_dpo else sum(answer.num_scored for answer in answers)
+        groups = [] if batch.is_filler else [group.continuations for _, group in batch.examples]
+        own = sum(len(answers) - 1 for answers in groups)
+        if isinstance(self._phase, SftPhase):
+            own = sum(answer.num_scored for answers in groups for answer in answers)
         shares, numbers_of_rows = zip(*gather_object([(own, len(rows))]), strict=True)
         total, num_rows = sum(shares), max(numbers_of_rows)
         metrics, loss_sum = Metrics(), 0.0
         for number in range(num_rows):
             is_real = number < len(rows) and not batch.is_filler
             row = rows[number] if number < len(rows) else rows[0]
-            with self._row_context(is_last=number == num_rows - 1):
-                policy, reference = self._module([item.group for item in row])
-                labels = [item.example.labels for item in row]
+            # DDP exchanges gradients in the last row. FSDP2 does so in every row, because gradients that wait
+            # for the last row are not sharded.
+            is_waiting = number < num_rows - 1 and not self._accelerator.is_fsdp2
+            with self._accelerator.no_sync(self._module) if is_waiting else contextlib.nullcontext():
+                policy, reference = self._module([group for _, group in row])
+                labels = [example.labels for example, _ in row]
                 loss, found = phase_loss(self._phase, policy, reference, labels)
                 # Processes average their gradients, and the mean over the whole batch needs their sum.
-                self._accelerator.backward(loss * (self.num_processes * is_real / total))
+                self._accelerator.backward(loss * (num_processes() * is_real / total))
             if is_real:
                 metrics.add(found)
                 loss_sum += float(loss.detach())
@@ -155,19 +146,12 @@ class Trainer:
             everywhere.add(Metrics(sums))
         return everywhere
 
-    def _row_context(self, *, is_last: bool) -> contextlib.AbstractContextManager[None]:
-        # DDP exchanges gradients in the last row. FSDP2 does so in every row, because gradients that wait for
-        # the last row are not sharded.
-        if is_last or self._accelerator.is_fsdp2:
-            return contextlib.nullcontext()
-        return self._accelerator.no_sync(self._module)  # type: ignore[no-any-return]
-
     def full_tensors(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors, gathered where they are sharded, in process 0; empty in the others."""
         full = {}
         for name, tensor in named.items():
             whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-            if not self.rank:
+            if process_rank() == 0:
                 # One by one to the CPU: all of them may be more than a GPU holds.
                 full[name] = whole.detach().cpu().contiguous()
         return full
@@ -177,7 +161,7 @@ def _place_like(full: Tensor, parameter: nn.Parameter) -> Tensor:
     """A full tensor on the device of a parameter, sharded as the parameter is."""
     moved = full.to(parameter.device)
     if isinstance(parameter, DTensor):
-        moved = distribute_tensor(moved, parameter.device_mesh, parameter.placements)
+        return distribute_tensor(moved, parameter.device_mesh, parameter.placements)
     return moved
 
 
@@ -190,7 +174,8 @@ def phase_loss(
     """
     if isinstance(phase, SftPhase):
         return sft_loss([answer for group in policy for answer in group], reduction="sum")
-    options = phase.model_dump(include=LOSS_OPTIONS)
+    names = {"beta", "loss", "label_smoothing", "logp_reduction", "ld_alpha", "nll_weight"}
+    options = phase.model_dump(include=names)
     total, metrics = policy[0][0].new_zeros(()), Metrics()
     for own, other, own_labels in zip(policy, reference, labels, strict=True):
         other = [answer.to(own[0].device) for answer in other]

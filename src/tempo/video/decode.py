@@ -84,17 +84,27 @@ def decode(path: str | Path, watchdog: Watchdog | None = None) -> Generator[Fram
     The watchdog's clock runs only while the decoder works. Raises SkipRecord if there are no frames.
     """
     errors: list[str] = []
-    index, first_pts, start, end = -1, None, 0.0, 0.0
+    index, first_pts, start, end, coded_size, size = -1, None, 0.0, 0.0, None, (0, 0)
     watchdog = watchdog or Watchdog()
     watchdog.tick()
     with open_video(path) as (container, stream):
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         # The rate of a damaged file can be one frame in a million years; some files state none.
         default_seconds = 1 / (fps if fps * MAX_GAP_SECONDS >= 1 else 25.0)
+        # Integers, because arithmetic with fractions is slow.
+        ticks, per_second = stream.time_base.as_integer_ratio() if stream.time_base else (0, 1)
         for index, decoded in enumerate(_frames(container, stream, errors, watchdog)):
-            first_pts = decoded.pts if first_pts is None else first_pts
-            start, end = _span(decoded, first_pts, start, end, default_seconds)
-            yield Frame(index, start, end, _shown_size(decoded, stream), decoded)
+            pts, stated = decoded.pts, end
+            if pts is not None and ticks:
+                first_pts = pts if first_pts is None else first_pts
+                stated = (pts - first_pts) * ticks / per_second
+            # A frame with a missing or impossible time stamp starts when the previous one ends.
+            start = stated if start <= stated <= end + MAX_GAP_SECONDS else end
+            length = (decoded.duration or 0) * ticks / per_second
+            end = start + (length if 0 < length <= MAX_GAP_SECONDS else default_seconds)
+            if (decoded.width, decoded.height) != coded_size:
+                coded_size, size = (decoded.width, decoded.height), _shown_size(decoded, stream)
+            yield Frame(index, start, end, size, decoded)
     if index < 0:
         raise SkipRecord("no frame decodes", errors[0] if errors else "the stream is empty")
     if errors:
@@ -215,15 +225,3 @@ def _frames(
         except av.error.FFmpegError as error:
             errors.append(str(error))
     watchdog.pause()
-
-
-def _span(
-    frame: Any, first_pts: int | None, start: float, end: float, default_seconds: float
-) -> tuple[float, float]:
-    """Start and end in seconds; without a possible time stamp, a frame starts when the previous one ends."""
-    # Integers, because arithmetic with fractions is slow.
-    ticks, per_second = frame.time_base.as_integer_ratio() if frame.time_base else (0, 1)
-    stated = (frame.pts - first_pts) * ticks / per_second if frame.pts is not None and ticks else end
-    begins = stated if start <= stated <= end + MAX_GAP_SECONDS else end
-    length = (frame.duration or 0) * ticks / per_second
-    return begins, begins + (length if 0 < length <= MAX_GAP_SECONDS else default_seconds)

@@ -6,7 +6,6 @@ import bisect
 import functools
 import importlib.util
 from array import array
-from fractions import Fraction
 from typing import Any, Protocol
 
 import cv2
@@ -60,7 +59,7 @@ class SceneDetectDetector:
 
     def __init__(self, config: ShotsConfig) -> None:
         # The library counts frames. It gets microseconds instead, so that the frame rate may vary.
-        self._starts_microseconds = array("q")
+        self._rate, self._starts_microseconds = FrameTimecode(0, fps=1e6), array("q")
         min_seconds = config.min_scene_seconds or MIN_SCENE_SECONDS
         options: dict[str, Any] = {"min_scene_len": max(1, round(1e6 * min_seconds))}
         is_content = config.detector == "content"
@@ -75,13 +74,13 @@ class SceneDetectDetector:
         if image is None:
             return []
         self._starts_microseconds.append(round(start_seconds * 1e6))
-        now = FrameTimecode(self._starts_microseconds[-1], fps=Fraction(1_000_000))
-        cuts = self._detector.process_frame(now, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        now = FrameTimecode(self._starts_microseconds[-1], fps=self._rate)
+        cuts = self._detector.process_frame(now, image)
         return [bisect.bisect_left(self._starts_microseconds, cut.frame_num) for cut in cuts]
 
     def _score(self, timecode: FrameTimecode, image: Image) -> float:
-        """The library's score with equal weights, in a third of the time."""
-        previous, self._hsv = self._hsv, cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+        """The library's score with equal weights, in a third of the time, of an RGB image."""
+        previous, self._hsv = self._hsv, cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
         return 0.0 if previous is None else cv2.norm(self._hsv, previous, cv2.NORM_L1) / previous.size
 
 
