@@ -191,6 +191,10 @@ class VideoLM:
             arguments["do_sample_frames"] = False
         batch = dict(_reader(self.processor).processor(**arguments))
         batch.pop("video_metadata", None)
+        if "video_second_per_grid" in batch:
+            # Qwen Omni's processor assumes a rate.
+            steps = _reader(self.processor).processor.video_processor.temporal_patch_size
+            batch["video_second_per_grid"] = [steps / rate for rate in fps]
         # Some processors return lists for some inputs, and settings that are not inputs of the model.
         return {
             name: torch.as_tensor(value) for name, value in batch.items() if isinstance(value, (Tensor, list))
