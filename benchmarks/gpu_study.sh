@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the study's main rows with an embedded model of ten times the parameters, in about 15 minutes of one GPU. It
-# has not run on a GPU yet; tests/benchmarks/test_gpu_study.py runs it on a CPU at tiny sizes.
+# Runs the study's main rows with an embedded model of ten times the parameters. It has not run on a GPU yet, so its
+# time there is unknown; tests/benchmarks/test_gpu_study.py runs it on a CPU at tiny sizes.
 #
 #     PYTHON=.venv/bin/python benchmarks/gpu_study.sh
 #

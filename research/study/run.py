@@ -109,7 +109,6 @@ def map_seeds(work: Any, num_seeds: int, num_workers: int) -> list[list[dict[str
 
 def _start_process(threads: int) -> None:
     follow_parent()
-    warnings.simplefilter("ignore", FutureWarning)
     # Two processes that both use all cores are far slower than one after the other.
     torch.set_num_threads(threads)
 
@@ -134,6 +133,7 @@ def run_seed(
 
     Raises ValueError that names the row that failed; rows that are done stay done.
     """
+    warnings.simplefilter("ignore", FutureWarning)
     seed, done = study.seeds[number], dict[str, RowRun]()
     config = row_config(study, plain, "", seed=seed)
     base = Context(config, directory / f"{seed}-data-{fingerprints(config)['pairs'][:8]}")

@@ -117,12 +117,3 @@ def test_a_probe_that_ranks_the_rows_the_other_way_fails_the_claim():
 def test_a_claim_with_a_size(interval, mean, expected):
     claim = ClaimConfig(name="c", source="s", text="t", rows=(("a", "b"),), min_mean=0.1)
     assert decide(claim, Estimate(mean, interval, 3)) == expected
-
-
-def test_the_reason_shows_the_figures():
-    runs = [make_run(r, s, v) for r, v in (("method", 0.9), ("sft_only", 0.78)) for s in (1, 2, 3)]
-    assert verdict(runs, "method_over_sft") == (
-        HOLDS,
-        "temporal accuracy, method minus sft_only: +12.0 [+11.8, +12.2] points; "
-        "event order +8.0 [+7.8, +8.2]; conflicting, both right +24.0 [+23.3, +24.7] (3 seeds)",
-    )

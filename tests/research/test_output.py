@@ -27,30 +27,8 @@ def results():
     return make_results(make_runs(seeds=(1, 2)))
 
 
-def cells(results, table, row):
-    """The cells of one row of a configured table, by heading."""
-    (found,) = (
-        dict(zip(part.headings, line, strict=True))
-        for part in configured_tables(results, table)
-        for line in part.lines
-        if line[0] == row
-    )
-    return found
-
-
 def empty_block(name):
     return f"<!-- study:{name} -->\nold\n<!-- /study -->"
-
-
-def test_the_main_table_has_means_intervals_and_the_paired_difference():
-    levels = {"sft_only": (0.70, 0.72), "method": (0.82, 0.84)}
-    results = make_results([make_run(row, s, level[s - 1]) for row, level in levels.items() for s in (1, 2)])
-    shown = cells(results, "main", "method")
-    assert shown["temporal accuracy"] == "83.0 [70.3, 95.7]"
-    assert shown["temporal accuracy, against SFT alone"] == "+12.0 [+11.4, +12.6]"
-    assert shown["seeds"] == "2"
-    assert cells(results, "main", "sft_only")["temporal accuracy, against SFT alone"] == "-"
-    assert cells(results, "main", "best")["temporal accuracy"] == "not run"
 
 
 def test_every_row_that_has_run_is_in_one_group():
@@ -61,16 +39,6 @@ def test_every_row_that_has_run_is_in_one_group():
         "a_new_idea"
     ]
     assert "Not run: " in block(results, "rows", plots="")
-
-
-def test_rows_of_another_model_are_compared_with_their_own_baselines():
-    results = make_results(make_runs(spread=0.0))
-    shown = cells(results, "rows", "b_method")
-    assert shown["temporal accuracy, against SFT alone"].startswith("+14.0")
-    assert shown["temporal accuracy, against the method"] == "-"
-    assert cells(results, "rows", "a_on_b")["temporal accuracy, against the method"].startswith("-7.0")
-    heading = "temporal accuracy, % of the gain of the method over SFT alone"
-    assert cells(results, "transfer", "a_on_b")[heading].startswith("50.0")
 
 
 def test_a_block_is_written_anew_and_the_rest_stays(results):

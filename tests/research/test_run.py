@@ -1,5 +1,7 @@
 """A small study runs, continues after a kill, and repeats nothing; seeds run in separate processes."""
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 from made_up_study import ROOT
 
+from research.study.__main__ import main
 from research.study.run import map_seeds, run_study
 from tempo.synthetic import language
 from tempo.synthetic.world import Story
@@ -55,7 +58,8 @@ def study(tmp_path_factory):
     folder = tmp_path_factory.mktemp("study")
     (folder / "base.toml").write_text(BASE)
     (folder / "study.toml").write_text(STUDY)
-    command = [sys.executable, "-m", "research.study", f"{folder}/study.toml", "--out", f"{folder}/out"]
+    options = [f"{folder}/study.toml", "--out", f"{folder}/out"]
+    command = [sys.executable, "-m", "research.study", *options]
     first, limit = subprocess.Popen(command, cwd=ROOT), time.monotonic() + 240
     while not list(folder.glob("out/3-sft_only-*/train/01-sft/done.json")):
         assert first.poll() is None
@@ -63,8 +67,10 @@ def study(tmp_path_factory):
         time.sleep(0.05)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    second = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True)
-    return folder, second.stdout
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
+        patch.setattr(sys, "argv", ["x", *options])
+        main()
+    return folder, printed.getvalue()
 
 
 def test_a_study_continues_after_a_kill_and_ends_with_its_figures(study, capsys):
@@ -126,6 +132,7 @@ def test_a_row_that_fails_is_named_and_ends_the_other_seeds(study, capfd):
     assert "seed 3" not in capfd.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_reported():
     with pytest.raises(ValueError, match="--workers 1 needs less memory"):
         map_seeds(os._exit, 2, 2)
