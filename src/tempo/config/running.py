@@ -9,10 +9,15 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from tempo.core.records import Kind
 
+#: The parts of a model that a phase can train. The merger (also called projector or connector) connects the
+#: vision tower to the language model.
+Part = Literal["language_model", "vision_tower", "merger"]
 #: The preference losses.
 Loss = Literal["sigmoid", "ipo", "hinge", "sppo"]
 #: How the log-probabilities of an answer's tokens are reduced to one number.
 LogpReduction = Literal["sum", "mean", "ld"]
+#: How the options of a benchmark question are scored.
+Scoring = Literal["sum", "mean", "letter"]
 #: Names of phases and baselines are used as folder names.
 NAME_PATTERN = r"^[A-Za-z0-9_-]+$"
 
@@ -103,14 +108,26 @@ class _Phase(Section):
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     lora_rank: int = Field(32, ge=0, description="rank of LoRA; 0 trains all weights of the language model")
     lora_alpha: int = Field(64, ge=1, description="LoRA is scaled by `lora_alpha / lora_rank`")
-    train_vision: bool = Field(False, description="also train the vision tower and the connector")
+    lora_dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout on the input of LoRA; all other dropout is off"
+    )
+    train: tuple[Part, ...] = Field(
+        ("language_model",), min_length=1, description="parts to train; `merger` is the projector"
+    )
     cache_features: bool = Field(False, description="store the features of the frozen vision tower on disk")
     gradient_checkpointing: bool = Field(False, description="saves memory but takes more time")
 
+    @property
+    def trains_vision(self) -> bool:
+        """Whether the phase changes the features of a video."""
+        return bool({"vision_tower", "merger"} & {*self.train})
+
     @model_validator(mode="after")
     def _check_features(self) -> _Phase:
-        if self.cache_features and self.train_vision:
-            raise ValueError("cache_features and train_vision cannot both be true. Set one to false")
+        if self.cache_features and self.trains_vision:
+            raise ValueError(
+                "cache_features needs train = ['language_model']: training other parts changes the features"
+            )
         return self
 
 
@@ -191,9 +208,15 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """The benchmark on which all models of the run are evaluated. The synthetic world has its own."""
+    """The benchmark on which all models of the run are evaluated. The synthetic world has its own.
+
+    The model picks the option with the highest score: the log-probability of its text, as a sum over tokens
+    (`sum`, which favours short options) or as their mean (`mean`). With `letter`, the question lists the
+    options under letters, and the score is the log-probability of the letter.
+    """
 
     benchmark: str = Field("", description="JSONL file of questions: see guide.md")
+    scoring: Scoring = Field("sum", description="how options are scored: see above")
 
 
 class ReportConfig(Section):

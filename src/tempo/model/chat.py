@@ -19,7 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempo.model.prefix import ContinuationTokens, Group, packed_log_probs
+from tempo.model.prefix import (
+    MAX_TOKENS,
+    ContinuationTokens,
+    Group,
+    encode_videos,
+    packed_log_probs,
+    split_group,
+)
 
 #: Breaks up special words in the text of people and models, so that neither processor nor tokenizer
 #: recognizes them; the tokenizer removes it. A noncharacter of Unicode, which no text contains.
@@ -36,14 +43,15 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 class Prefix:
     """What several continuations share: frames uint8 [T, H, W, 3] (None: no video) and a prompt.
 
-    The frames were sampled at `fps` frames per second. An empty `system` leaves the system prompt to the
-    model's template.
+    The frames were sampled at `fps` frames per second, and are shown at `seconds`, by default in the middle
+    of each 1 / `fps`. An empty `system` leaves the system prompt to the model's template.
     """
 
     frames: np.ndarray | None
     prompt: str
     _: KW_ONLY
     fps: float = 1.0
+    seconds: Sequence[float] = ()
     system: str = ""
 
 
@@ -155,11 +163,17 @@ class VideoLM:
         return bos is None or not text.startswith(bos)
 
     def inputs(
-        self, texts: Sequence[str], videos: Sequence[np.ndarray] | None = None, *, fps: Sequence[float] = ()
+        self,
+        texts: Sequence[str],
+        videos: Sequence[np.ndarray] | None = None,
+        *,
+        fps: Sequence[float] = (),
+        seconds: Sequence[Sequence[float]] = (),
     ) -> dict[str, Tensor]:
         """The processor's batch for rendered texts, padded on the left; on the CPU.
 
-        `videos` has frames uint8 [T, H, W, 3] for each text, sampled at `fps` frames per second.
+        `videos` has frames uint8 [T, H, W, 3] for each text, `fps` and `seconds` their rates and times as in
+        a Prefix. Of times for more than T frames the first T count. Some families write them into the prompt.
         """
         # A single row needs no padding, and not every tokenizer has a padding token.
         arguments: dict[str, Any] = {"text": list(texts), "return_tensors": "pt"}
@@ -171,12 +185,23 @@ class VideoLM:
 
             arguments["videos"] = [torch.from_numpy(v.copy()).permute(0, 3, 1, 2) for v in videos]
             arguments["video_metadata"] = [
-                VideoMetadata(total_num_frames=len(v), fps=rate, frames_indices=list(range(len(v))))
-                for v, rate in zip(videos, fps, strict=True)
+                VideoMetadata(
+                    total_num_frames=len(video),
+                    fps=rate,
+                    duration=len(video) / rate,
+                    # Processors divide them by the rate to get seconds.
+                    frames_indices=[t * rate for t in times[: len(video)]]
+                    or [index + 0.5 for index in range(len(video))],
+                )
+                for video, rate, times in zip(videos, fps, seconds or [()] * len(videos), strict=True)
             ]
             arguments["do_sample_frames"] = False
         batch = dict(_reader(self.processor).processor(**arguments))
         batch.pop("video_metadata", None)
+        if "video_second_per_grid" in batch:
+            # Qwen Omni's processor assumes a rate.
+            steps = _reader(self.processor).processor.video_processor.temporal_patch_size
+            batch["video_second_per_grid"] = [steps / rate for rate in fps]
         # Some processors return lists for some inputs, and settings that are not inputs of the model.
         return {
             name: torch.as_tensor(value) for name, value in batch.items() if isinstance(value, (Tensor, list))
@@ -197,7 +222,7 @@ class VideoLM:
         columns = zip(*(row.ids[:shared] for row in rendered), strict=True)
         shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
         videos = None if prefix.frames is None else [prefix.frames]
-        inputs = self.inputs([rendered[0].text], videos, fps=[prefix.fps])
+        inputs = self.inputs([rendered[0].text], videos, fps=[prefix.fps], seconds=[prefix.seconds])
         # The processor has written the video's tokens out; what follows them is the same in both.
         rest = rendered[0].ids[shared:]
         shape = inputs["input_ids"].shape
@@ -303,15 +328,21 @@ def log_probs(
     continuations: Sequence[str | Continuation],
     *,
     reduction: Literal["sum", "mean", "none"] = "sum",
+    max_tokens: int = MAX_TOKENS,
 ) -> list[Tensor]:
     """Log-probabilities of continuations under the model, in float32, with gradients.
 
     Each continuation is scored after the prefix (and its question), its end-of-turn token included. The
     result has one tensor per continuation: a scalar for the reductions "sum" and "mean" over its tokens, or
-    [num_tokens] for "none". The video is encoded once and the prefix is read once, whatever the number of
-    continuations; the values equal those of one full sequence per continuation.
+    [num_tokens] for "none". The video is encoded once whatever the number of continuations, and the prefix is
+    read once for as many of them as fit into `max_tokens` tokens with it; the values equal those of one full
+    sequence per continuation.
     """
-    (logps,) = packed_log_probs(model.model, [model.group(prefix, continuations)])
+    group = model.group(prefix, continuations)
+    features = encode_videos(model.model, [group])
+    parts = split_group(group, max_tokens=max_tokens)
+    packed = (packed_log_probs(model.model, [part], video_features=features) for part in parts)
+    logps = [logp for (found,) in packed for logp in found]
     if reduction == "none":
         return logps
     return [logp.sum() if reduction == "sum" else logp.mean() for logp in logps]

@@ -30,8 +30,9 @@ PAIRS_FILE = "pairs.jsonl"
 def export_pairs(source: Path | str | Sequence[Pair], format_name: str, out: Path | str) -> int:
     """Writes a run's pairs, or a list of pairs, into the new folder `out`; returns their number.
 
-    `format_name` is "trl", "ms-swift", "llama-factory" or "parquet". After an error there is no
-    folder. Raises ValueError for an unknown format, for no pairs, or if a video that the format needs is missing.
+    `format_name` is "trl", "ms-swift", "llama-factory" or "parquet". After an error there is no folder.
+    Raises ValueError for an unknown format, if there are no pairs, or if a video that the format needs is
+    missing.
     """
     if format_name not in FORMATS:
         raise ValueError(f"--format {format_name!r} is unknown. The formats are {', '.join(FORMATS)}")
