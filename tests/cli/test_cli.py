@@ -195,7 +195,7 @@ def test_run_until_videos_keeps_the_videos_and_names_the_reason_for_the_rest(tem
     before = tree(out)
     for override, key in (("run.seed=1", "seed"), ('videos.extensions=["mp4"]', "videos.extensions")):
         refused = tempo("run", config, "--out", out, "--until", "videos", "--set", override)
-        assert_refused(refused, str(out), "another config", key, "--redo")
+        assert_refused(refused, str(out), "other settings", key, "--redo")
         assert tree(out) == before
 
     # With --redo the stage is made again, under the new configuration.

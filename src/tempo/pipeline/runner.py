@@ -155,7 +155,7 @@ def _settle(context: Context, console: Console, *, redo: bool) -> None:
     store, directory, wanted = RunStore(context.directory), context.directory, fingerprints(context.config)
     stale = [stage for stage in STAGES if store.fingerprint(stage.name) not in (None, wanted[stage.name])]
     if stale and not redo:
-        changed = ", ".join(_changed_keys(context)) or "the content of a file in it has changed"
+        changed = ", ".join(_changed_keys(context)) or "the content of a file that they name has changed"
         raise ValueError(
             f"{directory} was made with other settings ({changed}), so these stages do not match: "
             f"{', '.join(stage.name for stage in stale)}. Choose another --out, or discard them with --redo"
