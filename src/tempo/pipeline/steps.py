@@ -5,7 +5,7 @@ Each imports its package when it is called.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -157,12 +157,26 @@ def check_model(config: Config) -> None:
     load_processor(config.model.path, trust_remote_code=config.model.trust_remote_code)
 
 
+def check_limits(config: Config, console: Console, stages: Sequence[str]) -> None:
+    """Prints a warning for frames that are closer together than the positions of the model.
+
+    Raises ValueError if the answers of one of the `stages` may have more tokens than the model has positions.
+    """
+    from tempo.model.limits import frame_rate_warning, max_positions, read_config
+
+    found = read_config(config.model.path, trust_remote_code=config.model.trust_remote_code)
+    for name in ("captions", "responses"):
+        count, limit = getattr(config, name).max_new_tokens, max_positions(found)
+        if name in stages and count >= limit:
+            reads = f"the model reads at most {limit} tokens (its max_position_embeddings). Lower it"
+            raise ValueError(f"{name}.max_new_tokens is {count}, but with the prompt {reads}")
+    if warning := frame_rate_warning(found, config.frames.fps):
+        console.print(warning)
+
+
 def check_trainable(context: Context) -> None:
-    """Raises ValueError for an instruction about an unknown video, and for a video too long to train on."""
+    """Raises ValueError for a question about an unknown video, and for a question or video too long."""
     from tempo.training.examples import check_longest
     from tempo.training.instructions import match_questions
 
-    if context.config.training.instructions:
-        match_questions(context)
-    if context.config.training.phases:
-        check_longest(context)
+    check_longest(context, match_questions(context) if context.config.training.instructions else ())

@@ -6,6 +6,7 @@ frames, or describes the stored frames of the whole video. T is the number of fr
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from tempo.config import ModelConfig
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Captions, Clips, Perturbations, Response, Responses, Skipped, Unanswered
 from tempo.core.store import RunStore
-from tempo.engine.types import Context, Worker
+from tempo.engine.types import Context, SkipRecord, Worker
 from tempo.model.answers import Answer, Generate, Request, skip_if_failed
 from tempo.model.endpoint import answer_source
+from tempo.model.limits import max_positions, read_config
+from tempo.model.loading import load_processor
 from tempo.preference.prompts import describe_prompt, fusion
 from tempo.video.faults import attempt
 from tempo.video.frames import FrameStore
@@ -78,10 +82,37 @@ def _input_reader(context: Context) -> Callable[[str], MakeRequest]:
     form, seed = context.config.responses.input_form, context.config.run.seed
     if form == "captions":
         texts = {row.id: row.captions for row in rows.read("captions", Captions)}
-        return lambda name: lambda order, seed: Request(fusion([texts[name][clip] for clip in order]), seed)
+        # A server refuses what is too long, and its model need not be on this machine.
+        check = str if context.config.endpoint else _length_check(context.config.model)
+
+        def ask(name: str, order: Sequence[int], seed: int) -> Request:
+            return Request(check(fusion([texts[name][clip] for clip in order])), seed)
+
+        return lambda name: functools.partial(ask, name)
     clips = {row.id: row for row in rows.read("clips", Clips)}
     read = key_frames_by_clip if form == "clips" else frames_by_clip
     return lambda name: frame_requests(read(clips[name], frames), prompt=describe_prompt(name, seed=seed))
+
+
+def _length_check(model: ModelConfig) -> Callable[[str], str]:
+    """Returns a prompt as it is; raises SkipRecord if it has more tokens than the model has positions."""
+    remote = model.trust_remote_code
+    limit = max_positions(read_config(model.path, trust_remote_code=remote))
+    load = functools.cache(lambda: load_processor(model.path, trust_remote_code=remote))
+
+    def check(prompt: str) -> str:
+        # A token is a byte or more, and a template adds a few tokens.
+        if len(prompt.encode("utf-8", "replace")) > limit - 200:
+            from tempo.model.chat import VideoLM
+
+            lm = VideoLM(None, load())
+            size = len(lm.tokenize(lm.render(prompt, with_video=False))["input_ids"])
+            if size > limit:
+                detail = f"{size} tokens, max_position_embeddings is {limit}; lower captions.max_new_tokens"
+                raise SkipRecord("prompt too long", detail)
+        return prompt
+
+    return check
 
 
 def frame_requests(video: Footage, *, prompt: str) -> MakeRequest:

@@ -1,0 +1,56 @@
+"""Limits that a checkpoint's configuration states, checked before any work: positions and frame rates."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from tempo.model.loading import resolve_model_path
+
+
+def read_config(path: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """The configuration of a checkpoint, of that part of it which reads videos and writes text."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(resolve_model_path(path), trust_remote_code=trust_remote_code)
+    return getattr(config, "thinker_config", config)
+
+
+def max_positions(config: Any) -> int:
+    """The largest number of tokens, of prompt and answer together, that a model was made for."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+
+
+def max_frame_rate(config: Any) -> float:
+    """Frames per second up to which each time step of a video has a position of its own.
+
+    Qwen2.5-VL rounds times to 1 / `tokens_per_second` (`get_rope_index`), and a time step is several frames.
+    """
+    vision = getattr(config, "vision_config", None)
+    per_second = getattr(vision, "tokens_per_second", None) or math.inf
+    return float(per_second * getattr(vision, "temporal_patch_size", 1))
+
+
+def frame_rate_warning(config: Any, fps: float) -> str:
+    """What the user must know of frames at this rate; empty if the model tells their times apart."""
+    limit = max_frame_rate(config)
+    if fps <= limit:
+        return ""
+    return (
+        f"warning: frames.fps is {fps:g}, but {config.model_type} tells the times of frames apart up to "
+        f"{limit:g} a second: {1 - limit / fps:.0%} of the time steps share the position of the one before. "
+        f"Set frames.fps to {limit:g} or less"
+    )
+
+
+def check_positions(name: str, *, num_video: int, num_text: int, limit: int) -> None:
+    """Raises ValueError that names what has more tokens, of its video and its texts, than the model reads."""
+    if num_video + num_text > limit:
+        keys = "frames.fps, frames.max_frames, frames.max_pixels or frames.max_total_pixels"
+        mend = f"Lower {keys}" if num_text < min(limit, num_video) else "Shorten its texts, or leave it out"
+        raise ValueError(
+            f"{name}: prompt and answer have {num_video + num_text} tokens, {num_video} of frames and "
+            f"{num_text} of words. The model reads at most {limit} (its max_position_embeddings). {mend}"
+        )
