@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from tempo.core.records import Kind
 
+#: What a phase can train. The merger is what connects vision tower and language model (projector, connector).
+Part = Literal["language_model", "vision_tower", "merger"]
 #: The preference losses.
 Loss = Literal["sigmoid", "ipo", "hinge", "sppo"]
 #: How the log-probabilities of an answer's tokens become one number.
@@ -105,14 +107,26 @@ class _Phase(Section):
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     lora_rank: int = Field(32, ge=0, description="rank of LoRA; 0 trains all weights of the language model")
     lora_alpha: int = Field(64, ge=1, description="LoRA is scaled by `lora_alpha / lora_rank`")
-    train_vision: bool = Field(False, description="also train the vision tower and the connector")
+    lora_dropout: float = Field(
+        0.0, ge=0, lt=1, description="of the input of the LoRA; all other dropout is off"
+    )
+    train: tuple[Part, ...] = Field(
+        ("language_model",), min_length=1, description="also `vision_tower` and `merger` (the connector)"
+    )
     cache_features: bool = Field(False, description="store the features of the frozen vision tower on disk")
     gradient_checkpointing: bool = Field(False, description="saves memory and takes more time")
 
+    @property
+    def trains_vision(self) -> bool:
+        """Whether the features of a video change in the phase."""
+        return bool({"vision_tower", "merger"} & {*self.train})
+
     @model_validator(mode="after")
     def _check_features(self) -> _Phase:
-        if self.cache_features and self.train_vision:
-            raise ValueError("cache_features and train_vision exclude each other. Set one to false")
+        if self.cache_features and self.trains_vision:
+            raise ValueError(
+                "cache_features needs train = ['language_model']: other parts change the features"
+            )
         return self
 
 

@@ -148,13 +148,13 @@ def check_paths(config: Config, file_keys: Iterable[str]) -> None:
 
 
 def check_model(config: Config) -> None:
-    """Raises ValueError if the model cannot be used. Takes seconds, because it loads no weights."""
-    from tempo.model.loading import check_device, load_processor
+    """Raises ValueError if the model cannot be used; reads its weights once, but keeps none."""
+    from tempo.model.loading import check_device, load_model
 
     # On a Ray cluster the devices are those of its machines.
     if config.run.engine == "local":
         check_device(config.model.device)
-    load_processor(config.model.path, trust_remote_code=config.model.trust_remote_code)
+    load_model(config.model.path, device="meta", trust_remote_code=config.model.trust_remote_code)
 
 
 def check_limits(config: Config, console: Console, stages: Sequence[str]) -> None:
