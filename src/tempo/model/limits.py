@@ -4,18 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from pathlib import Path
 from typing import Any
-
-from tempo.model.loading import resolve_model_path
-
-
-def read_config(path: str | Path, *, trust_remote_code: bool = False) -> Any:
-    """The configuration of a checkpoint, of that part of it which reads videos and writes text."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(resolve_model_path(path), trust_remote_code=trust_remote_code)
-    return getattr(config, "thinker_config", config)
 
 
 def max_positions(config: Any) -> int:

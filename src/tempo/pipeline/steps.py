@@ -162,7 +162,8 @@ def check_limits(config: Config, console: Console, stages: Sequence[str]) -> Non
 
     Raises ValueError if the answers of one of the `stages` may have more tokens than the model has positions.
     """
-    from tempo.model.limits import frame_rate_warning, max_positions, read_config
+    from tempo.model.limits import frame_rate_warning, max_positions
+    from tempo.model.loading import read_config
 
     found = read_config(config.model.path, trust_remote_code=config.model.trust_remote_code)
     for name in ("captions", "responses"):

@@ -22,8 +22,8 @@ from tempo.core.store import RunStore
 from tempo.engine.types import Context, SkipRecord, Worker
 from tempo.model.answers import Answer, Generate, Request, skip_if_failed
 from tempo.model.endpoint import answer_source
-from tempo.model.limits import max_positions, read_config
-from tempo.model.loading import load_processor
+from tempo.model.limits import max_positions
+from tempo.model.loading import load_processor, read_config
 from tempo.preference.prompts import describe_prompt, fusion
 from tempo.video.faults import attempt
 from tempo.video.frames import FrameStore

@@ -14,8 +14,8 @@ from tempo.core.records import Clips, Pair, PairKind, Video
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.model.chat import Continuation, Prefix, VideoLM
-from tempo.model.limits import check_positions, max_positions, read_config
-from tempo.model.loading import load_processor
+from tempo.model.limits import check_positions, max_positions
+from tempo.model.loading import load_processor, read_config
 from tempo.model.prefix import Group
 from tempo.training.instructions import Question
 from tempo.video.frames import FrameStore
