@@ -343,7 +343,9 @@ def log_probs(
     num_prefix, *sizes = group.lengths
     num_video = int(torch.isin(group.inputs["input_ids"], torch.tensor([*model.media_ids])).sum())
     counts = {"num_video": num_video, "num_text": num_prefix - num_video + max(sizes)}
-    check_positions(f"{prefix.prompt[:60]!r}", **counts, limit=max_positions(model.model.config))
+    first = continuations[0]
+    name = prefix.prompt + ("" if isinstance(first, str) else first.question)
+    check_positions(f"{name[:60]!r}", **counts, limit=max_positions(model.model.config))
     features = encode_videos(model.model, [group])
     parts = split_group(group, max_tokens=max_tokens)
     packed = (packed_log_probs(model.model, [part], video_features=features) for part in parts)

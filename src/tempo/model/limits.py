@@ -12,19 +12,15 @@ def max_positions(config: Any) -> int:
     return getattr(config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
 
 
-def max_frame_rate(config: Any) -> float:
-    """Frames per second up to which each time step of a video has a position of its own.
+def frame_rate_warning(config: Any, fps: float) -> str:
+    """A warning if several time steps of a video share a position at this rate; empty otherwise.
 
     Qwen2.5-VL rounds times to 1 / `tokens_per_second` (`get_rope_index`), and a time step is several frames.
     """
     vision = getattr(config, "vision_config", None)
-    per_second = getattr(vision, "tokens_per_second", None) or math.inf
-    return float(per_second * getattr(vision, "temporal_patch_size", 1))
-
-
-def frame_rate_warning(config: Any, fps: float) -> str:
-    """What the user must know of frames at this rate; empty if the model tells their times apart."""
-    limit = max_frame_rate(config)
+    limit = getattr(vision, "temporal_patch_size", 1) * (
+        getattr(vision, "tokens_per_second", None) or math.inf
+    )
     if fps <= limit:
         return ""
     return (

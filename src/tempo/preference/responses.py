@@ -15,12 +15,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from tempo.config import ModelConfig
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Captions, Clips, Perturbations, Response, Responses, Skipped, Unanswered
 from tempo.core.store import RunStore
 from tempo.engine.types import Context, SkipRecord, Worker
 from tempo.model.answers import Answer, Generate, Request, skip_if_failed
+from tempo.model.chat import VideoLM
 from tempo.model.endpoint import answer_source
 from tempo.model.limits import max_positions
 from tempo.model.loading import load_processor, read_config
@@ -82,37 +82,28 @@ def _input_reader(context: Context) -> Callable[[str], MakeRequest]:
     form, seed = context.config.responses.input_form, context.config.run.seed
     if form == "captions":
         texts = {row.id: row.captions for row in rows.read("captions", Captions)}
+        check: Callable[[str], str] = str
         # A server refuses what is too long, and its model need not be on this machine.
-        check = str if context.config.endpoint else _length_check(context.config.model)
-
-        def ask(name: str, order: Sequence[int], seed: int) -> Request:
-            return Request(check(fusion([texts[name][clip] for clip in order])), seed)
-
-        return lambda name: functools.partial(ask, name)
+        if not context.config.endpoint:
+            path, remote = context.config.model.path, context.config.model.trust_remote_code
+            lm = VideoLM(None, load_processor(path, trust_remote_code=remote))
+            limit = max_positions(read_config(path, trust_remote_code=remote))
+            check = functools.partial(_checked, lm=lm, limit=limit)
+        return lambda name: (
+            lambda order, seed: Request(check(fusion([texts[name][clip] for clip in order])), seed)
+        )
     clips = {row.id: row for row in rows.read("clips", Clips)}
     read = key_frames_by_clip if form == "clips" else frames_by_clip
     return lambda name: frame_requests(read(clips[name], frames), prompt=describe_prompt(name, seed=seed))
 
 
-def _length_check(model: ModelConfig) -> Callable[[str], str]:
-    """Returns a prompt as it is; raises SkipRecord if it has more tokens than the model has positions."""
-    remote = model.trust_remote_code
-    limit = max_positions(read_config(model.path, trust_remote_code=remote))
-    load = functools.cache(lambda: load_processor(model.path, trust_remote_code=remote))
-
-    def check(prompt: str) -> str:
-        # A token is a byte or more, and a template adds a few tokens.
-        if len(prompt.encode("utf-8", "replace")) > limit - 200:
-            from tempo.model.chat import VideoLM
-
-            lm = VideoLM(None, load())
-            size = len(lm.tokenize(lm.render(prompt, with_video=False))["input_ids"])
-            if size > limit:
-                detail = f"{size} tokens, max_position_embeddings is {limit}; lower captions.max_new_tokens"
-                raise SkipRecord("prompt too long", detail)
-        return prompt
-
-    return check
+def _checked(prompt: str, lm: VideoLM, limit: int) -> str:
+    """The prompt; raises SkipRecord if it has more than `limit` tokens, the model's number of positions."""
+    size = len(lm.tokenize(lm.render(prompt, with_video=False))["input_ids"])
+    if size > limit:
+        detail = f"{size} tokens, max_position_embeddings is {limit}; lower captions.max_new_tokens"
+        raise SkipRecord("prompt too long", detail)
+    return prompt
 
 
 def frame_requests(video: Footage, *, prompt: str) -> MakeRequest:
