@@ -107,6 +107,7 @@ def run_stages(
         stage.check(config)
     if any(stage.needs_model(config) for stage in left):
         steps.check_model(config)
+        steps.check_limits(config, console, [stage.name for stage in left])
     with store.lock():
         _settle(context, console, redo=redo)
         if source:

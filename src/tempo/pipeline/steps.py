@@ -5,7 +5,7 @@ Each imports its package only when it is called.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -157,12 +157,29 @@ def check_model(config: Config) -> None:
     load_model(config.model.path, device="meta", trust_remote_code=config.model.trust_remote_code)
 
 
+def check_limits(config: Config, console: Console, stages: Sequence[str]) -> None:
+    """Prints a warning if frames are closer together than the model's positions can distinguish.
+
+    Raises ValueError if answers in one of the `stages` may have more tokens than the model has positions.
+    """
+    from tempo.model.limits import frame_rate_warning, max_positions
+    from tempo.model.loading import read_config
+
+    found = read_config(config.model.path, trust_remote_code=config.model.trust_remote_code)
+    for name in ("captions", "responses"):
+        count, limit = getattr(config, name).max_new_tokens, max_positions(found)
+        if name in stages and count >= limit:
+            detail = (
+                f"the model has positions for only {limit} tokens, prompt included (max_position_embeddings)"
+            )
+            raise ValueError(f"{name}.max_new_tokens is {count}, but {detail}. Lower it")
+    if warning := frame_rate_warning(found, config.frames.fps):
+        console.print(warning)
+
+
 def check_trainable(context: Context) -> None:
-    """Raises ValueError if an instruction is about an unknown video, or a video is too long to train on."""
+    """Raises ValueError if a question is about an unknown video, or a question or video is too long."""
     from tempo.training.examples import check_longest
     from tempo.training.instructions import match_questions
 
-    if context.config.training.instructions:
-        match_questions(context)
-    if context.config.training.phases:
-        check_longest(context)
+    check_longest(context, match_questions(context) if context.config.training.instructions else ())

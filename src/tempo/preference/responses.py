@@ -6,6 +6,7 @@ their key frames, or describes the stored frames of the whole video. T: number o
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,12 @@ from numpy.typing import NDArray
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Captions, Clips, Perturbations, Response, Responses, Skipped, Unanswered
 from tempo.core.store import RunStore
-from tempo.engine.types import Context, Worker
+from tempo.engine.types import Context, SkipRecord, Worker
 from tempo.model.answers import Answer, Generate, Request, skip_if_failed
+from tempo.model.chat import VideoLM
 from tempo.model.endpoint import answer_source
+from tempo.model.limits import max_positions
+from tempo.model.loading import load_processor, read_config
 from tempo.preference.prompts import describe_prompt, fusion
 from tempo.video.faults import attempt
 from tempo.video.frames import FrameStore
@@ -78,10 +82,28 @@ def _input_reader(context: Context) -> Callable[[str], MakeRequest]:
     form, seed = context.config.responses.input_form, context.config.run.seed
     if form == "captions":
         texts = {row.id: row.captions for row in rows.read("captions", Captions)}
-        return lambda name: lambda order, seed: Request(fusion([texts[name][clip] for clip in order]), seed)
+        check: Callable[[str], str] = str
+        # A server itself rejects prompts that are too long, and its model need not be on this machine.
+        if not context.config.endpoint:
+            path, remote = context.config.model.path, context.config.model.trust_remote_code
+            lm = VideoLM(None, load_processor(path, trust_remote_code=remote))
+            limit = max_positions(read_config(path, trust_remote_code=remote))
+            check = functools.partial(_checked, lm=lm, limit=limit)
+        return lambda name: (
+            lambda order, seed: Request(check(fusion([texts[name][clip] for clip in order])), seed)
+        )
     clips = {row.id: row for row in rows.read("clips", Clips)}
     read = key_frames_by_clip if form == "clips" else frames_by_clip
     return lambda name: frame_requests(read(clips[name], frames), prompt=describe_prompt(name, seed=seed))
+
+
+def _checked(prompt: str, lm: VideoLM, limit: int) -> str:
+    """The prompt itself; raises SkipRecord if it has more tokens than `limit`, the model's positions."""
+    size = len(lm.tokenize(lm.render(prompt, with_video=False))["input_ids"])
+    if size > limit:
+        detail = f"{size} tokens, max_position_embeddings is {limit}; lower captions.max_new_tokens"
+        raise SkipRecord("prompt too long", detail)
+    return prompt
 
 
 def frame_requests(video: Footage, *, prompt: str) -> MakeRequest:
