@@ -1,7 +1,7 @@
 """Which errors stop a run, and which only skip a record.
 
 If the disk, memory or GPU fails for one record, it will fail for the next one too, so the run stops and can
-be resumed later. A damaged file or a decoder that hangs only skips its own record.
+be resumed later. After a damaged file or a decoder that hangs, only that record is skipped.
 """
 
 from __future__ import annotations
