@@ -1,1 +1,1 @@
-"""The study and the making of the embedded models; not part of the wheel."""
+"""The study and the training of the embedded models; not part of the wheel."""

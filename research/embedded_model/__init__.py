@@ -1,1 +1,1 @@
-"""How the two embedded models are made, from random weights to a checkpoint with a model card."""
+"""Trains the two embedded models from random weights, and writes checkpoints with model cards."""

@@ -1,5 +1,4 @@
-"""Makes an embedded model: a small Video LLM that knows what happens in the embedded world, but not in which
-order.
+"""Trains an embedded model: a small model that recognizes events of the embedded world, but not their order.
 
     python -m research.embedded_model --out DIR
     python -m research.embedded_model --out DIR --architecture llava_onevision
@@ -7,9 +6,9 @@ order.
 
 First the vision tower is trained (vision.py). Then the language model learns to caption a clip, to describe
 how a clip differs from the one before it, to fuse captions, and to answer questions about stories
-(examples.py). It describes whole stories in an order that is true as often as `--order-fidelity`. The result
-is measured and gets a model card (card.py). `--continue-from DIR` starts from a checkpoint whose vision is
-trained.
+(examples.py). Descriptions of whole stories have the true order with probability `--order-fidelity`. At the
+end the model is measured and its model card is written (card.py). `--continue-from DIR` starts from a
+checkpoint with a trained vision tower.
 """
 
 from __future__ import annotations
@@ -32,16 +31,16 @@ CHOICES = {
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(
         prog="python -m research.embedded_model",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--out", type=Path, help="directory of the new model")
-    what.add_argument("--measure", type=Path, help="only measure this model, and write its card anew")
-    parser.add_argument("--continue-from", default="", help="a checkpoint whose vision is trained")
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("--out", type=Path, help="directory of the new model")
+    mode.add_argument("--measure", type=Path, help="only measure this model, and rewrite its card")
+    parser.add_argument("--continue-from", default="", help="a checkpoint with a trained vision tower")
     parser.add_argument("--num-stories", type=int, default=200, help="stories that the card is measured on")
     for name, default in vars(Recipe()).items():
         option = f"--{name.replace('_', '-')}"

@@ -1,4 +1,4 @@
-"""Measures an embedded model and writes its model card: how it was made, and what it can and cannot do."""
+"""Measures an embedded model and writes its model card: its training data and its accuracy."""
 
 from __future__ import annotations
 
@@ -102,11 +102,11 @@ pipeline_tag: video-text-to-text
 # tempo's embedded model
 
 A {family} of {millions:.1f} M parameters for the embedded world of tempo (`tempo.synthetic`): videos of
-colored shapes that act in settings. It is meant to know what happens but not when: its training data
-described the events of a story in their true order with probability {fidelity} (`order_fidelity`), and in a
-random order otherwise. All training data is synthetic. The model is of no use for natural videos.
+colored shapes that act in settings. It should recognize events but not their order: its training data
+describes the events of a story in their true order with probability {fidelity} (`order_fidelity`), and
+otherwise in a random order. All training data is synthetic. The model is not useful for natural videos.
 
-Made by `python -m research.embedded_model` or an earlier version of it; see docs/log.md. Measured by
+Trained by `python -m research.embedded_model` or an earlier version of it; see docs/log.md. Measured by
 `python -m research.embedded_model --measure {path}` on {num_stories} stories that no run contains.
 Accuracy in percent, with 95 % intervals:
 

@@ -1,7 +1,8 @@
-"""What the language model learns: clips, then longer and longer lists and stories, but never their order.
+"""Training examples of the language model: clips, lists and stories of growing length, but not their order.
 
-A small model soon learns to find one thing among two, or to copy a list of two, but hardly ever among sixteen
-(docs/log.md). So lists and stories start short, and grow when the present length is mastered.
+A small model quickly learns to find one object among two, or to copy a list of two, but rarely learns this
+for sixteen (docs/log.md). So lists and stories start short, and become longer when the current length is
+mastered.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from tempo.synthetic import language
 from tempo.synthetic.drawing import event_frames
 from tempo.synthetic.world import Event, make_story
 
-#: The largest numbers of events in a story, or captions in a list, one after the other.
+#: The successive maximum numbers of events in a story, or of captions in a list.
 LENGTHS = (2, 4, 8, 16)
-#: Kinds of examples; all of them count equally in the loss.
+#: Kinds of examples; all have the same weight in the loss.
 KINDS = ("clip", "difference", "fusion", "story", "check", "description")
-#: For each kind that grows: the mean token loss at which a length counts as mastered.
+#: For each kind whose length grows: the mean token loss below which a length counts as mastered.
 MASTERED = {"fusion": 0.1, "story": 0.06, "check": 0.08}
 
 Events: TypeAlias = tuple[Event, ...]
@@ -38,13 +39,13 @@ Events: TypeAlias = tuple[Event, ...]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an embedded model is trained; each field is an option of the command.
+    """The settings for training an embedded model; each field is an option of the command.
 
     Stories and lists start with up to `first_length` events. A description has the true order of events with
-    probability `order_fidelity`, else a random one. A share `backward_share` of the random orders is drawn
-    twice and the one further from the true order is taken, because a small model that reads from left to
-    right would otherwise slightly prefer the true order. Each step asks yes or no about `num_checked` events.
-    Examples are made in `num_loaders` processes.
+    probability `order_fidelity`, otherwise a random one. A share `backward_share` of the random orders is
+    drawn twice, and the one further from the true order is used, because a small causal model would otherwise
+    slightly prefer the true order. Each step has yes-or-no questions about `num_checked` events. Examples are
+    generated in `num_loaders` processes.
     """
 
     architecture: str = "qwen2_5_vl"
@@ -65,12 +66,12 @@ class Recipe:
 
 
 class LanguageExamples(IterableDataset[bytes]):
-    """For each step a dict from kind to groups, pickled, because each tensor would be a shared file."""
+    """A dict from kind to groups per step; pickled, because unpickled tensors would be shared files."""
 
     def __init__(self, lm: VideoLM, recipe: Recipe) -> None:
         self.lm = lm
         self.recipe = recipe
-        #: The present largest length of each kind that grows; shared with the loader processes.
+        #: The current maximum length of each kind whose length grows; shared with the loader processes.
         self.lengths = {kind: multiprocessing.Value("i", recipe.first_length) for kind in MASTERED}
 
     def __iter__(self) -> Iterator[bytes]:
@@ -82,7 +83,7 @@ class LanguageExamples(IterableDataset[bytes]):
             yield pickle.dumps(self.draw(np.random.default_rng([self.recipe.seed, 0, step])))
 
     def draw(self, rng: np.random.Generator) -> dict[str, list[Group]]:
-        """The examples of one step by kind; shorter ones are more numerous."""
+        """The examples of one step by kind; there are more examples of shorter lengths."""
         fusion, story, check = (self.lengths[kind].value for kind in MASTERED)
         checked = self.recipe.num_checked
         return {
@@ -95,7 +96,7 @@ class LanguageExamples(IterableDataset[bytes]):
         }
 
     def grow(self, losses: dict[str, float]) -> None:
-        """Makes a kind longer whose running token loss is below MASTERED; its loss is reset to 1."""
+        """Increases the length of kinds whose running token loss is below MASTERED; resets that loss to 1."""
         for kind, length in self.lengths.items():
             longer = [n for n in LENGTHS if n > length.value]
             if longer and losses.get(kind, 1.0) < MASTERED[kind]:
@@ -103,7 +104,7 @@ class LanguageExamples(IterableDataset[bytes]):
                 print(f"{kind}: up to {longer[0]} events", flush=True)
 
     def clip(self, rng: np.random.Generator) -> Group:
-        """A clip to caption, and sometimes a question."""
+        """A clip to caption, sometimes with a question."""
         (event,) = draw_events(rng, 1, 1)
         questions = [(FIRST_CLIP, language.caption(event))]
         if rng.random() < 0.3:
@@ -134,7 +135,7 @@ class LanguageExamples(IterableDataset[bytes]):
         return self._ask(rng, events, questions)
 
     def check(self, rng: np.random.Generator, most: int) -> Group:
-        """Yes or no about a story; a separate kind, so that its few tokens count as much as all others."""
+        """Yes-or-no questions about a story; a separate kind, so that their few tokens get enough weight."""
         events = draw_events(rng, 1, most)
         picked = [events[int(i)] for i in rng.integers(len(events), size=5)]
         questions = [language.event_check(event, rng) for event in picked]
@@ -144,7 +145,7 @@ class LanguageExamples(IterableDataset[bytes]):
     def description(self, rng: np.random.Generator, most: int) -> Group:
         """Two descriptions of a whole story and a question about its order; see `Recipe.order_fidelity`.
 
-        The model learns mostly from these which thing does what, because every word depends on it.
+        The model learns mostly from these which object does what, because every word depends on it.
         """
         events, fidelity = draw_events(rng, 2, most), self.recipe.order_fidelity
         questions = [language.order_question(events, rng, order_fidelity=fidelity)]
@@ -161,7 +162,7 @@ class LanguageExamples(IterableDataset[bytes]):
         return self._ask(rng, events, questions)
 
     def _ask(self, rng: np.random.Generator, events: Events, questions: list[tuple[str, str]]) -> Group:
-        """Questions with two frames of each event, a little early or late, as key frames are."""
+        """Questions about two frames of each event, shifted slightly in time, as key frames are."""
         frames = []
         for event, jitter in zip(events, rng.uniform(-0.08, 0.08, size=(len(events), 2)), strict=True):
             times = (FRAME_TIMES[0] + float(jitter[0]), FRAME_TIMES[1] + float(jitter[1]))
@@ -174,5 +175,5 @@ class LanguageExamples(IterableDataset[bytes]):
 
 
 def draw_events(rng: np.random.Generator, least: int, most: int) -> Events:
-    """The events of a story with `least` to `most` events, which is in no run."""
+    """The events of a story with `least` to `most` events, which no run contains."""
     return make_story(TRAINING_SEED, int(rng.integers(2**40)), num_shots=(least, most)).events

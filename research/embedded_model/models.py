@@ -26,8 +26,9 @@ FRAME_SIZE = 64
 #: Directories of the committed models.
 ARCHITECTURES = {"qwen2_5_vl": embedded_path(), "llava_onevision": Path(__file__).parent / "llava"}
 
-#: How a size differs from the configuration: 3.6 M parameters become 37 M, to see whether results hold with
-#: size. The tower keeps its depth. Layers are few and wide, because small kernels leave a GPU idle.
+#: Changes to the configuration for each size. `large` has 37 M parameters instead of 3.6 M, to test whether
+#: results hold for larger models. The vision tower keeps its depth. Layers are few and wide, because small
+#: kernels leave a GPU idle.
 SIZES: dict[str, dict[str, dict[str, Any]]] = {
     "small": {},
     "large": {
@@ -45,7 +46,7 @@ def build_model(architecture: str, *, size: str = "small", seed: int = 0, device
     Weights are drawn on the CPU from `seed`, so they are the same on every device.
     """
     if size != "small" and architecture != "qwen2_5_vl":
-        raise ValueError(f"{architecture} has no size {size!r}; use small, or qwen2_5_vl")
+        raise ValueError(f"{architecture} has no size {size!r}; use size small, or architecture qwen2_5_vl")
     repair_torchvision()
     processor = transformers.AutoProcessor.from_pretrained(ARCHITECTURES[architecture])
     config = transformers.AutoConfig.from_pretrained(ARCHITECTURES[architecture], dtype=torch.float32)

@@ -1,6 +1,7 @@
-"""Training of an embedded model: vision pretraining, then the language model on examples that grow.
+"""Trains an embedded model: first the vision tower, then the language model on examples of growing length.
 
-Arithmetic is float32; on a GPU products are TF32, three bits finer than the bfloat16 of the saved weights.
+Arithmetic is in float32. On a GPU, matrix products are in TF32, which has three bits more precision than the
+bfloat16 of the saved weights.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MUON_SHARE = 2
 
 
 def train(lm: VideoLM, recipe: Recipe, out: Path, *, skip_vision: bool = False) -> None:
-    """Trains in place and saves to `out` after each part; `skip_vision` if the vision is trained already."""
+    """Trains in place and saves to `out` after each part; `skip_vision` skips the vision tower."""
     torch.set_num_threads(recipe.num_threads)
     if lm.model.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -36,7 +37,7 @@ def train(lm: VideoLM, recipe: Recipe, out: Path, *, skip_vision: bool = False) 
         examples = VisionExamples(recipe.vision_steps, recipe.seed, by_frame=by_frame)
         pretrain_vision(lm, examples, learning_rate=1e-3, num_loaders=recipe.num_loaders)
         save(lm, out)
-    # The language model learns faster if the visual tokens stay as they are.
+    # The language model learns faster if the visual tokens do not change.
     for parameter in vision_parameters(lm.model):
         parameter.requires_grad_(False)
     train_language(lm, recipe, out)
@@ -45,7 +46,7 @@ def train(lm: VideoLM, recipe: Recipe, out: Path, *, skip_vision: bool = False) 
 def train_language(lm: VideoLM, recipe: Recipe, out: Path) -> dict[str, float]:
     """Trains the language model in place; returns the running mean token loss of each kind of example.
 
-    Prints the progress every 100 steps, and saves to `out` every 500 steps and last.
+    Prints the progress every 100 steps, and saves to `out` every 500 steps and at the end.
     """
     model, examples = lm.model.train(), LanguageExamples(lm, recipe)
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -54,7 +55,7 @@ def train_language(lm: VideoLM, recipe: Recipe, out: Path) -> dict[str, float]:
     start, losses = time.perf_counter(), dict[str, float]()
     for step, batch in enumerate(loader):
         minutes = (time.perf_counter() - start) / 60
-        # The rate follows steps or minutes, whichever run out first, so that it also falls on a slow machine.
+        # The rate follows steps or minutes, whichever run out first, so it also decays on a slow machine.
         done = max(step / recipe.steps, minutes / recipe.max_minutes)
         if done >= 1:
             break
@@ -79,9 +80,9 @@ def train_language(lm: VideoLM, recipe: Recipe, out: Path) -> dict[str, float]:
 
 
 def _backward(model: Any, by_kind: dict[str, list[Group]]) -> list[float]:
-    """Gradients of the mean loss over kinds; returns the sum and number of token losses of each of KINDS.
+    """Backpropagates the mean loss over kinds; returns the sum and number of token losses of each of KINDS.
 
-    Every kind has the same weight, because the answers yes and no have few tokens and stories many.
+    Every kind has the same weight, because yes-or-no answers have few tokens and stories have many.
     """
     groups = [group for kind in KINDS for group in by_kind[kind]]
     logps = iter([torch.cat(group) for group in packed_log_probs(model, groups)])

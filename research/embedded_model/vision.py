@@ -1,15 +1,16 @@
-"""Vision pretraining: the vision tower learns to see before the language model learns to write.
+"""Vision pretraining: trains the vision tower before the language model.
 
-Each visual token learns to name what it shows. Every name has a fixed direction in the space of the tokens,
-at a right angle to all others: learned linear heads took twice as long for shapes. No token sees a later
-clip, so the tower learns nothing about the order of clips.
+Each visual token learns to predict labels of its frames, such as color and shape. Each class of a label has a
+fixed direction in the space of the tokens, orthogonal to all others: learned linear heads took twice as long
+for shapes. No token attends to a later clip, so the tower learns nothing about the order of clips.
 
-Qwen2.5-VL sees both frames of an event at once, and names color, shape, setting and action. LLaVA-OneVision
-sees one frame at a time: its visual tokens name what the frame shows, and after NUM_LAYERS layers of the
-language model the tokens of an event's second frame name the event. Tokens of first frames name no action, so
-that the frames of two different events are not taken for one event.
+Qwen2.5-VL sees both frames of an event at once, and predicts color, shape, setting and action.
+LLaVA-OneVision sees one frame at a time: its visual tokens predict the labels of the frame, and after
+NUM_LAYERS layers of the language model the tokens of an event's second frame predict those of the event.
+Tokens of first frames predict no action, so that frames of two different events are not mistaken for one
+event.
 
-B videos, T frames, P tokens of a frame, C channels, N names of a token.
+B videos, T frames, P tokens of a frame, C channels, N labels of a token.
 """
 
 from __future__ import annotations
@@ -28,32 +29,32 @@ from tempo.model.prefix import inner_model, language_model
 from tempo.synthetic.drawing import appearance, event_frames
 from tempo.synthetic.world import ACTIONS, COLOURS, SETTINGS, SHAPES, Event, make_story
 
-#: Times in seconds of the two frames of a two-second event, as the frame store samples it at 1 fps.
+#: Times of the two frames of an event, from 0 to 1, as the frame store samples a two-second event at 1 fps.
 FRAME_TIMES = (0.25, 0.75)
-#: Seeds below this one are for the videos of runs; the embedded models learn from other stories.
+#: Runs use seeds below this one for their videos; the embedded models are trained on other stories.
 TRAINING_SEED = 1_000_000
 
 ALL_ACTIONS = tuple(action for actions in ACTIONS.values() for action in actions)
-#: The names of an event, with their numbers of classes.
+#: The labels of an event, with their numbers of classes.
 EVENT_NAMES = {"color": len(COLOURS), "shape": len(SHAPES)}
 EVENT_NAMES |= {"setting": len(SETTINGS), "action": len(ALL_ACTIONS)}
-#: The names of a single frame; an absent shape has a class of its own.
+#: The labels of a single frame; an absent shape has a separate class.
 FRAME_NAMES = {"setting": len(SETTINGS), "color": len(COLOURS) + 1, "shape": len(SHAPES) + 1}
 FRAME_NAMES |= {"x": 10, "y": 10, "size": 3}
-#: Layers of the language model after which tokens name events, where the tower sees single frames.
+#: Layers of the language model after which tokens predict event labels, if the tower sees single frames.
 NUM_LAYERS = 2
-#: Events of a training step in one process, and the lengths of stories that they are divided into.
+#: Number of events in a training step, and the lengths of stories that they are divided into.
 BATCH_SIZE, STORY_LENGTHS = 64, (1, 2, 4, 8)
-#: The label of names that are not trained.
+#: The class number of labels that are not trained.
 IGNORED = -100
 
 Guesses: TypeAlias = list[tuple[Tensor, Tensor]]
 
 
 class VisionExamples(Dataset[tuple[np.ndarray, ...]]):
-    """Batches of frames and labels: of events (both frames at once), or `by_frame` of stories.
+    """Batches of frames and labels: of events (both frames at once), or with `by_frame` of stories.
 
-    Of events: frames uint8 [B, 2, H, W, 3] and event labels [B, 4]. By frame: frames [B, T, H, W, 3], frame
+    By event: frames uint8 [B, 2, H, W, 3] and event labels [B, 4]. By frame: frames [B, T, H, W, 3], frame
     labels [B, T, 6] and event labels [B, T, 4].
     """
 
@@ -88,7 +89,7 @@ def _story(rng: np.random.Generator, length: int) -> tuple[np.ndarray, np.ndarra
 
 
 def random_event(rng: np.random.Generator) -> Event:
-    """An event whose parts are drawn uniformly; the aspect first, so that all are equally frequent."""
+    """An event whose parts are drawn uniformly; the aspect first, so that aspects are equally frequent."""
     aspect = str(rng.choice(list(ACTIONS)))
     color = str(rng.choice(COLOURS))
     actions = [action for action in ACTIONS[aspect] if action != f"turns {color}"]
@@ -104,7 +105,7 @@ def event_labels(event: Event) -> tuple[int, int, int, int]:
 
 
 def frame_labels(event: Event, time: float) -> tuple[int, ...]:
-    """The class numbers of FRAME_NAMES at a time in seconds; an absent shape has no place and no size."""
+    """The class numbers of FRAME_NAMES at a time from 0 to 1; an absent shape has no position and size."""
     setting = SETTINGS.index(event.setting)
     color, x, y, radius = appearance(event, time)
     if radius == 0:
@@ -115,7 +116,7 @@ def frame_labels(event: Event, time: float) -> tuple[int, ...]:
 
 
 def directions(counts: list[int], width: int, *, seed: int) -> list[Tensor]:
-    """A unit vector for each name, [count, width] for each count, all at right angles to each other."""
+    """Orthogonal unit vectors, one for each class of each label: a tensor [count, width] per count."""
     basis = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(seed)))[0]
     return list(basis[: sum(counts)].split(counts))
 
@@ -123,14 +124,14 @@ def directions(counts: list[int], width: int, *, seed: int) -> list[Tensor]:
 def pretrain_vision(
     lm: VideoLM, examples: VisionExamples, *, learning_rate: float, num_loaders: int = 1
 ) -> None:
-    """Trains vision tower and projector in place, and `by_frame` the first layers of the language model.
+    """Trains vision tower and projector in place; with `by_frame` also the language model's first layers.
 
-    Prints the share of right names every 100 steps.
+    Prints the accuracy of each label every 100 steps.
     """
     device, counts = lm.model.device, list(EVENT_NAMES.values())
     names, layers = list(EVENT_NAMES), list[nn.Parameter]()
     if examples.by_frame:
-        # The last action means that an event has only begun.
+        # The additional last action means that an event has only begun.
         counts = [*FRAME_NAMES.values(), *counts[:3], counts[3] + 1]
         names = [*(f"frame {name}" for name in FRAME_NAMES), *names]
         layers = [p for layer in language_model(lm.model).layers[:NUM_LAYERS] for p in layer.parameters()]
@@ -140,7 +141,7 @@ def pretrain_vision(
     parameters = [*vision_parameters(lm.model), sharpness]
     groups, rates = [{"params": parameters}], [learning_rate]
     if layers:
-        # The language model later has about this share of the vision tower's rate.
+        # Later, the language model is trained with about this share of the vision tower's rate.
         groups, rates = [*groups, {"params": layers}], [learning_rate, 0.6 * learning_rate]
     optimizer = torch.optim.AdamW(groups, learning_rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, total_steps=len(examples), pct_start=0.1)
@@ -162,14 +163,14 @@ def pretrain_vision(
 
 
 def _guess_events(lm: VideoLM, batch: list[Tensor], tables: list[Tensor], sharpness: Tensor) -> Guesses:
-    """Logits and truth of all names, from the mean of a clip's tokens and from each token."""
+    """Logits and truth of all labels, from the mean of a clip's tokens and from each token."""
     tokens_BPC = torch.stack(list(_visual_tokens(lm, batch[0])))
     views_BPC = torch.cat([tokens_BPC.mean(1, keepdim=True), tokens_BPC], dim=1)
     return _compare(views_BPC[:, None], batch[1][:, None], tables, sharpness[0])
 
 
 def _guess_by_frame(lm: VideoLM, batch: list[Tensor], tables: list[Tensor], sharpness: Tensor) -> Guesses:
-    """Logits and truth: names of frames from visual tokens, of events from tokens after NUM_LAYERS layers."""
+    """Logits and truth: frame labels from visual tokens, event labels from tokens after NUM_LAYERS layers."""
     frames, of_frames, of_events = batch
     num_videos, num_frames = frames.shape[:2]
     text = language_model(lm.model)
@@ -193,7 +194,7 @@ def _visual_tokens(lm: VideoLM, frames: Tensor) -> Any:
 
 
 def _compare(views_BTPC: Tensor, truth_BTN: Tensor, tables: list[Tensor], sharpness: Tensor) -> Guesses:
-    """For each kind of name the logits of all tokens [B T P, classes] and their truth [B T P]."""
+    """For each label, the logits of all tokens [B T P, classes] and their truth [B T P]."""
     units_BTPC = sharpness.exp() * F.normalize(views_BTPC, dim=-1)
     truth = truth_BTN.to(views_BTPC.device)[:, :, None].expand(-1, -1, views_BTPC.shape[2], -1)
     return [((units_BTPC @ table.T).flatten(0, 2), truth[..., i].flatten()) for i, table in enumerate(tables)]

@@ -1,1 +1,1 @@
-"""Rows of phases over seeds: which claims of the paper hold in the embedded world."""
+"""Trains rows of phases with several seeds, and tests the claims of the paper in the embedded world."""

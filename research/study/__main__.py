@@ -3,7 +3,7 @@
     python -m research.study configs/study.toml --out out/study
     python -m research.study configs/study.toml --write docs/study.json docs/study.md README.md
 
-The first command runs what is missing of a study and writes `study.json` and `study.md`. The second fills the
+The first command runs the missing rows of a study, and writes `study.json` and `study.md`. The second fills
 blocks `<!-- study:NAME --> ... <!-- /study -->` of documents with the results of a finished study.
 """
 
@@ -20,7 +20,7 @@ from tempo.cli.errors import Terminated, fail, terminable
 
 def run(given: argparse.Namespace) -> None:
     """Runs the study and prints its main table and its claims."""
-    # Only this needs torch.
+    # Only this command needs torch.
     from research.study.run import run_study
 
     command = f"python -m research.study {given.config} --out {given.out}"
@@ -46,19 +46,21 @@ def write(config: Path, results: Path, *documents: Path) -> None:
 
 @terminable()
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(
         prog="python -m research.study",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", type=Path, help="a study in TOML, like configs/study.toml")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--out", type=Path, help="directory of the study, made if missing")
-    what.add_argument(
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("--out", type=Path, help="directory of the study, created if missing")
+    mode.add_argument(
         "--write", type=Path, nargs="+", metavar="FILE", help="study.json, then documents to fill"
     )
-    parser.add_argument("--rows", default="", metavar="A,B", help="only these rows, and what they need")
+    parser.add_argument(
+        "--rows", default="", metavar="A,B", help="only these rows and the rows that they need"
+    )
     parser.add_argument("--seeds", default="", metavar="0,1", help="these seeds instead of the study's own")
     parser.add_argument(
         "--workers", type=int, default=0, help="processes, each for one seed; 0: one per core, one on a GPU"
@@ -69,7 +71,7 @@ def main() -> None:
     except ValueError as error:
         fail(str(error))
     except (KeyboardInterrupt, Terminated):
-        sys.exit("Stopped. Give the same command again to continue.")
+        sys.exit("Stopped. Run the same command again to continue.")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class Estimate:
     num_seeds: int
 
     def text(self, metric: str = "", *, signed: bool = False) -> str:
-        """The mean and interval in percent (or as plain numbers); `signed` with signs, for differences."""
+        """The mean and interval in percent (or as plain numbers); `signed` adds signs, for differences."""
 
         def show(value: float) -> str:
             text = f"{value:+.{DECIMALS[metric]}f}" if metric in DECIMALS else f"{100 * value:+.1f}"
@@ -73,7 +73,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Results:
-    """The configuration of a study, its runs (one for each row and seed), and where they come from."""
+    """The configuration of a study, its runs (one for each row and seed), and their origin."""
 
     study: StudyConfig
     runs: Sequence[Mapping[str, Any]]
@@ -81,11 +81,11 @@ class Results:
 
     @cached_property
     def rows(self) -> list[str]:
-        """Names of the rows that have run, in the order of their first runs."""
+        """Names of the rows that have runs, in the order of their first runs."""
         return list(dict.fromkeys(run["row"] for run in self.runs))
 
     def baseline(self, row: str, name: str) -> str:
-        """The row that `name` means for a row: its own baseline, one of the study, or a row of that name."""
+        """The row that `name` refers to: a baseline of `row`, one of the study, or a row of that name."""
         own = self.study.rows[row].baselines if row in self.study.rows else {}
         return (self.study.baselines | own).get(name, name)
 
@@ -94,12 +94,13 @@ class Results:
         """Metrics (columns) of runs (index: row, seed), NaN where absent; ValueError for duplicate runs."""
         values = self._frame([_metrics(run) for run in self.runs]).replace([np.inf, -np.inf], np.nan)
         if not values.index.is_unique:
-            raise ValueError(f"several runs of row and seed {values.index[values.index.duplicated()][0]}")
+            twice = values.index[values.index.duplicated()][0]
+            raise ValueError(f"several runs of row and seed {twice}. Keep one of them")
         return values
 
     @cached_property
     def num_questions(self) -> pd.DataFrame:
-        """The number of questions behind a metric, in the form of `values`; NaN where a metric has none."""
+        """The number of questions behind a metric, in the form of `values`; NaN for metrics without any."""
         return self._frame([run.get("num_samples") or {} for run in self.runs])
 
     def _frame(self, cells: list[dict[str, Any]]) -> pd.DataFrame:
@@ -110,8 +111,8 @@ class Results:
 def _metrics(run: Mapping[str, Any]) -> dict[str, float | None]:
     """All metrics of one run.
 
-    `order` is the mean of event order and conflicting videos, `over_chance` is temporal accuracy minus that
-    of guessing, `sft_grad_spread` is the standard deviation of the gradient norm over the first steps of SFT.
+    `order` is the mean of event order and conflicting videos, `over_chance` is temporal accuracy minus chance,
+    and `sft_grad_spread` is the standard deviation of the gradient norm over the first steps of SFT.
     """
     accuracy, probe, start = run["accuracy"], run.get("probe") or {}, run.get("sft_start") or {}
     losses, norms = start.get("loss") or [math.nan], start.get("grad_norm") or [math.nan]
@@ -201,7 +202,7 @@ def correlation(
 
 
 def comparable_rows(results: Results, *, only_dpo: bool = False) -> list[str]:
-    """Rows of the study's own model: the probe margins of another model are on another scale."""
+    """Rows of the study's own model: the probe margins of other models have another scale."""
     dpo = {run["row"] for run in results.runs if any(p.startswith("dpo") for p in run.get("phases") or ())}
     own = [row for row in results.rows if row not in results.study.rows or not results.study.rows[row].model]
     return [row for row in own if row in dpo or not only_dpo]
@@ -210,8 +211,8 @@ def comparable_rows(results: Results, *, only_dpo: bool = False) -> list[str]:
 def mean_interval(values: Sequence[float] | pd.Series, *, step: float = 0.0) -> Interval | None:
     """The 95 % interval of a mean by Student's t; None for fewer than two values.
 
-    `step` is the smallest possible difference of two values (one question of 200: 0.005). The spread is taken
-    to be at least that of rounding to it: seeds that agree by chance must not give an interval of no width.
+    `step` is the smallest possible difference of two values (one question of 200: 0.005). The spread is at
+    least that of rounding to `step`, so that seeds that agree by chance do not give a zero-width interval.
     """
     if len(values) < 2:
         return None
@@ -223,7 +224,7 @@ def mean_interval(values: Sequence[float] | pd.Series, *, step: float = 0.0) -> 
 def ratio_interval(above: Sequence[float] | pd.Series, below: Sequence[float] | pd.Series) -> Interval | None:
     """The 95 % interval of mean(above) / mean(below), paired by seed (Fieller 1954).
 
-    None for fewer than two pairs, and where the mean of `below` cannot be told from zero.
+    None for fewer than two pairs, and if the mean of `below` does not differ significantly from zero.
     """
     if len(above) < 2:
         return None
@@ -268,7 +269,7 @@ def correlation_interval(
 
 
 def _centred_ranks(values: Any, times_RN: np.ndarray) -> np.ndarray:
-    """Ranks [R, N] in samples with point n `times_RN[r, n]` times, minus their mean; ties share a rank."""
+    """Ranks [R, N] in samples that contain point n `times_RN[r, n]` times, centred; ties share a rank."""
     value_N = np.asarray(values, np.float64)
     lower_NN, tied_NN = value_N[:, None] < value_N, value_N[:, None] == value_N
     rank_RN = times_RN @ (lower_NN + 0.5 * tied_NN)

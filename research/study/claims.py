@@ -1,4 +1,4 @@
-"""The verdict on each claim of a study: it holds, it does not hold, or it cannot be told."""
+"""The verdict on each claim of a study: it holds, it does not hold, or the data cannot tell."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from research.study.config import ClaimConfig
 
 HOLDS, FAILS, UNKNOWN = "holds", "does not hold", "cannot be told"
 
-#: What a test computes from the results, the rows of a comparison and the metric, and the text that shows it.
+#: For each test, the function that computes its estimate from results, rows and metric, and the text for it.
 TESTS: Mapping[str, tuple[Callable[..., Estimate | None], str]] = {
     "difference": (analysis.difference, "{metric}, {rows[0]} minus {rows[1]}: {value}{unit}"),
     "gain_kept": (analysis.gain_kept, "{rows[0]} keeps {value} % of the gain of {rows[1]} over {rows[2]}"),
@@ -25,7 +25,7 @@ TESTS: Mapping[str, tuple[Callable[..., Estimate | None], str]] = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """HOLDS, FAILS or UNKNOWN, and the figures that decide it."""
+    """The outcome of a claim (HOLDS, FAILS or UNKNOWN), and the figures that decide it."""
 
     claim: ClaimConfig
     outcome: str

@@ -16,10 +16,10 @@ from tempo.config.load import Config, override, parse_config
 from tempo.config.running import Section
 from tempo.core.files import describe_error
 
-#: Sections that rows may differ in. Everything else must be equal, or rows would be measured differently.
+#: Sections in which rows may differ. All others must be equal, so that rows are measured in the same way.
 ROW_SECTIONS = ("captions", "perturbations", "responses", "pairs")
 
-#: Other keys that rows may set: they change the instructions, but not the videos.
+#: Other keys that rows may set: they change the instructions but not the videos.
 ROW_KEYS = ("synthetic.order_fidelity",)
 
 #: Value of `pairs_from` for pairs made from the scripts of the embedded world: all captions are correct.
@@ -30,7 +30,7 @@ class RowConfig(Section):
     """One row of the study: a run with a list of phases, and how it differs from the base run.
 
     It starts from the checkpoint `model` (by default that of the base run) or from the final model of the row
-    `start`, which also makes its pairs. `pairs_from` takes the pairs of another row instead, or `truth`.
+    `start`, which also generates its pairs. `pairs_from` imports pairs of another row instead, or `truth`.
     `dpo` and `sft` override keys of its phases with that objective, `data` overrides keys of the run
     (`section.key`). A `blind` row answers the benchmark without seeing the videos. `num_seeds` uses only the
     first seeds of the study; 0 uses all. `baselines` overrides entries of the study's baselines.
@@ -56,7 +56,7 @@ class RowConfig(Section):
 class ClaimConfig(Section):
     """A claim, and the comparison that decides it; configs/study.toml explains every key.
 
-    Write claims before the study is run: a comparison that is chosen after seeing results proves little.
+    Write claims before running the study: a comparison that is chosen after seeing results proves little.
     """
 
     name: str
@@ -94,7 +94,7 @@ class TableConfig(Section):
 class PlotConfig(Section):
     """A plot of results: bars or lines over rows, metrics of all rows against the probe, or the start of SFT.
 
-    `labels` are shown instead of the names of `rows`. In a scatter plot only the points of `rows` have names.
+    `labels` are shown instead of the names of `rows`. In a scatter plot only points of `rows` are labeled.
     """
 
     kind: Literal["bars", "lines", "scatter", "first_steps"]
@@ -141,7 +141,9 @@ class StudyConfig(Section):
                 if other not in earlier:
                     raise ValueError(f"rows.{name}: {other!r} is not the name of an earlier row")
                 if not self.rows[other].has_seed((row.num_seeds or len(self.seeds)) - 1):
-                    raise ValueError(f"rows.{name} needs row {other!r}, which has fewer seeds; see num_seeds")
+                    raise ValueError(
+                        f"rows.{name} needs row {other!r}, which has fewer seeds; raise its num_seeds"
+                    )
             for key in row.data:
                 if key.partition(".")[0] not in ROW_SECTIONS and key not in ROW_KEYS:
                     allowed = ", ".join((*(f"{section}.*" for section in ROW_SECTIONS), *ROW_KEYS))
@@ -150,7 +152,10 @@ class StudyConfig(Section):
         shown = [[section.rows for section in (*self.claims, *self.tables.values(), *self.plots.values())]]
         shown += [[table.groups for table in self.tables.values()], self.baselines, list(self.colors)]
         if unknown := sorted(_strings(shown) - {*self.rows}):
-            raise ValueError(f"claims, tables or plots name unknown rows: {', '.join(unknown)}")
+            raise ValueError(
+                f"claims, tables, plots, baselines or colors name unknown rows: {', '.join(unknown)}. "
+                f"The rows are {', '.join(self.rows)}"
+            )
         return self
 
 
@@ -162,7 +167,7 @@ def _strings(value: Any) -> set[str]:
 
 
 def load_study(path: Path) -> tuple[StudyConfig, dict[str, Any]]:
-    """The checked study of a TOML file, and the plain data of its base run with `set` applied.
+    """The validated study of a TOML file, and the plain data of its base run with `set` applied.
 
     Raises ValueError that names every wrong key and shows its value.
     """
@@ -178,9 +183,9 @@ def load_study(path: Path) -> tuple[StudyConfig, dict[str, Any]]:
 
 
 def _read_toml(path: Path, *, key: str) -> dict[str, Any]:
-    """The data of a TOML file on top of that of the file that it extends.
+    """The data of a TOML file, merged over the data of the file that it extends.
 
-    A `base` that it names becomes relative to the working directory.
+    The path `base` becomes relative to the working directory.
     """
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -190,9 +195,9 @@ def _read_toml(path: Path, *, key: str) -> dict[str, Any]:
         data["base"] = str(path.parent / data["base"])
     if "extends" not in data:
         return data
-    below = _read_toml(path.parent / data.pop("extends"), key="extends")
+    parent = _read_toml(path.parent / data.pop("extends"), key="extends")
     tables = [name for name in data if isinstance(data[name], dict)]
-    return below | data | {name: below.get(name, {}) | data[name] for name in tables}
+    return parent | data | {name: parent.get(name, {}) | data[name] for name in tables}
 
 
 def select(study: StudyConfig, *, rows: Sequence[str], seeds: Sequence[int]) -> StudyConfig:
@@ -221,7 +226,7 @@ def set_values(plain: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str,
 def row_config(
     study: StudyConfig, plain: Mapping[str, Any], name: str, *, seed: int, model: str = "", pairs: str = ""
 ) -> Config:
-    """The run of a row; the row "" is the base run, which has no phases.
+    """The configuration of a row's run; the row "" is the base run, which has no phases.
 
     `plain` is the data of the base run. `model` is a checkpoint to start from, by default the row's own, and
     `pairs` a file to import pairs from. Raises ValueError that names the row.

@@ -1,4 +1,4 @@
-"""Measures a model: on the benchmark of its seed, and with the probe on pairs that were never trained on."""
+"""Measures a model on the benchmark of its seed, and with the probe on held-out pairs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tempo.video.frames import FrameStore
 def measure(context: Context, path: str, *, blind: bool, num_videos: int) -> dict[str, Any]:
     """The figures of the model at `path` for `study.json`, on the held-out videos of the run in `context`.
 
-    A `blind` model sees black frames and has no probe, which uses at most `num_videos` videos.
+    A `blind` model sees black frames and is not probed. The probe uses at most `num_videos` videos.
     """
     lm = load_model(**context.config.model.model_dump() | {"path": path})
     benchmark = benchmark_path(context)
@@ -49,7 +49,7 @@ def measure(context: Context, path: str, *, blind: bool, num_videos: int) -> dic
 def _probe(lm: VideoLM, context: Context, num_videos: int) -> dict[str, Any] | None:
     """The probe with the base model's own descriptions of held-out videos; None without such videos."""
     store, frames = RunStore(context.directory), FrameStore(context.directory / "frames")
-    # The text of a mirrored pair describes the perturbed video.
+    # Without mirrored pairs, whose text describes the perturbed video.
     pairs = {pair.video_id: pair for pair in store.read("held_out_pairs", Pair) if not pair.frames}
     clips = {row.id: row for row in store.read("clips", Clips)}
     seed, comparisons = context.config.run.seed, []

@@ -1,7 +1,7 @@
 """Tables of a study, and the generated blocks of Markdown documents.
 
-A block stands between `<!-- study:NAME -->` and `<!-- /study -->`. All of it follows from the runs recorded
-in `study.json`, and from the claims, tables and plots of the study's configuration.
+A block is enclosed by `<!-- study:NAME -->` and `<!-- /study -->`. Its content depends only on the runs in
+`study.json`, and on the claims, tables and plots of the study's configuration.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from research.study.plots import draw
 from tempo.core.files import write_text
 
 BLOCK = re.compile(r"(<!-- study:(?P<name>[\w-]+) -->\n)(?P<body>.*?)(<!-- /study -->)", re.DOTALL)
-#: The beginning or the end of a block.
+#: The start or end of a block.
 MARK = re.compile(r"<!-- /?study.*?-->")
-#: What a `study.json` records of its origin, besides the runs.
+#: Fields of a `study.json` about its origin, in addition to the runs.
 ORIGIN = ("command", "commit", "date", "minutes", "seeds")
 
 
 class Table(NamedTuple):
-    """A table of text: a title, headings, and lines of as many cells."""
+    """A table of text: a title, headings, and lines with one cell per heading."""
 
     title: str
     headings: Sequence[str]
@@ -44,9 +44,9 @@ class Table(NamedTuple):
 
 
 def configured_tables(results: Results, name: str) -> list[Table]:
-    """The tables that the study configures under a name: one, or one for each group with a row that has run.
+    """The tables configured under a name: one, or one for each group with a finished row.
 
-    Groups also describe their rows; rows that are in no group follow as "Other rows".
+    Tables of groups also describe their rows; rows outside all groups follow as "Other rows".
     """
     config, study = results.study.tables[name], results.study
     columns = config.columns
@@ -149,16 +149,18 @@ def block(results: Results, name: str, *, plots: str) -> str:
 
 
 def fill(text: str, results: Results, *, plots: str) -> str:
-    """The document with every block written anew; raises ValueError for a mark without its counterpart."""
+    """The document with every block regenerated; raises ValueError for a mark without its counterpart."""
     if len(MARK.findall(text)) != 2 * len(BLOCK.findall(text)):
-        raise ValueError("a block must be `<!-- study:NAME -->`, a line end, ... and `<!-- /study -->`")
+        raise ValueError(
+            "a block must start with `<!-- study:NAME -->` on a line and end with `<!-- /study -->`"
+        )
     return BLOCK.sub(lambda m: f"{m[1]}{block(results, m['name'], plots=plots)}\n{m[4]}", text)
 
 
 def write_documents(results: Results, documents: Sequence[Path], *, plots: Path) -> None:
     """Fills the blocks of the documents, and draws the plots that they show into the folder `plots`.
 
-    Text outside blocks stays as it is. Nothing is written if a document has a wrong block (ValueError).
+    Text outside blocks stays as it is. Raises ValueError for an invalid block, before anything is written.
     """
     filled = {}
     for path in documents:
@@ -176,7 +178,7 @@ def write_documents(results: Results, documents: Sequence[Path], *, plots: Path)
 
 
 def write_report(results: Results, path: Path) -> None:
-    """Writes a Markdown document with every table and plot of the study; plots go into a folder beside it."""
+    """Writes a Markdown document with all tables and plots; plots go into a folder next to it."""
     names = ["source", *results.study.tables, "claims", "correlation"]
     names += [f"plot-{name}" for name in results.study.plots]
     parts = [f"## {name}\n\n<!-- study:{name} -->\n<!-- /study -->\n" for name in names]
@@ -192,11 +194,13 @@ def write_results(results: Results, path: Path) -> None:
 
 
 def read_results(study: StudyConfig, path: Path) -> Results:
-    """The results in a `study.json`; raises ValueError that names a file without valid results."""
+    """The results in a `study.json`; raises ValueError that names an invalid file."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         results = Results(study, data["rows"], {key: data[key] for key in ORIGIN})
         results.values  # noqa: B018
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as the results of a study: {error!r}") from None
+        raise ValueError(
+            f"{path} cannot be read as the results of a study: {error!r}. Run the study again"
+        ) from None
     return results

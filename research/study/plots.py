@@ -13,13 +13,13 @@ from research.study import analysis
 from research.study.analysis import NOT_RUN, Estimate, Results
 from research.study.config import PlotConfig
 
-#: Color of rows without a color of their own.
+#: Color of rows without a configured color.
 GREY = "0.6"
 
 
 def draw(results: Results, name: str) -> bytes:
     """One of the study's plots as an SVG file."""
-    # Text stays text: it can be searched, and no font is drawn into the file.
+    # Text is stored as text, so that it can be searched and no font is embedded.
     with matplotlib.rc_context({"svg.hashsalt": "tempo", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(layout="constrained")
         plot = results.study.plots[name]
@@ -30,7 +30,7 @@ def draw(results: Results, name: str) -> bytes:
             axes.set_axis_off()
             axes.text(0.5, 0.5, f"{', '.join(plot.rows)}: {NOT_RUN}", ha="center", wrap=True)
         data = io.BytesIO()
-        # The date and version of the drawing are left out.
+        # Date and version are left out, so that equal results give equal bytes.
         figure.savefig(data, format="svg", metadata={"Date": None, "Creator": None})
     return data.getvalue()
 
@@ -40,14 +40,14 @@ def _bars(figure: Any, results: Results, plot: PlotConfig) -> None:
     figure.set_size_inches(10, 3.2)
     names = [row for row in plot.rows if row in results.rows]
     for axes, metric in zip(figure.subplots(1, len(plot.metrics), sharey=True), plot.metrics, strict=True):
-        for place, row in enumerate(reversed(names)):
+        for position, row in enumerate(reversed(names)):
             if found := analysis.mean(results, row, metric):
                 color = results.study.colors.get(row, GREY)
-                axes.barh(place, 100 * found.mean, 0.65, color=color, alpha=0.75)
+                axes.barh(position, 100 * found.mean, 0.65, color=color, alpha=0.75)
                 errors = [[side] for side in _errors(found)]
-                axes.errorbar(100 * found.mean, place, xerr=errors, color="black", capsize=3, linewidth=1)
+                axes.errorbar(100 * found.mean, position, xerr=errors, color="black", capsize=3, linewidth=1)
                 seeds = 100 * analysis.by_seed(results, row, metric)
-                axes.plot(seeds, [place] * len(seeds), "o", color="black", markersize=2.5, alpha=0.6)
+                axes.plot(seeds, [position] * len(seeds), "o", color="black", markersize=2.5, alpha=0.6)
         axes.set_yticks(range(len(names)), names[::-1])
         axes.set(title=analysis.label(metric), xlim=(0, 102), xlabel="percent")
         axes.grid(axis="x", alpha=0.3)
@@ -60,8 +60,8 @@ def _lines(figure: Any, results: Results, plot: PlotConfig) -> None:
     axes = figure.subplots()
     baseline = next(iter(results.study.baselines.values()), "")
     for number, metric in enumerate(plot.metrics):
-        found = {place: analysis.mean(results, row, metric) for place, row in enumerate(plot.rows)}
-        known = {place + 0.05 * (number - 1): estimate for place, estimate in found.items() if estimate}
+        found = {position: analysis.mean(results, row, metric) for position, row in enumerate(plot.rows)}
+        known = {position + 0.05 * (number - 1): estimate for position, estimate in found.items() if estimate}
         errors = [[_errors(estimate)[side] for estimate in known.values()] for side in (0, 1)]
         means = [100 * estimate.mean for estimate in known.values()]
         style = {"color": f"C{number}", "marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.5}
@@ -75,18 +75,18 @@ def _lines(figure: Any, results: Results, plot: PlotConfig) -> None:
 
 
 def _scatter(figure: Any, results: Results, plot: PlotConfig) -> None:
-    """Metrics of all rows of the study's own model against the probe's win rate, with the names of some."""
+    """Metrics of all rows of the study's own model against the probe's win rate; `plot.rows` have labels."""
     figure.set_size_inches(9, 3.8)
     for axes, metric in zip(figure.subplots(1, len(plot.metrics)), plot.metrics, strict=True):
         for row in analysis.comparable_rows(results):
             x, y = (analysis.mean(results, row, name) for name in ("win_rate", metric))
             if x and y:
-                place, color = (100 * x.mean, 100 * y.mean), results.study.colors.get(row, "0.35")
+                position, color = (100 * x.mean, 100 * y.mean), results.study.colors.get(row, "0.35")
                 runs = 100 * results.values.loc[row, ["win_rate", metric]]
                 axes.plot(runs["win_rate"], runs[metric], "o", color=color, markersize=2.5, alpha=0.4)
-                axes.plot(*place, "o", color=color, markersize=6)
+                axes.plot(*position, "o", color=color, markersize=6)
                 if row in plot.rows:
-                    axes.annotate(row, place, (5, -10), textcoords="offset points", fontsize="small")
+                    axes.annotate(row, position, (5, -10), textcoords="offset points", fontsize="small")
         rho = analysis.correlation(results, "win_rate", metric)
         axes.set(xlabel="probe win rate, percent", ylabel=f"{analysis.label(metric)}, percent")
         axes.set_title(f"rank correlation over rows {rho.text('rho') if rho else '-'}", fontsize="medium")
@@ -100,7 +100,7 @@ def _first_steps(figure: Any, results: Results, plot: PlotConfig) -> None:
     for axes, key in zip(figure.subplots(1, 2), ("loss", "grad_norm"), strict=True):
         for row, label in zip(plot.rows, plot.labels or plot.rows, strict=True):
             starts = [(run.get("sft_start") or {}).get(key) for run in results.runs if run["row"] == row]
-            # With unequal numbers of steps, the shortest.
+            # Only the steps that all seeds have.
             columns = [*zip(*(steps for steps in starts if steps), strict=False)]
             color, steps = results.study.colors.get(row, "0.4"), range(1, len(columns) + 1)
             for values in zip(*columns, strict=True):
@@ -118,7 +118,7 @@ def _first_steps(figure: Any, results: Results, plot: PlotConfig) -> None:
 def _errors(found: Estimate) -> tuple[float, float]:
     """How far the interval reaches below and above the mean, in percent; zeros without an interval."""
     low, high = found.interval or (found.mean, found.mean)
-    # The interval of a share is cut at 0 and 1, so rounding may put the mean just outside.
+    # The interval of a share is clipped to [0, 1], so rounding may put the mean just outside.
     return max(0.0, 100 * (found.mean - low)), max(0.0, 100 * (high - found.mean))
 
 

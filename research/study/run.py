@@ -1,9 +1,9 @@
-"""Runs the rows of a study, the seeds side by side, and collects the results.
+"""Runs the rows of a study, with the seeds in parallel, and collects the results.
 
-A row with one seed is a run of the pipeline in its own directory. It takes over what an earlier row, or the
-base run of the seed, made with the same settings, including the first phases of its training. The name of the
-directory contains a hash of everything that the row depends on. A study that was stopped continues with the
-missing rows.
+Each row and seed is a run of the pipeline in its own directory. It reuses the outputs that an earlier row, or
+the base run of the seed, generated with the same settings, including the first phases of training. The name
+of the directory contains a hash of everything that the row depends on. A study that was stopped continues
+with the missing rows.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ def run_study(
     """Runs the missing rows of a study in `directory`; writes `study.json` and `study.md` there.
 
     `rows` and `seeds` select a part of the study, `num_workers` processes run one seed each, and `command` is
-    recorded. Raises ValueError that names a row with a wrong configuration before any work, and a row that
-    failed.
+    recorded. Raises ValueError that names the row, before any work for a wrong configuration, and later for
+    a row that fails.
     """
     study, plain = load_study(config)
     study = select(study, rows=rows, seeds=seeds)
     for name in study.rows:
         check_model_path(row_config(study, plain, name, seed=study.seeds[0]).model.path)
-    # Two processes on one GPU would only share it.
+    # Two processes on one GPU would not be faster.
     workers = num_workers or (1 if torch.cuda.is_available() else count_workers(0))
     workers = min(workers, len(study.seeds))
     work = partial(run_seed, study, plain, directory.resolve())
@@ -87,7 +87,7 @@ def run_study(
 
 
 def map_seeds(work: Any, num_seeds: int, num_workers: int) -> list[list[dict[str, Any]]]:
-    """The results of `work` for the number of each seed; an error in one process ends the others."""
+    """The results of `work` for the number of each seed; an error in one process stops the others."""
     if num_workers == 1:
         return [work(number) for number in range(num_seeds)]
     context = multiprocessing.get_context("spawn")
@@ -101,23 +101,23 @@ def map_seeds(work: Any, num_seeds: int, num_workers: int) -> list[list[dict[str
                 process.terminate()
             if isinstance(error, BrokenProcessPool):
                 raise ValueError(
-                    "a process died, perhaps for lack of memory. Give the same command again to continue; "
-                    "--workers 1 needs less memory"
+                    "a process died, perhaps because it ran out of memory. Run the same command again to "
+                    "continue; --workers 1 needs less memory"
                 ) from None
             raise
 
 
 def _start_process(threads: int) -> None:
     follow_parent()
-    # Two processes that both use all cores are far slower than one after the other.
+    # Two processes that each use all cores are far slower than one after the other.
     torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
 class RowRun:
-    """A row that has run: its directory, configuration, `result.json`, and the fingerprint of its pairs.
+    """A finished row: its directory, configuration, `result.json`, and the fingerprint of its pairs.
 
-    `pairs` is empty for a row whose pairs no other row may take over.
+    `pairs` is empty if no other row may reuse the pairs.
     """
 
     directory: Path
@@ -129,9 +129,9 @@ class RowRun:
 def run_seed(
     study: StudyConfig, plain: Mapping[str, Any], directory: Path, number: int
 ) -> list[dict[str, Any]]:
-    """The results of all rows with the study's seed `number`; rows that are done already do not run again.
+    """The results of all rows with the study's seed `number`; finished rows do not run again.
 
-    Raises ValueError that names the row that failed; rows that are done stay done.
+    Raises ValueError that names a row that fails; finished rows are kept.
     """
     warnings.simplefilter("ignore", FutureWarning)
     seed, done = study.seeds[number], dict[str, RowRun]()
@@ -151,16 +151,16 @@ def _run_row(
     study: StudyConfig, plain: Mapping[str, Any], name: str, base: Context, done: Mapping[str, RowRun]
 ) -> RowRun:
     row, seed, began = study.rows[name], base.config.run.seed, time.perf_counter()
-    before, giver = done.get(row.start), done.get(row.pairs_from)
+    before, pair_source = done.get(row.start), done.get(row.pairs_from)
     model = before.result["model"] if before else ""
-    pairs = str(giver.directory / "pairs.jsonl") if giver else ""
+    pairs = str(pair_source.directory / "pairs.jsonl") if pair_source else ""
     config = row_config(study, plain, name, seed=seed, model=model, pairs=pairs)
-    prints = fingerprints(config)
-    parts = [prints["training"], row.pairs_from, row.blind, study.probe_videos, base.directory.name]
+    hashes = fingerprints(config)
+    parts = [hashes["training"], row.pairs_from, row.blind, study.probe_videos, base.directory.name]
     directory = base.directory.parent / f"{seed}-{name}-{hash_text(json.dumps(parts))[:8]}"
     context = Context(config, directory)
-    # The fingerprint does not show that captions are true.
-    own_pairs = "" if row.pairs_from == TRUTH else prints["pairs"]
+    # The fingerprint does not depend on whether the captions are the true ones.
+    own_pairs = "" if row.pairs_from == TRUTH else hashes["pairs"]
     if not (directory / "result.json").exists():
         same = [one for one in done.values() if own_pairs and one.pairs == own_pairs]
         if config.training.phases:
@@ -181,7 +181,7 @@ def _run_row(
 
 
 def _make_pairs(context: Context, source: Path, *, truth: bool) -> None:
-    """Runs all stages up to the pairs, as `tempo run --from`; with `truth` the captions are true."""
+    """Runs all stages up to the pairs, like `tempo run --from`; with `truth`, captions come from scripts."""
     run_until = partial(run, context.config, context.directory, from_run=source)
     if truth:
         run_until(until="clips")
@@ -193,7 +193,7 @@ def _make_pairs(context: Context, source: Path, *, truth: bool) -> None:
 
 
 def _share_phases(context: Context, others: Sequence[RowRun]) -> None:
-    """Links the phases that another row began with, on the same pairs, so that they are not trained again."""
+    """Links the first phases that another row has trained on the same pairs, instead of repeating them."""
     for other in others:
         both = zip(context.config.training.phases, other.config.training.phases, strict=False)
         for number, (phase, same) in enumerate(both, 1):
@@ -207,7 +207,7 @@ def _share_phases(context: Context, others: Sequence[RowRun]) -> None:
 
 
 def _write_true_captions(context: Context) -> None:
-    """Finishes the captions stage with true captions; skips videos whose clips are not their events."""
+    """Finishes the captions stage with true captions; skips videos whose clips do not match their events."""
     path = context.directory / "synthetic" / "videos" / "scripts.jsonl"
     scripts = {story.id: story for story in read_rows(path, Story, key="scripts")}
     rows: list[Record] = []
@@ -217,7 +217,9 @@ def _write_true_captions(context: Context) -> None:
             rows.append(Captions(id=video.id, captions=tuple(map(language.caption, events))))
         else:
             detail = f"{len(video.clips)} clips, {len(events)} events"
-            rows.append(Skipped(stage="captions", id=video.id, reason="clips are not events", detail=detail))
+            rows.append(
+                Skipped(stage="captions", id=video.id, reason="clips do not match events", detail=detail)
+            )
     _finish(context, "captions", rows)
 
 
@@ -248,9 +250,9 @@ def _finish(context: Context, stage: str, rows: Sequence[Record]) -> None:
 
 
 def _training(context: Context, before: RowRun | None) -> dict[str, Any]:
-    """The training of a row for `study.json`, including that of the row `before` it, where it starts.
+    """The training of a row for `study.json`, including that of `before`, the row that it starts from.
 
-    `phases` lists the phases that had examples, `seconds` is the time of their steps.
+    `phases` lists the phases that had examples; `seconds` is the duration of their steps.
     """
     phases, start, all_steps = list[str](), None, list[dict[str, Any]]()
     for number, phase in enumerate(context.config.training.phases, 1):

@@ -233,7 +233,7 @@ def test_log_probs_are_those_of_full_sequences(lm, reduction, reduce):
 
 
 def test_a_text_for_which_the_model_has_no_positions_is_refused(lm):
-    with pytest.raises(ValueError, match=r"'Describe\.': .* \d+ of frames and \d{4,} of words.* Shorten its"):
+    with pytest.raises(ValueError, match=r"'Describe\.': .* from frames and \d{4,} from text.* Shorten its"):
         log_probs(lm, Prefix(FRAMES, "Describe."), ["A.", "<|im_end|> " * 900])
 
 

@@ -197,7 +197,7 @@ def closed_port():
     ids=["closed port", "no host", "no name"],
 )
 def test_an_address_without_a_server_stops_the_run(ask, url):
-    with pytest.raises(ValueError, match=r"endpoint: http://.* does not answer as model 'm': \w+Error"):
+    with pytest.raises(ValueError, match=r"endpoint: http://.* does not answer for model 'm': \w+Error"):
         ask("x", url=url)
 
 

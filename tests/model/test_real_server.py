@@ -91,5 +91,5 @@ def test_the_temperature_reaches_the_model(url, tmp_path):
 
 
 def test_a_model_that_it_does_not_serve_stops_the_run(url, tmp_path):
-    with pytest.raises(ValueError, match="does not answer as model '/no/such/model'"):
+    with pytest.raises(ValueError, match="does not answer for model '/no/such/model'"):
         ask(url, tmp_path, REQUESTS, model="/no/such/model")

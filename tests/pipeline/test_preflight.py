@@ -86,7 +86,7 @@ def test_frames_that_are_too_close_for_the_model_are_named_before_any_video_is_r
     console = Console(file=io.StringIO(), width=300)
     with pytest.raises(AssertionError, match="decoding has begun"):
         run_stages(make(frames={"fps": fps}), console, until="responses")
-    words = f"frames.fps is 8, but qwen2_5_vl tells the times of frames apart up to 2 a second: {share}"
+    words = f"frames.fps is 8, but qwen2_5_vl has separate positions for at most 2 frames per second: {share}"
     assert (words in console.file.getvalue()) is bool(share)
 
 

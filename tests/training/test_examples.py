@@ -192,7 +192,7 @@ SFT = PHASE | {"objective": "sft"}
     [
         (
             {"training": {"phases": [PHASE]}},
-            r"long\.mp4: .* 82 of frames and 9 of words.* Lower frames\.fps",
+            r"long\.mp4: .* 82 from frames and 9 from text.* Lower frames\.fps",
         ),
         ({"responses": {"input_form": "video"}}, r"long\.mp4: .* at most 64 .* Lower frames\.fps"),
         (

@@ -1,8 +1,8 @@
-"""The probe: does a model notice the order of time? Any videos will do, without labels.
+"""The probe measures whether a model notices the order of time. It works on any videos, without labels.
 
-The model describes a video, and the description is scored given the video as filmed and perturbed. To a
-model that uses the order of time it is likelier with the clean video; to one that ignores the video or its
-order it is equally likely. A probe measures how much a model notices, not whether it is right.
+The model describes a video, and the description is scored with the clean video and with perturbed ones. A
+model that uses the order of time finds it more likely with the clean video; a model that ignores the video or
+its order finds it equally likely. A probe measures how much a model notices, not whether it is right.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from tempo.video.faults import attempt, check_file
 from tempo.video.find import VideoFile, find_videos, video_id
 from tempo.video.frames import sample_video
 
-#: Videos whose frames are in memory at the same time, and which are described in one batch.
+#: Number of videos whose frames are in memory at the same time, and which are described in one batch.
 BATCH_SIZE = 8
 
-#: Segments that are perturbed instead of clips: as many as the easiest level distinguishes.
+#: Number of segments that are perturbed instead of clips: as many as the easiest level distinguishes.
 NUM_SEGMENTS = max(PerturbationsConfig().levels)
 
 
@@ -47,16 +47,16 @@ def probe(
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> ProbeReport:
-    """How much a model notices when videos are reversed, shuffled, cut or frozen.
+    """Measures how much a model notices when videos are reversed, shuffled, shortened or frozen.
 
-    `videos` is a video or a folder, of which at most `num_videos` are drawn; `frames` are the settings of the
-    section [frames]. `texts` (by video id) replace the model's own descriptions, which have at most
-    `max_new_tokens`. Two models with the same arguments see the same videos, perturbed alike. `progress` gets
-    the numbers of videos done and in total. Raises ValueError if no video can be probed.
+    `videos` is a file or folder, from which at most `num_videos` videos are drawn; `frames` are the settings
+    in the section [frames]. `texts` (by video id) replace the model's own descriptions, which have at most
+    `max_new_tokens` tokens. With the same arguments, two models see the same videos and perturbations.
+    `progress` gets the numbers of videos done and in total. Raises ValueError if no video can be probed.
     """
     settings = frames or FramesConfig()
     found = map(str, find_videos([videos], VideosConfig().extensions))
-    # Drawn by file name: a folder that was moved gives the same videos.
+    # Drawn by file name, so that a folder that was moved gives the same videos.
     drawn = sorted(found, key=lambda path: (derive_seed(seed, Path(path).name, "probe"), path))
     paths = sorted(drawn[:num_videos])
     comparisons, left_out, descriptions = list[Comparison](), list[Skipped](), dict[str, str]()
@@ -73,7 +73,7 @@ def probe(
                 descriptions[name] = text
                 comparisons += compare(model, footage, text, video=name, prompt=prompt, seed=seed)
             else:
-                cut = "the answer is empty or cut; a larger --max-new-tokens may help"
+                cut = "the answer is empty or was cut off; a larger --max-new-tokens may help"
                 detail = cut if texts is None else f"no text is given for {name}"
                 left_out.append(Skipped(id=path, stage="probe", reason="no description", detail=detail))
         progress(min(start + BATCH_SIZE, len(paths)), len(paths))
@@ -88,13 +88,13 @@ def probe(
 def compare(
     model: VideoLM, footage: Footage, text: str, *, video: str, prompt: str, seed: int
 ) -> list[Comparison]:
-    """One comparison of `text` per perturbation of the footage that differs from the clean one."""
+    """One comparison of the likelihood of `text` per perturbation that changes the footage."""
 
     def score(request: Request) -> tuple[float, int]:
         prefix = Prefix(request.frames, request.prompt, fps=request.fps, seconds=request.seconds)
         with torch.no_grad():
             logp = log_probs(model, prefix, [text], reduction="none")[0]
-        # Rounded so that a difference within the error of float arithmetic is a tie.
+        # Rounded, so that a difference within floating-point error is a tie.
         return round(float(logp.double().sum()), 4), len(logp)
 
     clean, num_tokens = score(Request(prompt, 0, footage.frames, footage.fps, footage.seconds))
@@ -107,10 +107,10 @@ def compare(
 
 
 def perturbed_views(footage: Footage, *, prompt: str, seed: int) -> Iterator[tuple[ProbeKind, int, Request]]:
-    """Kind, level and request: reversed, shuffled and dropped at every distinct level, and frozen."""
+    """Kind, level and request of every distinct perturbation of the footage, and of the frozen footage."""
     ask = frame_requests(footage, prompt=prompt)
     for made in perturb_all(footage.num_clips, PerturbationsConfig(), seed=seed):
-        # None if clips without a frame leave the frames in their order.
+        # None if the order of frames is unchanged, because only clips without frames moved.
         if request := ask(made.order, 0):
             yield made.kind, made.level, request
     middle_T = np.full(len(footage.frames), len(footage.frames) // 2)
@@ -118,14 +118,14 @@ def perturbed_views(footage: Footage, *, prompt: str, seed: int) -> Iterator[tup
 
 
 def read_video(path: str, frames: FramesConfig) -> tuple[str, Footage]:
-    """The id of a video, and its frames (two or more) in NUM_SEGMENTS segments of nearly equal length.
+    """The id of a video, and its frames (two or more) in up to NUM_SEGMENTS segments of nearly equal length.
 
-    Raises SkipRecord, OSError for a disk that fails, and whatever libraries raise for a damaged file.
+    Raises SkipRecord, OSError if the disk fails, and any error that libraries raise for a damaged file.
     """
     check_file(path)
     sampled = sample_video(path, frames, VideosConfig().timeout_seconds)
     if (count := len(sampled.jpegs)) < 2:
-        detail = f"{count} at frames.fps {frames.fps:g}; order needs 2, set a higher rate"
+        detail = f"{count} at frames.fps = {frames.fps:g}, but at least 2 are needed; set a higher rate"
         raise SkipRecord("too few frames", detail)
     num_segments = min(count, NUM_SEGMENTS)
     segment_T = np.arange(count) * num_segments // count
@@ -136,11 +136,11 @@ def read_video(path: str, frames: FramesConfig) -> tuple[str, Footage]:
 def _describe(
     model: VideoLM, batch: Mapping[str, tuple[str, Footage]], prompt: str, max_new_tokens: int
 ) -> dict[str, str]:
-    """The model's greedy descriptions by video id, without those that were cut."""
+    """The model's greedy descriptions by video id, without those that were cut off."""
     shown = (footage for _, footage in batch.values())
     requests = [Request(prompt, 0, video.frames, video.fps, video.seconds) for video in shown]
     greedy = SamplingConfig(temperature=0, batch_size=BATCH_SIZE)
     answers = generate(model, requests, sampling=greedy, max_new_tokens=max_new_tokens)
     names = (name for name, _ in batch.values())
-    # A cut answer is not scored: the end of turn after it would not be the model's own.
+    # A truncated answer is not scored, because the model did not end its turn there.
     return {name: answer.text for name, answer in zip(names, answers, strict=True) if answer.is_whole}

@@ -1,4 +1,4 @@
-"""What a probe found: win rates and margins with intervals, as data, as a table and as a chart."""
+"""The results of a probe: win rates and margins with intervals, as data, as a table and as a chart."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tempo.core.records import Frozen, Kind, Skipped
 from tempo.core.statistics import cluster_interval, share_interval
 from tempo.evaluation.benchmark import figure_table, percent
 
-#: Fewer videos have no intervals.
+#: The number of videos below which there are no intervals.
 MIN_VIDEOS = 5
 
-#: `frozen`: every frame is the middle one; it has no level, which is written as 0.
+#: `frozen`: every frame is the middle one; its level is written as 0.
 ProbeKind = Literal[Kind, "frozen"]
 
 #: In the order of tables and charts.
@@ -40,12 +40,12 @@ class Comparison(Frozen):
 
     @property
     def margin(self) -> float:
-        """By how many nats the description is likelier with the clean video."""
+        """How many nats more likely the description is with the clean video."""
         return self.clean - self.perturbed
 
     @property
     def win(self) -> float:
-        """1 if it is likelier with the clean video, 0 if with the perturbed one, 0.5 for a tie."""
+        """1 if it is more likely with the clean video, 0 if with the perturbed one, 0.5 for a tie."""
         return 0.5 + 0.5 * float(np.sign(self.margin))
 
 
@@ -65,13 +65,13 @@ class ProbeScore(Frozen):
 
 
 class KindScore(ProbeScore):
-    """The score of one kind of perturbation, and the same by level, easiest first."""
+    """The score of one kind of perturbation, and its scores by level, easiest first."""
 
     by_level: dict[str, ProbeScore]
 
 
 class ProbeReport(KindScore):
-    """What a probe found: scores of all comparisons, by kind and by level, and the comparisons themselves.
+    """The results of a probe: scores of all comparisons, by kind and by level, and the comparisons.
 
     `left_out` are videos that were not probed, each with its path as `id`; `descriptions` are the texts that
     were scored, by video id.
@@ -95,7 +95,7 @@ def report_comparisons(comparisons: Sequence[Comparison], *, seed: int) -> Probe
 
 
 def probe_table(report: ProbeReport) -> Table:
-    """A row per kind and level, and one for all; a dash where there are too few videos for an interval."""
+    """One row per kind and level, and one for all; a dash if there are too few videos for intervals."""
     scores: dict[str, ProbeScore] = {}
     for kind, kind_score in report.by_kind.items():
         scores[kind] = kind_score
@@ -108,22 +108,22 @@ def probe_table(report: ProbeReport) -> Table:
         figures = (percent(score.win_rate), shown_rates, f"{score.margin_per_token:.3f}", shown_margins)
         rows.append((name, str(score.num_videos), *figures))
     headings = ("", "videos", "win %", "95 % interval", "nats/token", "95 % interval")
-    title = "how often, and by how much, a description is likelier with the clean video"
+    title = "how often, and by how much, a description is more likely with the clean video"
     return figure_table(title, headings, rows)
 
 
 def write_chart(report: ProbeReport, path: Path, *, title: str) -> None:
-    """Draws win rates and margins by kind and level, to the same bytes for the same report (.png or .svg)."""
+    """Draws win rates and margins by kind and level (.png or .svg); equal reports give equal bytes."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    # A fixed salt and no metadata of date and version, so that the bytes depend on the figures alone.
+    # A fixed salt and no date or version in the metadata, so that the bytes depend only on the figures.
     with matplotlib.rc_context({"svg.hashsalt": "tempo"}):
         figure = Figure(figsize=(10, 3.5), layout="constrained")
         # A file name may contain dollar signs.
         figure.suptitle(title, parse_math=False)
         for axes, key in zip(figure.subplots(1, 2), ("win_rate", "margin_per_token"), strict=True):
-            # All kinds first: they have every level, in order.
+            # "all" comes first, because it has every level, in order.
             for name, score in {"all": report, **report.by_kind}.items():
                 points = score.by_level or {name: score}
                 means = [getattr(point, key) for point in points.values()]

@@ -32,7 +32,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """A sampled text. `is_whole` is False if the token limit cut it; `failure` is why a server gave none."""
+    """A sampled text. `is_whole` is False if the token limit cut it off; `failure` is a server's error."""
 
     text: str
     is_whole: bool
@@ -40,7 +40,7 @@ class Answer:
 
 
 class Generate(Protocol):
-    """Samples one answer per request, in order, without its reasoning. No answer depends on the others."""
+    """Samples one answer per request, in order, without its reasoning. Answers are independent."""
 
     def __call__(
         self, requests: Sequence[Request], *, sampling: SamplingConfig, max_new_tokens: int
@@ -48,9 +48,9 @@ class Generate(Protocol):
 
 
 def without_reasoning(answer: Answer, *, is_open: bool = False) -> Answer:
-    """The answer without the reasoning before it; `is_open`: the prompt has opened the reasoning.
+    """The answer without the reasoning before it; `is_open` if the prompt ends with the opening tag.
 
-    If the token limit cut the reasoning, the result is an empty answer that is not whole.
+    If the token limit cut off the reasoning, the result is an empty answer with `is_whole=False`.
     """
     if reasoning := _REASONING.match(answer.text):
         return replace(answer, text=answer.text[reasoning.end() :])
@@ -60,7 +60,7 @@ def without_reasoning(answer: Answer, *, is_open: bool = False) -> Answer:
 
 
 def skip_if_failed(answers: Sequence[Answer | None], *, stage: str, id: str) -> Skipped | None:
-    """A Skipped record with the reason of the first failure, or None if the server answered every request."""
+    """A Skipped record with the reason for the first failure, or None if no request failed."""
     failures = [answer.failure for answer in answers if answer and answer.failure]
     if not failures:
         return None

@@ -1,8 +1,8 @@
-"""Frames and text to tokens: a conversation is rendered whole, by the model's own chat template.
+"""Converts frames and text to tokens with the model's own chat template.
 
-`VideoLM.group` is the one place where a prompt and its answers become token ids and spans of scored tokens.
-The ids are those of the whole conversation; the answer is a span found in them. The text of people and models
-is escaped first, so that no word in it becomes a special token.
+`VideoLM.group` is the only function that converts a prompt and its answers to token ids and spans of scored
+tokens. It tokenizes the whole conversation and finds the answer in it. Text from users and models is escaped
+first, so that no word in it becomes a special token.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from tempo.model.prefix import (
     split_group,
 )
 
-#: Breaks up special words in the text of people and models, so that neither processor nor tokenizer
-#: recognizes them; the tokenizer removes it. A noncharacter of Unicode, which no text contains.
+#: Inserted into special words in text from users and models, so that neither processor nor tokenizer
+#: recognizes them; the tokenizer removes it. A Unicode noncharacter, which ordinary text does not contain.
 ESCAPE = "\ufdd0"
 
-#: Stands for an answer in a rendered conversation.
+#: Placeholder for an answer in a rendered conversation.
 MARK = "\ufdd1"
 
-_NEVER_TEXT = re.compile(f"[{ESCAPE}{MARK}]")
+_NONCHARACTERS = re.compile(f"[{ESCAPE}{MARK}]")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """What several continuations share: frames uint8 [T, H, W, 3] (None: no video) and a prompt.
+    """The shared start of several continuations: frames uint8 [T, H, W, 3] (None: no video) and a prompt.
 
-    The frames were sampled at `fps` frames per second, and are shown at `seconds`, by default in the middle
-    of each 1 / `fps`. An empty `system` leaves the system prompt to the model's template.
+    The frames were sampled at `fps` frames per second. `seconds` are their times, by default the middle of
+    each interval of 1 / `fps`. If `system` is empty, the chat template chooses the system prompt.
     """
 
     frames: np.ndarray | None
@@ -60,14 +60,14 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Continuation:
-    """An answer to score. A `question` is added to the prompt of the prefix; it is read but not scored."""
+    """An answer to score. A `question` is appended to the prompt of the prefix; it is not scored."""
 
     answer: str
     question: str = ""
 
 
 class _Rendered:
-    """A rendered conversation, tokenized: ids, and where its answer begins and its turn ends."""
+    """A rendered and tokenized conversation: its ids, the start of the answer, and the scored tokens."""
 
     def __init__(
         self, lm: VideoLM, prefix: Prefix, row: Continuation, *, num_after: int, special_ids: set[int]
@@ -83,7 +83,7 @@ class _Rendered:
         tokens = lm.tokenize(self.text, offsets=True)
         self.ids: list[int] = tokens["input_ids"]
         ends = [stop for _, stop in tokens["offset_mapping"]]
-        # Offsets may leave out the white space of a token, so only their ends can be compared.
+        # Offsets may exclude the leading white space of a token, so only their ends can be compared.
         self.first = sum(1 for _ in takewhile(lambda stop: stop <= start, ends))
         after = sum(1 for _ in takewhile(lambda stop: stop <= end, ends))
         special = [i for i in range(after, len(ends)) if self.ids[i] in special_ids]
@@ -94,7 +94,7 @@ class _Rendered:
 
 
 def _find_at_end(text: str, answer: str) -> str:
-    """The answer as it stands at the end of `text`: templates may strip white space."""
+    """The answer as it appears at the end of `text`; templates may strip its white space."""
     for form in (answer, answer.rstrip(), answer.lstrip(), answer.strip()):
         if text.endswith(form):
             return form
@@ -118,15 +118,15 @@ class VideoLM:
 
     def escape(self, text: str) -> str:
         """The text with special words broken up; lone surrogates become U+FFFD."""
-        text = _LONE_SURROGATE.sub("\ufffd", _NEVER_TEXT.sub("", text))
+        text = _LONE_SURROGATE.sub("\ufffd", _NONCHARACTERS.sub("", text))
         return _reader(self.processor).words.sub(lambda word: word[0][0] + ESCAPE + word[0][1:], text)
 
     def render(
         self, prompt: str, *, answer: str | None = None, system: str = "", with_video: bool = True
     ) -> str:
-        """The conversation as the chat template writes it: whole, or up to the answer if that is None.
+        """The conversation rendered by the chat template; it ends before the answer if `answer` is None.
 
-        Special words in the texts are escaped, so the result is for `tokenize` and `inputs` only.
+        Special words in the texts are escaped, so pass the result only to `tokenize` or `inputs`.
         """
         reader = _reader(self.processor)
         turns = [("user", self.escape(prompt), with_video)]
@@ -140,11 +140,11 @@ class VideoLM:
         return reader.render(turns, add_generation_prompt=answer is None)
 
     def after_answer(self, *, with_video: bool) -> str:
-        """What the chat template writes after an answer."""
+        """The text that the chat template appends to an answer."""
         return self.render("?", answer=MARK, with_video=with_video).rpartition(MARK)[2]
 
     def end_ids(self, *, with_video: bool) -> set[int]:
-        """The tokens that end an answer: those that the checkpoint names, and the template's end of turn."""
+        """The tokens that end an answer: those of the checkpoint, and the template's end-of-turn token."""
         own = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         after = self.tokenize(self.after_answer(with_video=with_video))["input_ids"]
         turn = [token for token in after if token in _reader(self.processor).special_ids][:1]
@@ -161,7 +161,7 @@ class VideoLM:
         return tokenizer(text, return_offsets_mapping=offsets, add_special_tokens=self._adds_special(text))
 
     def _adds_special(self, text: str) -> bool:
-        """Whether the tokenizer should add its special tokens: not if the template wrote the first one."""
+        """Whether the tokenizer should add special tokens: not if the template has added the first one."""
         bos = self.tokenizer.bos_token
         return bos is None or not text.startswith(bos)
 
@@ -173,17 +173,17 @@ class VideoLM:
         fps: Sequence[float] = (),
         seconds: Sequence[Sequence[float]] = (),
     ) -> dict[str, Tensor]:
-        """The processor's batch for rendered texts, padded on the left; on the CPU.
+        """The processor's inputs for rendered texts, padded on the left, on the CPU.
 
-        `videos` has frames uint8 [T, H, W, 3] for each text, `fps` and `seconds` their rates and times as in
-        a Prefix. Of times for more than T frames the first T count. Some families write them into the prompt.
+        `videos` has frames uint8 [T, H, W, 3] for each text; `fps` and `seconds` are their rates and times as
+        in `Prefix`. Only the first T times are used. Some model families write them into the prompt.
         """
         # A single row needs no padding, and not every tokenizer has a padding token.
         arguments: dict[str, Any] = {"text": list(texts), "return_tensors": "pt"}
         arguments["add_special_tokens"] = self._adds_special(texts[0])
         positions = None if self.model is None else getattr(inner_model(self.model), "get_rope_index", None)
         if positions and "mm_token_type_ids" in inspect.signature(positions).parameters:
-            # Not every processor returns them without this (Cosmos 3 Edge).
+            # Some processors return them only on request (Cosmos 3 Edge).
             arguments["return_mm_token_type_ids"] = True
         if len(texts) > 1:
             arguments |= {"padding": True, "padding_side": "left"}
@@ -196,21 +196,21 @@ class VideoLM:
                     total_num_frames=len(video),
                     fps=rate,
                     duration=len(video) / rate,
-                    # Processors divide them by the rate to get seconds.
+                    # Processors divide the indices by the rate to get seconds.
                     frames_indices=[t * rate for t in times[: len(video)]]
                     or [index + 0.5 for index in range(len(video))],
                 )
                 for video, rate, times in zip(videos, fps, seconds or [()] * len(videos), strict=True)
             ]
-            # Some processors need the metadata of their own output for the time stamps.
+            # Some processors need the returned metadata to write time stamps.
             arguments |= {"do_sample_frames": False, "return_metadata": True}
         batch = dict(_reader(self.processor).processor(**arguments))
         batch.pop("video_metadata", None)
         if "video_second_per_grid" in batch:
-            # Qwen Omni's processor assumes a rate.
+            # Qwen Omni's processor assumes a fixed rate.
             steps = _reader(self.processor).processor.video_processor.temporal_patch_size
             batch["video_second_per_grid"] = [steps / rate for rate in fps]
-        # Some processors return lists for some inputs, and settings that are not inputs of the model.
+        # Some processors return lists instead of tensors, and settings that are not inputs of the model.
         return {
             name: torch.as_tensor(value) for name, value in batch.items() if isinstance(value, (Tensor, list))
         }
@@ -218,8 +218,8 @@ class VideoLM:
     def group(self, prefix: Prefix, continuations: Sequence[str | Continuation]) -> Group:
         """Tokens and pixels of a prefix, and the tokens of its continuations with the spans to score.
 
-        The prefix is what the conversations have in common, as tokens. Prefix and continuation together are
-        the tokens of the whole conversation up to the end-of-turn token, which is scored too.
+        The prefix consists of the leading tokens that all conversations share. Prefix and continuation
+        together are the whole conversation up to the end-of-turn token, which is also scored.
         """
         rows = [Continuation(row) if isinstance(row, str) else row for row in continuations]
         has_video = prefix.frames is not None
@@ -231,7 +231,7 @@ class VideoLM:
         shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
         videos = None if prefix.frames is None else [prefix.frames]
         inputs = self.inputs([rendered[0].text], videos, fps=[prefix.fps], seconds=[prefix.seconds])
-        # The processor has written the video's tokens out; what follows them is the same in both.
+        # The processor has expanded the video placeholder; the tokens after it must be the same.
         rest = rendered[0].ids[shared:]
         shape = inputs["input_ids"].shape
         if inputs["input_ids"][0, shape[1] - len(rest) :].tolist() != rest:
@@ -250,10 +250,10 @@ class VideoLM:
 
 
 class _Reader:
-    """How a processor reads text: a copy whose tokenizer removes ESCAPE, and its special words.
+    """A copy of a processor whose tokenizer removes ESCAPE, and the special words of the processor.
 
-    A word is special if its token is marked so, if the processor puts media in its place, or if it stands in
-    the chat template.
+    A word is special if its token is marked as special, if the processor replaces it with media tokens, or if
+    it is an added token that appears in the chat template.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -284,11 +284,11 @@ class _Reader:
         if any(
             self.special_ids & set(ids) for ids in tokenizer(escaped, add_special_tokens=False)["input_ids"]
         ):
-            # This tokenizer makes the token of the word's letters too: split the word where it is escaped.
+            # This tokenizer still merges the letters into the special token, so split the word at ESCAPE.
             backend.normalizer = plain[0]
             split = pre_tokenizers.Split(ESCAPE, behavior="removed")
             backend.pre_tokenizer = pre_tokenizers.Sequence([split, *([plain[1]] if plain[1] else [])])
-        # Templates take the content of a turn as a list of parts or as one string.
+        # Templates expect the content of a turn either as a list of parts or as one string.
         self.takes_text: set[str] = set()
         user, system = ("user", MARK, False), ("system", MARK, False)
         for turns in (
@@ -303,7 +303,7 @@ class _Reader:
         self.has_system_turn = MARK in self._try([system, ("user", "?", False)])
 
     def render(self, turns: Sequence[tuple[str, str, bool]], **options: Any) -> str:
-        """The conversation of turns (role, text, whether a video comes first) by the chat template."""
+        """Renders turns (role, text, whether a video precedes the text) with the chat template."""
         messages = []
         for role, text, has_video in turns:
             content: Any = [{"type": "text", "text": text}]
@@ -340,11 +340,11 @@ def log_probs(
 ) -> list[Tensor]:
     """Log-probabilities of continuations under the model, in float32, with gradients.
 
-    Each continuation is scored after the prefix (and its question), its end-of-turn token included. The
-    result has one tensor per continuation: a scalar for the reductions "sum" and "mean" over its tokens, or
-    [num_tokens] for "none". The video is encoded once whatever the number of continuations, and the prefix is
-    read once for as many of them as fit into `max_tokens` tokens with it; the values equal those of one full
-    sequence per continuation. Raises ValueError if one of them has more tokens than the model has positions.
+    Each continuation is scored given the prefix and its question, including its end-of-turn token. The result
+    has one tensor per continuation: a scalar for the reductions "sum" and "mean" over its tokens, or
+    [num_tokens] for "none". The video is encoded once for all continuations. The prefix is processed once for
+    as many continuations as fit into `max_tokens` tokens together with it. The values equal those of one full
+    sequence per continuation. Raises ValueError if a full sequence has more tokens than the model supports.
     """
     group = model.group(prefix, continuations)
     num_prefix, *sizes = group.lengths

@@ -1,7 +1,7 @@
 """Answers from an OpenAI-compatible server, with the same contract as `tempo.model.generate.generate`.
 
-The `openai` client retries failed requests. If all retries fail, the server is sent a trivial request. If
-that fails too, the run stops; otherwise only the record of the failed request is skipped. Answers are cached
+The `openai` client retries failed requests. If all retries fail, a trivial request is sent. If that
+fails too, the run stops; otherwise only the record of the failed request is skipped. Answers are cached
 in the run directory, so a restarted run sends no request twice.
 """
 
@@ -38,7 +38,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def answer_source(context: Context) -> Generate:
-    """A function that samples answers from the server of `[endpoint]`, or else from the model, loaded now."""
+    """A function that samples answers from the server in `[endpoint]`, or from the model if there is none."""
     if context.config.endpoint is not None:
         return Endpoint(context.config.endpoint, context.directory).generate
     from tempo.model.generate import generate
@@ -59,10 +59,10 @@ class Endpoint:
     def generate(
         self, requests: Sequence[Request], *, sampling: SamplingConfig, max_new_tokens: int
     ) -> list[Answer]:
-        """One answer per request, in order; a request that the server cannot answer has a `failure`.
+        """One answer per request, in order; the answer to a failed request has a `failure`.
 
-        Raises ValueError if the server answers not even a trivial request. Answers received before that, or
-        before an interrupt, are in the cache.
+        Raises ValueError if even a trivial request fails. Answers received before that, or before an
+        interrupt, are in the cache.
         """
         fields = request_fields(self._config, sampling, max_tokens=max_new_tokens)
         answers = asyncio.run(self._answer_all(requests, fields))
@@ -74,7 +74,7 @@ class Endpoint:
         slots = asyncio.Semaphore(self._config.concurrency)
 
         async def answer(request: Request) -> Answer:
-            # Frames are encoded inside, so that those of waiting requests take no memory.
+            # Frames are encoded only now, so that waiting requests take no memory for them.
             async with slots:
                 return await self._answer(client, request, fields)
 
@@ -106,8 +106,8 @@ class Endpoint:
         once, trivial = client.with_options(max_retries=0), Request("Say yes.", 0, frames)
         if reason := (await self._complete(once, trivial, {**fields, "max_tokens": 8})).failure:
             raise ValueError(
-                f"endpoint: {self._config.url} does not answer as model {self._config.model!r}: {reason}. "
-                "The answers so far are kept. Check server, endpoint.model and endpoint.api_key_env, and "
+                f"endpoint: {self._config.url} does not answer for model {self._config.model!r}: {reason}. "
+                "The answers so far are kept. Check the server, endpoint.model and endpoint.api_key_env, and "
                 "run the same command again"
             )
         return answer
@@ -119,7 +119,7 @@ class Endpoint:
         messages: Any = chat_messages(request)
         try:
             async with asyncio.timeout(self._config.timeout_seconds):
-                # extra_body takes the fields that OpenAI's own interface does not have.
+                # extra_body is for fields that OpenAI's own interface does not have.
                 reply = await client.chat.completions.create(
                     model=self._config.model, messages=messages, extra_body=fields
                 )
@@ -129,31 +129,34 @@ class Endpoint:
         except TimeoutError:
             failure = f"no answer within endpoint.timeout_seconds = {self._config.timeout_seconds:g}"
         except openai.APIError as error:
-            # Of a connection that failed, only the cause has details.
+            # For a failed connection, only the cause has details.
             cause = error.__cause__ or error
             failure = f"{type(cause).__name__}: {cause}"
         except (ValueError, IndexError, TypeError, AttributeError) as error:
             failure = f"the reply is not a chat completion: {error}"
         if self._api_key:
-            # Some servers repeat the key.
+            # Some servers repeat the key in their error message.
             failure = failure.replace(self._api_key, "***")
         failure = _LONE_SURROGATE.sub("\ufffd", " ".join(failure.split())[:250])
         return Answer("", is_whole=False, failure=failure)
 
 
 def escape(text: str) -> str:
-    """The text with a space in each word that a server could read as a special token: `< video>`.
+    """The text with a space in each word that a server could parse as a special token: `< video>`.
 
-    Half of a surrogate pair, which a request cannot hold, becomes U+FFFD.
+    A lone surrogate, which a request cannot contain, becomes U+FFFD.
     """
     return _LONE_SURROGATE.sub("\ufffd", _SPECIAL.sub(lambda start: f"{start[0]} ", text))
 
 
 def read_api_key(config: EndpointConfig) -> str:
-    """The API key of a server; empty if `api_key_env` is. Raises ValueError if the variable is not set."""
+    """The API key of a server; empty if `api_key_env` is empty. Raises ValueError for an unset variable."""
     key = os.environ.get(config.api_key_env, "").strip() if config.api_key_env else ""
     if config.api_key_env and not key:
-        raise ValueError(f"endpoint.api_key_env: the environment variable {config.api_key_env} is not set")
+        raise ValueError(
+            f"endpoint.api_key_env: the environment variable {config.api_key_env} is not set. Set it to the "
+            "server's API key"
+        )
     return key
 
 
@@ -173,7 +176,7 @@ def request_fields(config: EndpointConfig, sampling: SamplingConfig, *, max_toke
         return fields
     penalty = {"repetition_penalty": sampling.repetition_penalty}
     if config.server == "transformers":
-        # It rejects unknown fields, and samples only if the checkpoint or this field asks for it.
+        # It rejects unknown fields, and samples only if the checkpoint or this field enables it.
         own = {"do_sample": sampling.temperature > 0, "top_k": 0, **penalty}
         return fields | {"generation_config": json.dumps(own)}
     return fields | penalty | {"top_k": 0 if config.server == "lmdeploy" else -1, "min_p": 0.0}
@@ -195,8 +198,8 @@ def chat_messages(request: Request) -> list[dict[str, Any]]:
 
 
 def cache_key(fields: Mapping[str, Any], request: Request) -> str:
-    """A hash of all that an answer depends on: model, sampling, prompt, seed and pixels."""
-    # Not of the PNGs, whose bytes depend on the version of the encoder.
+    """A hash of everything that an answer depends on: model, sampling, prompt, seed and pixels."""
+    # The PNGs are not hashed, because their bytes depend on the version of the encoder.
     shape = [] if request.frames is None else list(request.frames.shape)
     head = json.dumps([fields, request.prompt, request.seed, shape], sort_keys=True)
     digest = hashlib.sha256(head.encode())

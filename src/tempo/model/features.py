@@ -24,7 +24,7 @@ from tempo.model.prefix import (
 
 
 class FeatureStore:
-    """A file per video, `TOWER/PIXELS.safetensors`: hashes of the tower's weights and of the pixels."""
+    """One file per video, `TOWER/PIXELS.safetensors`, named by hashes of tower weights and pixels."""
 
     def __init__(self, directory: Path, model: Any) -> None:
         language = {id(parameter) for parameter in language_model(model).parameters()}
@@ -49,14 +49,14 @@ class FeatureStore:
             return _unpack(load_file(path, device=str(model.get_input_embeddings().weight.device)))
         output = encode_videos(model, [group])
         if output is not None:
-            # Several processes, on several machines too, may encode the same video.
+            # Several processes, also on different machines, may encode the same video.
             with replace_file(path, is_durable=False, is_shared=True) as temporary:
                 save_file(_pack(output), temporary)
         return output
 
 
 def hash_tensors(named: Iterable[tuple[str, Tensor]]) -> Any:
-    """The SHA-256 object of names, shapes, dtypes and bytes, in the order given; can be updated further."""
+    """The SHA-256 object of names, shapes, dtypes and bytes, in the given order; it can still be updated."""
     digest = hashlib.sha256()
     for name, tensor in named:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -71,7 +71,7 @@ def _pack(output: dict[str, Any]) -> dict[str, Tensor]:
     layers |= {f"deepstack{number}": layer for number, layer in enumerate(deepstack)}
     tensors = {}
     for name, layer in layers.items():
-        # Some families return one tensor, others a list with one tensor per video, here of length one.
+        # Some families return one tensor, others a list with one tensor per video; here it has length one.
         tensor, form = (layer, "tensor") if isinstance(layer, Tensor) else (torch.cat([*layer]), "list")
         tensors[f"{modality}/{name}/{form}"] = tensor.contiguous()
     return tensors

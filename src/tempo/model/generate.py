@@ -1,4 +1,4 @@
-"""Answers sampled from the model in this process, each from its own seed, whatever else is in its batch.
+"""Samples answers from the model in this process, each from its own seed, independent of its batch.
 
 B: answers of a batch   V: vocabulary
 """
@@ -16,7 +16,7 @@ from tempo.config import SamplingConfig
 from tempo.model.answers import END_OF_THINKING, THINK, Answer, Request, without_reasoning
 from tempo.model.chat import VideoLM
 
-#: Settings of a checkpoint that change how it generates, with the only value that sampling by seeds allows.
+#: Generation settings of a checkpoint, with the only value that works with one seed per answer.
 _GENERATION = {"num_beams": 1, "num_return_sequences": 1}
 
 
@@ -54,7 +54,7 @@ def _generate_batch(
     inputs = lm.inputs(texts, videos or None, fps=[request.fps for request in requests], seconds=times)
     inputs = {name: tensor.to(lm.model.device) for name, tensor in inputs.items()}
     ends = sorted(lm.end_ids(with_video=bool(videos)))
-    # A drawn placeholder of a video or image would need features in the next step.
+    # A sampled video or image placeholder would need features in the next step.
     suppressed = {*(lm.model.generation_config.suppress_tokens or ()), *lm.media_ids} - set(ends)
     processors = [_SeededSampling(requests, sampling.temperature)] if sampling.temperature > 0 else []
     stops = lm.model.generation_config.stop_strings or ()
@@ -78,7 +78,7 @@ def _generate_batch(
 def _read_answer(lm: VideoLM, prompt: str, row: list[int], ends: list[int], stop: re.Pattern[str]) -> Answer:
     """The answer of sampled tokens up to a stop string of the checkpoint, without its reasoning."""
     text = lm.tokenizer.decode(row, skip_special_tokens=True).strip()
-    # Where the end of reasoning is a special token, decoding has removed it.
+    # If the end of reasoning is a special token, decoding has removed it.
     marks = {lm.tokenizer.get_vocab().get(END_OF_THINKING)} & {*row}
     if marks and END_OF_THINKING not in text:
         cut = row.index(marks.pop()) + 1
@@ -89,7 +89,7 @@ def _read_answer(lm: VideoLM, prompt: str, row: list[int], ends: list[int], stop
 
 
 class _SeededSampling:
-    """A logits processor that samples the token of each row from the generator of that row.
+    """A logits processor that samples the token of each row with the row's own generator.
 
     It masks all other tokens, so that greedy decoding picks the sampled one.
     """

@@ -38,13 +38,13 @@ def dpo_loss(
         reference: the same under the reference model.
         beta: strength of the preference loss; higher keeps the policy closer to the reference.
         logp_reduction: the `sum` or `mean` over an answer's tokens, or `ld`: the sum, in which tokens beyond
-            the length that chosen and rejected answer share count `ld_alpha` (LD-DPO, arXiv 2409.06411).
-        labels: kind and level of each rejected answer, K of them, to keep margins and accuracies by these.
+            the length of the shorter answer of a pair have weight `ld_alpha` (LD-DPO, arXiv 2409.06411).
+        labels: kind and level of each rejected answer, K of them, for metrics by kind and by level.
         reduction: over the K pairs.
 
     Returns the loss, a scalar, and the metrics over the K pairs: `rewards/*` are beta times log-ratios,
-    `logps/*` sums over tokens, `nll_loss` is per token of the chosen answer. Raises ValueError if the numbers
-    of answers, tokens or labels do not fit together, and for an unknown `loss` or `logp_reduction`.
+    `logps/*` are sums over tokens, `nll_loss` is per token of the chosen answer. Raises ValueError if the
+    numbers of answers, tokens or labels do not match, and for an unknown `loss` or `logp_reduction`.
     """
     policy = [torch.atleast_1d(answer) for answer in policy]
     reference = [torch.atleast_1d(answer) for answer in reference]
@@ -79,7 +79,7 @@ def dpo_loss(
 
 
 def _scores(answers: Sequence[Tensor], reduction: LogpReduction, ld_alpha: float) -> tuple[Tensor, Tensor]:
-    """One log-likelihood per answer: of the chosen one (a scalar, or [K] for "ld") and the rejected [K]."""
+    """Log-likelihoods of the chosen answer (a scalar, or [K] for "ld") and of the rejected ones, [K]."""
 
     def score(answer: Tensor, other: Tensor) -> Tensor:
         if reduction == "ld":
@@ -106,7 +106,7 @@ def pair_losses(
       sums over tokens; TRL averages, which is `logp_reduction = "mean"`.
     - `hinge`: `max(0, 1 - beta * d)`, SLiC (arXiv 2305.10425) with margin 1.
     - `sppo`: `(chosen - 1 / (2 * beta)) ** 2 + (rejected + 1 / (2 * beta)) ** 2` (arXiv 2405.00675, equation
-      4.7), if the chosen answer wins with probability 1.
+      4.7), assuming that the chosen answer wins with probability 1.
     """
     if loss == "ipo":
         return (chosen - rejected_K - 1 / (2 * beta)) ** 2
@@ -135,8 +135,8 @@ def sft_loss(
 
 
 def _pair_metrics(values: dict[str, Tensor], labels: Sequence[tuple[str, int]], num_pairs: int) -> Metrics:
-    """The values, each [K] or a scalar for all K pairs, summed over all pairs, and over those of a label."""
-    # One transfer for all of them: a `float()` for each would synchronize the GPU as often.
+    """Sums the values ([K], or a scalar for all K pairs) over all pairs, and over those of each label."""
+    # One transfer for all values: a `float()` for each value would synchronize the GPU every time.
     rows = torch.stack([value.detach().expand(num_pairs) for value in values.values()]).tolist()
     table = dict(zip(values, rows, strict=True))
     metrics = Metrics({name: (sum(row), num_pairs) for name, row in table.items()})

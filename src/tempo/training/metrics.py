@@ -1,4 +1,4 @@
-"""Metrics of training steps: sums over pairs, the file `metrics.jsonl`, and a warning."""
+"""Metrics of training steps: sums over pairs, `metrics.jsonl`, and a warning about falling rewards."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tempo.engine.ranks import process_rank, wait_for_all
 
 ACCURACIES = "rewards/accuracies"
 
-#: Number of steps that a warning is based on; fewer are noise.
+#: Number of steps that a warning is based on; fewer are too noisy.
 WINDOW = 5
-#: A fall of the chosen answers' reward, in units of beta times nats, that is worth a warning.
+#: The fall of the chosen answers' reward, in units of beta times nats, that triggers a warning.
 FALL = 0.5
 
 
 @dataclass
 class Metrics:
-    """Metric name to its sum and the number of values in it. Sums of groups and processes can be added."""
+    """Maps a metric to the sum and the number of its values. Sums of groups and processes can be added."""
 
     sums: dict[str, tuple[float, int]] = field(default_factory=dict)
 
@@ -31,17 +31,17 @@ class Metrics:
         self.sums[name] = (known + total, before + number)
 
     def add(self, other: Metrics) -> None:
-        """Adds the sums of `other`, which may have other names."""
+        """Adds the sums of `other`, which may have different metrics."""
         for name, (total, number) in other.sums.items():
             self.count(name, total, number)
 
     def means(self) -> dict[str, float]:
-        """Metric name to the mean over its values."""
+        """Maps a metric to the mean of its values."""
         return {name: total / number for name, (total, number) in self.sums.items()}
 
 
 class MetricsLog:
-    """The rows of a phase, one per step, in `metrics.jsonl`. One process of several writes the file.
+    """The rows of a phase, one per step, in `metrics.jsonl`. Only process 0 writes the file.
 
     Starts with the first `num_steps` rows of the file; raises ValueError if it has fewer.
     """
@@ -50,10 +50,11 @@ class MetricsLog:
         self.rows: list[dict[str, float]] = read_jsonl(path)[:num_steps]
         if len(self.rows) < num_steps:
             raise ValueError(
-                f"{path} has {len(self.rows)} rows for {num_steps} steps. Remove its directory to train again"
+                f"{path} has {len(self.rows)} rows for {num_steps} steps. "
+                "Remove its directory to train the phase again"
             )
         self._path = path
-        # No process may rewrite the file while another one reads it.
+        # Process 0 must not rewrite the file while another process reads it.
         wait_for_all()
         if process_rank() == 0:
             write_lines(path, (json.dumps(row) for row in self.rows))
@@ -66,7 +67,7 @@ class MetricsLog:
 
 
 def find_warning(rows: Sequence[Mapping[str, float]], phase: PhaseConfig) -> str:
-    """A warning if the chosen answers of a finished DPO phase became much less likely; else empty."""
+    """A warning if the chosen answers of a finished DPO phase became much less likely; otherwise empty."""
     if not isinstance(phase, DpoPhase) or len(rows) < WINDOW:
         return ""
     names = ("rewards/chosen", "rewards/rejected")

@@ -1,4 +1,4 @@
-"""The order in which a phase takes its examples, and the batches of one process, read ahead."""
+"""The order of a phase's examples, and the batches of one process, loaded in advance."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tempo.model.prefix import Group
 from tempo.training.examples import Example, LoadedExample
 from tempo.training.metrics import ACCURACIES
 
-#: Batches that the accuracy of a level is averaged over. In the first step of a phase, policy and reference
-#: are equal and every accuracy is 0: a mean over all batches would include it, and one batch is noise.
+#: Number of batches that a level's accuracy is averaged over. In the first step of a phase, policy and
+#: reference are equal and every accuracy is 0: a mean over all batches would include it. One is too few.
 NUM_RECENT = 4
 
 
@@ -28,11 +28,11 @@ def plan_batches(
 
     `order = "random"` is a seeded permutation per epoch. `"adaptive"` takes the easiest level (the largest
     number) in that permutation until its accuracy over recent batches reaches `mastered_accuracy` or it has
-    no examples left, then the next harder level. After the hardest level come the examples that are left
-    over, hardest level first. Batches are filled across levels, so their number is always the same.
+    no examples left, then the next harder level. Remaining examples follow, hardest level first. Batches are
+    filled across levels, so their number is always the same.
 
-    `rows`, the metrics of the steps taken, grow during training. A batch is chosen while the one before is
-    trained on, so it depends on the metrics of earlier ones only.
+    `rows` are the metrics of the steps taken; the caller appends to them during training. A batch is chosen
+    during the step of the previous batch, so it depends only on the metrics of batches before that.
     """
     is_adaptive = isinstance(phase, DpoPhase) and phase.order == "adaptive"
 
@@ -48,28 +48,28 @@ def plan_batches(
         # Reversed, so that `pop` takes the first.
         shuffled = [examples[index] for index in reversed(permutation)]
         queues = [[example for example in shuffled if level_of(example) == level] for level in levels]
-        present = 0
-        # Per batch, how many pairs of the present level were right, and how many there were.
+        current = 0
+        # Per batch, the number of correct pairs of the current level, and the number of all its pairs.
         recent: deque[tuple[int, int]] = deque(maxlen=NUM_RECENT)
         while any(queues):
             batch: list[Example] = []
             while any(queues) and len(batch) < phase.batch_size:
                 left = [number for number, queue in enumerate(queues) if queue]
-                chosen = next((number for number in left if number >= present), left[-1])
-                if chosen > present:
-                    present = chosen
+                chosen = next((number for number in left if number >= current), left[-1])
+                if chosen > current:
+                    current = chosen
                     recent.clear()
                 batch.append(queues[chosen].pop())
             yield batch
             num_taken += 1
-            level = levels[present]
+            level = levels[current]
             count = sum(own == level for example in previous for _, own in example.labels)
-            if isinstance(phase, DpoPhase) and count and present + 1 < len(levels):
-                # A row holds the share of right pairs, rounded.
+            if isinstance(phase, DpoPhase) and count and current + 1 < len(levels):
+                # A row has the rounded share of correct pairs.
                 recent.append((round(rows[num_taken - 2][f"{ACCURACIES}/level_{level}"] * count), count))
                 num_right, num_pairs = map(sum, zip(*recent, strict=True))
                 if num_right / num_pairs >= phase.mastered_accuracy:
-                    present += 1
+                    current += 1
                     recent.clear()
             previous = batch
 
@@ -78,7 +78,7 @@ def plan_batches(
 class Batch:
     """The examples of one optimizer step that this process computes.
 
-    Each process must call the model: where there are too few examples, a filler has one that does not count.
+    Every process must call the model, so one without examples gets a filler: an example with weight 0.
     """
 
     examples: Sequence[LoadedExample]
@@ -89,9 +89,9 @@ class Batch:
 def load_batches(
     batches: Iterator[Sequence[Example]], load: Callable[[Example], Group], *, rank: int, num_processes: int
 ) -> Iterator[Batch]:
-    """The batches with frames and tokens. A thread loads the next one while this one is in use.
+    """Yields batches with frames and tokens. A thread loads the next batch while this one is in use.
 
-    Process `rank` takes the examples number `rank`, `rank + num_processes` and so on of each batch.
+    Process `rank` takes examples number `rank`, `rank + num_processes` and so on of each batch.
     """
 
     def load_share(batch: Sequence[Example]) -> tuple[list[LoadedExample], bool]:

@@ -28,7 +28,7 @@ from tempo.training.policy import LogProbs, Policy
 
 
 class Trainer:
-    """Trains a policy by AdamW and a cosine schedule. Every process must make each call."""
+    """Trains a policy with AdamW and a cosine schedule. Every process must make every call."""
 
     def __init__(
         self, policy: Policy, phase: PhaseConfig, *, num_steps: int, seed: int, max_tokens: int
@@ -50,10 +50,10 @@ class Trainer:
         self._module, self._optimizer = self._accelerator.prepare(policy, self._adam)
 
     def step(self, batch: Batch) -> dict[str, float]:
-        """Takes one optimizer step on a batch, of which this process has its share.
+        """Takes one optimizer step; `batch` has this process's share of the examples.
 
         Returns the metrics of all processes together. Raises ValueError if the loss or its gradient is not
-        finite; no weight changes then.
+        finite; the weights are unchanged then.
         """
         start = time.perf_counter()
         torch.manual_seed(derive_seed(self._seed, self._phase.name, "step", self.num_steps_done + 1))
@@ -78,7 +78,7 @@ class Trainer:
         }
 
     def save(self, path: Path) -> None:
-        """Writes weights, optimizer and schedule into a file, which appears in one step.
+        """Writes weights, optimizer and schedule to a file atomically.
 
         Sharded tensors are written in full, so that any number of processes can resume from them.
         """
@@ -93,7 +93,7 @@ class Trainer:
                 save_file(tensors, temporary, metadata={"place": json.dumps(place)})
 
     def restore(self, path: Path) -> None:
-        """Restores what `save` wrote there; changes nothing if there is nothing to restore."""
+        """Restores the state that `save` wrote to `path`; changes nothing if there is no such file."""
         if not path.exists():
             return
         with safe_open(path, framework="pt") as file, torch.no_grad():
@@ -114,28 +114,28 @@ class Trainer:
     def _accumulate(self, batch: Batch) -> Metrics:
         """Adds the gradients of the batch's mean loss over pairs (DPO) or tokens (SFT); returns all metrics.
 
-        All processes call the model equally often, as sharded weights need. One with fewer rows repeats its
-        first row with weight 0.
+        All processes call the model equally often, because sharded weights require it. A process with fewer
+        rows repeats its first row with weight 0.
         """
         rows = pack_rows(batch.examples, max_tokens=self._max_tokens)
         groups = [] if batch.is_filler else [group.continuations for _, group in batch.examples]
         own = sum(len(answers) - 1 for answers in groups)
         if isinstance(self._phase, SftPhase):
             own = sum(answer.num_scored for answers in groups for answer in answers)
-        shares, numbers_of_rows = zip(*gather_object([(own, len(rows))]), strict=True)
-        total, num_rows = sum(shares), max(numbers_of_rows)
+        shares, row_counts = zip(*gather_object([(own, len(rows))]), strict=True)
+        total, num_rows = sum(shares), max(row_counts)
         metrics, loss_sum = Metrics(), 0.0
         for number in range(num_rows):
             is_real = number < len(rows) and not batch.is_filler
             row = rows[number] if number < len(rows) else rows[0]
-            # DDP exchanges gradients in the last row. FSDP2 does so in every row, because gradients that wait
-            # for the last row are not sharded.
+            # DDP synchronizes gradients in the last row. FSDP2 does so in every row, because
+            # gradients that are not synchronized are not sharded.
             is_waiting = number < num_rows - 1 and not self._accelerator.is_fsdp2
             with self._accelerator.no_sync(self._module) if is_waiting else contextlib.nullcontext():
                 policy, reference = self._module([group for _, group in row])
                 labels = [example.labels for example, _ in row]
                 loss, found = phase_loss(self._phase, policy, reference, labels)
-                # Processes average their gradients, and the mean over the whole batch needs their sum.
+                # Processes average their gradients, but the mean over the whole batch needs their sum.
                 self._accelerator.backward(loss * (num_processes() * is_real / total))
             if is_real:
                 metrics.add(found)
@@ -147,12 +147,12 @@ class Trainer:
         return everywhere
 
     def full_tensors(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors, gathered where they are sharded, in process 0; empty in the others."""
+        """Gathers sharded tensors: returns all tensors in process 0, and an empty dict in the others."""
         full = {}
         for name, tensor in named.items():
             whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
             if process_rank() == 0:
-                # One by one to the CPU: all of them may be more than a GPU holds.
+                # Moved to the CPU one by one, because all of them may not fit on the GPU.
                 full[name] = whole.detach().cpu().contiguous()
         return full
 
@@ -170,7 +170,7 @@ def phase_loss(
 ) -> tuple[Tensor, Metrics]:
     """The loss of one packed row under the options of a phase, summed over pairs (DPO) or tokens (SFT).
 
-    `labels` holds those of the rejected answers of each group; they may be empty.
+    `labels` are kind and level of the rejected answers of each group; they may be empty.
     """
     if isinstance(phase, SftPhase):
         return sft_loss([answer for group in policy for answer in group], reduction="sum")
