@@ -111,7 +111,7 @@ class Results:
 def _metrics(run: Mapping[str, Any]) -> dict[str, float | None]:
     """All metrics of one run.
 
-    `order` is the mean of event order and conflicting videos, `over_chance` is temporal accuracy minus chance,
+    `order` is the mean of event order and conflicting videos, `over_chance` is temporal accuracy over chance,
     and `sft_grad_spread` is the standard deviation of the gradient norm over the first steps of SFT.
     """
     accuracy, probe, start = run["accuracy"], run.get("probe") or {}, run.get("sft_start") or {}
