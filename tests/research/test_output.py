@@ -55,9 +55,9 @@ def test_a_block_is_written_anew_and_the_rest_stays(results):
     [
         (empty_block("mian"), "study:mian is not a block; the blocks are source, claims"),
         (empty_block("plot-x"), "study:plot-x is not a block"),
-        ("<!-- study:main -->\nold\n", "a block must be"),
-        (f"<!-- study:main -->\n{empty_block('main')}", "a block must be"),
-        ("<!-- study:main -->old<!-- /study -->", "a block must be"),
+        ("<!-- study:main -->\nold\n", "a block must start"),
+        (f"<!-- study:main -->\n{empty_block('main')}", "a block must start"),
+        ("<!-- study:main -->old<!-- /study -->", "a block must start"),
     ],
 )
 def test_a_wrong_block_is_refused_before_any_document_is_written(tmp_path, results, text, message):
