@@ -200,7 +200,7 @@ STAGES: tuple[Stage, ...] = (
             config.training.instructions, "tempo.training.instructions:read_questions"
         ),
         is_shared=False,
-        files=("train", "baselines", "model"),
+        files=("train", "baselines", "model", "adapter"),
     ),
     Stage(
         "evaluation",
