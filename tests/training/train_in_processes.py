@@ -11,6 +11,7 @@ from training_material import phase, train
 from tempo.config import ModelConfig
 from tempo.engine.ranks import call_to_training, process_rank, wait_for_all
 from tempo.model.loading import repair_torchvision
+from tempo.training.adapters import save_checkpoint
 from tempo.video.frames import FrameStore
 
 # What loading the model imports, so that a process that is forked from one with this module has it.
