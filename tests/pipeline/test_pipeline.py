@@ -183,7 +183,7 @@ def test_what_another_run_made_under_the_same_settings_is_taken_over(
     config = load_config(config_path, [override])
     context = Context(config, tmp_path / "run")
     run_stages(context, console, until=taken[-1] if taken else "synthetic", source=source)
-    line = f"taken over from {source}: {', '.join(taken) or 'nothing'}"
+    line = f"reused from {source}: {', '.join(taken) or 'nothing'}"
     assert line in console.file.getvalue()
     found, expected = contents(context.directory), contents(source)
     assert {name for name in found if name in DATA} == {name for name in stages if name in DATA}
@@ -282,5 +282,5 @@ def test_a_stopped_run_ends_within_seconds_and_prints_how_to_resume(config_path,
     _, error = process.communicate(timeout=60)
     assert time.perf_counter() - start < 30
     assert process.returncode == code
-    assert "the same command resumes" in error
+    assert "run the same command again to resume" in error
     assert "Traceback" not in error

@@ -1,11 +1,13 @@
 """From pairs and questions to examples and packed rows, and that what is too long is named early."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from sample_material import short_model
 from training_material import phase, write_frames
 
 from tempo.config import parse_config
@@ -126,6 +128,18 @@ def test_the_longest_example_is_named_and_its_video_read_once(lm, tmp_path, exam
         check_lengths(examples, lm, frames, max_tokens=size - 1, video_lengths=known)
 
 
+def test_a_row_may_be_longer_than_the_model_but_not_one_answer(lm, tmp_path):
+    frames, answers = write_frames(tmp_path, [1]), ("A ring.", "No." * 20, "No." * 30)
+    example = Example("v0/0", "v0", "Describe.", answers)
+    prefix, *sizes = example.load(lm, frames).lengths
+    limits, limit = {"max_tokens": 9999, "video_lengths": {}}, prefix + max(sizes)
+    check_lengths([example], lm, frames, limit=limit, **limits)
+    with pytest.raises(
+        ValueError, match=rf"v0/0: prompt and answer have {limit} tokens, .* Shorten its texts"
+    ):
+        check_lengths([example], lm, frames, limit=limit - 1, **limits)
+
+
 def test_a_mirrored_pair_is_an_example_over_the_frames_that_it_shows(lm, tmp_path):
     store = write_frames(tmp_path, [4])
     one = pair("v0", "reverse", 4)
@@ -146,9 +160,9 @@ def video(name, seconds, side=64):
 PHASE = {"name": "p", "objective": "dpo", "learning_rate": 1e-3}
 
 
-def context_with(directory, training, declared_seconds=40.0):
+def context_with(directory, training, declared_seconds=40.0, **sections):
     """A run with a long and a large video that is ready for captions; its longest video has no clips."""
-    config = parse_config({"videos": {"paths": [str(directory)]}, "training": training})
+    config = parse_config({"videos": {"paths": [str(directory)]}, "training": training, **sections})
     store, marks = RunStore(directory / "run"), fingerprints(config)
     videos = [video("large", 4.0, 256), video("long", declared_seconds), video("longest", 400.0)]
     store.append("videos", videos)
@@ -168,6 +182,37 @@ def test_a_video_that_is_too_long_without_answers_is_named_before_captions(tmp_p
     words = r"long\.mp4: .* tokens, training\.max_tokens is 64.*max_total_pixels"
     with pytest.raises(ValueError, match=words):
         run_stages(context, Console(quiet=True), only="captions")
+
+
+SFT = PHASE | {"objective": "sft"}
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        (
+            {"training": {"phases": [PHASE]}},
+            r"long\.mp4: .* 82 of frames and 9 of words.* Lower frames\.fps",
+        ),
+        ({"responses": {"input_form": "video"}}, r"long\.mp4: .* at most 64 .* Lower frames\.fps"),
+        (
+            {"training": {"phases": [SFT], "instructions": "in.jsonl"}},
+            r"in\.jsonl line 2: .* Shorten its texts",
+        ),
+    ],
+    ids=["frames", "frames of responses", "words"],
+)
+def test_what_the_model_has_no_positions_for_is_named_before_captions(tmp_path, monkeypatch, sections, words):
+    monkeypatch.chdir(tmp_path)
+    for name in ("large", "long"):
+        (tmp_path / f"{name}.mp4").touch()
+    row = {"video": "large.mp4", "question": "What?", "answer": "A ring."}
+    rows = [row, row | {"question": "What is it that goes? " * 60}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = {"path": short_model(tmp_path, 64)}
+    context = context_with(tmp_path, sections.pop("training", {}), model=model, **sections)
+    with pytest.raises(ValueError, match=words):
+        check_trainable(context)
 
 
 @pytest.mark.parametrize("training", [{"phases": [PHASE]}, {"max_tokens": 64}])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -19,11 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tempo.model.limits import check_positions, max_positions
 from tempo.model.prefix import (
     MAX_TOKENS,
     ContinuationTokens,
     Group,
     encode_videos,
+    inner_model,
     packed_log_probs,
     split_group,
 )
@@ -178,6 +181,10 @@ class VideoLM:
         # A single row needs no padding, and not every tokenizer has a padding token.
         arguments: dict[str, Any] = {"text": list(texts), "return_tensors": "pt"}
         arguments["add_special_tokens"] = self._adds_special(texts[0])
+        positions = None if self.model is None else getattr(inner_model(self.model), "get_rope_index", None)
+        if positions and "mm_token_type_ids" in inspect.signature(positions).parameters:
+            # Not every processor returns them without this (Cosmos 3 Edge).
+            arguments["return_mm_token_type_ids"] = True
         if len(texts) > 1:
             arguments |= {"padding": True, "padding_side": "left"}
         if videos is not None:
@@ -195,7 +202,8 @@ class VideoLM:
                 )
                 for video, rate, times in zip(videos, fps, seconds or [()] * len(videos), strict=True)
             ]
-            arguments["do_sample_frames"] = False
+            # Some processors need the metadata of their own output for the time stamps.
+            arguments |= {"do_sample_frames": False, "return_metadata": True}
         batch = dict(_reader(self.processor).processor(**arguments))
         batch.pop("video_metadata", None)
         if "video_second_per_grid" in batch:
@@ -336,9 +344,15 @@ def log_probs(
     result has one tensor per continuation: a scalar for the reductions "sum" and "mean" over its tokens, or
     [num_tokens] for "none". The video is encoded once whatever the number of continuations, and the prefix is
     read once for as many of them as fit into `max_tokens` tokens with it; the values equal those of one full
-    sequence per continuation.
+    sequence per continuation. Raises ValueError if one of them has more tokens than the model has positions.
     """
     group = model.group(prefix, continuations)
+    num_prefix, *sizes = group.lengths
+    num_video = int(torch.isin(group.inputs["input_ids"], torch.tensor([*model.media_ids])).sum())
+    counts = {"num_video": num_video, "num_text": num_prefix - num_video + max(sizes)}
+    first = continuations[0]
+    name = prefix.prompt + ("" if isinstance(first, str) else first.question)
+    check_positions(f"{name[:60]!r}", **counts, limit=max_positions(model.model.config))
     features = encode_videos(model.model, [group])
     parts = split_group(group, max_tokens=max_tokens)
     packed = (packed_log_probs(model.model, [part], video_features=features) for part in parts)

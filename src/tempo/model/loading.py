@@ -117,6 +117,15 @@ def _check_keys(path: str | Path, found: dict[str, Any]) -> None:
         )
 
 
+def read_config(path: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """The configuration of a checkpoint: of that part of it which reads videos and writes text."""
+    from transformers import AutoConfig
+
+    with _named_errors(path):
+        config = AutoConfig.from_pretrained(resolve_model_path(path), trust_remote_code=trust_remote_code)
+    return getattr(config, "thinker_config", config)
+
+
 @contextmanager
 def _named_errors(path: str | Path) -> Iterator[None]:
     """Turns the errors that transformers raises for a bad checkpoint into ValueError with its path."""
