@@ -8,11 +8,12 @@ from rich.console import Console
 from tiny_film import film
 
 from tempo.config import parse_config
+from tempo.config.running import RunConfig
 from tempo.core.records import Instruction
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.pipeline import runner
-from tempo.training.instructions import Question, read_questions, usable_questions
+from tempo.training.instructions import Question, match_questions, read_questions, usable_questions
 from tempo.video.find import video_id
 from tempo.video.frames import FrameStore, encode_jpeg
 
@@ -58,21 +59,57 @@ def test_a_row_of_any_format_is_a_question_about_a_video(tmp_path, form):
     assert read_questions(tmp_path / "a.json") == [expected[0]._replace(place="row 1")]
 
 
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({**plain("v.mp4", 4, 2.5), "level": "hard", "id": 3}, {"question": "4", "answer": "2.5"}),
+        ({**plain("v.mp4"), "conversations": None, "videos": None, "messages": []}, {"video": "v.mp4"}),
+        ({"conversations": None, "messages": messages("<video>x", "y"), "video": "v.mp4"}, {"answer": "y"}),
+        ({"messages": messages("q", [{"type": "text", "text": "a"}])}, {"answer": "a"}),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "video", "video": "file:///v.mp4"}]},
+                    *messages("", "a")[1:],
+                ]
+            },
+            {"video": "file:///v.mp4", "question": ""},
+        ),
+        (
+            {"messages": messages("<image> Is <image> here?", "<video>")},
+            {"question": "Is <image> here?", "answer": "<video>"},
+        ),
+        ({"messages": [SYSTEM, *messages("q", "a")]}, {"system": "Be brief.", "question": "q"}),
+        ({"conversations": talk("q", "a"), "system": "Be brief."}, {"system": "Be brief."}),
+        ({**plain("v.mp4"), "system": "Be brief."}, {"system": "Be brief."}),
+    ],
+)
+def test_a_row_as_others_write_it_is_a_question(tmp_path, row, expected):
+    (asked,) = read_questions(write(tmp_path / "a.jsonl", row))
+    assert {name: getattr(asked, name) for name in expected} == expected
+
+
 @pytest.mark.parametrize(
     ("row", "words"),
     [
         ({"video": "v.mp4"}, "needs question and answer, conversations, or messages; it has ['video']"),
-        (plain("v.mp4", answer=3), "needs question and answer"),
-        ({"conversations": []}, "conversations must alternate between user and assistant, got []"),
+        (plain("v.mp4", answer=None), "needs question and answer"),
+        (plain("v.mp4", answer={"a": 1}), "answer should be text"),
         ({"conversations": talk("q", "a", "q")}, "assistant, got ['user', 'assistant', 'user']"),
-        ({"messages": messages("Is <image> here?", "a")}, "contains <image> in addition to its one video"),
+        ({"messages": [*messages("q", "a"), SYSTEM]}, "assistant, got ['user', 'assistant', 'system']"),
         ({**plain(""), "videos": ["a.mp4", "b.mp4"]}, "one video file, got ['a.mp4', 'b.mp4']"),
     ],
 )
-def test_an_invalid_row_is_named(tmp_path, row, words):
+def test_an_invalid_row_is_named_and_set_aside_up_to_a_share(tmp_path, row, words):
+    file = write(tmp_path / "a.jsonl", plain("v.mp4"), row)
     with pytest.raises(ValueError, match=r"^training\.instructions: .*a\.jsonl line 2: ") as caught:
-        read_questions(write(tmp_path / "a.jsonl", plain("v.mp4"), row))
+        read_questions(file)
     assert words in str(caught.value)
+    with pytest.warns(UserWarning, match=r"a\.jsonl line 2: .* set aside"):
+        assert len(read_questions(file, max_bad_share=0.5)) == 1
 
 
 @pytest.fixture
@@ -116,6 +153,24 @@ def test_questions_about_skipped_videos_are_left_out_and_counted(tmp_path, films
     write(tmp_path / "rows.jsonl", plain("broken.mp4"))
     with pytest.raises(ValueError, match="no question is about a video with stored frames"):
         usable_questions(run)
+
+
+def test_bad_rows_and_empty_answers_are_not_trained_on_and_named(tmp_path, films):
+    rows = [
+        plain("a.mp4"),
+        {"videos": ["a.mp4"], "messages": messages("q1", " \n", "q2", "a")},
+        plain("c.mp4"),
+    ]
+    made = context(tmp_path, films, *rows * 7)
+    made = Context(made.config.model_copy(update={"run": RunConfig(max_bad_share=0.34)}), made.directory)
+    with pytest.warns(UserWarning, match=r"line 3: asks about c\.mp4, .* 7 of 21 rows are bad"):
+        settle(made, with_frames=[films / "a.mp4"])
+    questions, skipped = match_questions(made)
+    assert [asked.question for asked in questions] == ["q", "q2"] * 7
+    assert {(row.id, row.reason) for row in skipped} >= {
+        ("rows.jsonl line 2", "empty answer"), ("rows.jsonl line 3", "bad row")
+    }  # fmt: skip
+    assert len(skipped) == 14
 
 
 def test_max_instructions_are_drawn_by_the_seed(tmp_path, films):

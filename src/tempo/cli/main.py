@@ -209,6 +209,7 @@ def main() -> None:
     """The entry point. Bad input is one message and exit code 2; after Ctrl-C a message says what is kept."""
     # Deprecations inside libraries do not concern the user.
     warnings.simplefilter("ignore", FutureWarning)
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
         # typer returns this code for Ctrl-C.
         if app(standalone_mode=False) == INTERRUPTED:

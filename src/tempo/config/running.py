@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tempo.core.files import MAX_BAD_SHARE
 from tempo.core.records import Kind
 
 #: The preference losses.
@@ -24,13 +25,17 @@ class Section(BaseModel):
 
 
 class RunConfig(Section):
-    """Settings of the whole run. `engine`, `ray_address` and `num_workers` do not change any result.
+    """Settings of the whole run. Only `seed` changes results.
+
+    A row of a file of pairs, instructions or samples is bad if it cannot be read, or names a video that the
+    run does not have. Bad rows are named and set aside; if they are more than `max_bad_share`, the run stops.
 
     Without `ray_address`, Ray starts on this machine. It is the address of a cluster, or `auto` on one of its
     machines, which all need the videos, the run directory and the checkpoint under the same paths.
     """
 
     seed: int = Field(0, ge=0, description="seed of all random choices")
+    max_bad_share: float = Field(MAX_BAD_SHARE, ge=0, le=1, description="share of bad rows: see above")
     num_workers: int = Field(0, ge=0, description="processes for stages without a model; 0 uses one per core")
     engine: Literal["local", "ray"] = Field("local", description="this machine, or Ray (extra `ray`)")
     ray_address: str = Field("", pattern=r"^(auto|[^/\s]+:\d+)?$", description="`host:port` or `auto`")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,11 +34,11 @@ def evaluate(
     """The accuracies of a model on a benchmark, a JSONL file of samples next to its videos.
 
     Frames are sampled with `frames`, by default with the defaults of the section [frames]. `seed` is for the
-    intervals; `progress` gets the numbers of videos done and in total. Raises ValueError for a bad sample (it
-    names file and line) and a missing video before any work, and later for a video that cannot be read.
+    intervals; `progress` gets the numbers of videos done and in total. A warning names bad samples. Raises
+    ValueError before any work if these are more than 5 %, and later for a video that cannot be read.
     """
     path, outcomes = Path(benchmark), list[Outcome]()
-    samples = read_samples(path)
+    samples = [*read_samples(path).rows.values()]
     videos = _by_video(samples)
     for number, rows in enumerate(videos, 1):
         video = path.parent / rows[0].video
@@ -76,7 +77,8 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
         note = "no benchmark: set evaluation.benchmark to a JSONL file of samples"
         write_json(result, {"benchmark": None, "note": note, "models": {}})
         return
-    samples, reports, store = read_samples(path), {}, RunStore(context.directory)
+    read = read_samples(path, max_bad_share=context.config.run.max_bad_share)
+    samples, reports, store = [*read.rows.values()], dict[str, Any](), RunStore(context.directory)
     videos, wanted = _by_video(samples), {sample.id for sample in samples}
     for name, model in {"base": context.config.model.path, **trained_models(context)}.items():
         # Samples that are in the file are not asked again.
@@ -95,7 +97,8 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
         outcomes = [outcome for outcome in store.read(table, Outcome) if outcome.id in wanted]
         report = score_outcomes(outcomes, samples, seed=context.config.run.seed)
         reports[name] = report.model_dump(mode="json")
-    write_json(result, {"benchmark": str(path), "num_samples": len(samples), "models": reports})
+    about = {"benchmark": str(path), "num_samples": len(samples), "bad_rows": read.faults}
+    write_json(result, {**about, "models": reports})
 
 
 def benchmark_path(context: Context) -> Path | None:

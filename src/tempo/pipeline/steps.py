@@ -5,6 +5,7 @@ Each imports its package when it is called.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from functools import partial
 from operator import attrgetter
@@ -101,7 +102,17 @@ def run_audit(context: Context, console: Console) -> None:
 def run_training(context: Context, console: Console) -> None:
     """Trains all phases that are not done, together with the other processes."""
     from tempo.training import phases
+    from tempo.training.instructions import match_questions
 
+    config, store = context.config, RunStore(context.directory)
+    if any(phase.objective == "sft" for phase in config.training.phases):
+        known, skipped = store.handled_ids("training"), match_questions(context)[1]
+        store.append(SKIPPED, {row.id: row for row in skipped if row.id not in known}.values())
+        if skipped:
+            first = f"{skipped[0].id} ({skipped[0].reason})"
+            console.print(
+                f"training: {len(skipped)} instructions set aside, such as {first}: see skipped.jsonl"
+            )
     call_to_training(context.config.model.device, is_needed=True)
     names = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
     with counters(console) as show:
@@ -117,6 +128,8 @@ def join_training(context: Context) -> None:
     """Takes part in each training that the first process begins."""
     from tempo.training import phases
 
+    # The first process names bad rows.
+    warnings.simplefilter("ignore", UserWarning)
     while call_to_training(context.config.model.device, is_needed=False):
         phases.run_training(phases.Session(context))
 
@@ -158,10 +171,13 @@ def check_model(config: Config) -> None:
 
 
 def check_trainable(context: Context) -> None:
-    """Raises ValueError for an instruction about an unknown video, and for a video too long to train on."""
+    """Raises ValueError for too many rows about unknown videos, and for a video too long to train on."""
+    from tempo.preference.importing import import_pairs
     from tempo.training.examples import check_longest
     from tempo.training.instructions import match_questions
 
+    if context.config.pairs.import_from:
+        import_pairs(context)
     if context.config.training.instructions:
         match_questions(context)
     if context.config.training.phases:

@@ -25,7 +25,8 @@ class Example:
 
     For DPO, `answers` holds the chosen answer to `prompt`, then the rejected ones, and `labels` the kind and
     level of each rejected one. For SFT, `questions` holds (question, answer) pairs. `frames` are indices into
-    the stored frames, for a pair that shows the video perturbed; empty means all of them in order.
+    the stored frames, for a pair that shows the video perturbed; empty means all of them in order. An empty
+    `system` leaves the system prompt to the chat template.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Example:
     labels: tuple[tuple[PairKind, int], ...] = ()
     questions: tuple[tuple[str, str], ...] = ()
     frames: tuple[int, ...] = ()
+    system: str = ""
 
     def load(self, lm: VideoLM, frames: FrameStore | None) -> Group:
         """The tokens and pixels of this example; without `frames` those of its text alone."""
@@ -43,7 +45,7 @@ class Example:
             stored = frames.read(self.video_id)
             images, fps = stored.images[list(self.frames) if self.frames else slice(None)], stored.fps
         rows = [Continuation(answer, question) for question, answer in self.questions] or self.answers
-        return lm.group(Prefix(images, self.prompt, fps=fps), rows)
+        return lm.group(Prefix(images, self.prompt, fps=fps, system=self.system), rows)
 
 
 #: An example with its tokens and pixels.
@@ -53,13 +55,13 @@ LoadedExample: TypeAlias = tuple[Example, Group]
 def dpo_examples(pairs: Iterable[Pair], phase: DpoPhase) -> list[Example]:
     """The pairs of the phase's levels and kinds, as examples by `phase.grouping`, sorted by video.
 
-    Only pairs with the same frames, prompt and chosen answer share an example; its id is that of the first.
+    Only pairs with the same frames, prompts and chosen answer share an example; its id is that of the first.
     """
 
-    def key(pair: Pair) -> tuple[str, int, str, str, str, tuple[int, ...]]:
+    def key(pair: Pair) -> tuple[str, int, str, str, str, tuple[int, ...], str]:
         level = 0 if phase.grouping == "video" else pair.level
         own_id = pair.id if phase.grouping == "pair" else ""
-        return pair.video_id, level, own_id, pair.prompt, pair.chosen, pair.frames
+        return pair.video_id, level, own_id, pair.prompt, pair.chosen, pair.frames, pair.system
 
     selected = [
         pair
@@ -71,20 +73,28 @@ def dpo_examples(pairs: Iterable[Pair], phase: DpoPhase) -> list[Example]:
         first, *others = group
         answers = (first.chosen, first.rejected, *(pair.rejected for pair in others))
         labels = tuple((pair.kind, pair.level) for pair in (first, *others))
-        examples.append(Example(first.id, first.video_id, first.prompt, answers, labels, frames=first.frames))
+        shown = first.frames, first.system
+        examples.append(Example(first.id, first.video_id, first.prompt, answers, labels, (), *shown))
     return examples
 
 
 def sft_examples(questions: Iterable[Question], phase: SftPhase) -> list[Example]:
     """One example per video with all its questions, or one per question if `phase.grouping` is "pair".
 
-    Sorted by video; the questions of a video keep their order.
+    Sorted by video; the questions of a video keep their order. Questions with another system prompt are in
+    another example.
     """
     examples = []
-    for video, group in groupby(sorted(questions, key=attrgetter("video_id")), key=attrgetter("video_id")):
-        rows = tuple((asked.question, asked.answer) for asked in group)
-        parts = [(row,) for row in rows] if phase.grouping == "pair" else [rows]
-        examples += [Example(f"{video}/sft-{n}", video, questions=part) for n, part in enumerate(parts, 1)]
+    by_video, by_system = attrgetter("video_id"), attrgetter("system")
+    for video, group in groupby(sorted(questions, key=by_video), key=by_video):
+        parts: list[tuple[str, tuple[tuple[str, str], ...]]] = []
+        for system, same in groupby(sorted(group, key=by_system), key=by_system):
+            rows = tuple((asked.question, asked.answer) for asked in same)
+            parts += [(system, (row,)) for row in rows] if phase.grouping == "pair" else [(system, rows)]
+        examples += [
+            Example(f"{video}/sft-{number}", video, questions=rows, system=system)
+            for number, (system, rows) in enumerate(parts, 1)
+        ]
     return examples
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import av
 
@@ -114,15 +118,20 @@ def read_library(context: Context) -> Library:
 def find_video(library: Library, path: str, *, video_id: str, folder: Path) -> str:
     """The id of the video that a row of a file in `folder` names by id or by path; "" if it was skipped.
 
-    A path is relative to `folder`, or else to one of `videos.paths`. Copies of a video are known by their
-    content. Raises ValueError for a video that the run does not have.
+    A path is relative to `folder`, or else to one of `videos.paths`; see also `find_on_disk`. Copies of a
+    video are known by their content. Raises ValueError for a video that the run does not have.
     """
     if video_id in library.paths:
         return video_id
     if not path:
         asked = video_id or "no video: it has no column videos, video or video_id"
         raise ValueError(f"asks about {asked}; the run has {len(library.paths)} videos")
-    places = [os.path.realpath(os.path.join(start, path)) for start in (str(folder), *library.folders)]
+    starts = (str(folder), *library.folders)
+    places = [
+        os.path.realpath(place)
+        for start in starts
+        for place in (os.path.join(start, path), find_on_disk(start, path))
+    ]
     # The content comes last, because whole files are read for it.
     for identify in (library.ids.get, _content_id):
         for place in places:
@@ -131,6 +140,36 @@ def find_video(library: Library, path: str, *, video_id: str, folder: Path) -> s
     if not any(place in library.ids for place in places):
         raise ValueError(f"asks about {path}, which is not among the videos of this run (videos.paths)")
     return ""
+
+
+def find_on_disk(folder: str | Path, path: str) -> str:
+    """The file that `path`, relative to `folder`, names on disk; the path as it is given if there is none.
+
+    It may be a `file:` address, and may be in another Unicode normal form than the names on disk.
+    """
+    bare = re.sub(r"\Afile:(//(localhost)?(?=/))?", "", path, flags=re.IGNORECASE)
+    for name in (path, bare, unquote(bare) if bare != path else path):
+        found = _in_any_form(os.path.join(folder, name))
+        if os.path.exists(found):
+            return found
+    return os.path.join(folder, path)
+
+
+def _in_any_form(path: str) -> str:
+    folder, name = os.path.split(path)
+    if path.isascii() or not name or os.path.exists(path):
+        return path
+    folder = _in_any_form(folder)
+    return os.path.join(folder, _names_in(folder).get(unicodedata.normalize("NFC", name), name))
+
+
+@functools.lru_cache(maxsize=16)
+def _names_in(folder: str) -> dict[str, str]:
+    """The names in a folder by their composed form; empty for a folder that cannot be read."""
+    try:
+        return {unicodedata.normalize("NFC", name): name for name in os.listdir(folder or ".")}
+    except OSError:
+        return {}
 
 
 def _content_id(path: str) -> str | None:
