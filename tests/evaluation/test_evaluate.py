@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,8 +19,10 @@ from tempo.model.support import duplicated_log_probs
 from tempo.synthetic import benchmark
 from tempo.synthetic.drawing import render_story
 from tempo.synthetic.world import make_story
+from tempo.video.frames import Frames, encode_jpeg
 
 STORY = make_story(77, 0, num_shots=(4, 4))
+FRAMES = Frames([encode_jpeg(image, 95) for image in story_frames(STORY)], np.arange(8) + 0.5, 1.0)
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +32,14 @@ def lm():
 
 def test_scores_over_one_prefix_are_those_of_full_sequences(lm):
     samples = benchmark.story_samples(STORY, seed=0, number=0)[:4]
-    outcomes = ask(lm, samples, story_frames(STORY), fps=1.0)
+    outcomes = ask(lm, samples, FRAMES)
     rows = [Continuation(option, sample.question) for sample in samples for option in sample.options]
-    group = lm.group(Prefix(story_frames(STORY), ""), rows)
+    group = lm.group(Prefix(FRAMES.images, ""), rows)
     with torch.no_grad():
         plain = [float(logp.sum()) for logp in duplicated_log_probs(lm.model, [group])[0]]
     ours = [score for outcome in outcomes for score in outcome.log_likelihoods]
     assert ours == pytest.approx(plain, abs=2e-3)
-    for one, other in zip(outcomes, ask(lm, samples[::-1], story_frames(STORY), fps=1.0)[::-1], strict=True):
+    for one, other in zip(outcomes, ask(lm, samples[::-1], FRAMES)[::-1], strict=True):
         assert one.id == other.id
         assert one.log_likelihoods == pytest.approx(other.log_likelihoods, abs=2e-3)
 

@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 import torch
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tempo import load_model
-from tempo.model.attention import NAME
+from tempo.model.attention import NAME, shared_prefix_attention
 from tempo.model.loading import check_device, check_model_path, embedded_path
 
 
@@ -42,9 +44,9 @@ def no_weights(directory):
         file.unlink()
 
 
-def sliding(directory):
+def chunked(directory):
     config = json.loads((directory / "config.json").read_text())
-    config["text_config"]["layer_types"] = ["sliding_attention"] * config["text_config"]["num_hidden_layers"]
+    config["text_config"]["layer_types"] = ["chunked_attention"] * config["text_config"]["num_hidden_layers"]
     (directory / "config.json").write_text(json.dumps(config))
 
 
@@ -54,7 +56,7 @@ def sliding(directory):
         (no_config, r"config\.json"),
         (unknown_family, "cannot be loaded"),
         (no_weights, "cannot be loaded"),
-        (sliding, r"Qwen2_5_VL.*sliding_attention"),
+        (chunked, r"Qwen2_5_VL.*chunked_attention"),
     ],
 )
 def test_a_bad_checkpoint_is_one_clear_error(tmp_path, prepare, message):
@@ -62,6 +64,21 @@ def test_a_bad_checkpoint_is_one_clear_error(tmp_path, prepare, message):
     prepare(tmp_path / "model")
     with pytest.raises(ValueError, match=rf"model\.path.*{message}"):
         load_model(tmp_path / "model")
+
+
+def test_a_model_whose_packed_rows_are_wrong_is_refused_before_any_work(tmp_path, monkeypatch):
+    def causal(module, query, key, value, attention_mask, **kwargs):
+        return sdpa_attention_forward(module, query, key, value, None, **kwargs)
+
+    shutil.copytree(embedded_path(), tmp_path / "model")
+    monkeypatch.setattr("tempo.model.support.shared_prefix_attention", causal)
+    try:
+        with pytest.raises(ValueError, match=r"model\.path: Qwen2_5_VL.*relative difference"):
+            load_model(tmp_path / "model")
+    finally:
+        AttentionInterface.register(NAME, shared_prefix_attention)
+    monkeypatch.undo()
+    assert load_model(tmp_path / "model").model.config.text_config._attn_implementation == NAME
 
 
 @pytest.mark.parametrize(("name", "count"), [("cuda", 0), ("cuda:1", 1), ("cuda:3", 2)])

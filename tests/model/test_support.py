@@ -9,8 +9,9 @@ from families import CONFIGS, FAMILIES, TEXT, make_group, make_model, make_proce
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tempo.model.attention import NAME, shared_prefix_attention
+from tempo.model.chat import VideoLM
 from tempo.model.prefix import ContinuationTokens, Group, inner_model
-from tempo.model.support import TOLERANCES, check_processor, self_check, use_shared_prefix
+from tempo.model.support import TOLERANCES, check_processor, prepare, self_check, use_shared_prefix
 
 QWEN = "qwen2_5_vl"
 
@@ -18,13 +19,12 @@ QWEN = "qwen2_5_vl"
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("layer_types", ["sliding_attention"], "sliding_attention"),
-        ("layer_types", ["full_attention", "linear_attention"], "linear_attention"),
+        ("layer_types", ["full_attention", "linear_attention"], "recurrent part .*linear_attention"),
         ("layer_types", ["chunked_attention"], "chunked_attention"),
+        # Qwen4, GLM 5, dots3 and MiniMax-M3: top-k attention.
+        ("layer_types", ["linear_attention", "indexed_attention"], "indexed_attention.*highest scores"),
+        ("layer_types", ["full_attention", "minimax_m3_sparse"], "minimax_m3_sparse.*highest scores"),
         ("attn_logit_softcapping", 50.0, "attn_logit_softcapping = 50"),
-        ("final_logit_softcapping", 30.0, "final_logit_softcapping = 30"),
-        ("logit_scale", 0.0625, "logit_scale = 0.0625"),
-        ("logits_scaling", 8.0, "logits_scaling = 8"),
     ],
 )
 def test_a_setting_of_the_language_model_is_refused_by_name(key, value, reason):
@@ -34,13 +34,6 @@ def test_a_setting_of_the_language_model_is_refused_by_name(key, value, reason):
         use_shared_prefix(model)
 
 
-def test_a_setting_without_effect_is_accepted():
-    model = make_model(QWEN, attention=False)
-    model.config.text_config.logits_scaling = 1.0
-    use_shared_prefix(model)
-
-
-SLIDING = {"text_config": {"model_type": "mistral", **TEXT, "sliding_window": 64}}
 SMALL_T5 = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 10}
 PALIGEMMA = {
     "text_config": {"model_type": "gemma", **TEXT, "head_dim": 12},
@@ -52,7 +45,6 @@ PALIGEMMA = {
 @pytest.mark.parametrize(
     ("name", "head", "config", "reason"),
     [
-        ("LlavaOnevision", "ConditionalGeneration", CONFIGS["llava_onevision"][2] | SLIDING, "sliding_"),
         ("Qwen2", "CausalLM", TEXT, "cannot be used: .*language model"),
         ("T5", "ConditionalGeneration", SMALL_T5, "encoder-decoder"),
         ("PaliGemma", "ConditionalGeneration", PALIGEMMA, "both directions"),
@@ -99,11 +91,11 @@ def causal_attention(module, query, key, value, attention_mask, **kwargs):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_passes_the_self_check_and_wrong_attention_does_not(family, dtype):
     model, group = make_case(family, dtype)
-    assert self_check(model, group) < TOLERANCES[dtype] / 2
+    assert self_check(model, [group]) < TOLERANCES[dtype] / 2
     transformers.AttentionInterface.register(NAME, causal_attention)
     try:
         with pytest.raises(ValueError, match=r"relative difference 0\.\d+, tolerance") as caught:
-            self_check(model, group)
+            self_check(model, [group])
     finally:
         transformers.AttentionInterface.register(NAME, shared_prefix_attention)
     assert str(caught.value).startswith(f"model.path: {type(model).__name__}")
@@ -114,12 +106,61 @@ def test_nan_does_not_pass():
     with torch.no_grad():
         model.get_output_embeddings().weight[5] = torch.nan
     with pytest.raises(ValueError, match="nan"):
-        self_check(model, group)
+        self_check(model, [group])
 
 
 def test_one_answer_is_enough_and_the_model_is_left_unchanged():
     model, group = make_case(QWEN)
     model.train()
-    assert self_check(model, Group(group.inputs, (ContinuationTokens((5, 6, 7)),))) < 1e-5
+    assert self_check(model, [Group(group.inputs, (ContinuationTokens((5, 6, 7)),))]) < 1e-5
     assert model.training
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+# The same check on a model as it was loaded, before anything in it is changed
+
+
+def loaded(family=QWEN):
+    return VideoLM(make_model(family, attention=False), copy.copy(make_processor(family)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_prepared_with_its_own_processor(family):
+    lm = loaded(family)
+    prepare(lm)
+    assert lm.model.config.get_text_config()._attn_implementation == NAME
+
+
+def test_a_switch_that_changes_the_model_itself_is_noticed():
+    """Packed and duplicated form agree after it; only the model as it was loaded differs."""
+    lm = loaded()
+    switch = lm.model.set_attn_implementation
+
+    def change(name):
+        switch(name)
+        with torch.no_grad():
+            lm.model.get_output_embeddings().weight.mul_(1.1)
+
+    lm.model.set_attn_implementation = change
+    with pytest.raises(ValueError, match=r"model\.path: Qwen2_5_VLFor.*relative difference"):
+        prepare(lm)
+
+
+def test_a_crash_is_the_refusal():
+    lm = loaded()
+    lm.model.model.get_rope_index = lambda input_ids: None
+    with pytest.raises(ValueError, match=r"model\.path: Qwen2_5_VLFor.*two short videos \(TypeError"):
+        prepare(lm)
+
+
+def test_types_of_tokens_that_the_model_does_not_take_are_refused():
+    lm = loaded()
+
+    class Processor(type(lm.processor)):
+        def __call__(self, *args, **kwargs):
+            batch = super().__call__(*args, **kwargs)
+            return batch | {"tile_types": batch["input_ids"]}
+
+    lm.processor.__class__ = Processor
+    with pytest.raises(ValueError, match=r"its processor returns \['tile_types'\]"):
+        prepare(lm)

@@ -86,7 +86,7 @@ def test_a_new_model_has_the_shapes_of_the_committed_one_and_the_shared_prefix_i
     assert shapes[0] == shapes[1]
     frames = np.random.default_rng(0).integers(0, 256, (6, FRAME_SIZE, FRAME_SIZE, 3), dtype=np.uint8)
     rows = [Continuation("In the sea.", "Where is the ring?"), Continuation("It grows.", "What does it do?")]
-    assert self_check(lm.model, lm.group(Prefix(frames, ""), rows)) < 1e-5
+    assert self_check(lm.model, [lm.group(Prefix(frames, ""), rows)]) < 1e-5
 
 
 def test_only_one_architecture_has_a_model_of_ten_times_the_size(qwen):

@@ -7,7 +7,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from tempo.config import FramesConfig, VideosConfig
@@ -43,20 +42,21 @@ def evaluate(
     for number, rows in enumerate(videos, 1):
         video = path.parent / rows[0].video
         sampled = _sample(video, frames or FramesConfig(), VideosConfig().timeout_seconds)
-        outcomes += ask(model, rows, sampled.images, fps=sampled.fps)
+        outcomes += ask(model, rows, sampled)
         progress(number, len(videos))
     return score_outcomes(outcomes, samples, seed=seed)
 
 
 @torch.no_grad()
-def ask(model: VideoLM, samples: Sequence[Sample], frames: np.ndarray, *, fps: float) -> list[Outcome]:
+def ask(model: VideoLM, samples: Sequence[Sample], frames: Frames) -> list[Outcome]:
     """One outcome per sample, in order; all samples are about one video and share one pass over it.
 
-    `frames` uint8 [T, H, W, 3] are taken at `fps`. Log-likelihoods are sums in nats over all tokens of an
+    Log-likelihoods are sums in nats over all tokens of an
     option, rounded to four decimals.
     """
     options = [Continuation(option, sample.question) for sample in samples for option in sample.options]
-    scores = iter(float(logp) for logp in log_probs(model, Prefix(frames, "", fps=fps), options))
+    prefix = Prefix(frames.images, "", fps=frames.fps, seconds=frames.seconds.tolist())
+    scores = iter(float(logp) for logp in log_probs(model, prefix, options))
     shared = ("id", "aspect", "format", "answer", "group")
     return [
         Outcome(
@@ -90,7 +90,7 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
             for number, rows in enumerate(unfinished, len(videos) - len(unfinished) + 1):
                 frames = benchmark_frames(context, path.parent / rows[0].video)
                 missing = [sample for sample in rows if sample.id not in known]
-                store.append(table, ask(lm, missing, frames.images, fps=frames.fps))
+                store.append(table, ask(lm, missing, frames))
                 progress(name, number, len(videos))
             # The next model needs the memory.
             del lm

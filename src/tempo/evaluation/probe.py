@@ -91,13 +91,13 @@ def compare(
     """One comparison of `text` per perturbation of the footage that differs from the clean one."""
 
     def score(request: Request) -> tuple[float, int]:
-        prefix = Prefix(request.frames, request.prompt, fps=request.fps)
+        prefix = Prefix(request.frames, request.prompt, fps=request.fps, seconds=request.seconds)
         with torch.no_grad():
             logp = log_probs(model, prefix, [text], reduction="none")[0]
         # Rounded so that a difference within the error of float arithmetic is a tie.
         return round(float(logp.double().sum()), 4), len(logp)
 
-    clean, num_tokens = score(Request(prompt, 0, footage.frames, footage.fps))
+    clean, num_tokens = score(Request(prompt, 0, footage.frames, footage.fps, footage.seconds))
     known = {"video": video, "num_tokens": num_tokens, "clean": clean}
     views = perturbed_views(footage, prompt=prompt, seed=derive_seed(seed, video, "probe"))
     return [
@@ -114,7 +114,7 @@ def perturbed_views(footage: Footage, *, prompt: str, seed: int) -> Iterator[tup
         if request := ask(made.order, 0):
             yield made.kind, made.level, request
     middle_T = np.full(len(footage.frames), len(footage.frames) // 2)
-    yield "frozen", 0, Request(prompt, 0, footage.frames[middle_T], footage.fps)
+    yield "frozen", 0, Request(prompt, 0, footage.frames[middle_T], footage.fps, footage.seconds)
 
 
 def read_video(path: str, frames: FramesConfig) -> tuple[str, Footage]:
@@ -129,14 +129,16 @@ def read_video(path: str, frames: FramesConfig) -> tuple[str, Footage]:
         raise SkipRecord("too few frames", detail)
     num_segments = min(count, NUM_SEGMENTS)
     segment_T = np.arange(count) * num_segments // count
-    return video_id(path), Footage(sampled.images, segment_T, num_segments, sampled.fps)
+    times = sampled.seconds.tolist()
+    return video_id(path), Footage(sampled.images, segment_T, num_segments, sampled.fps, times)
 
 
 def _describe(
     model: VideoLM, batch: Mapping[str, tuple[str, Footage]], prompt: str, max_new_tokens: int
 ) -> dict[str, str]:
     """The model's greedy descriptions by video id, without those that were cut."""
-    requests = [Request(prompt, 0, footage.frames, footage.fps) for _, footage in batch.values()]
+    shown = (footage for _, footage in batch.values())
+    requests = [Request(prompt, 0, video.frames, video.fps, video.seconds) for video in shown]
     greedy = SamplingConfig(temperature=0, batch_size=BATCH_SIZE)
     answers = generate(model, requests, sampling=greedy, max_new_tokens=max_new_tokens)
     names = (name for name, _ in batch.values())

@@ -21,12 +21,13 @@ _REASONING = re.compile(rf"\s*(?:{THINK})?.*?{END_OF_THINKING}\s*", re.DOTALL)
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt with frames uint8 [T, H, W, 3] at `fps` frames per second, or without (None), and a seed."""
+    """A prompt and a seed, with frames uint8 [T, H, W, 3] or None; `fps` and `seconds` as in a Prefix."""
 
     prompt: str
     seed: int
     frames: np.ndarray | None = None
     fps: float = 1.0
+    seconds: Sequence[float] = ()
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,10 @@ causally to itself. Each continuation attends to its prefix and causally to itse
 padded with zeros, which the model receives as its `attention_mask`. transformers passes a 4-d mask to the
 attention function unchanged, so the layout reaches every layer of every family without changes to its code.
 
+Some families add rules of their own: sliding windows, frames whose tokens attend to each other both ways.
+`make_masks` lets the family state them, as it does for generation. Layers with such a rule get the mask of
+the whole row instead of the layout.
+
     L: tokens of the row   P: tokens of one prefix   A: tokens of all its continuations
     H: heads   D: head size
 """
@@ -13,7 +17,8 @@ attention function unchanged, so the layout reaches every layer of every family 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -22,11 +27,92 @@ from torch import Tensor
 #: The `attn_implementation` under which transformers knows `shared_prefix_attention`.
 NAME = "shared_prefix"
 
+#: The layout of the row whose masks are being made; None: masks are made for plain batches.
+_LAYOUT: ContextVar[Tensor | None] = ContextVar("layout", default=None)
+
 
 def make_layout(segments: Sequence[tuple[int, ...]]) -> Tensor:
     """The layout of segments given as (prefix length, continuation lengths...); int64 on the CPU."""
     rows = [torch.tensor(lengths) for lengths in segments]
     return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)[None, None]
+
+
+def segments_of(layout: Tensor) -> list[tuple[int, ...]]:
+    """The (prefix length, continuation lengths...) of each segment."""
+    return [tuple(n for n in lengths if n) for lengths in layout[0, 0].tolist()]
+
+
+def is_layout(mask: Tensor | None) -> bool:
+    """Whether a mask is a layout. A prepared mask, also 4-d, is boolean or of floating point."""
+    return mask is not None and mask.ndim == 4 and mask.dtype == torch.int64
+
+
+def make_masks(
+    model: Any, layout: Tensor, *, device: torch.device, token_types: Mapping[str, Tensor]
+) -> Tensor | dict[str, Tensor]:
+    """What a model without a PEFT wrapper takes as `attention_mask` for a row: the layout, or its masks.
+
+    Masks are a dict by type of layer if the types differ. Layers without attention get the layout too.
+    `token_types` are the row's inputs with one entry per token.
+    """
+    from transformers.masking_utils import create_masks_for_generate
+
+    make = getattr(model, "create_masks_for_generate", create_masks_for_generate)
+    length = int(layout.sum())
+    token = _LAYOUT.set(layout)
+    try:
+        masks = make(
+            config=model.config,
+            inputs_embeds=torch.empty(1, length, 0, device=device),
+            attention_mask=torch.ones(1, length, dtype=torch.int64, device=device),
+            past_key_values=None,
+            position_ids=None,
+            **token_types,
+        )
+    finally:
+        _LAYOUT.reset(token)
+    if not isinstance(masks, dict):
+        return masks  # type: ignore[no-any-return]
+    if all(mask is layout for mask in masks.values()):
+        return layout
+    return {kind: layout if mask is None else mask for kind, mask in masks.items()}
+
+
+def shared_prefix_mask(
+    *,
+    mask_function: Callable[..., Tensor],
+    device: torch.device,
+    allow_is_causal_skip: bool = True,
+    local_size: int | None = None,
+    **kwargs: Any,
+) -> Tensor | None:
+    """The mask of a type of layer for the row of `make_masks`: its layout, or boolean [1, 1, L, L].
+
+    `mask_function` is the family's rule: which key each query attends to in a plain sequence, by index.
+    Without a row this is transformers' mask for SDPA.
+    """
+    from transformers.masking_utils import sdpa_mask
+
+    layout = _LAYOUT.get()
+    if layout is None:
+        options = {"allow_is_causal_skip": allow_is_causal_skip, "local_size": local_size, "device": device}
+        return sdpa_mask(mask_function=mask_function, **options, **kwargs)  # type: ignore[no-any-return]
+    longest = max(prefix + max(answers, default=0) for prefix, *answers in segments_of(layout))
+    if allow_is_causal_skip and (local_size is None or longest <= local_size):
+        return layout
+    # Each token's index in a plain sequence of prefix and own continuation that starts where the prefix does.
+    index, segment, owner = list[int](), list[int](), list[int]()
+    for number, (prefix, *answers) in enumerate(segments_of(layout)):
+        start = len(index)
+        for answer, length in enumerate([prefix, *answers]):
+            first = start + (prefix if answer else 0)
+            index += range(first, first + length)
+            segment += [number] * length
+            owner += [answer] * length
+    index_L, segment_L, owner_L = (torch.tensor(row, device=device) for row in (index, segment, owner))
+    shares_LL = (owner_L[None, :] == 0) | (owner_L[:, None] == owner_L[None, :])
+    is_own_LL = shares_LL & (segment_L[:, None] == segment_L[None, :])
+    return (is_own_LL & mask_function(0, 0, index_L[:, None], index_L[None, :]))[None, None]
 
 
 def shared_prefix_attention(
@@ -41,10 +127,9 @@ def shared_prefix_attention(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     attend = functools.partial(sdpa_attention_forward, module, **kwargs)
-    # A prepared mask, also 4-d, is boolean or of floating point.
-    if attention_mask is None or attention_mask.dtype != torch.int64:
+    if attention_mask is None or not is_layout(attention_mask):
         return attend(query, key, value, attention_mask)  # type: ignore[no-any-return]
-    segments = [tuple(n for n in lengths if n) for lengths in attention_mask[0, 0].tolist()]
+    segments = segments_of(attention_mask)
     assert sum(map(sum, segments)) == query.shape[2], "layout and row differ in length"
     # split instead of slices: its backward is one concatenation, not one full-size sum per piece.
     sizes = [size for prefix, *answers in segments for size in (prefix, sum(answers))]

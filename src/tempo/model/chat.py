@@ -36,14 +36,15 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 class Prefix:
     """What several continuations share: frames uint8 [T, H, W, 3] (None: no video) and a prompt.
 
-    The frames were sampled at `fps` frames per second. An empty `system` leaves the system prompt to the
-    model's template.
+    The frames were sampled at `fps` frames per second, and are shown at `seconds`, by default in the middle
+    of each 1 / `fps`. An empty `system` leaves the system prompt to the model's template.
     """
 
     frames: np.ndarray | None
     prompt: str
     _: KW_ONLY
     fps: float = 1.0
+    seconds: Sequence[float] = ()
     system: str = ""
 
 
@@ -155,11 +156,17 @@ class VideoLM:
         return bos is None or not text.startswith(bos)
 
     def inputs(
-        self, texts: Sequence[str], videos: Sequence[np.ndarray] | None = None, *, fps: Sequence[float] = ()
+        self,
+        texts: Sequence[str],
+        videos: Sequence[np.ndarray] | None = None,
+        *,
+        fps: Sequence[float] = (),
+        seconds: Sequence[Sequence[float]] = (),
     ) -> dict[str, Tensor]:
         """The processor's batch for rendered texts, padded on the left; on the CPU.
 
-        `videos` has frames uint8 [T, H, W, 3] for each text, sampled at `fps` frames per second.
+        `videos` has frames uint8 [T, H, W, 3] for each text, `fps` and `seconds` their rates and times as in
+        a Prefix. Of times for more than T frames the first T count. Some families write them into the prompt.
         """
         # A single row needs no padding, and not every tokenizer has a padding token.
         arguments: dict[str, Any] = {"text": list(texts), "return_tensors": "pt"}
@@ -171,12 +178,23 @@ class VideoLM:
 
             arguments["videos"] = [torch.from_numpy(v.copy()).permute(0, 3, 1, 2) for v in videos]
             arguments["video_metadata"] = [
-                VideoMetadata(total_num_frames=len(v), fps=rate, frames_indices=list(range(len(v))))
-                for v, rate in zip(videos, fps, strict=True)
+                VideoMetadata(
+                    total_num_frames=len(video),
+                    fps=rate,
+                    duration=len(video) / rate,
+                    # Processors divide them by the rate to get seconds.
+                    frames_indices=[t * rate for t in times[: len(video)]]
+                    or [index + 0.5 for index in range(len(video))],
+                )
+                for video, rate, times in zip(videos, fps, seconds or [()] * len(videos), strict=True)
             ]
             arguments["do_sample_frames"] = False
         batch = dict(_reader(self.processor).processor(**arguments))
         batch.pop("video_metadata", None)
+        if "video_second_per_grid" in batch:
+            # Qwen Omni's processor assumes a rate.
+            steps = _reader(self.processor).processor.video_processor.temporal_patch_size
+            batch["video_second_per_grid"] = [steps / rate for rate in fps]
         # Some processors return lists for some inputs, and settings that are not inputs of the model.
         return {
             name: torch.as_tensor(value) for name, value in batch.items() if isinstance(value, (Tensor, list))
@@ -197,7 +215,7 @@ class VideoLM:
         columns = zip(*(row.ids[:shared] for row in rendered), strict=True)
         shared = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
         videos = None if prefix.frames is None else [prefix.frames]
-        inputs = self.inputs([rendered[0].text], videos, fps=[prefix.fps])
+        inputs = self.inputs([rendered[0].text], videos, fps=[prefix.fps], seconds=[prefix.seconds])
         # The processor has written the video's tokens out; what follows them is the same in both.
         rest = rendered[0].ids[shared:]
         shape = inputs["input_ids"].shape

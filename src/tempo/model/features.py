@@ -13,7 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tempo.core.files import replace_file
-from tempo.model.prefix import Group, encode_videos, inner_model, language_model, merge_features
+from tempo.model.prefix import (
+    Group,
+    encode_videos,
+    inner_model,
+    language_model,
+    merge_features,
+    token_types,
+)
 
 
 class FeatureStore:
@@ -35,7 +42,7 @@ class FeatureStore:
         return {modality: merge_features([output[modality] for output in found])}
 
     def _one(self, model: Any, group: Group) -> dict[str, Any] | None:
-        text = ("input_ids", "attention_mask", "mm_token_type_ids")
+        text = {"input_ids", "attention_mask", *token_types(group.inputs)}
         vision = ((name, group.inputs[name]) for name in sorted(group.inputs) if name not in text)
         path = self._directory / f"{hash_tensors(vision).hexdigest()[:32]}.safetensors"
         if path.exists():
@@ -65,7 +72,7 @@ def _pack(output: dict[str, Any]) -> dict[str, Tensor]:
     tensors = {}
     for name, layer in layers.items():
         # Some families return one tensor, others a list with one tensor per video, here of length one.
-        tensor, form = (layer, "tensor") if isinstance(layer, Tensor) else (layer[0], "list")
+        tensor, form = (layer, "tensor") if isinstance(layer, Tensor) else (torch.cat([*layer]), "list")
         tensors[f"{modality}/{name}/{form}"] = tensor.contiguous()
     return tensors
 

@@ -37,7 +37,8 @@ def _generate_batch(
 ) -> list[Answer]:
     texts = [lm.render(request.prompt, with_video=request.frames is not None) for request in requests]
     videos = [request.frames for request in requests if request.frames is not None]
-    inputs = lm.inputs(texts, videos or None, fps=[request.fps for request in requests])
+    times = [request.seconds for request in requests] if videos else []
+    inputs = lm.inputs(texts, videos or None, fps=[request.fps for request in requests], seconds=times)
     inputs = {name: tensor.to(lm.model.device) for name, tensor in inputs.items()}
     ends = sorted(lm.end_ids(with_video=bool(videos)))
     # A drawn placeholder of a video or image would need features in the next step.

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 EMBEDDED = "embedded"
 
+#: Models that have passed the self-check in this process.
+_CHECKED: set[str] = set()
+
 
 def load_model(
     path: str | Path,
@@ -39,11 +42,11 @@ def load_model(
     """
     # The processor first: its loading repairs torchvision, which transformers imports.
     processor = load_processor(path, trust_remote_code=trust_remote_code)
-    from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
     from transformers.utils import logging
 
     from tempo.model.chat import VideoLM
-    from tempo.model.support import use_shared_prefix
+    from tempo.model.support import prepare, use_shared_prefix
 
     # Its progress bar for every checkpoint would hide the progress of the run.
     logging.disable_progress_bar()
@@ -55,10 +58,20 @@ def load_model(
                 load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=options["dtype"]
             )
             options["device_map"] = {"": place}
-        model = AutoModelForImageTextToText.from_pretrained(resolve_model_path(path), **options)
-    use_shared_prefix(model)
+        name = resolve_model_path(path)
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        if hasattr(config, "thinker_config"):
+            # Qwen Omni: the part that reads videos and writes text.
+            options |= {"config": config.thinker_config, "key_mapping": {r"^thinker\.": ""}}
+        model = AutoModelForImageTextToText.from_pretrained(name, **options)
     # bitsandbytes has placed quantized weights already, and does not allow moving them.
-    return VideoLM((model if quantization == "4bit" else model.to(place)).eval(), processor)
+    lm = VideoLM((model if quantization == "4bit" else model.to(place)).eval(), processor)
+    if name in _CHECKED:
+        use_shared_prefix(lm.model)
+    else:
+        prepare(lm)
+        _CHECKED.add(name)
+    return lm
 
 
 def load_processor(path: str | Path, *, trust_remote_code: bool = False) -> Any:

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from tempo.model.attention import make_layout
+from tempo.model.attention import make_layout, make_masks
 
 #: Number of scored tokens whose logits are in memory at a time, in the forward and the backward pass. With a
 #: vocabulary of 152k in bfloat16 they take about 0.16 GB, and each of the two float32 copies twice that.
@@ -52,10 +52,14 @@ class Group:
         return (self.inputs["input_ids"].shape[1], *(len(c.token_ids) for c in self.continuations))
 
 
+def unwrapped(model: Any) -> Any:
+    """The model without a PEFT wrapper; its adapters stay in place."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def inner_model(model: Any) -> Any:
-    """The model without its head and without a PEFT wrapper (its adapters stay in place)."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return base.model
+    """The model without its head and without a PEFT wrapper."""
+    return unwrapped(model).model
 
 
 def language_model(model: Any) -> Any:
@@ -69,6 +73,10 @@ _VISION_INPUTS = (
     ("pixel_values_videos", "video", "get_video_features"),
     ("pixel_values", "image", "get_image_features"),
 )
+
+#: Inputs of videos that can be concatenated. Others refer to each other by index (Molmo2), or hold all frames
+#: of a video in one row (MiniCPM-V).
+_STACKABLE = {"pixel_values_videos", "pixel_values", "pixel_attention_mask", "video_grid_thw"}
 
 #: VideoLLaMA3's mask of the visual tokens to keep; it drops those that repeat the frame before.
 _COMPRESSION = "video_compression_mask"
@@ -85,12 +93,14 @@ def encode_videos(model: Any, groups: Sequence[Group]) -> dict[str, Any] | None:
     for pixels, modality, method in _VISION_INPUTS:
         calls = [group.inputs for group in groups if pixels in group.inputs]
         if calls:
-            encode = getattr(core, method)
-            names = [name for name in inspect.signature(encode).parameters if name in calls[0]]
+            # Perception LM encodes videos as images too.
+            encode = getattr(core, method, core.get_image_features)
+            names = [pixels, *(name for name in inspect.signature(encode).parameters if name in calls[0])]
             batches = [{name: call[name].to(device) for name in names} for call in calls]
-            if len({batch[pixels].shape[1:] for batch in batches}) == 1:
+            if {*names} <= _STACKABLE and len({batch[pixels].shape[1:] for batch in batches}) == 1:
                 batches = [{name: torch.cat([batch[name] for batch in batches]) for name in names}]
-            return {modality: merge_features([encode(**batch, return_dict=True) for batch in batches])}
+            outputs = [encode(batch.pop(pixels), **batch, return_dict=True) for batch in batches]
+            return {modality: merge_features(outputs)}
     return None
 
 
@@ -106,17 +116,21 @@ def packed_log_probs(
     core = inner_model(model)
     device = core.get_input_embeddings().weight.device
     masks = [group.inputs[_COMPRESSION] for group in groups if _COMPRESSION in group.inputs]
+    layout = make_layout([group.lengths for group in groups])
+    types = {name: tensor.to(device) for name, tensor in _pack_types(groups).items()}
+    known = inspect.signature(core.forward).parameters
     row_L, predict_S, target_S = (torch.tensor(values, device=device) for values in _pack_tokens(groups))
     hidden_LC = core(
         input_ids=row_L[None],
-        attention_mask=make_layout([group.lengths for group in groups]),
+        attention_mask=make_masks(unwrapped(model), layout, device=device, token_types=types),
         position_ids=torch.cat([_pack_positions(core, group) for group in groups], dim=-1).to(device),
         # A copy, because some families add to this dictionary.
         mm_encoder_outputs=dict(video_features) if video_features else None,
+        **{name: tensor for name, tensor in types.items() if name in known},
         **({_COMPRESSION: torch.cat(masks)} if masks else {}),
         use_cache=False,
     ).last_hidden_state[0]
-    logp_S = _head_log_probs(model.get_output_embeddings(), hidden_LC[predict_S], target_S)
+    logp_S = _head_log_probs(unwrapped(model), hidden_LC[predict_S], target_S)
     parts = iter(logp_S.split([c.num_scored for group in groups for c in group.continuations]))
     return [[next(parts) for _ in group.continuations] for group in groups]
 
@@ -137,15 +151,62 @@ def _pack_tokens(groups: Sequence[Group]) -> tuple[list[int], list[int], list[in
     return row, predict, target
 
 
-def _head_log_probs(head: nn.Module, hidden_SC: Tensor, target_S: Tensor) -> Tensor:
+def _head_log_probs(model: Any, hidden_SC: Tensor, target_S: Tensor) -> Tensor:
     """Log-probabilities [S] of the targets, in float32; no [S, V] tensor is built or kept."""
 
     def score(hidden: Tensor, target: Tensor) -> Tensor:
-        return -F.cross_entropy(head(hidden).float(), target, reduction="none")
+        return -F.cross_entropy(_logits(model, hidden).float(), target, reduction="none")
 
     # The backward computes the logits again: one more product with the head, a fraction of a layer.
     recompute = functools.partial(checkpoint, score, use_reentrant=False, preserve_rng_state=False)
     return torch.cat([*map(recompute, hidden_SC.split(HEAD_CHUNK), target_S.split(HEAD_CHUNK))])
+
+
+class _Hidden:
+    """Stands in for the output of a model's body: hidden states [1, S, C], and None for all else."""
+
+    def __init__(self, hidden_SC: Tensor) -> None:
+        self.last_hidden_state = hidden_SC[None]
+
+    def __getitem__(self, index: int) -> Tensor:
+        return (self.last_hidden_state,)[index]
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def _logits(model: Any, hidden_SC: Tensor) -> Tensor:
+    """Logits [S, V] of hidden states: the family's own forward pass, whose body returns what it is given.
+
+    So whatever a family does after its head (caps, scales, multipliers) is done here too.
+    """
+    body = model.model
+    replaced = body.__dict__.get("forward")
+    body.forward = lambda *_, **__: _Hidden(hidden_SC)
+    try:
+        return model(inputs_embeds=hidden_SC[None], use_cache=False).logits[0]  # type: ignore[no-any-return]
+    finally:
+        del body.forward
+        if replaced is not None:
+            body.forward = replaced
+
+
+def token_types(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs [1, P] with one entry per token beside the ids: types of tokens, 0 for text."""
+    shape = inputs["input_ids"].shape
+    others = ("input_ids", "attention_mask")
+    return {name: value for name, value in inputs.items() if value.shape == shape and name not in others}
+
+
+def _pack_types(groups: Sequence[Group]) -> dict[str, Tensor]:
+    """The types [1, L] of the row's tokens by name."""
+    names = dict.fromkeys(name for group in groups for name in token_types(group.inputs))
+
+    def pad(group: Group, name: str) -> Tensor:
+        own = group.inputs.get(name, torch.zeros_like(group.inputs["input_ids"]))
+        return F.pad(own, (0, sum(group.lengths[1:])))
+
+    return {name: torch.cat([pad(group, name) for group in groups], dim=1) for name in names}
 
 
 def _pack_positions(core: Any, group: Group) -> Tensor:
@@ -159,12 +220,16 @@ def _pack_positions(core: Any, group: Group) -> Tensor:
     alone = torch.arange(prefix + longest)[None]
     if hasattr(core, "get_rope_index"):
         names = inspect.signature(core.get_rope_index).parameters
-        given = {n: t for n, t in group.inputs.items() if n in names and n != "attention_mask"}
+        filler = torch.tensor([group.continuations[0].token_ids[:1]])
+        inputs = dict(group.inputs)
         # Positions depend only on the token types. Continuations are text, so any text token will do.
-        text = torch.tensor(group.continuations[0].token_ids[:1])
-        for name, filler in (("input_ids", text), ("mm_token_type_ids", torch.zeros(1))):
-            given[name] = torch.cat([given[name], filler.expand(1, longest).to(given[name])], dim=1)
-        alone = core.get_rope_index(**given)[0]
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], filler.expand(1, longest)], dim=1)
+        inputs |= {name: F.pad(types, (0, longest)) for name, types in token_types(group.inputs).items()}
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        # Qwen Omni's name for the input.
+        if "video_second_per_grid" in inputs:
+            inputs["second_per_grids"] = inputs["video_second_per_grid"]
+        alone = core.get_rope_index(**{name: value for name, value in inputs.items() if name in names})[0]
     parts = [alone[..., :prefix], *(alone[..., prefix : prefix + n] for n in answers)]
     return torch.cat(parts, dim=-1)
 

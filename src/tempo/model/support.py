@@ -1,6 +1,7 @@
 """Shared-prefix attention in a loaded model: which models support it, and a check of its numbers.
 
-The self-check compares it with the duplicated form, one full sequence and one vision pass per continuation.
+The self-check compares it with the duplicated form, one full sequence and one vision pass per continuation,
+which the model computes before anything in it is changed.
 """
 
 from __future__ import annotations
@@ -9,15 +10,24 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tempo.model.attention import NAME, shared_prefix_attention
-from tempo.model.prefix import ContinuationTokens, Group, inner_model, language_model, packed_log_probs
+from tempo.model import recurrent
+from tempo.model.attention import NAME, shared_prefix_attention, shared_prefix_mask
+from tempo.model.chat import Prefix, VideoLM
+from tempo.model.prefix import (
+    ContinuationTokens,
+    Group,
+    inner_model,
+    language_model,
+    packed_log_probs,
+    token_types,
+)
 
-#: Settings that change the logits after the head, where `packed_log_probs` would miss it, each with the value
-#: that has no effect.
-_AFTER_HEAD = {"final_logit_softcapping": None, "logit_scale": 1, "logits_scaling": 1}
+#: The types of layers that packed rows serve. Unknown types are refused: their masks are not known.
+_SUPPORTED = {"full_attention", "sliding_attention", *recurrent.KINDS}
 
 #: Largest result of `self_check` that rounding alone explains. Both forms add the same numbers in a different
 #: order, and the error grows with the square root of the depth. Measured on small random models of 2 and 28
@@ -33,14 +43,17 @@ def use_shared_prefix(model: Any) -> None:
     Raises ValueError with the model's class and the reason if the shared prefix does not support it.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.masking_utils import sdpa_mask
 
     _refuse(model, _structure(model) or _text_settings(model))
     AttentionInterface.register(NAME, shared_prefix_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    AttentionMaskInterface.register(NAME, shared_prefix_mask)
     text_config = model.config.get_text_config()
     name = next(n for n in model.config.sub_configs if getattr(model.config, n, None) is text_config)
     model.set_attn_implementation({name: NAME})
+    try:
+        recurrent.branch_mixers(language_model(model))
+    except ValueError as error:
+        _refuse(model, str(error), error)
 
 
 def check_processor(processor: Any) -> None:
@@ -50,18 +63,18 @@ def check_processor(processor: Any) -> None:
             _refuse(processor, f"it has no {part}, which is needed to turn frames and text into a prompt")
 
 
-def _refuse(part: Any, reason: str | None) -> None:
+def _refuse(part: Any, reason: str | None, cause: Exception | None = None) -> None:
     if reason:
         raise ValueError(
             f"model.path: {type(part).__name__} cannot be used: {reason}. Use a checkpoint of another family"
-        )
+        ) from cause
 
 
 def _structure(model: Any) -> str | None:
     if model.config.is_encoder_decoder:
         return "it is an encoder-decoder, and the shared prefix needs one causal sequence"
     if not hasattr(model, "model") or language_model(model) is inner_model(model):
-        return "its language model is not separate from a vision tower"
+        return "its class has no `model` with a vision tower and a language model apart from the head"
     parameters = inspect.signature(inner_model(model).forward).parameters
     if "mm_encoder_outputs" not in parameters:
         return "its forward has no mm_encoder_outputs, so one encoded video cannot serve several answers"
@@ -75,20 +88,28 @@ def _structure(model: Any) -> str | None:
 
 def _text_settings(model: Any) -> str | None:
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"}:
-        return f"it has {sorted(kinds)} layers, and the shared prefix needs full attention in every layer"
-    window = getattr(config, "sliding_window", None)
-    if window is not None and not getattr(config, "layer_types", None):
-        return f"its attention has a sliding window (sliding_window = {window}) instead of the whole prefix"
+    kinds = {*(getattr(config, "layer_types", None) or [])} - _SUPPORTED
+    if any("index" in kind or "sparse" in kind for kind in kinds):
+        return (
+            f"its {sorted(kinds)} layers let a query attend to the k keys with the highest scores among all, "
+            "and in a packed row the keys of other answers would compete"
+        )
+    if kinds:
+        return f"it has {sorted(kinds)} layers, and the shared prefix supports {sorted(_SUPPORTED)}"
     softcap = getattr(config, "attn_logit_softcapping", None)
     if softcap is not None:
         return f"its attention scores are capped (attn_logit_softcapping = {softcap}), which SDPA cannot do"
-    for name, neutral in _AFTER_HEAD.items():
-        value = getattr(config, name, neutral)
-        if value not in (None, neutral):
-            return f"it changes its logits after the head ({name} = {value})"
     return None
+
+
+def check_inputs(model: Any, group: Group) -> None:
+    """Raises ValueError if the processor returns types of tokens that the model's forward does not name."""
+    core = inner_model(model)
+    functions = (model.forward, core.forward, getattr(core, "get_rope_index", core.forward))
+    known = {name for function in functions for name in inspect.signature(function).parameters}
+    unknown = sorted(token_types(group.inputs).keys() - known)
+    if unknown:
+        _refuse(model, f"its processor returns {unknown}, which its forward pass does not take")
 
 
 def duplicated_log_probs(
@@ -107,10 +128,10 @@ def _score(model: Any, group: Group, continuation: ContinuationTokens, answer_lo
     device = model.get_input_embeddings().weight.device
     tokens = torch.tensor([continuation.token_ids])
     inputs = {name: value.clone() for name, value in group.inputs.items()}
-    ones, zeros = torch.ones_like(tokens), torch.zeros_like(tokens)
-    for name, more in (("input_ids", tokens), ("attention_mask", ones), ("mm_token_type_ids", zeros)):
-        if name in inputs:
-            inputs[name] = torch.cat([inputs[name], more.to(inputs[name])], dim=1)
+    more = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    more |= dict.fromkeys(token_types(inputs), torch.zeros_like(tokens))
+    for name in more.keys() & inputs.keys():
+        inputs[name] = torch.cat([inputs[name], more[name].to(inputs[name])], dim=1)
     keep = {"logits_to_keep": tokens.shape[1] + 1} if answer_logits_only else {}
     output = model(**{name: value.to(device) for name, value in inputs.items()}, use_cache=False, **keep)
     logits = output.logits[0, -tokens.shape[1] - 1 : -1].float()
@@ -118,24 +139,65 @@ def _score(model: Any, group: Group, continuation: ContinuationTokens, answer_lo
     return logp[continuation.num_context :]
 
 
-@torch.no_grad()
-def self_check(model: Any, group: Group) -> float:
-    """The relative difference between shared prefix and duplicated form: the larger of two continuations.
+def prepare(lm: VideoLM) -> None:
+    """`use_shared_prefix` for a model as it was loaded, and a check that nothing changes.
 
-    For a continuation it is the norm of the token differences, divided by that of the duplicated
-    log-probabilities or by the root of their number, whichever is larger: the largest token difference would
-    be an outlier in half precision. Two continuations are enough to notice if they attend to each other.
+    Raises ValueError that names the model's class and the reason, also if the model fails on a packed row.
+    """
+    _refuse(lm.model, _structure(lm.model) or _text_settings(lm.model))
+    try:
+        groups = _example_groups(lm)
+        _check_inputs(lm.model, groups[0])
+        with torch.no_grad():
+            expected = duplicated_log_probs(lm.model, groups, answer_logits_only=True)
+        use_shared_prefix(lm.model)
+        self_check(lm.model, groups, expected)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        if str(error).startswith("model.path"):
+            raise
+        _refuse(lm.model, f"it fails on two short videos ({type(error).__name__}: {error})", error)
+
+
+def _example_groups(lm: VideoLM) -> list[Group]:
+    """Two videos of equal size and different content, with two answers each."""
+    generator = np.random.default_rng(0)
+    answers = ("First a red ball rolls away, then a door opens slowly.", "A door opens.")
+    videos = (generator.integers(0, 256, (8, 96, 128, 3), dtype=np.uint8) for _ in range(2))
+    return [lm.group(Prefix(video, "Describe the video in order.", fps=2.0), answers) for video in videos]
+
+
+def _check_inputs(model: Any, group: Group) -> None:
+    """Raises ValueError if the processor returns types of tokens that the model does not take."""
+    core = inner_model(model)
+    functions = (model.forward, core.forward, getattr(core, "get_rope_index", core.forward))
+    known = {name for function in functions for name in inspect.signature(function).parameters}
+    if unknown := sorted(token_types(group.inputs).keys() - known):
+        _refuse(model, f"its processor returns {unknown}, which its forward pass does not take")
+
+
+@torch.no_grad()
+def self_check(
+    model: Any, groups: Sequence[Group], expected: Sequence[Sequence[Tensor]] | None = None
+) -> float:
+    """The largest relative difference of the shared prefix, all groups in one row, to the `expected` values.
+
+    These are the `duplicated_log_probs` of the groups, computed here if absent. For a continuation the
+    difference is the norm of the token differences, divided by that of the expected log-probabilities or by
+    the root of their number, whichever is larger: the largest token difference would be an outlier in half
+    precision. Two groups notice if one attends to the other, and two continuations of a group the same.
     Raises ValueError with the figures if the difference exceeds `TOLERANCES`.
     """
-    pair = Group(group.inputs, group.continuations[:2])
     was_training = model.training
     model.eval()
-    packed = packed_log_probs(model, [pair])[0]
-    duplicated = duplicated_log_probs(model, [pair], answer_logits_only=True)[0]
+    packed = packed_log_probs(model, groups)
+    duplicated = expected or duplicated_log_probs(model, groups, answer_logits_only=True)
     model.train(was_training)
     differences = [
         (ours - theirs).double().norm() / theirs.double().norm().clamp(min=len(theirs) ** 0.5)
-        for ours, theirs in zip(packed, duplicated, strict=True)
+        for row, other in zip(packed, duplicated, strict=True)
+        for ours, theirs in zip(row, other, strict=True)
     ]
     difference, tolerance = float(torch.stack(differences).max()), TOLERANCES[model.dtype]
     # Not `>`: NaN must fail.

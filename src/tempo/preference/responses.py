@@ -32,12 +32,13 @@ MakeRequest: TypeAlias = Callable[[Sequence[int], int], Request | None]
 
 @dataclass(frozen=True)
 class Footage:
-    """Frames uint8 [T, H, W, 3] in time order, `fps` frames per second, and the clip of each frame [T]."""
+    """Frames uint8 [T, H, W, 3] in time order, and the clip of each; `fps` and `seconds` as in a Prefix."""
 
     frames: NDArray[np.uint8]
     clip_T: NDArray[np.int64]
     num_clips: int
     fps: float
+    seconds: Sequence[float] = ()
 
 
 def make_worker(context: Context, generate: Generate | None = None) -> Worker:
@@ -84,7 +85,7 @@ def _input_reader(context: Context) -> Callable[[str], MakeRequest]:
 
 
 def frame_requests(video: Footage, *, prompt: str) -> MakeRequest:
-    """Requests that show the frames of the clips, in their order, at the rate of the original video."""
+    """Requests that show the frames of the clips, in their order, at the times of the original video."""
 
     def make(order: Sequence[int], seed: int) -> Request | None:
         shown_T = arrange(video.clip_T, order)
@@ -93,7 +94,7 @@ def frame_requests(video: Footage, *, prompt: str) -> MakeRequest:
         is_original = list(order) == list(range(video.num_clips))
         if not len(shown_T) or looks_original != is_original:
             return None
-        return Request(prompt, seed, video.frames[shown_T], video.fps)
+        return Request(prompt, seed, video.frames[shown_T], video.fps, video.seconds)
 
     return make
 
@@ -114,7 +115,8 @@ def key_frames_by_clip(video: Clips, store: FrameStore) -> Footage:
 def frames_by_clip(video: Clips, store: FrameStore) -> Footage:
     """The stored frames of a video, each with its clip."""
     stored = store.read(video.id)
-    return Footage(stored.images, clip_of_frames(video, stored.seconds), len(video.clips), stored.fps)
+    clip_T = clip_of_frames(video, stored.seconds)
+    return Footage(stored.images, clip_T, len(video.clips), stored.fps, stored.seconds.tolist())
 
 
 def clip_of_frames(video: Clips, seconds: NDArray[np.float64]) -> NDArray[np.int64]:

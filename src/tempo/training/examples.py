@@ -40,12 +40,14 @@ class Example:
 
     def load(self, lm: VideoLM, frames: FrameStore | None) -> Group:
         """The tokens and pixels of this example; without `frames` those of its text alone."""
-        images, fps = None, 1.0
+        images, fps, seconds = None, 1.0, []
         if frames:
             stored = frames.read(self.video_id)
             images, fps = stored.images[list(self.frames) if self.frames else slice(None)], stored.fps
+            seconds = stored.seconds.tolist()
         rows = [Continuation(answer, question) for question, answer in self.questions] or self.answers
-        return lm.group(Prefix(images, self.prompt, fps=fps, system=self.system), rows)
+        prefix = Prefix(images, self.prompt, fps=fps, seconds=seconds, system=self.system)
+        return lm.group(prefix, rows)
 
 
 #: An example with its tokens and pixels.

@@ -24,7 +24,6 @@ from tempo.engine.types import Context
 from tempo.model.chat import VideoLM
 from tempo.model.features import FeatureStore
 from tempo.model.loading import load_model, pick_dtype
-from tempo.model.support import self_check
 from tempo.training.examples import Example, check_lengths, dpo_examples, sft_examples
 from tempo.training.instructions import usable_questions
 from tempo.training.metrics import MetricsLog, find_warning
@@ -177,7 +176,6 @@ def _load(session: Session, path: Path | str, examples: Sequence[Example]) -> Vi
     lm = load_model(**config.model.model_dump() | {"path": path})
     limit = config.training.max_tokens
     check_lengths(examples, lm, frames, max_tokens=limit, video_lengths=session.video_lengths)
-    self_check(lm.model, examples[0].load(lm, frames))
     return lm
 
 

@@ -1,0 +1,377 @@
+"""More families: tiny random models with their real vision towers, on inputs made by hand.
+
+A row of the table is the name of the model's class, its configuration, and a function that makes the inputs
+of a video. Frames are 2 x 3 tokens, so positions that are wrong for more than three time steps show.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+import transformers
+from families import QWEN_TEXT, SIGLIP, TEXT, WIDE
+
+from tempo.model.prefix import ContinuationTokens, Group
+from tempo.model.support import use_shared_prefix
+
+VIDEO, IMAGE, START, END, FRAME_START = 83, 84, 81, 82, 86
+HEIGHT, WIDTH = 2, 3
+TOKENS = HEIGHT * WIDTH
+IDS = {
+    "video_token_id": VIDEO,
+    "image_token_id": IMAGE,
+    "vision_start_token_id": START,
+    "vision_end_token_id": END,
+}
+GLM_IDS = {
+    "image_token_id": IMAGE, "video_token_id": VIDEO, "image_start_token_id": START,
+    "image_end_token_id": END, "video_start_token_id": FRAME_START, "video_end_token_id": 87,
+}  # fmt: skip
+LLAMA = {"model_type": "llama", **TEXT}
+QWEN_WINDOWS = WIDE | {"window_size": 16, "fullatt_block_indexes": [1]}
+MROPE = QWEN_TEXT["rope_parameters"]
+MOE = {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}
+
+
+def text_ids(generator, count):
+    return generator.integers(3, 80, count).tolist()
+
+
+def noise(generator, *shape):
+    return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
+
+
+def typed(ids, media, *names, kind=2):
+    """The ids as inputs, with `kind` at the tokens `media` and 0 elsewhere under each of the names."""
+    row = torch.tensor([ids])
+    types = kind * torch.isin(row, torch.tensor(media)).long()
+    return {"input_ids": row, "attention_mask": torch.ones_like(row), **dict.fromkeys(names, types)}
+
+
+def grid(
+    generator,
+    steps,
+    *,
+    token=VIDEO,
+    frames=2,
+    merge=1,
+    split=False,
+    types=("mm_token_type_ids",),
+    patch=(),
+    **more,
+):
+    """Patches with `video_grid_thw`, as Qwen's families take them.
+
+    A patch holds `frames` frames, a time step `merge` patches. `split` puts text between the frames.
+    """
+    frame = [START, *[token] * TOKENS, END]
+    between = [word for _ in range(steps) for word in (*text_ids(generator, 2), *frame)]
+    video = between if split else [START, *[token] * (steps * TOKENS), END]
+    ids = [*text_ids(generator, 3), *video, *text_ids(generator, 4)]
+    return {
+        **typed(ids, [token], *types),
+        "pixel_values_videos": noise(generator, steps * merge * 4 * TOKENS, *(patch or [48 * frames])),
+        "video_grid_thw": torch.tensor([[steps * merge, 2 * HEIGHT, 2 * WIDTH]]),
+        **more,
+    }
+
+
+def frames_of(generator, steps, *, tokens, size, types=(), token=VIDEO):
+    """Whole frames [1, T, 3, H, W], as LLaVA's families take them."""
+    ids = [*text_ids(generator, 3), *[token] * (steps * tokens), *text_ids(generator, 4)]
+    return {**typed(ids, [token], *types), "pixel_values_videos": noise(generator, 1, steps, 3, *size)}
+
+
+def molmo(generator, steps):
+    ids = [*text_ids(generator, 3)]
+    for _ in range(steps):
+        ids += [FRAME_START, *[VIDEO] * TOKENS, 87]
+    patches = torch.arange(steps * 4 * TOKENS).reshape(steps, HEIGHT, 2, WIDTH, 2).transpose(2, 3)
+    return {
+        **typed([*ids, *text_ids(generator, 4)], [VIDEO], "mm_token_type_ids", kind=1),
+        "pixel_values_videos": noise(generator, steps, 4 * TOKENS, 48),
+        "video_token_pooling": patches.reshape(-1, 4),
+        "video_grids": torch.tensor([[steps, HEIGHT, WIDTH]]),
+    }
+
+
+def gemma(generator, steps, *, patches, pixels):
+    ids = [*text_ids(generator, 3)]
+    for _ in range(steps):
+        ids += [*text_ids(generator, 2), *[VIDEO] * TOKENS]
+    side = round((patches // TOKENS) ** 0.5)
+    places = torch.cartesian_prod(torch.arange(side * HEIGHT), torch.arange(side * WIDTH)).flip(-1)
+    return {
+        **typed([*ids, *text_ids(generator, 4)], [VIDEO], "mm_token_type_ids"),
+        "pixel_values_videos": noise(generator, steps, patches, pixels),
+        "video_position_ids": places.expand(steps, -1, -1),
+        "num_frames_per_video": torch.tensor([steps]),
+    }
+
+
+def minicpm(generator, steps):
+    """Frames of 4 x 4 tokens of 4 x 4 patches, packed into one row of patches."""
+    video = [word for _ in range(steps) for word in (START, *[VIDEO] * TOKENS, END)]
+    return {
+        **typed([*text_ids(generator, 3), *video, *text_ids(generator, 4)], [VIDEO], "mm_token_type_ids"),
+        "pixel_values_videos": noise(generator, 1, 3, 4, steps * 16 * TOKENS * 4),
+        "target_sizes_videos": torch.tensor([[4 * HEIGHT, 4 * WIDTH]] * steps),
+    }
+
+
+QWEN3_VISION = {**WIDE, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+QWEN3_5_TEXT = QWEN_TEXT | {
+    "head_dim": 12, "linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4, "layer_types": ["linear_attention", "full_attention"],
+    "rope_parameters": MROPE | {"mrope_interleaved": True, "partial_rotary_factor": 1.0},
+}  # fmt: skip
+GLM_VISION = {
+    "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 4, "image_size": 32,
+    "spatial_merge_size": 2, "temporal_patch_size": 2, "out_hidden_size": 48,
+}  # fmt: skip
+GLM_TEXT = QWEN_TEXT | {"head_dim": 12, "rope_parameters": MROPE | {"partial_rotary_factor": 1.0}}
+WINDOWS = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}
+MUSE = {
+    "text_config": TEXT | WINDOWS | {"head_dim": 12, "hidden_activation": "silu"},
+    "vision_config": {
+        "patch_size": 4, "pos_emb_height": 8, "pos_emb_width": 8, "num_attention_heads": 2,
+        "num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48, "max_position_embeddings": 64,
+    },
+    "video_token_id": VIDEO, "image_token_id": IMAGE, "out_hidden_size": 128, "projector_hidden_size": 48,
+}  # fmt: skip
+GEMMA_TEXT = TEXT | WINDOWS | {
+    "head_dim": 12, "global_head_dim": 12, "use_bidirectional_attention": "vision",
+    "final_logit_softcapping": 3.0, "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": TEXT["vocab_size"],
+}  # fmt: skip
+GEMMA_IDS = {
+    "video_token_id": VIDEO,
+    "image_token_id": IMAGE,
+    "audio_token_id": 88,
+    "tie_word_embeddings": False,
+}
+VIT = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2,
+    "patch_size": 4, "image_size": 16, "projection_dim": 32,
+}  # fmt: skip
+AUDIO = {
+    "d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16, "output_dim": 48,
+    "num_mel_bins": 8, "downsample_hidden_size": 4,
+}  # fmt: skip
+qwen3, glm = functools.partial(grid, split=True), functools.partial(grid, split=True, token=IMAGE)
+omni = functools.partial(grid, types=(), video_second_per_grid=torch.tensor([1.5]))
+
+
+def chunks(generator, steps):
+    """Kimi's chunks of one frame: transformers 5.23 fails for longer ones."""
+    inputs = qwen3(generator, steps, patch=(3, 4, 4))
+    return inputs | {"video_grid_thw": torch.tensor([[1, 2 * HEIGHT, 2 * WIDTH]] * steps)}
+
+
+#: Per family: the name of its class, its configuration, and what makes its inputs.
+HANDMADE = {
+    "qwen3_vl_moe": (
+        "Qwen3VLMoeForConditionalGeneration",
+        {"text_config": QWEN_TEXT | MOE | {"head_dim": 12}, "vision_config": QWEN3_VISION, **IDS}, qwen3,
+    ),
+    "cosmos3_omni": (
+        "Cosmos3OmniForConditionalGeneration",
+        {"text_config": QWEN_TEXT | {"head_dim": 12}, "vision_config": QWEN3_VISION, **IDS}, qwen3,
+    ),
+    "glm4v": (
+        "Glm4vForConditionalGeneration",
+        {"text_config": GLM_TEXT, "vision_config": GLM_VISION, **GLM_IDS}, glm,
+    ),
+    "glm46v": (
+        "Glm46VForConditionalGeneration",
+        {"text_config": {"model_type": "glm4v_text", **GLM_TEXT},
+         "vision_config": {"model_type": "glm4v_vision", **GLM_VISION}, **GLM_IDS}, glm,
+    ),
+    "glm4v_moe": (
+        "Glm4vMoeForConditionalGeneration",
+        {"text_config": GLM_TEXT | MOE | {"n_routed_experts": 4, "first_k_dense_replace": 1},
+         "vision_config": GLM_VISION, **GLM_IDS}, glm,
+    ),
+    "glm_ocr": (
+        "GlmOcrForConditionalGeneration",
+        {"text_config": GLM_TEXT, "vision_config": GLM_VISION, **GLM_IDS}, glm,
+    ),
+    "cosmos3_edge": (
+        "Cosmos3EdgeForConditionalGeneration",
+        {"text_config": TEXT | {"head_dim": 12, "rope_parameters": MROPE},
+         "vision_config": SIGLIP | {"num_patches": 64, "spatial_merge_size": 2}, **IDS,
+         "projector_hidden_size": 32}, functools.partial(qwen3, frames=1),
+    ),
+    "kimi_k25": (
+        "Kimi_K25ForConditionalGeneration",
+        {"text_config": {"model_type": "qwen2", **TEXT},
+         "vision_config": {
+             "patch_size": 4, "pos_emb_height": 8, "pos_emb_width": 8, "num_attention_heads": 2,
+             "num_hidden_layers": 2, "hidden_size": 32, "intermediate_size": 48},
+         "projection_hidden_size": 32, "tie_word_embeddings": False, **IDS}, chunks,
+    ),
+    "llava_next_video": (
+        "LlavaNextVideoForConditionalGeneration",
+        {"text_config": LLAMA, "vision_config": {"model_type": "clip_vision_model", **VIT},
+         "video_token_index": VIDEO, "image_token_index": IMAGE, "image_grid_pinpoints": [[16, 16]]},
+        functools.partial(frames_of, tokens=4, size=(16, 16)),
+    ),
+    "video_llava": (
+        "VideoLlavaForConditionalGeneration",
+        {"text_config": LLAMA, "vision_config": {"model_type": "clip_vision_model", **VIT},
+         "video_token_index": VIDEO, "image_token_index": IMAGE},
+        functools.partial(frames_of, tokens=17, size=(16, 16)),
+    ),
+    "hyperclovax_vision_v2": (
+        "HyperCLOVAXVisionV2ForConditionalGeneration",
+        {"text_config": {"model_type": "hyperclovax", **TEXT},
+         "vision_config": {"model_type": "qwen2_5_vl_vision", **QWEN_WINDOWS},
+         "video_token_id": VIDEO, "image_token_id": IMAGE, "tie_word_embeddings": False}, grid,
+    ),
+    "minimax_m3_vl": (
+        "MiniMaxM3SparseForConditionalGeneration",
+        {"text_config": TEXT | {
+            "head_dim": 12, "rotary_dim": 12, "num_local_experts": 4, "num_experts_per_tok": 2,
+            "dense_intermediate_size": 32, "shared_intermediate_size": 16,
+            "layer_types": ["full_attention", "full_attention"]},
+         "vision_config": SIGLIP | {"temporal_patch_size": 2, "spatial_merge_size": 2, "image_size": 32},
+         "video_token_index": VIDEO, "image_token_index": IMAGE, "projector_hidden_size": 48}, grid,
+    ),
+    "ernie4_5_vl_moe": (
+        "Ernie4_5_VLMoeForConditionalGeneration",
+        {"text_config": QWEN_TEXT | {
+            "moe_intermediate_size": [16, 12], "moe_k": 2, "moe_num_experts": 4, "moe_num_shared_experts": 1,
+            "mlp_layer_types": ["dense", "sparse"]},
+         "vision_config": {
+             "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 4,
+             "spatial_merge_size": 2, "temporal_merge_size": 2},
+         "video_token_id": VIDEO, "image_token_id": IMAGE, "tie_word_embeddings": False},
+        functools.partial(grid, frames=1, merge=2, types=("mm_token_type_ids", "moe_mm_token_type_ids")),
+    ),
+    "molmo2": (
+        "Molmo2ForConditionalGeneration",
+        {"text_config": TEXT | {"head_dim": 12, "additional_vocab_size": 8},
+         "vision_config": VIT | {"image_size": [16, 24], "num_key_value_heads": 2, "head_dim": 16},
+         "adapter_config": {
+             "vision_feature_layer": [-1, -2], "hidden_size": 32, "num_attention_heads": 2,
+             "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 32, "text_hidden_size": 48},
+         "image_patch_id": VIDEO}, molmo,
+    ),
+    "qwen2_5_omni": (
+        "Qwen2_5OmniThinkerForConditionalGeneration",
+        {"text_config": QWEN_TEXT, "audio_config": AUDIO,
+         "vision_config": QWEN_WINDOWS,
+         "video_token_index": VIDEO, "image_token_index": IMAGE, "audio_token_index": 88,
+         "vision_start_token_id": START}, omni,
+    ),
+    "qwen3_omni_moe": (
+        "Qwen3OmniMoeThinkerForConditionalGeneration",
+        {"text_config": QWEN_TEXT | MOE | {"head_dim": 12}, "audio_config": AUDIO,
+         "vision_config": QWEN3_VISION, **IDS, "audio_token_id": 88}, omni,
+    ),
+    "perception_lm": (
+        "PerceptionLMForConditionalGeneration",
+        {"text_config": LLAMA,
+         # SigLIP in place of the Perception Encoder, which needs timm.
+         "vision_config": {
+             **SIGLIP, "model_type": "siglip_vision_model", "image_size": 16, "vision_use_head": False,
+             "model_args": {"embed_dim": 32}},
+         "vision_use_cls_token": False, "projector_pooling_ratio": 2, "tie_word_embeddings": False,
+         "video_token_id": VIDEO, "image_token_id": IMAGE},
+        functools.partial(frames_of, tokens=4, size=(16, 16)),
+    ),
+    "exaone4_5": (
+        "Exaone4_5_ForConditionalGeneration",
+        {"text_config": {"model_type": "exaone4", **TEXT, **WINDOWS},
+         "vision_config": QWEN_WINDOWS | {"num_key_value_heads": 2},
+         "video_token_id": VIDEO, "image_token_id": IMAGE}, grid,
+    ),
+    "cohere_compass": (
+        "CohereCompassForConditionalGeneration",
+        {"text_config": TEXT | WINDOWS | {
+            "logit_scale": 0.25, "rope_parameters": dict.fromkeys(WINDOWS["layer_types"], MROPE)},
+         "vision_config": QWEN3_VISION, **IDS}, qwen3,
+    ),
+    "muse_glimmer": ("MuseGlimmerForConditionalGeneration", MUSE, grid),
+    "muse_spark": (
+        "MuseSparkForConditionalGeneration",
+        MUSE | {"text_config": MUSE["text_config"] | {
+            "moe_intermediate_size": 16, "num_local_experts": 4, "num_experts_per_tok": 2,
+            "moe_hidden_size": 16, "mlp_layer_types": ["dense", "sparse"]},
+         "audio_config": {"out_hidden_size": 48, "hidden_sizes": [8] * 4, "depths": [1] * 4},
+         "audio_token_id": 88}, grid,
+    ),
+    "gemma4": (
+        "Gemma4ForConditionalGeneration",
+        {"text_config": GEMMA_TEXT,
+         "vision_config": SIGLIP | {
+             "num_key_value_heads": 2, "head_dim": 16, "pooling_kernel_size": 2,
+             "position_embedding_size": 16},
+         **GEMMA_IDS}, functools.partial(gemma, patches=4 * TOKENS, pixels=48),
+    ),
+    "gemma4_unified": (
+        "Gemma4UnifiedForConditionalGeneration",
+        {"text_config": GEMMA_TEXT,
+         "vision_config": {
+             "patch_size": 4, "pooling_kernel_size": 2, "mm_embed_dim": 32, "mm_posemb_size": 16,
+             "output_proj_dims": 32}, **GEMMA_IDS}, functools.partial(gemma, patches=TOKENS, pixels=3 * 8**2),
+    ),
+    "qwen3_5": (
+        "Qwen3_5ForConditionalGeneration",
+        {"text_config": QWEN3_5_TEXT, "vision_config": WIDE | {"num_position_embeddings": 64}, **IDS}, qwen3,
+    ),
+    "qwen3_5_moe": (
+        "Qwen3_5MoeForConditionalGeneration",
+        {"text_config": QWEN3_5_TEXT | MOE | {"shared_expert_intermediate_size": 16},
+         "vision_config": WIDE | {"num_position_embeddings": 64}, **IDS}, qwen3,
+    ),
+    "minicpmv4_6": (
+        "MiniCPMV4_6ForConditionalGeneration",
+        {"text_config": {"model_type": "qwen3_5_text", **QWEN3_5_TEXT},
+         "vision_config": SIGLIP | {"image_size": 64, "insert_layer_id": 0}, "insert_layer_id": 0,
+         "video_token_id": VIDEO, "image_token_id": IMAGE}, minicpm,
+    ),
+    "minicpmv4_7": (
+        "MiniCPMV4_7ForConditionalGeneration",
+        {"text_config": {"model_type": "qwen3_5_text", **QWEN3_5_TEXT},
+         "vision_config": SIGLIP | {"image_size": 64, "insert_layer_id": 0}, "insert_layer_id": 0,
+         "video_token_id": VIDEO, "image_token_id": IMAGE, "image_start_id": START, "image_end_id": END,
+         "slice_start_id": 87, "slice_end_id": 88, "newline_id": 5}, minicpm,
+    ),
+    "lfm3_vl": (
+        "Lfm3VlForConditionalGeneration",
+        {"text_config": {
+            "model_type": "lfm3", **TEXT, "head_dim": 12, "sliding_window": 8, "num_hidden_layers": 3,
+            "conv_L_cache": 3, "layer_types": ["conv", "sliding_attention", "full_attention"]},
+         "vision_config": {
+             "hidden_size": 32, "intermediate_size": 48, "patch_size": 4, "num_hidden_layers": 3,
+             "num_attention_heads": 2, "num_key_value_heads": 2},
+         **IDS, "projector_hidden_size": 48, "tie_word_embeddings": False}, grid,
+    ),
+}  # fmt: skip
+
+
+def make_handmade(family, *, seed=0, attention=True, dtype=torch.float32, **changes):
+    """A model of a family of the table; `changes` are of its language model's configuration."""
+    name, settings, _ = HANDMADE[family]
+    torch.manual_seed(seed)
+    make = getattr(transformers, name)
+    model = make(make.config_class(**settings | {"text_config": settings["text_config"] | changes}))
+    model = model.to(dtype).eval()
+    for parameter in model.parameters():
+        if parameter.ndim >= 2:
+            torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+        elif parameter.ndim == 1 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    if attention:
+        use_shared_prefix(model)
+    return model
+
+
+def handmade_group(family, *, steps, lengths, seed):
+    """A group of random words with a video of `steps` time steps."""
+    generator = np.random.default_rng(seed)
+    inputs = HANDMADE[family][2](generator, steps)
+    return Group(inputs, tuple(ContinuationTokens(tuple(text_ids(generator, n))) for n in lengths))

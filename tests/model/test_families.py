@@ -1,0 +1,144 @@
+"""Every family of the table of docs/models.md: the packed row equals the model as it was loaded.
+
+Log-probabilities, the DPO loss and all gradients, those of the vision tower included, in float32. The plain
+run has one family for each mechanism; `make test-all` runs the rest.
+"""
+
+import copy
+
+import pytest
+import torch
+from handmade import HANDMADE, handmade_group, make_handmade
+from test_prefix_gradients import dpo_loss
+
+from tempo.model.features import FeatureStore
+from tempo.model.prefix import encode_videos, packed_log_probs
+from tempo.model.support import duplicated_log_probs, self_check
+
+PLAIN = {
+    "ernie4_5_vl_moe", "gemma4", "lfm3_vl", "minicpmv4_6", "molmo2", "muse_glimmer", "perception_lm",
+    "qwen2_5_omni", "qwen3_5",
+}  # fmt: skip
+ALL = [
+    pytest.param(family, marks=[] if family in PLAIN else [pytest.mark.slow], id=family)
+    for family in sorted(HANDMADE)
+]
+
+
+def two_groups(family):
+    """Videos of equal size and different content; answers of different lengths, one of one token."""
+    return [
+        handmade_group(family, steps=5, lengths=[6, 1, 9], seed=1),
+        handmade_group(family, steps=5, lengths=[4, 7], seed=2),
+    ]
+
+
+def step(compute, model, reference, groups):
+    """Log-probabilities, loss, and all gradients by name, of the tower too."""
+    logps = compute(model, groups)
+    loss = dpo_loss(logps, reference)
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return torch.cat([logp for row in logps for logp in row]).detach(), loss.detach(), gradients
+
+
+def relative(ours, theirs):
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+def assert_same(ours, theirs):
+    assert relative(ours[0], theirs[0]) <= 1e-5
+    assert relative(ours[1], theirs[1]) <= 1e-5
+    assert ours[2].keys() == theirs[2].keys()
+    flat = [
+        torch.cat([gradients[name].flatten() for name in theirs[2]]) for gradients in (ours[2], theirs[2])
+    ]
+    assert relative(*flat) <= 1e-5
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_a_family_trains_as_the_model_that_was_loaded(family):
+    groups = two_groups(family)
+    with torch.no_grad():
+        reference = duplicated_log_probs(make_handmade(family, seed=1, attention=False), groups)
+    plain = make_handmade(family, attention=False).train()
+    theirs = step(duplicated_log_probs, plain, reference, groups)
+    ours = step(packed_log_probs, make_handmade(family).train(), reference, groups)
+    assert any("language_model" not in name and "lm_head" not in name for name in theirs[2])
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("family", ["qwen3_5", "lfm3_vl", "gemma4", "molmo2"])
+def test_with_adapters_and_checkpointing(family):
+    """One answer more than one token, one of one token, and a row of one group: the smallest batches."""
+    from peft import LoraConfig, get_peft_model
+
+    results = []
+    for compute in (packed_log_probs, duplicated_log_probs):
+        model = make_handmade(family, attention=compute is packed_log_probs)
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        torch.manual_seed(5)
+        policy = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear")).train()
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(parameter, std=0.05)
+        groups = [handmade_group(family, steps=3, lengths=[1, 1], seed=3)]
+        results.append(step(compute, policy, [[torch.tensor(-5.0)] * 2], groups))
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("family", ["qwen3_5", "minicpmv4_6", "lfm3_vl"])
+def test_what_the_branch_and_the_windows_are_for(family):
+    """The other continuations change nothing: each gets its values with one group and one answer alone."""
+    model, (group, other) = make_handmade(family), two_groups(family)
+    with torch.no_grad():
+        together = packed_log_probs(model, [other, group])[1]
+        alone = [
+            packed_log_probs(model, [type(group)(group.inputs, (answer,))])[0][0]
+            for answer in group.continuations
+        ]
+    assert relative(torch.cat(together), torch.cat(alone)) <= 1e-5
+
+
+def test_a_copy_of_a_model_reads_with_its_own_weights():
+    model, groups = make_handmade("qwen3_5"), two_groups("qwen3_5")
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        before = packed_log_probs(twin, groups)[0][0]
+        for parameter in model.parameters():
+            parameter.mul_(0.5)
+        assert torch.equal(packed_log_probs(twin, groups)[0][0], before)
+
+
+def test_generation_of_a_recurrent_model_is_that_of_the_loaded_one():
+    group = handmade_group("qwen3_5", steps=2, lengths=[1], seed=1)
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 1, "eos_token_id": None}
+    rows = [make_handmade("qwen3_5", attention=a).generate(**group.inputs, **options) for a in (True, False)]
+    assert torch.equal(*rows)
+
+
+@pytest.mark.parametrize("family", ["molmo2", "minicpmv4_6", "gemma4"])
+def test_videos_whose_inputs_cannot_be_stacked(family, tmp_path):
+    """Encoded together, alone and from disk they are the same."""
+    model, groups = make_handmade(family), two_groups(family)
+    with torch.no_grad():
+        alone = [torch.cat([*encode_videos(model, [group])["video"].pooler_output]) for group in groups]
+        for features in (
+            encode_videos(model, groups),
+            *[FeatureStore(tmp_path, model).encode(model, groups)] * 2,
+        ):
+            assert torch.allclose(torch.cat([*features["video"].pooler_output]), torch.cat(alone), atol=1e-5)
+
+
+def test_a_window_longer_than_the_row_takes_the_packed_path():
+    windows = []
+    for size in (8, 4096):
+        model, groups = make_handmade("muse_glimmer", sliding_window=size), two_groups("muse_glimmer")
+        masks = []
+        layer = model.model.language_model.layers[0]
+        layer.register_forward_pre_hook(
+            lambda *call, m=masks: m.append(call[2]["attention_mask"]), with_kwargs=True
+        )
+        assert self_check(model, groups) < 1e-5
+        windows.append(masks[0].dtype)
+    assert windows == [torch.bool, torch.int64]
