@@ -12,7 +12,7 @@ from tempo.core.files import (
     append_jsonl,
     read_jsonl,
     read_rows,
-    read_table,
+    read_user_file,
     replace_directory,
     replace_file,
     write_bytes,
@@ -164,7 +164,7 @@ def as_it_is(row):
 def test_good_rows_of_a_users_file(tmp_path, name, content, rows):
     path = tmp_path / name
     path.write_bytes(content)
-    assert read_table(path, "key", as_it_is).check(0).rows == rows
+    assert read_user_file(path, "key", as_it_is).check(0).rows == rows
 
 
 @pytest.mark.parametrize(
@@ -185,13 +185,13 @@ def test_bad_rows_of_a_users_file_are_named(tmp_path, name, content, message):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        read_table(path, "key", as_it_is).check(0.05)
+        read_user_file(path, "key", as_it_is).check(0.05)
 
 
 def test_bad_rows_are_set_aside_with_a_warning_up_to_a_share(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"a": 1}\n' * 93 + "{\n" * 7)
-    read = read_table(path, "key", as_it_is)
+    read = read_user_file(path, "key", as_it_is)
     with pytest.warns(UserWarning, match=r"line 94: .*; line 98: .*; and 2 more\. 7 of 100 rows are bad"):
         table = read.check(0.07)
     assert [*table.faults] == [f"line {number}" for number in range(94, 101)]

@@ -37,6 +37,10 @@ def messages(*turns):
     return talk(*turns, names=("role", "content"), roles=("user", "assistant"))
 
 
+def questions(path, **options):
+    return read_questions(path, find=lambda video, video_id: video_id or video, **options)
+
+
 FORMS = {
     "tempo": Instruction(id="1", video="v.mp4", question="What?", answer="That.").model_dump(),
     "llava": {"id": 7, "conversations": talk("<image>\nWhat?", "That."), "video": "v.mp4"},
@@ -47,16 +51,14 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_row_of_any_format_is_a_question_about_a_video(tmp_path, form):
-    expected = [Question("", "What?", "That.", video="v.mp4", place="line 1")]
     # The turns of a conversation are separate questions.
     row = {"video_id": "77", "conversations": talk("<image>\nWhat?", "A ring.", "And then?", "It falls.")}
-    expected += [
-        Question("77", "What?", "A ring.", place="line 2"),
-        Question("77", "And then?", "It falls.", place="line 2"),
-    ]
-    assert read_questions(write(tmp_path / "a.jsonl", FORMS[form], row)) == expected
+    expected = [Question("v.mp4", "What?", "That.")]
+    others = [Question("77", "What?", "A ring."), Question("77", "And then?", "It falls.")]
+    file = write(tmp_path / "a.jsonl", FORMS[form], row)
+    assert questions(file).rows == {"line 1": expected, "line 2": others}
     (tmp_path / "a.json").write_text(json.dumps([FORMS[form]], indent=1))
-    assert read_questions(tmp_path / "a.json") == [expected[0]._replace(place="row 1")]
+    assert questions(tmp_path / "a.json").rows == {"row 1": expected}
 
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -66,7 +68,7 @@ SYSTEM = {"role": "system", "content": "Be brief."}
     ("row", "expected"),
     [
         ({**plain("v.mp4", 4, 2.5), "level": "hard", "id": 3}, {"question": "4", "answer": "2.5"}),
-        ({**plain("v.mp4"), "conversations": None, "videos": None, "messages": []}, {"video": "v.mp4"}),
+        ({**plain("v.mp4"), "conversations": None, "videos": None, "messages": []}, {"video_id": "v.mp4"}),
         ({"conversations": None, "messages": messages("<video>x", "y"), "video": "v.mp4"}, {"answer": "y"}),
         ({"messages": messages("q", [{"type": "text", "text": "a"}])}, {"answer": "a"}),
         (
@@ -76,7 +78,7 @@ SYSTEM = {"role": "system", "content": "Be brief."}
                     *messages("", "a")[1:],
                 ]
             },
-            {"video": "file:///v.mp4", "question": ""},
+            {"video_id": "file:///v.mp4", "question": ""},
         ),
         (
             {"messages": messages("<image> Is <image> here?", "<video>")},
@@ -88,7 +90,7 @@ SYSTEM = {"role": "system", "content": "Be brief."}
     ],
 )
 def test_a_row_as_others_write_it_is_a_question(tmp_path, row, expected):
-    (asked,) = read_questions(write(tmp_path / "a.jsonl", row))
+    ((asked,),) = questions(write(tmp_path / "a.jsonl", row)).rows.values()
     assert {name: getattr(asked, name) for name in expected} == expected
 
 
@@ -109,7 +111,7 @@ def test_an_invalid_row_is_named_and_set_aside_up_to_a_share(tmp_path, row, word
         read_questions(file)
     assert words in str(caught.value)
     with pytest.warns(UserWarning, match=r"a\.jsonl line 2: .* set aside"):
-        assert len(read_questions(file, max_bad_share=0.5)) == 1
+        assert len(read_questions(file, max_bad_share=0.5).rows) == 1
 
 
 @pytest.fixture
@@ -146,9 +148,9 @@ def test_questions_about_skipped_videos_are_left_out_and_counted(tmp_path, films
     names = ("films/a.mp4", "copy.mp4", "broken.mp4", "b.mp4", "b.mp4")
     run = context(tmp_path, films, *(plain(name, f"q{i}") for i, name in enumerate(names)))
     settle(run, with_frames=[films / "a.mp4"])
-    questions, num_left_out = usable_questions(run)
+    usable, num_left_out = usable_questions(run)
     first = video_id(films / "a.mp4")
-    assert [question[:3] for question in questions] == [(first, "q0", "a"), (first, "q1", "a")]
+    assert [question[:3] for question in usable] == [(first, "q0", "a"), (first, "q1", "a")]
     assert num_left_out == 3
     write(tmp_path / "rows.jsonl", plain("broken.mp4"))
     with pytest.raises(ValueError, match="no question is about a video with stored frames"):
@@ -165,8 +167,8 @@ def test_bad_rows_and_empty_answers_are_not_trained_on_and_named(tmp_path, films
     made = Context(made.config.model_copy(update={"run": RunConfig(max_bad_share=0.34)}), made.directory)
     with pytest.warns(UserWarning, match=r"line 3: asks about c\.mp4, .* 7 of 21 rows are bad"):
         settle(made, with_frames=[films / "a.mp4"])
-    questions, skipped = match_questions(made)
-    assert [asked.question for asked in questions] == ["q", "q2"] * 7
+    matched, skipped = match_questions(made)
+    assert [asked.question for asked in matched] == ["q", "q2"] * 7
     assert {(row.id, row.reason) for row in skipped} >= {
         ("rows.jsonl line 2", "empty answer"), ("rows.jsonl line 3", "bad row")
     }  # fmt: skip

@@ -119,10 +119,7 @@ def read_jsonl(path: Path) -> list[Any]:
 
 @dataclass(frozen=True)
 class UserFile(Generic[T]):
-    """The rows of a user's file, and the faults of its bad rows; both by place, such as "line 3".
-
-    `key` is what messages call the file: a configuration key or a function.
-    """
+    """The rows of a user's file, and the faults of its bad rows; both by place, such as "line 3"."""
 
     path: Path
     key: str
@@ -135,9 +132,10 @@ class UserFile(Generic[T]):
         if not num_rows:
             raise ValueError(f"{self.key}: {self.path} has no rows")
         if num_bad:
-            named = "; ".join(f"{place}: {fault}" for place, fault in [*self.faults.items()][:NUM_NAMED])
-            others = f"; and {num_bad - NUM_NAMED} more" if num_bad > NUM_NAMED else ""
-            text = f"{self.key}: {self.path} {named}{others}. {num_bad} of {num_rows} rows are bad"
+            named = [f"{place}: {fault}" for place, fault in self.faults.items()]
+            others = [f"and {num_bad - NUM_NAMED} more"] if num_bad > NUM_NAMED else []
+            text = f"{self.key}: {self.path} {'; '.join(named[:NUM_NAMED] + others)}"
+            text += f". {num_bad} of {num_rows} rows are bad"
             if num_bad > max_bad_share * num_rows:
                 limit = f", or raise run.max_bad_share ({max_bad_share:g})" if max_bad_share else ""
                 raise ValueError(f"{text}. Mend or remove them{limit}")
@@ -145,19 +143,18 @@ class UserFile(Generic[T]):
         return self
 
 
-@functools.cache
+@functools.cache  # A run reads the same file at several stages.
 def _warn_once(text: str) -> None:
-    # A run reads the same file at several stages.
     warnings.warn(text, stacklevel=3)
 
 
-def read_table(path: Path, key: str, parse: Callable[[dict[str, Any]], T]) -> UserFile[T]:
+def read_user_file(path: Path, key: str, parse: Callable[[dict[str, Any]], T]) -> UserFile[T]:
     """What `parse` makes of the rows of a user's JSONL, JSON or Parquet file; call `check` on the result.
 
     Rows come without their null columns. A row is bad if it is not an object or if `parse` raises ValueError.
     Raises ValueError that names `key` and the file if the file cannot be read.
     """
-    table = UserFile[T](path, key, {}, {})
+    read = UserFile[T](path, key, {}, {})
     for place, content in _split_rows(path, key):
         try:
             row = _parse_json(content) if isinstance(content, bytes) else content
@@ -165,25 +162,27 @@ def read_table(path: Path, key: str, parse: Callable[[dict[str, Any]], T]) -> Us
                 raise ValueError(f"a row is an object of keys and values, got {str(row)[:60]!r}")
             # pandas writes null as NaN, which is not equal to itself.
             present = {name: value for name, value in row.items() if value is not None and value == value}
-            table.rows[place] = parse(present)
+            read.rows[place] = parse(present)
         except ValueError as error:
-            table.faults[place] = str(error)
-    return table
+            read.faults[place] = str(error)
+    return read
 
 
 def _split_rows(path: Path, key: str) -> Iterator[tuple[str, Any]]:
     """The rows of a file with their places: values, or for JSONL the bytes of each line that is not blank."""
-    if path.suffix == ".parquet":
-        return _count("row", _read_parquet(path, key))
+    import pyarrow
+    import pyarrow.parquet
+
     try:
+        if path.suffix == ".parquet":
+            return _count("row", pyarrow.parquet.read_table(path).to_pylist())
         data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    except OSError as error:
+    except (OSError, pyarrow.ArrowException) as error:
         raise ValueError(f"{key}: {path} cannot be read: {error}") from None
-    is_list = data.lstrip().startswith(b"[")
     try:
         whole = _parse_json(data)
     except ValueError as error:
-        if is_list:
+        if data.lstrip().startswith(b"["):
             raise ValueError(f"{key}: {path} is {error}") from None
         # Not splitlines, which also splits at U+2028 inside a text.
         return ((place, line) for place, line in _count("line", data.split(b"\n")) if line.strip())
@@ -194,16 +193,6 @@ def _split_rows(path: Path, key: str) -> Iterator[tuple[str, Any]]:
 
 def _count(name: str, rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
     return ((f"{name} {number}", row) for number, row in enumerate(rows, 1))
-
-
-def _read_parquet(path: Path, key: str) -> list[Any]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.read_table(path).to_pylist()  # type: ignore[no-any-return]
-    except (OSError, pyarrow.ArrowException) as error:
-        raise ValueError(f"{key}: {path} cannot be read: {error}") from None
 
 
 def _parse_json(data: bytes) -> Any:
@@ -220,7 +209,7 @@ def _parse_json(data: bytes) -> Any:
 
 def read_rows(path: Path, model: type[M], *, key: str) -> list[M]:
     """The rows of a user's file, each a `model`; raises ValueError that names `key`, file and bad rows."""
-    return [*read_table(path, key, functools.partial(validate_row, model)).check(0).rows.values()]
+    return [*read_user_file(path, key, functools.partial(validate_row, model)).check(0).rows.values()]
 
 
 def validate_row(model: type[M], row: Any) -> M:
@@ -228,7 +217,7 @@ def validate_row(model: type[M], row: Any) -> M:
     try:
         return model.model_validate(row)
     except ValidationError as error:
-        raise ValueError("; ".join(describe_error(item, model) for item in error.errors())) from None
+        raise ValueError(_describe(error, model)) from None
 
 
 def parse_row(model: type[M], line: str | bytes, place: str) -> M:
@@ -236,8 +225,12 @@ def parse_row(model: type[M], line: str | bytes, place: str) -> M:
     try:
         return model.model_validate_json(line)
     except ValidationError as error:
-        faults = "; ".join(describe_error(item, model) for item in error.errors())
-        raise ValueError(f"{place} is not a valid {model.__name__.lower()}: {faults}") from None
+        name = model.__name__.lower()
+        raise ValueError(f"{place} is not a valid {name}: {_describe(error, model)}") from None
+
+
+def _describe(error: ValidationError, model: type[BaseModel]) -> str:
+    return "; ".join(describe_error(item, model) for item in error.errors())
 
 
 def describe_error(error: Any, model: type[BaseModel]) -> str:

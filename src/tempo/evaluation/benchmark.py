@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, permutations
 from operator import attrgetter
@@ -12,7 +11,7 @@ from typing import Any
 
 from rich.table import Table
 
-from tempo.core.files import MAX_BAD_SHARE, UserFile, read_table, validate_row
+from tempo.core.files import MAX_BAD_SHARE, UserFile, read_user_file, validate_row
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Frozen, Outcome, Sample
 from tempo.core.statistics import share_interval
@@ -66,19 +65,16 @@ def read_samples(path: Path, *, max_bad_share: float = MAX_BAD_SHARE) -> UserFil
         ids.add(sample.id)
         return sample.model_copy(update={"video": video.removeprefix(f"{path.parent}/")})
 
-    table = read_table(path, "evaluation.benchmark", parse)
-    groups = defaultdict[str, list[str]](list)
-    for place, sample in table.rows.items():
-        groups[sample.group].append(place)
-    groups.pop("", None)
-    for name, places in groups.items():
-        rows = [table.rows[place] for place in places]
-        if len(rows) < 2 or len({r.options for r in rows}) > 1 or len({r.answer for r in rows}) < len(rows):
-            needs = "two samples or more, with the same options and different answers"
-            for place in places:
-                table.faults[place] = f"group {name!r} ({', '.join(places)}) needs {needs}"
-                del table.rows[place]
-    return table.check(max_bad_share)
+    file = read_user_file(path, "evaluation.benchmark", parse)
+    for name in {sample.group for sample in file.rows.values()} - {""}:
+        rows = {place: sample for place, sample in file.rows.items() if sample.group == name}
+        answers = {sample.answer for sample in rows.values()}
+        if len(answers) < max(2, len(rows)) or len({sample.options for sample in rows.values()}) > 1:
+            needs = "needs two samples or more, with the same options and different answers"
+            for place in rows:
+                file.faults[place] = f"group {name!r} ({', '.join(rows)}) {needs}"
+                del file.rows[place]
+    return file.check(max_bad_share)
 
 
 def score_outcomes(

@@ -108,11 +108,8 @@ def run_training(context: Context, console: Console) -> None:
     if any(phase.objective == "sft" for phase in config.training.phases):
         known, skipped = store.handled_ids("training"), match_questions(context)[1]
         store.append(SKIPPED, {row.id: row for row in skipped if row.id not in known}.values())
-        if skipped:
-            first = f"{skipped[0].id} ({skipped[0].reason})"
-            console.print(
-                f"training: {len(skipped)} instructions set aside, such as {first}: see skipped.jsonl"
-            )
+        for row in skipped[:1]:
+            console.print(f"training: {len(skipped)} instructions set aside, such as {row.id}: {row.reason}")
     call_to_training(context.config.model.device, is_needed=True)
     names = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
     with counters(console) as show:

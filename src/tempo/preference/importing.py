@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
-from tempo.core.files import MAX_BAD_SHARE, read_table, validate_row
+from tempo.core.files import MAX_BAD_SHARE, read_user_file, validate_row
 from tempo.core.hashing import hash_text
 from tempo.core.records import Pair
 from tempo.engine.types import Context
@@ -33,6 +33,9 @@ _PLACEHOLDER = re.compile(r"\A\s*<(video|image)>\s*|\s*<(video|image)>\s*\Z")
 #: Columns of the question of a row with `chosen` and `rejected`.
 _PROMPTS = ("conversations", "messages", "prompt", "question", "query")
 
+#: Columns of the rejected answer of ms-swift.
+_REJECTED = ("rejected_response", "rejected_messages")
+
 _ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}
 
 Row: TypeAlias = dict[str, Any]
@@ -51,7 +54,7 @@ def load_pairs(path: Path | str, *, max_bad_share: float = MAX_BAD_SHARE) -> lis
     """
     file = Path(path)
     file = file / "pairs.jsonl" if file.is_dir() else file
-    return [*read_table(file, KEY, pair_of_row).check(max_bad_share).rows.values()]
+    return [*read_user_file(file, KEY, pair_of_row).check(max_bad_share).rows.values()]
 
 
 def pair_of_row(row: Row) -> Pair:
@@ -78,9 +81,9 @@ def import_pairs(context: Context) -> Selection:
         return _identified(pair, video_id, library.paths.get(video_id, pair.video))
 
     pairs: dict[str, Pair] = {}
-    table = read_table(path, KEY, parse).check(context.config.run.max_bad_share)
-    skipped = [skip(f"{path.name} {place}", "bad row", fault) for place, fault in table.faults.items()]
-    for place, pair in table.rows.items():
+    file = read_user_file(path, KEY, parse).check(context.config.run.max_bad_share)
+    skipped = [skip(f"{path.name} {place}", "bad row", fault) for place, fault in file.faults.items()]
+    for place, pair in file.rows.items():
         faults = {
             "duplicate": pair.id in pairs,
             "its video was skipped": not frames.has(pair.video_id),
@@ -111,20 +114,19 @@ def _read_row(row: Row) -> Pair:
         return Pair.model_validate({name: row[name] for name in Pair.model_fields if name in row})
     except ValidationError:
         pass
-    if "chosen" in row:
+    rejected = next((name for name in _REJECTED if name in row), "")
+    if "messages" in row and rejected:
+        turns = read_turns(row["messages"], "messages")
+    elif "chosen" in row:
         turns, rejected = read_turns(row["chosen"], "chosen"), "rejected"
         start = next((name for name in _PROMPTS if row.get(name)), "")
         # `chosen` and `rejected` may begin with the prompt (TRL's implicit prompt).
         if start and "user" not in dict(turns):
             turns = [*read_turns(row[start], start, "user"), *turns]
-    elif "messages" in row:
-        turns = read_turns(row["messages"], "messages")
-        rejected = "rejected_response" if "rejected_response" in row else "rejected_messages"
     else:
         raise ValueError(
-            "not a known format: a row has prompt, chosen and rejected (TRL, Parquet), messages and "
-            "rejected_response (ms-swift), or conversations, chosen and rejected (LLaMA-Factory); this one "
-            f"has {', '.join(map(str, row)) or 'nothing'}"
+            "not a known format: a row has prompt, chosen and rejected (TRL), messages and rejected_response "
+            f"(ms-swift), or conversations, chosen and rejected (LLaMA-Factory); this one has {list(row)}"
         )
     system, turns = split_system(row, turns)
     roles = [role for role, _ in turns]
@@ -133,7 +135,10 @@ def _read_row(row: Row) -> Pair:
     _, other = split_system({}, read_turns(row.get(rejected), rejected))
     if not other or other[-1][0] != "assistant":
         raise ValueError(f"{rejected} should end with an answer, got {[role for role, _ in other]}")
-    prompt = turns[0][1] if len(turns) == 2 else ""
+    prompts = {text for role, text in [*turns, *other] if role == "user"}
+    if len(prompts) > 1:
+        raise ValueError(f"the answers are to different questions: {sorted(prompts)}")
+    prompt = "".join(prompts)
     origin = row["tempo"] if isinstance(row.get("tempo"), dict) else {}
     # TRL's format has no placeholder, and tempo writes none.
     is_foreign = not (origin and rejected == "rejected" and "prompt" in row)
@@ -150,12 +155,14 @@ def read_turns(messages: Any, column: str, role: str = "assistant") -> list[tupl
     Raises ValueError that names the column.
     """
     messages = [messages] if isinstance(messages, dict) else messages
-    if not isinstance(messages, list) or not any("role" in m or "from" in m for m in messages):
+    if not isinstance(messages, list) or not all(
+        isinstance(m, dict) and {"role", "from"} & {*m} for m in messages
+    ):
         return [(role, read_text(messages, column))]
     turns = []
     for message in messages:
-        name = str(message.get("role") or message.get("from"))
-        content = message["content"] if message.get("content") is not None else message.get("value")
+        name, content = str(message.get("role") or message.get("from")), message.get("content")
+        content = message.get("value") if content is None else content
         turns.append((_ROLES.get(name, name), read_text(content, column)))
     return turns
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -86,17 +87,12 @@ def sft_examples(questions: Iterable[Question], phase: SftPhase) -> list[Example
     Sorted by video; the questions of a video keep their order. Questions with another system prompt are in
     another example.
     """
-    examples = []
-    by_video, by_system = attrgetter("video_id"), attrgetter("system")
-    for video, group in groupby(sorted(questions, key=by_video), key=by_video):
-        parts: list[tuple[str, tuple[tuple[str, str], ...]]] = []
-        for system, same in groupby(sorted(group, key=by_system), key=by_system):
-            rows = tuple((asked.question, asked.answer) for asked in same)
-            parts += [(system, (row,)) for row in rows] if phase.grouping == "pair" else [(system, rows)]
-        examples += [
-            Example(f"{video}/sft-{number}", video, questions=rows, system=system)
-            for number, (system, rows) in enumerate(parts, 1)
-        ]
+    examples, numbers, key = list[Example](), Counter[str](), attrgetter("video_id", "system")
+    for (video, system), group in groupby(sorted(questions, key=key), key=key):
+        rows = tuple((asked.question, asked.answer) for asked in group)
+        for part in [(row,) for row in rows] if phase.grouping == "pair" else [rows]:
+            numbers[video] += 1
+            examples.append(Example(f"{video}/sft-{numbers[video]}", video, questions=part, system=system))
     return examples
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tempo.core.files import MAX_BAD_SHARE, read_table
+from tempo.core.files import MAX_BAD_SHARE, UserFile, read_user_file
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Skipped
 from tempo.engine.types import Context
@@ -26,37 +26,30 @@ KEY = "training.instructions"
 
 
 class Question(NamedTuple):
-    """A question with its answer. `video` is the path as the file has it, `place` the row of the file."""
+    """A question about a video, with its answer."""
 
     video_id: str
     question: str
     answer: str
-    video: str = ""
-    place: str = ""
     system: str = ""
 
 
-def read_questions(path: Path, *, max_bad_share: float = MAX_BAD_SHARE) -> list[Question]:
-    """The questions of a file in file order.
+def read_questions(
+    path: Path,
+    *,
+    max_bad_share: float = MAX_BAD_SHARE,
+    find: Callable[[str, str], str] = lambda video, video_id: video_id,
+) -> UserFile[list[Question]]:
+    """The questions of each row of a file; `find` gives the id of a video from its path and id in the row.
 
     A warning names the bad rows; raises ValueError if they are more than `max_bad_share`.
     """
-    return _read_file(path, max_bad_share, lambda video, video_id: video_id)[0]
-
-
-def _read_file(
-    path: Path, max_bad_share: float, find: Callable[[str, str], str]
-) -> tuple[list[Question], dict[str, str]]:
-    """The questions, and the faults of the bad rows by place; `find` gives the id of a video."""
 
     def parse(row: dict[str, Any]) -> list[Question]:
-        video, (system, texts) = read_video(row), _read_texts(row)
-        own_id = find(video, str(row.get("video_id", "")))
-        return [Question(own_id, untagged(asked), reply, video, system=system) for asked, reply in texts]
+        (system, texts), video = _read_texts(row), find(read_video(row), str(row.get("video_id", "")))
+        return [Question(video, untagged(asked), answer, system) for asked, answer in texts]
 
-    table = read_table(path, KEY, parse).check(max_bad_share)
-    rows = [asked._replace(place=place) for place, found in table.rows.items() for asked in found]
-    return rows, table.faults
+    return read_user_file(path, KEY, parse).check(max_bad_share)
 
 
 def usable_questions(context: Context) -> tuple[list[Question], int]:
@@ -91,11 +84,12 @@ def match_questions(context: Context) -> tuple[list[Question], list[Skipped]]:
     def find(video: str, video_id: str) -> str:
         return find_video(library, video, video_id=video_id, folder=path.parent)
 
-    found, bad = _read_file(path, context.config.run.max_bad_share, find)
-    faults = [(place, "bad row", fault) for place, fault in bad.items()]
-    faults += [(row.place, "empty answer", row.question[:80]) for row in found if not row.answer.strip()]
+    file = read_questions(path, max_bad_share=context.config.run.max_bad_share, find=find)
+    faults = [(place, "bad row", fault) for place, fault in file.faults.items()]
+    found = [(place, asked) for place, row in file.rows.items() for asked in row]
+    faults += [(place, "empty answer", asked.question) for place, asked in found if not asked.answer.strip()]
     skipped = [Skipped(stage="training", id=f"{path.name} {p}", reason=r, detail=d) for p, r, d in faults]
-    return [asked for asked in found if asked.answer.strip()], skipped
+    return [asked for _, asked in found if asked.answer.strip()], skipped
 
 
 def _read_texts(row: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:

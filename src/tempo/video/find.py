@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import contextlib
 import hashlib
 import os
 import re
@@ -126,12 +126,7 @@ def find_video(library: Library, path: str, *, video_id: str, folder: Path) -> s
     if not path:
         asked = video_id or "no video: it has no column videos, video or video_id"
         raise ValueError(f"asks about {asked}; the run has {len(library.paths)} videos")
-    starts = (str(folder), *library.folders)
-    places = [
-        os.path.realpath(place)
-        for start in starts
-        for place in (os.path.join(start, path), find_on_disk(start, path))
-    ]
+    places = [os.path.realpath(find_on_disk(start, path)) for start in (str(folder), *library.folders)]
     # The content comes last, because whole files are read for it.
     for identify in (library.ids.get, _content_id):
         for place in places:
@@ -143,16 +138,13 @@ def find_video(library: Library, path: str, *, video_id: str, folder: Path) -> s
 
 
 def find_on_disk(folder: str | Path, path: str) -> str:
-    """The file that `path`, relative to `folder`, names on disk; the path as it is given if there is none.
+    """The file that `path`, relative to `folder`, names on disk; if there is none, `path` in `folder`.
 
     It may be a `file:` address, and may be in another Unicode normal form than the names on disk.
     """
     bare = re.sub(r"\Afile:(//(localhost)?(?=/))?", "", path, flags=re.IGNORECASE)
-    for name in (path, bare, unquote(bare) if bare != path else path):
-        found = _in_any_form(os.path.join(folder, name))
-        if os.path.exists(found):
-            return found
-    return os.path.join(folder, path)
+    names = [os.path.join(folder, name) for name in (path, bare, unquote(bare) if bare != path else bare)]
+    return next((found for found in map(_in_any_form, names) if os.path.exists(found)), names[1])
 
 
 def _in_any_form(path: str) -> str:
@@ -160,16 +152,10 @@ def _in_any_form(path: str) -> str:
     if path.isascii() or not name or os.path.exists(path):
         return path
     folder = _in_any_form(folder)
-    return os.path.join(folder, _names_in(folder).get(unicodedata.normalize("NFC", name), name))
-
-
-@functools.lru_cache(maxsize=16)
-def _names_in(folder: str) -> dict[str, str]:
-    """The names in a folder by their composed form; empty for a folder that cannot be read."""
-    try:
-        return {unicodedata.normalize("NFC", name): name for name in os.listdir(folder or ".")}
-    except OSError:
-        return {}
+    with contextlib.suppress(OSError):
+        known = {unicodedata.normalize("NFC", other): other for other in os.listdir(folder or ".")}
+        name = known.get(unicodedata.normalize("NFC", name), name)
+    return os.path.join(folder, name)
 
 
 def _content_id(path: str) -> str | None:
