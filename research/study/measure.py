@@ -32,7 +32,7 @@ def measure(context: Context, path: str, *, blind: bool, num_videos: int) -> dic
     for video, rows in groupby(sorted(samples, key=lambda row: row.video), key=lambda row: row.video):
         stored = benchmark_frames(context, benchmark.parent / video)
         frames = np.zeros_like(stored.images) if blind else stored.images
-        outcomes += ask(lm, list(rows), frames, fps=stored.fps)
+        outcomes += ask(lm, list(rows), frames, fps=stored.fps, seconds=stored.seconds.tolist())
     report = score_outcomes(outcomes, samples)
     scores = {"temporal": report, **report.by_aspect}
     scores |= {name: getattr(report, name) for name in ("group_score", "text_score", "video_score")}

@@ -115,6 +115,19 @@ def test_questions_of_one_video_widen_the_interval():
     assert high - low == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 20), rel=0.2)
 
 
+@pytest.mark.parametrize("videos", [lambda g, i: f"{g % 5}-{i}", lambda g, i: f"{g % 5}-{i * g}"])
+def test_groups_with_common_videos_widen_the_interval(videos):
+    """Forty groups over five sets of linked videos, all right or all wrong within a set."""
+    rows = [
+        outcome(f"{g}/{i}", *((-1.0, -2.0), (-2.0, -1.0))[(i + g % 5) % 2], answer=i, group=str(g))
+        for g in range(40)
+        for i in range(2)
+    ]
+    named = {f"{g}/{i}": videos(g, i) for g in range(40) for i in range(2)}
+    low, high = report_of(rows, named.get).group_score.interval
+    assert high - low > 0.6
+
+
 @pytest.fixture
 def write(tmp_path):
     (tmp_path / "v.mp4").touch()

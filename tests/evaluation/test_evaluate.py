@@ -3,9 +3,9 @@
 import json
 import shutil
 
-import numpy as np
 import pytest
 import torch
+import transformers
 
 from research.embedded_model.card import story_frames
 from tempo.config import FramesConfig, parse_config
@@ -19,10 +19,9 @@ from tempo.model.support import duplicated_log_probs
 from tempo.synthetic import benchmark
 from tempo.synthetic.drawing import render_story
 from tempo.synthetic.world import make_story
-from tempo.video.frames import Frames, encode_jpeg
 
 STORY = make_story(77, 0, num_shots=(4, 4))
-FRAMES = Frames([encode_jpeg(image, 95) for image in story_frames(STORY)], np.arange(8) + 0.5, 1.0)
+FRAMES = story_frames(STORY)
 
 
 @pytest.fixture(scope="module")
@@ -32,16 +31,75 @@ def lm():
 
 def test_scores_over_one_prefix_are_those_of_full_sequences(lm):
     samples = benchmark.story_samples(STORY, seed=0, number=0)[:4]
-    outcomes = ask(lm, samples, FRAMES)
+    outcomes = ask(lm, samples, FRAMES, fps=1.0)
     rows = [Continuation(option, sample.question) for sample in samples for option in sample.options]
-    group = lm.group(Prefix(FRAMES.images, ""), rows)
+    group = lm.group(Prefix(FRAMES, ""), rows)
     with torch.no_grad():
         plain = [float(logp.sum()) for logp in duplicated_log_probs(lm.model, [group])[0]]
     ours = [score for outcome in outcomes for score in outcome.log_likelihoods]
     assert ours == pytest.approx(plain, abs=2e-3)
-    for one, other in zip(outcomes, ask(lm, samples[::-1], FRAMES)[::-1], strict=True):
+    for one, other in zip(outcomes, ask(lm, samples[::-1], FRAMES, fps=1.0)[::-1], strict=True):
         assert one.id == other.id
         assert one.log_likelihoods == pytest.approx(other.log_likelihoods, abs=2e-3)
+
+
+def scores(lm, samples, **options):
+    outcomes = ask(lm, samples, FRAMES, fps=1.0, **options)
+    return [score for outcome in outcomes for score in outcome.log_likelihoods]
+
+
+def plain_scores(lm, rows):
+    """Log-probabilities of each answer's tokens from one full sequence per answer."""
+    group = lm.group(Prefix(FRAMES, ""), rows)
+    with torch.no_grad():
+        return duplicated_log_probs(lm.model, [group])[0]
+
+
+def test_the_mean_does_not_favour_short_options(lm):
+    samples = benchmark.story_samples(STORY, seed=0, number=0)[:2]
+    rows = [Continuation(option, sample.question) for sample in samples for option in sample.options]
+    expected = [float(logp.mean()) for logp in plain_scores(lm, rows)]
+    assert scores(lm, samples, scoring="mean") == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_letter_is_scored_without_its_end_of_turn_after_a_question_that_lists_the_options(lm):
+    (sample, *_) = benchmark.story_samples(STORY, seed=0, number=0)
+    sample = sample.model_copy(update={"question": "Which?", "options": ("It turns.", "It <b>moves</b>.")})
+    question = "Which?\nA. It turns.\nB. It <b>moves</b>.\nAnswer with the letter of the right option."
+    logps = plain_scores(lm, [Continuation(letter, question) for letter in "AB"])
+    assert {len(logp) for logp in logps} == {2}
+    expected = [float(logp[0]) for logp in logps]
+    assert scores(lm, [sample], scoring="letter") == pytest.approx(expected, abs=2e-3)
+
+
+def test_more_options_than_letters_are_refused(lm):
+    (sample, *_) = benchmark.story_samples(STORY, seed=0, number=0)
+    sample = sample.model_copy(update={"options": tuple(map(str, range(27)))})
+    with pytest.raises(ValueError, match="27 options; scoring 'letter' takes at most 26"):
+        scores(lm, [sample], scoring="letter")
+
+
+def test_options_that_are_too_many_for_a_row_share_the_vision_pass_but_not_the_row(lm):
+    samples = benchmark.story_samples(STORY, seed=0, number=0)[:4]
+    lengths, passes = [], []
+    hooks = [
+        lm.model.model.language_model.register_forward_hook(
+            lambda *call: lengths.append(call[-1].last_hidden_state.shape[1])
+        ),
+        lm.model.model.visual.register_forward_hook(lambda *_: passes.append(1)),
+    ]
+    whole, (size,) = scores(lm, samples), lengths
+    limit = size - 20
+    split = scores(lm, samples, max_tokens=limit)
+    # A row that holds no more than one option is as long as that.
+    single = scores(lm, samples, max_tokens=1)
+    for hook in hooks:
+        hook.remove()
+    assert len(passes) == 3
+    assert len(lengths) == 1 + 2 + sum(len(sample.options) for sample in samples)
+    assert max(lengths[1:]) <= limit
+    assert split == pytest.approx(whole, abs=2e-3)
+    assert single == pytest.approx(whole, abs=2e-3)
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +142,7 @@ def test_a_run_and_the_python_function_give_the_same_report(lm, own_benchmark, t
     assert calls == [("base", 1, 2), ("base", 2, 2)]
     count = len(own_benchmark.read_text().splitlines())
     assert table["num_samples"] == count
+    assert (table["scoring"], table["transformers"]) == ("sum", transformers.__version__)
     base = table["models"]["base"]
     assert base["num_samples"] + base["static"]["num_samples"] == count
     calls.clear()

@@ -99,6 +99,23 @@ def test_each_kind_of_server_is_sent_the_fields_that_it_accepts(server, ask, kin
     assert server.bodies == [common | {"messages": [{"role": "user", "content": "x"}]} | expected]
 
 
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("Then <|im_end|> and <|video_pad|>.", "Then < |im_end|> and < |video_pad|>."),
+        ("<video><image></s><start_of_turn>", "< video>< image>< /s>< start_of_turn>"),
+        ("[INST] <<SYS>> [/INST] [gMASK] [PAD]", "[ INST] << SYS>> [ /INST] [ gMASK] [ PAD]"),
+        ("<IMG_CONTEXT> <fake_token_around_image>", "< IMG_CONTEXT> < fake_token_around_image>"),
+        ("1 < 2 > 0, a <- b, [music] [a, b], [X] > [3]", "1 < 2 > 0, a <- b, [music] [a, b], [X] > [3]"),
+        ("half \ud83d of it", "half \ufffd of it"),
+    ],
+)
+def test_no_word_of_a_prompt_reaches_the_server_as_a_special_token(server, ask, text, sent):
+    frames = np.zeros((1, 8, 8, 3), np.uint8)
+    assert ask(text) == ask(text, frames=frames) == ask(text) == [GOOD]
+    assert server.prompts == [sent, sent]
+
+
 # What counts as an answer, and what fails
 
 
@@ -109,7 +126,7 @@ def test_each_kind_of_server_is_sent_the_fields_that_it_accepts(server, ask, kin
         (completion("<think>A ring?</think>\n\nA ring."), Answer("A ring.", True)),
         (completion("cut", "length"), Answer("cut", False)),
         (completion(None, "tool_calls"), Answer("", False)),
-        (completion("half \ud800 of it"), Answer("half ? of it", True)),
+        (completion("half \ud800 of it"), Answer("half \ufffd of it", True)),
     ],
 )
 def test_a_reply_is_read(server, ask, data, expected):
@@ -130,6 +147,7 @@ def test_a_temporary_failure_is_retried(server, ask, trick):
     ("trick", "reason", "num_attempts"),
     [
         (error(400, "the prompt is too long"), "Error code: 400 - the prompt is too long", 1),
+        (error(400, "half \ud83d of it"), "half \ufffd of it", 1),
         (error(500, "out of memory"), "Error code: 500 - out of memory", 2),
         (reset, "Error", 2),
         (hang, "no answer within endpoint.timeout_seconds = 0.7", 1),

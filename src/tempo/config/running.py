@@ -14,6 +14,8 @@ from tempo.core.records import Kind
 Loss = Literal["sigmoid", "ipo", "hinge", "sppo"]
 #: How the log-probabilities of an answer's tokens become one number.
 LogpReduction = Literal["sum", "mean", "ld"]
+#: How the options of a benchmark question are scored.
+Scoring = Literal["sum", "mean", "letter"]
 #: Names of phases and baselines are used as folder names.
 NAME_PATTERN = r"^[A-Za-z0-9_-]+$"
 
@@ -191,9 +193,15 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """The benchmark that measures all models of the run. The synthetic world has its own."""
+    """The benchmark that measures all models of the run. The synthetic world has its own.
+
+    The likeliest option wins. Its likelihood is that of its text, as a sum over its tokens (`sum`, which
+    favours short options) or a mean (`mean`). With `letter` the question lists all options under letters,
+    and the likelihood is that of the letter.
+    """
 
     benchmark: str = Field("", description="JSONL file of questions: see guide.md")
+    scoring: Scoring = Field("sum", description="how options are scored: see above")
 
 
 class ReportConfig(Section):

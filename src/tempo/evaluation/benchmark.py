@@ -109,16 +109,28 @@ def score_outcomes(
         for rows in groups
     ]
     is_right = [text and video for text, video in zip(is_text_right, is_video_right, strict=True)]
+    clusters = _clusters([{videos[row.id] for row in rows} for rows in groups])
     temporal = [outcome for outcome in outcomes if outcome.aspect not in STATIC_ASPECTS]
     return EvaluationReport(
         **dict(score_rows(temporal)),
         static=score_rows(outcome for outcome in outcomes if outcome.aspect in STATIC_ASPECTS),
-        text_score=score(is_text_right, names),
-        video_score=score(is_video_right, names),
-        group_score=score(is_right, names),
+        text_score=score(is_text_right, clusters),
+        video_score=score(is_video_right, clusters),
+        group_score=score(is_right, clusters),
         by_aspect=score_by("aspect", outcomes),
         by_format=score_by("format", temporal),
     )
+
+
+def _clusters(groups: Sequence[set[str]]) -> list[str]:
+    """A name for each group of videos; groups that are linked by common videos have the same one."""
+    from scipy.cluster.hierarchy import DisjointSet
+
+    linked = DisjointSet(set().union(*groups))
+    for first, *others in groups:
+        for other in others:
+            linked.merge(first, other)
+    return [str(linked[min(group)]) for group in groups]
 
 
 def accuracy_table(evaluation: Mapping[str, Any]) -> Table | str:

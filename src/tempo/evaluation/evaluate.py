@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from string import ascii_uppercase as LETTERS
+from typing import Any, Literal
 
+import numpy as np
 import torch
+import transformers
 
 from tempo.config import FramesConfig, VideosConfig
+from tempo.config.running import Scoring
 from tempo.core.files import write_json
 from tempo.core.records import Outcome, Sample
 from tempo.core.store import RunStore
@@ -17,6 +21,7 @@ from tempo.engine.types import Context, SkipRecord
 from tempo.evaluation.benchmark import EvaluationReport, read_samples, score_outcomes
 from tempo.model.chat import Continuation, Prefix, VideoLM, log_probs
 from tempo.model.loading import load_model
+from tempo.model.prefix import MAX_TOKENS
 from tempo.training.phases import trained_models
 from tempo.video.find import video_id
 from tempo.video.frames import Frames, FrameStore, sample_video
@@ -27,14 +32,16 @@ def evaluate(
     benchmark: str | Path,
     *,
     frames: FramesConfig | None = None,
+    scoring: Scoring = "sum",
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> EvaluationReport:
     """The accuracies of a model on a benchmark, a JSONL file of samples next to its videos.
 
-    Frames are sampled with `frames`, by default with the defaults of the section [frames]. `seed` is for the
-    intervals; `progress` gets the numbers of videos done and in total. A warning names bad samples. Raises
-    ValueError before any work if these are more than 5 %, and later for a video that cannot be read.
+    Frames are sampled with `frames`, by default with the defaults of the section [frames]. `scoring` is as in
+    the section [evaluation], `seed` for the intervals; `progress` gets the numbers of videos done and in
+    total. A warning names bad samples. Raises ValueError before any work if more than 5 % are bad, and later
+    for a video that cannot be read.
     """
     path, outcomes = Path(benchmark), list[Outcome]()
     samples = [*read_samples(path).rows.values()]
@@ -42,29 +49,62 @@ def evaluate(
     for number, rows in enumerate(videos, 1):
         video = path.parent / rows[0].video
         sampled = _sample(video, frames or FramesConfig(), VideosConfig().timeout_seconds)
-        outcomes += ask(model, rows, sampled)
+        times = {"fps": sampled.fps, "seconds": sampled.seconds.tolist()}
+        outcomes += ask(model, rows, sampled.images, **times, scoring=scoring)
         progress(number, len(videos))
     return score_outcomes(outcomes, samples, seed=seed)
 
 
 @torch.no_grad()
-def ask(model: VideoLM, samples: Sequence[Sample], frames: Frames) -> list[Outcome]:
-    """One outcome per sample, in order; all samples are about one video and share one pass over it.
+def ask(
+    model: VideoLM,
+    samples: Sequence[Sample],
+    frames: np.ndarray,
+    *,
+    fps: float,
+    seconds: Sequence[float] = (),
+    scoring: Scoring = "sum",
+    max_tokens: int = MAX_TOKENS,
+) -> list[Outcome]:
+    """One outcome per sample, in order; all samples are about one video and share one vision pass.
 
-    Log-likelihoods are sums in nats over all tokens of an
-    option, rounded to four decimals.
+    `frames` uint8 [T, H, W, 3], `fps` and `seconds` are those of a Prefix; `max_tokens` is as in `log_probs`.
+    Log-likelihoods are in nats, rounded to four decimals: sums or means over all tokens of an option, its end
+    of turn included, or those of its letter.
     """
-    options = [Continuation(option, sample.question) for sample in samples for option in sample.options]
-    prefix = Prefix(frames.images, "", fps=frames.fps, seconds=frames.seconds.tolist())
-    scores = iter(float(logp) for logp in log_probs(model, prefix, options))
-    shared = ("id", "aspect", "format", "answer", "group")
-    return [
-        Outcome(
-            **{name: getattr(sample, name) for name in shared},
-            log_likelihoods=tuple(round(next(scores), 4) for _ in sample.options),
-        )
-        for sample in samples
-    ]
+    rows = [row for sample in samples for row in _options(sample, scoring)]
+    prefix = Prefix(frames, "", fps=fps, seconds=seconds)
+    reduction: Literal["mean", "sum", "none"] = "none" if scoring == "letter" else scoring
+    found = iter(log_probs(model, prefix, rows, reduction=reduction, max_tokens=max_tokens))
+    outcomes = []
+    for sample in samples:
+        logps = [next(found) for _ in sample.options]
+        if scoring == "letter":
+            count = _letter_length(model, _options(sample, scoring))
+            logps = [logp[:count].sum() for logp in logps]
+        shared = {name: getattr(sample, name) for name in ("id", "aspect", "format", "answer", "group")}
+        scores = tuple(round(float(logp), 4) for logp in logps)
+        outcomes.append(Outcome(**shared, log_likelihoods=scores))
+    return outcomes
+
+
+def _options(sample: Sample, scoring: Scoring) -> list[Continuation]:
+    """The options of a sample as answers: their texts, or letters under which the question lists them."""
+    if scoring != "letter":
+        return [Continuation(option, sample.question) for option in sample.options]
+    if len(sample.options) > len(LETTERS):
+        found = f"{len(sample.options)} options; scoring 'letter' takes at most {len(LETTERS)}"
+        raise ValueError(f"{sample.id} has {found}. Set evaluation.scoring = 'mean'")
+    lines = (f"{letter}. {option}" for letter, option in zip(LETTERS, sample.options, strict=False))
+    question = "\n".join([sample.question, *lines, "Answer with the letter of the right option."])
+    return [Continuation(letter, question) for letter in LETTERS[: len(sample.options)]]
+
+
+def _letter_length(model: VideoLM, rows: Sequence[Continuation]) -> int:
+    """The number of tokens up to the one in which letters differ: no end of turn, which others may follow."""
+    answers = model.group(Prefix(None, ""), rows).continuations
+    columns = zip(*(answer.token_ids[answer.num_context :] for answer in answers), strict=False)
+    return next(number for number, column in enumerate(columns, 1) if len({*column}) > 1)
 
 
 def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) -> None:
@@ -79,6 +119,7 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
         return
     read = read_samples(path, max_bad_share=context.config.run.max_bad_share)
     samples, reports, store = [*read.rows.values()], dict[str, Any](), RunStore(context.directory)
+    scoring, max_tokens = context.config.evaluation.scoring, context.config.training.max_tokens
     videos, wanted = _by_video(samples), {sample.id for sample in samples}
     for name, model in {"base": context.config.model.path, **trained_models(context)}.items():
         # Samples that are in the file are not asked again.
@@ -90,15 +131,17 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
             for number, rows in enumerate(unfinished, len(videos) - len(unfinished) + 1):
                 frames = benchmark_frames(context, path.parent / rows[0].video)
                 missing = [sample for sample in rows if sample.id not in known]
-                store.append(table, ask(lm, missing, frames))
+                times = {"fps": frames.fps, "seconds": frames.seconds.tolist()}
+                found = ask(lm, missing, frames.images, **times, scoring=scoring, max_tokens=max_tokens)
+                store.append(table, found)
                 progress(name, number, len(videos))
             # The next model needs the memory.
             del lm
         outcomes = [outcome for outcome in store.read(table, Outcome) if outcome.id in wanted]
         report = score_outcomes(outcomes, samples, seed=context.config.run.seed)
         reports[name] = report.model_dump(mode="json")
-    about = {"benchmark": str(path), "num_samples": len(samples), "bad_rows": read.faults}
-    write_json(result, {**about, "models": reports})
+    about = {"benchmark": str(path), "num_samples": len(samples), "bad_rows": read.faults, "scoring": scoring}
+    write_json(result, about | {"transformers": transformers.__version__, "models": reports})
 
 
 def benchmark_path(context: Context) -> Path | None:

@@ -19,7 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempo.model.prefix import ContinuationTokens, Group, packed_log_probs
+from tempo.model.prefix import (
+    MAX_TOKENS,
+    ContinuationTokens,
+    Group,
+    encode_videos,
+    packed_log_probs,
+    split_group,
+)
 
 #: Breaks up special words in the text of people and models, so that neither processor nor tokenizer
 #: recognizes them; the tokenizer removes it. A noncharacter of Unicode, which no text contains.
@@ -321,15 +328,21 @@ def log_probs(
     continuations: Sequence[str | Continuation],
     *,
     reduction: Literal["sum", "mean", "none"] = "sum",
+    max_tokens: int = MAX_TOKENS,
 ) -> list[Tensor]:
     """Log-probabilities of continuations under the model, in float32, with gradients.
 
     Each continuation is scored after the prefix (and its question), its end-of-turn token included. The
     result has one tensor per continuation: a scalar for the reductions "sum" and "mean" over its tokens, or
-    [num_tokens] for "none". The video is encoded once and the prefix is read once, whatever the number of
-    continuations; the values equal those of one full sequence per continuation.
+    [num_tokens] for "none". The video is encoded once whatever the number of continuations, and the prefix is
+    read once for as many of them as fit into `max_tokens` tokens with it; the values equal those of one full
+    sequence per continuation.
     """
-    (logps,) = packed_log_probs(model.model, [model.group(prefix, continuations)])
+    group = model.group(prefix, continuations)
+    features = encode_videos(model.model, [group])
+    parts = split_group(group, max_tokens=max_tokens)
+    packed = (packed_log_probs(model.model, [part], video_features=features) for part in parts)
+    logps = [logp for (found,) in packed for logp in found]
     if reduction == "none":
         return logps
     return [logp.sum() if reduction == "sum" else logp.mean() for logp in logps]

@@ -13,7 +13,9 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 
 #: The cache in a run directory.
 CACHE = Path("endpoint") / "answers.jsonl"
+
+#: The beginning of a special token of some model: `<|im_end|>`, `<video>`, `</s>`, `[INST]`, `[gMASK]`.
+_SPECIAL = re.compile(r"<(?=[^<>\s]+>)|\[(?=/?g?[A-Z][A-Z_]+\])")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def answer_source(context: Context) -> Generate:
@@ -86,6 +92,7 @@ class Endpoint:
         """The answer from the cache or the server. Raises ValueError if the server is down."""
         # Several servers store a seed in 32 bits.
         fields = {**fields, "seed": request.seed % 2**31}
+        request = replace(request, prompt=escape(request.prompt))
         key = cache_key(fields, request)
         if key in self._answers:
             return self._answers[key]
@@ -116,9 +123,9 @@ class Endpoint:
                 reply = await client.chat.completions.create(
                     model=self._config.model, messages=messages, extra_body=fields
                 )
-            # The client does not check the types of a reply. A file cannot hold half of a surrogate pair.
+            # The client does not check the types of a reply.
             text, reason = reply.choices[0].message.content or "", reply.choices[0].finish_reason
-            return Answer(text.strip().encode("utf-8", "replace").decode(), is_whole=reason == "stop")
+            return Answer(_LONE_SURROGATE.sub("\ufffd", text.strip()), is_whole=reason == "stop")
         except TimeoutError:
             failure = f"no answer within endpoint.timeout_seconds = {self._config.timeout_seconds:g}"
         except openai.APIError as error:
@@ -130,7 +137,16 @@ class Endpoint:
         if self._api_key:
             # Some servers repeat the key.
             failure = failure.replace(self._api_key, "***")
-        return Answer("", is_whole=False, failure=" ".join(failure.split())[:250])
+        failure = _LONE_SURROGATE.sub("\ufffd", " ".join(failure.split())[:250])
+        return Answer("", is_whole=False, failure=failure)
+
+
+def escape(text: str) -> str:
+    """The text with a space in each word that a server could read as a special token: `< video>`.
+
+    Half of a surrogate pair, which a request cannot hold, becomes U+FFFD.
+    """
+    return _LONE_SURROGATE.sub("\ufffd", _SPECIAL.sub(lambda start: f"{start[0]} ", text))
 
 
 def read_api_key(config: EndpointConfig) -> str:

@@ -25,6 +25,9 @@ from tempo.model.attention import make_layout, make_masks
 #: vocabulary of 152k in bfloat16 they take about 0.16 GB, and each of the two float32 copies twice that.
 HEAD_CHUNK = 512
 
+#: Tokens of a packed row, by default.
+MAX_TOKENS = 16384
+
 
 @dataclass(frozen=True)
 class ContinuationTokens:
@@ -50,6 +53,20 @@ class Group:
     def lengths(self) -> tuple[int, ...]:
         """Number of tokens of the prefix and of each continuation."""
         return (self.inputs["input_ids"].shape[1], *(len(c.token_ids) for c in self.continuations))
+
+
+def split_group(group: Group, *, max_tokens: int) -> list[Group]:
+    """Groups with the same prefix, in order, each of at most `max_tokens` tokens or one continuation."""
+    prefix, *sizes = group.lengths
+    parts: list[list[ContinuationTokens]] = []
+    free = 0
+    for continuation, size in zip(group.continuations, sizes, strict=True):
+        if not parts or size > free:
+            parts.append([])
+            free = max_tokens - prefix
+        parts[-1].append(continuation)
+        free -= size
+    return [Group(group.inputs, tuple(part)) for part in parts]
 
 
 def unwrapped(model: Any) -> Any:
