@@ -16,8 +16,9 @@ export NO_MKDOCS_2_WARNING = 1
 demo: $(READY)
 	$(BIN)/tempo run configs/tiny.toml --out out/demo
 
+# A worker on each of two cores. A file stays in one worker, which makes what its tests share once.
 test: $(READY)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # With all optional packages and marked tests: TRL, Ray, TransNetV2, a real server, bitsandbytes, the wheel.
 test-all: $(ALL_READY)

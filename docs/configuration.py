@@ -1,4 +1,4 @@
-"""Writes configuration.md beside this file: every key of a configuration with its type, default and meaning.
+"""Writes configuration.md next to this file: every configuration key with its type, default and meaning.
 
 python docs/configuration.py
 """
@@ -26,23 +26,23 @@ the sections below. Sections and keys may be left out, except for required keys.
 `videos.paths` or a `[synthetic]` section. An unknown key or a value outside its limits is an error that
 names the key.
 
-**Relative paths** start from the working directory. Only videos in a benchmark or in instructions start from
-the file that names them.
+**Relative paths** are relative to the working directory, except that the videos in a benchmark or in
+instructions are relative to the file that names them.
 
 **`--set section.key=value`** overrides a value and may be given several times. The value is in TOML syntax,
-and quotes around text may be left out: `--set videos.paths='["a", "b"]' --set frames.fps=2`. Phases are
-changed in the file, or set as a whole list.
+and quotes around text may be left out: `--set videos.paths='["a", "b"]' --set frames.fps=2`. To change
+phases, edit the file, or override the whole list.
 """
 
 PHASES = """\
-The phases run in the order of the file, each one from the model that the phase before left. Their LoRA
-adapters are merged into the weights. The loss of a step is the mean over its pairs or answer tokens,
-whatever the grouping.
+The phases run in the order of the file; each one starts from the model that the previous phase produced.
+LoRA adapters are merged into the weights at the end of a phase. The loss of a step is the mean over its
+pairs or answer tokens, regardless of the grouping.
 """
 
 
 def reference() -> str:
-    """The page: the sections in the order of `Config`."""
+    """The whole page, with the sections in the order of `Config`."""
     return "\n".join([INTRODUCTION, *(_part(*section) for section in sections())])
 
 
@@ -56,7 +56,7 @@ def sections() -> Iterator[tuple[str, str, Mapping[str, FieldInfo]]]:
 
 
 def _phases() -> Iterator[tuple[str, str, Mapping[str, FieldInfo]]]:
-    """The keys of all phases, then those that only phases of one objective have."""
+    """The keys that all phases share, then those of each objective."""
     shared = DpoPhase.__base__.model_fields
     yield "`[[training.phases]]`", PHASES, shared
     for model in (DpoPhase, SftPhase):
@@ -96,7 +96,7 @@ def _bounds(field: FieldInfo) -> str:
 
 
 def _default(field: FieldInfo) -> str:
-    """The default as TOML has it."""
+    """The default in TOML syntax."""
     if field.is_required():
         return "required"
     return "unset" if field.default is None else f"`{json.dumps(field.default)}`"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from tempo.core.records import Outcome, Sample
+from tempo.model.loading import embedded_path
 from tempo.synthetic import language
 from tempo.synthetic.world import ACTIONS, Event
 
@@ -18,6 +21,15 @@ SAMPLE = {
     "options": ["Left.", "Right."],
     "answer": 1,
 }
+
+
+def short_model(directory: Path, num_positions: int) -> str:
+    """The path of a copy of the embedded model that was made for this number of tokens."""
+    path = shutil.copytree(embedded_path(), directory / "short")
+    text = (path / "config.json").read_text()
+    text = text.replace('"max_position_embeddings": 4096', f'"max_position_embeddings": {num_positions}')
+    (path / "config.json").write_text(text)
+    return str(path)
 
 
 def samples_of(outcomes: Sequence[Outcome], video: Callable[[str], str] = str) -> list[Sample]:

@@ -1,7 +1,7 @@
 """tempo teaches Video LLMs the order of time.
 
-The names below are the public API. Each is imported from its module when it is first used, so `import tempo`
-loads neither torch nor any other heavy package.
+The names below are the public API. Each is imported from its module on first use, so `import tempo` loads
+neither torch nor any other heavy package.
 """
 
 from importlib import import_module
@@ -36,7 +36,7 @@ __all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used; raises AttributeError for any other name."""
+    """Imports a public name on first use; raises AttributeError for any other name."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_MODULES[name]), name)

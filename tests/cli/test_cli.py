@@ -124,7 +124,7 @@ def test_wrong_command_line_is_refused(tempo, arguments, words):
         ("status {films}", ["films is not a run directory", "config.toml"]),
         ("export {films} --format trl --out {out}", ["films is not a run directory"]),
         ("init {tmp}/nowhere --out {out}.toml", ["nowhere' does not exist"]),
-        ("init {films} --out {config}", ["tempo.toml exists already"]),
+        ("init {films} --out {config}", ["tempo.toml already exists"]),
         ("init {films} --out {out}.toml --model /no/such/model", ["model.path", "/no/such/model"]),
         ("init {tmp}/empty --out {out}.toml", ["no video in", "empty", ".mp4"]),
     ],
@@ -195,7 +195,7 @@ def test_run_until_videos_keeps_the_videos_and_names_the_reason_for_the_rest(tem
     before = tree(out)
     for override, key in (("run.seed=1", "seed"), ('videos.extensions=["mp4"]', "videos.extensions")):
         refused = tempo("run", config, "--out", out, "--until", "videos", "--set", override)
-        assert_refused(refused, str(out), "another config", key, "--redo")
+        assert_refused(refused, str(out), "other settings", key, "--redo")
         assert tree(out) == before
 
     # With --redo the stage is made again, under the new configuration.
@@ -261,7 +261,7 @@ def test_stopping_prints_what_is_kept(tempo, write, tmp_path, monkeypatch, argum
     names = {"config": write(), "out": tmp_path / "out"}
     code, _, err = tempo(*(word.format(**names) for word in arguments))
     assert code == 130
-    assert ("resumes where it stopped" in err) is kept
+    assert ("the same command again to resume" in err) is kept
     assert ("nothing was written" in err) is not kept
 
 

@@ -45,11 +45,11 @@ def test_figures_chart_and_descriptions_are_written_and_can_be_scored_again(temp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--chart", "x.pdf"), "the name must end with .png or .svg"),
+        (("--chart", "x.pdf"), "the file name must end with .png or .svg"),
         (("--json", "nowhere/x.json"), "nowhere/x.json cannot be written"),
         (("--set", "frames.fps=-1"), "frames.fps"),
         (("--set", "model.device=gpu"), "model.device"),
-        (("--set", "clips.min_clips=2"), "--set clips has no effect"),
+        (("--set", "clips.min_clips=2"), "--set clips: a probe uses only"),
         (("--text", "absent.jsonl"), "--text absent.jsonl cannot be read"),
     ],
 )

@@ -16,7 +16,7 @@ from tempo.pipeline.stages import NAMES
 
 @pytest.fixture
 def store(tmp_path):
-    """A run that has been begun."""
+    """A run that has been started."""
     (tmp_path / "config.toml").write_text("")
     return RunStore(tmp_path)
 
@@ -52,19 +52,19 @@ def metrics(directory, *lines):
     (directory / "metrics.jsonl").write_text("".join(lines))
 
 
-def test_fresh_run_shows_every_stage_as_not_begun(shown):
+def test_fresh_run_shows_no_stage_as_started(shown):
     text = shown()
     for name in NAMES:
         assert row(text, name) == [name, "-", "", ""]
     assert "skipped, by reason" not in text
 
 
-def test_stage_is_begun_until_it_is_finished_and_incomplete_rows_are_not_counted(shown, store):
+def test_stage_is_started_until_it_is_finished_and_incomplete_rows_are_not_counted(shown, store):
     store.begin("captions", "f")
     store.append("captions", [Captions(id=name, captions=("a",)) for name in "ab"])
     with store.path("captions").open("a") as file:
         file.write('{"id": "tor')
-    assert row(shown(), "captions") == ["captions", "begun", "2", ""]
+    assert row(shown(), "captions") == ["captions", "started", "2", ""]
     store.finish("captions", "f")
     assert row(shown(), "captions") == ["captions", "done", "2", ""]
 

@@ -137,7 +137,7 @@ def test_exception_of_a_factory_ends_the_run_and_skips_no_record(run):
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_factory_that_kills_its_process_ends_the_run_and_skips_no_record(run, num_workers):
     results = []
-    with pytest.raises(ValueError, match="captions: processes die while they make their worker"):
+    with pytest.raises(ValueError, match="captions: processes die at startup"):
         results += run("dying", singles("a", "b", "c"), num_workers=num_workers)
     assert results == []
 
@@ -241,7 +241,7 @@ def test_models_get_a_gpu_each_and_other_workers_the_cores(
 def test_run_directory_that_a_machine_lacks_is_named(cluster, tmp_path):
     config = Config(run=RunConfig(engine="ray"), videos={"paths": ["x"]})
     context, work = Context(config, tmp_path / "not shared"), {"place": "model", "stage": "captions"}
-    with pytest.raises(ValueError, match=r"not shared is not on the Ray machine"):
+    with pytest.raises(ValueError, match=r"not shared does not exist on the Ray machine"):
         list(pool.map_batches("engine_workers:shout", context, singles("a"), **work))
 
 

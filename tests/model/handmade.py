@@ -111,13 +111,13 @@ def gemma(generator, steps, *, patches, pixels):
     }
 
 
-def minicpm(generator, steps):
-    """Frames of 4 x 4 tokens of 4 x 4 patches, packed into one row of patches."""
+def minicpm(generator, steps, side=4):
+    """All frames packed into one row of patches, `side` x `side` patches to a token."""
     video = [word for _ in range(steps) for word in (START, *[VIDEO] * TOKENS, END)]
     return {
         **typed([*text_ids(generator, 3), *video, *text_ids(generator, 4)], [VIDEO], "mm_token_type_ids"),
-        "pixel_values_videos": noise(generator, 1, 3, 4, steps * 16 * TOKENS * 4),
-        "target_sizes_videos": torch.tensor([[4 * HEIGHT, 4 * WIDTH]] * steps),
+        "pixel_values_videos": noise(generator, 1, 3, 4, steps * side**2 * TOKENS * 4),
+        "target_sizes_videos": torch.tensor([[side * HEIGHT, side * WIDTH]] * steps),
     }
 
 
@@ -339,6 +339,12 @@ HANDMADE = {
          "vision_config": SIGLIP | {"image_size": 64, "insert_layer_id": 0}, "insert_layer_id": 0,
          "video_token_id": VIDEO, "image_token_id": IMAGE, "image_start_id": START, "image_end_id": END,
          "slice_start_id": 87, "slice_end_id": 88, "newline_id": 5}, minicpm,
+    ),
+    "minicpm_ocr": (
+        "MiniCPMOcrForConditionalGeneration",
+        {"text_config": {"model_type": "qwen3_5_text", **QWEN3_5_TEXT},
+         "vision_config": SIGLIP | {"image_size": 64}, "video_token_id": VIDEO, "image_token_id": IMAGE},
+        functools.partial(minicpm, side=2),
     ),
     "lfm3_vl": (
         "Lfm3VlForConditionalGeneration",

@@ -232,6 +232,11 @@ def test_log_probs_are_those_of_full_sequences(lm, reduction, reduce):
         assert torch.allclose(ours, reduce(theirs), rtol=1e-4, atol=1e-4)
 
 
+def test_a_text_for_which_the_model_has_no_positions_is_refused(lm):
+    with pytest.raises(ValueError, match=r"'Describe\.': .* \d+ of frames and \d{4,} of words.* Shorten its"):
+        log_probs(lm, Prefix(FRAMES, "Describe."), ["A.", "<|im_end|> " * 900])
+
+
 def test_the_video_is_encoded_once_whatever_the_number_of_texts(lm):
     passes = []
     hook = lm.model.model.visual.register_forward_hook(lambda *_: passes.append(1))

@@ -191,7 +191,11 @@ def closed_port():
         return f"http://127.0.0.1:{free.getsockname()[1]}/v1"
 
 
-@pytest.mark.parametrize("url", [closed_port(), "http://no.such.host.invalid/v1", "http://a..b/v1"])
+@pytest.mark.parametrize(
+    "url",
+    [closed_port(), "http://no.such.host.invalid/v1", "http://a..b/v1"],
+    ids=["closed port", "no host", "no name"],
+)
 def test_an_address_without_a_server_stops_the_run(ask, url):
     with pytest.raises(ValueError, match=r"endpoint: http://.* does not answer as model 'm': \w+Error"):
         ask("x", url=url)

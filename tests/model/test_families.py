@@ -6,11 +6,16 @@ run has one family for each mechanism; `make test-all` runs the rest.
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+import transformers
+from families import CHAT_TEMPLATE, PATCHES, QWEN_VIDEO, WHOLE_FRAMES, make_tokenizer
 from handmade import HANDMADE, handmade_group, make_handmade
+from safetensors.torch import save_file
 from test_prefix_gradients import dpo_loss
 
+from tempo import Prefix, load_model
 from tempo.model.features import FeatureStore
 from tempo.model.prefix import encode_videos, packed_log_probs
 from tempo.model.support import duplicated_log_probs, self_check
@@ -142,3 +147,41 @@ def test_a_window_longer_than_the_row_takes_the_packed_path():
         assert self_check(model, groups) < 1e-5
         windows.append(masks[0].dtype)
     assert windows == [torch.bool, torch.int64]
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [("qwen2_5_omni", "Qwen2_5Omni"), ("qwen3_omni_moe", "Qwen3OmniMoe")]
+)
+def test_an_omni_checkpoint_is_loaded_as_its_thinker(family, name, tmp_path, monkeypatch):
+    make_processor = getattr(transformers, f"{name}Processor")
+    monkeypatch.setattr(
+        make_processor, "videos_kwargs", {"size": {"shortest_edge": 64, "longest_edge": 4096}}
+    )
+    words = {"image": "<|image_pad|>", "video": "<|video_pad|>", "audio": "<img>", "audio_bos": "<video>"}
+    words |= {"vision_bos": "<|vision_start|>", "vision_eos": "<|vision_end|>", "audio_eos": "<image>"}
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=make_tokenizer(family).backend_tokenizer,
+        unk_token="<unk>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        extra_special_tokens={f"{part}_token": word for part, word in words.items()},
+    )
+    make_processor(
+        transformers.Qwen2VLImageProcessor(**PATCHES),
+        transformers.Qwen2VLVideoProcessor(**PATCHES, **WHOLE_FRAMES),
+        transformers.WhisperFeatureExtractor(feature_size=8),
+        tokenizer,
+        chat_template=CHAT_TEMPLATE.replace("VIDEO", QWEN_VIDEO),
+    ).save_pretrained(tmp_path)
+    thinker = make_handmade(family, attention=False)
+    weights = {f"thinker.{key}": value.clone() for key, value in thinker.state_dict().items()}
+    save_file(weights | {"talker.x": torch.zeros(2)}, tmp_path / "model.safetensors", {"format": "pt"})
+    getattr(transformers, f"{name}Config")(thinker_config=thinker.config.to_dict()).save_pretrained(tmp_path)
+    lm = load_model(tmp_path)
+    assert all(torch.equal(value, weights[f"thinker.{key}"]) for key, value in lm.model.state_dict().items())
+    frames = np.zeros((8, 16, 24, 3), np.uint8)
+    for rate in (1.0, 4.0):
+        assert lm.group(Prefix(frames, "1", fps=rate), ["2"]).inputs["video_second_per_grid"] == 2 / rate
+    lm.model.save_pretrained(tmp_path / "trained")
+    lm.processor.save_pretrained(tmp_path / "trained")
+    assert type(load_model(tmp_path / "trained").model) is type(lm.model)

@@ -71,6 +71,22 @@ def test_sampled_reasoning_is_left_out(lm, monkeypatch):
     assert sample(lm, [Request("Describe it.", 0)])[0].text == "A ring."
 
 
+def test_generation_settings_of_a_checkpoint_are_honoured_or_refused_by_name():
+    lm, requests = load_model("embedded"), [Request("Describe the clip.", 0)]
+    settings, (plain,) = lm.model.generation_config, sample(lm, requests, temperature=0.0)
+    settings.return_dict_in_generate = True
+    assert sample(lm, requests, temperature=0.0) == [plain]
+    first, second = plain.text.split()[:2]
+    settings.stop_strings = [f" {second}", "never"]
+    assert sample(lm, requests, temperature=0.0)[0] == Answer(first, True)
+    settings.stop_strings = None
+    settings.suppress_tokens = [lm.tokenizer(first)["input_ids"][0]]
+    assert not sample(lm, requests, temperature=0.0)[0].text.startswith(first)
+    settings.num_beams = 4
+    with pytest.raises(ValueError, match=r"num_beams is 4 .*generation_config\.json.*Set it to 1"):
+        sample(lm, requests)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.3])
 def test_tokens_have_the_models_probabilities(temperature):
     lm = make_lm("qwen2_5_vl")

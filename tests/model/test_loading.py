@@ -5,12 +5,11 @@ import shutil
 
 import pytest
 import torch
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from safetensors.torch import load_file, save_file
 
 from tempo import load_model
 from tempo.model.attention import NAME, shared_prefix_attention
-from tempo.model.loading import check_device, check_model_path, embedded_path
+from tempo.model.loading import check_device, check_model_path, embedded_path, repair_torchvision
 
 
 def test_only_the_language_model_gets_the_attention():
@@ -50,6 +49,22 @@ def chunked(directory):
     (directory / "config.json").write_text(json.dumps(config))
 
 
+def with_weights(change):
+    """A function that copies the embedded checkpoint with changed weights."""
+
+    def prepare(directory):
+        weights = load_file(directory / "model.safetensors")
+        save_file(change(weights), directory / "model.safetensors", metadata={"format": "pt"})
+
+    return prepare
+
+
+NORM = "model.norm.weight"
+without_norm = with_weights(lambda weights: {k: v for k, v in weights.items() if k != NORM})
+prefixed = with_weights(lambda weights: {f"base_model.{k}": v for k, v in weights.items()})
+short_norm = with_weights(lambda weights: weights | {NORM: weights[NORM][:-1].clone()})
+
+
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
@@ -57,16 +72,25 @@ def chunked(directory):
         (unknown_family, "cannot be loaded"),
         (no_weights, "cannot be loaded"),
         (chunked, r"Qwen2_5_VL.*chunked_attention"),
+        (without_norm, r"1 are missing \(model\.language_model\.norm\.weight\)\. Use"),
+        (prefixed, r"are missing \(.*, \.\.\.\); \d+ are unknown \(base_model\."),
+        (short_norm, r"1 are of another shape \(.*norm\.weight\)"),
     ],
 )
-def test_a_bad_checkpoint_is_one_clear_error(tmp_path, prepare, message):
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_bad_checkpoint_is_one_clear_error(tmp_path, capfd, prepare, message, device):
     shutil.copytree(embedded_path(), tmp_path / "model")
     prepare(tmp_path / "model")
     with pytest.raises(ValueError, match=rf"model\.path.*{message}"):
-        load_model(tmp_path / "model")
+        load_model(tmp_path / "model", device=device)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_model_whose_packed_rows_are_wrong_is_refused_before_any_work(tmp_path, monkeypatch):
+    repair_torchvision()
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
     def causal(module, query, key, value, attention_mask, **kwargs):
         return sdpa_attention_forward(module, query, key, value, None, **kwargs)
 

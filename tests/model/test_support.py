@@ -21,9 +21,6 @@ QWEN = "qwen2_5_vl"
     [
         ("layer_types", ["full_attention", "linear_attention"], "recurrent part .*linear_attention"),
         ("layer_types", ["chunked_attention"], "chunked_attention"),
-        # Qwen4, GLM 5, dots3 and MiniMax-M3: top-k attention.
-        ("layer_types", ["linear_attention", "indexed_attention"], "indexed_attention.*highest scores"),
-        ("layer_types", ["full_attention", "minimax_m3_sparse"], "minimax_m3_sparse.*highest scores"),
         ("attn_logit_softcapping", 50.0, "attn_logit_softcapping = 50"),
     ],
 )
@@ -42,18 +39,50 @@ PALIGEMMA = {
 }
 
 
+HYBRID = {"layer_types": ["linear_attention", "full_attention"]}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "n_routed_experts": 4, "num_local_experts": 4}
+QWEN4 = {"indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 12, "indexer_budget": 4}
+QWEN4 |= {"indexer_compress_ratio": 2, "head_dim": 12}
+NEMOTRON = {
+    "model_type": "nemotron_h",
+    "num_hidden_layers": 3,
+    "layer_types": [*HYBRID["layer_types"], "moe"],
+}
+RADIO = {"model_type": "radio", "num_hidden_layers": 1, "video_temporal_patch_size": 2}
+SPARSE = {"layer_types": ["full_attention", "minimax_m3_sparse"]}
+TOP_K = "layers let a query attend to the k keys with the highest scores"
+
+
 @pytest.mark.parametrize(
-    ("name", "head", "config", "reason"),
+    ("name", "config", "reason"),
     [
-        ("Qwen2", "CausalLM", TEXT, "cannot be used: .*language model"),
-        ("T5", "ConditionalGeneration", SMALL_T5, "encoder-decoder"),
-        ("PaliGemma", "ConditionalGeneration", PALIGEMMA, "both directions"),
+        ("Qwen2ForCausalLM", TEXT, "cannot be used: .*language model"),
+        ("T5ForConditionalGeneration", SMALL_T5, "encoder-decoder"),
+        ("PaliGemmaForConditionalGeneration", PALIGEMMA, "both directions"),
+        ("NemotronH_Omni_Reasoning_V3", {"text_config": NEMOTRON, "vision_config": RADIO}, "has no `model`"),
+        ("Qwen4ExpForConditionalGeneration", {"text_config": TEXT | HYBRID | EXPERTS | QWEN4}, TOP_K),
+        ("MiniMaxM3SparseForConditionalGeneration", {"text_config": TEXT | EXPERTS | SPARSE}, TOP_K),
+        (
+            "Glm5NextForConditionalGeneration",
+            {"text_config": TEXT | HYBRID | EXPERTS | {"num_key_value_heads": 4}},
+            TOP_K,
+        ),
+        (
+            "Dots3NoteForConditionalGeneration",
+            {
+                "text_config": TEXT | EXPERTS | {"num_key_value_heads": 4},
+                "vision_config": {"adapter_out_dim": 48},
+                "audio_config": {"adapter_out_dim": 48},
+            },
+            TOP_K,
+        ),
     ],
 )
-def test_a_model_is_refused_with_the_reason(name, head, config, reason):
+def test_a_model_is_refused_with_the_reason(name, config, reason):
+    make = getattr(transformers, name)
     with torch.device("meta"):
-        model = getattr(transformers, f"{name}For{head}")(getattr(transformers, f"{name}Config")(**config))
-    with pytest.raises(ValueError, match=f"{name}For{head}.*{reason}"):
+        model = make(make.config_class(**config))
+    with pytest.raises(ValueError, match=f"{name}.*{reason}"):
         use_shared_prefix(model)
 
 

@@ -9,6 +9,7 @@ from families import make_lm, make_processor
 
 from tempo.config import FramesConfig
 from tempo.model.chat import Prefix, VideoLM
+from tempo.model.limits import frame_rate_warning
 from tempo.video.decode import Frame
 from tempo.video.frames import Sampler
 
@@ -54,6 +55,22 @@ def test_the_positions_of_qwen2_5_vl_are_those_of_the_stored_frames(fps, max_fra
     assert len(steps) == len(first)
     # Positions are whole numbers, two a second. With a cut rate, frames lie up to half an interval beside.
     assert np.abs(steps / 2 - first).max() < 0.5 + (0.5 / fps if len(frames.jpegs) == max_frames else 0)
+
+
+@pytest.mark.parametrize(("fps", "share"), [(3.9, 0), (4.0, 0), (5.0, 0.2), (8.0, 0.5)])
+def test_the_rate_from_which_on_time_steps_share_positions_is_known(fps, share):
+    lm, frames = make_lm("qwen2_5_vl"), np.zeros((202, 16, 24, 3), np.uint8)
+    inputs = lm.group(Prefix(frames, "?", fps=fps), ["x"]).inputs
+    inputs = {name: tensor for name, tensor in inputs.items() if not name.startswith("pixel")}
+    times = lm.model.model.get_rope_index(**inputs)[0][0, 0][inputs["mm_token_type_ids"][0] == 2]
+    assert 1 - len(np.unique(times)) / 101 == pytest.approx(share, abs=0.02)
+    warning = frame_rate_warning(lm.model.config, fps)
+    assert (f" 4 a second: {share:.0%} of" in warning) == bool(warning) == bool(share)
+
+
+def test_families_that_write_times_or_count_frames_need_no_warning():
+    assert frame_rate_warning(make_lm("qwen3_vl").model.config, 30.0) == ""
+    assert frame_rate_warning(make_lm("llava_onevision").model.config, 30.0) == ""
 
 
 def test_times_default_to_the_middle_of_each_interval_and_do_not_give_an_order_away():

@@ -68,7 +68,11 @@ def test_a_run_reads_them_names_bad_rows_and_trains_on_the_others(tmp_path, monk
     with pytest.warns(UserWarning, match="set aside") as warned:
         done = run(parse_config(config), "run")
     named = " ".join(str(warning.message) for warning in warned)
-    for words in ("pairs.jsonl line 11: not valid", "asked.json row 22: asks", "samples.jsonl line 21: "):
+    for words in (
+        "pairs.jsonl line 11: not valid",
+        "asked.json row 22: gone.mp4 is not",
+        "samples.jsonl line 21: ",
+    ):
         assert words in named
     store = RunStore(tmp_path / "run")
     assert {(row.stage, row.id, row.reason) for row in store.read(SKIPPED, Skipped)} == {

@@ -105,7 +105,7 @@ def test_a_changed_file_and_a_missing_file_are_named(tmp_path):
     write_config(context.directory, context.config.model_dump(mode="json", exclude_none=True))
     named.write_text("{}")
     with pytest.raises(
-        ValueError, match=r"\(the content of a file that it names has changed\).*: evaluation\."
+        ValueError, match=r"\(the content of a file that they name has changed\).*: evaluation\."
     ):
         run_stages(context, QUIET, until="videos")
     named.unlink()

@@ -1,11 +1,12 @@
 """Problems that can be found before any work are reported before any work."""
 
 import importlib.util
+import io
 import json
 
 import pytest
 from rich.console import Console
-from sample_material import SAMPLE
+from sample_material import SAMPLE, short_model
 
 from tempo.config import parse_config
 from tempo.core.store import RunStore
@@ -74,6 +75,26 @@ def test_what_a_stage_lacks_is_named_before_any_video_is_read(make, monkeypatch,
         run_stages(context, QUIET, until="videos")
     finish(context, stage)
     with pytest.raises(AssertionError, match="decoding has begun"):
+        run_stages(context, QUIET, until=stage)
+
+
+@pytest.mark.parametrize(("fps", "share"), [(2.0, ""), (8.0, "75%")])
+def test_frames_that_are_too_close_for_the_model_are_named_before_any_video_is_read(make, fps, share):
+    console = Console(file=io.StringIO(), width=300)
+    with pytest.raises(AssertionError, match="decoding has begun"):
+        run_stages(make(frames={"fps": fps}), console, until="responses")
+    words = f"frames.fps is 8, but qwen2_5_vl tells the times of frames apart up to 2 a second: {share}"
+    assert (words in console.file.getvalue()) is bool(share)
+
+
+@pytest.mark.parametrize("stage", ["captions", "responses"])
+def test_answers_for_which_the_model_has_no_positions_are_refused(make, tmp_path, stage):
+    context = make(model={"path": short_model(tmp_path, 300)}, **{stage: {"max_new_tokens": 300}})
+    finish(context, "captions" if stage == "responses" else "clips")
+    words = (
+        rf"{stage}\.max_new_tokens is 300, .* at most 300 tokens \(its max_position_embeddings\)\. Lower it"
+    )
+    with pytest.raises(ValueError, match=words):
         run_stages(context, QUIET, until=stage)
 
 

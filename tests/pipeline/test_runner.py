@@ -98,7 +98,7 @@ def test_rows_that_another_version_made_are_named_in_one_line(make):
     store.finish("videos", fingerprints(context.config)["videos"], old)
     console = Console(file=io.StringIO(), width=300)
     run_stages(context, console, until="videos")
-    assert "made with tempo 0.0.1 and transformers 4.0: videos; this run goes on with tempo " in (
+    assert "made with tempo 0.0.1 and transformers 4.0: videos; this run continues with tempo " in (
         console.file.getvalue()
     )
 

@@ -96,7 +96,7 @@ def test_few_videos_have_figures_with_wide_intervals_and_no_verdict(num_videos, 
         low, high = baseline.interval
         assert low <= baseline.accuracy <= high
         assert high - low > 0.15
-    assert f"Too few for a verdict: {6 * num_videos} pairs of {num_videos} videos" in report.verdict
+    assert f"No verdict: {6 * num_videos} pairs of {num_videos} videos are too few" in report.verdict
 
 
 def test_whole_videos_are_drawn_up_to_the_limit_and_enough_of_them():
@@ -175,21 +175,21 @@ def summary(accuracy, margin=0.03, *, kinds=None, levels=None):
     [
         (
             {"longer_text": summary(0.65, kinds={"drop": cell(1.0)}), "length": summary(0.63)},
-            "Length alone tells 65 % of the pairs apart, 100 % of drop pairs: a shortcut. Set pairs.length =",
+            "Length alone solves 65 % of the pairs, 100 % of drop pairs: a shortcut. Set pairs.length =",
         ),
         # Below 50 % a fitted baseline has found nothing, but any other has.
-        ({"words": summary(0.3)}, "The choice of words alone tells 30 % of the pairs apart: no shortcut."),
-        ({"model": summary(0.3)}, "tells 70 % of the pairs apart: a shortcut."),
-        ({"longer_text": summary(0.4), "length": summary(0.52)}, "Length alone tells 60 %"),
+        ({"words": summary(0.3)}, "The choice of words alone solves 30 % of the pairs: no shortcut."),
+        ({"model": summary(0.3)}, "solves 70 % of the pairs: a shortcut."),
+        ({"longer_text": summary(0.4), "length": summary(0.52)}, "Length alone solves 60 %"),
         (
             {"length": summary(0.53, levels={"16": cell(0.9), "2": cell(0.5)})},
-            "Length alone tells 53 % of the pairs apart, 90 % of level 16: a shortcut.",
+            "Length alone solves 53 % of the pairs, 90 % of level 16: a shortcut.",
         ),
         (
             {"length": summary(0.53, levels={"16": cell(0.9, 0.4), "2": cell(0.9, num_videos=19)})},
-            "Length alone tells 53 % of the pairs apart: no shortcut.",
+            "Length alone solves 53 % of the pairs: no shortcut.",
         ),
-        ({"words": summary(0.58, 0.1)}, "tells 58 % of the pairs apart: no certain shortcut."),
+        ({"words": summary(0.58, 0.1)}, "solves 58 % of the pairs: no clear shortcut."),
     ],
 )
 def test_the_verdict_names_shortcuts_with_figures_and_advice(scores, expected):
@@ -213,7 +213,7 @@ def store(tmp_path):
 def test_the_command_audits_a_directory_by_its_config(tempo, store, tmp_path):
     code, out, _ = tempo("audit", tmp_path, "--no-model")
     assert code == 0
-    assert all(words in out for words in ("longer text", "150 of 240 pairs", "Length alone tells"))
+    assert all(words in out for words in ("longer text", "150 of 240 pairs", "Length alone solves"))
     report = AuditReport.model_validate_json((tmp_path / "audit.json").read_text())
     assert report == audit(fair_pairs(40), seed=3, max_pairs=150)
     # The next run asks the model, and shows the new figures.

@@ -76,7 +76,7 @@ def test_the_last_try_needs_no_mark(directory):
     ("bad", "options", "num_rounds", "reason", "detail"),
     [
         ("", {"retries": 1}, 2, "no caption", "clip 1 of 3: empty"),
-        (CUT, {"retries": 1}, 2, "no caption", "clip 1 of 3: cut at captions.max_new_tokens"),
+        (CUT, {"retries": 1}, 2, "no caption", "clip 1 of 3: cut off at captions.max_new_tokens"),
         # Greedy captions and failed requests are not drawn again.
         ("Caption:", {"temperature": 0}, 1, "no caption", "clip 1 of 3: empty"),
         (FAILED, {"retries": 2}, 1, "endpoint", "1 of 3 requests failed: HTTP 500"),

@@ -186,10 +186,10 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_left_behind(run, tmp_
     directory, _ = run
     out = tmp_path / "out"
     before = sorted(tmp_path.rglob("*"))
-    assert "'csv' is unknown; the formats are trl, ms-swift" in refusal(directory, "csv", out)
+    assert "'csv' is unknown. The formats are trl, ms-swift" in refusal(directory, "csv", out)
     assert "nowhere has no pairs to export" in refusal(tmp_path / "nowhere", "trl", out)
-    assert "exists already" in refusal(directory, "trl", tmp_path / "films")
-    assert "exists already" in refusal(directory, "trl", directory / "pairs.jsonl")
+    assert "already exists" in refusal(directory, "trl", tmp_path / "films")
+    assert "already exists" in refusal(directory, "trl", directory / "pairs.jsonl")
     assert "cannot be written" in refusal(directory, "trl", directory / "pairs.jsonl" / "out")
     assert sorted(tmp_path.rglob("*")) == before
     with (directory / "pairs.jsonl").open("a") as file:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from pairs_material import clips_of, grey_jpegs, greys, perturbation
+from sample_material import short_model
 
 from tempo.config import parse_config
-from tempo.core.records import Captions, Perturbations
+from tempo.core.records import Captions, Perturbations, Skipped
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.model.answers import Answer
@@ -136,11 +137,11 @@ def test_every_answer_has_its_own_seed_independently_of_the_others(work):
     ("answers", "reason", "detail"),
     [
         (("...", "dropped", "reversed"), "no chosen answer", "empty"),
-        ((Answer("cle", False), "dropped", "reversed"), "no chosen answer", "cut at"),
+        ((Answer("cle", False), "dropped", "reversed"), "no chosen answer", "cut off at"),
         (
             ("original", "", Answer("rev", False)),
             "no rejected answer",
-            "drop-02 empty; reverse-04 cut at responses.max_new_tokens",
+            "drop-02 empty; reverse-04 cut off at responses.max_new_tokens",
         ),
         (("original", Answer("", False, failure="HTTP 500"), "reversed"), "endpoint", "HTTP 500"),
     ],
@@ -165,6 +166,18 @@ def test_a_perturbation_without_an_answer_is_left_out_with_its_reason(work, answ
     (row,) = result.unanswered
     assert (row.kind, row.level) == ("drop", 2)
     assert row.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(("num_positions", "is_skipped"), [(40, True), (240, False)])
+def test_a_video_whose_captions_the_model_cannot_read_at_once_is_skipped(
+    work, tmp_path, num_positions, is_skipped
+):
+    model = {"path": short_model(tmp_path, num_positions)}
+    (result,), _ = work([PERTURBED], ("original", "dropped", "reversed"), model=model)
+    assert isinstance(result, Skipped) is is_skipped
+    if is_skipped:
+        assert result.reason == "prompt too long"
+        assert f"max_position_embeddings is {num_positions}; lower captions.max_new_tokens" in result.detail
 
 
 def test_the_form_clips_shows_the_key_frames(work):

@@ -108,7 +108,7 @@ def test_imported_pairs_are_shown_without_strips(tmp_path):
         ((3, 2, 1, 0), "4 of 4 clips kept, order of 100% of clip pairs inverted"),
         ((0, 2), "2 of 4 clips kept"),
         # The rule `paper` has shuffles that change nothing.
-        ((0, 1, 2, 3), "unchanged"),
+        ((0, 1, 2, 3), "order unchanged"),
         ((), ""),
     ],
 )

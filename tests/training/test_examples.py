@@ -1,5 +1,6 @@
 """From pairs and questions to examples and packed rows, and that what is too long is named early."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from sample_material import short_model
 from training_material import phase, write_frames
 
 from tempo.config import parse_config
@@ -125,11 +127,11 @@ def lm():
 def test_the_longest_example_is_named_and_its_video_read_once(lm, tmp_path, examples):
     frames, known = write_frames(tmp_path, [1, 1]), {}
     size = max(sum(example.load(lm, frames).lengths) for example in examples)
-    check_lengths(examples, lm, frames, max_tokens=size, video_lengths=known)
+    check_lengths(examples, lm, frames, max_tokens=size, limit=4096, video_lengths=known)
     shutil.rmtree(frames.directory)
     words = rf"^{examples[-1].id}: its packed row has {size} tokens, .*grouping = 'pair'"
     with pytest.raises(ValueError, match=words):
-        check_lengths(examples, lm, frames, max_tokens=size - 1, video_lengths=known)
+        check_lengths(examples, lm, frames, max_tokens=size - 1, limit=4096, video_lengths=known)
 
 
 @pytest.mark.parametrize(
@@ -168,9 +170,9 @@ def video(name, seconds, side=64):
 PHASE = {"name": "p", "objective": "dpo", "learning_rate": 1e-3}
 
 
-def context_with(directory, training, declared_seconds=40.0):
+def context_with(directory, training, declared_seconds=40.0, **sections):
     """A run with a long and a large video that is ready for captions; its longest video has no clips."""
-    config = parse_config({"videos": {"paths": [str(directory)]}, "training": training})
+    config = parse_config({"videos": {"paths": [str(directory)]}, "training": training, **sections})
     store, marks = RunStore(directory / "run"), fingerprints(config)
     videos = [video("large", 4.0, 256), video("long", declared_seconds), video("longest", 400.0)]
     store.append("videos", videos)
@@ -190,6 +192,37 @@ def test_a_video_that_is_too_long_without_answers_is_named_before_captions(tmp_p
     words = r"long\.mp4: .* tokens, training\.max_tokens is 64.*max_total_pixels"
     with pytest.raises(ValueError, match=words):
         run_stages(context, Console(quiet=True), only="captions")
+
+
+SFT = PHASE | {"objective": "sft"}
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        (
+            {"training": {"phases": [PHASE]}},
+            r"long\.mp4: .* 82 of frames and 9 of words.* Lower frames\.fps",
+        ),
+        ({"responses": {"input_form": "video"}}, r"long\.mp4: .* at most 64 .* Lower frames\.fps"),
+        (
+            {"training": {"phases": [SFT], "instructions": "in.jsonl"}},
+            r"in\.jsonl line 2: .* Shorten its texts",
+        ),
+    ],
+    ids=["frames", "frames of responses", "words"],
+)
+def test_what_the_model_has_no_positions_for_is_named_before_captions(tmp_path, monkeypatch, sections, words):
+    monkeypatch.chdir(tmp_path)
+    for name in ("large", "long"):
+        (tmp_path / f"{name}.mp4").touch()
+    row = {"video": "large.mp4", "question": "What?", "answer": "A ring."}
+    rows = [row, row | {"question": "What is it that goes? " * 60}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    model = {"path": short_model(tmp_path, 64)}
+    context = context_with(tmp_path, sections.pop("training", {}), model=model, **sections)
+    with pytest.raises(ValueError, match=words):
+        check_trainable(context)
 
 
 @pytest.mark.parametrize("training", [{"phases": [PHASE]}, {"max_tokens": 64}])

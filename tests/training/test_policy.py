@@ -1,10 +1,13 @@
 """What a phase trains, what its reference is, and the reference's log-probabilities on disk."""
 
+from typing import get_args
+
 import pytest
 import torch
 from training_material import phase
 
-from tempo.model.loading import load_model
+from tempo.config.running import Part
+from tempo.model.loading import load_model, repair_torchvision
 from tempo.model.prefix import ContinuationTokens, Group
 from tempo.training.policy import Policy, ReferenceStore
 
@@ -27,6 +30,32 @@ def test_the_reference_is_the_model_before_the_phase(lora_rank):
         if lora_rank:
             assert all(module.disable_adapters for module in reference.modules() if hasattr(module, "lora_A"))
     assert any(not torch.equal(before[name], value) for name, value in policy.merged().state_dict().items())
+
+
+def test_a_part_that_a_model_lacks_is_named_and_experts_are_counted():
+    repair_torchvision()
+    from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
+
+    text = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2}
+    text |= {"moe_intermediate_size": 8, "num_experts": 4, "vocab_size": 90, "head_dim": 16}
+    vision = {"depth": 1, "hidden_size": 32, "num_heads": 2, "out_hidden_size": 32, "intermediate_size": 8}
+    config = Qwen3VLMoeConfig(text_config=text, vision_config=vision | {"deepstack_visual_indexes": [0]})
+    config.image_token_id = config.video_token_id = config.vision_start_token_id = 5
+
+    def counts(**changes):
+        return Policy(Qwen3VLMoeForConditionalGeneration(config), phase(**changes)).count_trained()
+
+    everything = get_args(Part)
+    assert counts(train=everything)["experts"] == 0
+    assert counts(lora_rank=0, train=["vision_tower"])["experts"] == 0
+    full = counts(lora_rank=0, train=everything, objective="sft")
+    assert full["experts"] == 4 * 3 * 8 * 32
+    size = sum(p.numel() for p in Qwen3VLMoeForConditionalGeneration(config).parameters())
+    assert sum(full[part] for part in everything) == size
+    headless = load_model("embedded").model
+    headless.model.visual.merger = None
+    with pytest.raises(ValueError, match=r"phase 'p': Qwen2_5_VL.* has no merger\. Remove it from `train`"):
+        Policy(headless, phase(train=["merger"]))
 
 
 def group(pixel=0.5, answers=((5, 6), (7,)), context=0):

@@ -1,26 +1,25 @@
 """Two processes learn what one learns, with copies of the weights (DDP) and with shards of them (FSDP2)."""
 
 import json
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
-from dataclasses import asdict
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from train_in_processes import train_as_process
 from training_material import pairs_example, phase, questions_example, train, write_frames
 
 from tempo.config import ModelConfig
 from tempo.training.phases import save_checkpoint
 
-SCRIPT = Path(__file__).with_name("train_in_processes.py")
-CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
-
-DDP = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-FSDP2 = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "fsdp2.yaml")]
-FSDP2 += ["--num_processes", "2", "--main_process_port", "0"]
+FSDP2 = Path(__file__).parents[2] / "configs" / "accelerate" / "fsdp2.yaml"
+PRINT_ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +40,48 @@ def read(out):
     return load_file(out / "model" / "model.safetensors"), rows
 
 
-def together(frames, out, settings, examples, *, command, max_tokens=4096, stop=0):
-    """What several processes learn; nothing is returned if they stop."""
-    out.mkdir(exist_ok=True)
-    rows = json.dumps([asdict(example) for example in examples])
-    arguments = [str(frames.directory), str(out), json.dumps(settings), rows, str(max_tokens), str(stop)]
+@pytest.fixture(scope="module")
+def processes():
+    """Starts processes. They are forked from one that has imported everything, which takes seconds."""
+    context = multiprocessing.get_context("forkserver")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        context.set_forkserver_preload(["train_in_processes"])
+        forkserver.ensure_running()
+    return context
+
+
+@pytest.fixture(scope="module")
+def fsdp2(tmp_path_factory):
+    """What `accelerate launch` sets in the environment of its processes under the shipped configuration."""
+    script = tmp_path_factory.mktemp("script") / "script.py"
+    script.write_text(PRINT_ENVIRONMENT)
+    command = ["-m", "accelerate.commands.launch", "--config_file", str(FSDP2)]
+    command += ["--num_processes", "1", "--main_process_port", "0", str(script)]
     ended = subprocess.run(
-        [sys.executable, *command, str(SCRIPT), *arguments],
-        check=False,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
+        [sys.executable, *command], capture_output=True, text=True, timeout=120, check=True
     )
-    assert ended.returncode == 0, ended.stderr
+    environment = json.loads(ended.stdout)
+    return {name: environment[name] for name in environment if name.startswith(("ACCELERATE_", "FSDP_"))}
+
+
+def together(processes, frames, out, settings, examples, *, launcher=None, max_tokens=4096, stop=0):
+    """What two processes learn; nothing is returned if they stop."""
+    out.mkdir(exist_ok=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} | (launcher or {})
+    started = []
+    for rank in ("0", "1"):
+        environment = shared | {"RANK": rank, "LOCAL_RANK": rank}
+        arguments = (environment, frames.directory, out, settings, examples, max_tokens, stop)
+        started.append(processes.Process(target=train_as_process, args=arguments))
+        started[-1].start()
+    for process in started:
+        process.join()
+    assert [process.exitcode for process in started] == [0, 0]
     return None if stop else read(out)
 
 
@@ -86,26 +113,26 @@ def assert_equal(one, two, *, num_steps):
         ({"batch_size": 4, "objective": "sft"}, QUESTIONS, 4096),
     ],
 )
-def test_two_processes_equal_one(frames, tmp_path, settings, examples, max_tokens):
+def test_two_processes_equal_one(processes, frames, tmp_path, settings, examples, max_tokens):
     one = alone(frames, tmp_path / "1", settings, examples, max_tokens=max_tokens)
-    two = together(frames, tmp_path / "2", settings, examples, command=DDP, max_tokens=max_tokens)
+    two = together(processes, frames, tmp_path / "2", settings, examples, max_tokens=max_tokens)
     assert_equal(one, two, num_steps=2)
 
 
-def test_sharded_weights_learn_what_one_process_learns(frames, tmp_path):
+def test_sharded_weights_learn_what_one_process_learns(processes, fsdp2, frames, tmp_path):
     """All weights, the tower's too, in batches of 4 and 1: one process has nothing at last."""
     settings = {"objective": "sft", "epochs": 2, "batch_size": 4, "lora_rank": 0}
-    settings |= {"train_vision": True, "gradient_checkpointing": True}
+    settings |= {"train": ["language_model", "vision_tower", "merger"], "gradient_checkpointing": True}
     one = alone(frames, tmp_path / "1", settings, QUESTIONS)
-    two = together(frames, tmp_path / "2", settings, QUESTIONS, command=FSDP2)
+    two = together(processes, frames, tmp_path / "2", settings, QUESTIONS, launcher=fsdp2)
     assert_equal(one, two, num_steps=4)
     assert (tmp_path / "1/model/config.json").read_text() == (tmp_path / "2/model/config.json").read_text()
 
 
-def test_sharded_weights_resume_after_a_stop(frames, tmp_path):
+def test_sharded_weights_resume_after_a_stop(processes, fsdp2, frames, tmp_path):
     """LoRA, whose reference is the same weights without it."""
     settings = {"epochs": 2, "batch_size": 3}
-    together(frames, tmp_path / "2", settings, PAIRS, command=FSDP2, stop=3)
+    together(processes, frames, tmp_path / "2", settings, PAIRS, launcher=fsdp2, stop=3)
     assert not (tmp_path / "2" / "model").exists()
-    two = together(frames, tmp_path / "2", settings, PAIRS, command=FSDP2)
+    two = together(processes, frames, tmp_path / "2", settings, PAIRS, launcher=fsdp2)
     assert_equal(alone(frames, tmp_path / "1", settings, PAIRS), two, num_steps=4)

@@ -1,12 +1,8 @@
-"""Trains one phase in every process that was started with this script; process 0 writes weights and metrics.
-
-    torchrun --nproc-per-node 2 tests/training/train_in_processes.py FRAMES OUT PHASE EXAMPLES MAX_TOKENS STOP
-
-FRAMES is a frame store's directory, PHASE and EXAMPLES are JSON. All stop in step STOP, 0 for never.
-"""
+"""One of the processes that train a phase together; process 0 writes weights and metrics."""
 
 import functools
-import json
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -15,38 +11,40 @@ from training_material import phase, train
 
 from tempo.config import ModelConfig
 from tempo.engine.ranks import call_to_training, process_rank, shards_weights, wait_for_all
-from tempo.model.loading import load_model
-from tempo.training.examples import Example
+from tempo.model.loading import load_model, repair_torchvision
 from tempo.training.phases import save_checkpoint
 from tempo.video.frames import FrameStore
 
+# What loading the model imports, so that a process that is forked from one with this module has it.
+repair_torchvision()
+import transformers.models.qwen2_5_vl.modeling_qwen2_5_vl  # noqa: E402
+import transformers.models.qwen2_5_vl.processing_qwen2_5_vl  # noqa: E402, F401
 
-def main():
-    """Trains."""
-    frames, out, settings, examples, max_tokens, stop = sys.argv[1:]
+
+def train_as_process(environment, frames, out, settings, examples, max_tokens, stop):
+    """Trains in this process, whose rank and launcher are in the environment; ends it in step `stop`."""
+    # Processes that wait for each other forever are killed.
+    signal.alarm(300)
+    os.environ |= environment
     torch.set_num_threads(1)
     assert call_to_training("cpu", is_needed=process_rank() == 0)
     model = ModelConfig(device="cpu")
 
     def progress(directory, step, num_steps, row):
-        if step == int(stop):
+        if step == stop:
             sys.exit()
 
     trained, _ = train(
-        FrameStore(Path(frames)),
+        FrameStore(frames),
         Path(out),
-        phase(**json.loads(settings)),
-        [Example(**row) for row in json.loads(examples)],
+        phase(**settings),
+        examples,
         model=model,
         caches={"load_full": functools.partial(load_model, **model.model_dump())} if shards_weights() else {},
-        max_tokens=int(max_tokens),
-        checkpoint_minutes=0 if int(stop) else 10,
+        max_tokens=max_tokens,
+        checkpoint_minutes=0 if stop else 10,
         progress=progress,
     )
     if process_rank() == 0:
         save_checkpoint(trained, Path(out) / "model")
     wait_for_all()
-
-
-if __name__ == "__main__":
-    main()

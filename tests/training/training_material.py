@@ -43,10 +43,13 @@ def questions_example(index, questions=(("What?", "A ring."), ("Is it?", "Yes.")
     return Example(f"v{index}/sft", f"v{index}", questions=tuple(questions))
 
 
-def train(frames, directory, settings, examples, *, progress=None, model=None, caches=None, **training):
+def train(
+    frames, directory, settings, examples, *, progress=None, log=None, model=None, caches=None, **training
+):
     """The trained model, and the rows of metrics; `training` are keys of the section."""
     config = parse_config({"videos": {"paths": ["x"]}, "training": {"max_tokens": 4096} | training})
-    callbacks = {"progress": progress} if progress else {}
+    callbacks = {"progress": progress, "log": log}
+    callbacks = {name: callback for name, callback in callbacks.items() if callback}
     session = Session(Context(config, frames.directory.parent), **callbacks)
     lm = load_model(**(model or ModelConfig()).model_dump())
     trained = train_phase(lm, settings, examples, session, directory, **caches or {})

@@ -31,7 +31,7 @@ def failing(error):
         (OSError(errno.ENOSPC, "No space left on device"), "No space left"),
         (MemoryError("Unable to allocate 3.00 GiB"), "shots: memory or the GPU failed at b"),
         (RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB."), "the same command again"),
-        (cv2.error("alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate"), "free memory"),
+        (cv2.error("alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate"), "Free some memory"),
     ],
 )
 def test_an_error_costs_its_record_unless_the_machine_failed(error, stops):
@@ -63,7 +63,7 @@ def test_a_file_without_access_is_skipped_and_a_failing_disk_stops_the_run(monke
 def test_a_missing_file_is_skipped_and_a_missing_or_empty_folder_stops_the_run(tmp_path):
     folder = tmp_path / "disk"
     for _ in range(2):
-        with pytest.raises(OSError, match="Is its disk mounted"):
+        with pytest.raises(OSError, match="Check that its disk is mounted"):
             check_file(folder / "a.mp4")
         folder.mkdir(exist_ok=True)
     (folder / "b.mp4").touch()

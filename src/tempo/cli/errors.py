@@ -1,4 +1,4 @@
-"""One message and an exit code for bad input, a full disk, Ctrl-C and SIGTERM."""
+"""Messages and exit codes for bad input, a full disk, Ctrl-C and SIGTERM."""
 
 from __future__ import annotations
 
@@ -33,22 +33,22 @@ def fail(text: str) -> NoReturn:
 
 def stop(error: BaseException, *, can_resume: bool) -> NoReturn:
     """Ends the process after Ctrl-C or SIGTERM with a message about what is kept."""
-    kept = "the same command resumes where it stopped" if can_resume else "nothing was written"
+    kept = "run the same command again to resume" if can_resume else "nothing was written"
     Console(stderr=True).print(f"\nstopped; {kept}")
     sys.exit(TERMINATED if isinstance(error, Terminated) else INTERRUPTED)
 
 
 def machine_fault(error: Exception) -> str:
-    """The message for a failure of disk or memory; empty for other errors, which need their traceback."""
+    """The message for a failure of the disk or memory; empty for other errors, which need their traceback."""
     text = str(error) or type(error).__name__
-    # Libraries in Rust (safetensors, tokenizers) have the number of the error only in the text.
+    # Rust libraries (safetensors, tokenizers) give the error number only in the text.
     found = re.search(r"\(os error (\d+)\)", text)
     number = int(found[1]) if found else getattr(error, "errno", None)
-    # torch's messages for the CPU and the GPU.
+    # torch's messages on the CPU and the GPU.
     if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
-        return f"there is not enough memory ({text}). Free some, then give the same command again"
+        return f"there is not enough memory ({text}). Free some memory, then run the same command again"
     if number in DISK_FULL:
-        return f"the disk is full ({text}). Free some space, then give the same command again"
+        return f"the disk is full ({text}). Free some space, then run the same command again"
     return text if found or isinstance(error, OSError) else ""
 
 
@@ -56,7 +56,8 @@ def machine_fault(error: Exception) -> str:
 def terminable() -> Iterator[None]:
     """Turns SIGTERM into Terminated, so that a run stops its processes and prints how to resume.
 
-    One of several processes keeps the default: it may wait for another one in a call that no exception ends.
+    With several processes the default is kept: a process may be waiting for another one in a call that no
+    exception can interrupt.
     """
 
     def terminate(*_: Any) -> NoReturn:

@@ -33,40 +33,44 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Teach a Video LLM the order of time, with pairs that it makes itself.",
+    help="Teach a Video LLM the order of time with preference pairs that it generates itself.",
 )
 
-#: Commands that resume what they have done; the others write at their end.
+#: Commands that can be resumed; the others write their results only at the end.
 RESUMABLE = ("run", *(stage.name for stage in STAGES if not stage.is_auxiliary))
 
-#: The values that `tempo status` shows of the last step of a phase.
+#: The metrics that `tempo status` shows for the last step of a phase.
 METRICS = ("loss", "rewards/accuracies", "rewards/margins")
 
-#: Lines of [frames] in the configuration that `tempo init` writes. The embedded model needs small frames.
+#: Lines of [frames] in the file that `tempo init` writes. The embedded model needs small frames.
 EMBEDDED_PIXELS = "max_pixels = 16384       # per frame"
 HUB_PIXELS = f"""\
 max_pixels = {HUB_MAX_PIXELS}      # per frame
-max_total_pixels = {HUB_TOTAL_PIXELS:_}  # per video: about 6,000 tokens of Qwen2.5-VL"""
+max_total_pixels = {HUB_TOTAL_PIXELS:_}  # per video: about 6,000 tokens for Qwen2.5-VL"""
 
-ConfigArgument = Annotated[Path, typer.Argument(help="configuration in TOML; `tempo init` writes one")]
-RunArgument = Annotated[Path, typer.Argument(help="directory of a run")]
-OutOption = Annotated[Path, typer.Option("--out", help="directory of the run; created if it does not exist")]
+ConfigArgument = Annotated[Path, typer.Argument(help="configuration file in TOML; `tempo init` writes one")]
+RunArgument = Annotated[Path, typer.Argument(help="run directory")]
+OutOption = Annotated[Path, typer.Option("--out", help="run directory; created if it does not exist")]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="section.key=value", help="override one value, in TOML; may be repeated"),
+    typer.Option(
+        "--set", metavar="section.key=value", help="override a value, in TOML syntax; may be repeated"
+    ),
 ]
 RedoOption = Annotated[
-    bool, typer.Option("--redo", help="discard stages that were made with another config, and run them again")
+    bool, typer.Option("--redo", help="discard stages with other settings, and run them again")
 ]
 
 
 def console() -> Console:
-    """The console for output. Markup is off: file names and messages of FFmpeg contain brackets."""
+    """The console for output. Markup is off: file names and FFmpeg's messages may contain brackets."""
     return Console(highlight=False, soft_wrap=True, markup=False)
 
 
 @app.callback(invoke_without_command=True)
-def _options(version: Annotated[bool, typer.Option("--version", help="show the version")] = False) -> None:
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="show the version and exit")] = False,
+) -> None:
     if version:
         console().print(f"tempo {__version__}")
         raise typer.Exit
@@ -79,27 +83,32 @@ def run(
     until: Annotated[str, typer.Option(metavar="STAGE", help="stop after this stage")] = "",
     overrides: SetOption = None,
     source: Annotated[
-        Path | None, typer.Option("--from", metavar="RUN", help="copy stages with the same settings from RUN")
+        Path | None,
+        typer.Option("--from", metavar="RUN", help="reuse stages with the same settings from RUN"),
     ] = None,
     redo: RedoOption = False,
 ) -> None:
-    """Run every stage that is not done yet, from videos to the report."""
+    """Run every stage that is not finished yet, from the videos to the report."""
     settings = load_config(config, overrides or ())
     result = runner.run(settings, out, until=until, from_run=source, redo=redo, console=console())
     if process_rank() == 0:
         _print_evaluation(out)
-        console().print(f"report: {result.report}" if result.report else f"tempo status {out} shows the run")
+        console().print(
+            f"report: {result.report}"
+            if result.report
+            else f"see the state of the run with: tempo status {out}"
+        )
 
 
 @app.command(rich_help_panel="Main")
 def status(directory: RunArgument) -> None:
-    """Show finished stages, skipped records with their reasons, and the latest metrics."""
+    """Show the state of each stage, skipped records with reasons, and the latest metrics."""
     check_run_directory(directory)
     store = RunStore(directory)
     skipped = Counter(row.stage for row in store.read(SKIPPED, Skipped))
     stages = Table("stage", "state", "rows", "skipped", title=str(directory))
     for name in NAMES:
-        state = "done" if store.is_done(name) else "begun" if store.fingerprint(name) else "-"
+        state = "done" if store.is_done(name) else "started" if store.fingerprint(name) else "-"
         rows = str(len(whole_lines(store.path(name)))) if store.path(name).exists() else ""
         stages.add_row(name, state, rows, str(skipped[name] or ""))
     console().print(stages)
@@ -133,7 +142,7 @@ def init(
     from tempo.video.find import find_videos
 
     if out.exists():
-        raise ValueError(f"{out} exists already; give another --out")
+        raise ValueError(f"{out} already exists. Choose another --out")
     check_model_path(model)
     find_videos([videos], VideosConfig().extensions)
     template = Path(__file__).with_name("starting_config.toml").read_text(encoding="utf-8")
@@ -146,7 +155,7 @@ def init(
     write_text(out, text)
     if model == EMBEDDED:
         console().print(
-            f"warning: the model {model!r} only knows the synthetic world. For real videos, give a "
+            f"warning: the model {model!r} only knows the synthetic world. For real videos, choose a "
             "checkpoint with --model"
         )
     command = ["tempo", "run", str(out), "--out", f"out/{videos.resolve().stem or 'run'}"]
@@ -157,24 +166,24 @@ def init(
 def export(
     directory: RunArgument,
     format_name: Annotated[str, typer.Option("--format", help="trl, ms-swift, llama-factory or parquet")],
-    out: Annotated[Path, typer.Option("--out", help="folder to write; must be empty or not exist")],
+    out: Annotated[Path, typer.Option("--out", help="folder to write to; must be empty or not exist")],
 ) -> None:
-    """Write the pairs of a run for another trainer, easy ones first."""
+    """Write the pairs of a run in another trainer's format, easy pairs first."""
     from tempo.preference.exporting import export_pairs
 
     check_run_directory(directory)
     num_pairs = export_pairs(directory, format_name, out)
-    console().print(f"wrote {num_pairs} pairs to {out}; pairs.import_from can read them back")
+    console().print(f"wrote {num_pairs} pairs to {out}; pairs.import_from can read them")
 
 
 @app.command(rich_help_panel="Main")
 def audit(
     directory: RunArgument,
     no_model: Annotated[
-        bool, typer.Option("--no-model", help="skip the language model, which `tempo run` adds later")
+        bool, typer.Option("--no-model", help="skip the language model; `tempo run` adds its result later")
     ] = False,
 ) -> None:
-    """Measure how well the pairs of a run can be told apart without the video; write audit.json."""
+    """Measure how well the chosen answers can be picked without the video; write audit.json."""
     from tempo.preference.audit import audit_directory
     from tempo.report.report import audit_table
 
@@ -189,7 +198,7 @@ app.command(rich_help_panel="Main")(probe)
 
 
 def _add_stage(stage: Stage) -> None:
-    description = f"Only this stage: {stage.description}.".replace("[", r"\[")
+    description = f"Run only this stage: {stage.description}.".replace("[", r"\[")
 
     @app.command(stage.name, help=description, rich_help_panel="Stages, in order")
     def _run_one(
@@ -206,8 +215,8 @@ for _stage in STAGES:
 
 @terminable()
 def main() -> None:
-    """The entry point. Bad input is one message and exit code 2; after Ctrl-C a message says what is kept."""
-    # Deprecations inside libraries do not concern the user.
+    """The entry point. Bad input gives one message and exit code 2; Ctrl-C a message on how to resume."""
+    # Users can do nothing about deprecations inside libraries.
     warnings.simplefilter("ignore", FutureWarning)
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
@@ -219,7 +228,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort, Terminated) as error:
         stop(error, can_resume=any(name in RESUMABLE for name in sys.argv[1:2]))
     except Exception as error:
-        # A wrong command line. The class is not checked, because typer has its own copy of click's errors.
+        # A wrong command line. The class is not checked, as typer has its own copy of click's errors.
         if hasattr(error, "show") and hasattr(error, "exit_code"):
             error.show()
             sys.exit(2)

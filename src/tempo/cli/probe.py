@@ -16,12 +16,12 @@ from tempo.core.progress import counters
 from tempo.core.records import Record
 from tempo.model.loading import EMBEDDED, check_model_path
 
-#: The backslashes keep rich from reading the sections as markup.
-SET_HELP = r"override a value of \[model] or \[frames], in TOML; may be repeated"
+#: The backslashes prevent rich from parsing the section names as markup.
+SET_HELP = r"override a value of \[model] or \[frames], in TOML syntax; may be repeated"
 
 
 class Description(Record):
-    """A row of the file of `--text`: a description of the video `id`."""
+    """A row of the `--text` file: a description of the video `id`."""
 
     text: str
 
@@ -29,10 +29,14 @@ class Description(Record):
 def probe(
     model: Annotated[str, typer.Argument(help="checkpoint directory or hub name, or `embedded`")],
     videos: Annotated[Path, typer.Argument(help="folder of videos, or one video")],
-    json: Annotated[Path | None, typer.Option(help="file for all results")] = None,
-    chart: Annotated[Path | None, typer.Option(help="file for a chart, .png or .svg")] = None,
-    text: Annotated[Path | None, typer.Option(help="JSONL of id and text: descriptions to score")] = None,
-    save_text: Annotated[Path | None, typer.Option(help="file for the descriptions, for --text")] = None,
+    json: Annotated[Path | None, typer.Option(help="file to write all results to")] = None,
+    chart: Annotated[Path | None, typer.Option(help="file to write a chart to, .png or .svg")] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="JSONL file with id and text: descriptions to score")
+    ] = None,
+    save_text: Annotated[
+        Path | None, typer.Option(help="file to write the descriptions to, for use with --text")
+    ] = None,
     describe_with: Annotated[str, typer.Option(metavar="PROMPT", help="prompt for the descriptions")] = "",
     num_videos: Annotated[int, typer.Option(min=1, help="maximum number of videos, drawn at random")] = 100,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="maximum length of a description")] = 512,
@@ -51,14 +55,16 @@ def probe(
     console = Console(highlight=False, soft_wrap=True, markup=False)
     check_model_path(model)
     if chart and chart.suffix.lower() not in (".png", ".svg"):
-        raise ValueError(f"--chart {chart}: the name must end with .png or .svg")
+        raise ValueError(f"--chart {chart}: the file name must end with .png or .svg")
     for path in (json, chart, save_text):
         if path and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise ValueError(f"{path} cannot be written; name a file in a folder that exists")
+            raise ValueError(f"{path} cannot be written. Choose a file in a folder that exists")
     sections = override({}, overrides or ())
     if unused := sections.keys() - {"model", "frames"}:
-        raise ValueError(f"--set {min(unused)} has no effect on a probe, which uses [model] and [frames]")
-    # Models of the hub need larger frames than the embedded one.
+        raise ValueError(
+            f"--set {min(unused)}: a probe uses only the sections [model] and [frames]. Remove the option"
+        )
+    # Models from the hub need larger frames than the embedded one.
     hub = {"max_pixels": HUB_MAX_PIXELS, "max_total_pixels": HUB_TOTAL_PIXELS}
     config = parse_config(
         {
@@ -69,7 +75,10 @@ def probe(
     )
     find_videos([videos], config.videos.extensions)
     frames, prompt, texts = config.frames, describe_with or DESCRIBE[1], read_texts(text) if text else None
-    console.print(f"frames: {frames.fps:g} a second, up to {frames.max_frames} of {frames.max_pixels} pixels")
+    console.print(
+        f"frames: {frames.fps:g} per second, at most {frames.max_frames} per video, "
+        f"at most {frames.max_pixels} pixels each"
+    )
     with counters(console) as show:
         report = probing.probe(
             load_model(**config.model.model_dump()),
@@ -101,7 +110,9 @@ def read_texts(path: Path) -> dict[str, str]:
     rows = read_rows(path, Description, key="--text")
     texts = {row.id: row.text for row in rows}
     if len(texts) < len(rows):
-        raise ValueError(f"--text {path} has {len(rows)} rows for {len(texts)} videos; keep one per video")
+        raise ValueError(
+            f"--text {path} has {len(rows)} rows for {len(texts)} videos. Keep one row per video"
+        )
     if empty := [row.id for row in rows if not row.text.strip()]:
-        raise ValueError(f"--text {path}: the text of {empty[0]!r} is empty; remove the row")
+        raise ValueError(f"--text {path}: the text of {empty[0]!r} is empty. Remove the row")
     return texts

@@ -9,11 +9,11 @@ from pydantic import Field, model_validator
 from tempo.config.running import Section
 from tempo.core.records import Kind
 
-#: The smallest size of a stored frame, in pixels.
+#: The smallest allowed size of a stored frame, in pixels.
 MIN_PIXELS = 64
 
 #: Frame sizes for models from the hub: pixels of one frame, and of all frames of a video. Nine million pixels
-#: are about 6,000 tokens of Qwen2.5-VL. A video and its answers must fit into `training.max_tokens`.
+#: are about 6,000 tokens for Qwen2.5-VL. A video and its answers must fit into `training.max_tokens`.
 HUB_MAX_PIXELS, HUB_TOTAL_PIXELS = 200_704, 9_000_000
 
 
@@ -27,8 +27,12 @@ class SyntheticConfig(Section):
     num_held_out: int = Field(60, ge=1, description="number of stories for the evaluation")
     min_shots: int = Field(4, ge=2, description="minimum number of shots in a story")
     max_shots: int = Field(16, le=16, description="maximum number of shots in a story")
-    plain_share: float = Field(0.1, ge=0, le=1, description="share of `num_videos` with one to three shots")
-    order_fidelity: float = Field(0.5, ge=0, le=1, description="share of correct answers about order")
+    plain_share: float = Field(
+        0.1, ge=0, le=1, description="share of `num_videos` with only one to three shots"
+    )
+    order_fidelity: float = Field(
+        0.5, ge=0, le=1, description="share of answers about order that are correct"
+    )
 
 
 class VideosConfig(Section):
@@ -41,20 +45,20 @@ class VideosConfig(Section):
             *("flv", "wmv", "asf", "3gp", "ogv", "vob", "mxf"),
         ),
         min_length=1,
-        description="extensions of video files in folders; a file in `paths` may have any",
+        description="extensions of the files to use in folders; ignored for files in `paths`",
     )
     timeout_seconds: float = Field(120.0, gt=0, description="maximum time to decode a frame")
 
 
 class FramesConfig(Section):
-    """The stored frames, which the model sees. Each is from the middle of an interval of 1 / `fps` seconds.
+    """The stored frames, which the model sees. Each is taken from the middle of 1 / `fps` seconds of video.
 
-    `max_total_pixels` limits the pixels of all frames of a video together: frames of a long video are scaled
-    down until they fit. Key frames do not count.
+    `max_total_pixels` limits the total number of pixels of all frames of a video: the frames of a long video
+    are scaled down until they fit. Key frames do not count.
     """
 
     fps: float = Field(1.0, gt=0, description="stored frames per second of video")
-    max_frames: int = Field(600, ge=2, description="maximum per video; longer ones get a lower frame rate")
+    max_frames: int = Field(600, ge=2, description="maximum per video; longer videos get a lower rate")
     max_pixels: int = Field(128 * 128, ge=MIN_PIXELS, description="maximum number of pixels per frame")
     max_total_pixels: int | None = Field(None, description="maximum number of pixels per video")
     jpeg_quality: int = Field(95, ge=1, le=100, description="JPEG quality of the stored frames")
@@ -63,7 +67,10 @@ class FramesConfig(Section):
     def _check_budget(self) -> FramesConfig:
         least = MIN_PIXELS * self.max_frames
         if self.max_total_pixels is not None and self.max_total_pixels < least:
-            raise ValueError(f"max_total_pixels must be at least {least}, for {self.max_frames} frames")
+            raise ValueError(
+                f"max_total_pixels must be at least {least}, which is {MIN_PIXELS} for each frame. "
+                f"Raise it, or lower max_frames, which is {self.max_frames}"
+            )
         return self
 
 
@@ -77,7 +84,7 @@ class ShotsConfig(Section):
     """
 
     detector: Literal["content", "adaptive", "transnet"] = Field("content", description="see above")
-    threshold: float | None = Field(None, gt=0, description="a higher threshold gives fewer cuts")
+    threshold: float | None = Field(None, gt=0, description="higher values give fewer cuts")
     min_scene_seconds: float | None = Field(None, gt=0, description="minimum time between two cuts")
     min_frames: int = Field(8, ge=1, description="minimum number of frames in a shot")
     min_seconds: float = Field(0.2, ge=0, description="minimum length of a shot")
@@ -86,12 +93,15 @@ class ShotsConfig(Section):
     @model_validator(mode="after")
     def _check_probability(self) -> ShotsConfig:
         if self.detector == "transnet" and self.threshold is not None and self.threshold >= 1:
-            raise ValueError(f"threshold {self.threshold:g} must be a probability for detector 'transnet'")
+            raise ValueError(
+                f"threshold {self.threshold:g} is not a probability, which detector 'transnet' needs. "
+                "Use a value below 1"
+            )
         return self
 
 
 class ClipsConfig(Section):
-    """Which videos have enough events for the method, and which of their shots belong to one clip.
+    """Which videos have enough events for the method, and how their shots are grouped into clips.
 
     Similar shots form a group, and a clip is a sequence of consecutive shots of one group. Videos outside the
     limits are skipped. `features` is `embedded` (colour and layout), or the path or hub name of a SigLIP or
@@ -110,32 +120,37 @@ class ClipsConfig(Section):
     @model_validator(mode="after")
     def _check_shots(self) -> ClipsConfig:
         if self.min_shots > self.max_shots:
-            raise ValueError(f"min_shots {self.min_shots} is larger than max_shots {self.max_shots}")
+            raise ValueError(
+                f"min_shots {self.min_shots} is larger than max_shots {self.max_shots}. Change one of them"
+            )
         return self
 
 
 class SamplingConfig(Section):
-    """How the model generates texts."""
+    """How the model generates text."""
 
     temperature: float = Field(0.7, ge=0, description="0 is greedy decoding")
     repetition_penalty: float = Field(1.05, ge=1, description="1 has no effect")
-    batch_size: int = Field(32, ge=1, description="texts generated at a time; an endpoint ignores it")
+    batch_size: int = Field(32, ge=1, description="texts generated at a time; ignored with an endpoint")
 
 
 class CaptionsConfig(SamplingConfig):
-    """A caption of each clip: what changed since the clip before. For `responses.input_form = "captions"`."""
+    """A caption for each clip: what changed since the previous clip.
+
+    Used only with `responses.input_form = "captions"`.
+    """
 
     max_new_tokens: int = Field(512, ge=1, description="maximum length of a caption")
-    retries: int = Field(2, ge=0, description="new attempts at an unusable caption, unless greedy")
+    retries: int = Field(2, ge=0, description="retries of an unusable caption; none at temperature 0")
 
 
 class PerturbationsConfig(Section):
     """The perturbations of the clip order.
 
-    The level is the number of segments that a video is divided into: many are easy to tell from the original
-    order, few are hard. The rule `distinct` never gives the original order, and merges levels with the same
-    result. The rule `paper` is that of the released code with its faults, for reproduction. The kind `swap`
-    exchanges two clips that are `level // 2` apart; it is not part of the published method.
+    The level is the number of segments that a video is divided into. With many, the result is easy to tell
+    from the original order; with few, it is hard. The rule `distinct` never gives the original order, and
+    merges levels that have the same effect. The rule `paper` reproduces the released code with its faults.
+    The kind `swap` exchanges two clips that are `level // 2` apart; it is not part of the published method.
     """
 
     # Faults 1, 2 and 4 of method.md, section 3.
@@ -146,19 +161,23 @@ class PerturbationsConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> PerturbationsConfig:
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):
-            raise ValueError(f"kinds must be one or more different kinds, got {self.kinds}")
+            raise ValueError(f"kinds must list at least one kind, and each only once, got {self.kinds}")
         if self.rule == "paper" and "swap" in self.kinds:
-            raise ValueError("kinds: the rule 'paper' does not define 'swap'. Remove one of them")
+            raise ValueError(
+                "kinds: rule 'paper' does not define 'swap'. Remove 'swap', or use rule 'distinct'"
+            )
         if not self.levels or min(self.levels) < 2 or len(set(self.levels)) < len(self.levels):
-            raise ValueError(f"levels must be different whole numbers of at least 2, got {self.levels}")
+            raise ValueError(
+                f"levels must list at least one level, each at least 2 and only once, got {self.levels}"
+            )
         return self
 
 
 class ResponsesConfig(SamplingConfig):
     """The model's descriptions of each video and of its perturbations.
 
-    `input_form` is what the model gets, in original or perturbed order: the captions of the clips (as in the
-    released recipe), the key frames of the clips, or the stored frames of the whole video.
+    `input_form` is what the model is given, in original or perturbed order: the captions of the clips (as in
+    the released recipe), the key frames of the clips, or the stored frames of the whole video.
     """
 
     input_form: Literal["captions", "clips", "video"] = Field("captions", description="see above")
@@ -169,8 +188,8 @@ class PairsConfig(Section):
     """The filter that turns responses into preference pairs.
 
     With `length = "paper"`, as in the released filter, the chosen text of a drop pair must be the longer one.
-    With `fair` it is the longer one in half of the pairs of each kind and level, so that length does not give
-    it away; few drop pairs remain. `any` has no such rule.
+    With `fair` it is the longer one in half of the pairs of each kind and level, so that length does not
+    reveal it; few drop pairs remain. `any` has no such rule.
 
     `mirror` adds the mirror image of each pair: the perturbed video, with chosen and rejected text exchanged.
     Each text is then chosen as often as rejected. A mirrored pair needs a separate pass over its video.
@@ -181,15 +200,17 @@ class PairsConfig(Section):
     """
 
     import_from: str = Field("", description="file of pairs to use instead of generated ones")
-    length: Literal["paper", "any", "fair"] = Field("paper", description="rule for the lengths: see above")
-    max_length_ratio: float = Field(1.5, ge=1, description="maximum ratio of word counts; not for drop pairs")
-    drop_duplicates: bool = Field(True, description="of pairs with equal texts, keep the hardest")
+    length: Literal["paper", "any", "fair"] = Field("paper", description="rule for lengths: see above")
+    max_length_ratio: float = Field(
+        1.5, ge=1, description="maximum ratio of word counts, except for drop pairs"
+    )
+    drop_duplicates: bool = Field(True, description="keep only the hardest of pairs with the same texts")
     held_out_share: float = Field(0.0, ge=0, lt=1, description="share of videos excluded from training")
     mirror: bool = Field(False, description="add the mirror image of each pair")
 
 
 class AuditConfig(Section):
-    """The audit: how well chosen and rejected texts can be told apart without the video."""
+    """The audit: how well chosen and rejected texts can be distinguished without the video."""
 
     max_pairs: int = Field(2000, ge=1, description="maximum number of pairs for the text-only baselines")
-    max_model_pairs: int = Field(500, ge=0, description="maximum number for the language model; 0 skips it")
+    max_model_pairs: int = Field(500, ge=0, description="the same for the language model; 0 skips it")

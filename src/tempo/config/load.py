@@ -15,7 +15,7 @@ from tempo.core.files import describe_error
 
 
 class Config(running.Section):
-    """A whole run."""
+    """The configuration of a whole run."""
 
     run: running.RunConfig = running.RunConfig()
     model: running.ModelConfig = running.ModelConfig()
@@ -36,14 +36,16 @@ class Config(running.Section):
 
     @model_validator(mode="after")
     def _check(self) -> Config:
-        """Raises ValueError for missing videos or instructions, and for phases that cannot run."""
+        """Raises ValueError if videos or instructions are missing, or if a phase cannot run."""
         if (self.synthetic is None) == (not self.videos.paths):
             raise ValueError("give either videos.paths or a [synthetic] section, not both")
         has_sft = any(phase.objective == "sft" for phase in self.training.phases)
         if has_sft and not (self.synthetic or self.training.instructions):
             raise ValueError("an SFT phase needs training.instructions, a file with questions and answers")
         if self.training.phases and self.model.dtype == "float16":
-            raise ValueError("model.dtype 'float16' cannot be trained: gradients vanish. Use bfloat16")
+            raise ValueError(
+                "model.dtype 'float16' does not work for training: gradients underflow. Use 'bfloat16'"
+            )
         for phase in self.training.phases:
             if self.model.quantization != "none" and not phase.lora_rank:
                 raise ValueError(
@@ -57,15 +59,16 @@ class Config(running.Section):
                 made = getattr(self.perturbations, key)
                 if unknown := [value for value in getattr(phase, key) if value not in made]:
                     raise ValueError(
-                        f"phase {phase.name!r} asks for {key} {unknown}. Add them to perturbations.{key}"
+                        f"phase {phase.name!r} uses {key} {unknown}, which are not generated. "
+                        f"Add them to perturbations.{key}"
                     )
         return self
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
-    """The checked configuration of a TOML file with `section.key=value` overrides, values in TOML syntax.
+    """The validated configuration from a TOML file; each override is `section.key=value` in TOML syntax.
 
-    Raises ValueError with one line per problem, which names the key and shows the value.
+    Raises ValueError with one line per problem, each of which names the key and shows the value.
     """
     try:
         settings = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -77,7 +80,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
 
 
 def parse_config(settings: dict[str, Any]) -> Config:
-    """The checked configuration of plain data; raises ValueError as `load_config` does."""
+    """The validated configuration from plain data; raises ValueError as `load_config` does."""
     try:
         return Config.model_validate(settings)
     except ValidationError as error:
@@ -88,7 +91,7 @@ def override(settings: dict[str, Any], overrides: Sequence[str]) -> dict[str, An
     """Applies `section.key=value` overrides in place and returns the settings.
 
     A value is TOML, or text without quotes, as people type it in a shell. Raises ValueError for an override
-    with another form, or of an item of a list.
+    that has another form or that refers to an item of a list.
     """
     for one in overrides:
         key, separator, value = one.partition("=")

@@ -10,9 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from tempo.core.files import MAX_BAD_SHARE
 from tempo.core.records import Kind
 
+#: The parts of a model that a phase can train. The merger (also called projector or connector) connects the
+#: vision tower to the language model.
+Part = Literal["language_model", "vision_tower", "merger"]
 #: The preference losses.
 Loss = Literal["sigmoid", "ipo", "hinge", "sppo"]
-#: How the log-probabilities of an answer's tokens become one number.
+#: How the log-probabilities of an answer's tokens are reduced to one number.
 LogpReduction = Literal["sum", "mean", "ld"]
 #: How the options of a benchmark question are scored.
 Scoring = Literal["sum", "mean", "letter"]
@@ -32,8 +35,8 @@ class RunConfig(Section):
     A row of a file of pairs, instructions or samples is bad if it cannot be read, or names a video that the
     run does not have. Bad rows are named and set aside; if they are more than `max_bad_share`, the run stops.
 
-    Without `ray_address`, Ray starts on this machine. It is the address of a cluster, or `auto` on one of its
-    machines, which all need the videos, the run directory and the checkpoint under the same paths.
+    `ray_address` is the address of a Ray cluster, or `auto` on one of its machines. All of them need the
+    videos, the run directory and the checkpoint under the same paths. Without it, Ray starts on this machine.
     """
 
     seed: int = Field(0, ge=0, description="seed of all random choices")
@@ -46,12 +49,12 @@ class RunConfig(Section):
 class ModelConfig(Section):
     """The video-language model, in Hugging Face format.
 
-    `quantization = "4bit"` stores the linear layers in NF4, and trains LoRA on top of them. The adapters are
+    `quantization = "4bit"` stores the linear layers in NF4 and trains LoRA on top of them. The adapters are
     then merged into the original weights. Training does not support float16.
     """
 
     path: str = Field("embedded", description="directory or hub name, or `embedded`, a small built-in model")
-    quantization: Literal["none", "4bit"] = Field("none", description="4bit needs the extra `quantize`")
+    quantization: Literal["none", "4bit"] = Field("none", description="`4bit` needs the extra `quantize`")
     device: str = Field(
         "auto",
         pattern=r"^(auto|(cpu|cuda|mps|xpu)(:(0|[1-9][0-9]*))?)$",
@@ -60,11 +63,11 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="`auto` is bfloat16 on a GPU and float32 on a CPU"
     )
-    trust_remote_code: bool = Field(False, description="run Python code from the checkpoint")
+    trust_remote_code: bool = Field(False, description="run Python code that comes with the checkpoint")
 
 
 class EndpointConfig(Section):
-    """A server with OpenAI's chat completions API that writes the captions and responses: see serving.md.
+    """An OpenAI-compatible server that generates the captions and responses: see serving.md.
 
     It must serve the checkpoint in `model.path`, which tempo trains afterwards.
     """
@@ -72,21 +75,21 @@ class EndpointConfig(Section):
     url: str = Field(description="base URL, such as `http://host:8000/v1`")
     model: str = Field(min_length=1, description="name of the checkpoint on the server")
     server: Literal["vllm", "sglang", "lmdeploy", "transformers", "other"] = Field(
-        "vllm", description="decides the request parameters; `other` gets no repetition penalty"
+        "vllm", description="determines the request fields; `other` gets no repetition penalty"
     )
-    api_key_env: str = Field("", description="environment variable with the API key; empty sends none")
+    api_key_env: str = Field("", description="environment variable with the API key; empty: no key")
     concurrency: int = Field(16, ge=1, le=1000, description="maximum number of concurrent requests")
-    timeout_seconds: float = Field(300.0, gt=0, description="timeout of a request, with all its retries")
-    max_retries: int = Field(5, ge=0, description="further attempts after a failure, with growing waits")
+    timeout_seconds: float = Field(300.0, gt=0, description="timeout of a request, including its retries")
+    max_retries: int = Field(5, ge=0, description="retries of a failed request, with increasing delays")
 
-    # Neither message shows the value, which may contain a key.
+    # The messages do not show the value, because it may contain a key.
     @field_validator("url")
     @classmethod
     def _check_url(cls, url: str) -> str:
         if not re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d{1,5})?(/[^?#@\s]*)?", url):
             raise ValueError(
-                "must be like http://host:8000/v1, without user, password or query. Put a key into an "
-                "environment variable, and its name into api_key_env"
+                "must be like http://host:8000/v1, without user, password or query. Put the key into an "
+                "environment variable, and the name of the variable into api_key_env"
             )
         return url
 
@@ -106,18 +109,30 @@ class _Phase(Section):
     learning_rate: float = Field(gt=0, description="peak value; it decays to 0 along a cosine")
     epochs: int = Field(1, ge=1, description="passes over the data of the phase")
     batch_size: int = Field(4, ge=1, description="groups per optimizer step: see `grouping`")
-    warmup_share: float = Field(0.05, ge=0, le=1, description="share of steps that warm up the rate")
+    warmup_share: float = Field(0.05, ge=0, le=1, description="share of steps for the warm-up")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     lora_rank: int = Field(32, ge=0, description="rank of LoRA; 0 trains all weights of the language model")
     lora_alpha: int = Field(64, ge=1, description="LoRA is scaled by `lora_alpha / lora_rank`")
-    train_vision: bool = Field(False, description="also train the vision tower and the connector")
+    lora_dropout: float = Field(
+        0.0, ge=0, lt=1, description="dropout on the input of LoRA; all other dropout is off"
+    )
+    train: tuple[Part, ...] = Field(
+        ("language_model",), min_length=1, description="parts to train; `merger` is the projector"
+    )
     cache_features: bool = Field(False, description="store the features of the frozen vision tower on disk")
-    gradient_checkpointing: bool = Field(False, description="saves memory and takes more time")
+    gradient_checkpointing: bool = Field(False, description="saves memory but takes more time")
+
+    @property
+    def trains_vision(self) -> bool:
+        """Whether the phase changes the features of a video."""
+        return bool({"vision_tower", "merger"} & {*self.train})
 
     @model_validator(mode="after")
     def _check_features(self) -> _Phase:
-        if self.cache_features and self.train_vision:
-            raise ValueError("cache_features and train_vision exclude each other. Set one to false")
+        if self.cache_features and self.trains_vision:
+            raise ValueError(
+                "cache_features needs train = ['language_model']: training other parts changes the features"
+            )
         return self
 
 
@@ -125,11 +140,12 @@ class DpoPhase(_Phase):
     """Preference optimization on the pairs of the run.
 
     `grouping` decides which pairs share one encoding of the video and prompt: all pairs of a video, those of
-    one level, or none. `reference` is the model before this phase (`reset`) or before the first one (`fixed`,
-    with its log-probabilities always on disk). `logp_reduction` makes one number of the log-probabilities of
-    a text: their sum, their mean, or LD-DPO's sum, in which `ld_alpha` weights the tokens beyond the length
-    of the shorter text. TRL's loss `ipo` is `ipo` with `mean`. The order `adaptive` is from easy to hard: the
-    next level starts when rewards/accuracies reaches `mastered_accuracy`.
+    one level, or none (`pair`). `reference` is the model before this phase (`reset`) or before the first one
+    (`fixed`, with its log-probabilities always stored on disk). `logp_reduction` reduces the
+    log-probabilities of a text to one number: their sum, their mean, or LD-DPO's sum, in which `ld_alpha`
+    weights the tokens beyond the length of the shorter text. `ipo` with `mean` is TRL's `ipo`. The order
+    `adaptive` goes from easy to hard: the next level starts when rewards/accuracies reaches
+    `mastered_accuracy`.
     """
 
     objective: Literal["dpo"] = Field(description="trains on pairs")
@@ -139,18 +155,22 @@ class DpoPhase(_Phase):
     beta: float = Field(0.1, gt=0, description="higher values keep the model closer to the reference")
     nll_weight: float = Field(1.0, ge=0, description="weight of the NLL of the chosen text; 0 is plain DPO")
     loss: Loss = Field("sigmoid", description="`sigmoid` is DPO, `hinge` is SLiC")
-    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="share of wrong labels, for `sigmoid`")
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5, description="assumed share of wrong labels (`sigmoid`)")
     logp_reduction: LogpReduction = Field("sum", description="how token log-probabilities are combined")
     ld_alpha: float = Field(0.5, ge=0, le=1, description="weight of tokens beyond the shorter text (`ld`)")
     reference: Literal["reset", "fixed"] = Field("reset", description="see above")
     cache_reference: bool = Field(False, description="store the log-probabilities of the reference on disk")
     order: Literal["random", "adaptive"] = Field("random", description="order of the pairs: see above")
-    mastered_accuracy: float = Field(0.9, gt=0, le=1, description="accuracy that ends a level (`adaptive`)")
+    mastered_accuracy: float = Field(
+        0.9, gt=0, le=1, description="accuracy at which a level ends (`adaptive`)"
+    )
 
     @model_validator(mode="after")
     def _check_order(self) -> DpoPhase:
         if self.order == "adaptive" and self.grouping == "video":
-            raise ValueError("order 'adaptive' goes by level. Use grouping 'level' or 'pair', not 'video'")
+            raise ValueError(
+                "order 'adaptive' works level by level. Use grouping 'level' or 'pair', not 'video'"
+            )
         return self
 
 
@@ -167,7 +187,7 @@ PhaseConfig: TypeAlias = Annotated[DpoPhase | SftPhase, Field(discriminator="obj
 class TrainingConfig(Section):
     """The training phases in order.
 
-    A baseline is another model, which starts from `model.path` and is trained with some of the phases.
+    A baseline is a separate model that starts from `model.path` and is trained with some of the phases.
     """
 
     phases: tuple[PhaseConfig, ...] = Field((), description="see `[[training.phases]]`")
@@ -193,11 +213,11 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """The benchmark that measures all models of the run. The synthetic world has its own.
+    """The benchmark on which all models of the run are evaluated. The synthetic world has its own.
 
-    The likeliest option wins. Its likelihood is that of its text, as a sum over its tokens (`sum`, which
-    favours short options) or a mean (`mean`). With `letter` the question lists all options under letters,
-    and the likelihood is that of the letter.
+    The model picks the option with the highest score: the log-probability of its text, as a sum over tokens
+    (`sum`, which favours short options) or as their mean (`mean`). With `letter`, the question lists the
+    options under letters, and the score is the log-probability of the letter.
     """
 
     benchmark: str = Field("", description="JSONL file of questions: see guide.md")

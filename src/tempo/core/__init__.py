@@ -1,1 +1,1 @@
-"""Records, files of a run, seeds, statistics and progress, for all packages."""
+"""Shared by all packages: records, files of a run, seeds, statistics and progress."""

@@ -1,4 +1,4 @@
-"""Writes files atomically, appends to JSONL files safely, and names the bad rows of a user's files."""
+"""Atomic writes, safe appends to JSONL files, and reading users' files with errors that name the bad row."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def replace_file(path: Path, *, is_durable: bool = True, is_shared: bool = False) -> Iterator[Path]:
-    """Yields a temporary path to write to; it replaces `path` in one step if the block ends without an error.
+    """Yields a temporary path to write to; it replaces `path` atomically if the block ends without an error.
 
-    Readers see the old file or the new one. `is_durable` waits until the content is on disk, so that it
-    survives a power cut. `is_shared` is for files that several processes may write; the last one wins.
+    Readers see either the old file or the new one. `is_durable` waits until the content is on disk, so that
+    it survives a power failure. `is_shared` is for files that several processes may write at the same time;
+    the last one wins.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A fixed name, so that the next write overwrites what a killed process left behind.
@@ -49,23 +50,23 @@ def replace_file(path: Path, *, is_durable: bool = True, is_shared: bool = False
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Replaces `path` by the bytes in one step."""
+    """Replaces `path` with the bytes, atomically."""
     with replace_file(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replaces `path` by the text in one step."""
+    """Replaces `path` with the text, atomically."""
     write_bytes(path, text.encode())
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Replaces `path` by the lines in one step."""
+    """Replaces `path` with the lines, atomically."""
     write_text(path, "".join(f"{line}\n" for line in lines))
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Replaces `path` by `data` as indented JSON in one step."""
+    """Replaces `path` with `data` as indented JSON, atomically."""
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -73,14 +74,14 @@ def write_json(path: Path, data: Any) -> None:
 def replace_directory(path: Path) -> Iterator[Path]:
     """Yields an empty directory to fill; it replaces `path` if the block ends without an error.
 
-    A kill between the two renames leaves the old content under `path` with the suffix `.old`.
+    If the process is killed between the two renames, the old content remains in `path` with suffix `.old`.
     """
     temporary, old = (path.with_name(path.name + suffix) for suffix in (".tmp", ".old"))
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     yield temporary
     if path.exists():
-        # Not earlier: after a kill between the two renames, `.old` is the only copy.
+        # Not earlier: after a kill between the two renames, `.old` may be the only copy.
         shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
     temporary.rename(path)
@@ -113,7 +114,7 @@ def whole_lines(path: Path) -> list[bytes]:
 
 
 def read_jsonl(path: Path) -> list[Any]:
-    """The rows of a JSONL file of a run, without an incomplete last line; empty for a missing file."""
+    """The rows of a JSONL file of a run, ignoring an incomplete last line; empty for a missing file."""
     return [json.loads(line) for line in whole_lines(path)]
 
 
@@ -237,7 +238,7 @@ def describe_error(error: Any, model: type[BaseModel]) -> str:
     """One item of `ValidationError.errors()` of `model` as text: the dotted key, the problem, the value."""
     kind, value, message = error["type"], error["input"], error["msg"].removeprefix("Value error, ")
     keys, section = _locate(error["loc"], model)
-    # For a missing key pydantic shows the whole section, which may be long or hold a secret.
+    # For a missing key, pydantic shows the whole section, which may be long or contain a secret.
     hidden = ("extra_forbidden", "value_error", "missing", "union_tag_not_found")
     if kind == "extra_forbidden":
         close = difflib.get_close_matches(keys[-1], section.model_fields, 1)
@@ -255,11 +256,11 @@ def describe_error(error: Any, model: type[BaseModel]) -> str:
 
 
 def _locate(location: tuple[Any, ...], model: Any) -> tuple[list[str], Any]:
-    """The keys that the user wrote, and the model that the last one belongs to."""
+    """The keys as the user wrote them, and the model that the last key belongs to."""
     keys, section, models = list[str](), model, [model]
     for part in location:
         if len(models) > 1 and isinstance(part, str):
-            # In a union of models pydantic adds the tag of the chosen one.
+            # For a union of models, pydantic adds the tag of the chosen model.
             tagged = [
                 x for x in models if (part,) in (get_args(f.annotation) for f in x.model_fields.values())
             ]

@@ -1,4 +1,4 @@
-"""Hashes of texts, files and checkpoints, and the seeds that follow from them."""
+"""Hashes of texts, files and checkpoints, and seeds derived from hashes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import functools
 import hashlib
 from pathlib import Path
 
-#: The files of a checkpoint that affect its outputs, unlike its model card.
+#: The files of a checkpoint that affect its outputs. Others, such as the model card, are ignored.
 CHECKPOINT_FILES = ("*config.json", "tokenizer*", "chat_template*", "*.safetensors", "*.bin")
 
-#: Of a checkpoint file above `WHOLE_BYTES`, only `NUM_BLOCKS` evenly spaced blocks are hashed. That is enough
-#: to tell checkpoints apart, because training changes weights everywhere.
+#: In a checkpoint file larger than `WHOLE_BYTES`, only `NUM_BLOCKS` evenly spaced blocks are hashed. That is
+#: enough to distinguish checkpoints, because training changes weights everywhere.
 WHOLE_BYTES, NUM_BLOCKS, BLOCK_BYTES = 64 << 20, 64, 64 << 10
 
 
 def derive_seed(seed: int, *names: object) -> int:
-    """A 63-bit seed for one purpose, independent of the order of work and the number of workers."""
+    """A 63-bit seed for the purpose given by `names`.
+
+    It depends neither on the order of work nor on the number of workers.
+    """
     text = "/".join([str(seed), *map(str, names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -34,7 +37,8 @@ def hash_file(path: Path) -> str:
 def hash_checkpoint(directory: Path) -> str:
     """16 hex digits: a hash of the weights, configuration and tokenizer in a checkpoint directory.
 
-    Large files are sampled (`WHOLE_BYTES`), and a file is read again only if its size or time has changed.
+    Large files are sampled (`WHOLE_BYTES`), and a file is read again only if its size or modification time
+    has changed.
     """
     lines = []
     for path in sorted({path for pattern in CHECKPOINT_FILES for path in directory.glob(pattern)}):

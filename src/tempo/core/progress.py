@@ -1,4 +1,4 @@
-"""Progress of long work: a live bar on a terminal, a line every few seconds in a log file."""
+"""Progress of long-running work: a live bar on a terminal, a line every few seconds in a log file."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 from rich.progress import Progress, TextColumn
 
-#: Seconds between two lines in a log file.
+#: Minimum time between two lines in a log file.
 LINE_EVERY_SECONDS = 15.0
 
 
 class Counter:
-    """Counts units of work and shows how many are done, at what speed, and the time left."""
+    """Counts units of work and shows how many are done, the speed, and the time left."""
 
     def __init__(self, console: Console, name: str, total: int, *, done: int = 0) -> None:
         self.console, self.name, self.total = console, name, total
-        #: `done` units of an earlier run do not count for the speed.
+        #: Units that were done in an earlier run do not count towards the speed.
         self.done = self._before = done
         self._start = self._shown = time.perf_counter()
         self._bar: Progress | None = None
@@ -37,7 +37,7 @@ class Counter:
 
     @contextlib.contextmanager
     def live(self) -> Iterator[Counter]:
-        """Shows the bar during the block, and a closing line after it unless it raised."""
+        """Shows the bar during the block, and a final line after it unless it raised an error."""
         if self.console.is_terminal:
             figures = TextColumn("{task.completed}/{task.total} {task.fields[note]}")
             columns = (*Progress.get_default_columns(), figures)
@@ -52,7 +52,7 @@ class Counter:
 
 @contextlib.contextmanager
 def counters(console: Console) -> Iterator[Callable[..., None]]:
-    """Yields a function `show(name, done, total, note="")`. A new name closes the counter before it."""
+    """Yields a function `show(name, done, total, note="")`. A new name closes the previous counter."""
     current: Counter | None = None
 
     def show(name: str, done: int, total: int, note: str = "") -> None:

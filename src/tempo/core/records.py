@@ -1,7 +1,7 @@
 """The records that stages exchange: one type per JSONL file.
 
-Every record is immutable and has the `id` of its video (pairs have their own), by which rows are resumed,
-sorted and joined. Frame numbers count decoded frames from 0; times are in seconds from the first frame.
+Every record is immutable. Its `id`, by which rows are resumed, sorted and joined, is that of its video; pairs
+have their own. Frame numbers count decoded frames from 0; times are in seconds from the first frame.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Record(Frozen):
 
 
 class Skipped(Record):
-    """A record that a stage left out. `reason` is a fixed phrase, `detail` a figure or an error message."""
+    """A record that a stage skipped. `reason` is a fixed phrase, `detail` a figure or an error message."""
 
     stage: str
     reason: str
@@ -54,9 +54,9 @@ class Video(Record):
 class Shot(Frozen):
     """Frames `start_frame` to `end_frame` (exclusive) of one camera shot.
 
-    `candidates` are the frames that may become key frames, each with its `sharpness`. `time_stamps` has, for
-    these and the middle frame, the frame's time stamp and that of the key frame to seek to, in the time base
-    of the stream; frames without time stamps are missing.
+    `candidates` are the frames that may become key frames; `sharpness` has one value for each of them. For
+    these frames and the middle one, `time_stamps` has the timestamp of the frame and that of the stream's key
+    frame to seek to, in the time base of the stream. Frames without a timestamp are missing from it.
     """
 
     start_frame: int
@@ -71,7 +71,7 @@ class Shot(Frozen):
 
     @property
     def num_frames(self) -> int:
-        """Decoded frames in the shot."""
+        """Number of decoded frames in the shot."""
         return self.end_frame - self.start_frame
 
     @property
@@ -101,7 +101,7 @@ class Clip(Frozen):
 
 
 class Clips(Record):
-    """The clips of a temporally rich video, in time order; its frames are in the frame store under `id`."""
+    """The clips of a video in time order; its frames are in the frame store under `id`."""
 
     path: str
     duration_seconds: float
@@ -115,7 +115,7 @@ class Captions(Record):
 
 
 class Perturbation(Frozen):
-    """A list of clip indices. Only the rule `paper` can give the original order.
+    """A list of clip indices. Only under the rule `paper` can it be the original order.
 
     `kept_share` is the share of clips that remain, `kendall_distance` the share of clip pairs in reversed
     order (0 for a drop, 1 for a full reversal).
@@ -137,7 +137,7 @@ class Perturbations(Record):
 
 
 class Response(Frozen):
-    """The model's answer for a perturbed video."""
+    """The model's description of a perturbed video."""
 
     perturbation: Perturbation
     text: str
@@ -152,7 +152,7 @@ class Unanswered(Frozen):
 
 
 class Responses(Record):
-    """The model's answers for a video: for the original (`chosen`) and for its perturbations (`rejected`)."""
+    """The model's descriptions of a video as filmed (`chosen`) and of its perturbations (`rejected`)."""
 
     num_clips: int
     chosen: str
@@ -161,10 +161,10 @@ class Responses(Record):
 
 
 class Pair(Record):
-    """A training pair. Its `id` is video id, kind and level; `order` is the perturbation behind `rejected`.
+    """A training pair. Its `id` is video id, kind and level; `order` is the perturbation of `rejected`.
 
-    An imported pair (`pairs.import_from`) may be of the kind `other`, with level 0 and no order. A mirrored
-    pair (`pairs.mirror`) is about the perturbed video: `frames` are the stored frames that show it, in order.
+    An imported pair (`pairs.import_from`) may have the kind `other`, level 0 and no order. A mirrored pair
+    (`pairs.mirror`) is about the perturbed video: `frames` are the indices of the stored frames that show it.
     An empty `system` leaves the system prompt to the chat template.
     """
 
@@ -182,7 +182,7 @@ class Pair(Record):
 
 
 class Instruction(Record):
-    """A question about a video and its answer; `video` is a path relative to the file of the row."""
+    """A question about a video and its answer; `video` is a path relative to the file that has the row."""
 
     video: str
     question: str
@@ -190,10 +190,11 @@ class Instruction(Record):
 
 
 class Sample(Record):
-    """A benchmark question. The model is right if `options[answer]` is its likeliest option.
+    """A benchmark question. The model is right if `options[answer]` gets the highest likelihood.
 
-    `video` is a path relative to the file of the row. Samples of one `group` are about conflicting videos:
-    they share their options, and each video has another right option. Other columns are ignored.
+    `video` is a path relative to the file that has the row. Samples of one `group` are about conflicting
+    videos: they have the same options, and a different option is right for each video. Other columns are
+    ignored.
     """
 
     model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
@@ -209,14 +210,16 @@ class Sample(Record):
     @model_validator(mode="after")
     def _check(self) -> Sample:
         if len(self.options) < 2:
-            raise ValueError(f"{len(self.options)} options; a question needs at least two")
+            raise ValueError(f"options: a question needs at least two, this one has {len(self.options)}")
         if not 0 <= self.answer < len(self.options):
-            raise ValueError(f"answer {self.answer} is not one of the {len(self.options)} options")
+            raise ValueError(
+                f"answer {self.answer} must be the index of an option, from 0 to {len(self.options) - 1}"
+            )
         return self
 
 
 class Outcome(Record):
-    """The result of a model for a sample: the log-likelihood of every option, in nats."""
+    """A model's result on a sample: the log-likelihood of every option, in nats."""
 
     aspect: str
     format: str

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-#: Number of bootstrap samples; the error of the interval is then well under a tenth of its width.
+#: Number of bootstrap samples; with this many, the error of an interval is well below a tenth of its width.
 NUM_RESAMPLES = 1000
 
 
@@ -16,13 +16,13 @@ def cluster_interval(values: ArrayLike, clusters: Sequence[str], *, seed: int) -
     """The 95 % bootstrap interval of the mean of `values` [N], resampled by cluster (usually a video).
 
     Whole clusters are drawn with replacement, because values of one video are not independent. The order of
-    the values does not change the result. Raises ValueError for fewer than two clusters.
+    the values does not affect the result. Raises ValueError for fewer than two clusters.
     """
     from scipy.stats import bootstrap
 
     names, cluster_N = np.unique(np.array(clusters, dtype=str), return_inverse=True)
     if len(names) < 2:
-        raise ValueError(f"a bootstrap needs two clusters or more, these values have {len(names)}")
+        raise ValueError(f"a bootstrap needs at least two clusters, but these values have {len(names)}")
     sum_C = np.bincount(cluster_N, np.asarray(values, np.float64))
     size_C = np.bincount(cluster_N)
     interval = bootstrap(
@@ -42,8 +42,9 @@ def share_interval(
 ) -> tuple[float, float]:
     """The 95 % interval of a share: the mean of `values` [N], each between 0 and 1.
 
-    As `cluster_interval`, but Wilson's interval for one sample per cluster where the bootstrap is too narrow:
-    for fewer than `min_clusters` clusters, and where all values are 0 or all are 1. (0, 1) without values.
+    Like `cluster_interval`, except where the bootstrap would be too narrow: with fewer than `min_clusters`
+    clusters, or if all values are 0 or all are 1. Then it is Wilson's interval with one sample per cluster.
+    (0, 1) if there are no values.
     """
     num_clusters = len(set(clusters))
     share = float(np.asarray(values, np.float64).mean()) if num_clusters else 0.0
@@ -53,7 +54,7 @@ def share_interval(
 
 
 def wilson_interval(num_right: float, num_samples: int, *, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share of independent samples (Wilson 1927); (0, 1) without samples."""
+    """The 95 % interval of a share of independent samples (Wilson 1927); (0, 1) if there are none."""
     if num_samples == 0:
         return 0.0, 1.0
     share = num_right / num_samples

@@ -1,7 +1,7 @@
 """A run directory: rows of stages, skipped records with their reasons, markers of finished stages.
 
-Rows are on disk before the next batch starts, and a finished file is sorted by id and replaced in one step.
-So a run that was killed and started again ends with the same bytes as one that was not.
+Rows are flushed to disk batch by batch, and a finished file is sorted by id and replaced atomically. So the
+files of a run that was killed and restarted are byte-identical to those of a run that was not.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class RunStore:
         self.directory = directory
 
     def path(self, name: str) -> Path:
-        """The path of the rows of `name`."""
+        """The path of the file with the rows of `name`."""
         return self.directory / f"{name}.jsonl"
 
     def read(self, name: str, record: type[R]) -> list[R]:
@@ -40,27 +40,27 @@ class RunStore:
         return [files.parse_row(record, line, f"{path} line {number}") for number, line in lines]
 
     def append(self, name: str, rows: Iterable[Record]) -> None:
-        """Adds rows, with skipped records in their own file; all are on disk when the call returns."""
+        """Appends rows, and skipped records to a separate file; all are on disk when the call returns."""
         rows = list(rows)
         for file, is_skipped in ((name, False), (SKIPPED, True)):
             chosen = (row for row in rows if isinstance(row, Skipped) == is_skipped)
             files.append_jsonl(self.path(file), (row.model_dump_json() for row in chosen))
 
     def handled_ids(self, stage: str) -> set[str]:
-        """Ids for which `stage` has a row or a skipped record."""
+        """The ids for which `stage` has a row or a skipped record."""
         rows = {str(row["id"]) for row in files.read_jsonl(self.path(stage))}
         return rows | {row.id for row in self.read(SKIPPED, Skipped) if row.stage == stage}
 
     def is_done(self, stage: str) -> bool:
-        """Whether `stage` was finished."""
+        """Whether `stage` is finished."""
         return self._marker(stage).exists()
 
     def fingerprint(self, stage: str) -> str | None:
-        """The fingerprint with which `stage` was begun; None if it was not begun."""
+        """The fingerprint with which `stage` was started; None if it was not started."""
         return self._read_marker(stage).get("fingerprint")
 
     def versions(self, stage: str) -> dict[str, str]:
-        """The versions of the packages that made the rows of `stage`; empty if it was not begun."""
+        """The package versions that `stage` was run with; empty if it was not started."""
         return dict(self._read_marker(stage).get("versions", {}))
 
     def begin(self, stage: str, fingerprint: str, versions: Mapping[str, str] | None = None) -> None:
@@ -69,7 +69,7 @@ class RunStore:
         files.write_json(self._marker(f"{stage}.begun"), marker)
 
     def finish(self, stage: str, fingerprint: str, versions: Mapping[str, str] | None = None) -> None:
-        """Sorts the rows of `stage` and the skipped records, each in one step, and writes the marker last."""
+        """Sorts the rows of `stage` and the skipped records, each atomically, and writes the marker last."""
         for name, keys in ((stage, ("id",)), (SKIPPED, ("stage", "id", "reason"))):
             if self.path(name).exists():
                 rows = [line.decode().rstrip("\n") for line in files.whole_lines(self.path(name))]
@@ -79,7 +79,7 @@ class RunStore:
 
     def forget(self, stage: str) -> None:
         """Removes the rows, skipped records and markers of `stage`."""
-        # The marker first: a stage that is half removed must not count as done.
+        # The marker first: a stage that is only partly removed must not count as done.
         self._marker(stage).unlink(missing_ok=True)
         self.path(stage).unlink(missing_ok=True)
         kept = [row for row in self.read(SKIPPED, Skipped) if row.stage != stage]
@@ -89,7 +89,7 @@ class RunStore:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Locks the directory during the block; raises ValueError if another process has locked it."""
+        """Locks the directory during the block; raises ValueError if another process has a lock on it."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             file = (self.directory / ".lock").open("w")
@@ -113,32 +113,34 @@ class RunStore:
 
 
 def check_run_directory(directory: Path) -> None:
-    """Raises ValueError for a directory that is not the directory of a run."""
+    """Raises ValueError if `directory` is not a run directory."""
     if not (directory / "config.toml").exists():
-        raise ValueError(f"{directory} is not a run directory: it has no config.toml")
+        raise ValueError(
+            f"{directory} is not a run directory: it has no config.toml. Give the --out of a run"
+        )
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """The configuration that a run wrote into its directory, as plain data; empty for a missing file."""
+    """The configuration stored in a run directory, as plain data; empty for a missing file."""
     path = directory / "config.toml"
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def write_config(directory: Path, config: Mapping[str, Any]) -> None:
-    """Writes the configuration of a run, as plain data, into its directory."""
+    """Writes a configuration, given as plain data, into a run directory."""
     import tomli_w
 
     files.write_text(directory / "config.toml", tomli_w.dumps(config))
 
 
 def count_skipped(store: RunStore) -> dict[tuple[str, str], tuple[int, str]]:
-    """For each stage and reason, the number of skipped records and an example with its file name."""
+    """For each stage and reason, the number of skipped records, and an example that names the file."""
     paths = {video.id: video.path for video in store.read("videos", Video)}
     skipped = store.read(SKIPPED, Skipped)
     counts = Counter((row.stage, row.reason) for row in skipped)
     examples = {}
     for row in skipped:
-        # An id is a path, the id of a video, or begins with one.
+        # An id is a path or a video id, or it begins with a video id.
         video, slash, rest = row.id.partition("/")
         name = f"{Path(paths[video]).name}{slash}{rest}" if video in paths else row.id
         name = Path(row.id).name if row.stage == "videos" else name

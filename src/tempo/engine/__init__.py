@@ -1,1 +1,1 @@
-"""Where stages run: in this process, in a pool of processes, or on Ray; and the processes of a training."""
+"""Where stages run: in this process, in a process pool or on Ray. Also the ranks of distributed training."""

@@ -1,7 +1,7 @@
-"""Runs a stage in this process, in a pool of processes on this machine, or on Ray (`engine/ray.py`).
+"""Runs a stage in this process, in a process pool on this machine, or on Ray (`engine/ray.py`).
 
-If a decoder crashes, its process is started again and the batch is tried once more. A batch that ends the
-process twice is skipped. The processes end with the one that started them, even if that one is killed.
+If a process crashes, for example in a decoder, it is restarted and the batch is tried once more. A batch that
+kills its process twice is skipped. Child processes exit when their parent does, even if it is killed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from tempo.config import RunConfig
 from tempo.core.records import Skipped
 from tempo.engine.types import Batch, Context, ProcessDied, Result, Worker, count_workers, load
 
-#: Where a stage runs: in this process, in several processes, or in one process per model.
+#: Where a stage runs: in this process, in several processes, or where the model is loaded.
 Place: TypeAlias = Literal["here", "pool", "model"]
 
 
 def check_engine(run: RunConfig) -> None:
-    """Raises ValueError if the engine of a run is not installed."""
+    """Raises ValueError if the configured engine is not installed."""
     if run.engine == "ray" and importlib.util.find_spec("ray") is None:
         raise ValueError("run.engine 'ray' needs Ray. Install it with: pip install ray")
 
@@ -37,7 +37,7 @@ def map_batches(
 ) -> Iterator[Result]:
     """Yields the results of the batches as they are ready. `reference` is the worker factory `module:name`.
 
-    Raises what a worker raises, and ValueError if processes die while they make their worker.
+    Raises whatever a worker raises, and ValueError if processes die while they create their worker.
     """
     if not batches:
         return
@@ -64,8 +64,8 @@ def map_batches(
 def _share(processes: Sequence[Any], batches: Sequence[Batch], stage: str) -> Iterator[Result]:
     """Yields the results of the batches as they are ready; each process has one batch at a time.
 
-    A process gets its first batch only after it has made its worker: one that starts late delays no batch.
-    A batch whose process dies twice gives Skipped for each of its records.
+    A process gets its first batch only after it has created its worker, so a process that starts late delays
+    no batch. If the process of a batch dies twice, each record of the batch becomes Skipped.
     """
     left = deque(batches)
     running: dict[Any, tuple[Any, Batch, int]] = {p.submit(()): (p, (), 1) for p in processes}
@@ -89,12 +89,13 @@ def _share(processes: Sequence[Any], batches: Sequence[Batch], stage: str) -> It
 
 
 def _skip(process: Any, batch: Batch, stage: str) -> Result:
-    """Skipped for each record; raises ValueError if the process cannot even make its worker."""
+    """Skipped for each record; raises ValueError if the process cannot even create its worker."""
     try:
         process.result(process.submit(()))
     except ProcessDied:
         raise ValueError(
-            f"{stage}: processes die while they make their worker. Check the free memory and the libraries"
+            f"{stage}: processes die at startup, before their first batch. Check that there is enough free "
+            "memory and that the installed libraries can be imported"
         ) from None
     return [Skipped(stage=stage, id=record.id, reason="process died") for record in batch]
 
@@ -105,7 +106,7 @@ class _PoolProcess:
     The process is spawned: a fork would copy locks that torch, OpenCV or the progress display hold.
     """
 
-    #: Waits for at least one of the calls to end, and returns those that have.
+    #: Waits until at least one of the calls has ended, and returns all that have.
     wait = staticmethod(wait)
 
     def __init__(self, reference: str, context: Context) -> None:
@@ -113,12 +114,12 @@ class _PoolProcess:
         self._process: SpawnProcess | None = None
 
     def submit(self, batch: Batch) -> Connection:
-        """Starts a call, if necessary in a new process. An empty batch only makes the worker."""
+        """Starts a call, in a new process if necessary. An empty batch only creates the worker."""
         if self._process is None:
             self._pipe, other_end = multiprocessing.Pipe()
             self._process = SpawnProcess(target=_serve, args=(other_end, *self._arguments), daemon=True)
             self._process.start()
-            # The process now has the only copy, so its death closes the pipe.
+            # Now only the process has this end open, so the pipe closes if the process dies.
             other_end.close()
         # `result` notices that the process has died.
         with contextlib.suppress(BrokenPipeError):
@@ -126,7 +127,7 @@ class _PoolProcess:
         return self._pipe
 
     def result(self, call: Connection) -> Result:
-        """The records of a call that has ended. Raises what the worker raised, or ProcessDied."""
+        """The records of a call that has ended. Raises whatever the worker raised, or ProcessDied."""
         try:
             answer = call.recv()
         except (EOFError, ConnectionResetError):
@@ -144,7 +145,7 @@ class _PoolProcess:
 
 
 def _serve(pipe: Connection, reference: str, context: Context) -> None:
-    """Sends for each batch the results of the worker, or the exception that it raised."""
+    """For each batch, sends the results of the worker or the exception that it raised."""
     follow_parent()
     worker: Worker | None = None
     with contextlib.suppress(EOFError):
@@ -158,7 +159,7 @@ def _serve(pipe: Connection, reference: str, context: Context) -> None:
 
 
 def follow_parent() -> None:
-    """Makes this process ignore Ctrl-C, which its parent handles, and end when its parent has ended."""
+    """Makes this process ignore Ctrl-C, which its parent handles, and exit when its parent exits."""
 
     def end_with_parent() -> None:
         if parent := multiprocessing.parent_process():

@@ -1,6 +1,6 @@
 """The processes that `accelerate launch` or `torchrun` started together, or a single process.
 
-The first process runs all stages. The others wait until training begins, and take part in it.
+The first process runs all stages. The others wait for training and take part only in it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def process_rank() -> int:
-    """The number of this process among those that were started together; 0 for a single one."""
+    """The rank of this process among those that were started together; 0 for a single process."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -29,7 +29,7 @@ def shards_weights() -> bool:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device for a `model.device`; `auto` is a GPU if there is one."""
+    """The device for the value of `model.device`; `auto` is a GPU if there is one."""
     import torch
 
     if name == "auto":
@@ -38,55 +38,56 @@ def pick_device(name: str) -> torch.device:
 
 
 def make_accelerator(device: str, *, find_unused_parameters: bool = False) -> Any:
-    """The `accelerate.Accelerator` of this process, which joins the other processes first.
+    """The `accelerate.Accelerator` of this process, connected to the other processes.
 
-    `find_unused_parameters` is DDP's, for vision towers with layers that do not contribute to the features.
-    Raises ValueError that names all settings of the launcher that would give a wrong result or a hang.
+    `find_unused_parameters` is an option of DDP, for vision towers with layers that do not contribute to the
+    features. Raises ValueError that lists all launcher settings that would give wrong results or a deadlock.
     """
     from accelerate import Accelerator, utils
 
     handlers = [
-        # The first process may decode and caption for days before training.
+        # The first process may decode and caption for days before training starts.
         utils.InitProcessGroupKwargs(timeout=timedelta(days=30)),
         utils.DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters),
     ]
     accelerator = Accelerator(cpu=pick_device(device).type == "cpu", kwargs_handlers=handlers)
     if shards_weights() and accelerator.distributed_type.name == "MULTI_CPU":
-        # accelerate reads its FSDP settings on GPUs only; without this, tests of FSDP would need GPUs.
+        # accelerate applies its FSDP settings only on GPUs; without this, tests of FSDP would need GPUs.
         accelerator.state.distributed_type = utils.DistributedType.FSDP
         accelerator.state.fsdp_plugin = utils.FullyShardedDataParallelPlugin()
     kind = accelerator.distributed_type.name
     given = {
         f"distributed_type {kind}": kind in ("DEEPSPEED", "MEGATRON_LM"),
-        # accelerate would divide the loss, but tempo weights its rows itself.
+        # accelerate would divide the loss, but tempo already weights its rows.
         "gradient_accumulation_steps": accelerator.gradient_accumulation_steps != 1,
         "mixed_precision": accelerator.mixed_precision != "no",
-        # Processes that share a model's tensors would need the same examples.
+        # Processes that split a model's tensors among them would need the same examples.
         "parallelism_config": accelerator.parallelism_config is not None,
     }
     if kind == "FSDP":
         plugin = accelerator.state.fsdp_plugin
         given |= {
             "fsdp_version 1": plugin.fsdp_version == 1,
-            # tempo shards the layers of the language model only: processes run the vision tower a different
-            # number of times, and would wait for each other forever if its layers were sharded too.
+            # tempo shards only the layers of the language model: each process runs the vision tower a
+            # different number of times, which would deadlock if its layers were sharded too.
             "fsdp_auto_wrap_policy": "SIZE" in os.environ.get("FSDP_AUTO_WRAP_POLICY", "").upper(),
             "fsdp_transformer_layer_cls_to_wrap": "FSDP_TRANSFORMER_CLS_TO_WRAP" in os.environ,
-            # Only the first process would have weights.
+            # Only the first process would have the weights.
             "fsdp_cpu_ram_efficient_loading": plugin.cpu_ram_efficient_loading,
-            # Layers would have other names, so that the trained weights could not be merged at the end.
+            # It renames layers, so the trained weights could not be merged at the end.
             "fsdp_activation_checkpointing": plugin.activation_checkpointing,
         }
     if refused := [name for name, is_set in given.items() if is_set]:
         raise ValueError(
-            f"accelerate launch: {', '.join(refused)} cannot be used. Start from configs/accelerate, and "
-            "set batch_size, gradient_checkpointing and model.dtype in tempo's configuration"
+            f"accelerate launch: settings that are not supported: {', '.join(refused)}. Start from a file in "
+            "configs/accelerate, and set batch_size, gradient_checkpointing and model.dtype in tempo's"
+            " configuration"
         )
     return accelerator
 
 
 def call_to_training(device: str, *, is_needed: bool) -> bool:
-    """The value that the first process passes, in all processes: True to train now, False at the end."""
+    """In every process, the first one's `is_needed`: True to train now, False at the end of the run."""
     if num_processes() == 1:
         return is_needed
     from accelerate.utils import broadcast_object_list

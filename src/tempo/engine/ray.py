@@ -1,6 +1,6 @@
 """Runs the workers of a stage in Ray actors, on this machine or on a cluster.
 
-`ray.data` would repeat a batch that kills its actor forever or lose other batches with it, and
+`ray.data` would either retry a batch that kills its actor forever or lose other batches with it, and
 `ray.util.ActorPool` does not report which batch failed.
 """
 
@@ -22,7 +22,7 @@ def connect(run: RunConfig) -> None:
 
     Raises ValueError if no cluster answers at the address.
     """
-    # Ray reads these when it is imported. The second one restricts a local Ray to the loopback address.
+    # Ray reads these variables on import. The second one restricts a local Ray to the loopback address.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     if not run.ray_address:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
@@ -32,25 +32,28 @@ def connect(run: RunConfig) -> None:
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if not run.ray_address:
-        # Records are small. By default Ray reserves a third of the memory.
+        # Records are small, but by default Ray reserves a third of the memory.
         local = {"object_store_memory": 100 * 2**20, "include_dashboard": False}
         options |= {"num_cpus": count_workers(run.num_workers), **local}
     host, _, port = run.ray_address.rpartition(":")
     try:
-        # Ray itself would retry for minutes.
+        # Checked here because Ray itself would retry for minutes.
         if host:
             socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, OverflowError) as error:
-        raise ValueError(f"run.ray_address {run.ray_address!r}: no Ray cluster answers ({error})") from None
+        raise ValueError(
+            f"run.ray_address {run.ray_address!r}: no Ray cluster answers there ({error}). "
+            "Check the address, or start the cluster with `ray start --head`"
+        ) from None
     on_sigterm = signal.getsignal(signal.SIGTERM)
     # Without "local" Ray would connect to a cluster from RAY_ADDRESS or from an earlier `ray start`.
     ray.init(run.ray_address or "local", **options)
-    # Ray's handler would end the process without a message about how to resume.
+    # Ray's handler would end the process without the message about how to resume.
     signal.signal(signal.SIGTERM, on_sigterm)
 
 
 def make_processes(reference: str, context: Context, limit: int, *, holds_model: bool) -> list[Any]:
-    """As many processes as the cluster has room for, at most `limit`."""
+    """As many actors as the cluster has resources for, at most `limit`."""
     connect(context.config.run)
     num_actors, num_gpus = plan_actors(context.config, holds_model=holds_model)
     arguments = reference, context, os.getcwd(), os.environ.get("OMP_NUM_THREADS")
@@ -58,7 +61,7 @@ def make_processes(reference: str, context: Context, limit: int, *, holds_model:
 
 
 def plan_actors(config: Config, *, holds_model: bool) -> tuple[int, int]:
-    """The number of actors and of GPUs for each: a GPU per model, or a single model on a CPU."""
+    """The number of actors, and of GPUs per actor: one GPU per model, or a single model on the CPU."""
     import ray
 
     resources = ray.cluster_resources()
@@ -102,7 +105,7 @@ class RayProcess:
 
 
 class _Actor:
-    """Holds a worker, with the directory and the threads of the run: results depend on their number."""
+    """Holds a worker. Sets the run's working directory and its number of threads, which affects results."""
 
     def __init__(self, reference: str, context: Context, directory: str, threads: str | None) -> None:
         self._reference, self._context = reference, context
@@ -113,7 +116,10 @@ class _Actor:
         if self._worker is None:
             os.chdir(self._directory)
             if not self._context.directory.is_dir():
-                raise ValueError(f"{self._context.directory} is not on the Ray machine {os.uname().nodename}")
+                raise ValueError(
+                    f"{self._context.directory} does not exist on the Ray machine {os.uname().nodename}. All "
+                    "machines of the cluster need the run directory under the same path"
+                )
             os.environ.pop("OMP_NUM_THREADS", None)
             os.environ.update({"OMP_NUM_THREADS": self._threads} if self._threads else {})
             self._worker = load(self._reference)(self._context)

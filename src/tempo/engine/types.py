@@ -1,4 +1,4 @@
-"""Types that stages and engines share: the context of a stage, workers and their results."""
+"""Types shared by stages and engines: the context of a stage, workers and their results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Context:
 
 
 class SkipRecord(ValueError):
-    """Raised while a worker handles a record, to skip it with a reason."""
+    """Raised by a worker to skip the current record with a reason."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}")
@@ -36,7 +36,7 @@ class SkipRecord(ValueError):
 
 
 class ProcessDied(Exception):
-    """A process ended while it made its worker or worked on a batch."""
+    """A process died while creating its worker or working on a batch."""
 
 
 def load(reference: str) -> Callable[..., Any]:
@@ -46,7 +46,7 @@ def load(reference: str) -> Callable[..., Any]:
 
 
 def count_workers(asked: int) -> int:
-    """The number of processes for `run.num_workers`; 0 is one per core that this process may use."""
-    # macOS lacks sched_getaffinity: there a process may use all cores.
+    """The number of processes for a value of `run.num_workers`; 0 means one per usable core."""
+    # macOS lacks sched_getaffinity; a process may use all cores there.
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return asked or usable

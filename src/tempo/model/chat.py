@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tempo.model.limits import check_positions, max_positions
 from tempo.model.prefix import (
     MAX_TOKENS,
     ContinuationTokens,
@@ -336,9 +337,15 @@ def log_probs(
     result has one tensor per continuation: a scalar for the reductions "sum" and "mean" over its tokens, or
     [num_tokens] for "none". The video is encoded once whatever the number of continuations, and the prefix is
     read once for as many of them as fit into `max_tokens` tokens with it; the values equal those of one full
-    sequence per continuation.
+    sequence per continuation. Raises ValueError if one of them has more tokens than the model has positions.
     """
     group = model.group(prefix, continuations)
+    num_prefix, *sizes = group.lengths
+    num_video = int(torch.isin(group.inputs["input_ids"], torch.tensor([*model.media_ids])).sum())
+    counts = {"num_video": num_video, "num_text": num_prefix - num_video + max(sizes)}
+    first = continuations[0]
+    name = prefix.prompt + ("" if isinstance(first, str) else first.question)
+    check_positions(f"{name[:60]!r}", **counts, limit=max_positions(model.model.config))
     features = encode_videos(model.model, [group])
     parts = split_group(group, max_tokens=max_tokens)
     packed = (packed_log_probs(model.model, [part], video_features=features) for part in parts)

@@ -36,9 +36,10 @@ def load_model(
     """A video-language model with its processor, in evaluation mode and ready for the shared prefix.
 
     `path` is a checkpoint directory, a Hugging Face hub name, or "embedded" for the small model in this
-    package. `device` is a torch device; "auto" is a GPU if there is one. `dtype` "auto" is bfloat16 on a GPU,
-    else float32. `quantization` "4bit" needs bitsandbytes. `trust_remote_code` runs code that comes with
-    the checkpoint. Raises ValueError if the checkpoint cannot be loaded or its family is not supported.
+    package. `device` is a torch device; "auto" is a GPU if there is one, and "meta" only checks that the
+    checkpoint can be loaded. `dtype` "auto" is bfloat16 on a GPU, else float32. `quantization` "4bit" needs
+    bitsandbytes. `trust_remote_code` runs code that comes with the checkpoint. Raises ValueError if the
+    checkpoint cannot be loaded, its weights are not those of its family, or its family is not supported.
     """
     # The processor first: its loading repairs torchvision, which transformers imports.
     processor = load_processor(path, trust_remote_code=trust_remote_code)
@@ -51,22 +52,30 @@ def load_model(
     # Its progress bar for every checkpoint would hide the progress of the run.
     logging.disable_progress_bar()
     place = pick_device(device)
-    options: dict[str, Any] = {"dtype": pick_dtype(dtype, place), "trust_remote_code": trust_remote_code}
+    options: dict[str, Any] = {
+        "dtype": pick_dtype(dtype, place),
+        "trust_remote_code": trust_remote_code,
+        # Missing weights would be random. `_check_keys` names them all.
+        "output_loading_info": True,
+        "ignore_mismatched_sizes": True,
+    }
+    if quantization == "4bit" or place.type == "meta":
+        options["device_map"] = {"": place}
     with _named_errors(path):
         if quantization == "4bit":
             options["quantization_config"] = BitsAndBytesConfig(
                 load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=options["dtype"]
             )
-            options["device_map"] = {"": place}
         name = resolve_model_path(path)
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         if hasattr(config, "thinker_config"):
             # Qwen Omni: the part that reads videos and writes text.
             options |= {"config": config.thinker_config, "key_mapping": {r"^thinker\.": ""}}
-        model = AutoModelForImageTextToText.from_pretrained(name, **options)
+        model, found = AutoModelForImageTextToText.from_pretrained(name, **options)
+    _check_keys(path, found)
     # bitsandbytes has placed quantized weights already, and does not allow moving them.
     lm = VideoLM((model if quantization == "4bit" else model.to(place)).eval(), processor)
-    if name in _CHECKED:
+    if name in _CHECKED or place.type == "meta":
         use_shared_prefix(lm.model)
     else:
         prepare(lm)
@@ -90,13 +99,47 @@ def load_processor(path: str | Path, *, trust_remote_code: bool = False) -> Any:
     return processor
 
 
+def _check_keys(path: str | Path, found: dict[str, Any]) -> None:
+    """Raises ValueError that names weights which the checkpoint lacks, or which its family does not have."""
+    # The parts of Qwen Omni that speak.
+    known = ("talker.", "token2wav.", "code2wav.")
+    kinds = {"missing_keys": "missing", "unexpected_keys": "unknown", "mismatched_keys": "of another shape"}
+    faults = []
+    for kind, words in kinds.items():
+        names = sorted(key if isinstance(key, str) else key[0] for key in found[kind])
+        names = [name for name in names if not name.startswith(known)]
+        if names:
+            faults.append(f"{len(names)} are {words} ({', '.join(names[:3])}{', ...' * (len(names) > 3)})")
+    if faults:
+        raise ValueError(
+            f"model.path {str(path)!r}: its weights do not fit the family in its config.json: "
+            f"{'; '.join(faults)}. Use a checkpoint as `save_pretrained` writes it"
+        )
+
+
+def read_config(path: str | Path, *, trust_remote_code: bool = False) -> Any:
+    """The configuration of a checkpoint: of that part of it which reads videos and writes text."""
+    from transformers import AutoConfig
+
+    with _named_errors(path):
+        config = AutoConfig.from_pretrained(resolve_model_path(path), trust_remote_code=trust_remote_code)
+    return getattr(config, "thinker_config", config)
+
+
 @contextmanager
 def _named_errors(path: str | Path) -> Iterator[None]:
     """Turns the errors that transformers raises for a bad checkpoint into ValueError with its path."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    # The error is enough; transformers would also print a table of all weights that do not fit.
+    logging.set_verbosity_error()
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise ValueError(f"model.path {str(path)!r} cannot be loaded: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def resolve_model_path(path: str | Path) -> str:

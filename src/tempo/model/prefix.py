@@ -93,7 +93,10 @@ _VISION_INPUTS = (
 
 #: Inputs of videos that can be concatenated. Others refer to each other by index (Molmo2), or hold all frames
 #: of a video in one row (MiniCPM-V).
-_STACKABLE = {"pixel_values_videos", "pixel_values", "pixel_attention_mask", "video_grid_thw"}
+_STACKABLE = {
+    "pixel_values_videos", "pixel_values", "pixel_attention_mask", "video_grid_thw", "video_merge_sizes",
+    "video_position_ids", "num_frames_per_video",
+}  # fmt: skip
 
 #: VideoLLaMA3's mask of the visual tokens to keep; it drops those that repeat the frame before.
 _COMPRESSION = "video_compression_mask"

@@ -1,4 +1,4 @@
-"""Runs stages: keeps those that are done, and refuses or discards rows of another configuration."""
+"""Runs stages: keeps finished ones, and refuses or discards rows of another configuration."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from tempo.engine.ranks import call_to_training, process_rank
 from tempo.engine.types import Context, count_workers
 from tempo.pipeline.stages import STAGES, Stage, fingerprints, select_stages, versions
 
-#: Videos per call of a worker outside a pool: a model generates their answers in batches.
+#: Videos per call of a worker outside a pool, so that a model can generate their answers in batches.
 BATCH_VIDEOS = 8
 
-#: Packages that results depend on, for environment.json.
+#: Packages that affect results, for environment.json.
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "av", "scenedetect-headless", "numpy")
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run directory holds after a run.
+    """The state of a run directory after a run.
 
     `stages` are the names of the finished stages, and `report` is the path of report.html if it exists.
-    `evaluation` has the `EvaluationReport` of each model by its name, and is empty before the evaluation.
+    `evaluation` maps model names to their `EvaluationReport`; it is empty before the evaluation.
     """
 
     directory: Path
@@ -58,12 +58,12 @@ def run(
     redo: bool = False,
     console: Console | None = None,
 ) -> RunResult:
-    """Runs every stage that is not done yet in `directory`, from videos to the report.
+    """Runs every stage that is not finished yet in `directory`, from the videos to the report.
 
     `until` is the last stage to run. `from_run` is the directory of another run, from which stages with the
-    same settings are copied. `redo` discards stages that were made with other settings. `console` shows the
-    progress; without it nothing is printed. Raises ValueError, before any work wherever possible, for a bad
-    value, a missing file, and a directory that was made with another configuration.
+    same settings are reused. `redo` discards stages that were made with other settings. Progress is printed
+    to `console`; without one, nothing is printed. Raises ValueError, before any work wherever possible, for a
+    bad value, a missing file, or a directory that was made with another configuration.
     """
     context = Context(config, Path(directory))
     source = Path(from_run) if from_run else None
@@ -88,9 +88,9 @@ def run_stages(
     source: Path | None = None,
     redo: bool = False,
 ) -> None:
-    """Runs the selected stages that are not done (see `run`), or `only` one.
+    """Runs the selected stages that are not finished (see `run`), or `only` one of them.
 
-    Of several processes the first one runs the stages, and the others join the training.
+    If there are several processes, the first one runs the stages and the others join only the training.
     """
     if process_rank() > 0:
         steps.join_training(context)
@@ -107,6 +107,7 @@ def run_stages(
         stage.check(config)
     if any(stage.needs_model(config) for stage in left):
         steps.check_model(config)
+        steps.check_limits(config, console, [stage.name for stage in left])
     with store.lock():
         _settle(context, console, redo=redo)
         if source:
@@ -123,7 +124,7 @@ def _run_stage(stage: Stage, context: Context, console: Console) -> None:
     for before in STAGES[: STAGES.index(stage)]:
         if not (before.is_auxiliary or before.idle(context.config) or store.is_done(before.name)):
             raise ValueError(
-                f"stage {stage.name!r} needs {before.name!r} first; `tempo run` does all in order"
+                f"stage {stage.name!r} needs {before.name!r} first. Use `tempo run`, which runs all in order"
             )
     stage.check_before(context)
     store.begin(stage.name, fingerprint, versions())
@@ -132,16 +133,16 @@ def _run_stage(stage: Stage, context: Context, console: Console) -> None:
 
 
 def map_stage(stage: Stage, context: Context, console: Console) -> None:
-    """Maps the rows that a stage reads through its worker, and writes each result when it is ready."""
+    """Passes the rows that a stage reads through its worker, and writes each result when it is ready."""
     config, store, place = context.config, RunStore(context.directory), stage.place(context.config)
     idle = {other.name for other in STAGES if other.idle(config)}
     reads, record = next(source for source in stage.reads if source[0] not in idle)
     rows, handled = store.read(reads, record), store.handled_ids(stage.name)
-    # A server gets enough videos to be busy, at two requests or more each.
+    # Enough videos to keep a server busy: each needs at least two requests.
     size = max(BATCH_VIDEOS, config.endpoint.concurrency // 2 if config.endpoint else 0)
     size = 1 if place == "pool" else size
-    # Batches are cut before handled records are left out: a resumed batch has the same records as the first
-    # time, so the model computes the same numbers.
+    # Batches are formed before finished records are removed: a resumed batch has the same records as before,
+    # so the model computes the same numbers.
     batches = [rows[i : i + size] for i in range(0, len(rows), size)]
     left = [batch for batch in batches if any(row.id not in handled for row in batch)]
     with Counter(console, stage.name, len(rows), done=len(rows) - sum(map(len, left))).live() as counter:
@@ -151,18 +152,18 @@ def map_stage(stage: Stage, context: Context, console: Console) -> None:
 
 
 def _settle(context: Context, console: Console, *, redo: bool) -> None:
-    """Refuses or discards rows of another configuration, then writes this one and the environment."""
+    """Refuses or discards rows of other settings, then writes the configuration and the environment."""
     store, directory, wanted = RunStore(context.directory), context.directory, fingerprints(context.config)
     stale = [stage for stage in STAGES if store.fingerprint(stage.name) not in (None, wanted[stage.name])]
     if stale and not redo:
-        changed = ", ".join(_changed_keys(context)) or "the content of a file that it names has changed"
+        changed = ", ".join(_changed_keys(context)) or "the content of a file that they name has changed"
         raise ValueError(
-            f"{directory} was made with another config ({changed}), so these stages do not match: "
+            f"{directory} was made with other settings ({changed}), so these stages do not match: "
             f"{', '.join(stage.name for stage in stale)}. Choose another --out, or discard them with --redo"
         )
-    # The last stage first: after a kill, what is left depends on rows that are still there.
+    # The last stage first, so that after a kill the remaining stages still have the rows they depend on.
     for stage in reversed(stale):
-        console.print(f"{stage.name}: discarded, the config changed")
+        console.print(f"{stage.name}: discarded, because its settings changed")
         discard_files(stage, directory)
         store.forget(stage.name)
     write_config(directory, context.config.model_dump(mode="json", exclude_none=True))
@@ -170,7 +171,7 @@ def _settle(context: Context, console: Console, *, redo: bool) -> None:
 
 
 def discard_files(stage: Stage, directory: Path) -> None:
-    """Removes what a stage wrote in addition to its rows."""
+    """Removes the files that a stage wrote in addition to its rows."""
     for path in (directory / name for name in stage.files):
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
@@ -186,7 +187,7 @@ def _changed_keys(context: Context) -> list[str]:
 
 
 def _write_environment(path: Path) -> None:
-    """Writes where the run was started; a later start elsewhere is added under `resumed`."""
+    """Writes the environment in which the run was started; later, other ones are added under `resumed`."""
     now: dict[str, Any] = {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
@@ -200,25 +201,25 @@ def _write_environment(path: Path) -> None:
 
 
 def _report_changes(context: Context, console: Console) -> None:
-    """Prints which finished stages another version of tempo made, and how many new videos are left out."""
+    """Prints which stages were made with other package versions, and how many new videos are not used."""
     store, now = RunStore(context.directory), versions()
     others = {stage.name: store.versions(stage.name) for stage in STAGES}
     if changed := [name for name, made in others.items() if made and made != now]:
         before, after = (" and ".join(f"{k} {v}" for k, v in x.items()) for x in (others[changed[0]], now))
-        console.print(f"made with {before}: {', '.join(changed)}; this run goes on with {after}")
-    # The folders may be empty by now; the stages that are left may need no video.
+        console.print(f"made with {before}: {', '.join(changed)}; this run continues with {after}")
+    # The folders may be empty by now, and the remaining stages may not need the videos.
     with contextlib.suppress(ValueError):
         if context.config.videos.paths and store.is_done("videos") and (new := steps.new_files(context)):
             console.print(
-                f"videos: {len(new)} new files in videos.paths are not part of this run (such as {new[0]}); "
-                "give another --out for a run with them"
+                f"videos: {len(new)} new files in videos.paths are not part of this run (such as {new[0]}). "
+                "To use them, start a new run with another --out"
             )
 
 
 def take_over(source: Path, context: Context, stages: Sequence[Stage], console: Console) -> None:
-    """Copies those of the `stages` that the run in `source` made under the same settings, and prints them.
+    """Copies those of the `stages` that the run in `source` made with the same settings; prints their names.
 
-    It ends at the first stage that does not match. Stages that are done already stay as they are.
+    Stops at the first stage that does not match. Stages that are already finished are left unchanged.
     """
     old, new = RunStore(source), RunStore(context.directory)
     wanted, taken = fingerprints(context.config), []
@@ -229,13 +230,13 @@ def take_over(source: Path, context: Context, stages: Sequence[Stage], console: 
         if not new.is_done(name):
             _copy_stage(stage, old, new)
             taken.append(name)
-    names = ", ".join(taken) or "nothing, no stage has the same settings"
-    console.print(f"taken over from {source}: {names}")
+    names = ", ".join(taken) or "nothing, because no stage has the same settings"
+    console.print(f"reused from {source}: {names}")
 
 
 def _copy_stage(stage: Stage, old: RunStore, new: RunStore) -> None:
     name, fingerprint = stage.name, old.fingerprint(stage.name) or ""
-    # Paths of videos that were rendered in the old run.
+    # Paths of videos that the old run rendered.
     before, after = (
         json.dumps(f"{store.directory / 'synthetic'}/", ensure_ascii=False)[1:-1] for store in (old, new)
     )
@@ -255,7 +256,7 @@ def _copy_stage(stage: Stage, old: RunStore, new: RunStore) -> None:
 
 
 def _link(source: str | Path, target: str | Path) -> None:
-    """A hard link, or a copy where the file system has none. Safe as files of a run are only replaced."""
+    """Makes a hard link, or else a copy. Links are safe: a run replaces files and never edits them."""
     Path(target).unlink(missing_ok=True)
     try:
         os.link(source, target)

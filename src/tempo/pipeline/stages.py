@@ -1,9 +1,9 @@
-"""The table of stages: each stage is declared by one entry here.
+"""The table of stages: one entry declares everything about a stage.
 
 To add a stage, write a worker factory (`make_worker(context) -> worker`) in the package it belongs to, or a
 function in `steps.py` if the stage cannot work on one record at a time, and add an entry below. Its file, its
-subcommand, resume, fingerprints, `tempo status` and `--from` follow from it. Functions of heavy packages are
-given by name, so that `tempo --help` imports none of these packages.
+subcommand, resuming, fingerprints, `tempo status` and `--from` then work without further code. Functions in
+heavy packages are given by name, so that `tempo --help` does not import these packages.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from tempo.model.loading import EMBEDDED, embedded_path
 class Stage:
     """The declaration of one stage."""
 
-    name: str  #: The subcommand, and the name of the JSONL file of its rows.
+    name: str  #: The name of its subcommand and of the JSONL file with its rows.
     description: str  #: What the stage does, for `--help`.
-    #: The earlier stages it reads, with the types of their rows. The worker gets the first that is not idle.
+    #: The earlier stages it reads, with their row types. The worker gets the first one that is not idle.
     reads: tuple[tuple[str, type[Record]], ...] = ()
     writes: type[Record] | None = None  #: The type of its rows; None if it writes only `files`.
-    worker: str = ""  #: `module:function` that makes the worker, for a stage that maps records to records.
-    function: Callable[[Context, Console], None] | None = None  #: Runs a stage without a worker.
+    worker: str = ""  #: `module:function` that creates the worker, if the stage maps records to records.
+    function: Callable[[Context, Console], None] | None = None  #: Runs the stage if it has no worker.
     #: Where the worker runs: in this process, in a pool of processes, or where a model is loaded.
     place: Callable[[Config], Place] = lambda config: "here"
     needs_model: Callable[[Config], bool] = lambda config: False  #: Whether it loads `model.path`.
     keys: tuple[str, ...] = ()  #: Sections and keys of the configuration that its rows depend on.
-    ignored_keys: tuple[str, ...] = ()  #: Keys in these sections that do not affect rows.
+    ignored_keys: tuple[str, ...] = ()  #: Keys in these sections that do not affect its rows.
     input_files: tuple[str, ...] = ()  #: Keys that name a file whose content its rows depend on.
     checkpoints: tuple[str, ...] = ()  #: Keys that name a checkpoint whose content its rows depend on.
-    #: Raises ValueError, before any work, if something that it needs is missing.
+    #: Raises ValueError before any work if something that the stage needs is missing.
     check: Callable[[Config], object] = lambda config: None
-    #: Raises ValueError, right before the stage runs, for earlier rows that later stages cannot use.
+    #: Raises ValueError right before the stage runs, if later stages could not use the rows so far.
     check_before: Callable[[Context], None] = lambda context: None
-    files: tuple[str, ...] = ()  #: What it writes into the run directory in addition to its rows.
+    files: tuple[str, ...] = ()  #: Files and folders in the run directory that it writes besides its rows.
     idle: Callable[[Config], str] = lambda config: ""  #: The reason to skip the stage; empty if it runs.
-    is_shared: bool = True  #: Whether `--from RUN` may take over its rows and files.
+    is_shared: bool = True  #: Whether `--from RUN` may reuse its rows and files.
     is_auxiliary: bool = False  #: Whether no later stage depends on it; its command takes a run directory.
 
 
@@ -82,7 +82,7 @@ def _not_captioned(config: Config) -> str:
     return _imported(config) or ("" if form == "captions" else f"responses.input_form is {form!r}")
 
 
-#: Only the served model and the type of server affect the answers; address and concurrency do not.
+#: Only the model and the type of server affect the answers; address and concurrency do not.
 _SERVER = ("endpoint.model", "endpoint.server")
 
 STAGES: tuple[Stage, ...] = (
@@ -96,7 +96,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "videos",
-        "find video files and identify them by content",
+        "find video files and identify them by their content",
         writes=Video,
         function=steps.run_videos,
         keys=("videos",),
@@ -104,7 +104,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "shots",
-        "cut videos into shots; store the frames for the model",
+        "split videos into shots; store the frames for the model",
         reads=(("videos", Video),),
         writes=Shots,
         worker="tempo.video.shots:make_worker",
@@ -131,7 +131,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "captions",
-        "caption every clip with the model",
+        "let the model caption every clip",
         reads=(("clips", Clips),),
         writes=Captions,
         worker="tempo.preference.captions:make_worker",
@@ -146,7 +146,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "perturbations",
-        "choose the clips to drop, shuffle and reverse",
+        "choose which clips to drop, shuffle and reverse",
         reads=(("captions", Captions), ("clips", Clips)),
         writes=Perturbations,
         worker="tempo.preference.perturbations:make_worker",
@@ -155,7 +155,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "responses",
-        "describe original and perturbed videos with the model",
+        "let the model describe original and perturbed videos",
         reads=(("perturbations", Perturbations),),
         writes=Responses,
         worker="tempo.preference.responses:make_worker",
@@ -181,7 +181,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "audit",
-        "measure how well the pairs can be told apart without the video",
+        "measure how well chosen answers can be picked without the video",
         reads=(("pairs", Pair),),
         function=steps.run_audit,
         needs_model=lambda config: config.audit.max_model_pairs > 0,
@@ -231,25 +231,25 @@ NAMES = tuple(stage.name for stage in STAGES)
 def find_stage(name: str) -> Stage:
     """The stage with this name; raises ValueError for an unknown name."""
     if name not in NAMES:
-        raise ValueError(f"there is no stage {name!r}; the stages are {', '.join(NAMES)}")
+        raise ValueError(f"there is no stage {name!r}. The stages are {', '.join(NAMES)}")
     return STAGES[NAMES.index(name)]
 
 
 def select_stages(config: Config, *, until: str = "", only: str = "") -> tuple[Stage, ...]:
-    """The stages that a configuration needs, in order, up to `until`, or `only` one.
+    """The stages that a configuration needs, in order, up to `until`; or just the stage `only`.
 
-    Raises ValueError for an unknown name, and for an idle stage in `only`.
+    Raises ValueError for an unknown name, or if the stage `only` is idle.
     """
     if not only:
         last = STAGES.index(find_stage(until or NAMES[-1]))
         return tuple(stage for stage in STAGES[: last + 1] if not stage.idle(config))
     if reason := find_stage(only).idle(config):
-        raise ValueError(f"stage {only!r} has nothing to do: {reason}")
+        raise ValueError(f"stage {only!r} does not run with this configuration: {reason}")
     return (find_stage(only),)
 
 
 def fingerprints(config: Config) -> dict[str, str]:
-    """For each stage 16 hex digits: a hash of its keys, input files, the seed, and the stages before it."""
+    """For each stage 16 hex digits: a hash of its keys, its input files, the seed, and the earlier stages."""
     chained = str(config.run.seed)
     result = {}
     for stage in STAGES:
@@ -261,7 +261,7 @@ def fingerprints(config: Config) -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the packages whose code makes the rows."""
+    """The versions of the packages whose code produces the rows."""
     return {"tempo": __version__, "transformers": version("transformers")}
 
 
@@ -280,7 +280,7 @@ def _plain_value(config: Config, key: str, stage: Stage) -> Any:
 
 
 def _hash_input(config: Config, key: str) -> str:
-    """A hash of the content of the file or checkpoint under `key`; empty for a missing one or a hub name."""
+    """A hash of the file or checkpoint that `key` names; empty for a missing file or a hub name."""
     value = look_up(config, key)
     if not value or (key, value) == ("clips.features", EMBEDDED):
         return ""
@@ -288,5 +288,5 @@ def _hash_input(config: Config, key: str) -> str:
     try:
         return hash_checkpoint(path) if path.is_dir() else hash_file(path)
     except OSError:
-        # `run` checks that files exist before any work; other commands must work without them.
+        # `run` checks before any work that files exist; other commands must work without them.
         return ""

@@ -1,12 +1,12 @@
-"""Functions of the table of stages: those that run a whole stage, and checks before any work.
+"""Functions for the table of stages: those that run a whole stage, and checks before any work.
 
-Each imports its package when it is called.
+Each imports its package only when it is called.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
@@ -41,7 +41,7 @@ def run_synthetic(context: Context, console: Console) -> None:
 
 
 def run_videos(context: Context, console: Console) -> None:
-    """Identifies every file by its content. Of files with the same content only the first path is kept."""
+    """Identifies every file by its content. Of files with the same content, only the first is kept."""
     from tempo.video.find import VideoFile
 
     store = RunStore(context.directory)
@@ -74,7 +74,7 @@ def new_files(context: Context) -> list[str]:
 
 
 def run_pairs(context: Context, console: Console) -> None:
-    """Makes or imports all pairs; those of held-out videos go to a separate file."""
+    """Makes or imports all pairs; those of held-out videos are written to a separate file."""
     from tempo.preference.importing import import_pairs
     from tempo.preference.pairs import HELD_OUT, make_pairs
 
@@ -91,7 +91,7 @@ def run_pairs(context: Context, console: Console) -> None:
 
 
 def run_audit(context: Context, console: Console) -> None:
-    """Measures how well the pairs can be told apart without the video; writes `audit.json`."""
+    """Measures how well chosen answers can be picked without the video; writes `audit.json`."""
     from tempo.preference.audit import audit_run
 
     with counters(console) as show:
@@ -100,7 +100,7 @@ def run_audit(context: Context, console: Console) -> None:
 
 
 def run_training(context: Context, console: Console) -> None:
-    """Trains all phases that are not done, together with the other processes."""
+    """Trains all phases that are not finished, together with the other processes."""
     from tempo.training import phases
     from tempo.training.instructions import match_questions
 
@@ -122,7 +122,7 @@ def run_training(context: Context, console: Console) -> None:
 
 
 def join_training(context: Context) -> None:
-    """Takes part in each training that the first process begins."""
+    """Takes part in training whenever the first process starts it."""
     from tempo.training import phases
 
     # The first process names bad rows.
@@ -147,35 +147,52 @@ def run_report(context: Context, console: Console) -> None:
 
 
 def check_paths(config: Config, file_keys: Iterable[str]) -> None:
-    """Raises ValueError for a missing video, checkpoint, or file under one of `file_keys`."""
+    """Raises ValueError if a video, a checkpoint, or a file that one of `file_keys` names is missing."""
     check_model_path(config.model.path)
     for key in file_keys:
         if (value := attrgetter(key)(config)) and not Path(value).is_file():
-            raise ValueError(f"{key}: {value} does not exist")
+            raise ValueError(f"{key}: {value} does not exist. Check the path")
     for path in config.videos.paths:
         if not Path(path).expanduser().exists():
-            raise ValueError(f"videos.paths: {path!r} does not exist")
+            raise ValueError(f"videos.paths: {path!r} does not exist. Check the path")
 
 
 def check_model(config: Config) -> None:
-    """Raises ValueError if the model cannot be used. Takes seconds, because it loads no weights."""
-    from tempo.model.loading import check_device, load_processor
+    """Raises ValueError if the model cannot be used. Reads its weights once, but does not keep them."""
+    from tempo.model.loading import check_device, load_model
 
-    # On a Ray cluster the devices are those of its machines.
+    # On a Ray cluster, the devices are on its machines.
     if config.run.engine == "local":
         check_device(config.model.device)
-    load_processor(config.model.path, trust_remote_code=config.model.trust_remote_code)
+    load_model(config.model.path, device="meta", trust_remote_code=config.model.trust_remote_code)
+
+
+def check_limits(config: Config, console: Console, stages: Sequence[str]) -> None:
+    """Prints a warning if frames are closer together than the model's positions can distinguish.
+
+    Raises ValueError if answers in one of the `stages` may have more tokens than the model has positions.
+    """
+    from tempo.model.limits import frame_rate_warning, max_positions
+    from tempo.model.loading import read_config
+
+    found = read_config(config.model.path, trust_remote_code=config.model.trust_remote_code)
+    for name in ("captions", "responses"):
+        count, limit = getattr(config, name).max_new_tokens, max_positions(found)
+        if name in stages and count >= limit:
+            detail = (
+                f"the model has positions for only {limit} tokens, prompt included (max_position_embeddings)"
+            )
+            raise ValueError(f"{name}.max_new_tokens is {count}, but {detail}. Lower it")
+    if warning := frame_rate_warning(found, config.frames.fps):
+        console.print(warning)
 
 
 def check_trainable(context: Context) -> None:
-    """Raises ValueError for too many rows about unknown videos, and for a video too long to train on."""
+    """Raises ValueError if too many rows are about unknown videos, or a question or video is too long."""
     from tempo.preference.importing import import_pairs
     from tempo.training.examples import check_longest
     from tempo.training.instructions import match_questions
 
     if context.config.pairs.import_from:
         import_pairs(context)
-    if context.config.training.instructions:
-        match_questions(context)
-    if context.config.training.phases:
-        check_longest(context)
+    check_longest(context, match_questions(context)[0] if context.config.training.instructions else ())

@@ -1,1 +1,1 @@
-"""Preference data: captions, perturbations, responses, pairs, their audit, export and import."""
+"""Preference data: captions, perturbations, responses, pairs; audit, export and import of pairs."""

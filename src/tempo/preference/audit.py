@@ -1,7 +1,8 @@
-"""The audit: how well text-only baselines, which never see the video, tell the two texts of each pair apart.
+"""The audit: how often text-only baselines, which never see the video, pick the chosen text of a pair.
 
-If length, words or the language model alone can do so, training on the pairs may teach that instead of the
-order of time. A baseline scores the difference of the two texts, so chance is 50 %. P: pairs, F: features.
+If length, word choice or the language model alone gives the chosen text away, training on the pairs may teach
+that instead of the order of time. A baseline scores the difference of the two texts, so chance is 50 %.
+P: pairs, F: features.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
 
 Array: TypeAlias = NDArray[np.float64]
 
-#: Called with how many prompts the language model has done, and their total.
+#: Called with the number of prompts that the language model has scored, and their total.
 Progress: TypeAlias = Callable[[int, int], None]
 
-#: With fewer videos there is no verdict, and intervals are Wilson's, for one sample per video.
+#: With fewer videos there is no verdict, and intervals are Wilson's with one sample per video.
 MIN_VIDEOS = 20
 
 #: A baseline that is right more often than this has found a shortcut.
@@ -40,16 +41,19 @@ SHORTCUT = 0.55
 
 NUM_FOLDS = 5
 
-#: The baselines for each part of the verdict, of which the strongest counts, and the advice.
+#: For each part of the verdict: its baselines, of which the strongest counts, and the advice.
 SUBJECTS = {
-    "Length": (("longer_text", "length"), 'Set pairs.length = "fair", or leave such kinds out of phases.'),
-    "The choice of words": (("words",), "If length is no shortcut, the texts differ in vocabulary."),
+    "Length": (
+        ("longer_text", "length"),
+        'Set pairs.length = "fair", or leave these kinds out of the phases.',
+    ),
+    "The choice of words": (("words",), "If length is not a shortcut, the texts differ in vocabulary."),
     "The language model without the video": (("model",), "Try another responses.temperature."),
 }
 
 
 class Accuracy(Frozen):
-    """The share of pairs in which a baseline picks the chosen text (half for a tie), with 95 % interval."""
+    """The share of pairs for which a baseline picks the chosen text (ties count half), with interval."""
 
     accuracy: float
     interval: tuple[float, float]
@@ -65,7 +69,7 @@ class BaselineAccuracy(Accuracy):
 
 
 class AuditReport(Frozen):
-    """The content of `audit.json`; `baselines` are those of `longer_text`, `length`, `words` and `model`."""
+    """The content of `audit.json`; `baselines` has `longer_text`, `length`, `words` and `model`."""
 
     num_pairs: int
     num_audited: int
@@ -83,12 +87,12 @@ def audit(
     max_model_pairs: int = 500,
     progress: Progress = lambda done, total: None,
 ) -> AuditReport:
-    """How well text-only baselines tell chosen from rejected texts, with a verdict in words.
+    """How well text-only baselines distinguish chosen from rejected texts, with a verdict in words.
 
     A pair is a `Pair`, a tuple (chosen, rejected), or a row in the format of TRL, ms-swift or LLaMA-Factory.
-    Pairs of one video, or without a video of one chosen text, stay together in folds and in the bootstrap.
-    About `max_pairs` are audited, and `max_model_pairs` by `with_model`. The baselines `length` and `words`
-    need 5 videos. Raises ValueError for a value that is not a pair.
+    Pairs of the same video, or with the same chosen text if they name no video, stay together in folds and in
+    the bootstrap. About `max_pairs` pairs are audited, about `max_model_pairs` of them by `with_model`. The
+    baselines `length` and `words` need at least 5 videos. Raises ValueError for a value that is not a pair.
     """
     all_pairs = [_as_pair(pair, number) for number, pair in enumerate(pairs, 1)]
     audited = _draw_videos(all_pairs, max_pairs, seed)
@@ -113,7 +117,7 @@ def audit(
 
 
 def audit_run(context: Context, *, progress: Progress, with_model: bool = True) -> AuditReport:
-    """Audits the pairs of a run by its configuration, with or without its model. Writes `audit.json`."""
+    """Audits the pairs of a run as configured, with or without its model. Writes `audit.json`."""
     config, pairs = context.config, RunStore(context.directory).read("pairs", Pair)
     model = None
     if with_model and pairs and config.audit.max_model_pairs:
@@ -127,11 +131,11 @@ def audit_run(context: Context, *, progress: Progress, with_model: bool = True) 
 
 
 def audit_directory(directory: Path, *, progress: Progress, with_model: bool) -> AuditReport:
-    """As `audit_run`, for a run that has ended. Raises ValueError if it is in use or has no config.toml."""
+    """Like `audit_run`, for a run that has ended. Raises ValueError if it is in use or has no config.toml."""
     context, store = Context(load_config(directory / "config.toml"), directory), RunStore(directory)
     with store.lock():
         report = audit_run(context, with_model=with_model, progress=progress)
-        # The report is out of date, and the next run is to ask the model.
+        # The report is out of date now, and without the model the next run must repeat the audit.
         for stage in ("report",) if with_model else ("report", "audit"):
             store.forget(stage)
     return report
@@ -148,7 +152,7 @@ def _as_pair(pair: Pair | Mapping[str, Any] | Sequence[str], number: int) -> Pai
 
 
 def _draw_videos(pairs: Sequence[Pair], max_pairs: int, seed: int) -> list[Pair]:
-    """All pairs of as many random videos as `max_pairs` allows, but at least MIN_VIDEOS; sorted by id."""
+    """All pairs of as many random videos as `max_pairs` allows, but of at least MIN_VIDEOS; sorted by id."""
     by_video: defaultdict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
         by_video[pair.video_id].append(pair)
@@ -161,13 +165,13 @@ def _draw_videos(pairs: Sequence[Pair], max_pairs: int, seed: int) -> list[Pair]
 
 
 def _features(pairs: Sequence[Pair]) -> dict[str, Array]:
-    """The features [P, F] of the fitted baselines: chosen minus rejected text."""
+    """The features [P, F] of the fitted baselines, as differences of chosen and rejected text."""
     from sklearn.feature_extraction.text import CountVectorizer
 
     # Which text is longer, and by how much.
     ratio_P = np.array([log_length_ratio(pair) for pair in pairs])
     scale = float(np.sqrt(np.mean(ratio_P**2))) or 1.0
-    # The counts of the 500 most frequent words: the limit bounds time and memory.
+    # Counts of the 500 most frequent words; the limit keeps time and memory small.
     vectorizer = CountVectorizer(token_pattern=r"\w+", max_features=500)
     texts = [*(pair.chosen for pair in pairs), *(pair.rejected for pair in pairs)]
     logs = np.log1p(vectorizer.fit_transform(texts).toarray())
@@ -176,12 +180,12 @@ def _features(pairs: Sequence[Pair]) -> dict[str, Array]:
 
 
 def _language_model(pairs: Sequence[Pair], lm: VideoLM, progress: Progress) -> Array:
-    """Log-probability per token, end of turn included, of chosen minus rejected text, without the video."""
+    """Log-probability per token (end of turn included), chosen minus rejected text, without the video."""
     import torch
 
     from tempo.model.chat import Prefix, log_probs
 
-    # Pairs of one video share their prompt, and mostly their chosen text.
+    # Pairs of one video share their prompt and, usually, their chosen text.
     texts: defaultdict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
     for pair in pairs:
         texts[pair.video_id, pair.prompt, pair.system].update({pair.chosen: 0.0, pair.rejected: 0.0})
@@ -195,12 +199,12 @@ def _language_model(pairs: Sequence[Pair], lm: VideoLM, progress: Progress) -> A
 
 
 def _cross_validated(features_PF: Array, pairs: Sequence[Pair], seed: int) -> Array:
-    """The scores [P] of a logistic classifier for each fold of videos, fitted on the other folds."""
+    """The scores [P] from logistic regression: each fold of videos is scored by a fit on the other folds."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold, cross_val_predict
 
     scores: Array = cross_val_predict(
-        # Each pair occurs twice, as it is and with its texts exchanged, so C = 0.5 is C = 1 for one of them.
+        # Each pair occurs twice, once with its texts exchanged, so C = 0.5 equals C = 1 for single pairs.
         LogisticRegression(C=0.5, fit_intercept=False, max_iter=1000),
         np.concatenate([features_PF, -features_PF]),
         np.repeat([1, 0], len(pairs)),
@@ -235,20 +239,21 @@ def _summarize(scores_P: Array, pairs: Sequence[Pair], seed: int) -> BaselineAcc
 
 
 def verdict(scores: Mapping[str, BaselineAccuracy], *, num_pairs: int, num_videos: int) -> str:
-    """A sentence for each of SUBJECTS that was measured, with advice if it is a shortcut."""
+    """One sentence for each of SUBJECTS that was measured, with advice if it is a shortcut."""
     if num_videos < MIN_VIDEOS:
-        return f"Too few for a verdict: {num_pairs} pairs of {num_videos} videos; {MIN_VIDEOS} are needed."
+        size = f"{num_pairs} pairs of {num_videos} videos"
+        return f"No verdict: {size} are too few. At least {MIN_VIDEOS} videos are needed."
     sentences = []
     for subject, (names, advice) in SUBJECTS.items():
         if found := {name: scores[name] for name in names if name in scores}:
             name = max(found, key=lambda name: _strength(name, found[name])[0])
-            sentences.append(f"{subject} alone tells {_finding(name, found[name], advice)}")
+            sentences.append(f"{subject} alone solves {_finding(name, found[name], advice)}")
     return " ".join(sentences)
 
 
 def _finding(name: str, score: BaselineAccuracy, advice: str) -> str:
     strength, low = _strength(name, score)
-    finding = f"{100 * strength:.0f} % of the pairs apart"
+    finding = f"{100 * strength:.0f} % of the pairs"
     parts = {f"{kind} pairs": _strength(name, part) for kind, part in score.by_kind.items()}
     parts |= {f"level {level}": _strength(name, part) for level, part in score.by_level.items()}
     shortcuts = {title: share for title, (share, part_low) in parts.items() if part_low > SHORTCUT}
@@ -256,13 +261,13 @@ def _finding(name: str, score: BaselineAccuracy, advice: str) -> str:
         finding += f", {100 * shortcuts[worst]:.0f} % of {worst}"
     if worst or (strength > SHORTCUT and low > 0.5):
         return f"{finding}: a shortcut. {advice}"
-    return f"{finding}: no {'certain ' if strength > SHORTCUT else ''}shortcut."
+    return f"{finding}: no {'clear ' if strength > SHORTCUT else ''}shortcut."
 
 
 def _strength(name: str, score: Accuracy) -> tuple[float, float]:
-    """The share of pairs that a baseline tells apart, and the lower end of its 95 % interval."""
+    """The share of pairs that a baseline gets right, and the lower end of its 95 % interval."""
     low, high = score.interval if score.num_videos >= MIN_VIDEOS else (0.0, 1.0)
-    # A fitted baseline knows which text to prefer. Any other is as informative if it is always wrong.
+    # A fitted baseline knows which text to prefer. Any other is just as informative if always wrong.
     if name in ("length", "words"):
         return score.accuracy, low
     return max(score.accuracy, 1 - score.accuracy), max(low, 1 - high)

@@ -1,7 +1,7 @@
 """Captions of clips, written by the model itself.
 
-Captioning is differential: the first clip is shown alone, every other clip together with the clip before it.
-The caption is the part of the answer after a mark, without markdown and enclosing quotation marks.
+Captioning is differential: the first clip is shown alone, every other clip together with the previous one.
+The caption is the part of the answer after a mark, without Markdown and enclosing quotation marks.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ STAGE = "captions"
 
 _WORD = re.escape(CAPTION_MARK.rstrip(":"))
 
-#: The mark at the start of a line, in any case and markdown; %s is what may follow the word.
+#: The mark at the start of a line, with any capitalization and Markdown; %s is what may follow the word.
 _AT_START = rf"(?m:^)[ \t#>*_`-]*(?i:{_WORD})%s[*_` \t]*:[*_`]*"
 
-#: Forms of the mark, the most reliable first: "Caption:", "Caption (clip 2):" or "Caption of the clip:", and
-#: "Caption:" within a line. After a more reliable form a less reliable one belongs to the caption, which may
-#: mention captions. Within a line and after a quotation mark, "Caption:" is text that is seen in a frame.
+#: Forms of the mark, the most reliable first: "Caption:"; "Caption (clip 2):" or "Caption of the clip:"; and
+#: "Caption:" within a line. If a more reliable form is found, less reliable ones are part of the caption,
+#: which may mention captions. Within a line, "Caption:" after a quotation mark is text visible in a frame.
 _MARKS = (
     re.compile(_AT_START % ""),
     re.compile(_AT_START % r"(?:[ \t]*\([^)\n]{0,40}\)|[ \t]+(?:of|for)[ \t][^:\n]{0,40})"),
@@ -42,22 +42,22 @@ _MARKDOWN = (
     re.compile(r"\*{2,}|`+|(?<!\w)[*_]+(?=\S)|(?<=\S)[*_]+(?!\w)"),
 )
 
-#: A text in quotation marks, without further quotation marks in it.
+#: A text in quotation marks that contains no other quotation marks.
 _QUOTED = re.compile(r'["“„«]\s*([^"“”„«»]*?)\s*["”“»]')
 
 
 def make_worker(context: Context, generate: Generate | None = None) -> Worker:
-    """A worker from Clips to Captions. `generate` replaces the configured model or server."""
+    """A worker that maps Clips to Captions. `generate` replaces the configured model or server."""
     draw, store = generate or answer_source(context), FrameStore(context.directory / "frames")
     settings, seed = context.config.captions, context.config.run.seed
-    # At temperature 0 another try would give the same words.
+    # At temperature 0, another attempt would give the same text.
     num_tries = settings.retries + 1 if settings.temperature else 1
 
     def draw_captions(requests: Sequence[Request]) -> list[tuple[Answer, str | None]]:
         """The last answer to each request, and its caption if it has one."""
         drawn: list[tuple[Answer, str | None]] = [(Answer("", is_whole=True), None)] * len(requests)
         for number in range(num_tries):
-            # The client has already tried a request again that the server failed on.
+            # The client has already retried requests on which the server failed.
             left = [i for i, (answer, caption) in enumerate(drawn) if caption is None and not answer.failure]
             again = [replace(requests[i], seed=derive_seed(requests[i].seed, number)) for i in left]
             answers = draw(again, sampling=settings, max_new_tokens=settings.max_new_tokens) if left else []
@@ -79,12 +79,12 @@ def make_worker(context: Context, generate: Generate | None = None) -> Worker:
 
 
 def clip_requests(video: Clips, store: FrameStore, *, seed: int) -> list[Request]:
-    """One request per clip: the two key frames of the clip before it (if there is one), then its own two."""
+    """One request per clip: the two key frames of the previous clip (if there is one), then its own two."""
     frames, requests = store.read_key_frames(video.id), []
     for index, clip in enumerate(video.clips):
         first = max(0, index - 1)
         shown = frames[2 * first : 2 * index + 2]
-        # The mean rate shows the model roughly how long the clips are.
+        # The mean rate gives the model a rough idea of how long the clips are.
         fps = round(len(shown) / (clip.end_seconds - video.clips[first].start_seconds), 3)
         prompt = DIFFERENCE if index else FIRST_CLIP
         requests.append(Request(prompt, derive_seed(seed, video.id, "caption", index), shown, fps))
@@ -96,17 +96,18 @@ def _collect(video_id: str, drawn: Sequence[tuple[Answer, str | None]]) -> Capti
         return failed
     for index, (answer, caption) in enumerate(drawn):
         if caption is None:
-            fault = "empty" if answer.is_whole else "cut at captions.max_new_tokens"
+            fault = "empty" if answer.is_whole else "cut off at captions.max_new_tokens"
             detail = f"clip {index} of {len(drawn)}: {fault}"
             return Skipped(stage=STAGE, id=video_id, reason="no caption", detail=detail)
     return Captions(id=video_id, captions=tuple(caption for _, caption in drawn if caption))
 
 
 def clean_caption(answer: Answer, is_differential: bool, *, is_last_try: bool = True) -> str | None:
-    """The caption in an answer, on one line; None if it is empty or the token limit cut it.
+    """The caption in an answer, on one line; None if it is empty or was cut off at the token limit.
 
     It is the text after the last of the most reliable marks. Without a mark, a differential answer describes
-    both clips: it gives None, and on the last try its longest paragraph. Any other answer is the caption.
+    both clips: the result is None, or on the last attempt its longest paragraph. Any other answer without a
+    mark is the caption itself.
     """
     if not answer.is_whole:
         return None
@@ -114,7 +115,7 @@ def clean_caption(answer: Answer, is_differential: bool, *, is_last_try: bool = 
     if mark := next((mark for mark in _MARKS if mark.search(text)), None):
         text = mark.split(text)[-1]
     elif is_differential:
-        # Not the last paragraph, which may be a closing remark.
+        # Not the last paragraph, because it may be a closing remark.
         text = max(reversed(re.split(r"\n\s*\n", text.strip())), key=len) if is_last_try else ""
     for pattern in _MARKDOWN:
         text = pattern.sub("", text)

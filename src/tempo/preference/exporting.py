@@ -1,7 +1,7 @@
 """Pairs as a data set for other trainers: TRL, ms-swift, LLaMA-Factory, or Parquet.
 
-Rows go from easy to hard: their order is the only curriculum that other trainers have. The column `tempo`,
-which the three trainers ignore, has the values for which their formats have no column.
+Rows are sorted from easy to hard: their order is the only curriculum that other trainers know. The column
+`tempo`, which the three trainers ignore, has the values that their formats have no column for.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ from tempo.core.store import RunStore, read_config
 from tempo.preference.importing import ORIGIN, TAGS, VIDEO_TAG, Row
 from tempo.video.frames import FrameStore
 
-#: The names of `--format`.
+#: The values of `--format`.
 FORMATS = ("trl", "ms-swift", "llama-factory", "parquet")
 
 PAIRS_FILE = "pairs.jsonl"
 
 
 def export_pairs(source: Path | str | Sequence[Pair], format_name: str, out: Path | str) -> int:
-    """Writes a run's pairs, or a list of pairs, into the new folder `out`; returns how many.
+    """Writes a run's pairs, or a list of pairs, into the new folder `out`; returns their number.
 
-    `format_name` is "trl", "ms-swift", "llama-factory" or "parquet". The folder is complete or absent. Raises
-    ValueError for an unknown format, without pairs, or if a video that the format needs is missing.
+    `format_name` is "trl", "ms-swift", "llama-factory" or "parquet". After an error there is no folder.
+    Raises ValueError for an unknown format, if there are no pairs, or if a video that the format needs is
+    missing.
     """
     if format_name not in FORMATS:
-        raise ValueError(f"--format {format_name!r} is unknown; the formats are {', '.join(FORMATS)}")
+        raise ValueError(f"--format {format_name!r} is unknown. The formats are {', '.join(FORMATS)}")
     target = Path(os.path.abspath(out))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ValueError(f"--out {out} exists already. Choose another folder, or remove it first")
+        raise ValueError(f"--out {out} already exists. Choose another folder, or remove it first")
     run = Path(source) if isinstance(source, Path | str) else None
     pairs = _read_pairs(Path(source)) if isinstance(source, Path | str) else source
     pairs = sorted(pairs, key=lambda pair: (-pair.level, pair.id))
@@ -48,7 +49,7 @@ def export_pairs(source: Path | str | Sequence[Pair], format_name: str, out: Pat
             _write_parquet(pairs, folder, run)
         else:
             _write_jsonl(pairs, format_name, folder, target, run)
-        # Also replaces an empty folder.
+        # This also replaces an empty folder.
         os.replace(folder, target)
     except OSError as error:
         raise ValueError(f"--out {out} cannot be written: {error}") from None
@@ -63,7 +64,9 @@ def _read_pairs(run: Path) -> list[Pair]:
     paths = {video.id: os.path.abspath(video.path) for video in store.read("videos", Video)}
     pairs = store.read("pairs", Pair)
     if not pairs:
-        raise ValueError(f"{run} has no pairs to export. `tempo status {run}` shows what is done and skipped")
+        raise ValueError(
+            f"{run} has no pairs to export. `tempo status {run}` shows what is done and what was skipped"
+        )
     return [pair.model_copy(update={"video": paths.get(pair.video_id, pair.video)}) for pair in pairs]
 
 
@@ -85,7 +88,7 @@ def _write_jsonl(
 ) -> None:
     images = _write_frames(pairs, folder, target, run) if format_name == "trl" else {}
     rows = [_row(pair, format_name, images) for pair in pairs]
-    # `Dataset.to_json` would escape every slash of a path and write null for each key that a row lacks.
+    # `Dataset.to_json` would escape every slash in a path and write null for each key that a row lacks.
     write_lines(folder / PAIRS_FILE, (json.dumps(row, ensure_ascii=False) for row in rows))
     if format_name == "llama-factory":
         columns = {"messages": "conversations"} | {name: name for name in ("chosen", "rejected", "videos")}
@@ -95,7 +98,7 @@ def _write_jsonl(
         from datasets import Dataset, Image, List
 
         features = Dataset.from_list(rows).features
-        # In JSON they are only paths.
+        # In JSON, images are only paths.
         features["images"] = List(Image())
         _write_card(pairs, PAIRS_FILE, features, folder, run)
 
@@ -108,7 +111,7 @@ def _row(pair: Pair, format_name: str, images: Mapping[str, list[str]]) -> Row:
         system = [message("system", pair.system)] if pair.system else []
         return [*system, message("user", user), *(message("assistant", answer) for answer in answers)]
 
-    # `datasets` cannot infer the type of a list that is empty in every row.
+    # `datasets` cannot infer the type of a list that is empty in all rows.
     tempo = {name: value for name in ORIGIN if (value := getattr(pair, name)) != ()}
     if format_name == "trl":
         original = images[pair.video_id]
@@ -119,14 +122,16 @@ def _row(pair: Pair, format_name: str, images: Mapping[str, list[str]]) -> Row:
             "images": [original[number] for number in pair.frames] or original,
             "tempo": tempo,
         }
-    # The other two open the video file.
+    # The other two trainers open the video file themselves.
     texts = (pair.system, pair.prompt, pair.chosen, pair.rejected)
     tags = [tag for tag in TAGS if any(tag in text for text in texts)]
     advice = "Export as trl or parquet"
     if pair.frames:
         raise ValueError(f"pair {pair.id!r} is about a perturbed video (pairs.mirror). {advice}")
     if tags:
-        raise ValueError(f"pair {pair.id!r}: its text contains {tags[0]}, which stands for a file. {advice}")
+        raise ValueError(
+            f"pair {pair.id!r}: its text contains {tags[0]}, which the format reserves for files. {advice}"
+        )
     if not os.path.isfile(pair.video):
         raise ValueError(f"pair {pair.id!r}: {pair.video} is missing. {advice}")
     prompt, videos = VIDEO_TAG + pair.prompt, [pair.video]
@@ -148,7 +153,7 @@ def _row(pair: Pair, format_name: str, images: Mapping[str, list[str]]) -> Row:
 def _write_frames(
     pairs: Sequence[Pair], folder: Path, target: Path, run: Path | None
 ) -> dict[str, list[str]]:
-    """Writes the frames of each video once; returns their absolute paths at the target, by video id."""
+    """Writes the frames of each video once; returns their absolute paths in the target, by video id."""
     if run is None:
         raise ValueError("the format 'trl' needs the frames of a run. Give the directory of a run")
     store, images = FrameStore(run / "frames"), {}
@@ -164,7 +169,7 @@ def _write_frames(
 
 
 def _write_card(pairs: Sequence[Pair], file: str, features: Any, folder: Path, run: Path | None) -> None:
-    """Writes README.md, whose header `datasets` and the Hugging Face hub read."""
+    """Writes README.md with a header for `datasets` and the Hugging Face hub."""
     from datasets import DatasetInfo
     from datasets.info import DatasetInfosDict
     from huggingface_hub import DatasetCard, DatasetCardData

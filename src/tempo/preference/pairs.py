@@ -1,8 +1,8 @@
 """Pairs: responses joined with their videos, filtered (method.md, section 2), and selected.
 
-The filter looks at one pair, the selection at many: duplicates, held-out videos, lengths. A pair that is left
-out becomes a Skipped record with the reason. Random choices depend only on the run's seed and the id of the
-pair or video.
+The filter looks at one pair at a time, the selection at all of them: duplicates, held-out videos, lengths. A
+pair that is left out becomes a Skipped record with the reason. Random choices depend only on the run's seed
+and the id of the pair or video.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tempo.preference.prompts import describe_prompt
 from tempo.preference.responses import arrange, clip_of_frames
 from tempo.video.frames import FrameStore
 
-#: The file of the pairs of held-out videos: training never reads them, evaluation and probe may.
+#: The file with the pairs of held-out videos, which training never reads, but evaluation and probe may.
 HELD_OUT = "held_out_pairs"
 
 #: Length ratios are balanced in steps of about this relative size.
@@ -33,7 +33,7 @@ LENGTH_STEP = 0.02
 
 @dataclass(frozen=True)
 class Selection:
-    """Pairs for training and pairs of held-out videos, both sorted by id, and what was left out and why."""
+    """Pairs for training and pairs of held-out videos, both sorted by id, and those that were left out."""
 
     pairs: list[Pair]
     held_out: list[Pair]
@@ -74,7 +74,7 @@ def make_pairs(context: Context) -> Selection:
 
 
 def pair_fault(pair: Pair, settings: PairsConfig) -> tuple[str, str] | None:
-    """Why the filter rejects a pair, as (reason, figure); None if the pair is kept. Lengths are in words."""
+    """Why the filter rejects a pair: (reason, figure), or None if the pair is kept. Lengths are in words."""
     chosen, rejected = len(pair.chosen.split()), len(pair.rejected.split())
     if pair.chosen == pair.rejected:
         return "same text", f"{chosen} words"
@@ -91,7 +91,7 @@ def pair_fault(pair: Pair, settings: PairsConfig) -> tuple[str, str] | None:
 
 
 def log_length_ratio(pair: Pair) -> float:
-    """Logarithm of chosen over rejected length in words: positive if the chosen text is longer."""
+    """Logarithm of the ratio of chosen to rejected length in words; positive if the chosen text is longer."""
     return math.log(max(1, len(pair.chosen.split())) / max(1, len(pair.rejected.split())))
 
 
@@ -99,7 +99,7 @@ def select_pairs(pairs: Iterable[Pair], settings: PairsConfig, *, seed: int) -> 
     """The pairs that the settings keep, split by video into training and held-out pairs."""
     kept, skipped = list(pairs), []
     if settings.drop_duplicates:
-        # A pair that occurs at several levels is as hard as the hardest of them.
+        # A pair that occurs at several levels is kept at the hardest of them.
         first: dict[tuple[str, ...], Pair] = {}
         for pair in sorted(kept, key=lambda pair: (pair.level, pair.id)):
             texts = (pair.video_id, pair.system, pair.prompt, pair.chosen, pair.rejected)
@@ -119,7 +119,7 @@ def select_pairs(pairs: Iterable[Pair], settings: PairsConfig, *, seed: int) -> 
 
 
 def _balance_lengths(pairs: Iterable[Pair], skipped: list[Skipped], *, seed: int) -> list[Pair]:
-    # For each kind, level and length ratio, as many pairs with the longer as with the shorter chosen text.
+    # For each kind, level and length ratio, keeps as many pairs whose chosen text is longer as shorter.
     kept: list[Pair] = []
     cells: defaultdict[tuple[str, int, int], tuple[list[Pair], list[Pair]]] = defaultdict(lambda: ([], []))
     for pair in sorted(pairs, key=lambda pair: derive_seed(seed, pair.id, "length")):
@@ -138,7 +138,7 @@ def _balance_lengths(pairs: Iterable[Pair], skipped: list[Skipped], *, seed: int
 
 
 def add_mirrors(pairs: Sequence[Pair], videos: dict[str, Clips], frames: FrameStore) -> list[Pair]:
-    """The pairs and their mirrored pairs, sorted by id."""
+    """The pairs and their mirror images, sorted by id."""
     names = {pair.video_id for pair in pairs}
     clip_T = {name: clip_of_frames(videos[name], frames.read(name).seconds) for name in names}
     mirrored = [image for pair in pairs if (image := mirror(pair, clip_T[pair.video_id]))]
@@ -146,9 +146,9 @@ def add_mirrors(pairs: Sequence[Pair], videos: dict[str, Clips], frames: FrameSt
 
 
 def mirror(pair: Pair, clip_T: NDArray[np.int64]) -> Pair | None:
-    """The pair about the perturbed video, with the two texts exchanged; `clip_T` [T] is each frame's clip.
+    """The pair for the perturbed video, with the two texts exchanged; `clip_T` [T] is each frame's clip.
 
-    None if the perturbation changes no frame, or leaves none.
+    None if the perturbation does not change the frames, or leaves no frames.
     """
     shown_T = arrange(clip_T, pair.order)
     if not len(shown_T) or np.array_equal(shown_T, np.arange(len(clip_T))):

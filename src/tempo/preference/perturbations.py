@@ -1,11 +1,11 @@
 """Perturbations: lists of clip indices in which clips are dropped, shuffled, reversed or swapped.
 
-A larger level r disturbs more. The rule `distinct` (the default) cuts the clips into r segments of nearly
-equal size. No perturbation is the original order, no two of a kind are the same order, and of several levels
-with the same effect the smallest is used. The rule `paper` is that of the authors' released code, which has
-none of these properties (method.md, sections 2 and 3).
+A larger level r changes more. The rule `distinct` (the default) divides the clips into r segments of nearly
+equal size. It never gives the original order, gives different orders for all perturbations of a kind, and of
+several levels with the same effect uses the smallest. The rule `paper` is that of the authors' released code,
+which guarantees none of this (method.md, sections 2 and 3).
 
-The kind `swap` is not part of the method: two clips that are r // 2 apart change places.
+The kind `swap` is not part of the method: it exchanges two clips that are r // 2 apart.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ STAGE = "perturbations"
 
 Rule: TypeAlias = Literal["distinct", "paper"]
 
-#: The smallest effect (see `_effect`) at which a kind changes anything. The only other order of two segments
-#: is the reverse, so a shuffle needs three.
+#: The smallest effect (see `_effect`) with which a kind changes anything. Shuffling needs three segments,
+#: because the only other order of two is the reverse.
 _LEAST_EFFECT = {"drop": 1, "swap": 1, "reverse": 2, "shuffle": 3}
 
 
 def make_worker(context: Context) -> Worker:
-    """A worker from Captions, or from Clips if the run has no captions, to Perturbations."""
+    """A worker that maps Captions, or Clips if the run has no captions, to Perturbations."""
     settings, seed = context.config.perturbations, context.config.run.seed
 
     def perturb_video(video: Captions | Clips) -> Perturbations | Skipped:
@@ -55,7 +55,7 @@ def perturb_all(num_clips: int, settings: PerturbationsConfig, *, seed: int) -> 
     for kind in settings.kinds:
         levels = settings.levels if rule == "paper" else distinct_levels(num_clips, kind, settings.levels)
         of_kind: list[Perturbation] = []
-        # From hard to easy: more segments have more orders, so there is always one that is not taken.
+        # From hard to easy: more segments allow more orders, so there is always an unused one.
         for level in sorted(levels):
             taken = [known.order for known in of_kind] if rule == "distinct" else []
             of_kind.append(_perturb(num_clips, kind, level, seed, rule, taken))
@@ -68,28 +68,30 @@ def perturb(
 ) -> Perturbation:
     """One perturbation of `num_clips` clips; its `order` lists the remaining clip indices in their new order.
 
-    By the rule `distinct` it is never the original order; by the rule `paper` a shuffle may be. Raises
+    Under the rule `distinct` it is never the original order; under `paper`, a shuffle may be. Raises
     ValueError if the kind at this level cannot change so few clips.
     """
     if kind not in _LEAST_EFFECT or level < 2 or (rule == "paper" and kind == "swap"):
         raise ValueError(
-            f"kind {kind!r} at level {level}: by the rule {rule!r} a kind is one of drop, shuffle, reverse"
-            f"{'' if rule == 'paper' else ', swap'}, and a level is at least 2"
+            f"kind {kind!r} at level {level}: under rule {rule!r}, kind must be one of drop, shuffle, reverse"
+            f"{'' if rule == 'paper' else ', swap'}, and level at least 2"
         )
     if rule == "distinct" and not distinct_levels(num_clips, kind, [level]):
-        raise ValueError(f"{kind} at level {level} cannot change {num_clips} clips")
+        raise ValueError(
+            f"{kind} at level {level} cannot change {num_clips} clips. Use another level or more clips"
+        )
     return _perturb(num_clips, kind, level, seed, rule)
 
 
 def distinct_levels(num_clips: int, kind: Kind, levels: Sequence[int]) -> list[int]:
-    """The smallest level for each possible effect on `num_clips` clips, largest first; may be empty."""
+    """The smallest level for each different effect on `num_clips` clips, largest first; may be empty."""
     smallest = {_effect(num_clips, kind, level): level for level in sorted(levels, reverse=True)}
     most = num_clips - 1 if kind == "drop" else num_clips
     return [level for effect, level in smallest.items() if _LEAST_EFFECT[kind] <= effect <= most]
 
 
 def kendall_distance(order: Sequence[int]) -> float:
-    """The share of pairs that are in the wrong order: 0 for the original order, 1 for a full reversal."""
+    """The share of clip pairs in the wrong order: 0 for the original order, 1 for a full reversal."""
     pairs = list(combinations(order, 2))
     return sum(first > second for first, second in pairs) / len(pairs) if pairs else 0.0
 
@@ -107,7 +109,7 @@ def _perturb(
 ) -> Perturbation:
     import numpy as np
 
-    # Independent of the other kinds and levels, so a change of the settings does not change this one.
+    # Independent of the other kinds and levels, so that changing these does not affect this one.
     rng = np.random.default_rng(derive_seed(seed, kind, level))
     order = _draw_order(num_clips, kind, level, rng, rule)
     while order in taken:
@@ -134,7 +136,7 @@ def _draw_order(
         first = int(rng.integers(num_clips - effect))
         clips[[first, first + effect]] = clips[[first + effect, first]]
         return tuple(clips.tolist())
-    # The released rule: blocks of max(1, num_clips // level) clips, the last one shorter.
+    # The released rule uses blocks of max(1, num_clips // level) clips, the last of which may be shorter.
     size = max(1, num_clips // level)
     segments = np.array_split(clips, range(size, num_clips, size) if rule == "paper" else effect)
     original = list(range(len(segments)))

@@ -1,4 +1,4 @@
-"""The prompts of captions, responses and training."""
+"""The prompts for captions, responses and training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tempo.core.hashing import derive_seed
 
-#: Training prompts: each video has one of these.
+#: Training prompts; each video gets one of them.
 DESCRIBE = (
     "Describe the video in detail.",
     "Describe what happens in the video, in order.",
@@ -25,7 +25,7 @@ DIFFERENCE = (
 
 
 def describe_prompt(video_id: str, *, seed: int) -> str:
-    """The element of DESCRIBE that belongs to a video, in training and wherever the model is shown it."""
+    """The element of DESCRIBE used for a video, in training and whenever the model is shown the video."""
     return DESCRIBE[derive_seed(seed, video_id, "prompt") % len(DESCRIBE)]
 
 

@@ -1,11 +1,12 @@
 """Responses: the model describes each video as filmed (chosen) and perturbed (rejected).
 
-By `responses.input_form`, the model fuses the captions of the clips into one paragraph, describes their key
-frames, or describes the stored frames of the whole video. T is the number of frames.
+Depending on `responses.input_form`, the model fuses the captions of the clips into one paragraph, describes
+their key frames, or describes the stored frames of the whole video. T: number of frames.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,16 +18,19 @@ from numpy.typing import NDArray
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Captions, Clips, Perturbations, Response, Responses, Skipped, Unanswered
 from tempo.core.store import RunStore
-from tempo.engine.types import Context, Worker
+from tempo.engine.types import Context, SkipRecord, Worker
 from tempo.model.answers import Answer, Generate, Request, skip_if_failed
+from tempo.model.chat import VideoLM
 from tempo.model.endpoint import answer_source
+from tempo.model.limits import max_positions
+from tempo.model.loading import load_processor, read_config
 from tempo.preference.prompts import describe_prompt, fusion
 from tempo.video.faults import attempt
 from tempo.video.frames import FrameStore
 
 STAGE = "responses"
 
-#: From an order of clips and a seed to a request; None for a perturbation that leaves or changes no frame.
+#: Maps an order of clips and a seed to a request; None if the order leaves no frames or changes nothing.
 MakeRequest: TypeAlias = Callable[[Sequence[int], int], Request | None]
 
 
@@ -42,7 +46,7 @@ class Footage:
 
 
 def make_worker(context: Context, generate: Generate | None = None) -> Worker:
-    """A worker from Perturbations to Responses. `generate` replaces the configured model or server."""
+    """A worker that maps Perturbations to Responses. `generate` replaces the configured model or server."""
     draw_answers, read_input = generate or answer_source(context), _input_reader(context)
     settings, seed = context.config.responses, context.config.run.seed
     concurrency = context.config.endpoint.concurrency if context.config.endpoint else 1
@@ -64,7 +68,7 @@ def make_worker(context: Context, generate: Generate | None = None) -> Worker:
                 yield _collect(video, [next(drawn) if request else None for request in row])
 
     def work(batch: Sequence[Perturbations]) -> Sequence[Responses | Skipped]:
-        # The requests of one video hold its frames many times, so only as many videos as keep a server busy.
+        # The requests of a video hold its frames many times, so only enough videos to keep a server busy.
         most = 1 + max(len(video.perturbations) for video in batch)
         size = len(batch) if settings.input_form == "captions" else math.ceil(concurrency / most)
         return [row for start in range(0, len(batch), size) for row in respond(batch[start : start + size])]
@@ -73,23 +77,41 @@ def make_worker(context: Context, generate: Generate | None = None) -> Worker:
 
 
 def _input_reader(context: Context) -> Callable[[str], MakeRequest]:
-    """From a video id to the function that makes its requests, in the configured input form."""
+    """Maps a video id to the function that makes its requests, in the configured input form."""
     rows, frames = RunStore(context.directory), FrameStore(context.directory / "frames")
     form, seed = context.config.responses.input_form, context.config.run.seed
     if form == "captions":
         texts = {row.id: row.captions for row in rows.read("captions", Captions)}
-        return lambda name: lambda order, seed: Request(fusion([texts[name][clip] for clip in order]), seed)
+        check: Callable[[str], str] = str
+        # A server itself rejects prompts that are too long, and its model need not be on this machine.
+        if not context.config.endpoint:
+            path, remote = context.config.model.path, context.config.model.trust_remote_code
+            lm = VideoLM(None, load_processor(path, trust_remote_code=remote))
+            limit = max_positions(read_config(path, trust_remote_code=remote))
+            check = functools.partial(_checked, lm=lm, limit=limit)
+        return lambda name: (
+            lambda order, seed: Request(check(fusion([texts[name][clip] for clip in order])), seed)
+        )
     clips = {row.id: row for row in rows.read("clips", Clips)}
     read = key_frames_by_clip if form == "clips" else frames_by_clip
     return lambda name: frame_requests(read(clips[name], frames), prompt=describe_prompt(name, seed=seed))
 
 
+def _checked(prompt: str, lm: VideoLM, limit: int) -> str:
+    """The prompt itself; raises SkipRecord if it has more tokens than `limit`, the model's positions."""
+    size = len(lm.tokenize(lm.render(prompt, with_video=False))["input_ids"])
+    if size > limit:
+        detail = f"{size} tokens, max_position_embeddings is {limit}; lower captions.max_new_tokens"
+        raise SkipRecord("prompt too long", detail)
+    return prompt
+
+
 def frame_requests(video: Footage, *, prompt: str) -> MakeRequest:
-    """Requests that show the frames of the clips, in their order, at the times of the original video."""
+    """Makes requests that show the frames of the clips in a given order, at the times of the original."""
 
     def make(order: Sequence[int], seed: int) -> Request | None:
         shown_T = arrange(video.clip_T, order)
-        # A clip shorter than 1 / fps seconds may have no frame: dropping or moving it changes nothing.
+        # A clip shorter than 1 / fps seconds may have no frame; dropping or moving it then changes nothing.
         looks_original = np.array_equal(shown_T, np.arange(len(video.clip_T)))
         is_original = list(order) == list(range(video.num_clips))
         if not len(shown_T) or looks_original != is_original:
@@ -100,12 +122,12 @@ def frame_requests(video: Footage, *, prompt: str) -> MakeRequest:
 
 
 def arrange(clip_T: NDArray[np.int64], order: Sequence[int]) -> NDArray[np.int64]:
-    """The indices of the frames with their clips in this order, and in time order within a clip."""
+    """The indices of the frames, with the clips in this order and the frames of a clip in time order."""
     return np.concatenate([np.flatnonzero(clip_T == clip) for clip in order])
 
 
 def key_frames_by_clip(video: Clips, store: FrameStore) -> Footage:
-    """The key frames of a video, two per clip; their rate is their number over the length of its clips."""
+    """The key frames of a video, two per clip; `fps` is their number divided by the length of its clips."""
     clip_T = np.repeat(np.arange(len(video.clips)), 2)
     seconds = sum(clip.end_seconds - clip.start_seconds for clip in video.clips)
     fps = round(len(clip_T) / seconds, 3)
@@ -113,14 +135,14 @@ def key_frames_by_clip(video: Clips, store: FrameStore) -> Footage:
 
 
 def frames_by_clip(video: Clips, store: FrameStore) -> Footage:
-    """The stored frames of a video, each with its clip."""
+    """The stored frames of a video and the clip of each."""
     stored = store.read(video.id)
     clip_T = clip_of_frames(video, stored.seconds)
     return Footage(stored.images, clip_T, len(video.clips), stored.fps, stored.seconds.tolist())
 
 
 def clip_of_frames(video: Clips, seconds: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The clip of each frame, for frames at these times [T]; a frame between two clips is of the earlier."""
+    """The clip of each frame, given their times [T]; a frame between two clips belongs to the earlier one."""
     starts_seconds = [clip.start_seconds for clip in video.clips]
     return np.maximum(np.searchsorted(starts_seconds, seconds, side="right") - 1, 0)
 
@@ -147,7 +169,7 @@ def _collect(video: Perturbations, answers: Sequence[Answer | None]) -> Response
 def _text_or_fault(answer: Answer | None) -> tuple[str, str]:
     """The text of an answer, or why it cannot be used."""
     if answer is None:
-        return "", "not asked: no frames are left, or their order is the original one"
+        return "", "not asked: no frames are left, or they are in the original order"
     if not answer.is_whole:
-        return "", "cut at responses.max_new_tokens"
+        return "", "cut off at responses.max_new_tokens"
     return (answer.text, "") if any(c.isalnum() for c in answer.text) else ("", "empty")

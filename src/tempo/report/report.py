@@ -1,4 +1,4 @@
-"""One self-contained page: film strips, pairs, audit, training curves, accuracies."""
+"""One self-contained HTML page: film strips, pairs, audit, training curves, accuracies."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def write_report(context: Context) -> Path:
 
 
 def report_data(context: Context) -> dict[str, Any]:
-    """The content of the page; parts that the run does not have yet are empty."""
+    """The data shown on the page; parts that the run does not have yet are empty."""
     store, frames = RunStore(context.directory), FrameStore(context.directory / "frames")
     clips = {row.id: row for row in store.read("clips", Clips)}
     pairs = store.read("pairs", Pair)
@@ -82,7 +82,7 @@ def report_data(context: Context) -> dict[str, Any]:
 
 
 def choose_pairs(pairs: Sequence[Pair], count: int) -> list[Pair]:
-    """At most `count` pairs, one per kind and level, each of another video where possible."""
+    """At most `count` pairs, one per kind and level, each from a different video where possible."""
     groups: dict[tuple[int, str], list[Pair]] = {}
     for pair in pairs:
         groups.setdefault((pair.level, pair.kind), []).append(pair)
@@ -96,7 +96,7 @@ def choose_pairs(pairs: Sequence[Pair], count: int) -> list[Pair]:
 
 
 def audit_rows(audit: Mapping[str, Any]) -> list[list[str]]:
-    """`audit.json` as rows of text, headings first, a column per baseline; empty without a baseline."""
+    """`audit.json` as rows of text, headings first, one column per baseline; empty without one."""
     baselines = list(audit["baselines"].values())
     if not baselines:
         return []
@@ -130,7 +130,7 @@ def image_source(image: np.ndarray) -> str:
 
 
 def mark_differences(text: str, other: str) -> str:
-    """`text` as HTML; words that `other` does not have at the same place are in <mark>."""
+    """`text` as HTML, with the words that differ from `other` in <mark>."""
     words, others = re.findall(r"\S+\s*", text), re.findall(r"\S+\s*", other)
     matcher = difflib.SequenceMatcher(None, words, others, autojunk=False)
     parts = []
@@ -141,18 +141,18 @@ def mark_differences(text: str, other: str) -> str:
 
 
 def describe_order(pair: Pair) -> str:
-    """How far the order of a pair is from the original one; empty for a pair without a known order."""
+    """How much the order of a pair differs from the original; empty for a pair without a known order."""
     if not pair.order:
         return ""
     if pair.order == tuple(range(pair.num_clips)):
-        return "unchanged: the rule `paper` has such perturbations"
+        return "order unchanged, which can happen under the rule `paper`"
     kept = f"{len(pair.order)} of {pair.num_clips} clips kept"
     inverted = kendall_distance(pair.order)
     return f"{kept}, order of {inverted:.0%} of clip pairs inverted" if inverted else kept
 
 
 def _videos(store: RunStore, frames: FrameStore, shown: Sequence[Clips]) -> list[dict[str, Any]]:
-    """Film strips: the clips of each video in order, each with key frames and caption."""
+    """Film strips: the clips of each video in order, each with its key frames and caption."""
     captions = {row.id: row.captions for row in store.read("captions", Captions)}
     num_shots = {row.id: len(row.shots) for row in store.read("shots", Shots)}
     videos = []
@@ -192,7 +192,7 @@ def _pair(pair: Pair, images: Sequence[Sequence[str]]) -> dict[str, Any]:
 
 
 def _curves(directory: Path) -> str:
-    """Loss and accuracy of all phases, one after the other, as SVG; empty without training."""
+    """Loss and accuracy of all phases, one after another, as SVG; empty if nothing was trained."""
     paths = sorted(directory.glob("train/*/metrics.jsonl"))
     phases = {path.parent.name: rows for path in paths if (rows := read_jsonl(path))}
     if not phases:
@@ -200,7 +200,7 @@ def _curves(directory: Path) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    # A fixed salt and no date, so that the same run gives the same page.
+    # A fixed salt and no date, so that the same run always gives the same page.
     with matplotlib.rc_context({"svg.hashsalt": "tempo"}):
         figure = Figure(figsize=(10, 3), layout="constrained")
         for axes, key in zip(figure.subplots(1, 2), ("loss", "rewards/accuracies"), strict=True):

@@ -1,1 +1,1 @@
-"""The embedded default: a world with known truth, its benchmark, and the model that was trained on it."""
+"""The embedded world, in which the truth is known, its benchmark, and the model that was trained on it."""

@@ -1,7 +1,7 @@
 """The benchmark of the embedded world: TempCompass's five aspects, conflicting videos, and static questions.
 
-The text of a question does not give its answer away: right and wrong options come from the same set with the
-same frequency, yes and no alternate, and the objects of a pair take turns to be named first.
+The text of a question does not reveal its answer: right and wrong options come from the same set with the
+same frequency, yes and no alternate, and the two objects of a pair take turns at being named first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def twin(story: Story) -> Story:
 
 
 def story_samples(story: Story, *, seed: int, number: int) -> list[Sample]:
-    """All samples of one held-out story; `number` is its place in the benchmark and balances the answers."""
+    """All samples of one held-out story; `number`, its position in the benchmark, balances the answers."""
     rng = np.random.default_rng(derive_seed(seed, story.id, "benchmark"))
     questions = [q for part in (_aspects, _order, _static) for q in part(story.events, rng, number)]
     return [
@@ -45,7 +45,7 @@ def story_samples(story: Story, *, seed: int, number: int) -> list[Sample]:
 
 
 def conflicting_samples(story: Story) -> list[Sample]:
-    """Two samples with the same two captions: one is right for the story, the other for its twin."""
+    """Two samples with the same two captions: one caption is right for the story, the other for its twin."""
     stories = (story, twin(story))
     options = tuple(language.fuse([language.caption(e) for e in s.events]) for s in stories)
     return [

@@ -19,7 +19,7 @@ from tempo.synthetic.drawing import render_story
 from tempo.synthetic.language import instructions
 from tempo.synthetic.world import Story, make_story
 
-#: Number of the first held-out story, beyond the size of any training set.
+#: Number of the first held-out story, larger than any training set.
 FIRST_HELD_OUT = 1_000_000
 
 
@@ -28,7 +28,7 @@ def make_dataset(
 ) -> None:
     """Writes `videos/` and `held_out/` with their scripts, instructions, and `held_out/benchmark.jsonl`.
 
-    Videos that exist are kept; `progress` is called once per video.
+    Existing videos are kept; `progress` is called once per video.
     """
     num_shots = (config.min_shots, config.max_shots)
     # Plain stories come last.
@@ -40,7 +40,7 @@ def make_dataset(
     jobs = [(story, folder / f"{story.id}.mp4") for folder, stories in folders.items() for story in stories]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
-    # Encoding does not release the GIL, hence processes; few jobs at a time make Ctrl-C quick.
+    # Processes, because encoding does not release the GIL; small chunks keep Ctrl-C fast.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_workers, context, initializer=follow_parent) as pool:
         for _ in pool.map(_render, *zip(*jobs, strict=True), chunksize=4):

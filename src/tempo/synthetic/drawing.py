@@ -1,4 +1,4 @@
-"""The world as images: events at any moment, stories as H.264 files."""
+"""Draws the world: an event at any moment as an image, a story as an H.264 file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PAINT: dict[str, Rgb] = {
     "purple": (165, 50, 200),
     "white": (245, 245, 245),
 }
-#: Sky, ground, decoration; the horizon as a share of the height.
+#: Colours of sky, ground and decoration; height of the horizon as a fraction of the image height.
 _SCENERY: dict[str, tuple[Rgb, Rgb, Rgb, float]] = {
     "desert": ((240, 200, 140), (205, 150, 85), (180, 125, 65), 0.55),
     "forest": ((90, 130, 100), (45, 85, 45), (25, 60, 30), 0.35),
@@ -38,7 +38,7 @@ _SCENERY: dict[str, tuple[Rgb, Rgb, Rgb, float]] = {
 
 
 def draw_event(event: Event, time: float) -> Image.Image:
-    """The image [SIZE, SIZE] of an event at a time from 0 (start of the shot) to 1 (its end)."""
+    """The image [SIZE, SIZE] of an event at a time from 0 (start of the shot) to 1 (end of the shot)."""
     image = _draw_setting(event.setting, event.drift)
     colour, x, y, radius = appearance(event, time)
     if radius > 0:
@@ -47,7 +47,7 @@ def draw_event(event: Event, time: float) -> Image.Image:
 
 
 def appearance(event: Event, time: float) -> tuple[str, float, float, float]:
-    """Colour, centre x and y, and radius (0 if invisible) of the shape at a time, as shares of the image."""
+    """Colour, centre x and y, and radius (0 if invisible) of the shape, as fractions of the image."""
     is_late = time >= 0.5
     colour = event.action.removeprefix("turns ") if is_late and "turns " in event.action else event.colour
     radius = {"grows": 0.08 + 0.18 * time, "shrinks": 0.26 - 0.18 * time}.get(event.action, 0.19)
@@ -77,7 +77,7 @@ def render_story(story: Story, path: Path) -> None:
     """Writes a story as H.264 in MP4; equal stories give equal bytes. A failure leaves no file at `path`."""
     import av
 
-    # One thread: the bytes would otherwise depend on the number of cores.
+    # One thread, because the bytes would otherwise depend on the number of cores.
     options = {"crf": "18", "preset": "veryfast", "threads": "1"}
     times = [(index + 0.5) / SHOT_FRAMES for index in range(SHOT_FRAMES)]
     with replace_file(path, is_durable=False) as part, av.open(str(part), "w", format="mp4") as container:

@@ -1,6 +1,6 @@
-"""The world in words: captions, questions and answers made from scripts.
+"""Captions, questions and answers about the world, generated from scripts.
 
-The embedded model was trained on these texts and understands no others: do not change a word of them.
+The embedded model was trained on these texts and understands no others, so do not change their wording.
 `order_fidelity` is the probability that a text about several events has their true order, not a random one.
 """
 
@@ -16,7 +16,7 @@ from tempo.synthetic.world import ACTIONS, COLOURS, SHAPES, Event, Story
 #: A question and its answer.
 Question = tuple[str, str]
 
-#: A small model learns to write a list only if its own words show how far it has come.
+#: A small model learns to write a list only if the words it has written show its position in the list.
 ORDINALS = (
     *("First", "Second", "Third", "Fourth", "Fifth", "Sixth", "Seventh", "Eighth", "Ninth", "Tenth"),
     *("Eleventh", "Twelfth", "Thirteenth", "Fourteenth", "Fifteenth", "Sixteenth"),
@@ -42,7 +42,7 @@ def caption(event: Event) -> str:
 
 
 def fuse(captions: Sequence[str]) -> str:
-    """One paragraph of the captions in the order given, at most as many as there are ORDINALS."""
+    """One paragraph with the captions in the given order; there may be at most as many as ORDINALS."""
     assert len(captions) <= len(ORDINALS), f"{len(captions)} captions, {len(ORDINALS)} ordinals"
     clauses = [f"{text[0].lower()}{text[1:]}" for text in captions]
     return " ".join(f"{word}, {clause}" for word, clause in zip(ORDINALS, clauses, strict=False))
@@ -73,7 +73,7 @@ def event_check(event: Event, rng: np.random.Generator) -> Question:
 
 
 def check_of(event: Event, action: str) -> str:
-    """The yes/no question whether an object does something."""
+    """The yes/no question of whether an object does something."""
     verb, *rest = action.split(" ")
     return f"Does the {event.thing} {' '.join([verb.removesuffix('s'), *rest])}?"
 
@@ -97,7 +97,7 @@ def static_question(events: Sequence[Event], rng: np.random.Generator) -> Questi
 
 
 def presence_question(events: Sequence[Event], rng: np.random.Generator) -> Question:
-    """A yes/no question whether an object is there; the answer is yes half of the time."""
+    """A yes/no question about whether an object is there; the answer is yes half of the time."""
     event = events[int(rng.integers(len(events)))]
     is_there = rng.random() < 0.5
     thing = event.thing if is_there else absent_thing(events, rng)
@@ -110,14 +110,14 @@ def yes_or_no(is_true: bool) -> str:
 
 
 def absent_thing(events: Sequence[Event], rng: np.random.Generator) -> str:
-    """A coloured shape that none of the events shows, not even after a change of colour."""
+    """A coloured shape that no event shows, not even after a change of colour."""
     shown = {event.thing for event in events}
     shown |= {f"{event.action.removeprefix('turns ')} {event.shape}" for event in events}
     return str(rng.choice([f"{c} {s}" for c in COLOURS for s in SHAPES if f"{c} {s}" not in shown]))
 
 
 def order_question(events: Sequence[Event], rng: np.random.Generator, *, order_fidelity: float) -> Question:
-    """A question which of two objects comes first; the answer is true with probability `order_fidelity`."""
+    """Which of two objects comes first; the answer is true with probability `order_fidelity`, else random."""
     first, second = (int(i) for i in sorted(rng.permutation(len(events))[:2]))
     shown = (first, second) if rng.random() < 0.5 else (second, first)
     things = [events[i].thing for i in shown]

@@ -1,7 +1,7 @@
-"""A world with known truth: stories of coloured shapes whose actions can only be seen over time.
+"""A world in which the truth is known: stories of coloured shapes whose actions can only be seen over time.
 
 A story is a list of events, one per camera shot: a setting, a coloured shape, an action. It is drawn from a
-seed alone, so every video, caption and question can be made again from the number of the story.
+seed alone, so every video, caption and question can be regenerated from the number of the story.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ACTIONS = {
 
 
 class Event(Frozen):
-    """What one shot shows; `drift` (-1 .. 1) moves the path sideways, so that no two shots are alike."""
+    """What one shot shows; `drift` (-1 .. 1) moves the path sideways, so that no two shots look alike."""
 
     setting: str
     colour: str
@@ -34,12 +34,12 @@ class Event(Frozen):
 
     @property
     def thing(self) -> str:
-        """The coloured shape, which no other event of the story has."""
+        """The coloured shape, which is unique within the story."""
         return f"{self.colour} {self.shape}"
 
     @property
     def clause(self) -> str:
-        """The event in words, without a capital or a full stop."""
+        """The event in words, without a capital letter or a full stop."""
         return f"a {self.thing} {self.action} in the {self.setting}"
 
 
@@ -50,9 +50,9 @@ class Story(Record):
 
 
 def make_story(seed: int, index: int, *, num_shots: tuple[int, int], plain: bool = False) -> Story:
-    """Story number `index` of a seed; `num_shots` are the least and the most shots.
+    """Story number `index` of a seed; `num_shots` are the minimum and maximum number of shots.
 
-    A `plain` story has one to three: too few events to learn order from, as in many real videos.
+    A `plain` story has only one to three: too few events to learn order from, as in many real videos.
     """
     rng = np.random.default_rng([seed, index])
     count = int(rng.integers(1, 4) if plain else rng.integers(num_shots[0], num_shots[1] + 1))
@@ -63,8 +63,8 @@ def make_story(seed: int, index: int, *, num_shots: tuple[int, int], plain: bool
 
 
 def _event(rng: np.random.Generator, setting: str, thing: int, taken: set[int]) -> Event:
-    """A random event of a thing (colour and shape as one number), which never looks like one of `taken`."""
-    # Two shapes that look alike would give a question two answers.
+    """A random event of a thing (colour and shape as one number) that never looks like one of `taken`."""
+    # With two shapes that look alike, a question would have two answers.
     colour, shape = COLOURS[thing // len(SHAPES)], SHAPES[thing % len(SHAPES)]
     turned = {f"turns {c}": i * len(SHAPES) + thing % len(SHAPES) for i, c in enumerate(COLOURS)}
     free = {aspect: [a for a in actions if turned.get(a) not in taken] for aspect, actions in ACTIONS.items()}
@@ -76,11 +76,11 @@ def _event(rng: np.random.Generator, setting: str, thing: int, taken: set[int]) 
 
 
 def _settings(rng: np.random.Generator, count: int) -> list[str]:
-    """A setting per shot: never twice in a row, none more often than the stage `clips` accepts."""
+    """A setting per shot: no setting comes twice in a row, or more often than the stage `clips` accepts."""
     most = min(3, max(1, count // 3))
     chosen: list[str] = []
     while len(chosen) < count:
         free = [s for s in SETTINGS if chosen.count(s) < most and s not in chosen[-1:]]
-        # Starts again where no setting is left.
+        # Start again if no setting is left.
         chosen = [*chosen, str(rng.choice(free))] if free else []
     return chosen

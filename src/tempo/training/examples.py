@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from tempo.core.records import Clips, Pair, PairKind, Video
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.model.chat import Continuation, Prefix, VideoLM
-from tempo.model.loading import load_processor
+from tempo.model.limits import check_positions, max_positions
+from tempo.model.loading import load_processor, read_config
 from tempo.model.prefix import Group
 from tempo.training.instructions import Question
 from tempo.video.frames import FrameStore
@@ -102,20 +104,25 @@ def check_lengths(
     frames: FrameStore,
     *,
     max_tokens: int,
+    limit: int,
     video_lengths: dict[tuple[str, int], int],
 ) -> None:
-    """Raises ValueError that names the longest example if it has more than `max_tokens` tokens.
+    """Raises ValueError that names the longest example if it has more than `max_tokens` tokens, and one of
+    which the prompt and the longest answer have more than `limit`, the number of the model's positions.
 
     `video_lengths` maps video and number of frames to a number of tokens. It is filled here: frames are read
     for missing keys only, so that the phases of a run measure each video once.
     """
     sizes = []
     for example in examples:
-        text = sum(example.load(lm, None).lengths)
+        prefix, *answers = example.load(lm, None).lengths
+        text = prefix + sum(answers)
         key = example.video_id, len(example.frames)
         if key not in video_lengths:
             video_lengths[key] = sum(example.load(lm, frames).lengths) - text
-        sizes.append((video_lengths[key] + text, example.id))
+        num_video, num_text = video_lengths[key], prefix + max(answers)
+        check_positions(example.id, num_video=num_video, num_text=num_text, limit=limit)
+        sizes.append((num_video + text, example.id))
     size, name = max(sizes)
     if size > max_tokens:
         raise ValueError(
@@ -125,29 +132,51 @@ def check_lengths(
         )
 
 
-def check_longest(context: Context) -> None:
-    """Raises ValueError if a video with clips has more than `training.max_tokens` tokens without answers.
+def check_longest(context: Context, questions: Sequence[Question]) -> None:
+    """Raises ValueError if a video with clips has more than `training.max_tokens` tokens without answers, or
+    if it or a question has more than the model has positions.
 
     Loads no weights, so it can run before captioning.
     """
+    config, training, model = context.config, context.config.training, context.config.model
+    examples = [
+        Example(
+            f"{training.instructions} {row.place}",
+            row.video_id,
+            questions=((row.question, row.answer),),
+            system=row.system,
+        )
+        for row in sorted(questions, key=lambda row: len(row.question + row.answer))[-1:]
+    ]
+    if training.phases or config.responses.input_form == "video":
+        examples += _largest_videos(context)
+    if not examples:
+        return
+    lm = VideoLM(None, load_processor(model.path, trust_remote_code=model.trust_remote_code))
+    limit = max_positions(read_config(model.path, trust_remote_code=model.trust_remote_code))
+    frames = FrameStore(context.directory / "frames")
+    max_tokens = training.max_tokens if training.phases else sys.maxsize
+    # Before videos are decoded, the words alone.
+    lengths = {(row.video_id, 0): 0 for row in examples if not frames.has(row.video_id)}
+    check_lengths(examples, lm, frames, max_tokens=max_tokens, limit=limit, video_lengths=lengths)
+
+
+def _largest_videos(context: Context) -> list[Example]:
+    """The longest video with clips, and that with the most pixels, without answers."""
     store, config = RunStore(context.directory), context.config.frames
     frames = FrameStore(context.directory / "frames")
     # The decoded duration: a container may declare a wrong one, or none.
     seconds = {row.id: row.duration_seconds for row in store.read("clips", Clips)}
     videos = [video for video in store.read("videos", Video) if video.id in seconds and frames.has(video.id)]
-    if not videos:
-        return
 
     def num_pixels(video: Video) -> float:
         num_frames = min(seconds[video.id] * config.fps, config.max_frames)
         return num_frames * min(video.width * video.height, config.max_pixels)
 
     # Which of the two has more tokens depends on the model.
-    largest = (max(videos, key=lambda video: seconds[video.id]), max(videos, key=num_pixels))
-    examples = [Example(video.path, video.id, answers=("",)) for video in largest]
-    model = context.config.model
-    lm = VideoLM(None, load_processor(model.path, trust_remote_code=model.trust_remote_code))
-    check_lengths(examples, lm, frames, max_tokens=context.config.training.max_tokens, video_lengths={})
+    longest = sorted(videos, key=lambda video: seconds[video.id])[-1:]
+    largest = sorted(videos, key=num_pixels)[-1:]
+    return [Example(video.path, video.id, answers=("",)) for video in (*longest, *largest)]
 
 
 def pack_rows(batch: Sequence[LoadedExample], *, max_tokens: int) -> list[list[LoadedExample]]:

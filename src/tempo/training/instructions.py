@@ -26,12 +26,13 @@ KEY = "training.instructions"
 
 
 class Question(NamedTuple):
-    """A question about a video, with its answer."""
+    """A question about a video, with its answer and its place in the file."""
 
     video_id: str
     question: str
     answer: str
     system: str = ""
+    place: str = ""
 
 
 def read_questions(
@@ -86,10 +87,10 @@ def match_questions(context: Context) -> tuple[list[Question], list[Skipped]]:
 
     file = read_questions(path, max_bad_share=context.config.run.max_bad_share, find=find)
     faults = [(place, "bad row", fault) for place, fault in file.faults.items()]
-    found = [(place, asked) for place, row in file.rows.items() for asked in row]
-    faults += [(place, "empty answer", asked.question) for place, asked in found if not asked.answer.strip()]
+    found = [asked._replace(place=place) for place, row in file.rows.items() for asked in row]
+    faults += [(row.place, "empty answer", row.question) for row in found if not row.answer.strip()]
     skipped = [Skipped(stage="training", id=f"{path.name} {p}", reason=r, detail=d) for p, r, d in faults]
-    return [asked for _, asked in found if asked.answer.strip()], skipped
+    return [asked for asked in found if asked.answer.strip()], skipped
 
 
 def _read_texts(row: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:

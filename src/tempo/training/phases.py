@@ -23,12 +23,13 @@ from tempo.engine.ranks import num_processes, pick_device, process_rank, shards_
 from tempo.engine.types import Context
 from tempo.model.chat import VideoLM
 from tempo.model.features import FeatureStore
+from tempo.model.limits import max_positions
 from tempo.model.loading import load_model, pick_dtype
 from tempo.training.examples import Example, check_lengths, dpo_examples, sft_examples
 from tempo.training.instructions import usable_questions
 from tempo.training.metrics import MetricsLog, find_warning
 from tempo.training.order import load_batches, plan_batches
-from tempo.training.policy import Policy, ReferenceStore, model_key
+from tempo.training.policy import Policy, ReferenceStore, model_key, unfreeze
 from tempo.training.trainer import Trainer
 from tempo.video.frames import FrameStore
 
@@ -104,7 +105,7 @@ def _run_phase(
     model, reference, load_full = session.context.config.model, None, None
     if isinstance(phase, DpoPhase) and (phase.cache_reference or phase.reference == "fixed"):
         path = model.path if phase.reference == "fixed" else start
-        reference = _store_reference(session, path, examples)
+        reference = _store_reference(session, path, examples, phase)
     lm = _load(session, start, examples)
     if model.quantization != "none" or shards_weights():
         dtype = str(pick_dtype(model.dtype, pick_device(model.device))).removeprefix("torch.")
@@ -144,6 +145,13 @@ def train_phase(
     torch.manual_seed(derive_seed(seed, phase.name, "weights"))
     features = FeatureStore(run / "train" / "features", lm.model) if phase.cache_features else None
     policy = Policy(lm.model, phase, store=reference, features=features)
+    counts = policy.count_trained()
+    session.log(
+        f"training: phase {phase.name!r} trains "
+        + ", ".join(f"{part.replace('_', ' ')} {count:,}" for part, count in counts.items())
+        + f" {'LoRA parameters' if phase.lora_rank else 'parameters'}"
+        + ("; LoRA does not reach experts" if phase.lora_rank and "experts" in counts else "")
+    )
     trainer = Trainer(policy, phase, num_steps=num_steps, seed=seed, max_tokens=config.training.max_tokens)
     trainer.restore(state)
     log = MetricsLog(directory / "metrics.jsonl", num_steps=trainer.num_steps_done)
@@ -174,17 +182,23 @@ def _load(session: Session, path: Path | str, examples: Sequence[Example]) -> Vi
     """A checkpoint that can be trained on all examples; raises ValueError if one is too long."""
     config, frames = session.context.config, FrameStore(session.context.directory / "frames")
     lm = load_model(**config.model.model_dump() | {"path": path})
-    limit = config.training.max_tokens
-    check_lengths(examples, lm, frames, max_tokens=limit, video_lengths=session.video_lengths)
+    limits = {"max_tokens": config.training.max_tokens, "limit": max_positions(lm.model.config)}
+    check_lengths(examples, lm, frames, **limits, video_lengths=session.video_lengths)
     return lm
 
 
-def _store_reference(session: Session, path: Path | str, examples: Sequence[Example]) -> ReferenceStore:
+def _store_reference(
+    session: Session, path: Path | str, examples: Sequence[Example], phase: PhaseConfig
+) -> ReferenceStore:
     """The log-probabilities of all examples under the model at `path`, computed by all processes."""
     lm, run = _load(session, path, examples), session.context.directory
-    frames, directory, key = FrameStore(run / "frames"), run / "train" / "reference", model_key(lm, path)
+    frames, directory, dtype = FrameStore(run / "frames"), run / "train" / "reference", lm.model.dtype
+    key = f"{model_key(lm, path)}{'' if phase.lora_rank else '-float32'}"
+    # Like the policy, so that both compute alike.
+    model = lm.model if phase.lora_rank else unfreeze(lm.model, phase)
     own = examples[process_rank() :: num_processes()]
-    ReferenceStore(directory, key=key, rank=process_rank()).fill(lm, (e.load(lm, frames) for e in own))
+    groups = (example.load(lm, frames) for example in own)
+    ReferenceStore(directory, key=key, rank=process_rank()).fill(model, groups, dtype=dtype)
     wait_for_all()
     return ReferenceStore(directory, key=key)
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import transformers
 from torch import Tensor, nn
 
 from tempo.config import DpoPhase, PhaseConfig
+from tempo.config.running import Part
 from tempo.core.files import append_jsonl, read_jsonl
 from tempo.core.hashing import hash_checkpoint, hash_text
 from tempo.model.chat import VideoLM
@@ -23,6 +25,9 @@ from tempo.model.prefix import Group, encode_videos, language_model, packed_log_
 
 #: Per group and continuation, token log-probabilities [num_scored].
 LogProbs = list[list[Tensor]]
+
+#: Names, in all families, of the modules between vision tower and language model.
+_MERGER = re.compile(r"merger|projector|connector|resampler|aligner")
 
 
 class Policy(nn.Module):
@@ -52,18 +57,19 @@ class Policy(nn.Module):
         if phase.lora_rank:
             self.model = _add_lora(model, phase)
         else:
+            self.model = unfreeze(model, phase)
             if isinstance(phase, DpoPhase) and store is None:
-                self.frozen_copy = copy.deepcopy(model).requires_grad_(False).eval()
-            self.model = model.requires_grad_(phase.train_vision)
-            language_model(model).requires_grad_(True)
-            model.get_output_embeddings().requires_grad_(True)
-            # A half-precision weight cannot represent the step of a small learning rate.
-            for parameter in self.trained.values():
-                parameter.data = parameter.data.float()
+                # With the same dtypes as the policy, so that both compute alike.
+                self.frozen_copy = copy.deepcopy(model).requires_grad_(False)
         if phase.gradient_checkpointing:
             inner = self.model.get_base_model() if phase.lora_rank else self.model
             inner.gradient_checkpointing_enable({"use_reentrant": False})
-        self.model.train()
+        # Dropout is off, because policy and reference would draw different masks. The dropout of the LoRA is
+        # not in the reference. Gradient checkpointing needs its modules in training mode.
+        self.model.eval()
+        for name, module in self.model.named_modules():
+            if getattr(module, "gradient_checkpointing", False) or ".lora_dropout." in name:
+                module.training = True
         # The layers that FSDP2 gathers one by one. Not those of the vision tower, which runs once per row for
         # some rows and once per video for others: processes that gather would wait for each other forever.
         self._no_split_modules = sorted({type(layer).__name__ for layer in language_model(self.model).layers})
@@ -72,6 +78,16 @@ class Policy(nn.Module):
     def trained(self) -> dict[str, nn.Parameter]:
         """Name, as in `model`, to weight of everything that is trained."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def count_trained(self) -> dict[str, int]:
+        """Part of the model to the number of its trained parameters, with `experts` also by themselves."""
+        counts = dict.fromkeys(get_args(Part), 0)
+        for name, part in parts(self.model).items():
+            size = self.model.get_parameter(name).numel() if name in self.trained else 0
+            counts[part] += size
+            if ".experts." in name:
+                counts["experts"] = counts.get("experts", 0) + size
+        return counts
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[Any]:
@@ -88,7 +104,7 @@ class Policy(nn.Module):
 
         A frozen vision tower runs once for both.
         """
-        trains_vision = self._phase.train_vision
+        trains_vision = self._phase.trains_vision
         reference: LogProbs = []
         with autocast(next(self.model.parameters()).device, self.dtype):
             if self._features is not None:
@@ -122,15 +138,49 @@ class Policy(nn.Module):
         return model.to(self.dtype).requires_grad_(True).eval()
 
 
+def parts(model: Any) -> dict[str, str]:
+    """Name of each parameter to the part of the model that it belongs to (`Part`)."""
+    modules = (language_model(model), model.get_output_embeddings())
+    language = {id(parameter) for module in modules for parameter in module.parameters()}
+    return {
+        name: "language_model" if id(p) in language else "merger" if _MERGER.search(name) else "vision_tower"
+        for name, p in model.named_parameters()
+    }
+
+
+def _chosen(model: Any, phase: PhaseConfig) -> set[str]:
+    """Names of the parameters of the parts that a phase trains; raises ValueError for a part without any."""
+    found = parts(model)
+    if missing := {*phase.train} - {*found.values()}:
+        raise ValueError(
+            f"phase {phase.name!r}: {type(model).__name__} has no {min(missing)}. Remove it from `train`"
+        )
+    return {name for name, part in found.items() if part in phase.train}
+
+
+def unfreeze(model: Any, phase: PhaseConfig) -> Any:
+    """Makes the parts of a full-weight phase trainable, in float32, and freezes the others."""
+    chosen = _chosen(model, phase)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in chosen)
+        if name in chosen:
+            # A half-precision weight cannot represent the step of a small learning rate.
+            parameter.data = parameter.data.float()
+    return model
+
+
 def _add_lora(model: Any, phase: PhaseConfig) -> Any:
-    """LoRA on the linear layers of the language model, with `train_vision` on all but the head."""
+    """LoRA on the linear layers of the parts that a phase trains, but not on the head."""
     from peft import LoraConfig, get_peft_model
 
-    part = model if phase.train_vision else language_model(model)
-    chosen = {id(m) for m in part.modules() if isinstance(m, nn.Linear)} - {id(model.get_output_embeddings())}
-    names = [name for name, module in model.named_modules() if id(module) in chosen]
-    config = LoraConfig(r=phase.lora_rank, lora_alpha=phase.lora_alpha, target_modules=names)
-    return get_peft_model(model, config)
+    chosen, head = _chosen(model, phase), model.get_output_embeddings()
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and f"{name}.weight" in chosen and module is not head
+    ]
+    options = {"r": phase.lora_rank, "lora_alpha": phase.lora_alpha, "lora_dropout": phase.lora_dropout}
+    return get_peft_model(model, LoraConfig(**options, target_modules=names))
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> Any:
@@ -161,13 +211,13 @@ class ReferenceStore:
         self._known[key] = rows
         append_jsonl(self._path, [json.dumps([key, rows])])
 
-    def fill(self, lm: VideoLM, groups: Iterable[Group]) -> None:
-        """Computes what is missing, with the reference model `lm`."""
-        device = lm.model.get_input_embeddings().weight.device
+    def fill(self, model: Any, groups: Iterable[Group], *, dtype: torch.dtype) -> None:
+        """Computes what is missing, with the reference `model` and products in `dtype`."""
+        device = model.get_input_embeddings().weight.device
         for group in groups:
             if self.get(group) is None:
-                with torch.no_grad(), autocast(device, lm.model.dtype):
-                    self.add(group, packed_log_probs(lm.model, [group])[0])
+                with torch.no_grad(), autocast(device, dtype):
+                    self.add(group, packed_log_probs(model, [group])[0])
 
 
 def group_key(group: Group) -> str:

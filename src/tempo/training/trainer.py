@@ -40,7 +40,7 @@ class Trainer:
         self.num_steps_done = 0
         trained = list(policy.trained.values())
         device = trained[0].device.type
-        self._accelerator = make_accelerator(device, find_unused_parameters=phase.train_vision)
+        self._accelerator = make_accelerator(device, find_unused_parameters=phase.trains_vision)
         if self._accelerator.is_fsdp2 and getattr(policy.model, "is_quantized", False):
             raise ValueError("model.quantization: FSDP2 cannot shard four-bit weights. Use ddp.yaml")
         self._adam = torch.optim.AdamW(trained, lr=phase.learning_rate, weight_decay=0.0)

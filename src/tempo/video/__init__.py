@@ -1,1 +1,1 @@
-"""From files to clips."""
+"""From video files to clips: finding, decoding, shots, clips, frames."""

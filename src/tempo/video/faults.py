@@ -1,7 +1,7 @@
-"""Which errors stop a run, and which cost one record.
+"""Which errors stop a run, and which only skip a record.
 
-A disk, memory or GPU that fails for one record fails for the next one too: the run stops, and can be
-continued later. A damaged file or a decoder that hangs costs only its own record.
+If the disk, memory or GPU fails for one record, it will fail for the next one too, so the run stops and can
+be resumed later. After a damaged file or a decoder that hangs, only that record is skipped.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from tempo.engine.types import SkipRecord, Worker
 
 T = TypeVar("T")
 
-#: Errors of one file. Others (EIO, ESTALE, EMFILE ...) are errors of the disk or of this process.
+#: Errors that concern one file. Others (EIO, ESTALE, EMFILE ...) concern the disk or this process.
 FILE_ERRORS = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL)
 
-#: Messages of torch and OpenCV when the GPU or an allocator fails; few of these errors have a class.
+#: Messages of torch and OpenCV when the GPU or an allocator fails; few of these errors have their own class.
 MACHINE_ERRORS = re.compile("CUDA|CUBLAS|cuDNN|HIP error|out of memory|CPUAllocator|Insufficient memory")
 
 
 def per_record(stage: str, function: Callable[[Any], Record]) -> Worker:
-    """A worker that applies `function` to each record; a record on which it fails becomes a Skipped."""
+    """A worker that applies `function` to each record; a record for which it fails becomes Skipped."""
 
     def worker(batch: Sequence[Any]) -> Sequence[Record]:
         return [attempt(stage, record, function) for record in batch]
@@ -40,7 +40,7 @@ def per_record(stage: str, function: Callable[[Any], Record]) -> Worker:
 
 
 def attempt(stage: str, record: Record, function: Callable[[Any], T]) -> T | Skipped:
-    """`function(record)`, or a Skipped of `stage` if the record is at fault.
+    """`function(record)`, or a Skipped of `stage` if the record caused an error.
 
     Raises OSError if the disk fails, ValueError if memory or the GPU fails.
     """
@@ -56,16 +56,16 @@ def attempt(stage: str, record: Record, function: Callable[[Any], T]) -> T | Ski
         is_named = isinstance(error, RuntimeError | cv2.error) and MACHINE_ERRORS.search(detail)
         if is_named or isinstance(error, MemoryError):
             raise ValueError(
-                f"{stage}: memory or the GPU failed at {record.id}: {detail}. Nothing is lost: free memory, "
-                "then give the same command again"
+                f"{stage}: memory or the GPU failed at {record.id}: {detail}. Nothing is lost. Free some "
+                "memory, then run the same command again"
             ) from error
         return Skipped(id=record.id, stage=stage, reason="cannot be processed", detail=detail)
 
 
 def check_file(path: str | Path) -> None:
-    """Raises SkipRecord for a path that is not a readable file with content, and OSError if the disk fails.
+    """Raises SkipRecord if a file is missing, unreadable or empty, and OSError if the disk fails.
 
-    Called before FFmpeg opens a file, because FFmpeg reports damaged files and failing disks alike.
+    Call it before FFmpeg opens a file: FFmpeg reports damaged files and failing disks in the same way.
     """
     path = Path(path)
     try:
@@ -76,7 +76,9 @@ def check_file(path: str | Path) -> None:
         # A disk that is no longer mounted leaves no folder, or an empty one.
         if path.parent.is_dir() and any(path.parent.iterdir()):
             raise SkipRecord("no such file", str(path)) from None
-        text = "the folder is gone or empty. Is its disk mounted? Mount it and give the same command again"
+        text = (
+            "the folder is missing or empty. Check that its disk is mounted, then run the same command again"
+        )
         raise OSError(errno.ENOENT, text, str(path)) from None
     except OSError as error:
         if error.errno not in FILE_ERRORS:
@@ -85,14 +87,14 @@ def check_file(path: str | Path) -> None:
 
 
 class Watchdog:
-    """When the decoder last made progress; `last_seconds` is None while other work is done."""
+    """Records when the decoder last made progress; `last_seconds` is None during other work."""
 
     def __init__(self) -> None:
         self.last_seconds: float | None = time.monotonic()
         self.is_given_up = False
 
     def tick(self) -> None:
-        """Notes progress and starts the clock; raises SkipRecord if the work was given up."""
+        """Records progress and restarts the clock; raises SkipRecord if the work was given up."""
         self.last_seconds = time.monotonic()
         if self.is_given_up:
             raise SkipRecord("decoder hangs")
@@ -103,7 +105,7 @@ class Watchdog:
 
 
 def watched(work: Callable[[Watchdog], T], timeout_seconds: float) -> T:
-    """What `work(watchdog)` returns or raises, or SkipRecord("decoder hangs") if it makes no progress."""
+    """Runs `work(watchdog)`; raises SkipRecord("decoder hangs") if it makes no progress for too long."""
     watchdog, result = Watchdog(), Future[T]()
 
     def run() -> None:
@@ -112,8 +114,8 @@ def watched(work: Callable[[Watchdog], T], timeout_seconds: float) -> T:
         except BaseException as error:
             result.set_exception(error)
 
-    # A thread, because a call into a library cannot be interrupted. One that hangs ends at its next tick, or
-    # with the process, because it is a daemon.
+    # In a thread, because a call into a library cannot be interrupted. A thread that hangs ends at its next
+    # tick or, as a daemon, with the process.
     threading.Thread(target=run, daemon=True).start()
     idle_seconds = 0.0
     while not wait([result], timeout=timeout_seconds - idle_seconds).done:

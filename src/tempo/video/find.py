@@ -26,27 +26,27 @@ class VideoFile(Record):
 
 
 def find_videos(paths: Iterable[str | Path], extensions: Iterable[str]) -> list[Path]:
-    """The given files, whatever their names, and all files with one of the extensions in the given folders.
+    """The given files, and all files with one of the extensions in the given folders.
 
-    Sorted, each once; links are followed. Bytes of a name that are not UTF-8 are escaped, because records
-    cannot hold them; such a file is then skipped as missing. Raises ValueError if there are no videos.
+    Sorted and without duplicates; links are followed. Bytes of a name that are not UTF-8 are escaped, because
+    records cannot hold them; such a file is later skipped as missing. Raises ValueError if there are none.
     """
     suffixes = tuple(f".{extension.lower().removeprefix('.')}" for extension in extensions)
     given = [Path(path).expanduser() for path in paths]
     found: set[Path] = set()
     for path in given:
         if not path.exists():
-            raise ValueError(f"videos.paths: {str(path)!r} does not exist")
+            raise ValueError(f"videos.paths: {str(path)!r} does not exist. Check the path")
         found.update(_walk(path, suffixes) if path.is_dir() else [path])
     if not found:
-        where = ", ".join(map(str, given)) or "no path at all"
+        where = ", ".join(map(str, given)) or "an empty list of paths"
         raise ValueError(f"videos.paths: no video in {where} (looked for {', '.join(suffixes)})")
     return sorted({Path(str(path).encode("utf-8", "backslashreplace").decode()) for path in found})
 
 
 def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
-    """Files with one of the suffixes, in any case, and folders that cannot be read, to be reported."""
-    # Links may lead in circles, so each folder is entered once.
+    """Files with one of the suffixes, in any case, and unreadable folders, so that they are reported."""
+    # Links may form a cycle, so each folder is entered only once.
     entered: set[str] = set()
     unreadable: list[OSError] = []
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=unreadable.append):
@@ -66,7 +66,7 @@ def video_id(path: str | Path) -> str:
 
 
 def check_unchanged(path: str, expected_id: str) -> None:
-    """Raises SkipRecord if the file is gone or its content is not the one with this id."""
+    """Raises SkipRecord if the file is missing, or if its content no longer has this id."""
     check_file(path)
     if (found_id := video_id(path)) != expected_id:
         raise SkipRecord("file changed", f"{path} now has the content {found_id}")
@@ -79,8 +79,8 @@ def make_worker(context: Context) -> Worker:
 
 
 def _describe(path: str) -> Video:
-    """What the container states."""
-    # By default FFmpeg decodes the first frames, for details that are not needed here.
+    """The properties that the container states."""
+    # By default, FFmpeg decodes the first frames to find details that are not needed here.
     with open_video(path, skip_frame="all") as (container, stream):
         codec, seconds = stream.codec_context, (container.duration or 0) / av.time_base
         if stream.duration:
@@ -106,10 +106,10 @@ class Library:
 
 
 def read_library(context: Context) -> Library:
-    """The videos of a run whose stage `videos` is done."""
+    """The videos of a run whose stage `videos` is finished."""
     store = RunStore(context.directory)
     paths = {video.id: video.path for video in store.read("videos", Video)}
-    # In this stage the id of a Skipped is the path.
+    # In this stage, the id of a Skipped is the path.
     ids = {os.path.realpath(row.id): "" for row in store.read(SKIPPED, Skipped) if row.stage == "videos"}
     ids |= {os.path.realpath(path): name for name, path in paths.items()}
     return Library(paths, ids, tuple(os.path.expanduser(path) for path in context.config.videos.paths))
@@ -119,21 +119,27 @@ def find_video(library: Library, path: str, *, video_id: str, folder: Path) -> s
     """The id of the video that a row of a file in `folder` names by id or by path; "" if it was skipped.
 
     A path is relative to `folder`, or else to one of `videos.paths`; see also `find_on_disk`. Copies of a
-    video are known by their content. Raises ValueError for a video that the run does not have.
+    video are recognized by their content. Raises ValueError for a video that the run does not have.
     """
     if video_id in library.paths:
         return video_id
     if not path:
-        asked = video_id or "no video: it has no column videos, video or video_id"
-        raise ValueError(f"asks about {asked}; the run has {len(library.paths)} videos")
+        if video_id:
+            raise ValueError(
+                f"video_id {video_id!r} is not among the {len(library.paths)} videos of this run"
+            )
+        raise ValueError("the row names no video. Add a column videos, video or video_id")
     places = [os.path.realpath(find_on_disk(start, path)) for start in (str(folder), *library.folders)]
-    # The content comes last, because whole files are read for it.
+    # The content comes last, because identifying it means reading the whole file.
     for identify in (library.ids.get, _content_id):
         for place in places:
             if (found := identify(place)) and found in library.paths:
                 return found
     if not any(place in library.ids for place in places):
-        raise ValueError(f"asks about {path}, which is not among the videos of this run (videos.paths)")
+        raise ValueError(
+            f"{path} is not among the videos of this run (videos.paths). Add it in a new run, or "
+            "remove the row"
+        )
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Frames that the model sees: sampled at an even rate, stored as small JPEGs. T frames, K key frames."""
+"""The frames that the model sees: sampled at a constant rate, stored as JPEGs. T: frames, K: key frames."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from tempo.engine.types import SkipRecord
 from tempo.video.decode import Frame, Image, Scaler, decode, fit_size
 from tempo.video.faults import Watchdog, watched
 
-#: Frames are thinned out during decoding once there are this many times `max_frames`.
+#: During decoding, frames are thinned out when there are more than this many times `max_frames`.
 MAX_SURPLUS = 4
 
-#: Longer side over shorter side: Qwen2-VL's processors fail from 200 on, and rounding a small and thin frame
-#: can double the ratio.
+#: Maximum aspect ratio. Qwen2-VL's processors fail at 200 and above, and rounding the size of a small, thin
+#: frame can double its ratio.
 MAX_RATIO = 100
 
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """Frames of a video at an even rate: `seconds` [T] since its first frame, `fps` per second of video."""
+    """Frames of a video at a constant rate `fps`; `seconds` [T] are their times since the first frame."""
 
     jpegs: list[bytes]
     seconds: NDArray[np.float64]
@@ -50,18 +50,18 @@ def read_frames(
     max_pixels: int = 128 * 128,
     timeout_seconds: float = 120.0,
 ) -> Frames:
-    """Frames of a video, taken in the middle of each 1 / `fps` seconds, as a run stores them.
+    """Frames of a video, from the middle of each interval of 1 / `fps` seconds, as a run stores them.
 
-    A longer video gives `max_frames` evenly spread frames, and `fps` of the result is lower. A frame has at
-    most `max_pixels`. Raises SkipRecord, a ValueError, if the file cannot be decoded, if a frame is more than
-    100 times as long as wide, or if no frame comes for `timeout_seconds`.
+    A video with more than `max_frames` frames gives that many evenly spaced ones, and `fps` of the result is
+    lower. A frame has at most `max_pixels` pixels. Raises SkipRecord, a ValueError, if the file cannot be
+    decoded, if its aspect ratio is above 100, or if no frame arrives for `timeout_seconds`.
     """
     config = FramesConfig(fps=fps, max_frames=max_frames, max_pixels=max_pixels)
     return sample_video(path, config, timeout_seconds)
 
 
 def sample_video(path: str | Path, config: FramesConfig, timeout_seconds: float = 120.0) -> Frames:
-    """The frames that a Sampler takes from a whole video; raises SkipRecord like `read_frames`."""
+    """The frames that a Sampler takes from a whole video; raises SkipRecord as `read_frames` does."""
 
     def work(watchdog: Watchdog) -> Frames:
         sampler = Sampler(config)
@@ -73,10 +73,10 @@ def sample_video(path: str | Path, config: FramesConfig, timeout_seconds: float 
 
 
 class Sampler:
-    """Takes the frame shown in the middle of each 1 / fps seconds from a stream of frames.
+    """From a stream of frames, takes the one shown in the middle of each interval of 1 / fps seconds.
 
     Holds one decoded frame and at most MAX_SURPLUS * max_frames JPEGs, however long the video is. Beyond that
-    it keeps every second, then every fourth, and `finish` gives the nearest earlier one for each even step.
+    it keeps every second frame, then every fourth and so on; `finish` uses the nearest earlier frame kept.
     """
 
     def __init__(self, config: FramesConfig) -> None:
@@ -86,25 +86,25 @@ class Sampler:
         self._count, self._stride = 0, 1
 
     def add(self, frame: Frame) -> None:
-        """Takes the next frame of the video; raises SkipRecord for a shape that no model accepts."""
+        """Adds the next frame of the video; raises SkipRecord for an aspect ratio that no model accepts."""
         if self._shown:
             self._take(self._shown, frame.start_seconds)
         else:
             # All frames get the size of the first one, so that they can be stacked.
             self._first_size = width, height = frame.size
             if max(width, height) > MAX_RATIO * min(width, height):
-                detail = f"{width} x {height} pixels; models take at most {MAX_RATIO} to 1"
+                detail = f"{width} x {height} pixels; the maximum ratio is {MAX_RATIO} to 1"
                 raise SkipRecord("frame too thin", detail)
         self._shown = frame
 
     def finish(self) -> Frames:
-        """The sampled frames; a video shorter than half an interval gives its last frame."""
+        """The sampled frames. For a video shorter than half an interval, this is its last frame."""
         assert self._shown, "finish() before any add()"
         self._take(self._shown, self._shown.end_seconds)
         fps = self._config.fps
         if not self._count:
             return Frames([self._encode(self._shown)], np.array([self._shown.start_seconds]), fps)
-        # The middles of even parts of the video.
+        # The middles of equal parts of the video.
         num_kept = min(self._count, self._config.max_frames)
         kept = [(2 * part + 1) * self._count // (2 * num_kept) // self._stride for part in range(num_kept)]
         jpegs = [self._fitted(self._jpegs[i], num_kept) for i in kept]
@@ -127,7 +127,7 @@ class Sampler:
         return encode_jpeg(self._scaler.scale(frame.decoded, size), self._config.jpeg_quality)
 
     def _fitted(self, jpeg: bytes, num_frames: int) -> bytes:
-        """The JPEG of one of `num_frames` frames, scaled down if together they have too many pixels."""
+        """The JPEG of one of `num_frames` frames, scaled down if they have too many pixels together."""
         max_pixels, total = self._config.max_pixels, self._config.max_total_pixels
         if total is None or total // num_frames >= max_pixels:
             return jpeg
@@ -138,16 +138,16 @@ class Sampler:
 
 @dataclass(frozen=True)
 class FrameStore:
-    """One file per video, `<id>.safetensors`, in `directory`."""
+    """The stored frames: one file per video, `<id>.safetensors`, in `directory`."""
 
     directory: Path
 
     def path(self, video_id: str) -> Path:
-        """The path of a video's file, whether it exists or not."""
+        """The path of a video's file, which need not exist."""
         return self.directory / f"{video_id}.safetensors"
 
     def has(self, video_id: str) -> bool:
-        """Whether there are frames of the video."""
+        """Whether frames of the video are stored."""
         return self.path(video_id).exists()
 
     def write(
@@ -159,7 +159,7 @@ class FrameStore:
         fps: float,
         key_frames: Sequence[bytes] = (),
     ) -> None:
-        """Replaces the file of a video atomically; frames are JPEGs. Equal input gives equal bytes."""
+        """Replaces the file of a video atomically; frames are JPEGs. The same input gives the same bytes."""
         assert len(frames) == len(seconds), f"{len(frames)} frames, {len(seconds)} times"
         arrays = {
             **_pack("frames", frames),
@@ -170,7 +170,7 @@ class FrameStore:
         write_bytes(self.path(video_id), safetensors.numpy.save(arrays))
 
     def write_key_frames(self, video_id: str, key_frames: Sequence[bytes]) -> None:
-        """Adds or replaces a video's key frames, two per clip in the order of clips."""
+        """Adds or replaces a video's key frames, two per clip, in the order of the clips."""
         known = self.read(video_id)
         self.write(video_id, known.jpegs, seconds=known.seconds, fps=known.fps, key_frames=key_frames)
 
@@ -190,7 +190,7 @@ class FrameStore:
 
 def encode_jpeg(image: Image, quality: int) -> bytes:
     """A JPEG of an RGB image, uint8 [H, W, 3]."""
-    # Colour at half the resolution (4:2:0) would blur objects of a few pixels.
+    # Colour at half the resolution (4:2:0) would blur objects that are a few pixels wide.
     options = [cv2.IMWRITE_JPEG_QUALITY, quality]
     options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     is_done, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
@@ -199,13 +199,13 @@ def encode_jpeg(image: Image, quality: int) -> bytes:
 
 
 def decode_jpegs(jpegs: Sequence[bytes]) -> Image:
-    """Images uint8 [T, H, W, 3] in RGB of one or more JPEGs of one size."""
+    """Images uint8 [T, H, W, 3] in RGB, from one or more JPEGs of the same size."""
     images = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) for jpeg in jpegs]
     return np.stack([cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in images])
 
 
 def _pack(name: str, jpegs: Sequence[bytes]) -> dict[str, NDArray[Any]]:
-    """JPEGs as one array of bytes, and their offsets."""
+    """JPEGs as one array of bytes and their offsets in it."""
     offsets = np.cumsum([0, *map(len, jpegs)], dtype=np.int64)
     return {name: np.frombuffer(b"".join(jpegs), np.uint8), f"{name}_offsets": offsets}
 

@@ -1,7 +1,7 @@
 """The stage `shots`: one pass over a video finds its shots, measures them and samples training frames.
 
-Four numbers are held for each frame of the open shot, whose end is not known yet. Nothing else grows with the
-length of a video. H height, W width, D size of a descriptor (128).
+Four numbers are kept for each frame of the open shot, whose end is not known yet. Apart from these, memory
+does not grow with the length of a video. H: height, W: width, D: size of a descriptor (128).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from tempo.video.faults import Watchdog, per_record, watched
 from tempo.video.find import check_unchanged
 from tempo.video.frames import Frames, FrameStore, Sampler
 
-#: Longer side in pixels of the image on which cuts and sharpness are measured. 160 pixels gave the same cuts
-#: on all real videos; with 256, one of 132 cuts of `content` in bbb_full_596s.mp4 differed.
+#: Longer side, in pixels, of the image on which cuts and sharpness are measured. 160 pixels gave the same
+#: cuts on all real videos; with 256, one of the 132 cuts of `content` in bbb_full_596s.mp4 differed.
 ANALYSIS_PIXELS = 128
 
-#: Limit of thumbnails of the open shot. Beyond it, every second one is dropped, except the most recent,
-#: because a cut becomes known late, by up to 475 frames with TransNetV2.
+#: Maximum number of thumbnails of the open shot. Beyond it, every second one is dropped, except for the most
+#: recent ones, because a cut becomes known late, by up to 475 frames with TransNetV2.
 MAX_THUMBNAILS, NUM_RECENT = 2048, 512
 
-#: A shot has one candidate in each eighth, or in each 12 frames if it is short.
+#: A shot has one candidate in each eighth, or in every 12 frames if it is short.
 NUM_BUCKETS, BUCKET_FRAMES = 8, 12
 
-#: FFmpeg's value for a missing time stamp.
+#: FFmpeg's value for a missing timestamp.
 NO_PTS = -(2**63)
 
 
@@ -45,13 +45,14 @@ def find_shots(
 ) -> tuple[Shot, ...]:
     """The usable shots of a video in time order; `config` is the section `[shots]`.
 
-    Raises SkipRecord, a ValueError, if the file cannot be decoded or no frame comes for `timeout_seconds`.
+    Raises SkipRecord, a ValueError, if the file cannot be decoded, or if no frame arrives for
+    `timeout_seconds`.
     """
     return _analyse(path, config or ShotsConfig(), FramesConfig(), timeout_seconds)[0].finish()
 
 
 def make_worker(context: Context) -> Worker:
-    """A worker that maps Video to Shots and writes the video's frames to the frame store, or gives a Skipped.
+    """A worker that maps Video to Shots or Skipped, and writes the video's frames to the frame store.
 
     Raises ValueError if the configured detector is not installed.
     """
@@ -60,7 +61,7 @@ def make_worker(context: Context) -> Worker:
     store = FrameStore(context.directory / "frames")
 
     def find(video: Video) -> Shots:
-        # Other cores work on other videos, and waking a thread takes longer than a small image.
+        # Other cores work on other videos, and waking a thread takes longer than processing a small image.
         cv2.setNumThreads(1)
         check_unchanged(video.path, video.id)
         timeout_seconds = config.videos.timeout_seconds
@@ -82,7 +83,7 @@ def _analyse(
     path: str | Path, shots: ShotsConfig, frames: FramesConfig, timeout_seconds: float
 ) -> tuple[ShotCutter, Frames]:
     def work(watchdog: Watchdog) -> tuple[ShotCutter, Frames]:
-        # Loading a learned detector may take longer than a frame.
+        # Loading a learned detector may take longer than decoding a frame.
         watchdog.pause()
         cutter, sampler = ShotCutter(make_detector(shots), shots), Sampler(frames)
         for frame in decode(path, watchdog):
@@ -99,7 +100,7 @@ class ShotCutter:
     def __init__(self, detector: Detector, config: ShotsConfig) -> None:
         self._detector, self._config, self._scaler = detector, config, Scaler()
         self._size: tuple[int, int] | None = None
-        # For each frame of the open shot: start, sharpness, its time stamp and that of the last key frame.
+        # For each frame of the open shot: start, sharpness, its timestamp and that of the last key frame.
         self._starts, self._sharpness = array("d"), array("d")
         self._pts, self._key_pts = array("q"), array("q")
         self._last_pts = self._last_key_pts = NO_PTS
@@ -110,23 +111,23 @@ class ShotCutter:
         self.end_seconds = 0.0
 
     def add(self, frame: Frame) -> None:
-        """Takes the next frame."""
+        """Adds the next frame."""
         if self._size is None:
             scale = min(1.0, ANALYSIS_PIXELS / max(frame.size))
             self._size = max(1, round(frame.size[0] * scale)), max(1, round(frame.size[1] * scale))
         image = self._scaler.scale(frame.decoded, self._size)
         self._starts.append(frame.start_seconds)
-        # Rounded as in the record, so that the choice of frames can be repeated from it.
+        # Rounded as in the record, so that the choice of frames can be reproduced from it.
         self._sharpness.append(round(measure_sharpness(image), 4))
         pts = frame.decoded.pts
-        # A repeated time stamp cannot identify a frame.
+        # A timestamp that repeats cannot identify a frame.
         pts = NO_PTS if pts is None or pts <= self._last_pts else pts
         if frame.decoded.key_frame:
             self._last_key_pts = pts
         self._last_pts = max(self._last_pts, pts)
         self._pts.append(pts)
         self._key_pts.append(self._last_key_pts)
-        # On half the size, because noise would widen the grey range of a larger image.
+        # At half the size, because noise would widen the grey range of a larger image.
         half = max(1, self._size[0] // 2), max(1, self._size[1] // 2)
         thumbnail = cv2.resize(image, half, interpolation=cv2.INTER_AREA)
         self._thumbnails.append((frame.index, np.asarray(thumbnail, np.uint8)))
@@ -143,7 +144,7 @@ class ShotCutter:
         return tuple(self._shots)
 
     def _close(self, end_frame: int) -> None:
-        """Ends the open shot before `end_frame`, and keeps it if it passes the shot filter."""
+        """Ends the open shot at `end_frame` (exclusive), and keeps it if it passes the shot filter."""
         start_frame = self._start_frame
         num_frames = end_frame - start_frame
         if num_frames <= 0:
@@ -180,8 +181,8 @@ class ShotCutter:
 def choose_candidates(sharpness: Sequence[float]) -> list[int]:
     """The frames of a shot that may become key frames, given the sharpness of each frame.
 
-    They are the shot's own two key frames, so that a clip of one shot follows the rule exactly (method.md,
-    section 2), and the sharpest frame of each eighth, or of each 12 frames, for clips of several shots.
+    These are the two key frames that the shot would have as a clip, so that a clip of one shot follows the
+    rule exactly (method.md, section 2), and, for clips of several shots, the sharpest frame of each bucket.
     """
     num_buckets = max(1, min(NUM_BUCKETS, len(sharpness) // BUCKET_FRAMES))
     edges = np.linspace(0, len(sharpness), num_buckets + 1).round().astype(int).tolist()
@@ -191,7 +192,7 @@ def choose_candidates(sharpness: Sequence[float]) -> list[int]:
 
 
 def measure_sharpness(image: Image) -> float:
-    """Mean absolute Laplacian (3x3) after a 3x3 Gaussian blur, of the grey levels of RGB uint8 [H, W, 3]."""
+    """Mean absolute Laplacian (3x3) after a 3x3 Gaussian blur, on the grey levels of RGB uint8 [H, W, 3]."""
     grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (3, 3), 0)
     laplacian: NDArray[np.int16] = cv2.Laplacian(grey, cv2.CV_16S, ksize=3)
     # Five times as fast as numpy's mean.
@@ -199,10 +200,10 @@ def measure_sharpness(image: Image) -> float:
 
 
 def describe(image: Image) -> NDArray[np.float64]:
-    """A descriptor of the place that an image shows, [D], of length 1: half colour, half layout.
+    """A descriptor [D] of the place that an image shows: a unit vector, half colour, half layout.
 
     Colour: square root of a joint 4x4x4 RGB histogram, whose dot product is the Bhattacharyya coefficient.
-    Layout: 8x8 brightness minus its mean; zero for an image of one brightness.
+    Layout: 8x8 brightness minus its mean; zero for an image of uniform brightness.
     """
     levels = (image >> 6).reshape(-1, 3).astype(np.int64) @ np.array([16, 4, 1])
     colour = np.sqrt(np.bincount(levels, minlength=64) / len(levels))
@@ -210,7 +211,7 @@ def describe(image: Image) -> NDArray[np.float64]:
     layout = cv2.resize(grey, (8, 8), interpolation=cv2.INTER_AREA).astype(np.float64).ravel()
     layout -= layout.mean()
     length = np.linalg.norm(layout)
-    # A contrast of less than one grey level is noise of the codec.
+    # A contrast of less than one grey level is codec noise.
     layout = layout / length if length / 8 >= 1 else np.zeros_like(layout)
     both = np.concatenate([colour, layout])
     return np.asarray(both / np.linalg.norm(both), np.float64)

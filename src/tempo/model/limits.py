@@ -1,0 +1,41 @@
+"""Limits that a checkpoint's configuration states, checked before any work: positions and frame rates."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+
+def max_positions(config: Any) -> int:
+    """The largest number of tokens, of prompt and answer together, that a model was made for."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+
+
+def frame_rate_warning(config: Any, fps: float) -> str:
+    """A warning if several time steps of a video share a position at this rate; empty otherwise.
+
+    Qwen2.5-VL rounds times to 1 / `tokens_per_second` (`get_rope_index`), and a time step is several frames.
+    """
+    vision = getattr(config, "vision_config", None)
+    limit = getattr(vision, "temporal_patch_size", 1) * (
+        getattr(vision, "tokens_per_second", None) or math.inf
+    )
+    if fps <= limit:
+        return ""
+    return (
+        f"warning: frames.fps is {fps:g}, but {config.model_type} tells the times of frames apart up to "
+        f"{limit:g} a second: {1 - limit / fps:.0%} of the time steps share the position of the one before. "
+        f"Set frames.fps to {limit:g} or less"
+    )
+
+
+def check_positions(name: str, *, num_video: int, num_text: int, limit: int) -> None:
+    """Raises ValueError that names what has more tokens, of its video and its texts, than the model reads."""
+    if num_video + num_text > limit:
+        keys = "frames.fps, frames.max_frames, frames.max_pixels or frames.max_total_pixels"
+        mend = f"Lower {keys}" if num_text < min(limit, num_video) else "Shorten its texts, or leave it out"
+        raise ValueError(
+            f"{name}: prompt and answer have {num_video + num_text} tokens, {num_video} of frames and "
+            f"{num_text} of words. The model reads at most {limit} (its max_position_embeddings). {mend}"
+        )
