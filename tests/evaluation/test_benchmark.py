@@ -176,10 +176,10 @@ def test_foreign_and_null_columns_numbers_and_addresses_are_read(write, changes)
         ("nonsense\n", ["line 2", "JSON"]),
         (line(answer="left"), ["line 2", "answer"]),
         (line(question=None), ["line 2", "question: Field required"]),
-        (line(answer=2), ["line 2", "answer 2", "2 options"]),
-        (line(options=[], answer=0), ["line 2", "0 options"]),
+        (line(answer=2), ["line 2", "answer 2 must be the index of an option"]),
+        (line(options=[], answer=0), ["line 2", "at least two, this one has 0"]),
         # A sample with one option cannot be answered wrongly.
-        (line(options=["Left."], answer=0), ["line 2", "1 options"]),
+        (line(options=["Left."], answer=0), ["line 2", "at least two, this one has 1"]),
         # Outcomes are stored by id.
         (line(), ["line 2", "already has the id 'v/0'"]),
         (line(id="v/1", video="gone.mp4"), ["line 2", "gone.mp4 does not exist"]),
