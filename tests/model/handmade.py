@@ -11,8 +11,10 @@ import functools
 import numpy as np
 import torch
 import transformers
-from families import QWEN_TEXT, SIGLIP, TEXT, WIDE
+from families import CHAT_TEMPLATE, PATCHES, QWEN_TEXT, QWEN_VIDEO, SIGLIP, TEXT, WIDE
+from tokenizers import Tokenizer, models, pre_tokenizers
 
+from tempo.model.chat import VideoLM
 from tempo.model.prefix import ContinuationTokens, Group
 from tempo.model.support import use_shared_prefix
 
@@ -85,15 +87,16 @@ def frames_of(generator, steps, *, tokens, size, types=(), token=VIDEO):
 
 
 def molmo(generator, steps):
+    """Square frames of 2 x 2 tokens."""
     ids = [*text_ids(generator, 3)]
     for _ in range(steps):
-        ids += [FRAME_START, *[VIDEO] * TOKENS, 87]
-    patches = torch.arange(steps * 4 * TOKENS).reshape(steps, HEIGHT, 2, WIDTH, 2).transpose(2, 3)
+        ids += [FRAME_START, *[VIDEO] * 4, 87]
+    patches = torch.arange(steps * 16).reshape(steps, 2, 2, 2, 2).transpose(2, 3)
     return {
         **typed([*ids, *text_ids(generator, 4)], [VIDEO], "mm_token_type_ids", kind=1),
-        "pixel_values_videos": noise(generator, steps, 4 * TOKENS, 48),
+        "pixel_values_videos": noise(generator, steps, 16, 48),
         "video_token_pooling": patches.reshape(-1, 4),
-        "video_grids": torch.tensor([[steps, HEIGHT, WIDTH]]),
+        "video_grids": torch.tensor([[steps, 2, 2]]),
     }
 
 
@@ -253,7 +256,7 @@ HANDMADE = {
     "molmo2": (
         "Molmo2ForConditionalGeneration",
         {"text_config": TEXT | {"head_dim": 12, "additional_vocab_size": 8},
-         "vision_config": VIT | {"image_size": [16, 24], "num_key_value_heads": 2, "head_dim": 16},
+         "vision_config": VIT | {"image_size": [16, 16], "num_key_value_heads": 2, "head_dim": 16},
          "adapter_config": {
              "vision_feature_layer": [-1, -2], "hidden_size": 32, "num_attention_heads": 2,
              "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 32, "text_hidden_size": 48},
@@ -308,7 +311,7 @@ HANDMADE = {
         {"text_config": GEMMA_TEXT,
          "vision_config": SIGLIP | {
              "num_key_value_heads": 2, "head_dim": 16, "pooling_kernel_size": 2,
-             "position_embedding_size": 16},
+             "position_embedding_size": 256},
          **GEMMA_IDS}, functools.partial(gemma, patches=4 * TOKENS, pixels=48),
     ),
     "gemma4_unified": (
@@ -381,3 +384,105 @@ def handmade_group(family, *, steps, lengths, seed):
     generator = np.random.default_rng(seed)
     inputs = HANDMADE[family][2](generator, steps)
     return Group(inputs, tuple(ContinuationTokens(tuple(text_ids(generator, n))) for n in lengths))
+
+
+PAIRS = PATCHES | {"temporal_patch_size": 2, "size": {"shortest_edge": 64, "longest_edge": 4096}}
+CAPPED = PAIRS | {"cap_pixels_per_frame": False}
+CROPS = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+CLIP = {"patch_size": 4, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1}
+SOFT = {"patch_size": 4, "pooling_kernel_size": 2, "max_soft_tokens": 70}
+POOLS = {"size": {"height": 16, "width": 16}, "patch_size": 4, "pooling_size": [2, 2]}
+SLICES = {"patch_size": 4, "scale_resolution": 32}
+QWEN_WORDS = "vision_start=<|vision_start|> vision_end=<|vision_end|> video=<|video_pad|> image=<|image_pad|>"
+#: Per family with its own processor: the names of processor, image processor and video processor, the options
+#: of image processor, video processor and processor, the special words with the ids from 81 on, and how the
+#: chat template writes a video.
+OWN_PROCESSORS = {
+    "qwen3_5": ("Qwen3VL", "Qwen2VL", "Qwen3VL", PAIRS, CAPPED, {}, QWEN_WORDS, QWEN_VIDEO),
+    "lfm3_vl": ("Lfm3Vl", "Qwen2VL", "Qwen3VL", PAIRS, CAPPED, {}, QWEN_WORDS, "<|video_pad|>"),
+    "exaone4_5": ("Exaone4_5_", "Qwen2VL", "Qwen2VL", PAIRS, CAPPED, {}, QWEN_WORDS, "<|video_pad|>"),
+    "hyperclovax_vision_v2": (
+        "HyperCLOVAXVisionV2", "Qwen2VL", "Qwen2VL", PAIRS, CAPPED, {}, QWEN_WORDS, "<|video_pad|>"),
+    "cosmos3_edge": (
+        "Cosmos3Edge", "Cosmos3Edge", "Cosmos3Edge",
+        {"patch_size": 4, "max_num_patches": 64}, {"patch_size": 4}, {}, QWEN_WORDS, QWEN_VIDEO),
+    "cohere_compass": (
+        "CohereCompass", "Qwen2VL", "CohereCompass", PAIRS, PAIRS, {},
+        "a=<|VISION_START|> b=<|VISION_END|> video=<|VIDEO_PAD|> image=<|IMAGE_PAD|>",
+        "<|VISION_START|><|VIDEO_PAD|><|VISION_END|>"),
+    "gemma4": (
+        "Gemma4", "Gemma4", "Gemma4", SOFT, SOFT, {"feature_extractor": "Gemma4Audio"},
+        "boi=<boi> eoi=<eoi> video=<|video|> image=<img> audio=<aud> boa=<boa> eoa=<eoa>", "<|video|>"),
+    "molmo2": (
+        "Molmo2", "Molmo2", "Molmo2", POOLS, POOLS, {},
+        "a=<im_start> b=<im_end> patch=<im_patch> image=<|image|> c=<low_res_im_start> d=<frame_start> "
+        "e=<frame_end> video=<|video|> f=<im_col> g=<im_low>", "<|video|>"),
+    "minicpmv4_6": (
+        "MiniCPMV4_6", "MiniCPMV4_6", "MiniCPMV4_6", SLICES, SLICES, {},
+        "image_start=<image> image_end=</image> video=<vid> image=<img> slice_start=<slice> "
+        "slice_end=</slice> image_id_start=<image_id> image_id_end=</image_id>", "<vid>"),
+    "ernie4_5_vl_moe": (
+        "Ernie4_5_VLMoe", "Ernie4_5_VLMoe", "Ernie4_5_VLMoe",
+        PATCHES, PAIRS | {"draw_on_frames": False}, {},
+        "video_start=<vs> video_end=<ve> video=<v> image=<i> image_start=<is> image_end=<ie>", "<vs><v><ve>"),
+    "muse_glimmer": (
+        "MuseGlimmer", "MuseGlimmer", "MuseGlimmer", SLICES | {"merge_size": 2}, PAIRS, {},
+        "a=<|image_start|> b=<|image_end|> c=<|video|> d=<|patch|> e=<|vid_frame_separator|> f=<|vid_start|> "
+        "g=<|vid_end|>", "<|video|>"),
+    "perception_lm": (
+        "PerceptionLM", "PerceptionLM", "PerceptionLM", {"tile_size": 16}, POOLS, {"patch_size": 4},
+        "a=<s> b=<e> video=<v> image=<i>", "<v>"),
+    "glm4v": (
+        "Glm4v", "Glm4v", "Glm4v", PAIRS, PAIRS, {},
+        "a=<|begin_of_image|> b=<|end_of_image|> video=<|video|> image=<|image|> c=<|begin_of_video|> "
+        "d=<|end_of_video|>", "<|begin_of_video|><|video|><|end_of_video|>"),
+    "kimi_k25": (
+        "Kimi_K25", "Kimi_K25", "Kimi_K25", {"patch_size": 4}, {"patch_size": 4}, {},
+        "a=<s> b=<e> video=<|video_pad|> image=<|image_pad|> c=<|media_content|> d=<|media_begin|> "
+        "e=<|media_end|> f=<|kimi_k25_video_placeholder|>", "<|video_pad|>"),
+    "minimax_m3_vl": (
+        "MiniMaxM3VL", "MiniMaxM3VL", "MiniMaxM3VL",
+        {"patch_size": 4}, {"patch_size": 4, "min_pixels": 64, "max_pixels": 2048}, {},
+        "a=]<]start_of_image[>[ b=]<]end_of_image[>[ video=]<]video[>[ image=]<]image[>[", "]<]video[>["),
+    "video_llava": (
+        "VideoLlava", "VideoLlava", "VideoLlava", CROPS, CROPS, CLIP,
+        "a=<s> b=<e> video=<video> image=<image>", "<video>"),
+    "llava_next_video": (
+        "LlavaNextVideo", "LlavaNext", "LlavaNextVideo", CROPS, CROPS, CLIP,
+        "a=<s> b=<e> video=<video> image=<image>", "<video>"),
+}  # fmt: skip
+
+
+def handmade_lm(family):
+    """A model as it was loaded, with its own processor."""
+    name, images, videos, image_options, video_options, options, words, video = OWN_PROCESSORS[family]
+    pairs = [pair.split("=") for pair in words.split()]
+    numbers = {str(number): number for number in range(3, 80)}
+    vocabulary = {
+        "<unk>": 0,
+        "<|im_end|>": 2,
+        **numbers,
+        **{word: 81 + n for n, (_, word) in enumerate(pairs)},
+    }
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.add_special_tokens([word for _, word in pairs])
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="<unk>",
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        extra_special_tokens={f"{role}_token": word for role, word in pairs},
+    )
+    if "feature_extractor" in options:
+        options = {
+            "feature_extractor": getattr(transformers, f"{options['feature_extractor']}FeatureExtractor")()
+        }
+    processor = getattr(transformers, f"{name}Processor")(
+        image_processor=getattr(transformers, f"{images}ImageProcessor")(**image_options),
+        video_processor=getattr(transformers, f"{videos}VideoProcessor")(**video_options),
+        tokenizer=tokenizer,
+        chat_template=CHAT_TEMPLATE.replace("VIDEO", video),
+        **options,
+    )
+    return VideoLM(make_handmade(family, attention=False), processor)

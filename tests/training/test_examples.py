@@ -127,11 +127,23 @@ def lm():
 def test_the_longest_example_is_named_and_its_video_read_once(lm, tmp_path, examples):
     frames, known = write_frames(tmp_path, [1, 1]), {}
     size = max(sum(example.load(lm, frames).lengths) for example in examples)
-    check_lengths(examples, lm, frames, max_tokens=size, limit=4096, video_lengths=known)
+    check_lengths(examples, lm, frames, max_tokens=size, video_lengths=known)
     shutil.rmtree(frames.directory)
     words = rf"^{examples[-1].id}: its packed row has {size} tokens, .*grouping = 'pair'"
     with pytest.raises(ValueError, match=words):
-        check_lengths(examples, lm, frames, max_tokens=size - 1, limit=4096, video_lengths=known)
+        check_lengths(examples, lm, frames, max_tokens=size - 1, video_lengths=known)
+
+
+def test_a_row_may_be_longer_than_the_model_but_not_one_answer(lm, tmp_path):
+    frames, answers = write_frames(tmp_path, [1]), ("A ring.", "No." * 20, "No." * 30)
+    example = Example("v0/0", "v0", "Describe.", answers)
+    prefix, *sizes = example.load(lm, frames).lengths
+    limits, limit = {"max_tokens": 9999, "video_lengths": {}}, prefix + max(sizes)
+    check_lengths([example], lm, frames, limit=limit, **limits)
+    with pytest.raises(
+        ValueError, match=rf"v0/0: prompt and answer have {limit} tokens, .* Shorten its texts"
+    ):
+        check_lengths([example], lm, frames, limit=limit - 1, **limits)
 
 
 @pytest.mark.parametrize(

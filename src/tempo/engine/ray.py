@@ -1,6 +1,6 @@
 """Runs the workers of a stage in Ray actors, on this machine or on a cluster.
 
-`ray.data` would either retry a batch that kills its actor forever or lose other batches with it, and
+`ray.data` would either retry forever a batch that kills its actor, or lose other batches with it, and
 `ray.util.ActorPool` does not report which batch failed.
 """
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import re
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -25,6 +26,7 @@ from tempo.model.prefix import (
     ContinuationTokens,
     Group,
     encode_videos,
+    inner_model,
     packed_log_probs,
     split_group,
 )
@@ -179,6 +181,10 @@ class VideoLM:
         # A single row needs no padding, and not every tokenizer has a padding token.
         arguments: dict[str, Any] = {"text": list(texts), "return_tensors": "pt"}
         arguments["add_special_tokens"] = self._adds_special(texts[0])
+        positions = None if self.model is None else getattr(inner_model(self.model), "get_rope_index", None)
+        if positions and "mm_token_type_ids" in inspect.signature(positions).parameters:
+            # Not every processor returns them without this (Cosmos 3 Edge).
+            arguments["return_mm_token_type_ids"] = True
         if len(texts) > 1:
             arguments |= {"padding": True, "padding_side": "left"}
         if videos is not None:
@@ -196,7 +202,8 @@ class VideoLM:
                 )
                 for video, rate, times in zip(videos, fps, seconds or [()] * len(videos), strict=True)
             ]
-            arguments["do_sample_frames"] = False
+            # Some processors need the metadata of their own output for the time stamps.
+            arguments |= {"do_sample_frames": False, "return_metadata": True}
         batch = dict(_reader(self.processor).processor(**arguments))
         batch.pop("video_metadata", None)
         if "video_second_per_grid" in batch:

@@ -104,16 +104,16 @@ def check_lengths(
     frames: FrameStore,
     *,
     max_tokens: int,
-    limit: int,
+    limit: int | None = None,
     video_lengths: dict[tuple[str, int], int],
 ) -> None:
     """Raises ValueError that names the longest example if it has more than `max_tokens` tokens, and one of
-    which the prompt and the longest answer have more than `limit`, the number of the model's positions.
+    which the prompt and the longest answer have more than `limit`, by default the model's positions.
 
     `video_lengths` maps video and number of frames to a number of tokens. It is filled here: frames are read
     for missing keys only, so that the phases of a run measure each video once.
     """
-    sizes = []
+    sizes, limit = [], limit or max_positions(lm.model.config)
     for example in examples:
         prefix, *answers = example.load(lm, None).lengths
         text = prefix + sum(answers)

@@ -23,7 +23,6 @@ from tempo.engine.ranks import num_processes, pick_device, process_rank, shards_
 from tempo.engine.types import Context
 from tempo.model.chat import VideoLM
 from tempo.model.features import FeatureStore
-from tempo.model.limits import max_positions
 from tempo.model.loading import load_model, pick_dtype
 from tempo.training.examples import Example, check_lengths, dpo_examples, sft_examples
 from tempo.training.instructions import usable_questions
@@ -182,8 +181,8 @@ def _load(session: Session, path: Path | str, examples: Sequence[Example]) -> Vi
     """A checkpoint that can be trained on all examples; raises ValueError if one is too long."""
     config, frames = session.context.config, FrameStore(session.context.directory / "frames")
     lm = load_model(**config.model.model_dump() | {"path": path})
-    limits = {"max_tokens": config.training.max_tokens, "limit": max_positions(lm.model.config)}
-    check_lengths(examples, lm, frames, **limits, video_lengths=session.video_lengths)
+    limit = config.training.max_tokens
+    check_lengths(examples, lm, frames, max_tokens=limit, video_lengths=session.video_lengths)
     return lm
 
 
