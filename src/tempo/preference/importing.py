@@ -5,6 +5,7 @@ A column `tempo` holds the values for which the other three formats have no colu
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator
@@ -32,9 +33,6 @@ _PLACEHOLDER = re.compile(r"\A\s*<(video|image)>\s*|\s*<(video|image)>\s*\Z")
 
 #: Columns of the question of a row with `chosen` and `rejected`.
 _PROMPTS = ("conversations", "messages", "prompt", "question", "query")
-
-#: Columns of the rejected answer of ms-swift.
-_REJECTED = ("rejected_response", "rejected_messages")
 
 _ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}
 
@@ -109,25 +107,10 @@ def _identified(pair: Pair, video_id: str, video: str) -> Pair:
 
 
 def _read_row(row: Row) -> Pair:
-    try:
+    with contextlib.suppress(ValidationError):
         # A row of tempo itself has a column for each value.
         return Pair.model_validate({name: row[name] for name in Pair.model_fields if name in row})
-    except ValidationError:
-        pass
-    rejected = next((name for name in _REJECTED if name in row), "")
-    if "messages" in row and rejected:
-        turns = read_turns(row["messages"], "messages")
-    elif "chosen" in row:
-        turns, rejected = read_turns(row["chosen"], "chosen"), "rejected"
-        start = next((name for name in _PROMPTS if row.get(name)), "")
-        # `chosen` and `rejected` may begin with the prompt (TRL's implicit prompt).
-        if start and "user" not in dict(turns):
-            turns = [*read_turns(row[start], start, "user"), *turns]
-    else:
-        raise ValueError(
-            "not a known format: a row has prompt, chosen and rejected (TRL), messages and rejected_response "
-            f"(ms-swift), or conversations, chosen and rejected (LLaMA-Factory); this one has {list(row)}"
-        )
+    turns, rejected = _read_texts(row)
     system, turns = split_system(row, turns)
     roles = [role for role, _ in turns]
     if roles not in (["user", "assistant"], ["assistant"]):
@@ -138,8 +121,7 @@ def _read_row(row: Row) -> Pair:
     prompts = {text for role, text in [*turns, *other] if role == "user"}
     if len(prompts) > 1:
         raise ValueError(f"the answers are to different questions: {sorted(prompts)}")
-    prompt = "".join(prompts)
-    origin = row["tempo"] if isinstance(row.get("tempo"), dict) else {}
+    prompt, origin = "".join(prompts), row["tempo"] if isinstance(row.get("tempo"), dict) else {}
     # TRL's format has no placeholder, and tempo writes none.
     is_foreign = not (origin and rejected == "rejected" and "prompt" in row)
     values = ORIGIN | {"video_id": str(row.get("video_id", ""))}
@@ -147,6 +129,24 @@ def _read_row(row: Row) -> Pair:
     values |= {"prompt": untagged(prompt) if is_foreign else prompt, "system": system}
     values |= {"chosen": turns[-1][1], "rejected": other[-1][1], "video": read_video(row)}
     return validate_row(Pair, values)
+
+
+def _read_texts(row: Row) -> tuple[list[tuple[str, str]], str]:
+    """The conversation that ends with the chosen answer, and the column of the rejected one."""
+    for rejected in ("rejected_response", "rejected_messages"):
+        if "messages" in row and rejected in row:
+            return read_turns(row["messages"], "messages"), rejected
+    if "chosen" not in row:
+        raise ValueError(
+            "not a known format: a row has prompt, chosen and rejected (TRL), messages and rejected_response "
+            f"(ms-swift), or conversations, chosen and rejected (LLaMA-Factory); this one has {list(row)}"
+        )
+    turns = read_turns(row["chosen"], "chosen")
+    start = next((name for name in _PROMPTS if row.get(name)), "")
+    # `chosen` and `rejected` may begin with the prompt (TRL's implicit prompt).
+    if start and "user" not in dict(turns):
+        turns = [*read_turns(row[start], start, "user"), *turns]
+    return turns, "rejected"
 
 
 def read_turns(messages: Any, column: str, role: str = "assistant") -> list[tuple[str, str]]:
