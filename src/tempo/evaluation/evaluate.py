@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from string import ascii_uppercase as LETTERS
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -40,11 +40,11 @@ def evaluate(
 
     Frames are sampled with `frames`, by default with the defaults of the section [frames]. `scoring` is as in
     the section [evaluation], `seed` for the intervals; `progress` gets the numbers of videos done and in
-    total. Raises ValueError for a bad sample (it names file and line) and a missing video before any work,
-    and later for a video that cannot be read.
+    total. A warning names bad samples. Raises ValueError before any work if more than 5 % are bad, and later
+    for a video that cannot be read.
     """
     path, outcomes = Path(benchmark), list[Outcome]()
-    samples = read_samples(path)
+    samples = [*read_samples(path).rows.values()]
     videos = _by_video(samples)
     for number, rows in enumerate(videos, 1):
         video = path.parent / rows[0].video
@@ -117,7 +117,8 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
         note = "no benchmark: set evaluation.benchmark to a JSONL file of samples"
         write_json(result, {"benchmark": None, "note": note, "models": {}})
         return
-    samples, reports, store = read_samples(path), {}, RunStore(context.directory)
+    read = read_samples(path, max_bad_share=context.config.run.max_bad_share)
+    samples, reports, store = [*read.rows.values()], dict[str, Any](), RunStore(context.directory)
     scoring, max_tokens = context.config.evaluation.scoring, context.config.training.max_tokens
     videos, wanted = _by_video(samples), {sample.id for sample in samples}
     models = {"base": TrainedModel(context.config.model, Path()), **trained_models(context)}
@@ -140,7 +141,7 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
         outcomes = [outcome for outcome in store.read(table, Outcome) if outcome.id in wanted]
         report = score_outcomes(outcomes, samples, seed=context.config.run.seed)
         reports[name] = report.model_dump(mode="json")
-    about = {"benchmark": str(path), "num_samples": len(samples), "scoring": scoring}
+    about = {"benchmark": str(path), "num_samples": len(samples), "bad_rows": read.faults, "scoring": scoring}
     write_json(result, about | {"transformers": transformers.__version__, "models": reports})
 
 
