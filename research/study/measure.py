@@ -28,7 +28,7 @@ def measure(context: Context, path: str, *, blind: bool, num_videos: int) -> dic
     lm = load_model(**context.config.model.model_dump() | {"path": path})
     benchmark = benchmark_path(context)
     assert benchmark is not None, "the embedded world comes with a benchmark"
-    samples, outcomes = read_samples(benchmark), list[Outcome]()
+    samples, outcomes = [*read_samples(benchmark).rows.values()], list[Outcome]()
     for video, rows in groupby(sorted(samples, key=lambda row: row.video), key=lambda row: row.video):
         stored = benchmark_frames(context, benchmark.parent / video)
         frames = np.zeros_like(stored.images) if blind else stored.images

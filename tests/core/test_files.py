@@ -10,9 +10,9 @@ import pytest
 
 from tempo.core.files import (
     append_jsonl,
-    read_file,
     read_jsonl,
     read_rows,
+    read_user_file,
     replace_directory,
     replace_file,
     write_bytes,
@@ -132,41 +132,69 @@ def test_appended_rows_are_on_disk_before_the_call_returns(tmp_path, monkeypatch
             '{"id": "a", "colour": 1}',
             "captions: Field required; colour: unknown key; known keys: id, captions",
         ),
-        ("[1]", "Input should be an object"),
-        ('{"id"', "Invalid JSON: EOF while parsing an object at line 1 column 5"),
+        ("[1]", "a row is an object of keys and values, got '1'"),
+        ('{"id"', "not valid JSON: Expecting ':' delimiter: line 1 column 6 (char 5)"),
     ],
 )
-def test_a_bad_row_is_named_with_file_line_and_fault(tmp_path, line, message):
+def test_a_bad_row_of_a_model_is_named_with_file_and_fault(tmp_path, line, message):
     path = tmp_path / "rows.jsonl"
     path.write_text(f"{line}\n")
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the whole message is compared below
+    with pytest.raises(ValueError, match=r"^some\.key: .*rows\.jsonl (row|line) 1: ") as caught:
         read_rows(path, Captions, key="some.key")
-    assert str(caught.value) == f"{path} line 1 is not a valid captions: {message}"
+    assert str(caught.value).endswith(f" 1: {message}. 1 of 1 rows are bad. Mend or remove them")
+
+
+def as_it_is(row):
+    return row
 
 
 @pytest.mark.parametrize(
     ("name", "content", "rows"),
     [
-        (
-            "a.jsonl",
-            b'{"a": "x\xe2\x80\xa8y"}\n{"a": 2}\n',
-            [("line 1", {"a": "x\u2028y"}), ("line 2", {"a": 2})],
-        ),
-        ("a.json", b'[{"a": 1},\n 2]\n', [("row 1", {"a": 1}), ("row 2", 2)]),
-        ("a.jsonl", b"", []),
-        ("a.jsonl", b'{"a": 1}\n{"a"\n', "key: .* line 2 is not valid JSON"),
+        ("a.jsonl", b'{"a": "x\xe2\x80\xa8y"}\n{}\n', {"line 1": {"a": "x\u2028y"}, "line 2": {}}),
+        ("a.json", b'[{"a": 1},\n {"a": 2}]\n', {"row 1": {"a": 1}, "row 2": {"a": 2}}),
+        ("a.json", b'\xef\xbb\xbf\r\n{"data": [{"a": 1}],\n "version": 2}', {"row 1": {"a": 1}}),
+        # Blank lines are no rows; null and what pandas writes for it are absent.
+        ("a.jsonl", b'\n{"a": 1, "b": null}\r\n \n{"a": NaN}\n\n', {"line 2": {"a": 1}, "line 4": {}}),
+        ("a.jsonl", b'{"a": "\\ud83d \\ud83d\\ude00", "b": [{"\\uDE00": 1}]}', {
+            "line 1": {"a": "\ufffd \U0001f600", "b": [{"\ufffd": 1}]}
+        }),
+    ],
+)  # fmt: skip
+def test_good_rows_of_a_users_file(tmp_path, name, content, rows):
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert read_user_file(path, "key", as_it_is).check(0).rows == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"a": 1}\n{"a"\n', "key: .*a.jsonl line 2: not valid JSON"),
+        ("a.jsonl", b'{"a": 1}\n"\xff"\n', "line 2: not valid JSON: 'utf-8' codec can't decode"),
+        ("a.jsonl", b'{"a": 1}\n[{"a": 2}]\n', r"line 2: a row is an object .* got \"\[{'a': 2}\]"),
+        ("a.json", b'[{"a": 1}, 2]', "row 2: a row is an object"),
         ("a.json", b'[{"a": 1}', "key: .*a.json is not valid JSON"),
-        ("a.jsonl", b"\xff", "key: .* cannot be read"),
+        ("a.jsonl", b" \n", "key: .*a.jsonl has no rows"),
         ("a.parquet", b"no table", "key: .* cannot be read"),
         ("missing.jsonl", None, "key: .* cannot be read"),
     ],
 )
-def test_files_of_users_are_read_row_by_row_or_named(tmp_path, name, content, rows):
+def test_bad_rows_of_a_users_file_are_named(tmp_path, name, content, message):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
-    if isinstance(rows, str):
-        with pytest.raises(ValueError, match=rows):
-            list(read_file(path, "key"))
-    else:
-        assert list(read_file(path, "key")) == rows
+    with pytest.raises(ValueError, match=message):
+        read_user_file(path, "key", as_it_is).check(0.05)
+
+
+def test_bad_rows_are_set_aside_with_a_warning_up_to_a_share(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n' * 93 + "{\n" * 7)
+    read = read_user_file(path, "key", as_it_is)
+    with pytest.warns(UserWarning, match=r"line 94: .*; line 98: .*; and 2 more\. 7 of 100 rows are bad"):
+        table = read.check(0.07)
+    assert [*table.faults] == [f"line {number}" for number in range(94, 101)]
+    assert len(table.rows) == 93
+    with pytest.raises(ValueError, match=r"line 94: .* raise run\.max_bad_share \(0\.06\)"):
+        read.check(0.06)

@@ -147,8 +147,27 @@ def line(**changes):
 def test_samples_are_read_in_order(write):
     pair = ({"id": "v/1", "group": "g", "answer": 1}, {"id": "v/2", "group": "g", "answer": 0})
     # The last line needs no newline.
-    samples = read_samples(write(line(), line(**pair[0]), line(**pair[1]).rstrip()))
-    assert samples == [Sample(**SAMPLE), *(Sample(**{**SAMPLE, **one}) for one in pair)]
+    samples = read_samples(write(line(), line(**pair[0]), line(**pair[1]).rstrip())).rows
+    assert [*samples.values()] == [
+        Sample(**SAMPLE), *(Sample(**{**SAMPLE, **one}) for one in pair)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"kind": "a foreign column", "level": "hard", "frames": 3},
+        {"group": None},
+        {"id": 7, "options": [1, 2.5]},
+        {"video": "file:v.mp4"},
+    ],
+)
+def test_foreign_and_null_columns_numbers_and_addresses_are_read(write, changes):
+    (sample,) = read_samples(write(line(**changes))).rows.values()
+    texts = {"id": str(changes.get("id", "v/0"))} | {
+        "options": tuple(map(str, changes.get("options", SAMPLE["options"])))
+    }
+    assert sample == Sample(**{**SAMPLE, **texts})
 
 
 @pytest.mark.parametrize(
@@ -156,16 +175,16 @@ def test_samples_are_read_in_order(write):
     [
         ("nonsense\n", ["line 2", "JSON"]),
         (line(answer="left"), ["line 2", "answer"]),
-        (line(colour="red"), ["line 2", "colour"]),
-        (line(answer=2), ["line 2", "answer 2", "2 options"]),
-        (line(options=[], answer=0), ["line 2", "0 options"]),
+        (line(question=None), ["line 2", "question: Field required"]),
+        (line(answer=2), ["line 2", "answer 2 must be the index of an option"]),
+        (line(options=[], answer=0), ["line 2", "at least two, this one has 0"]),
         # A sample with one option cannot be answered wrongly.
-        (line(options=["Left."], answer=0), ["line 2", "1 options"]),
+        (line(options=["Left."], answer=0), ["line 2", "at least two, this one has 1"]),
         # Outcomes are stored by id.
-        (line(), ["line 2", "line 1 already has the id 'v/0'"]),
+        (line(), ["line 2", "already has the id 'v/0'"]),
         (line(id="v/1", video="gone.mp4"), ["line 2", "gone.mp4 does not exist"]),
         # A group of one, with the same answer twice, and with different options.
-        (line(id="v/1", group="g"), ["line 2", "group 'g' (lines [2]) needs two samples or more"]),
+        (line(id="v/1", group="g"), ["line 2", "group 'g' (line 2) needs two samples or more"]),
         (line(id="v/1", group="g") + line(id="v/2", group="g"), ["line 3", "different answers"]),
         (
             line(id="v/1", group="g") + line(id="v/2", group="g", answer=0, options=["Right.", "Left."]),
@@ -173,16 +192,20 @@ def test_samples_are_read_in_order(write):
         ),
     ],
 )
-def test_a_bad_row_is_named_with_file_and_line(write, second, words):
+def test_a_bad_row_is_named_with_file_and_line_and_set_aside_up_to_a_share(write, second, words):
     path = write(line(), second)
     with pytest.raises(ValueError, match="line") as caught:
         read_samples(path)
     for word in (str(path), *words):
         assert word in str(caught.value)
+    with pytest.warns(UserWarning, match="set aside"):
+        read = read_samples(path, max_bad_share=0.7)
+    assert [*read.rows.values()] == [Sample(**SAMPLE)]
+    assert len(read.faults) == second.count("\n")
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"evaluation\.benchmark .*none\.jsonl cannot be read"):
+    with pytest.raises(ValueError, match=r"evaluation\.benchmark: .*none\.jsonl cannot be read"):
         read_samples(tmp_path / "none.jsonl")
 
 

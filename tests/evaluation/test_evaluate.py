@@ -176,8 +176,8 @@ def test_a_resumed_evaluation_asks_only_what_is_missing(own_benchmark, tmp_path)
 def test_a_bad_row_is_named_before_any_work(own_benchmark):
     # No model is given: it is not used before the file is checked.
     with own_benchmark.open("a") as file:
-        file.write("nonsense\n")
-    with pytest.raises(ValueError, match=r"samples\.jsonl line \d+"):
+        file.write("nonsense\n" * 99)
+    with pytest.raises(ValueError, match=r"samples\.jsonl line \d+: .* rows are bad"):
         evaluate(None, own_benchmark)
 
 

@@ -57,12 +57,9 @@ SFT = {"name": "sft", "objective": "sft", "learning_rate": 1e-5}
         ({"model": {"path": "nobody/none"}}, "captions", r"model\.path 'nobody/none' cannot be loaded"),
         ({"model": {"device": "cuda"}}, "captions", r"model\.device 'cuda' is not on this machine"),
         ({"endpoint": {**SERVER, "api_key_env": "TEMPO_NO_KEY"}}, "captions", "TEMPO_NO_KEY is not set"),
+        ({"pairs": {"import_from": "bad.jsonl"}}, "pairs", r"pairs\.import_from: bad\.jsonl line 1"),
         ({"training": {"instructions": "bad.jsonl", "phases": [SFT]}}, "training", r"bad\.jsonl line 1"),
-        (
-            {"evaluation": {"benchmark": "bad.jsonl"}},
-            "evaluation",
-            r"bad\.jsonl line 1 is not a valid sample",
-        ),
+        ({"evaluation": {"benchmark": "bad.jsonl"}}, "evaluation", r"bad\.jsonl line 1: a row is an object"),
     ],
 )
 def test_what_a_stage_lacks_is_named_before_any_video_is_read(make, monkeypatch, sections, stage, message):

@@ -63,6 +63,22 @@ def test_rows_with_video_files_have_the_documented_schema(run, tmp_path):
         assert row[info["columns"]["videos"]] == [pair.video]
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_system_prompt_is_exported_and_read_back(run, tmp_path, name):
+    directory, pairs = run
+    pairs[1:2] = [pairs[1].model_copy(update={"system": "Be brief."})]
+    write_lines(directory / "pairs.jsonl", (pair.model_dump_json() for pair in pairs))
+    export_pairs(directory, name, tmp_path / "out")
+    (file,) = (tmp_path / "out").glob("pairs.*")
+    read = [(pair.system, pair.prompt, pair.chosen) for pair in load_pairs(file)]
+    assert read == [(pair.system, pair.prompt, pair.chosen) for pair in pairs]
+    if name == "llama-factory":
+        assert rows(file)[1]["conversations"][0] == {"from": "system", "value": "Be brief."}
+    elif name != "parquet":
+        turns = rows(file)[1]["prompt" if name == "trl" else "messages"]
+        assert turns[0] == {"role": "system", "content": "Be brief."}
+
+
 def test_trl_rows_have_the_documented_schema_and_frames_once_per_video(run, tmp_path):
     directory, pairs = run
     export_pairs(directory, "trl", tmp_path / "out")
@@ -196,7 +212,7 @@ def test_missing_videos_and_frames_are_named(run, tmp_path):
 def test_a_media_tag_in_a_text_and_a_mirrored_pair_need_trl_or_parquet(tmp_path):
     make_run(tmp_path / "run")
     film, out = str(tmp_path / "films" / "a film.mp4"), tmp_path / "out"
-    tagged = [pair_of("0", video=film, **{name: "a <video>"}) for name in ("prompt", "chosen", "rejected")]
+    tagged = [pair_of("0", video=film, **{name: "a <video>"}) for name in ("system", "chosen", "rejected")]
     mirrored = mirror(pair_of("0", video=film), np.arange(NUM_FRAMES))
     for name in ("ms-swift", "llama-factory"):
         assert all("'0/shuffle-04': its text contains <video>" in refusal([row], name, out) for row in tagged)

@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from pairs_material import assistant, make_run, make_videos, user
+from pairs_material import assistant, make_run, make_videos, pair_of, user
 from rich.console import Console
 from tiny_film import film
 
@@ -60,21 +60,72 @@ def test_rows_made_elsewhere_have_the_kind_other_unless_they_state_it(name):
 
 
 PLAIN = MADE_ELSEWHERE["trl, standard"]
+SWIFT = MADE_ELSEWHERE["ms-swift"]
+SYSTEM = {"role": "system", "content": "Be brief."}
+PART = {"type": "text", "text": "yes"}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        # Foreign columns with the names of tempo's, and rows that fit only in part.
+        ({**PLAIN, "id": 3, "kind": "x", "level": "hard", "frames": 8, "tempo": "fast"}, {"kind": "other"}),
+        ({**PLAIN, "video_id": "v_abc", "level": 4, "kind": "drop"}, {"video_id": "v_abc", "level": 0}),
+        ({**pair_of("v").model_dump(), "level": "hard"}, {"kind": "other", "level": 0, "video_id": "v"}),
+        # Null columns, and columns that another one replaces.
+        ({**PLAIN, "messages": None, "tempo": None, "videos": None, "system": None}, {"video": "v.mp4"}),
+        ({**SWIFT, "chosen": None, "rejected": None, "conversations": []}, {"chosen": "yes"}),
+        ({**PLAIN, "videos": []}, {"video": "v.mp4"}),
+        # Numbers and lists of parts.
+        ({**PLAIN, "chosen": 3, "rejected": 2.5}, {"chosen": "3", "rejected": "2.5"}),
+        ({**PLAIN, "chosen": {"role": "assistant", "content": 3}}, {"chosen": "3"}),
+        ({**PLAIN, "chosen": [{"type": "video"}, PART, {**PART, "text": "!"}]}, {"chosen": "yes!"}),
+        # ms-swift's whole conversation for the rejected answer.
+        (
+            {"messages": SWIFT["messages"], "rejected_messages": [SWIFT["messages"][0], assistant("no")]},
+            {"prompt": "What?", "chosen": "yes", "rejected": "no"},
+        ),
+        # The prompt of a data set with whole conversations, and another name of its column.
+        ({**MADE_ELSEWHERE["trl, implicit prompt"], "prompt": "What?"}, {"prompt": "What?"}),
+        ({"question": "What?", "chosen": "yes", "rejected": "no"}, {"prompt": "What?"}),
+        # Qwen writes the video into a message.
+        (
+            {**PLAIN, "video": None, "prompt": [user([{"type": "video", "video": "file:///a.mp4"}, PART])]},
+            {"video": "file:///a.mp4", "prompt": "yes"},
+        ),
+        # System prompts.
+        ({**SWIFT, "messages": [SYSTEM, *SWIFT["messages"]]}, {"system": "Be brief.", "prompt": "What?"}),
+        ({**PLAIN, "prompt": [SYSTEM, user("What?")]}, {"system": "Be brief.", "prompt": "What?"}),
+        ({**PLAIN, "chosen": [SYSTEM, user("Who?"), assistant("yes")]}, {"system": "Be brief."}),
+        ({**PLAIN, "system": "Be brief."}, {"system": "Be brief."}),
+        # Only the placeholder of the video is no word.
+        ({**PLAIN, "prompt": "<image>\nIs <video> a tag?"}, {"prompt": "Is <video> a tag?"}),
+        ({**PLAIN, "prompt": "What? <video>\n"}, {"prompt": "What?"}),
+        ({**PLAIN, "chosen": "<video> is a tag."}, {"chosen": "<video> is a tag."}),
+        (pair_of("v", prompt="<video> is what?").model_dump(), {"prompt": "<video> is what?"}),
+    ],
+)
+def test_a_row_as_others_write_it_is_a_pair(row, expected):
+    assert {name: getattr(pair_of_row(row), name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
         ({"question": "q", "answer": "a"}, "not a known format"),
-        ({"prompt": "What?", "chosen": "yes"}, "rejected should be a list of messages, got 'None'"),
-        ({"prompt": "What?", "chosen": 3, "rejected": "no"}, "chosen should be a list of messages"),
+        ({"prompt": "What?", "chosen": "yes"}, "rejected should be text or a list of messages, got 'None'"),
+        (
+            {"prompt": "What?", "chosen": True, "rejected": "no"},
+            "chosen should be text or a list of messages",
+        ),
+        ({"prompt": "What?", "chosen": ["a", "b"], "rejected": "no"}, "chosen should be text or a list"),
         ({"messages": [user("q")], "rejected_response": "no"}, "messages of ['user']"),
         ({**PLAIN, "rejected": [user("q")]}, "rejected should end with an answer, got ['user']"),
-        ({"conversations": [user(None)], "chosen": "yes", "rejected": "no"}, "a message without text"),
-        ({**PLAIN, "prompt": "<video><video>What?"}, "contains <video> in addition to its one video"),
+        ({"conversations": [user(None)], "chosen": "yes", "rejected": "no"}, "conversations should be text"),
+        ({**PLAIN, "prompt": [user("q"), SYSTEM]}, "messages of ['user', 'system', 'assistant']"),
+        ({**PLAIN, "system": ["a", "b"]}, "system should be text"),
         ({**PLAIN, "video": ["a.mp4", "b.mp4"]}, "one video file, got ['a.mp4', 'b.mp4']"),
         ({**PLAIN, "tempo": {"kind": "backwards"}}, "kind: Input should be"),
-        ({**PLAIN, "tempo": "drop"}, "tempo: expected a table"),
     ],
 )
 def test_a_row_that_is_not_a_pair_is_refused_in_words(row, words):
@@ -98,8 +149,11 @@ def test_pairs_are_loaded_from_a_run_and_from_files_without_videos(tmp_path):
     first, second = load_pairs(str(file))
     assert first.video_id == second.video_id
     assert first.id != second.id
+    file = write(file, {"chosen": "a", "rejected": "b"}, {"chosen": "a"})
     with pytest.raises(ValueError, match=r"a\.jsonl line 2: rejected should be"):
-        load_pairs(write(file, {"chosen": "a", "rejected": "b"}, {"chosen": "a"}))
+        load_pairs(file)
+    with pytest.warns(UserWarning, match=r"a\.jsonl line 2: rejected should be .* set aside"):
+        assert len(load_pairs(file, max_bad_share=0.5)) == 1
 
 
 @pytest.fixture
@@ -109,8 +163,9 @@ def library(tmp_path):
     return directory, *make_videos(RunStore(directory), tmp_path / "films")
 
 
-def imported(directory, path, **pairs):
-    config = parse_config({"videos": {"paths": ["films"]}, "pairs": {"import_from": str(path), **pairs}})
+def imported(directory, path, max_bad_share=0.05, **pairs):
+    data = {"videos": {"paths": ["films"]}, "pairs": {"import_from": str(path), **pairs}}
+    config = parse_config({**data, "run": {"max_bad_share": max_bad_share}})
     return import_pairs(Context(config, directory))
 
 
@@ -163,7 +218,7 @@ def test_the_filter_does_not_apply_and_the_selection_does(library, tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('{"prompt": "What?"', "line 2 is not valid JSON"),
+        ('{"prompt": "What?"', "line 2: not valid JSON"),
         ("3", "line 2: a row is an object"),
         ('{"prompt": "q", "chosen": "a"}', "line 2: rejected should be"),
         (json.dumps(row("films/no such.mp4")), "films/no such.mp4"),
@@ -178,6 +233,20 @@ def test_a_line_that_is_not_a_pair_of_the_run_is_named(library, tmp_path, line, 
     with pytest.raises(ValueError, match=re.escape(f"pairs.import_from: {file} line 2")) as caught:
         imported(directory, file)
     assert words in str(caught.value)
+    with pytest.warns(UserWarning, match="line 2"):
+        made = imported(directory, file, max_bad_share=0.4)
+    assert len(made.pairs) == 1
+    assert [(row.id, row.reason) for row in made.skipped] == [
+        ("a.jsonl line 2", "bad row"), ("a.jsonl line 3", "duplicate")
+    ]  # fmt: skip
+
+
+def test_equal_answers_to_other_questions_are_other_pairs(library, tmp_path):
+    directory, _, (path, _) = library
+    rows = [row(path), row(path, prompt="Who?"), row(path, system="Be brief."), row(path)]
+    made = imported(directory, write(tmp_path / "a.jsonl", *rows))
+    assert len({pair.id for pair in made.pairs}) == len(made.pairs) == 3
+    assert [skipped.reason for skipped in made.skipped] == ["duplicate"]
 
 
 def test_a_run_goes_from_videos_to_imported_pairs_without_a_model(tmp_path):

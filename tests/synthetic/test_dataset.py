@@ -55,7 +55,7 @@ def test_stories_have_the_shots_asked_for_and_rows_name_their_videos(world):
     assert {row.video for row in instructions} == {
         str(p.relative_to(world)) for p in world.glob("videos/*.mp4")
     }
-    samples = read_samples(world / "held_out" / "benchmark.jsonl")
+    samples = read_samples(world / "held_out" / "benchmark.jsonl").rows.values()
     assert {sample.video for sample in samples} == {p.name for p in world.glob("held_out/*.mp4")}
 
 

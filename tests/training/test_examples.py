@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -61,13 +62,14 @@ def test_grouping_decides_which_pairs_of_a_video_share_its_prefix(grouping, ids,
     assert dpo_examples(PAIRS[::-1], phase(grouping=grouping)) == examples
 
 
-@pytest.mark.parametrize("change", [{"chosen": "another description"}, {"prompt": "Tell."}])
+@pytest.mark.parametrize("change", [{"chosen": "another"}, {"prompt": "Tell."}, {"system": "Be brief."}])
 @pytest.mark.parametrize("grouping", ["video", "level"])
 def test_a_pair_with_another_chosen_answer_or_prompt_is_another_example(change, grouping):
     other = pair("a", "shuffle", 4, **change)
     examples = dpo_examples([*PAIRS, other], phase(grouping=grouping, levels=[4]))
     (own,) = [example for example in examples if "shuffle 4" in example.answers]
     assert (own.prompt, own.answers) == (other.prompt, (other.chosen, "shuffle 4"))
+    assert own.system == other.system
     assert len({example.id for example in examples}) == len(examples) == 3
 
 
@@ -90,6 +92,10 @@ def test_questions_share_an_example_by_video_or_have_their_own():
     together, apart = (sft_examples(asked, phase(objective="sft", grouping=g)) for g in ("video", "pair"))
     assert [(e.id, e.questions) for e in together] == [("one/sft-1", (q2,)), ("two/sft-1", (q1, q3))]
     assert [(e.video_id, e.questions) for e in apart] == [("one", (q2,)), ("two", (q1,)), ("two", (q3,))]
+    asked.append(Question("two", *q2, system="Be brief."))
+    *_, first, other = sft_examples(asked, phase(objective="sft", grouping="video"))
+    assert [first.questions, other.questions, first.system] == [(q1, q3), (q2,), ""]
+    assert (other.id, other.system) == ("two/sft-2", "Be brief.")
 
 
 @pytest.mark.parametrize(
@@ -138,6 +144,22 @@ def test_a_row_may_be_longer_than_the_model_but_not_one_answer(lm, tmp_path):
         ValueError, match=rf"v0/0: prompt and answer have {limit} tokens, .* Shorten its texts"
     ):
         check_lengths([example], lm, frames, limit=limit - 1, **limits)
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        Example("v0/1", "v0", "Describe.", ("A ring.", "No.")),
+        Example("v0/1", "v0", questions=(("What?", "A."),)),
+    ],
+)
+def test_a_system_prompt_is_in_the_shared_prefix(lm, tmp_path, example):
+    frames = write_frames(tmp_path, [1])
+    plain, briefed = (replace(example, system=text).load(lm, frames) for text in ("", "Be very brief."))
+    assert briefed.continuations == plain.continuations
+    text = lm.tokenizer.decode(briefed.inputs["input_ids"][0])
+    assert "Be very brief." in text
+    assert "Be very brief." not in lm.tokenizer.decode(plain.inputs["input_ids"][0])
 
 
 def test_a_mirrored_pair_is_an_example_over_the_frames_that_it_shows(lm, tmp_path):

@@ -8,11 +8,12 @@ from rich.console import Console
 from tiny_film import film
 
 from tempo.config import parse_config
+from tempo.config.running import RunConfig
 from tempo.core.records import Instruction
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.pipeline import runner
-from tempo.training.instructions import Question, read_questions, usable_questions
+from tempo.training.instructions import Question, match_questions, read_questions, usable_questions
 from tempo.video.find import video_id
 from tempo.video.frames import FrameStore, encode_jpeg
 
@@ -36,6 +37,10 @@ def messages(*turns):
     return talk(*turns, names=("role", "content"), roles=("user", "assistant"))
 
 
+def questions(path, **options):
+    return read_questions(path, find=lambda video, video_id: video_id or video, **options)
+
+
 FORMS = {
     "tempo": Instruction(id="1", video="v.mp4", question="What?", answer="That.").model_dump(),
     "llava": {"id": 7, "conversations": talk("<image>\nWhat?", "That."), "video": "v.mp4"},
@@ -46,33 +51,67 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_row_of_any_format_is_a_question_about_a_video(tmp_path, form):
-    expected = [Question("", "What?", "That.", video="v.mp4", place="line 1")]
     # The turns of a conversation are separate questions.
     row = {"video_id": "77", "conversations": talk("<image>\nWhat?", "A ring.", "And then?", "It falls.")}
-    expected += [
-        Question("77", "What?", "A ring.", place="line 2"),
-        Question("77", "And then?", "It falls.", place="line 2"),
-    ]
-    assert read_questions(write(tmp_path / "a.jsonl", FORMS[form], row)) == expected
+    expected = [Question("v.mp4", "What?", "That.")]
+    others = [Question("77", "What?", "A ring."), Question("77", "And then?", "It falls.")]
+    file = write(tmp_path / "a.jsonl", FORMS[form], row)
+    assert questions(file).rows == {"line 1": expected, "line 2": others}
     (tmp_path / "a.json").write_text(json.dumps([FORMS[form]], indent=1))
-    assert read_questions(tmp_path / "a.json") == [expected[0]._replace(place="row 1")]
+    assert questions(tmp_path / "a.json").rows == {"row 1": expected}
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({**plain("v.mp4", 4, 2.5), "level": "hard", "id": 3}, {"question": "4", "answer": "2.5"}),
+        ({**plain("v.mp4"), "conversations": None, "videos": None, "messages": []}, {"video_id": "v.mp4"}),
+        ({"conversations": None, "messages": messages("<video>x", "y"), "video": "v.mp4"}, {"answer": "y"}),
+        ({"messages": messages("q", [{"type": "text", "text": "a"}])}, {"answer": "a"}),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "video", "video": "file:///v.mp4"}]},
+                    *messages("", "a")[1:],
+                ]
+            },
+            {"video_id": "file:///v.mp4", "question": ""},
+        ),
+        (
+            {"messages": messages("<image> Is <image> here?", "<video>")},
+            {"question": "Is <image> here?", "answer": "<video>"},
+        ),
+        ({"messages": [SYSTEM, *messages("q", "a")]}, {"system": "Be brief.", "question": "q"}),
+        ({"conversations": talk("q", "a"), "system": "Be brief."}, {"system": "Be brief."}),
+        ({**plain("v.mp4"), "system": "Be brief."}, {"system": "Be brief."}),
+    ],
+)
+def test_a_row_as_others_write_it_is_a_question(tmp_path, row, expected):
+    ((asked,),) = questions(write(tmp_path / "a.jsonl", row)).rows.values()
+    assert {name: getattr(asked, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(
     ("row", "words"),
     [
         ({"video": "v.mp4"}, "needs question and answer, conversations, or messages; it has ['video']"),
-        (plain("v.mp4", answer=3), "needs question and answer"),
-        ({"conversations": []}, "conversations must alternate between user and assistant, got []"),
+        (plain("v.mp4", answer=None), "needs question and answer"),
+        (plain("v.mp4", answer={"a": 1}), "answer should be text"),
         ({"conversations": talk("q", "a", "q")}, "assistant, got ['user', 'assistant', 'user']"),
-        ({"messages": messages("Is <image> here?", "a")}, "contains <image> in addition to its one video"),
+        ({"messages": [*messages("q", "a"), SYSTEM]}, "assistant, got ['user', 'assistant', 'system']"),
         ({**plain(""), "videos": ["a.mp4", "b.mp4"]}, "one video file, got ['a.mp4', 'b.mp4']"),
     ],
 )
-def test_an_invalid_row_is_named(tmp_path, row, words):
+def test_an_invalid_row_is_named_and_set_aside_up_to_a_share(tmp_path, row, words):
+    file = write(tmp_path / "a.jsonl", plain("v.mp4"), row)
     with pytest.raises(ValueError, match=r"^training\.instructions: .*a\.jsonl line 2: ") as caught:
-        read_questions(write(tmp_path / "a.jsonl", plain("v.mp4"), row))
+        read_questions(file)
     assert words in str(caught.value)
+    with pytest.warns(UserWarning, match=r"a\.jsonl line 2: .* set aside"):
+        assert len(read_questions(file, max_bad_share=0.5).rows) == 1
 
 
 @pytest.fixture
@@ -109,13 +148,31 @@ def test_questions_about_skipped_videos_are_left_out_and_counted(tmp_path, films
     names = ("films/a.mp4", "copy.mp4", "broken.mp4", "b.mp4", "b.mp4")
     run = context(tmp_path, films, *(plain(name, f"q{i}") for i, name in enumerate(names)))
     settle(run, with_frames=[films / "a.mp4"])
-    questions, num_left_out = usable_questions(run)
+    usable, num_left_out = usable_questions(run)
     first = video_id(films / "a.mp4")
-    assert [question[:3] for question in questions] == [(first, "q0", "a"), (first, "q1", "a")]
+    assert [question[:3] for question in usable] == [(first, "q0", "a"), (first, "q1", "a")]
     assert num_left_out == 3
     write(tmp_path / "rows.jsonl", plain("broken.mp4"))
     with pytest.raises(ValueError, match="no question is about a video with stored frames"):
         usable_questions(run)
+
+
+def test_bad_rows_and_empty_answers_are_not_trained_on_and_named(tmp_path, films):
+    rows = [
+        plain("a.mp4"),
+        {"videos": ["a.mp4"], "messages": messages("q1", " \n", "q2", "a")},
+        plain("c.mp4"),
+    ]
+    made = context(tmp_path, films, *rows * 7)
+    made = Context(made.config.model_copy(update={"run": RunConfig(max_bad_share=0.34)}), made.directory)
+    with pytest.warns(UserWarning, match=r"line 3: c\.mp4 is not among .* 7 of 21 rows are bad"):
+        settle(made, with_frames=[films / "a.mp4"])
+    matched, skipped = match_questions(made)
+    assert [asked.question for asked in matched] == ["q", "q2"] * 7
+    assert {(row.id, row.reason) for row in skipped} >= {
+        ("rows.jsonl line 2", "empty answer"), ("rows.jsonl line 3", "bad row")
+    }  # fmt: skip
+    assert len(skipped) == 14
 
 
 def test_max_instructions_are_drawn_by_the_seed(tmp_path, films):

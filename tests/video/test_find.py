@@ -2,6 +2,8 @@
 
 import hashlib
 import socket
+import unicodedata
+from urllib.parse import quote
 
 import pytest
 from video_material import plain, video_of
@@ -10,7 +12,7 @@ from tempo.config import parse_config
 from tempo.core.records import Skipped, Video
 from tempo.core.store import SKIPPED, RunStore
 from tempo.engine.types import Context
-from tempo.video.find import find_video, find_videos, read_library, video_id
+from tempo.video.find import Library, find_video, find_videos, read_library, video_id
 
 FILES = ("b.mp4", "a/deep/er/c.MKV", "a/note.txt", "z/mp4", "a.mp4", "film.dat", "other.dat")
 
@@ -103,6 +105,20 @@ def test_a_path_is_relative_to_the_file_or_to_a_folder_of_the_videos(run, tmp_pa
     known = video_id(tmp_path / "films" / "one.mp4")
     assert find(run, path, folder) == (known if is_found else "")
     assert find(run, path, folder, known) == known
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("address", ["{}", "file://{}", "file://localhost{}", "FILE:{}"])
+def test_addresses_and_names_in_another_unicode_form_are_found(tmp_path, form, address):
+    # Folder and file have different forms on disk, as after an archive of macOS was unpacked.
+    film = tmp_path / unicodedata.normalize("NFC", "Bücher") / unicodedata.normalize("NFD", "späť 1.mp4")
+    film.parent.mkdir()
+    film.write_bytes(b"a film")
+    library = Library({"7": str(film)}, {str(film): "7"}, (str(film.parent),))
+    name = unicodedata.normalize(form, str(film))
+    for path in (address.format(name), address.format(quote(name)) if address != "{}" else film.name):
+        assert find_video(library, path, video_id="", folder=tmp_path) == "7"
+    assert find_video(library, unicodedata.normalize(form, film.name), video_id="", folder=tmp_path) == "7"
 
 
 def test_a_video_that_the_run_does_not_have_is_refused(run, tmp_path):

@@ -218,6 +218,7 @@ def main() -> None:
     """The entry point. Bad input gives one message and exit code 2; Ctrl-C a message on how to resume."""
     # Users can do nothing about deprecations inside libraries.
     warnings.simplefilter("ignore", FutureWarning)
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
         # typer returns this code for Ctrl-C.
         if app(standalone_mode=False) == INTERRUPTED:

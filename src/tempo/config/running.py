@@ -7,6 +7,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tempo.core.files import MAX_BAD_SHARE
 from tempo.core.records import Kind
 
 #: The parts of a model that a phase can train. The merger (also called projector or connector) connects the
@@ -29,13 +30,17 @@ class Section(BaseModel):
 
 
 class RunConfig(Section):
-    """Settings of the whole run. `engine`, `ray_address` and `num_workers` do not change any result.
+    """Settings of the whole run. Only `seed` changes results.
+
+    A row of a file of pairs, instructions or samples is bad if it cannot be read, or names a video that the
+    run does not have. Bad rows are named and set aside; if they are more than `max_bad_share`, the run stops.
 
     `ray_address` is the address of a Ray cluster, or `auto` on one of its machines. All of them need the
     videos, the run directory and the checkpoint under the same paths. Without it, Ray starts on this machine.
     """
 
     seed: int = Field(0, ge=0, description="seed of all random choices")
+    max_bad_share: float = Field(MAX_BAD_SHARE, ge=0, le=1, description="share of bad rows: see above")
     num_workers: int = Field(0, ge=0, description="processes for stages without a model; 0 uses one per core")
     engine: Literal["local", "ray"] = Field("local", description="this machine, or Ray (extra `ray`)")
     ray_address: str = Field("", pattern=r"^(auto|[^/\s]+:\d+)?$", description="`host:port` or `auto`")
@@ -45,7 +50,7 @@ class ModelConfig(Section):
     """The video-language model, in Hugging Face format.
 
     `quantization = "4bit"` stores the linear layers in NF4 and trains LoRA on top of them. The adapters are
-    then merged into the original weights. Training does not support float16.
+    merged into the original weights at the end. Training does not support float16.
     """
 
     path: str = Field("embedded", description="directory or hub name, or `embedded`, a small built-in model")

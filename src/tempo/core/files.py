@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import difflib
+import functools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Generic, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+#: The share of bad rows that a user's file may have, by default.
+MAX_BAD_SHARE = 0.05
+
+#: How many bad rows a message names.
+NUM_NAMED = 5
+
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -61,7 +72,7 @@ def write_json(path: Path, data: Any) -> None:
 
 @contextlib.contextmanager
 def replace_directory(path: Path) -> Iterator[Path]:
-    """Yields an empty directory to fill; it replaces `path` if the block ends without an error.
+    """Yields an empty directory to fill; it replaces `path`, on disk, if the block ends without an error.
 
     If the process is killed between the two renames, the old content remains in `path` with suffix `.old`.
     """
@@ -69,6 +80,10 @@ def replace_directory(path: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     yield temporary
+    for written in temporary.rglob("*"):
+        if written.is_file():
+            with written.open("rb") as file:
+                os.fsync(file.fileno())
     if path.exists():
         # Not earlier: after a kill between the two renames, `.old` may be the only copy.
         shutil.rmtree(old, ignore_errors=True)
@@ -107,50 +122,107 @@ def read_jsonl(path: Path) -> list[Any]:
     return [json.loads(line) for line in whole_lines(path)]
 
 
-def read_file(path: Path, key: str) -> Iterator[tuple[str, Any]]:
-    """Yields the rows of a user's JSONL, JSON or Parquet file, each with its place, such as "line 3".
+@dataclass(frozen=True)
+class UserFile(Generic[T]):
+    """The rows of a user's file, and the faults of its bad rows; both by place, such as "line 3"."""
 
-    Raises ValueError that names `key` (a configuration key or a function), the file, and the bad line.
+    path: Path
+    key: str
+    rows: dict[str, T]
+    faults: dict[str, str]
+
+    def check(self, max_bad_share: float) -> UserFile[T]:
+        """This file, with a warning that names its bad rows; raises ValueError if these are too many."""
+        num_bad, num_rows = len(self.faults), len(self.faults) + len(self.rows)
+        if not num_rows:
+            raise ValueError(f"{self.key}: {self.path} has no rows")
+        if num_bad:
+            named = [f"{place}: {fault}" for place, fault in self.faults.items()]
+            others = [f"and {num_bad - NUM_NAMED} more"] if num_bad > NUM_NAMED else []
+            text = f"{self.key}: {self.path} {'; '.join(named[:NUM_NAMED] + others)}"
+            text += f". {num_bad} of {num_rows} rows are bad"
+            if num_bad > max_bad_share * num_rows:
+                limit = f", or raise run.max_bad_share ({max_bad_share:g})" if max_bad_share else ""
+                raise ValueError(f"{text}. Mend or remove them{limit}")
+            _warn_once(f"{text} and are set aside")
+        return self
+
+
+@functools.cache  # A run reads the same file at several stages.
+def _warn_once(text: str) -> None:
+    warnings.warn(text, stacklevel=3)
+
+
+def read_user_file(path: Path, key: str, parse: Callable[[dict[str, Any]], T]) -> UserFile[T]:
+    """What `parse` makes of the rows of a user's JSONL, JSON or Parquet file; call `check` on the result.
+
+    Rows come without their null columns. A row is bad if it is not an object or if `parse` raises ValueError.
+    Raises ValueError that names `key` and the file if the file cannot be read.
     """
-    if path.suffix == ".parquet":
-        import pyarrow
-        import pyarrow.parquet
-
+    read = UserFile[T](path, key, {}, {})
+    for place, content in _split_rows(path, key):
         try:
-            rows = pyarrow.parquet.read_table(path).to_pylist()
-        except (OSError, pyarrow.ArrowException) as error:
-            raise ValueError(f"{key}: {path} cannot be read: {error}") from None
-        yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
-        return
-    lines, place = _read_lines(path, f"{key}:"), str(path)
+            row = _parse_json(content) if isinstance(content, bytes) else content
+            if not isinstance(row, dict):
+                raise ValueError(f"a row is an object of keys and values, got {str(row)[:60]!r}")
+            # pandas writes null as NaN, which is not equal to itself.
+            present = {name: value for name, value in row.items() if value is not None and value == value}
+            read.rows[place] = parse(present)
+        except ValueError as error:
+            read.faults[place] = str(error)
+    return read
+
+
+def _split_rows(path: Path, key: str) -> Iterator[tuple[str, Any]]:
+    """The rows of a file with their places: values, or for JSONL the bytes of each line that is not blank."""
+    import pyarrow
+    import pyarrow.parquet
+
     try:
-        if lines and lines[0].startswith("["):
-            rows = json.loads("\n".join(lines))
-            yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
-            return
-        for number, line in enumerate(lines, 1):
-            place = f"{path} line {number}"
-            yield f"line {number}", json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{key}: {place} is not valid JSON: {error}") from None
+        if path.suffix == ".parquet":
+            return _count("row", pyarrow.parquet.read_table(path).to_pylist())
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise ValueError(f"{key}: {path} cannot be read: {error}") from None
+    try:
+        whole = _parse_json(data)
+    except ValueError as error:
+        if data.lstrip().startswith(b"["):
+            raise ValueError(f"{key}: {path} is {error}") from None
+        # Not splitlines, which also splits at U+2028 inside a text.
+        return ((place, line) for place, line in _count("line", data.split(b"\n")) if line.strip())
+    if isinstance(whole, dict) and isinstance(whole.get("data"), list):
+        whole = whole["data"]
+    return _count("row", whole) if isinstance(whole, list) else _count("line", [whole])
+
+
+def _count(name: str, rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    return ((f"{name} {number}", row) for number, row in enumerate(rows, 1))
+
+
+def _parse_json(data: bytes) -> Any:
+    """Parses JSON. Lone surrogates, which cannot be written to a file, become U+FFFD."""
+    try:
+        value = json.loads(data.decode())
+        if b"\\ud" in data.lower():
+            plain = json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass")
+            value = json.loads(plain.decode("utf-16", "replace"))
+    except ValueError as error:
+        raise ValueError(f"not valid JSON: {error}") from None
+    return value
 
 
 def read_rows(path: Path, model: type[M], *, key: str) -> list[M]:
-    """The rows of a user's JSONL file, one `model` per line.
-
-    Raises ValueError that names the configuration `key`, the file, and the first line that does not fit.
-    """
-    lines = enumerate(_read_lines(path, key), 1)
-    return [parse_row(model, line, f"{path} line {number}") for number, line in lines]
+    """The rows of a user's file, each a `model`; raises ValueError that names `key`, file and bad rows."""
+    return [*read_user_file(path, key, functools.partial(validate_row, model)).check(0).rows.values()]
 
 
-def _read_lines(path: Path, named: str) -> list[str]:
+def validate_row(model: type[M], row: Any) -> M:
+    """The row as `model`; raises ValueError that describes all its faults."""
     try:
-        text = path.read_bytes().decode("utf-8-sig").rstrip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{named} {path} cannot be read: {error}") from None
-    # str.splitlines would also split at U+2028 inside a text.
-    return text.split("\n") if text else []
+        return model.model_validate(row)
+    except ValidationError as error:
+        raise ValueError(_describe(error, model)) from None
 
 
 def parse_row(model: type[M], line: str | bytes, place: str) -> M:
@@ -158,8 +230,12 @@ def parse_row(model: type[M], line: str | bytes, place: str) -> M:
     try:
         return model.model_validate_json(line)
     except ValidationError as error:
-        faults = "; ".join(describe_error(item, model) for item in error.errors())
-        raise ValueError(f"{place} is not a valid {model.__name__.lower()}: {faults}") from None
+        name = model.__name__.lower()
+        raise ValueError(f"{place} is not a valid {name}: {_describe(error, model)}") from None
+
+
+def _describe(error: ValidationError, model: type[BaseModel]) -> str:
+    return "; ".join(describe_error(item, model) for item in error.errors())
 
 
 def describe_error(error: Any, model: type[BaseModel]) -> str:

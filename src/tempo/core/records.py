@@ -165,6 +165,7 @@ class Pair(Record):
 
     An imported pair (`pairs.import_from`) may have the kind `other`, level 0 and no order. A mirrored pair
     (`pairs.mirror`) is about the perturbed video: `frames` are the indices of the stored frames that show it.
+    An empty `system` leaves the system prompt to the chat template.
     """
 
     video_id: str
@@ -177,6 +178,7 @@ class Pair(Record):
     order: tuple[int, ...]
     num_clips: int
     frames: tuple[int, ...] = ()
+    system: str = ""
 
 
 class Instruction(Record):
@@ -191,8 +193,11 @@ class Sample(Record):
     """A benchmark question. The model is right if `options[answer]` gets the highest likelihood.
 
     `video` is a path relative to the file that has the row. Samples of one `group` are about conflicting
-    videos: they have the same options, and a different option is right for each video.
+    videos: they have the same options, and a different option is right for each video. Other columns are
+    ignored.
     """
+
+    model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
 
     video: str
     aspect: str

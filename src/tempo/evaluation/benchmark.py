@@ -11,10 +11,11 @@ from typing import Any
 
 from rich.table import Table
 
-from tempo.core.files import read_rows
+from tempo.core.files import MAX_BAD_SHARE, UserFile, read_user_file, validate_row
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Frozen, Outcome, Sample
 from tempo.core.statistics import share_interval
+from tempo.video.find import find_on_disk
 
 #: Aspects that a single frame answers; all others need time.
 STATIC_ASPECTS = ("static",)
@@ -44,30 +45,36 @@ class EvaluationReport(Score):
     by_format: dict[str, Score]
 
 
-def read_samples(path: Path) -> list[Sample]:
+def read_samples(path: Path, *, max_bad_share: float = MAX_BAD_SHARE) -> UserFile[Sample]:
     """The samples of a benchmark file, in order.
 
-    Raises ValueError that names file and line for a row that is not a valid sample, an id that occurs twice,
-    a video that does not exist, and a group whose samples do not fit together.
+    A row is bad if it is not a valid sample, its id occurred before, its video does not exist, or the samples
+    of its group do not fit together. A warning names the bad rows; raises ValueError if they are more than
+    `max_bad_share`.
     """
-    samples = read_rows(path, Sample, key="evaluation.benchmark")
-    lines: dict[str, int] = {}
-    groups: dict[str, list[int]] = {}
-    for line, sample in enumerate(samples, 1):
-        if (other := lines.setdefault(sample.id, line)) != line:
-            raise ValueError(f"{path} line {line}: line {other} already has the id {sample.id!r}")
-        video = path.parent / sample.video
+    ids = set[str]()
+
+    def parse(row: dict[str, Any]) -> Sample:
+        sample = validate_row(Sample, row)
+        video = find_on_disk(path.parent, sample.video)
+        if sample.id in ids:
+            raise ValueError(f"a row before already has the id {sample.id!r}")
         # Path.exists raises an error for a file in a folder without permission.
         if not os.path.exists(video):
-            raise ValueError(f"evaluation.benchmark: {path} line {line}: {video} does not exist")
-        if sample.group:
-            groups.setdefault(sample.group, []).append(line)
-    for name, found in groups.items():
-        rows = [samples[line - 1] for line in found]
-        if len(rows) < 2 or len({r.options for r in rows}) > 1 or len({r.answer for r in rows}) < len(rows):
-            needs = "two samples or more, with the same options and different answers"
-            raise ValueError(f"{path} line {found[-1]}: group {name!r} (lines {found}) needs {needs}")
-    return samples
+            raise ValueError(f"{video} does not exist")
+        ids.add(sample.id)
+        return sample.model_copy(update={"video": video.removeprefix(f"{path.parent}/")})
+
+    file = read_user_file(path, "evaluation.benchmark", parse)
+    for name in {sample.group for sample in file.rows.values()} - {""}:
+        rows = {place: sample for place, sample in file.rows.items() if sample.group == name}
+        answers = {sample.answer for sample in rows.values()}
+        if len(answers) < max(2, len(rows)) or len({sample.options for sample in rows.values()}) > 1:
+            needs = "needs two samples or more, with the same options and different answers"
+            for place in rows:
+                file.faults[place] = f"group {name!r} ({', '.join(rows)}) {needs}"
+                del file.rows[place]
+    return file.check(max_bad_share)
 
 
 def score_outcomes(

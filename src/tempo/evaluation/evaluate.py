@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from string import ascii_uppercase as LETTERS
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from tempo.core.store import RunStore
 from tempo.engine.types import Context, SkipRecord
 from tempo.evaluation.benchmark import EvaluationReport, read_samples, score_outcomes
 from tempo.model.chat import Continuation, Prefix, VideoLM, log_probs
-from tempo.model.loading import load_model
 from tempo.model.prefix import MAX_TOKENS
+from tempo.training.adapters import TrainedModel
 from tempo.training.phases import trained_models
 from tempo.video.find import video_id
 from tempo.video.frames import Frames, FrameStore, sample_video
@@ -40,11 +40,11 @@ def evaluate(
 
     Frames are sampled with `frames`, by default with the defaults of the section [frames]. `scoring` is as in
     the section [evaluation], `seed` for the intervals; `progress` gets the numbers of videos done and in
-    total. Raises ValueError for a bad sample (it names file and line) and a missing video before any work,
-    and later for a video that cannot be read.
+    total. A warning names bad samples. Raises ValueError before any work if more than 5 % are bad, and later
+    for a video that cannot be read.
     """
     path, outcomes = Path(benchmark), list[Outcome]()
-    samples = read_samples(path)
+    samples = [*read_samples(path).rows.values()]
     videos = _by_video(samples)
     for number, rows in enumerate(videos, 1):
         video = path.parent / rows[0].video
@@ -117,16 +117,18 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
         note = "no benchmark: set evaluation.benchmark to a JSONL file of samples"
         write_json(result, {"benchmark": None, "note": note, "models": {}})
         return
-    samples, reports, store = read_samples(path), {}, RunStore(context.directory)
+    read = read_samples(path, max_bad_share=context.config.run.max_bad_share)
+    samples, reports, store = [*read.rows.values()], dict[str, Any](), RunStore(context.directory)
     scoring, max_tokens = context.config.evaluation.scoring, context.config.training.max_tokens
     videos, wanted = _by_video(samples), {sample.id for sample in samples}
-    for name, model in {"base": context.config.model.path, **trained_models(context)}.items():
+    models = {"base": TrainedModel(context.config.model, Path()), **trained_models(context)}
+    for name, model in models.items():
         # Samples that are in the file are not asked again.
         table = f"evaluation/{name}"
         known = {outcome.id for outcome in store.read(table, Outcome)}
         unfinished = [rows for rows in videos if any(sample.id not in known for sample in rows)]
         if unfinished:
-            lm = load_model(**context.config.model.model_dump() | {"path": str(model)})
+            lm = model.for_inference()
             for number, rows in enumerate(unfinished, len(videos) - len(unfinished) + 1):
                 frames = benchmark_frames(context, path.parent / rows[0].video)
                 missing = [sample for sample in rows if sample.id not in known]
@@ -139,7 +141,7 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
         outcomes = [outcome for outcome in store.read(table, Outcome) if outcome.id in wanted]
         report = score_outcomes(outcomes, samples, seed=context.config.run.seed)
         reports[name] = report.model_dump(mode="json")
-    about = {"benchmark": str(path), "num_samples": len(samples), "scoring": scoring}
+    about = {"benchmark": str(path), "num_samples": len(samples), "bad_rows": read.faults, "scoring": scoring}
     write_json(result, about | {"transformers": transformers.__version__, "models": reports})
 
 

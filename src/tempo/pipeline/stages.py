@@ -65,9 +65,12 @@ def _check_server(config: Config) -> None:
         load("tempo.model.endpoint:read_api_key")(config.endpoint)
 
 
-def _check_file(path: str, function: str) -> None:
-    if path:
-        load(function)(Path(path))
+def _check_file(key: str, function: str) -> Callable[[Config], None]:
+    def check(config: Config) -> None:
+        if path := look_up(config, key):
+            load(function)(Path(path), max_bad_share=config.run.max_bad_share)
+
+    return check
 
 
 def _imported(config: Config) -> str:
@@ -173,6 +176,7 @@ STAGES: tuple[Stage, ...] = (
         function=steps.run_pairs,
         keys=("pairs",),
         input_files=("pairs.import_from",),
+        check=_check_file("pairs.import_from", "tempo.preference.importing:load_pairs"),
         files=("held_out_pairs.jsonl",),
     ),
     Stage(
@@ -196,11 +200,9 @@ STAGES: tuple[Stage, ...] = (
         ignored_keys=("training.checkpoint_minutes",),
         input_files=("training.instructions",),
         checkpoints=("model.path",),
-        check=lambda config: _check_file(
-            config.training.instructions, "tempo.training.instructions:read_questions"
-        ),
+        check=_check_file("training.instructions", "tempo.training.instructions:read_questions"),
         is_shared=False,
-        files=("train", "baselines", "model"),
+        files=("train", "baselines", "model", "adapter"),
     ),
     Stage(
         "evaluation",
@@ -209,9 +211,7 @@ STAGES: tuple[Stage, ...] = (
         needs_model=lambda config: bool(config.synthetic or config.evaluation.benchmark),
         keys=("evaluation",),
         input_files=("evaluation.benchmark",),
-        check=lambda config: _check_file(
-            config.evaluation.benchmark, "tempo.evaluation.benchmark:read_samples"
-        ),
+        check=_check_file("evaluation.benchmark", "tempo.evaluation.benchmark:read_samples"),
         is_shared=False,
         files=("evaluation", "evaluation.json"),
     ),

@@ -5,6 +5,7 @@ Each imports its package only when it is called.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from functools import partial
 from operator import attrgetter
@@ -101,7 +102,14 @@ def run_audit(context: Context, console: Console) -> None:
 def run_training(context: Context, console: Console) -> None:
     """Trains all phases that are not finished, together with the other processes."""
     from tempo.training import phases
+    from tempo.training.instructions import match_questions
 
+    config, store = context.config, RunStore(context.directory)
+    if any(phase.objective == "sft" for phase in config.training.phases):
+        known, skipped = store.handled_ids("training"), match_questions(context)[1]
+        store.append(SKIPPED, {row.id: row for row in skipped if row.id not in known}.values())
+        for row in skipped[:1]:
+            console.print(f"training: {len(skipped)} instructions set aside, such as {row.id}: {row.reason}")
     call_to_training(context.config.model.device, is_needed=True)
     names = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
     with counters(console) as show:
@@ -117,6 +125,8 @@ def join_training(context: Context) -> None:
     """Takes part in training whenever the first process starts it."""
     from tempo.training import phases
 
+    # The first process names bad rows.
+    warnings.simplefilter("ignore", UserWarning)
     while call_to_training(context.config.model.device, is_needed=False):
         phases.run_training(phases.Session(context))
 
@@ -178,8 +188,11 @@ def check_limits(config: Config, console: Console, stages: Sequence[str]) -> Non
 
 
 def check_trainable(context: Context) -> None:
-    """Raises ValueError if a question is about an unknown video, or a question or video is too long."""
+    """Raises ValueError if too many rows are about unknown videos, or a question or video is too long."""
+    from tempo.preference.importing import import_pairs
     from tempo.training.examples import check_longest
     from tempo.training.instructions import match_questions
 
-    check_longest(context, match_questions(context) if context.config.training.instructions else ())
+    if context.config.pairs.import_from:
+        import_pairs(context)
+    check_longest(context, match_questions(context)[0] if context.config.training.instructions else ())

@@ -186,15 +186,15 @@ def _language_model(pairs: Sequence[Pair], lm: VideoLM, progress: Progress) -> A
     from tempo.model.chat import Prefix, log_probs
 
     # Pairs of one video share their prompt and, usually, their chosen text.
-    texts: defaultdict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+    texts: defaultdict[tuple[str, str, str], dict[str, float]] = defaultdict(dict)
     for pair in pairs:
-        texts[pair.video_id, pair.prompt].update({pair.chosen: 0.0, pair.rejected: 0.0})
-    for done, ((_, prompt), logp) in enumerate(texts.items(), 1):
+        texts[pair.video_id, pair.prompt, pair.system].update({pair.chosen: 0.0, pair.rejected: 0.0})
+    for done, ((_, prompt, system), logp) in enumerate(texts.items(), 1):
         with torch.no_grad():
-            means = log_probs(lm, Prefix(None, prompt), list(logp), reduction="mean")
+            means = log_probs(lm, Prefix(None, prompt, system=system), list(logp), reduction="mean")
         logp.update(zip(list(logp), map(float, means), strict=True))
         progress(done, len(texts))
-    found = [texts[pair.video_id, pair.prompt] for pair in pairs]
+    found = [texts[pair.video_id, pair.prompt, pair.system] for pair in pairs]
     return np.array([logp[p.chosen] - logp[p.rejected] for logp, p in zip(found, pairs, strict=True)])
 
 

@@ -107,19 +107,24 @@ def _row(pair: Pair, format_name: str, images: Mapping[str, list[str]]) -> Row:
     def message(role: str, content: str) -> dict[str, str]:
         return {"role": role, "content": content}
 
+    def turns(user: str, *answers: str) -> list[dict[str, str]]:
+        system = [message("system", pair.system)] if pair.system else []
+        return [*system, message("user", user), *(message("assistant", answer) for answer in answers)]
+
     # `datasets` cannot infer the type of a list that is empty in all rows.
     tempo = {name: value for name in ORIGIN if (value := getattr(pair, name)) != ()}
     if format_name == "trl":
         original = images[pair.video_id]
         return {
-            "prompt": [message("user", pair.prompt)],
+            "prompt": turns(pair.prompt),
             "chosen": [message("assistant", pair.chosen)],
             "rejected": [message("assistant", pair.rejected)],
             "images": [original[number] for number in pair.frames] or original,
             "tempo": tempo,
         }
     # The other two trainers open the video file themselves.
-    tags = [tag for tag in TAGS if any(tag in text for text in (pair.prompt, pair.chosen, pair.rejected))]
+    texts = (pair.system, pair.prompt, pair.chosen, pair.rejected)
+    tags = [tag for tag in TAGS if any(tag in text for text in texts)]
     advice = "Export as trl or parquet"
     if pair.frames:
         raise ValueError(f"pair {pair.id!r} is about a perturbed video (pairs.mirror). {advice}")
@@ -131,10 +136,13 @@ def _row(pair: Pair, format_name: str, images: Mapping[str, list[str]]) -> Row:
         raise ValueError(f"pair {pair.id!r}: {pair.video} is missing. {advice}")
     prompt, videos = VIDEO_TAG + pair.prompt, [pair.video]
     if format_name == "ms-swift":
-        messages = [message("user", prompt), message("assistant", pair.chosen)]
+        messages = turns(prompt, pair.chosen)
         return {"messages": messages, "rejected_response": pair.rejected, "videos": videos, "tempo": tempo}
     return {
-        "conversations": [{"from": "human", "value": prompt}],
+        "conversations": [
+            *([{"from": "system", "value": pair.system}] if pair.system else []),
+            {"from": "human", "value": prompt},
+        ],
         "chosen": {"from": "gpt", "value": pair.chosen},
         "rejected": {"from": "gpt", "value": pair.rejected},
         "videos": videos,

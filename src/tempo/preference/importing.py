@@ -5,15 +5,16 @@ A column `tempo` holds the values for which the other three formats have no colu
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from pydantic import ValidationError
 
-from tempo.core.files import describe_error, read_file
+from tempo.core.files import MAX_BAD_SHARE, read_user_file, validate_row
 from tempo.core.hashing import hash_text
 from tempo.core.records import Pair
 from tempo.engine.types import Context
@@ -27,9 +28,14 @@ KEY = "pairs.import_from"
 VIDEO_TAG = "<video>"
 TAGS = (VIDEO_TAG, "<image>", "<audio>")
 
-_ROLES = {"human": "user", "gpt": "assistant"}
+# LLaVA writes `<image>` for a video too.
+_PLACEHOLDER = re.compile(r"\A\s*<(video|image)>\s*|\s*<(video|image)>\s*\Z")
 
-T = TypeVar("T")
+#: Columns of the question of a row with `chosen` and `rejected`.
+_PROMPTS = ("conversations", "messages", "prompt", "question", "query")
+
+_ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}
+
 Row: TypeAlias = dict[str, Any]
 
 #: The keys of the column `tempo`, with the values for a row made elsewhere.
@@ -37,16 +43,16 @@ ORIGIN: Row = {"id": "", "video_id": "", "kind": "other", "level": 0}
 ORIGIN |= {"order": (), "num_clips": 0, "frames": ()}
 
 
-def load_pairs(path: Path | str) -> list[Pair]:
+def load_pairs(path: Path | str, *, max_bad_share: float = MAX_BAD_SHARE) -> list[Pair]:
     """The pairs of a run directory, or of a JSONL, JSON or Parquet file.
 
     A file may have the format of tempo, TRL, ms-swift or LLaMA-Factory. A `video_id` that a row lacks is made
-    from `video`, or without a video from the chosen text. Raises ValueError that names the file and the row
-    that is not a pair.
+    from `video`, or without a video from the chosen text. A warning names the rows that are not pairs; raises
+    ValueError if they are more than `max_bad_share`.
     """
     file = Path(path)
     file = file / "pairs.jsonl" if file.is_dir() else file
-    return [pair for _, pair in parse_rows(file, "load_pairs", pair_of_row)]
+    return [*read_user_file(file, KEY, pair_of_row).check(max_bad_share).rows.values()]
 
 
 def pair_of_row(row: Row) -> Pair:
@@ -54,15 +60,15 @@ def pair_of_row(row: Row) -> Pair:
 
     Raises ValueError that names the column at fault.
     """
-    pair = _read_row(row)
+    pair = _read_row({name: value for name, value in row.items() if value is not None})
     return _identified(pair, pair.video_id or hash_text(pair.video or pair.chosen)[:12], pair.video)
 
 
 def import_pairs(context: Context) -> Selection:
     """The pairs of `pairs.import_from`, not filtered but selected like the run's own.
 
-    Rows that cannot be trained on are skipped. Raises ValueError that names a row that is not a pair or whose
-    video the run does not have.
+    Rows that cannot be trained on are skipped. Raises ValueError that names rows that are not pairs, or whose
+    video the run does not have, if they are more than `run.max_bad_share`.
     """
     path, library = Path(context.config.pairs.import_from), read_library(context)
     frames = FrameStore(context.directory / "frames")
@@ -73,8 +79,9 @@ def import_pairs(context: Context) -> Selection:
         return _identified(pair, video_id, library.paths.get(video_id, pair.video))
 
     pairs: dict[str, Pair] = {}
-    skipped = []
-    for place, pair in parse_rows(path, KEY, parse):
+    file = read_user_file(path, KEY, parse).check(context.config.run.max_bad_share)
+    skipped = [skip(f"{path.name} {place}", "bad row", fault) for place, fault in file.faults.items()]
+    for place, pair in file.rows.items():
         faults = {
             "duplicate": pair.id in pairs,
             "its video was skipped": not frames.has(pair.video_id),
@@ -91,97 +98,112 @@ def import_pairs(context: Context) -> Selection:
     return Selection(selected.pairs, selected.held_out, [*skipped, *selected.skipped])
 
 
-def parse_rows(path: Path, key: str, parse: Callable[[Row], T]) -> Iterator[tuple[str, T]]:
-    """What `parse` makes of each row of a user's file, with the row's place ("line 3").
-
-    Raises ValueError that names `key` (a configuration key or a function), the file, and the bad row.
-    """
-    for place, row in read_file(path, key):
-        try:
-            if not isinstance(row, dict):
-                raise ValueError(f"a row is an object of keys and values, got {str(row)[:60]!r}")
-            parsed = parse(row)
-        except ValueError as error:
-            raise ValueError(f"{key}: {path} {place}: {error}") from None
-        yield place, parsed
-
-
 def _identified(pair: Pair, video_id: str, video: str) -> Pair:
     # Only its texts distinguish a pair without an order from the video's other pairs.
-    texts = json.dumps([pair.prompt, pair.chosen, pair.rejected])
-    suffix = "" if pair.order else "-" + hash_text(texts)[:12]
+    texts = [pair.prompt, pair.chosen, pair.rejected, *([pair.system] if pair.system else [])]
+    suffix = "" if pair.order else "-" + hash_text(json.dumps(texts))[:12]
     own_id = pair.id or f"{video_id}/{pair.kind}-{pair.level:02d}{suffix}"
     return pair.model_copy(update={"id": own_id, "video_id": video_id, "video": video})
 
 
 def _read_row(row: Row) -> Pair:
-    if "messages" in row:
-        turns, rejected = read_turns(row["messages"], "messages"), "rejected_response"
-    elif "chosen" in row:
-        start = "conversations" if "conversations" in row else "prompt"
-        prompt = read_turns(row[start], start, "user") if start in row else []
-        # Without a column for the prompt, `chosen` may begin with it (TRL's implicit prompt).
-        turns, rejected = [*prompt, *read_turns(row["chosen"], "chosen")], "rejected"
-    else:
-        raise ValueError(
-            "not a known format: a row has prompt, chosen and rejected (TRL, Parquet), messages and "
-            "rejected_response (ms-swift), or conversations, chosen and rejected (LLaMA-Factory); this one "
-            f"has {', '.join(map(str, row)) or 'nothing'}"
-        )
+    with contextlib.suppress(ValidationError):
+        # A row of tempo itself has a column for each value.
+        return Pair.model_validate({name: row[name] for name in Pair.model_fields if name in row})
+    turns, rejected = _read_texts(row)
+    system, turns = split_system(row, turns)
     roles = [role for role, _ in turns]
     if roles not in (["user", "assistant"], ["assistant"]):
         raise ValueError(f"a pair has one question and one answer, this row has messages of {roles}")
-    other = read_turns(row.get(rejected), rejected)
+    _, other = split_system({}, read_turns(row.get(rejected), rejected))
     if not other or other[-1][0] != "assistant":
         raise ValueError(f"{rejected} should end with an answer, got {[role for role, _ in other]}")
-    # The rows of tempo itself, known by `video_id`, have a column for each value.
-    origin = row.get("tempo") or (row if "video_id" in row else {})
-    if not isinstance(origin, dict):
-        raise ValueError(f"tempo: expected a table of values, got {str(origin)[:60]!r}")
-    values = ORIGIN | {name: origin[name] for name in ORIGIN if origin.get(name) is not None}
-    values["prompt"] = untagged(turns[0][1]) if len(turns) == 2 else ""
+    prompts = {text for role, text in [*turns, *other] if role == "user"}
+    if len(prompts) > 1:
+        raise ValueError(f"the answers are to different questions: {sorted(prompts)}")
+    prompt, origin = "".join(prompts), row["tempo"] if isinstance(row.get("tempo"), dict) else {}
+    # TRL's format has no placeholder, and tempo writes none.
+    is_foreign = not (origin and rejected == "rejected" and "prompt" in row)
+    values = ORIGIN | {"video_id": str(row.get("video_id", ""))}
+    values |= {name: origin[name] for name in ORIGIN if origin.get(name) is not None}
+    values |= {"prompt": untagged(prompt) if is_foreign else prompt, "system": system}
     values |= {"chosen": turns[-1][1], "rejected": other[-1][1], "video": read_video(row)}
-    try:
-        return Pair.model_validate(values)
-    except ValidationError as error:
-        raise ValueError(describe_error(error.errors()[0], Pair)) from None
+    return validate_row(Pair, values)
+
+
+def _read_texts(row: Row) -> tuple[list[tuple[str, str]], str]:
+    """The conversation that ends with the chosen answer, and the column of the rejected one."""
+    for rejected in ("rejected_response", "rejected_messages"):
+        if "messages" in row and rejected in row:
+            return read_turns(row["messages"], "messages"), rejected
+    if "chosen" not in row:
+        raise ValueError(
+            "not a known format: a row has prompt, chosen and rejected (TRL), messages and rejected_response "
+            f"(ms-swift), or conversations, chosen and rejected (LLaMA-Factory); this one has {list(row)}"
+        )
+    turns = read_turns(row["chosen"], "chosen")
+    start = next((name for name in _PROMPTS if row.get(name)), "")
+    # `chosen` and `rejected` may begin with the prompt (TRL's implicit prompt).
+    if start and "user" not in dict(turns):
+        turns = [*read_turns(row[start], start, "user"), *turns]
+    return turns, "rejected"
 
 
 def read_turns(messages: Any, column: str, role: str = "assistant") -> list[tuple[str, str]]:
     """The role and text of each message of a conversation; a lone text is one message of `role`.
 
-    The content of a message may be a string or a list of parts. Raises ValueError that names the column.
+    Raises ValueError that names the column.
     """
-    if isinstance(messages, str):
-        return [(role, messages)]
     messages = [messages] if isinstance(messages, dict) else messages
-    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
-        raise ValueError(f"{column} should be a list of messages, got {str(messages)[:60]!r}")
+    if not isinstance(messages, list) or not all(
+        isinstance(m, dict) and {"role", "from"} & {*m} for m in messages
+    ):
+        return [(role, read_text(messages, column))]
     turns = []
     for message in messages:
-        name = str(message.get("role") or message.get("from"))
-        content = message.get("content", message.get("value"))
-        if isinstance(content, list):
-            content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
-        if not isinstance(content, str):
-            raise ValueError(f"{column} has a message without text: {str(message)[:60]!r}")
-        turns.append((_ROLES.get(name, name), content))
+        name, content = str(message.get("role") or message.get("from")), message.get("content")
+        content = message.get("value") if content is None else content
+        turns.append((_ROLES.get(name, name), read_text(content, column)))
     return turns
 
 
-def untagged(prompt: str, tags: Sequence[str] = (VIDEO_TAG,)) -> str:
-    """The prompt without one of `tags` at its beginning or end; raises ValueError if more tags remain."""
-    media = "|".join(map(re.escape, tags))
-    bare = re.sub(rf"\A(?:{media})\n?|\n?(?:{media})\Z", "", prompt, count=1)
-    if found := [tag for tag in TAGS if tag in bare]:
-        raise ValueError(f"the prompt contains {found[0]} in addition to its one video")
-    return bare
+def read_text(value: Any, column: str) -> str:
+    """A text, a number as text, or the texts of a list of parts; raises ValueError that names the column."""
+    if isinstance(value, list) and all(isinstance(part, dict) for part in value):
+        texts = (part.get("text") for part in value)
+        return "".join(read_text(text, column) for text in texts if text is not None)
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"{column} should be text or a list of messages, got {str(value)[:60]!r}")
+
+
+def split_system(row: Row, turns: list[tuple[str, str]]) -> tuple[str, list[tuple[str, str]]]:
+    """The system prompt of a row, from the first turn or the column `system`, and the other turns."""
+    if turns and turns[0][0] == "system":
+        return turns[0][1], turns[1:]
+    return read_text(row.get("system", ""), "system"), turns
+
+
+def untagged(prompt: str) -> str:
+    """The prompt without the placeholder of its video at the beginning or end. Others are words."""
+    return _PLACEHOLDER.sub("", prompt, count=1)
 
 
 def read_video(row: Row) -> str:
-    """The path of the row's one video as written there, empty if it has none; raises ValueError."""
-    videos = row.get("videos", row.get("video")) or []
-    videos = [videos] if isinstance(videos, str) else videos
-    if not isinstance(videos, list) or len(videos) > 1 or not all(isinstance(path, str) for path in videos):
+    """The path of the row's one video as written there, empty if it has none; raises ValueError.
+
+    It is in a column `videos` or `video`, or in a part of a message, as Qwen writes it.
+    """
+    videos = row.get("videos") or row.get("video") or list(_videos_of_parts(row))
+    videos = videos if isinstance(videos, list) else [videos]
+    if len(videos) > 1 or not all(isinstance(path, str) for path in videos):
         raise ValueError(f"a row is about one video file, got {str(videos)[:80]}")
     return videos[0] if videos else ""
+
+
+def _videos_of_parts(row: Row) -> Iterator[Any]:
+    for name in ("messages", "conversations", "prompt"):
+        for message in row[name] if isinstance(row.get(name), list) else []:
+            content = message.get("content") if isinstance(message, dict) else None
+            parts = content if isinstance(content, list) else [message]
+            yield from (p["video"] for p in parts if isinstance(p, dict) and p.get("video"))

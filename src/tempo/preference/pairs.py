@@ -100,9 +100,10 @@ def select_pairs(pairs: Iterable[Pair], settings: PairsConfig, *, seed: int) -> 
     kept, skipped = list(pairs), []
     if settings.drop_duplicates:
         # A pair that occurs at several levels is kept at the hardest of them.
-        first: dict[tuple[str, str, str], Pair] = {}
+        first: dict[tuple[str, ...], Pair] = {}
         for pair in sorted(kept, key=lambda pair: (pair.level, pair.id)):
-            known = first.setdefault((pair.video_id, pair.chosen, pair.rejected), pair)
+            texts = (pair.video_id, pair.system, pair.prompt, pair.chosen, pair.rejected)
+            known = first.setdefault(texts, pair)
             if known is not pair:
                 skipped.append(skip(pair.id, "duplicate", f"same texts as {known.id}"))
         kept = list(first.values())

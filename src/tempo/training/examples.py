@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -27,7 +28,8 @@ class Example:
 
     For DPO, `answers` holds the chosen answer to `prompt`, then the rejected ones, and `labels` the kind and
     level of each rejected one. For SFT, `questions` holds (question, answer) pairs. `frames` are indices into
-    the stored frames, for a pair that shows the video perturbed; empty means all of them in order.
+    the stored frames, for a pair that shows the video perturbed; empty means all of them in order. An empty
+    `system` leaves the system prompt to the chat template.
     """
 
     id: str
@@ -37,6 +39,7 @@ class Example:
     labels: tuple[tuple[PairKind, int], ...] = ()
     questions: tuple[tuple[str, str], ...] = ()
     frames: tuple[int, ...] = ()
+    system: str = ""
 
     def load(self, lm: VideoLM, frames: FrameStore | None) -> Group:
         """The tokens and pixels of this example; without `frames` those of its text alone."""
@@ -46,7 +49,8 @@ class Example:
             images, fps = stored.images[list(self.frames) if self.frames else slice(None)], stored.fps
             seconds = stored.seconds.tolist()
         rows = [Continuation(answer, question) for question, answer in self.questions] or self.answers
-        return lm.group(Prefix(images, self.prompt, fps=fps, seconds=seconds), rows)
+        prefix = Prefix(images, self.prompt, fps=fps, seconds=seconds, system=self.system)
+        return lm.group(prefix, rows)
 
 
 #: An example with its tokens and pixels.
@@ -56,13 +60,13 @@ LoadedExample: TypeAlias = tuple[Example, Group]
 def dpo_examples(pairs: Iterable[Pair], phase: DpoPhase) -> list[Example]:
     """The pairs of the phase's levels and kinds, as examples by `phase.grouping`, sorted by video.
 
-    Only pairs with the same frames, prompt and chosen answer share an example; its id is that of the first.
+    Only pairs with the same frames, prompts and chosen answer share an example; its id is that of the first.
     """
 
-    def key(pair: Pair) -> tuple[str, int, str, str, str, tuple[int, ...]]:
+    def key(pair: Pair) -> tuple[str, int, str, str, str, tuple[int, ...], str]:
         level = 0 if phase.grouping == "video" else pair.level
         own_id = pair.id if phase.grouping == "pair" else ""
-        return pair.video_id, level, own_id, pair.prompt, pair.chosen, pair.frames
+        return pair.video_id, level, own_id, pair.prompt, pair.chosen, pair.frames, pair.system
 
     selected = [
         pair
@@ -74,20 +78,23 @@ def dpo_examples(pairs: Iterable[Pair], phase: DpoPhase) -> list[Example]:
         first, *others = group
         answers = (first.chosen, first.rejected, *(pair.rejected for pair in others))
         labels = tuple((pair.kind, pair.level) for pair in (first, *others))
-        examples.append(Example(first.id, first.video_id, first.prompt, answers, labels, frames=first.frames))
+        shown = first.frames, first.system
+        examples.append(Example(first.id, first.video_id, first.prompt, answers, labels, (), *shown))
     return examples
 
 
 def sft_examples(questions: Iterable[Question], phase: SftPhase) -> list[Example]:
     """One example per video with all its questions, or one per question if `phase.grouping` is "pair".
 
-    Sorted by video; the questions of a video keep their order.
+    Sorted by video; the questions of a video keep their order. Questions with another system prompt are in
+    another example.
     """
-    examples = []
-    for video, group in groupby(sorted(questions, key=attrgetter("video_id")), key=attrgetter("video_id")):
+    examples, numbers, key = list[Example](), Counter[str](), attrgetter("video_id", "system")
+    for (video, system), group in groupby(sorted(questions, key=key), key=key):
         rows = tuple((asked.question, asked.answer) for asked in group)
-        parts = [(row,) for row in rows] if phase.grouping == "pair" else [rows]
-        examples += [Example(f"{video}/sft-{n}", video, questions=part) for n, part in enumerate(parts, 1)]
+        for part in [(row,) for row in rows] if phase.grouping == "pair" else [rows]:
+            numbers[video] += 1
+            examples.append(Example(f"{video}/sft-{numbers[video]}", video, questions=part, system=system))
     return examples
 
 
@@ -133,7 +140,12 @@ def check_longest(context: Context, questions: Sequence[Question]) -> None:
     """
     config, training, model = context.config, context.config.training, context.config.model
     examples = [
-        Example(f"{training.instructions} {row.place}", row.video_id, questions=((row.question, row.answer),))
+        Example(
+            f"{training.instructions} {row.place}",
+            row.video_id,
+            questions=((row.question, row.answer),),
+            system=row.system,
+        )
         for row in sorted(questions, key=lambda row: len(row.question + row.answer))[-1:]
     ]
     if training.phases or config.responses.input_form == "video":

@@ -1,20 +1,24 @@
 """Questions about videos with their answers, for SFT phases: the file `training.instructions`.
 
 A row has `question` and `answer`, or a conversation in `conversations` or `messages` as LLaVA, ms-swift and
-LLaMA-Factory write it. Its turns become separate questions, which do not see each other.
+LLaMA-Factory write it. Its turns become separate questions, which do not see each other but have its system
+prompt.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from tempo.core.files import MAX_BAD_SHARE, UserFile, read_user_file
 from tempo.core.hashing import derive_seed
+from tempo.core.records import Skipped
 from tempo.engine.types import Context
-from tempo.preference.importing import VIDEO_TAG, parse_rows, read_turns, read_video, untagged
+from tempo.preference.importing import read_text, read_turns, read_video, split_system, untagged
 from tempo.video.find import find_video, read_library
 from tempo.video.frames import FrameStore
 
@@ -22,26 +26,31 @@ KEY = "training.instructions"
 
 
 class Question(NamedTuple):
-    """A question with its answer. `video` is the path as the file has it, `place` the row of the file."""
+    """A question about a video, with its answer and its place in the file."""
 
     video_id: str
     question: str
     answer: str
-    video: str = ""
+    system: str = ""
     place: str = ""
 
 
-def read_questions(path: Path) -> list[Question]:
-    """The questions of a file in file order; raises ValueError that names the first row that is not valid."""
+def read_questions(
+    path: Path,
+    *,
+    max_bad_share: float = MAX_BAD_SHARE,
+    find: Callable[[str, str], str] = lambda video, video_id: video_id,
+) -> UserFile[list[Question]]:
+    """The questions of each row of a file; `find` gives the id of a video from its path and id in the row.
+
+    A warning names the bad rows; raises ValueError if they are more than `max_bad_share`.
+    """
 
     def parse(row: dict[str, Any]) -> list[Question]:
-        video, video_id = read_video(row), str(row.get("video_id") or "")
-        # LLaVA writes `<image>` for a video too.
-        texts = [(untagged(asked, (VIDEO_TAG, "<image>")), answer) for asked, answer in _read_texts(row)]
-        return [Question(video_id, question, answer, video) for question, answer in texts]
+        (system, texts), video = _read_texts(row), find(read_video(row), str(row.get("video_id", "")))
+        return [Question(video, untagged(asked), answer, system) for asked, answer in texts]
 
-    rows = parse_rows(path, KEY, parse)
-    return [question._replace(place=place) for place, found in rows for question in found]
+    return read_user_file(path, KEY, parse).check(max_bad_share)
 
 
 def usable_questions(context: Context) -> tuple[list[Question], int]:
@@ -50,7 +59,7 @@ def usable_questions(context: Context) -> tuple[list[Question], int]:
     At most `training.max_instructions` of them, drawn by the run's seed. Raises ValueError as
     `match_questions` does, and if there are none.
     """
-    frames, found = FrameStore(context.directory / "frames"), match_questions(context)
+    frames, found = FrameStore(context.directory / "frames"), match_questions(context)[0]
     has_frames = {name: bool(name) and frames.has(name) for name in {asked.video_id for asked in found}}
     usable = [question for question in found if has_frames[question.video_id]]
     if not usable:
@@ -60,11 +69,12 @@ def usable_questions(context: Context) -> tuple[list[Question], int]:
     return [usable[index] for index in sorted(drawn)], len(found) - len(usable)
 
 
-def match_questions(context: Context) -> list[Question]:
+def match_questions(context: Context) -> tuple[list[Question], list[Skipped]]:
     """All questions of a run with the ids of their videos, which are empty for skipped videos.
 
-    They are in the file that synthetic data comes with, or in the user's. Raises ValueError that names the
-    first row about a video that the run does not have.
+    They are in the file that synthetic data comes with, or in the user's. Bad rows and empty answers are
+    skipped. A row about a video that the run does not have is bad. Raises ValueError that names the bad rows
+    if they are more than `run.max_bad_share`.
     """
     path, library = Path(context.config.training.instructions), read_library(context)
     if context.config.synthetic:
@@ -75,24 +85,25 @@ def match_questions(context: Context) -> list[Question]:
     def find(video: str, video_id: str) -> str:
         return find_video(library, video, video_id=video_id, folder=path.parent)
 
-    found = []
-    for question in read_questions(path):
-        try:
-            found.append(question._replace(video_id=find(question.video, question.video_id)))
-        except ValueError as error:
-            raise ValueError(f"{KEY}: {path} {question.place}: {error}") from None
-    return found
+    file = read_questions(path, max_bad_share=context.config.run.max_bad_share, find=find)
+    faults = [(place, "bad row", fault) for place, fault in file.faults.items()]
+    found = [asked._replace(place=place) for place, row in file.rows.items() for asked in row]
+    faults += [(row.place, "empty answer", row.question) for row in found if not row.answer.strip()]
+    skipped = [Skipped(stage="training", id=f"{path.name} {p}", reason=r, detail=d) for p, r, d in faults]
+    return [asked for asked in found if asked.answer.strip()], skipped
 
 
-def _read_texts(row: dict[str, Any]) -> list[tuple[str, str]]:
-    """The questions and answers of a row."""
-    column = next((name for name in ("conversations", "messages") if name in row), None)
+def _read_texts(row: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
+    """The system prompt, and the questions and answers of a row."""
+    column = next((name for name in ("conversations", "messages") if row.get(name)), None)
     if column:
-        turns = read_turns(row[column], column)
+        system, turns = split_system(row, read_turns(row[column], column))
         roles = [role for role, _ in turns]
         if not turns or roles != ["user", "assistant"] * (len(turns) // 2):
             raise ValueError(f"{column} must alternate between user and assistant, got {roles}")
-        return [(asked, reply) for (_, asked), (_, reply) in zip(turns[::2], turns[1::2], strict=True)]
-    if not isinstance(row.get("question"), str) or not isinstance(row.get("answer"), str):
+        pairs = zip(turns[::2], turns[1::2], strict=True)
+        return system, [(asked, reply) for (_, asked), (_, reply) in pairs]
+    if "question" not in row or "answer" not in row:
         raise ValueError(f"a row needs question and answer, conversations, or messages; it has {list(row)}")
-    return [(row["question"], row["answer"])]
+    texts = [(read_text(row["question"], "question"), read_text(row["answer"], "answer"))]
+    return split_system(row, [])[0], texts

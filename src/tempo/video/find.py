@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import av
 
@@ -114,19 +118,18 @@ def read_library(context: Context) -> Library:
 def find_video(library: Library, path: str, *, video_id: str, folder: Path) -> str:
     """The id of the video that a row of a file in `folder` names by id or by path; "" if it was skipped.
 
-    A path is relative to `folder`, or else to one of `videos.paths`. Copies of a video are recognized by
-    their content. Raises ValueError for a video that the run does not have.
+    A path is relative to `folder`, or else to one of `videos.paths`; see also `find_on_disk`. Copies of a
+    video are recognized by their content. Raises ValueError for a video that the run does not have.
     """
     if video_id in library.paths:
         return video_id
     if not path:
         if video_id:
             raise ValueError(
-                f"video_id {video_id!r} is not among the {len(library.paths)} videos of this run. "
-                "Remove the row"
+                f"video_id {video_id!r} is not among the {len(library.paths)} videos of this run"
             )
         raise ValueError("the row names no video. Add a column videos, video or video_id")
-    places = [os.path.realpath(os.path.join(start, path)) for start in (str(folder), *library.folders)]
+    places = [os.path.realpath(find_on_disk(start, path)) for start in (str(folder), *library.folders)]
     # The content comes last, because identifying it means reading the whole file.
     for identify in (library.ids.get, _content_id):
         for place in places:
@@ -138,6 +141,27 @@ def find_video(library: Library, path: str, *, video_id: str, folder: Path) -> s
             "remove the row"
         )
     return ""
+
+
+def find_on_disk(folder: str | Path, path: str) -> str:
+    """The file that `path`, relative to `folder`, names on disk; if there is none, `path` in `folder`.
+
+    It may be a `file:` address, and may be in another Unicode normal form than the names on disk.
+    """
+    bare = re.sub(r"\Afile:(//(localhost)?(?=/))?", "", path, flags=re.IGNORECASE)
+    names = [os.path.join(folder, name) for name in (path, bare, unquote(bare) if bare != path else bare)]
+    return next((found for found in map(_in_any_form, names) if os.path.exists(found)), names[1])
+
+
+def _in_any_form(path: str) -> str:
+    folder, name = os.path.split(path)
+    if path.isascii() or not name or os.path.exists(path):
+        return path
+    folder = _in_any_form(folder)
+    with contextlib.suppress(OSError):
+        known = {unicodedata.normalize("NFC", other): other for other in os.listdir(folder or ".")}
+        name = known.get(unicodedata.normalize("NFC", name), name)
+    return os.path.join(folder, name)
 
 
 def _content_id(path: str) -> str | None:

@@ -1,0 +1,89 @@
+"""A whole run on pairs, instructions and samples as others write them."""
+
+import json
+import unicodedata
+
+import pytest
+from tiny_film import film
+
+from tempo.config import parse_config
+from tempo.core.records import Pair, Skipped
+from tempo.core.store import SKIPPED, RunStore
+from tempo.pipeline.runner import run
+
+
+def talk(*texts):
+    """A conversation after a system prompt."""
+    return [
+        {"from": role, "value": text} for role, text in zip(("system", "human", "gpt"), texts, strict=True)
+    ]
+
+
+def test_a_run_reads_them_names_bad_rows_and_trains_on_the_others(tmp_path, monkeypatch):
+    names = ["a.mp4", unicodedata.normalize("NFD", "späť.mp4")]
+    for number, name in enumerate(names):
+        film(tmp_path / name, 60 + 90 * number)
+    films = [f"file://{tmp_path}/a.mp4", unicodedata.normalize("NFC", names[1])]
+    foreign = {"kind": "x", "level": "hard", "frames": 8, "id": 7, "video_id": "v_abc", "conversations": None}
+    pairs = [
+        {
+            "messages": [
+                {"role": "user", "content": f"<video>What does <video> {i} mean?"},
+                {"role": "assistant", "content": f"A tag \ud83d <|im_end|> {i}."},
+            ],
+            "rejected_messages": [
+                {"role": "assistant", "content": [{"type": "text", "text": f"Nothing {i}."}]}
+            ],
+            "videos": [films[i % 2]],
+            "system": "Be brief.",
+            **foreign,
+        }
+        for i in range(20)
+    ]
+    asked = [
+        {"video": films[i % 2], "messages": None, "conversations": talk("\ude00", f"<image>\n{i}?", i or " ")}
+        for i in range(21)
+    ]
+    sample = {"aspect": "count", "format": "open", "question": "How many?", "options": [1, "2"], "answer": 0}
+    samples = [{**sample, "id": i, "video": films[i % 2], "group": None, "source": "x"} for i in range(20)]
+    lines = [json.dumps(row) for row in pairs]
+    (tmp_path / "pairs.jsonl").write_text("\n".join([*lines[:9], "", '{"broken', *lines[9:], "", ""]))
+    gone = {"video": "gone.mp4", "question": "q", "answer": "a"}
+    (tmp_path / "asked.json").write_text(json.dumps({"data": [*asked, gone]}, indent=1))
+    (tmp_path / "samples.jsonl").write_text(
+        "\n".join(map(json.dumps, [*samples, {**samples[0], "id": "x", **gone}]))
+    )
+    phase = {"learning_rate": 1e-3, "lora_rank": 4, "batch_size": 8}
+    config = {
+        "run": {"num_workers": 1},
+        "videos": {"paths": ["."]},
+        "pairs": {"import_from": "pairs.jsonl"},
+        "training": {
+            "instructions": "asked.json",
+            "phases": [{"name": name, "objective": name, **phase} for name in ("dpo", "sft")],
+        },
+        "evaluation": {"benchmark": "samples.jsonl"},
+    }
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="set aside") as warned:
+        done = run(parse_config(config), "run")
+    named = " ".join(str(warning.message) for warning in warned)
+    for words in (
+        "pairs.jsonl line 11: not valid",
+        "asked.json row 22: gone.mp4 is not",
+        "samples.jsonl line 21: ",
+    ):
+        assert words in named
+    store = RunStore(tmp_path / "run")
+    assert {(row.stage, row.id, row.reason) for row in store.read(SKIPPED, Skipped)} == {
+        ("pairs", "pairs.jsonl line 11", "bad row"),
+        ("training", "asked.json row 22", "bad row"),
+        ("training", "asked.json row 1", "empty answer"),
+    }
+    made = store.read("pairs", Pair)
+    assert {(row.kind, row.level, row.system) for row in made} == {("other", 0, "Be brief.")}
+    assert {(row.prompt, row.chosen) for row in made} == {
+        (f"What does <video> {i} mean?", f"A tag \ufffd <|im_end|> {i}.") for i in range(20)
+    }
+    assert done.evaluation["tempo"].num_samples == 20
+    assert [*json.loads((tmp_path / "run" / "evaluation.json").read_text())["bad_rows"]] == ["line 21"]
