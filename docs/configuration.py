@@ -36,7 +36,7 @@ phases, edit the file, or override the whole list.
 
 PHASES = """\
 The phases run in the order of the file; each one starts from the model that the previous phase produced.
-LoRA adapters are merged into the weights at the end of a phase. The loss of a step is the mean over its
+LoRA adapters stack and are merged once, after the last phase. The loss of a step is the mean over its
 pairs or answer tokens, regardless of the grouping.
 """
 

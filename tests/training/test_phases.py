@@ -2,15 +2,23 @@
 
 import itertools
 import json
+import re
+import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from training_material import Stopped, stop_after, write_frames
 
 from tempo.config import Config
 from tempo.core.records import Pair
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
+from tempo.model.loading import embedded_path, load_model, repair_torchvision
+from tempo.training import adapters
+from tempo.training.examples import dpo_examples
 from tempo.training.phases import Session, run_training
+from tempo.video.frames import FrameStore
 
 
 @pytest.fixture
@@ -30,10 +38,10 @@ def phase(name, level, **changes):
     return settings | {"lora_alpha": 8, "epochs": 3, "batch_size": 1} | changes
 
 
-def train(directory, *phases, **session):
+def train(directory, *phases, model=None, **session):
     training = {"phases": phases, "checkpoint_minutes": 0}
-    config = Config.model_validate({"videos": {"paths": ["x"]}, "training": training})
-    run_training(Session(Context(config, directory), **session))
+    config = {"videos": {"paths": ["x"]}, "training": training, "model": model or {}}
+    run_training(Session(Context(Config.model_validate(config), directory), **session))
     rows = {}
     for path in sorted((directory / "train").glob("*/metrics.jsonl")):
         rows[path.parent.name] = [json.loads(line) for line in path.read_text().splitlines()]
@@ -72,5 +80,102 @@ def test_a_stop_in_the_middle_of_a_phase_resumes_there(directory):
     # Step 4 was taken but not saved.
     assert seen == [(hard, step) for step in (4, 5, 6)]
     assert [json.loads(line) for line in stopped[:3]] == rows["02-hard"][:3]
-    assert sorted(path.name for path in hard.iterdir()) == ["done.json", "metrics.jsonl", "model"]
+    assert sorted(path.name for path in hard.iterdir()) == ["done.json", "metrics.jsonl"]
     assert (directory / "model" / "model.safetensors").exists()
+
+
+EVERYTHING = ["language_model", "vision_tower", "merger"]
+
+
+def kept(logged):
+    """The shares of the margin, by dtype, in the line that closes a training."""
+    line = next(line for line in logged if "of the margin" in line)
+    return {dtype: float(share) for share, dtype in re.findall(r"([\d.]+)% in (\w+)", line)}
+
+
+def test_lora_phases_stack_on_a_model_that_is_loaded_once(directory, monkeypatch):
+    loads, logged, load = [], [], adapters.load_model
+    monkeypatch.setattr(adapters, "load_model", lambda **options: loads.append(options) or load(**options))
+    phases = [phase("easy", 16, lora_rank=2), phase("hard", 2), phase("seen", 2, train=EVERYTHING)]
+    rows = train(directory, *phases, log=logged.append)
+    assert len(loads) == 1
+    for steps in rows.values():
+        assert steps[0]["rewards/margins"] == steps[0]["rewards/chosen"] == 0.0
+        assert steps[-1]["rewards/margins"] > 0
+    shares = kept(logged)
+    assert shares["float32"] >= 99
+    assert 90 < shares["bfloat16"] < 110
+    # Beside the final model there is one adapter, with the ranks of all phases.
+    files = [path for path in directory.rglob("*.safetensors") if "frames" not in path.parts]
+    assert {path.parent.name for path in files} == {"model", "adapter"}
+    weights = load_file(directory / "adapter" / "adapter_model.safetensors")
+    assert {tensor.shape[0] for name, tensor in weights.items() if "lora_A" in name} == {2 + 4 + 4}
+
+    repair_torchvision()
+    from peft import PeftModel
+    from transformers import AutoModelForImageTextToText
+
+    plain, found = AutoModelForImageTextToText.from_pretrained(directory / "model", output_loading_info=True)
+    assert not any(found.values())
+    base = AutoModelForImageTextToText.from_pretrained(embedded_path(), dtype="float32")
+    stacked = PeftModel.from_pretrained(base, directory / "adapter")
+    assert stacked.peft_config["default"].base_model_name_or_path == str(embedded_path())
+    lm, (example, *_) = load_model("embedded"), dpo_examples(pairs_of(directory), phases_of(phases)[0])
+    inputs = dict(example.load(lm, FrameStore(directory / "frames")).inputs)
+    with torch.no_grad():
+        one, two = (model.eval()(**inputs).logits for model in (plain.float(), stacked))
+    assert torch.allclose(one, two, atol=1e-4)
+
+
+def pairs_of(directory):
+    return RunStore(directory).read("pairs", Pair)
+
+
+def phases_of(phases):
+    return Config.model_validate({"videos": {"paths": ["x"]}, "training": {"phases": phases}}).training.phases
+
+
+def test_a_kill_between_adapter_and_marker_changes_no_byte(directory):
+    phases = [phase("easy", 16, epochs=1), phase("hard", 2, epochs=1)]
+    train(directory, *phases)
+    names = ("model/model.safetensors", "adapter/adapter_model.safetensors", "adapter/adapter_config.json")
+    before = {name: (directory / name).read_bytes() for name in names}
+    # The adapter on disk has the ranks of the second phase already.
+    shutil.rmtree(directory / "train" / "02-hard")
+    shutil.rmtree(directory / "model")
+    train(directory, *phases)
+    assert {name: (directory / name).read_bytes() for name in names} == before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_phases_of_all_weights_start_from_the_merged_stack(directory, dtype):
+    phases = [phase("easy", 16), phase("all", 2, lora_rank=0), phase("last", 2)]
+    rows = train(directory, *phases, model={"dtype": dtype, "device": "cpu"})
+    assert [steps[0]["rewards/margins"] for steps in rows.values()] == [0.0, 0.0, 0.0]
+    assert rows["02-all"][0]["nll_loss"] != pytest.approx(rows["01-easy"][0]["nll_loss"], rel=1e-3)
+    assert (directory / "train" / "02-all" / "model" / "model.safetensors").exists()
+    weights = load_file(directory / "adapter" / "adapter_model.safetensors")
+    # The stack on top of the checkpoint of the second phase.
+    assert {tensor.shape[0] for name, tensor in weights.items() if "lora_A" in name} == {4}
+    assert {tensor.dtype for tensor in weights.values()} == {getattr(torch, dtype)}
+    config = json.loads((directory / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(directory / "train" / "02-all" / "model")
+
+
+def test_five_phases_of_a_model_of_7b_need_little_disk():
+    """Qwen2.5-VL-7B by its shapes, in bfloat16, with the ranks of `configs/paper.toml`."""
+    repair_torchvision()
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    text = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28}
+    text |= {"num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064}
+    vision = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "out_hidden_size": 3584}
+    with torch.device("meta"):
+        model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision))
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(8.29e9, rel=0.01)
+    names = [n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and "merger" not in n]
+    names.remove("lm_head")
+    adapters.add_adapter(model, adapters.STACK, r=5 * 32, target_modules=names)
+    size = 2 * sum(p.numel() for name, p in model.named_parameters() if "lora_" in name)
+    print(f"the adapter of five phases: {size / 1e9:.2f} GB")
+    assert size < 1.5e9

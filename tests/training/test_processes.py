@@ -16,7 +16,7 @@ from train_in_processes import train_as_process
 from training_material import pairs_example, phase, questions_example, train, write_frames
 
 from tempo.config import ModelConfig
-from tempo.training.phases import save_checkpoint
+from tempo.training.adapters import save_checkpoint
 
 FSDP2 = Path(__file__).parents[2] / "configs" / "accelerate" / "fsdp2.yaml"
 PRINT_ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
@@ -89,7 +89,7 @@ def alone(frames, out, settings, examples, *, max_tokens=4096):
     """What this process learns by itself."""
     model = ModelConfig(device="cpu")
     trained, _ = train(frames, out, phase(**settings), examples, model=model, max_tokens=max_tokens)
-    save_checkpoint(trained, out / "model")
+    save_checkpoint(trained.merged(), out / "model")
     return read(out)
 
 

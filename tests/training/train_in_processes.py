@@ -1,6 +1,5 @@
 """One of the processes that train a phase together; process 0 writes weights and metrics."""
 
-import functools
 import os
 import signal
 import sys
@@ -10,9 +9,9 @@ import torch
 from training_material import phase, train
 
 from tempo.config import ModelConfig
-from tempo.engine.ranks import call_to_training, process_rank, shards_weights, wait_for_all
-from tempo.model.loading import load_model, repair_torchvision
-from tempo.training.phases import save_checkpoint
+from tempo.engine.ranks import call_to_training, process_rank, wait_for_all
+from tempo.model.loading import repair_torchvision
+from tempo.training.adapters import save_checkpoint
 from tempo.video.frames import FrameStore
 
 # What loading the model imports, so that a process that is forked from one with this module has it.
@@ -40,11 +39,10 @@ def train_as_process(environment, frames, out, settings, examples, max_tokens, s
         phase(**settings),
         examples,
         model=model,
-        caches={"load_full": functools.partial(load_model, **model.model_dump())} if shards_weights() else {},
         max_tokens=max_tokens,
         checkpoint_minutes=0 if stop else 10,
         progress=progress,
     )
     if process_rank() == 0:
-        save_checkpoint(trained, Path(out) / "model")
+        save_checkpoint(trained.merged(), Path(out) / "model")
     wait_for_all()

@@ -6,8 +6,9 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from tempo.config import ModelConfig, PhaseConfig, parse_config
+from tempo.engine.ranks import process_rank
 from tempo.engine.types import Context
-from tempo.model.loading import load_model
+from tempo.training.adapters import TrainedModel
 from tempo.training.examples import Example
 from tempo.training.phases import Session, train_phase
 from tempo.video.frames import FrameStore, encode_jpeg
@@ -46,13 +47,17 @@ def questions_example(index, questions=(("What?", "A ring."), ("Is it?", "Yes.")
 def train(
     frames, directory, settings, examples, *, progress=None, log=None, model=None, caches=None, **training
 ):
-    """The trained model, and the rows of metrics; `training` are keys of the section."""
-    config = parse_config({"videos": {"paths": ["x"]}, "training": {"max_tokens": 4096} | training})
+    """The `TrainedModel` after a phase, and the rows of metrics; `training` are keys of the section."""
+    config = {"videos": {"paths": ["x"]}, "training": {"max_tokens": 4096} | training}
+    config = parse_config(config | {"model": (model or ModelConfig()).model_dump()})
     callbacks = {"progress": progress, "log": log}
     callbacks = {name: callback for name, callback in callbacks.items() if callback}
     session = Session(Context(config, frames.directory.parent), **callbacks)
-    lm = load_model(**(model or ModelConfig()).model_dump())
-    trained = train_phase(lm, settings, examples, session, directory, **caches or {})
+    trained = TrainedModel(config.model, directory / "adapter")
+    weights = train_phase(trained, settings, examples, session, directory, **caches or {})
+    if process_rank() == 0:
+        trained.save_phase(settings, weights, directory)
+        trained.finish_phase(settings, directory)
     return trained, [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 

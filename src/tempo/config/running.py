@@ -50,7 +50,7 @@ class ModelConfig(Section):
     """The video-language model, in Hugging Face format.
 
     `quantization = "4bit"` stores the linear layers in NF4 and trains LoRA on top of them. The adapters are
-    then merged into the original weights. Training does not support float16.
+    merged into the original weights at the end. Training does not support float16.
     """
 
     path: str = Field("embedded", description="directory or hub name, or `embedded`, a small built-in model")

@@ -72,7 +72,7 @@ def write_json(path: Path, data: Any) -> None:
 
 @contextlib.contextmanager
 def replace_directory(path: Path) -> Iterator[Path]:
-    """Yields an empty directory to fill; it replaces `path` if the block ends without an error.
+    """Yields an empty directory to fill; it replaces `path`, on disk, if the block ends without an error.
 
     If the process is killed between the two renames, the old content remains in `path` with suffix `.old`.
     """
@@ -80,6 +80,10 @@ def replace_directory(path: Path) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     yield temporary
+    for written in temporary.rglob("*"):
+        if written.is_file():
+            with written.open("rb") as file:
+                os.fsync(file.fileno())
     if path.exists():
         # Not earlier: after a kill between the two renames, `.old` may be the only copy.
         shutil.rmtree(old, ignore_errors=True)

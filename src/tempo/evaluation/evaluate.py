@@ -20,8 +20,8 @@ from tempo.core.store import RunStore
 from tempo.engine.types import Context, SkipRecord
 from tempo.evaluation.benchmark import EvaluationReport, read_samples, score_outcomes
 from tempo.model.chat import Continuation, Prefix, VideoLM, log_probs
-from tempo.model.loading import load_model
 from tempo.model.prefix import MAX_TOKENS
+from tempo.training.adapters import TrainedModel
 from tempo.training.phases import trained_models
 from tempo.video.find import video_id
 from tempo.video.frames import Frames, FrameStore, sample_video
@@ -121,13 +121,14 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
     samples, reports, store = [*read.rows.values()], dict[str, Any](), RunStore(context.directory)
     scoring, max_tokens = context.config.evaluation.scoring, context.config.training.max_tokens
     videos, wanted = _by_video(samples), {sample.id for sample in samples}
-    for name, model in {"base": context.config.model.path, **trained_models(context)}.items():
+    models = {"base": TrainedModel(context.config.model, Path()), **trained_models(context)}
+    for name, model in models.items():
         # Samples that are in the file are not asked again.
         table = f"evaluation/{name}"
         known = {outcome.id for outcome in store.read(table, Outcome)}
         unfinished = [rows for rows in videos if any(sample.id not in known for sample in rows)]
         if unfinished:
-            lm = load_model(**context.config.model.model_dump() | {"path": str(model)})
+            lm = model.for_inference()
             for number, rows in enumerate(unfinished, len(videos) - len(unfinished) + 1):
                 frames = benchmark_frames(context, path.parent / rows[0].video)
                 missing = [sample for sample in rows if sample.id not in known]

@@ -1,8 +1,7 @@
-"""The ordered list of phases. Each starts from the checkpoint of the one before and writes its own."""
+"""The ordered list of phases: each goes on from the model of the one before, which stays loaded."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import math
 import shutil
@@ -10,20 +9,23 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from torch import Tensor
 
 from tempo.config import DpoPhase, PhaseConfig, SftPhase
-from tempo.core.files import replace_directory, write_json
+from tempo.core.files import write_json
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Pair
 from tempo.core.store import RunStore
-from tempo.engine.ranks import num_processes, pick_device, process_rank, shards_weights, wait_for_all
+from tempo.engine.ranks import num_processes, process_rank, shards_weights, wait_for_all
 from tempo.engine.types import Context
-from tempo.model.chat import VideoLM
 from tempo.model.features import FeatureStore
-from tempo.model.loading import load_model, pick_dtype
+from tempo.model.loading import load_model
+from tempo.model.prefix import Group, packed_log_probs
+from tempo.training.adapters import STACK, TrainedModel, only, save_checkpoint
 from tempo.training.examples import Example, check_lengths, dpo_examples, sft_examples
 from tempo.training.instructions import usable_questions
 from tempo.training.metrics import MetricsLog, find_warning
@@ -47,7 +49,7 @@ class Session:
 
 
 def run_training(session: Session) -> None:
-    """Trains the phases that are not done, then those of every baseline; writes `model/` last.
+    """Trains the phases that are not done and writes `model/` and `adapter/`; then those of every baseline.
 
     Raises ValueError if no DPO phase has a pair, or SFT phases have no question.
     """
@@ -63,25 +65,32 @@ def run_training(session: Session) -> None:
             "no pair to train on. `tempo status` shows why videos were skipped; add videos, or loosen the "
             "rules in [clips] and [pairs]"
         )
-    final = run_phases(session, training.phases, context.directory / "train")
+    for name, (phases, folder, adapter) in _sequences(context).items():
+        trained = TrainedModel(context.config.model, adapter)
+        run_phases(session, phases, folder, trained)
+        if name == "tempo" and process_rank() == 0 and not (context.directory / "model").exists():
+            _write_result(session, trained, [e for phase in dpo_phases for e in dpo_examples(pairs, phase)])
+
+
+def _sequences(context: Context) -> dict[str, tuple[list[PhaseConfig], Path, Path]]:
+    """Name of each model that a run trains to its phases, their folder, and its adapter."""
+    training, run = context.config.training, context.directory
     by_name = {phase.name: phase for phase in training.phases}
-    for name, selected in training.baselines.items():
-        run_phases(session, [by_name[phase] for phase in selected], context.directory / "baselines" / name)
-    if process_rank() == 0 and isinstance(final, Path):
-        with replace_directory(context.directory / "model") as directory:
-            shutil.copytree(final, directory, dirs_exist_ok=True)
+    sequences = {"tempo": ([*training.phases], run / "train", run / "adapter")}
+    for name, wanted in training.baselines.items():
+        folder = run / "baselines" / name
+        sequences[name] = ([by_name[phase] for phase in wanted], folder, folder / "adapter")
+    return sequences
 
 
 def run_phases(
-    session: Session, phases: Sequence[PhaseConfig], directory: Path, *, start: Path | str = ""
-) -> Path | str:
-    """Trains the phases that are not done, from the model `start` (default: the run's).
+    session: Session, phases: Sequence[PhaseConfig], directory: Path, trained: TrainedModel
+) -> None:
+    """Trains the phases that are not done; `trained` becomes the model after the last one.
 
-    A DPO phase without pairs is skipped with a message. Returns the path of the last phase's checkpoint, or
-    `start` if no phase had examples.
+    A DPO phase without pairs is skipped with a message.
     """
     context = session.context
-    start = start or context.config.model.path
     pairs = RunStore(context.directory).read("pairs", Pair)
     for number, phase in enumerate(phases, 1):
         if isinstance(phase, DpoPhase):
@@ -93,28 +102,27 @@ def run_phases(
             continue
         target = directory / f"{number:02d}-{phase.name}"
         if not (target / "done.json").exists():
-            _run_phase(session, phase, examples, start, target)
-        start = target / "model"
-    return start
+            _run_phase(session, phase, examples, trained, target)
+        trained.finish_phase(phase, target)
 
 
 def _run_phase(
-    session: Session, phase: PhaseConfig, examples: Sequence[Example], start: Path | str, target: Path
+    session: Session, phase: PhaseConfig, examples: Sequence[Example], trained: TrainedModel, target: Path
 ) -> None:
-    model, reference, load_full = session.context.config.model, None, None
+    frames, limit = (
+        FrameStore(session.context.directory / "frames"),
+        session.context.config.training.max_tokens,
+    )
+    check_lengths(examples, trained.lm, frames, max_tokens=limit, video_lengths=session.video_lengths)
+    reference = None
     if isinstance(phase, DpoPhase) and (phase.cache_reference or phase.reference == "fixed"):
-        path = model.path if phase.reference == "fixed" else start
-        reference = _store_reference(session, path, examples, phase)
-    lm = _load(session, start, examples)
-    if model.quantization != "none" or shards_weights():
-        dtype = str(pick_dtype(model.dtype, pick_device(model.device))).removeprefix("torch.")
-        plain = {"path": str(start), "quantization": "none", "device": "cpu", "dtype": dtype}
-        load_full = functools.partial(load_model, **model.model_dump() | plain)
-    trained = train_phase(lm, phase, examples, session, target, reference=reference, load_full=load_full)
+        reference = _store_reference(session, trained, examples, phase)
+    weights = train_phase(trained, phase, examples, session, target, reference=reference)
     if process_rank() == 0:
-        save_checkpoint(trained, target / "model")
-        done = {"phase": phase.model_dump(mode="json"), "num_examples": len(examples)}
-        write_json(target / "done.json", done)
+        trained.save_phase(phase, weights, target)
+        write_json(
+            target / "done.json", {"phase": phase.model_dump(mode="json"), "num_examples": len(examples)}
+        )
         # A kill may have left a temporary file too.
         for file in target.glob("*state.safetensors*"):
             file.unlink()
@@ -122,28 +130,28 @@ def _run_phase(
 
 
 def train_phase(
-    lm: VideoLM,
+    trained: TrainedModel,
     phase: PhaseConfig,
     examples: Sequence[Example],
     session: Session,
     directory: Path,
     *,
     reference: ReferenceStore | None = None,
-    load_full: Callable[[], VideoLM] | None = None,
-) -> VideoLM:
-    """The model after the phase, LoRA merged. Writes the metrics of each step to `directory/metrics.jsonl`.
+) -> dict[str, Tensor]:
+    """Trains a phase on top of `trained`; writes the metrics of each step to `directory/metrics.jsonl`.
 
     A phase that was stopped resumes from its last state in `directory`, with the same numbers as without the
-    stop. `reference` holds the reference's log-probabilities if these were computed before. `load_full` loads
-    the full weights that quantized or sharded ones were made from; then only process 0 returns the trained
-    model. Raises ValueError if the loss or its gradient is not finite; the state that was saved last stays.
+    stop. `reference` holds the reference's log-probabilities if these were computed before. Returns what
+    `TrainedModel.save_phase` needs. Raises ValueError if the loss or its gradient is not finite; the state
+    that was saved last stays.
     """
+    lm = trained.lm
     run, config, state = session.context.directory, session.context.config, directory / "state.safetensors"
     frames = FrameStore(run / "frames")
     seed, num_steps = config.run.seed, phase.epochs * math.ceil(len(examples) / phase.batch_size)
     torch.manual_seed(derive_seed(seed, phase.name, "weights"))
     features = FeatureStore(run / "train" / "features", lm.model) if phase.cache_features else None
-    policy = Policy(lm.model, phase, store=reference, features=features)
+    policy = Policy(lm.model, phase, dtype=trained.dtype, store=reference, features=features)
     counts = policy.count_trained()
     session.log(
         f"training: phase {phase.name!r} trains "
@@ -171,47 +179,81 @@ def train_phase(
             saved_at = time.perf_counter()
     if warning := find_warning(log.rows, phase):
         session.log(warning)
-    if load_full is None:
-        return VideoLM(policy.merged(), lm.processor)
-    trained = trainer.full_tensors(policy.trained)
-    return lm if process_rank() else VideoLM(policy.merged(load_full().model, trained), lm.processor)
-
-
-def _load(session: Session, path: Path | str, examples: Sequence[Example]) -> VideoLM:
-    """A checkpoint that can be trained on all examples; raises ValueError if one is too long."""
-    config, frames = session.context.config, FrameStore(session.context.directory / "frames")
-    lm = load_model(**config.model.model_dump() | {"path": path})
-    limit = config.training.max_tokens
-    check_lengths(examples, lm, frames, max_tokens=limit, video_lengths=session.video_lengths)
-    return lm
+    if phase.gradient_checkpointing:
+        lm.model.gradient_checkpointing_disable()
+    lm.model.eval()
+    needs_weights = phase.lora_rank or shards_weights()
+    return trainer.full_tensors(policy.trained) if needs_weights else {}
 
 
 def _store_reference(
-    session: Session, path: Path | str, examples: Sequence[Example], phase: PhaseConfig
+    session: Session, trained: TrainedModel, examples: Sequence[Example], phase: DpoPhase
 ) -> ReferenceStore:
-    """The log-probabilities of all examples under the model at `path`, computed by all processes."""
-    lm, run = _load(session, path, examples), session.context.directory
-    frames, directory, dtype = FrameStore(run / "frames"), run / "train" / "reference", lm.model.dtype
-    key = f"{model_key(lm, path)}{'' if phase.lora_rank else '-float32'}"
-    # Like the policy, so that both compute alike.
-    model = lm.model if phase.lora_rank else unfreeze(lm.model, phase)
+    """The log-probabilities of all examples under the reference of a phase, computed by all processes."""
+    run, config, lm = session.context.directory, session.context.config.model, trained.lm
+    names, path = [STACK], trained.base
+    if phase.reference == "fixed":
+        # Without the stack this is the model before the first phase, unless that was not a LoRA phase.
+        names, path = [], config.path
+        if trained.base != path or not phase.lora_rank:
+            lm = load_model(**config.model_dump())
+    frames, directory = FrameStore(run / "frames"), run / "train" / "reference"
+    key = model_key(lm.model, path, adapters=names) + ("" if phase.lora_rank else "-float32")
+    if not phase.lora_rank:
+        # Like the policy, so that both compute alike.
+        unfreeze(lm.model, phase)
     own = examples[process_rank() :: num_processes()]
-    groups = (example.load(lm, frames) for example in own)
-    ReferenceStore(directory, key=key, rank=process_rank()).fill(model, groups, dtype=dtype)
+    with only(lm.model, names) as model:
+        groups = (example.load(lm, frames) for example in own)
+        ReferenceStore(directory, key=key, rank=process_rank()).fill(model, groups, dtype=trained.dtype)
     wait_for_all()
     return ReferenceStore(directory, key=key)
 
 
-def save_checkpoint(lm: VideoLM, path: Path) -> None:
-    """Writes a plain Hugging Face checkpoint with its processor; the directory appears in one step."""
-    with replace_directory(path) as directory:
-        lm.model.save_pretrained(directory)
-        lm.processor.save_pretrained(directory)
+def _write_result(session: Session, trained: TrainedModel, examples: Sequence[Example]) -> None:
+    """Writes `model/`, the plain model with the stack merged, and logs how much of the margin it keeps."""
+    run = session.context.directory
+    if trained.base == session.context.config.model.path and not trained.rank:
+        return
+    if not trained.rank:
+        shutil.rmtree(trained.adapter, ignore_errors=True)
+    frames, shown = FrameStore(run / "frames"), examples[:: max(1, len(examples) // 8)]
+    is_measured = trained.rank and shown and not trained.needs_plain
+    if is_measured:
+        with torch.no_grad():
+            groups = [example.load(trained.lm, frames) for example in shown]
+            with only(trained.lm.model, []) as base:
+                before = _margins(base, groups)
+            wanted = _margins(trained.lm.model, groups) - before
+    lm = trained.merged()
+    save_checkpoint(lm, run / "model")
+    if is_measured:
+        kept = []
+        for dtype in dict.fromkeys([trained.dtype, torch.bfloat16]):
+            margins = _margins(lm.model.to(dtype), groups) - before
+            share = float(margins @ wanted / wanted.square().sum().clamp(min=1e-12))
+            kept.append(f"{share:.1%} in {str(dtype).removeprefix('torch.')}")
+        session.log(
+            f"training: model/ is merged; of the margin of {len(wanted)} pairs it keeps {', '.join(kept)}"
+        )
 
 
-def trained_models(context: Context) -> dict[str, Path]:
-    """Name to checkpoint of every model that a run trained: the baselines, then `tempo`, the method."""
-    folders = {name: f"baselines/{name}" for name in context.config.training.baselines}
-    folders["tempo"] = "train"
-    done = {name: sorted(context.directory.glob(f"{path}/*/done.json")) for name, path in folders.items()}
-    return {name: paths[-1].parent / "model" for name, paths in done.items() if paths}
+@torch.no_grad()
+def _margins(model: Any, groups: Sequence[Group]) -> Tensor:
+    """Log-probability of the chosen minus that of each rejected answer, of all groups."""
+    rows = [[answer.double().sum() for answer in packed_log_probs(model, [group])[0]] for group in groups]
+    return torch.stack([chosen - rejected for chosen, *others in rows for rejected in others]).cpu()
+
+
+def trained_models(context: Context) -> dict[str, TrainedModel]:
+    """Name to model of everything that a run trained: the baselines, then `tempo`, the method."""
+    models = {}
+    for name, (phases, folder, adapter) in _sequences(context).items():
+        trained = TrainedModel(context.config.model, adapter)
+        for number, phase in enumerate(phases, 1):
+            target = folder / f"{number:02d}-{phase.name}"
+            if (target / "done.json").exists():
+                trained.finish_phase(phase, target)
+        if trained.rank or trained.base != context.config.model.path:
+            models[name] = trained
+    return dict(sorted(models.items(), key=lambda item: item[0] == "tempo"))

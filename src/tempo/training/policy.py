@@ -6,7 +6,7 @@ import contextlib
 import copy
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,10 +18,10 @@ from tempo.config import DpoPhase, PhaseConfig
 from tempo.config.running import Part
 from tempo.core.files import append_jsonl, read_jsonl
 from tempo.core.hashing import hash_checkpoint, hash_text
-from tempo.model.chat import VideoLM
 from tempo.model.features import FeatureStore, hash_tensors
 from tempo.model.loading import resolve_model_path
 from tempo.model.prefix import Group, encode_videos, language_model, packed_log_probs
+from tempo.training.adapters import NEWEST, STACK, add_adapter, only, remove_adapters
 
 #: Per group and continuation, token log-probabilities [num_scored].
 LogProbs = list[list[Tensor]]
@@ -43,6 +43,7 @@ class Policy(nn.Module):
         model: Any,
         phase: PhaseConfig,
         *,
+        dtype: torch.dtype,
         store: ReferenceStore | None = None,
         features: FeatureStore | None = None,
     ) -> None:
@@ -51,19 +52,19 @@ class Policy(nn.Module):
         self._store = store
         self._features = features
         #: The dtype of matrix products.
-        self.dtype = model.dtype
-        #: The reference, unless it is the model without its adapter, stored, or not needed.
+        self.dtype = dtype
+        #: The reference, unless it is the model without its newest adapter, stored, or not needed.
         self.frozen_copy: Any = None
+        self.model = model
         if phase.lora_rank:
-            self.model = _add_lora(model, phase)
+            _add_lora(model, phase)
         else:
-            self.model = unfreeze(model, phase)
+            unfreeze(model, phase)
             if isinstance(phase, DpoPhase) and store is None:
                 # With the same dtypes as the policy, so that both compute alike.
                 self.frozen_copy = copy.deepcopy(model).requires_grad_(False)
         if phase.gradient_checkpointing:
-            inner = self.model.get_base_model() if phase.lora_rank else self.model
-            inner.gradient_checkpointing_enable({"use_reentrant": False})
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
         # Dropout is off, because policy and reference would draw different masks. The dropout of the LoRA is
         # not in the reference. Gradient checkpointing needs its modules in training mode.
         self.model.eval()
@@ -96,7 +97,7 @@ class Policy(nn.Module):
             if self.frozen_copy is not None:
                 yield self.frozen_copy
             else:
-                with self.model.disable_adapter():
+                with only(self.model, [STACK]):
                     yield self.model
 
     def forward(self, row: Sequence[Group]) -> tuple[LogProbs, LogProbs]:
@@ -121,22 +122,6 @@ class Policy(nn.Module):
                     reference = packed_log_probs(model, row, video_features=shared)
             return packed_log_probs(self.model, row, video_features=features), reference
 
-    def merged(self, full_model: Any = None, trained: Mapping[str, Tensor] | None = None) -> Any:
-        """The plain model with the trained weights, adapters merged.
-
-        For weights that are quantized or sharded, `full_model` is the plain model that they were made from,
-        and `trained` holds the full trained weights, named as in this model.
-        """
-        has_lora, model = bool(self._phase.lora_rank), self.model
-        if full_model is not None:
-            model = _add_lora(full_model, self._phase) if has_lora else full_model
-            unknown = model.load_state_dict(trained, strict=False).unexpected_keys
-            assert not unknown, f"the full model has no {unknown[:3]}"
-        model = model.merge_and_unload() if has_lora else model
-        if self._phase.gradient_checkpointing:
-            model.gradient_checkpointing_disable()
-        return model.to(self.dtype).requires_grad_(True).eval()
-
 
 def parts(model: Any) -> dict[str, str]:
     """Name of each parameter to the part of the model that it belongs to (`Part`)."""
@@ -158,29 +143,28 @@ def _chosen(model: Any, phase: PhaseConfig) -> set[str]:
     return {name for name, part in found.items() if part in phase.train}
 
 
-def unfreeze(model: Any, phase: PhaseConfig) -> Any:
-    """Makes the parts of a full-weight phase trainable, in float32, and freezes the others."""
+def unfreeze(model: Any, phase: PhaseConfig) -> None:
+    """Merges the stack, makes the parts of a full-weight phase trainable, in float32, freezes the others."""
     chosen = _chosen(model, phase)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)
         if name in chosen:
             # A half-precision weight cannot represent the step of a small learning rate.
             parameter.data = parameter.data.float()
-    return model
+    remove_adapters(model, merge=True)
 
 
-def _add_lora(model: Any, phase: PhaseConfig) -> Any:
+def _add_lora(model: Any, phase: PhaseConfig) -> None:
     """LoRA on the linear layers of the parts that a phase trains, but not on the head."""
-    from peft import LoraConfig, get_peft_model
-
     chosen, head = _chosen(model, phase), model.get_output_embeddings()
     names = [
-        name
+        name.removesuffix(".base_layer")
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and f"{name}.weight" in chosen and module is not head
+        if isinstance(module, nn.Linear) and ".lora_" not in name and module is not head
+        if f"{name}.weight" in chosen
     ]
     options = {"r": phase.lora_rank, "lora_alpha": phase.lora_alpha, "lora_dropout": phase.lora_dropout}
-    return get_peft_model(model, LoraConfig(**options, target_modules=names))
+    add_adapter(model, NEWEST, **options, target_modules=names)
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> Any:
@@ -227,9 +211,20 @@ def group_key(group: Group) -> str:
     return str(digest.hexdigest()[:32])
 
 
-def model_key(lm: VideoLM, path: str | Path) -> str:
-    """A hash of a checkpoint as it was loaded: of its files in a directory, of name and commit on a hub."""
-    directory, model = Path(resolve_model_path(str(path))), lm.model
+def model_key(model: Any, path: str | Path, *, adapters: Sequence[str] = ()) -> str:
+    """A hash of a checkpoint as it was loaded, and of its adapters with these names.
+
+    The checkpoint's part is of its files in a directory, or of name and commit on a hub.
+    """
+    directory = Path(resolve_model_path(str(path)))
     source = hash_checkpoint(directory) if directory.is_dir() else [str(path), model.config._commit_hash]
     is_quantized = bool(getattr(model, "is_quantized", False))
-    return hash_text(json.dumps([transformers.__version__, source, str(model.dtype), is_quantized]))
+    weights = ((n, p) for n, p in model.named_parameters() if any(f".{name}." in n for name in adapters))
+    facts = [
+        transformers.__version__,
+        source,
+        str(model.dtype),
+        is_quantized,
+        hash_tensors(weights).hexdigest(),
+    ]
+    return hash_text(json.dumps(facts))
