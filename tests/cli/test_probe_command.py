@@ -50,7 +50,7 @@ def test_figures_chart_and_descriptions_are_written_and_can_be_scored_again(temp
         (("--set", "frames.fps=-1"), "frames.fps"),
         (("--set", "model.device=gpu"), "model.device"),
         (("--set", "clips.min_clips=2"), "--set clips: a probe uses only"),
-        (("--text", "absent.jsonl"), "--text absent.jsonl cannot be read"),
+        (("--text", "absent.jsonl"), "--text: absent.jsonl cannot be read"),
     ],
 )
 def test_bad_options_are_one_message_before_any_model_is_loaded(
@@ -74,7 +74,7 @@ def test_a_missing_model_or_folder_is_named(tempo, films, tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ('{"id": "a"}\n', "line 1 is "),
+        ('{"id": "a"}\n', "line 1: text: Field required"),
         ('{"id": "a", "text": " "}\n', "the text of 'a' is empty"),
         ('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n', "2 rows for 1 videos"),
     ],

@@ -159,6 +159,7 @@ def test_phases_of_all_weights_start_from_the_merged_stack(directory, dtype):
     assert {tensor.shape[0] for name, tensor in weights.items() if "lora_A" in name} == {4}
     assert {tensor.dtype for tensor in weights.values()} == {getattr(torch, dtype)}
     config = json.loads((directory / "adapter" / "adapter_config.json").read_text())
+    assert config["target_modules"] == sorted(config["target_modules"])
     assert config["base_model_name_or_path"] == str(directory / "train" / "02-all" / "model")
 
 

@@ -8,6 +8,7 @@ the stack is a PEFT adapter. It is merged once, in float32, when a plain model i
 from __future__ import annotations
 
 import contextlib
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tempo.config import ModelConfig, PhaseConfig
-from tempo.core.files import replace_directory
+from tempo.core.files import replace_directory, write_json
 from tempo.engine.ranks import pick_device, shards_weights
 from tempo.model.chat import VideoLM
 from tempo.model.loading import load_model, pick_dtype, resolve_model_path
@@ -128,6 +129,9 @@ class TrainedModel:
         }
         with replace_directory(self.adapter) as directory:
             config.save_pretrained(directory)
+            # PEFT writes a set, whose order differs from process to process.
+            file = directory / "adapter_config.json"
+            write_json(file, json.loads(file.read_text()) | {"target_modules": sorted(stack)})
             save_file(tensors, directory / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
