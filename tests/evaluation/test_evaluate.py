@@ -75,7 +75,7 @@ def test_a_letter_is_scored_without_its_end_of_turn_after_a_question_that_lists_
 def test_more_options_than_letters_are_refused(lm):
     (sample, *_) = benchmark.story_samples(STORY, seed=0, number=0)
     sample = sample.model_copy(update={"options": tuple(map(str, range(27)))})
-    with pytest.raises(ValueError, match="27 options; scoring 'letter' takes at most 26"):
+    with pytest.raises(ValueError, match="27 options; scoring 'letter' supports at most 26"):
         scores(lm, [sample], scoring="letter")
 
 

@@ -126,7 +126,7 @@ def test_rows_share_phases_and_pairs_and_true_pairs_follow_the_scripts(study):
 def test_a_row_that_fails_is_named_and_ends_the_other_seeds(study, capfd):
     folder = study[0]
     (folder / "failing.toml").write_text(STUDY + FAILING)
-    with pytest.raises(ValueError, match="empty, seed 3: no pair to train on"):
+    with pytest.raises(ValueError, match="empty, seed 3: there are no pairs to train on"):
         run_study(folder / "failing.toml", folder / "out", seeds=[3, 4], num_workers=2, command="again")
     # The rows that were done stay done.
     assert "seed 3" not in capfd.readouterr().out

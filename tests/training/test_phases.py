@@ -54,7 +54,7 @@ def test_phases_without_data_are_skipped_with_a_message(directory):
     logged = []
     assert list(train(directory, phase("none", 8), phase("easy", 16), log=logged.append)) == ["02-easy"]
     assert logged[:1] == ["training: phase 'none' is skipped: no pair has its levels and kinds"]
-    with pytest.raises(ValueError, match=r"no pair to train on\. `tempo status`"):
+    with pytest.raises(ValueError, match=r"there are no pairs to train on\. `tempo status`"):
         train(directory, phase("none", 8))
 
 

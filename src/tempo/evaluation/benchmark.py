@@ -17,12 +17,12 @@ from tempo.core.records import Frozen, Outcome, Sample
 from tempo.core.statistics import share_interval
 from tempo.video.find import find_on_disk
 
-#: Aspects that a single frame answers; all others need time.
+#: Aspects that can be answered from a single frame; all others are temporal.
 STATIC_ASPECTS = ("static",)
 
 
 class Score(Frozen):
-    """A share of right answers (None without samples), its number of samples, and its 95 % interval."""
+    """A share of correct answers (None without samples), its number of samples, and its 95 % interval."""
 
     accuracy: float | None
     num_samples: int
@@ -30,7 +30,7 @@ class Score(Frozen):
 
 
 class EvaluationReport(Score):
-    """Accuracies of one model on a benchmark; its own three fields are those of all temporal aspects.
+    """Accuracies of one model on a benchmark; the inherited fields are for all temporal aspects.
 
     Groups of conflicting videos are scored as in Vinoground (arXiv 2410.02763). `text_score` is the share of
     groups in which every video gives its own caption the highest likelihood, `video_score` the share in which
@@ -49,7 +49,7 @@ def read_samples(path: Path, *, max_bad_share: float = MAX_BAD_SHARE) -> UserFil
     """The samples of a benchmark file, in order.
 
     A row is bad if it is not a valid sample, its id occurred before, its video does not exist, or the samples
-    of its group do not fit together. A warning names the bad rows; raises ValueError if they are more than
+    of its group are inconsistent. A warning names the bad rows; raises ValueError if they are more than
     `max_bad_share`.
     """
     ids = set[str]()
@@ -82,7 +82,7 @@ def score_outcomes(
 ) -> EvaluationReport:
     """The accuracies of a model, from its outcomes in any order and the samples, which name the videos.
 
-    Intervals come from resampling videos by `seed`, since questions about one video are not independent.
+    Intervals come from resampling videos with `seed`, since questions about one video are not independent.
     """
     videos = {sample.id: sample.video for sample in samples}
     draws = derive_seed(seed, "evaluation", "bootstrap")
@@ -103,7 +103,7 @@ def score_outcomes(
     names = sorted({outcome.group for outcome in outcomes} - {""})
     groups = [[outcome for outcome in outcomes if outcome.group == name] for name in names]
     is_text_right = [all(row.is_right for row in rows) for rows in groups]
-    # Whether no other video of the group makes the caption of a video as likely.
+    # Whether each caption is more likely with its own video than with any other video of the group.
     is_video_right = [
         all(a.log_likelihoods[a.answer] > b.log_likelihoods[a.answer] for a, b in permutations(rows, 2))
         for rows in groups
@@ -123,7 +123,7 @@ def score_outcomes(
 
 
 def _clusters(groups: Sequence[set[str]]) -> list[str]:
-    """A name for each group of videos; groups that are linked by common videos have the same one."""
+    """A name for each group of videos; groups that are linked by common videos share a name."""
     from scipy.cluster.hierarchy import DisjointSet
 
     linked = DisjointSet(set().union(*groups))

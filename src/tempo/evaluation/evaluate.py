@@ -1,4 +1,4 @@
-"""Evaluates models on a benchmark: questions about a video share one prefix, the likeliest option wins."""
+"""Evaluates models on a benchmark: questions about a video share one prefix, the most likely option wins."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def ask(
     """One outcome per sample, in order; all samples are about one video and share one vision pass.
 
     `frames` uint8 [T, H, W, 3], `fps` and `seconds` are those of a Prefix; `max_tokens` is as in `log_probs`.
-    Log-likelihoods are in nats, rounded to four decimals: sums or means over all tokens of an option, its end
-    of turn included, or those of its letter.
+    Log-likelihoods are in nats, rounded to four decimals: sums or means over all tokens of an option and
+    its end of turn, or sums over those of its letter.
     """
     rows = [row for sample in samples for row in _options(sample, scoring)]
     prefix = Prefix(frames, "", fps=fps, seconds=seconds)
@@ -93,7 +93,7 @@ def _options(sample: Sample, scoring: Scoring) -> list[Continuation]:
     if scoring != "letter":
         return [Continuation(option, sample.question) for option in sample.options]
     if len(sample.options) > len(LETTERS):
-        found = f"{len(sample.options)} options; scoring 'letter' takes at most {len(LETTERS)}"
+        found = f"{len(sample.options)} options; scoring 'letter' supports at most {len(LETTERS)}"
         raise ValueError(f"{sample.id} has {found}. Set evaluation.scoring = 'mean'")
     lines = (f"{letter}. {option}" for letter, option in zip(LETTERS, sample.options, strict=False))
     question = "\n".join([sample.question, *lines, "Answer with the letter of the right option."])
@@ -101,7 +101,7 @@ def _options(sample: Sample, scoring: Scoring) -> list[Continuation]:
 
 
 def _letter_length(model: VideoLM, rows: Sequence[Continuation]) -> int:
-    """The number of tokens up to the one in which letters differ: no end of turn, which others may follow."""
+    """The number of tokens up to the one in which letters differ; the end of turn is not scored."""
     answers = model.group(Prefix(None, ""), rows).continuations
     columns = zip(*(answer.token_ids[answer.num_context :] for answer in answers), strict=False)
     return next(number for number, column in enumerate(columns, 1) if len({*column}) > 1)
@@ -123,7 +123,7 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
     videos, wanted = _by_video(samples), {sample.id for sample in samples}
     models = {"base": TrainedModel(context.config.model, Path()), **trained_models(context)}
     for name, model in models.items():
-        # Samples that are in the file are not asked again.
+        # Samples that are already in the file are not scored again.
         table = f"evaluation/{name}"
         known = {outcome.id for outcome in store.read(table, Outcome)}
         unfinished = [rows for rows in videos if any(sample.id not in known for sample in rows)]
@@ -136,7 +136,7 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
                 found = ask(lm, missing, frames.images, **times, scoring=scoring, max_tokens=max_tokens)
                 store.append(table, found)
                 progress(name, number, len(videos))
-            # The next model needs the memory.
+            # Frees the memory for the next model.
             del lm
         outcomes = [outcome for outcome in store.read(table, Outcome) if outcome.id in wanted]
         report = score_outcomes(outcomes, samples, seed=context.config.run.seed)
@@ -153,7 +153,7 @@ def benchmark_path(context: Context) -> Path | None:
 
 
 def benchmark_frames(context: Context, path: Path) -> Frames:
-    """The frames of a benchmark's video, from the frame store of the run, where they are added if absent.
+    """The frames of a benchmark's video, from the frame store of the run, to which they are added if missing.
 
     Raises ValueError that names a video which cannot be read, because accuracies count all samples.
     """

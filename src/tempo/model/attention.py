@@ -6,9 +6,9 @@ causally to itself. Each continuation attends to its prefix and causally to itse
 padded with zeros, which the model receives as its `attention_mask`. transformers passes a 4-d mask to the
 attention function unchanged, so the layout reaches every layer of every family without changes to its code.
 
-Some families add rules of their own: sliding windows, frames whose tokens attend to each other both ways.
-`make_masks` lets the family state them, as it does for generation. Layers with such a rule get the mask of
-the whole row instead of the layout.
+Some families have additional rules: sliding windows, or frames whose tokens attend to each other in both
+directions. `make_masks` calls the family's own code for masks, as generation does. Layers with such a rule
+get a mask of the whole row instead of the layout.
 
     L: tokens of the row   P: tokens of one prefix   A: tokens of all its continuations
     H: heads   D: head size
@@ -24,10 +24,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: The `attn_implementation` under which transformers knows `shared_prefix_attention`.
+#: The name (`attn_implementation`) of `shared_prefix_attention` in transformers.
 NAME = "shared_prefix"
 
-#: The layout of the row whose masks are being made; None: masks are made for plain batches.
+#: The layout of the row whose masks are being made; None while masks are made for plain batches.
 _LAYOUT: ContextVar[Tensor | None] = ContextVar("layout", default=None)
 
 
@@ -43,16 +43,16 @@ def segments_of(layout: Tensor) -> list[tuple[int, ...]]:
 
 
 def is_layout(mask: Tensor | None) -> bool:
-    """Whether a mask is a layout. A prepared mask, also 4-d, is boolean or of floating point."""
+    """Whether a mask is a layout. A prepared 4-d mask is boolean or floating-point."""
     return mask is not None and mask.ndim == 4 and mask.dtype == torch.int64
 
 
 def make_masks(
     model: Any, layout: Tensor, *, device: torch.device, token_types: Mapping[str, Tensor]
 ) -> Tensor | dict[str, Tensor]:
-    """What a model without a PEFT wrapper takes as `attention_mask` for a row: the layout, or its masks.
+    """The `attention_mask` of a row for a model without a PEFT wrapper: the layout, or masks for it.
 
-    Masks are a dict by type of layer if the types differ. Layers without attention get the layout too.
+    Masks are a dict by type of layer if the types differ. Layers without attention also get the layout.
     `token_types` are the row's inputs with one entry per token.
     """
     from transformers.masking_utils import create_masks_for_generate
@@ -86,10 +86,10 @@ def shared_prefix_mask(
     local_size: int | None = None,
     **kwargs: Any,
 ) -> Tensor | None:
-    """The mask of a type of layer for the row of `make_masks`: its layout, or boolean [1, 1, L, L].
+    """The mask of one type of layer for the row of `make_masks`: its layout, or boolean [1, 1, L, L].
 
     `mask_function` is the family's rule: which key each query attends to in a plain sequence, by index.
-    Without a row this is transformers' mask for SDPA.
+    Without a row, this returns transformers' mask for SDPA.
     """
     from transformers.masking_utils import sdpa_mask
 
@@ -100,7 +100,7 @@ def shared_prefix_mask(
     longest = max(prefix + max(answers, default=0) for prefix, *answers in segments_of(layout))
     if allow_is_causal_skip and (local_size is None or longest <= local_size):
         return layout
-    # Each token's index in a plain sequence of prefix and own continuation that starts where the prefix does.
+    # Each token's index in a plain sequence of its prefix and continuation that starts with the prefix.
     index, segment, owner = list[int](), list[int](), list[int]()
     for number, (prefix, *answers) in enumerate(segments_of(layout)):
         start = len(index)

@@ -1,6 +1,6 @@
 """Loading a Hugging Face video-language checkpoint: path, device, processor, weights.
 
-Nothing heavy is imported before it is needed, so a wrong path is an error within milliseconds.
+Heavy libraries are imported only when they are needed, so a wrong path fails within milliseconds.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def load_model(
     package. `device` is a torch device; "auto" is a GPU if there is one, and "meta" only checks that the
     checkpoint can be loaded. `dtype` "auto" is bfloat16 on a GPU, else float32. `quantization` "4bit" needs
     bitsandbytes. `trust_remote_code` runs code that comes with the checkpoint. Raises ValueError if the
-    checkpoint cannot be loaded, its weights are not those of its family, or its family is not supported.
+    checkpoint cannot be loaded, its weights do not match its family, or its family is not supported.
     """
-    # The processor first: its loading repairs torchvision, which transformers imports.
+    # The processor is loaded first, because this repairs torchvision, which transformers imports.
     processor = load_processor(path, trust_remote_code=trust_remote_code)
     from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
     from transformers.utils import logging
@@ -49,18 +49,18 @@ def load_model(
     from tempo.model.chat import VideoLM
     from tempo.model.support import prepare, use_shared_prefix
 
-    # Its progress bar for every checkpoint would hide the progress of the run.
+    # A progress bar for every checkpoint would hide the progress of the run.
     logging.disable_progress_bar()
-    place = pick_device(device)
+    torch_device = pick_device(device)
     options: dict[str, Any] = {
-        "dtype": pick_dtype(dtype, place),
+        "dtype": pick_dtype(dtype, torch_device),
         "trust_remote_code": trust_remote_code,
-        # Missing weights would be random. `_check_keys` names them all.
+        # Missing weights would be random; `_check_keys` raises an error for them.
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,
     }
-    if quantization == "4bit" or place.type == "meta":
-        options["device_map"] = {"": place}
+    if quantization == "4bit" or torch_device.type == "meta":
+        options["device_map"] = {"": torch_device}
     with _named_errors(path):
         if quantization == "4bit":
             options["quantization_config"] = BitsAndBytesConfig(
@@ -69,13 +69,13 @@ def load_model(
         name = resolve_model_path(path)
         config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
         if hasattr(config, "thinker_config"):
-            # Qwen Omni: the part that reads videos and writes text.
+            # Qwen Omni: only the part that takes videos and generates text.
             options |= {"config": config.thinker_config, "key_mapping": {r"^thinker\.": ""}}
         model, found = AutoModelForImageTextToText.from_pretrained(name, **options)
     _check_keys(path, found)
-    # bitsandbytes has placed quantized weights already, and does not allow moving them.
-    lm = VideoLM((model if quantization == "4bit" else model.to(place)).eval(), processor)
-    if name in _CHECKED or place.type == "meta":
+    # bitsandbytes has already placed quantized weights, and does not allow moving them.
+    lm = VideoLM((model if quantization == "4bit" else model.to(torch_device)).eval(), processor)
+    if name in _CHECKED or torch_device.type == "meta":
         use_shared_prefix(lm.model)
     else:
         prepare(lm)
@@ -101,7 +101,7 @@ def load_processor(path: str | Path, *, trust_remote_code: bool = False) -> Any:
 
 def _check_keys(path: str | Path, found: dict[str, Any]) -> None:
     """Raises ValueError that names weights which the checkpoint lacks, or which its family does not have."""
-    # The parts of Qwen Omni that speak.
+    # Qwen Omni's parts for speech.
     known = ("talker.", "token2wav.", "code2wav.")
     kinds = {"missing_keys": "missing", "unexpected_keys": "unknown", "mismatched_keys": "of another shape"}
     faults = []
@@ -112,13 +112,13 @@ def _check_keys(path: str | Path, found: dict[str, Any]) -> None:
             faults.append(f"{len(names)} are {words} ({', '.join(names[:3])}{', ...' * (len(names) > 3)})")
     if faults:
         raise ValueError(
-            f"model.path {str(path)!r}: its weights do not fit the family in its config.json: "
-            f"{'; '.join(faults)}. Use a checkpoint as `save_pretrained` writes it"
+            f"model.path {str(path)!r}: its weights do not match the family in its config.json: "
+            f"{'; '.join(faults)}. Use a checkpoint written by `save_pretrained`"
         )
 
 
 def read_config(path: str | Path, *, trust_remote_code: bool = False) -> Any:
-    """The configuration of a checkpoint: of that part of it which reads videos and writes text."""
+    """The configuration of a checkpoint, or of the part that takes videos and generates text."""
     from transformers import AutoConfig
 
     with _named_errors(path):
@@ -153,7 +153,7 @@ def embedded_path() -> Path:
 
 
 def check_model_path(path: str | Path) -> None:
-    """Raises ValueError if `path` is neither a checkpoint directory nor like a hub name (`owner/name`)."""
+    """Raises ValueError if `path` is not a checkpoint directory and not like a hub name (`owner/name`)."""
     name, local = str(path), Path(resolve_model_path(path))
     is_hub_name = not local.exists() and name.count("/") == 1 and not name.startswith((".", "/", "~"))
     if not (is_hub_name or (local / "config.json").exists()):

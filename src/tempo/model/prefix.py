@@ -1,6 +1,6 @@
 """Log-probabilities of several continuations that share one prefix of video and prompt.
 
-They take one vision pass and one pass over the prefix, and the head runs on the answer tokens only. The
+They take one vision pass and one pass over the prefix, and the head runs only on the answer tokens. The
 values equal those of one full sequence per continuation (`tempo.model.support.duplicated_log_probs`).
 
     L: tokens of the packed row   S: scored tokens   V: vocabulary   C: hidden size
@@ -25,13 +25,13 @@ from tempo.model.attention import make_layout, make_masks
 #: vocabulary of 152k in bfloat16 they take about 0.16 GB, and each of the two float32 copies twice that.
 HEAD_CHUNK = 512
 
-#: Tokens of a packed row, by default.
+#: Default maximum number of tokens of a packed row.
 MAX_TOKENS = 16384
 
 
 @dataclass(frozen=True)
 class ContinuationTokens:
-    """Tokens after a prefix. The first `num_context` of them (a question) are read but not scored."""
+    """Tokens after a prefix. The first `num_context` of them (a question) are context and not scored."""
 
     token_ids: tuple[int, ...]
     num_context: int = 0
@@ -56,7 +56,7 @@ class Group:
 
 
 def split_group(group: Group, *, max_tokens: int) -> list[Group]:
-    """Groups with the same prefix, in order, each of at most `max_tokens` tokens or one continuation."""
+    """Groups with the same prefix, in order, each with at most `max_tokens` tokens or one continuation."""
     prefix, *sizes = group.lengths
     parts: list[list[ContinuationTokens]] = []
     free = 0
@@ -80,12 +80,12 @@ def inner_model(model: Any) -> Any:
 
 
 def language_model(model: Any) -> Any:
-    """The language model inside, whatever its family calls it (`language_model`, `text_model`)."""
+    """The inner language model, whose name depends on the family (`language_model`, `text_model`)."""
     return inner_model(model).get_decoder()
 
 
 #: The key under which a family's processor returns pixels, the modality, and the method that encodes them.
-#: Families that treat a video as many images have only the second.
+#: Families that treat a video as many images have only the second entry.
 _VISION_INPUTS = (
     ("pixel_values_videos", "video", "get_video_features"),
     ("pixel_values", "image", "get_image_features"),
@@ -98,7 +98,7 @@ _STACKABLE = {
     "video_position_ids", "num_frames_per_video",
 }  # fmt: skip
 
-#: VideoLLaMA3's mask of the visual tokens to keep; it drops those that repeat the frame before.
+#: VideoLLaMA3's mask of the visual tokens to keep; it drops tokens that repeat the previous frame.
 _COMPRESSION = "video_compression_mask"
 
 
@@ -106,14 +106,14 @@ def encode_videos(model: Any, groups: Sequence[Group]) -> dict[str, Any] | None:
     """The vision tower's output for the videos of the groups, in order; None if no group has a video.
 
     Takes one pass for all groups if their pixels can be stacked, else one pass per group. Pass the result to
-    `packed_log_probs`; if the tower is frozen, it serves policy and reference alike.
+    `packed_log_probs`; if the tower is frozen, policy and reference can share it.
     """
     core = inner_model(model)
     device = core.get_input_embeddings().weight.device
     for pixels, modality, method in _VISION_INPUTS:
         calls = [group.inputs for group in groups if pixels in group.inputs]
         if calls:
-            # Perception LM encodes videos as images too.
+            # Perception LM also encodes videos as images.
             encode = getattr(core, method, core.get_image_features)
             names = [pixels, *(name for name in inspect.signature(encode).parameters if name in calls[0])]
             batches = [{name: call[name].to(device) for name in names} for call in calls]
@@ -129,7 +129,7 @@ def packed_log_probs(
 ) -> list[list[Tensor]]:
     """Log-probabilities of the scored tokens: per group and continuation a float32 tensor [num_scored].
 
-    `video_features` is the result of `encode_videos` for the same groups; it is computed here if absent.
+    `video_features` is the result of `encode_videos` for the same groups; it is computed here if None.
     """
     if video_features is None:
         video_features = encode_videos(model, groups)
@@ -183,7 +183,7 @@ def _head_log_probs(model: Any, hidden_SC: Tensor, target_S: Tensor) -> Tensor:
 
 
 class _Hidden:
-    """Stands in for the output of a model's body: hidden states [1, S, C], and None for all else."""
+    """Replaces the output of a model's body: hidden states [1, S, C], and None for everything else."""
 
     def __init__(self, hidden_SC: Tensor) -> None:
         self.last_hidden_state = hidden_SC[None]
@@ -196,9 +196,9 @@ class _Hidden:
 
 
 def _logits(model: Any, hidden_SC: Tensor) -> Tensor:
-    """Logits [S, V] of hidden states: the family's own forward pass, whose body returns what it is given.
+    """Logits [S, V] of hidden states, from the family's own forward pass with its body replaced.
 
-    So whatever a family does after its head (caps, scales, multipliers) is done here too.
+    So everything that a family applies after its head (caps, scales, multipliers) is applied here too.
     """
     body = model.model
     replaced = body.__dict__.get("forward")
@@ -212,7 +212,7 @@ def _logits(model: Any, hidden_SC: Tensor) -> Tensor:
 
 
 def token_types(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inputs [1, P] with one entry per token beside the ids: types of tokens, 0 for text."""
+    """The inputs [1, P] with one entry per token, except ids and mask: token types, 0 for text."""
     shape = inputs["input_ids"].shape
     others = ("input_ids", "attention_mask")
     return {name: value for name, value in inputs.items() if value.shape == shape and name not in others}
@@ -230,10 +230,10 @@ def _pack_types(groups: Sequence[Group]) -> dict[str, Tensor]:
 
 
 def _pack_positions(core: Any, group: Group) -> Tensor:
-    """Positions of a group's tokens; each continuation has those it would have alone after the prefix.
+    """Positions of a group's tokens; each continuation has those of a text directly after the prefix.
 
-    The family's own `get_rope_index` gives them, [3, 1, L] for M-RoPE, for the prefix followed by the longest
-    continuation; a shorter continuation has the first of these. Families without it count from 0, [1, L].
+    The family's own `get_rope_index` computes them, [3, 1, L] for M-RoPE, for the prefix followed by the
+    longest continuation; shorter ones have the first of these. Families without it count from 0, [1, L].
     """
     prefix, *answers = group.lengths
     longest = max(answers, default=0)
@@ -242,7 +242,7 @@ def _pack_positions(core: Any, group: Group) -> Tensor:
         names = inspect.signature(core.get_rope_index).parameters
         filler = torch.tensor([group.continuations[0].token_ids[:1]])
         inputs = dict(group.inputs)
-        # Positions depend only on the token types. Continuations are text, so any text token will do.
+        # Positions depend only on the token types. Continuations are text, so any text token works.
         inputs["input_ids"] = torch.cat([inputs["input_ids"], filler.expand(1, longest)], dim=1)
         inputs |= {name: F.pad(types, (0, longest)) for name, types in token_types(group.inputs).items()}
         inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])

@@ -1,9 +1,9 @@
 """Recurrent token mixers over packed rows: gated delta nets, Mamba-2, short convolutions.
 
 A recurrent mixer reads tokens in order and keeps a state, so in a packed row the second continuation would
-continue the first. `branch_mixers` makes each mixer read a row with a layout (`tempo.model.attention`) in two
-passes: the prefix, then all its continuations as one batch that starts from the prefix's state. This happens
-inside the mixer's own forward pass, so that gradient checkpointing and adapters work as always.
+continue the first. `branch_mixers` makes each mixer process a row with a layout (`tempo.model.attention`) in
+two passes: the prefix, then all its continuations as one batch that starts from the prefix's state. This
+happens inside the mixer's own forward pass, so that gradient checkpointing and adapters still work.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from torch import Tensor, nn
 
 from tempo.model.attention import is_layout, segments_of
 
-#: The types of layers that hold a recurrent mixer, as in a configuration's `layer_types`.
+#: The types of layers that have a recurrent mixer, as in a configuration's `layer_types`.
 KINDS = {"linear_attention", "conv"}
 
-#: What mixers call their cache.
+#: The names of the parameter that takes a mixer's cache.
 _CACHES = ("cache_params", "past_key_values")
 
 
 class _State:
-    """The part of transformers' Cache that one mixer uses. Nothing is written in place: gradients flow."""
+    """The part of transformers' Cache that one mixer uses. It is never written in place: gradients flow."""
 
     def __init__(self, conv: dict[int, Tensor], recurrent: dict[int, Tensor]) -> None:
         self.conv, self.recurrent = conv, recurrent
 
     def repeat(self, times: int) -> _State:
-        """A state for a batch of `times` rows that all start here."""
+        """A state for a batch of `times` rows that all start from this state."""
         states = (self.conv, self.recurrent)
         return _State(*({i: s.expand(times, *s.shape[1:]) for i, s in state.items()} for state in states))
 
@@ -42,7 +42,7 @@ class _State:
         return self.recurrent.get(state_idx)
 
     def is_recording_past(self, layer_idx: int) -> bool:
-        # Else a single token takes a path that writes in place.
+        # Otherwise a single token takes a path that writes in place.
         return True
 
     def update_conv_state(
@@ -61,7 +61,7 @@ class _State:
 
 
 class _Branched(nn.Module):
-    """Added to the class of a mixer, in front of its own class."""
+    """A mixin that is placed before a mixer's own class."""
 
     def forward(
         self, hidden_states: Tensor, *args: Any, attention_mask: Tensor | None = None, **kwargs: Any
@@ -79,7 +79,7 @@ class _Branched(nn.Module):
             state = _State({}, {})
             outputs.append(read(next(rows), **kwargs | {cache: state}))
             if answers:
-                # At least two tokens: mixers decode a single one by another formula.
+                # At least two tokens, because mixers decode a single token with a different formula.
                 longest = max(2, *answers)
                 batch = torch.cat([F.pad(next(rows), (0, 0, 0, longest - n)) for n in answers])
                 output = read(batch, **kwargs | {cache: state.repeat(len(answers))})
@@ -88,9 +88,9 @@ class _Branched(nn.Module):
 
 
 def branch_mixers(text_model: Any) -> None:
-    """Makes the recurrent mixers of a language model read rows with a layout; others are left as they are.
+    """Makes the recurrent mixers of a language model support rows with a layout; other layers do not change.
 
-    Raises ValueError that names a layer whose mixer cannot be found.
+    Raises ValueError that names the type of a layer whose mixer is not found.
     """
     kinds = getattr(text_model.config, "layer_types", None) or []
     for layer, kind in zip(text_model.layers, kinds, strict=False):
@@ -99,7 +99,7 @@ def branch_mixers(text_model: Any) -> None:
             if len(mixers) != 1:
                 raise ValueError(f"the recurrent part of its {kind} layers was not found")
             own = type(mixers[0])
-            # The class and not the object's `forward`, which a copy of the model would share.
+            # The class is replaced, because a copy of the model would share the object's `forward`.
             mixers[0].__class__ = type(own.__name__, (_Branched, own), {})
 
 

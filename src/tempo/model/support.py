@@ -1,7 +1,7 @@
-"""Shared-prefix attention in a loaded model: which models support it, and a check of its numbers.
+"""Shared-prefix attention in a loaded model: which models support it, and a numerical check.
 
 The self-check compares it with the duplicated form, one full sequence and one vision pass per continuation,
-which the model computes before anything in it is changed.
+which is computed before the model is changed.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from tempo.model.prefix import (
     token_types,
 )
 
-#: The types of layers that packed rows serve. Unknown types are refused: their masks are not known.
+#: The types of layers that packed rows support. Others are refused: their masks are unknown.
 _SUPPORTED = {"full_attention", "sliding_attention", *recurrent.KINDS}
 
-#: Largest result of `self_check` that rounding alone explains. Both forms add the same numbers in a different
+#: Largest value of `self_check` that rounding alone can cause. Both forms add the same numbers in a different
 #: order, and the error grows with the square root of the depth. Measured on small random models of 2 and 28
 #: layers: float32 1e-7 and 1.2e-7, bfloat16 9e-4 and 2.5e-3; float16 1e-4 with 2 layers. Each bound is at
 #: least eight times that. Answers that attend to each other gave 0.28 on the trained embedded model, and 0.04
@@ -74,10 +74,10 @@ def _structure(model: Any) -> str | None:
     if model.config.is_encoder_decoder:
         return "it is an encoder-decoder, and the shared prefix needs one causal sequence"
     if not hasattr(model, "model") or language_model(model) is inner_model(model):
-        return "its class has no `model` with a vision tower and a language model apart from the head"
+        return "its class has no `model` with a vision tower and a language model separate from the head"
     parameters = inspect.signature(inner_model(model).forward).parameters
     if "mm_encoder_outputs" not in parameters:
-        return "its forward has no mm_encoder_outputs, so one encoded video cannot serve several answers"
+        return "its forward has no mm_encoder_outputs, so several answers cannot share one encoded video"
     if "token_type_ids" in parameters:
         return "its prompt attends in both directions (token_type_ids), and the shared prefix is causal"
     text = type(language_model(model))
@@ -91,33 +91,23 @@ def _text_settings(model: Any) -> str | None:
     kinds = {*(getattr(config, "layer_types", None) or [])} - _SUPPORTED
     if any("index" in kind or "sparse" in kind for kind in kinds):
         return (
-            f"its {sorted(kinds)} layers let a query attend to the k keys with the highest scores among all, "
-            "and in a packed row the keys of other answers would compete"
+            f"its {sorted(kinds)} layers let a query attend to the k keys with the highest scores, and "
+            "in a packed row the keys of other answers would compete"
         )
     if kinds:
         return f"it has {sorted(kinds)} layers, and the shared prefix supports {sorted(_SUPPORTED)}"
     softcap = getattr(config, "attn_logit_softcapping", None)
     if softcap is not None:
-        return f"its attention scores are capped (attn_logit_softcapping = {softcap}), which SDPA cannot do"
+        return f"its attention scores are capped (attn_logit_softcapping = {softcap}); SDPA cannot do this"
     return None
-
-
-def check_inputs(model: Any, group: Group) -> None:
-    """Raises ValueError if the processor returns types of tokens that the model's forward does not name."""
-    core = inner_model(model)
-    functions = (model.forward, core.forward, getattr(core, "get_rope_index", core.forward))
-    known = {name for function in functions for name in inspect.signature(function).parameters}
-    unknown = sorted(token_types(group.inputs).keys() - known)
-    if unknown:
-        _refuse(model, f"its processor returns {unknown}, which its forward pass does not take")
 
 
 def duplicated_log_probs(
     model: Any, groups: Sequence[Group], *, answer_logits_only: bool = False
 ) -> list[list[Tensor]]:
-    """The result of `packed_log_probs`, computed as other trainers do: one full sequence per continuation.
+    """The result of `packed_log_probs`, computed as in other trainers: one full sequence per continuation.
 
-    `answer_logits_only` leaves out the logits of the prompt, gigabytes with a long video, if the model can.
+    `answer_logits_only` skips the logits of the prompt (gigabytes for a long video) if the model can.
     """
     keep = answer_logits_only and "logits_to_keep" in inspect.signature(model.forward).parameters
     return [[_score(model, group, c, keep) for c in group.continuations] for group in groups]
@@ -140,7 +130,7 @@ def _score(model: Any, group: Group, continuation: ContinuationTokens, answer_lo
 
 
 def prepare(lm: VideoLM) -> None:
-    """`use_shared_prefix` for a model as it was loaded, and a check that nothing changes.
+    """Applies `use_shared_prefix` to a loaded model, and checks that its log-probabilities do not change.
 
     Raises ValueError that names the model's class and the reason, also if the model fails on a packed row.
     """
@@ -162,7 +152,7 @@ def prepare(lm: VideoLM) -> None:
 
 def _example_groups(lm: VideoLM) -> list[Group]:
     """Two videos of equal size and different content, with two answers each."""
-    # No multiple of a patch: some processors do not resize frames, and fail.
+    # Not a multiple of the patch size, so that processors that do not resize frames fail here.
     size = (60, 90)
     generator = np.random.default_rng(0)
     answers = ("First a red ball rolls away, then a door opens slowly.", "A door opens.")
@@ -171,24 +161,24 @@ def _example_groups(lm: VideoLM) -> list[Group]:
 
 
 def _check_inputs(model: Any, group: Group) -> None:
-    """Raises ValueError if the processor returns types of tokens that the model does not take."""
+    """Raises ValueError if the processor returns types of tokens that the model does not accept."""
     core = inner_model(model)
     functions = (model.forward, core.forward, getattr(core, "get_rope_index", core.forward))
     known = {name for function in functions for name in inspect.signature(function).parameters}
     if unknown := sorted(token_types(group.inputs).keys() - known):
-        _refuse(model, f"its processor returns {unknown}, which its forward pass does not take")
+        _refuse(model, f"its processor returns {unknown}, which its forward pass does not accept")
 
 
 @torch.no_grad()
 def self_check(
     model: Any, groups: Sequence[Group], expected: Sequence[Sequence[Tensor]] | None = None
 ) -> float:
-    """The largest relative difference of the shared prefix, all groups in one row, to the `expected` values.
+    """The largest relative difference of the shared prefix, with all groups in one row, from `expected`.
 
-    These are the `duplicated_log_probs` of the groups, computed here if absent. For a continuation the
+    `expected` are the `duplicated_log_probs` of the groups, computed here if None. For a continuation the
     difference is the norm of the token differences, divided by that of the expected log-probabilities or by
     the root of their number, whichever is larger: the largest token difference would be an outlier in half
-    precision. Two groups notice if one attends to the other, and two continuations of a group the same.
+    precision. Two groups reveal whether one attends to the other; so do two continuations of a group.
     Raises ValueError with the figures if the difference exceeds `TOLERANCES`.
     """
     was_training = model.training
@@ -202,7 +192,7 @@ def self_check(
         for ours, theirs in zip(row, other, strict=True)
     ]
     difference, tolerance = float(torch.stack(differences).max()), TOLERANCES[model.dtype]
-    # Not `>`: NaN must fail.
+    # Not `>`, because NaN must fail.
     if not difference <= tolerance:
         raise ValueError(
             f"model.path: {type(model).__name__} gives different log-probabilities with a shared prefix than "

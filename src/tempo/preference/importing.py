@@ -24,21 +24,21 @@ from tempo.video.frames import FrameStore
 
 KEY = "pairs.import_from"
 
-#: Stands for the video in a text of ms-swift and LLaMA-Factory.
+#: Placeholder for the video in texts of ms-swift and LLaMA-Factory.
 VIDEO_TAG = "<video>"
 TAGS = (VIDEO_TAG, "<image>", "<audio>")
 
 # LLaVA writes `<image>` for a video too.
 _PLACEHOLDER = re.compile(r"\A\s*<(video|image)>\s*|\s*<(video|image)>\s*\Z")
 
-#: Columns of the question of a row with `chosen` and `rejected`.
+#: Columns that may have the question of a row with `chosen` and `rejected`.
 _PROMPTS = ("conversations", "messages", "prompt", "question", "query")
 
 _ROLES = {"human": "user", "gpt": "assistant", "developer": "system"}
 
 Row: TypeAlias = dict[str, Any]
 
-#: The keys of the column `tempo`, with the values for a row made elsewhere.
+#: The keys of the column `tempo`, with the values for rows from other tools.
 ORIGIN: Row = {"id": "", "video_id": "", "kind": "other", "level": 0}
 ORIGIN |= {"order": (), "num_clips": 0, "frames": ()}
 
@@ -46,9 +46,9 @@ ORIGIN |= {"order": (), "num_clips": 0, "frames": ()}
 def load_pairs(path: Path | str, *, max_bad_share: float = MAX_BAD_SHARE) -> list[Pair]:
     """The pairs of a run directory, or of a JSONL, JSON or Parquet file.
 
-    A file may have the format of tempo, TRL, ms-swift or LLaMA-Factory. A `video_id` that a row lacks is made
-    from `video`, or without a video from the chosen text. A warning names the rows that are not pairs; raises
-    ValueError if they are more than `max_bad_share`.
+    A file may have the format of tempo, TRL, ms-swift or LLaMA-Factory. A missing `video_id` is
+    derived from `video`, or without a video from the chosen text. A warning names invalid rows; raises
+    ValueError if their share is above `max_bad_share`.
     """
     file = Path(path)
     file = file / "pairs.jsonl" if file.is_dir() else file
@@ -56,9 +56,9 @@ def load_pairs(path: Path | str, *, max_bad_share: float = MAX_BAD_SHARE) -> lis
 
 
 def pair_of_row(row: Row) -> Pair:
-    """The pair in a row of any known format; a missing `id` or `video_id` is made from the content.
+    """The pair in a row of any known format; a missing `id` or `video_id` is derived from the content.
 
-    Raises ValueError that names the column at fault.
+    Raises ValueError that names the invalid column.
     """
     pair = _read_row({name: value for name, value in row.items() if value is not None})
     return _identified(pair, pair.video_id or hash_text(pair.video or pair.chosen)[:12], pair.video)
@@ -67,8 +67,8 @@ def pair_of_row(row: Row) -> Pair:
 def import_pairs(context: Context) -> Selection:
     """The pairs of `pairs.import_from`, not filtered but selected like the run's own.
 
-    Rows that cannot be trained on are skipped. Raises ValueError that names rows that are not pairs, or whose
-    video the run does not have, if they are more than `run.max_bad_share`.
+    Rows that cannot be trained on are skipped. Raises ValueError that names invalid rows, and rows about
+    a video that the run does not have, if their share is above `run.max_bad_share`.
     """
     path, library = Path(context.config.pairs.import_from), read_library(context)
     frames = FrameStore(context.directory / "frames")
@@ -87,7 +87,7 @@ def import_pairs(context: Context) -> Selection:
             "its video was skipped": not frames.has(pair.video_id),
             "empty text": not all(text.strip() for text in (pair.prompt, pair.chosen, pair.rejected)),
             "same text": pair.chosen == pair.rejected,
-            # Frame numbers of another run are wrong if it took its frames at another rate.
+            # Frame numbers of another run are wrong if it sampled frames at a different rate.
             "about a perturbed video": bool(pair.frames),
         }
         if reason := next((reason for reason, applies in faults.items() if applies), ""):
@@ -108,21 +108,21 @@ def _identified(pair: Pair, video_id: str, video: str) -> Pair:
 
 def _read_row(row: Row) -> Pair:
     with contextlib.suppress(ValidationError):
-        # A row of tempo itself has a column for each value.
+        # A row in tempo's own format has a column for each value.
         return Pair.model_validate({name: row[name] for name in Pair.model_fields if name in row})
     turns, rejected = _read_texts(row)
     system, turns = split_system(row, turns)
     roles = [role for role, _ in turns]
     if roles not in (["user", "assistant"], ["assistant"]):
-        raise ValueError(f"a pair has one question and one answer, this row has messages of {roles}")
+        raise ValueError(f"a pair has one question and one answer, but this row has messages of {roles}")
     _, other = split_system({}, read_turns(row.get(rejected), rejected))
     if not other or other[-1][0] != "assistant":
         raise ValueError(f"{rejected} should end with an answer, got {[role for role, _ in other]}")
     prompts = {text for role, text in [*turns, *other] if role == "user"}
     if len(prompts) > 1:
-        raise ValueError(f"the answers are to different questions: {sorted(prompts)}")
+        raise ValueError(f"the two answers are for different questions: {sorted(prompts)}")
     prompt, origin = "".join(prompts), row["tempo"] if isinstance(row.get("tempo"), dict) else {}
-    # TRL's format has no placeholder, and tempo writes none.
+    # TRL's format has no placeholder, and tempo does not write one.
     is_foreign = not (origin and rejected == "rejected" and "prompt" in row)
     values = ORIGIN | {"video_id": str(row.get("video_id", ""))}
     values |= {name: origin[name] for name in ORIGIN if origin.get(name) is not None}
@@ -185,14 +185,14 @@ def split_system(row: Row, turns: list[tuple[str, str]]) -> tuple[str, list[tupl
 
 
 def untagged(prompt: str) -> str:
-    """The prompt without the placeholder of its video at the beginning or end. Others are words."""
+    """The prompt without the placeholder of its video at the beginning or end. Others are ordinary text."""
     return _PLACEHOLDER.sub("", prompt, count=1)
 
 
 def read_video(row: Row) -> str:
     """The path of the row's one video as written there, empty if it has none; raises ValueError.
 
-    It is in a column `videos` or `video`, or in a part of a message, as Qwen writes it.
+    It is in a column `videos` or `video`, or in a part of a message, as in Qwen's format.
     """
     videos = row.get("videos") or row.get("video") or list(_videos_of_parts(row))
     videos = videos if isinstance(videos, list) else [videos]

@@ -1,7 +1,7 @@
 """The model of a sequence of phases: a checkpoint that is loaded once, and the adapters learned on it.
 
-LoRA phases stack. What the earlier ones learned is one frozen adapter, STACK, and the phase that runs trains
-another one, NEWEST, on top of it. After the phase NEWEST is appended to STACK: their ranks add up. On disk
+LoRA phases stack. Finished phases are one frozen adapter, STACK, and the current phase trains a second
+adapter, NEWEST, on top of it. After the phase NEWEST is appended to STACK: their ranks add up. On disk
 the stack is a PEFT adapter. It is merged once, in float32, when a plain model is needed.
 """
 
@@ -26,17 +26,17 @@ from tempo.model.loading import load_model, pick_dtype, resolve_model_path
 
 STACK, NEWEST = "stack", "newest"
 
-#: How PEFT names a weight of an adapter in a file.
+#: PEFT's name of an adapter weight in a file.
 _FILE_NAME = "base_model.model.{}.lora_{}.weight"
 
-#: Module to LoRA's A [rank, in] and B [out, rank].
+#: Maps a module to LoRA's A [rank, in] and B [out, rank].
 Adapter = dict[str, tuple[Tensor, Tensor]]
 
 
 class TrainedModel:
     """The checkpoint `base` and the first `rank` ranks of the PEFT adapter in the directory `adapter`.
 
-    It starts as the checkpoint of `config`. Every process has its own; only process 0 writes.
+    It starts as the checkpoint of `config`. Every process has one; only process 0 writes files.
     """
 
     def __init__(self, config: ModelConfig, adapter: Path) -> None:
@@ -50,7 +50,7 @@ class TrainedModel:
 
     @property
     def lm(self) -> VideoLM:
-        """The model with the stack as a frozen adapter. It stays loaded."""
+        """The model with the stack as a frozen adapter; it is loaded once."""
         if self._loaded is None:
             self._loaded = self._load()
         return self._loaded
@@ -99,7 +99,7 @@ class TrainedModel:
         save_checkpoint(VideoLM(lm.model.to(self.dtype), lm.processor), directory / "model")
 
     def finish_phase(self, phase: PhaseConfig, directory: Path) -> None:
-        """Goes on to the model after a phase, which has been saved."""
+        """Continues with the model after a phase that has been saved."""
         if phase.lora_rank:
             self.rank += phase.lora_rank
         else:
@@ -136,7 +136,7 @@ class TrainedModel:
 
 
 def _read(directory: Path, rank: int) -> Adapter:
-    """The first `rank` ranks of an adapter. A phase that a kill left unfinished may have appended more."""
+    """The first `rank` ranks of an adapter. An interrupted phase may have appended more."""
     tensors = load_file(directory / "adapter_model.safetensors")
     before, _, after = _FILE_NAME.format("|", "A").partition("|")
     modules = [name[len(before) : -len(after)] for name in tensors if name.endswith(after)]
@@ -145,7 +145,7 @@ def _read(directory: Path, rank: int) -> Adapter:
 
 
 def _append(old: Adapter, weights: Mapping[str, Tensor], scaling: float) -> Adapter:
-    """The stack `old` with the ranks of NEWEST appended; zeros where a module is in one of them only."""
+    """The stack `old` with the ranks of NEWEST appended; zeros if a module is in only one of them."""
     end = f".lora_A.{NEWEST}.weight"
     names = [name.removesuffix(end) for name in weights if name.endswith(end)]
     new = {name: (weights[name + end], weights[name + end.replace("_A", "_B")]) for name in names}
@@ -171,7 +171,7 @@ def _inject(model: Any, stack: Adapter) -> None:
 
 
 def add_adapter(model: Any, name: str, **options: Any) -> None:
-    """Adds a trainable adapter in float32 to those that a model has, which are frozen; all are active.
+    """Adds a trainable adapter in float32 to the frozen ones of a model; all are active.
 
     `options` are those of PEFT's LoraConfig.
     """
@@ -180,7 +180,7 @@ def add_adapter(model: Any, name: str, **options: Any) -> None:
 
     model.__dict__.pop("peft_config", None)
     with warnings.catch_warnings():
-        # A second adapter on purpose.
+        # PEFT warns about a second adapter, which is intended here.
         warnings.simplefilter("ignore")
         inject_adapter_in_model(LoraConfig(**options), model, name)
     cast_adapter_dtype(model, name)
@@ -190,7 +190,7 @@ def add_adapter(model: Any, name: str, **options: Any) -> None:
 
 @contextlib.contextmanager
 def only(model: Any, names: Sequence[str]) -> Iterator[Any]:
-    """The model with these adapters alone; what is trained stays the same, as DDP and FSDP2 need it."""
+    """The model with only these adapters active; DDP and FSDP2 require that trained weights do not change."""
     layers = list(_layers(model).values())
     before = [layer._active_adapter for layer in layers]
     try:
@@ -221,7 +221,7 @@ def _layers(model: Any) -> dict[str, Any]:
 
 
 def save_checkpoint(lm: VideoLM, path: Path) -> None:
-    """Writes a plain Hugging Face checkpoint with its processor; the directory appears in one step."""
+    """Writes a plain Hugging Face checkpoint with its processor; the directory appears atomically."""
     with replace_directory(path) as directory:
         lm.model.save_pretrained(directory)
         lm.processor.save_pretrained(directory)

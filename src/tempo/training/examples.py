@@ -24,12 +24,12 @@ from tempo.video.frames import FrameStore
 
 @dataclass(frozen=True)
 class Example:
-    """One video with its prompt (the shared prefix) and its answers, not yet read and tokenized.
+    """One video with its prompt (the shared prefix) and its answers, before frames and tokens are loaded.
 
     For DPO, `answers` holds the chosen answer to `prompt`, then the rejected ones, and `labels` the kind and
     level of each rejected one. For SFT, `questions` holds (question, answer) pairs. `frames` are indices into
-    the stored frames, for a pair that shows the video perturbed; empty means all of them in order. An empty
-    `system` leaves the system prompt to the chat template.
+    the stored frames, for a pair that shows the perturbed video; empty means all of them in order. If
+    `system` is empty, the chat template chooses the system prompt.
     """
 
     id: str
@@ -42,7 +42,7 @@ class Example:
     system: str = ""
 
     def load(self, lm: VideoLM, frames: FrameStore | None) -> Group:
-        """The tokens and pixels of this example; without `frames` those of its text alone."""
+        """The tokens and pixels of this example; without `frames`, only the tokens of its text."""
         images, fps, seconds = None, 1.0, []
         if frames:
             stored = frames.read(self.video_id)
@@ -58,7 +58,7 @@ LoadedExample: TypeAlias = tuple[Example, Group]
 
 
 def dpo_examples(pairs: Iterable[Pair], phase: DpoPhase) -> list[Example]:
-    """The pairs of the phase's levels and kinds, as examples by `phase.grouping`, sorted by video.
+    """The pairs of the phase's levels and kinds, grouped into examples by `phase.grouping`, sorted by video.
 
     Only pairs with the same frames, prompts and chosen answer share an example; its id is that of the first.
     """
@@ -86,12 +86,12 @@ def dpo_examples(pairs: Iterable[Pair], phase: DpoPhase) -> list[Example]:
 def sft_examples(questions: Iterable[Question], phase: SftPhase) -> list[Example]:
     """One example per video with all its questions, or one per question if `phase.grouping` is "pair".
 
-    Sorted by video; the questions of a video keep their order. Questions with another system prompt are in
-    another example.
+    Sorted by video; the questions of a video keep their order. Questions with different system prompts
+    are in different examples.
     """
     examples, numbers, key = list[Example](), Counter[str](), attrgetter("video_id", "system")
     for (video, system), group in groupby(sorted(questions, key=key), key=key):
-        rows = tuple((asked.question, asked.answer) for asked in group)
+        rows = tuple((question.question, question.answer) for question in group)
         for part in [(row,) for row in rows] if phase.grouping == "pair" else [rows]:
             numbers[video] += 1
             examples.append(Example(f"{video}/sft-{numbers[video]}", video, questions=part, system=system))
@@ -107,11 +107,13 @@ def check_lengths(
     limit: int | None = None,
     video_lengths: dict[tuple[str, int], int],
 ) -> None:
-    """Raises ValueError that names the longest example if it has more than `max_tokens` tokens, and one of
-    which the prompt and the longest answer have more than `limit`, by default the model's positions.
+    """Raises ValueError that names an example that is too long.
+
+    The row of an example may have at most `max_tokens` tokens, and its prompt and longest answer at most
+    `limit`, by default the number of positions of the model.
 
     `video_lengths` maps video and number of frames to a number of tokens. It is filled here: frames are read
-    for missing keys only, so that the phases of a run measure each video once.
+    only for missing keys, so that the phases of a run measure each video once.
     """
     sizes, limit = [], limit or max_positions(lm.model.config)
     for example in examples:
@@ -126,7 +128,7 @@ def check_lengths(
     size, name = max(sizes)
     if size > max_tokens:
         raise ValueError(
-            f"{name}: its packed row has {size} tokens, training.max_tokens is {max_tokens}. "
+            f"{name}: its packed row has {size} tokens, but training.max_tokens is {max_tokens}. "
             "Raise it, set grouping = 'pair' in the phase if a row has several answers, or lower frames.fps, "
             "frames.max_frames, frames.max_pixels or frames.max_total_pixels"
         )
@@ -134,7 +136,7 @@ def check_lengths(
 
 def check_longest(context: Context, questions: Sequence[Question]) -> None:
     """Raises ValueError if a video with clips has more than `training.max_tokens` tokens without answers, or
-    if it or a question has more than the model has positions.
+    if it or a question has more tokens than the model supports.
 
     Loads no weights, so it can run before captioning.
     """
@@ -156,16 +158,16 @@ def check_longest(context: Context, questions: Sequence[Question]) -> None:
     limit = max_positions(read_config(model.path, trust_remote_code=model.trust_remote_code))
     frames = FrameStore(context.directory / "frames")
     max_tokens = training.max_tokens if training.phases else sys.maxsize
-    # Before videos are decoded, the words alone.
+    # Before videos are decoded, only the text counts.
     lengths = {(row.video_id, 0): 0 for row in examples if not frames.has(row.video_id)}
     check_lengths(examples, lm, frames, max_tokens=max_tokens, limit=limit, video_lengths=lengths)
 
 
 def _largest_videos(context: Context) -> list[Example]:
-    """The longest video with clips, and that with the most pixels, without answers."""
+    """Examples without answers of the longest video with clips, and of the one with the most pixels."""
     store, config = RunStore(context.directory), context.config.frames
     frames = FrameStore(context.directory / "frames")
-    # The decoded duration: a container may declare a wrong one, or none.
+    # The decoded duration, because a container may declare a wrong one or none.
     seconds = {row.id: row.duration_seconds for row in store.read("clips", Clips)}
     videos = [video for video in store.read("videos", Video) if video.id in seconds and frames.has(video.id)]
 

@@ -1,8 +1,8 @@
 """Questions about videos with their answers, for SFT phases: the file `training.instructions`.
 
 A row has `question` and `answer`, or a conversation in `conversations` or `messages` as LLaVA, ms-swift and
-LLaMA-Factory write it. Its turns become separate questions, which do not see each other but have its system
-prompt.
+LLaMA-Factory write it. Its turns become separate questions, which do not attend to each other but share its
+system prompt.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def read_questions(
 ) -> UserFile[list[Question]]:
     """The questions of each row of a file; `find` gives the id of a video from its path and id in the row.
 
-    A warning names the bad rows; raises ValueError if they are more than `max_bad_share`.
+    A warning names the bad rows; raises ValueError if their share is above `max_bad_share`.
     """
 
     def parse(row: dict[str, Any]) -> list[Question]:
         (system, texts), video = _read_texts(row), find(read_video(row), str(row.get("video_id", "")))
-        return [Question(video, untagged(asked), answer, system) for asked, answer in texts]
+        return [Question(video, untagged(question), answer, system) for question, answer in texts]
 
     return read_user_file(path, KEY, parse).check(max_bad_share)
 
@@ -56,11 +56,11 @@ def read_questions(
 def usable_questions(context: Context) -> tuple[list[Question], int]:
     """The questions about videos with stored frames, and how many others were left out.
 
-    At most `training.max_instructions` of them, drawn by the run's seed. Raises ValueError as
-    `match_questions` does, and if there are none.
+    At most `training.max_instructions` of them, drawn with the run's seed. Raises ValueError as
+    `match_questions` does, and if no question is left.
     """
     frames, found = FrameStore(context.directory / "frames"), match_questions(context)[0]
-    has_frames = {name: bool(name) and frames.has(name) for name in {asked.video_id for asked in found}}
+    has_frames = {name: bool(name) and frames.has(name) for name in {question.video_id for question in found}}
     usable = [question for question in found if has_frames[question.video_id]]
     if not usable:
         raise ValueError(f"{KEY}: no question is about a video with stored frames. `tempo status` shows why")
@@ -72,7 +72,7 @@ def usable_questions(context: Context) -> tuple[list[Question], int]:
 def match_questions(context: Context) -> tuple[list[Question], list[Skipped]]:
     """All questions of a run with the ids of their videos, which are empty for skipped videos.
 
-    They are in the file that synthetic data comes with, or in the user's. Bad rows and empty answers are
+    They come from the file of the synthetic data, or from the user's file. Bad rows and empty answers are
     skipped. A row about a video that the run does not have is bad. Raises ValueError that names the bad rows
     if they are more than `run.max_bad_share`.
     """
@@ -87,10 +87,10 @@ def match_questions(context: Context) -> tuple[list[Question], list[Skipped]]:
 
     file = read_questions(path, max_bad_share=context.config.run.max_bad_share, find=find)
     faults = [(place, "bad row", fault) for place, fault in file.faults.items()]
-    found = [asked._replace(place=place) for place, row in file.rows.items() for asked in row]
+    found = [question._replace(place=place) for place, row in file.rows.items() for question in row]
     faults += [(row.place, "empty answer", row.question) for row in found if not row.answer.strip()]
     skipped = [Skipped(stage="training", id=f"{path.name} {p}", reason=r, detail=d) for p, r, d in faults]
-    return [asked for asked in found if asked.answer.strip()], skipped
+    return [question for question in found if question.answer.strip()], skipped
 
 
 def _read_texts(row: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
@@ -102,7 +102,7 @@ def _read_texts(row: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
         if not turns or roles != ["user", "assistant"] * (len(turns) // 2):
             raise ValueError(f"{column} must alternate between user and assistant, got {roles}")
         pairs = zip(turns[::2], turns[1::2], strict=True)
-        return system, [(asked, reply) for (_, asked), (_, reply) in pairs]
+        return system, [(question, reply) for (_, question), (_, reply) in pairs]
     if "question" not in row or "answer" not in row:
         raise ValueError(f"a row needs question and answer, conversations, or messages; it has {list(row)}")
     texts = [(read_text(row["question"], "question"), read_text(row["answer"], "answer"))]

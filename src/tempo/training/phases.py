@@ -1,4 +1,4 @@
-"""The ordered list of phases: each goes on from the model of the one before, which stays loaded."""
+"""Runs phases in order: each continues from the model of the previous one, which stays loaded."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class Session:
 
 
 def run_training(session: Session) -> None:
-    """Trains the phases that are not done and writes `model/` and `adapter/`; then those of every baseline.
+    """Trains the unfinished phases and writes `model/` and `adapter/`; then those of every baseline.
 
-    Raises ValueError if no DPO phase has a pair, or SFT phases have no question.
+    Raises ValueError if there are no pairs for DPO phases, or no questions for SFT phases.
     """
     context, training = session.context, session.context.config.training
     if any(isinstance(phase, SftPhase) for phase in training.phases):
@@ -62,8 +62,8 @@ def run_training(session: Session) -> None:
     dpo_phases = [phase for phase in training.phases if isinstance(phase, DpoPhase)]
     if dpo_phases and not any(dpo_examples(pairs, phase) for phase in dpo_phases):
         raise ValueError(
-            "no pair to train on. `tempo status` shows why videos were skipped; add videos, or loosen the "
-            "rules in [clips] and [pairs]"
+            "there are no pairs to train on. `tempo status` shows why videos were skipped; add videos, or "
+            "loosen the rules in [clips] and [pairs]"
         )
     for name, (phases, folder, adapter) in _sequences(context).items():
         trained = TrainedModel(context.config.model, adapter)
@@ -73,7 +73,7 @@ def run_training(session: Session) -> None:
 
 
 def _sequences(context: Context) -> dict[str, tuple[list[PhaseConfig], Path, Path]]:
-    """Name of each model that a run trains to its phases, their folder, and its adapter."""
+    """Maps the name of each model that a run trains to its phases, their folder, and its adapter."""
     training, run = context.config.training, context.directory
     by_name = {phase.name: phase for phase in training.phases}
     sequences = {"tempo": ([*training.phases], run / "train", run / "adapter")}
@@ -86,7 +86,7 @@ def _sequences(context: Context) -> dict[str, tuple[list[PhaseConfig], Path, Pat
 def run_phases(
     session: Session, phases: Sequence[PhaseConfig], directory: Path, trained: TrainedModel
 ) -> None:
-    """Trains the phases that are not done; `trained` becomes the model after the last one.
+    """Trains the unfinished phases; `trained` becomes the model after the last one.
 
     A DPO phase without pairs is skipped with a message.
     """
@@ -123,7 +123,7 @@ def _run_phase(
         write_json(
             target / "done.json", {"phase": phase.model_dump(mode="json"), "num_examples": len(examples)}
         )
-        # A kill may have left a temporary file too.
+        # A killed process may also have left a temporary file.
         for file in target.glob("*state.safetensors*"):
             file.unlink()
     wait_for_all()
@@ -140,10 +140,10 @@ def train_phase(
 ) -> dict[str, Tensor]:
     """Trains a phase on top of `trained`; writes the metrics of each step to `directory/metrics.jsonl`.
 
-    A phase that was stopped resumes from its last state in `directory`, with the same numbers as without the
-    stop. `reference` holds the reference's log-probabilities if these were computed before. Returns what
-    `TrainedModel.save_phase` needs. Raises ValueError if the loss or its gradient is not finite; the state
-    that was saved last stays.
+    A phase that was stopped resumes from its last state in `directory`, with the same results as without the
+    stop. `reference` has the reference's log-probabilities if these were computed in advance. Returns what
+    `TrainedModel.save_phase` needs. Raises ValueError if the loss or its gradient is not finite; the last
+    saved state is kept.
     """
     lm = trained.lm
     run, config, state = session.context.directory, session.context.config, directory / "state.safetensors"
@@ -173,7 +173,7 @@ def train_phase(
         log.append(trainer.step(batch))
         session.progress(directory, len(log.rows), num_steps, log.rows[-1])
         is_due = time.perf_counter() - saved_at >= 60 * config.training.checkpoint_minutes
-        # Clocks differ, and all processes must do the same.
+        # Clocks differ, and all processes must save at the same step.
         if any(gather_object([is_due])):
             trainer.save(state)
             saved_at = time.perf_counter()
@@ -193,14 +193,14 @@ def _store_reference(
     run, config, lm = session.context.directory, session.context.config.model, trained.lm
     names, path = [STACK], trained.base
     if phase.reference == "fixed":
-        # Without the stack this is the model before the first phase, unless that was not a LoRA phase.
+        # Without the stack this is the model before the first phase, if all phases so far are LoRA phases.
         names, path = [], config.path
         if trained.base != path or not phase.lora_rank:
             lm = load_model(**config.model_dump())
     frames, directory = FrameStore(run / "frames"), run / "train" / "reference"
     key = model_key(lm.model, path, adapters=names) + ("" if phase.lora_rank else "-float32")
     if not phase.lora_rank:
-        # Like the policy, so that both compute alike.
+        # Like the policy, so that both round in the same way.
         unfreeze(lm.model, phase)
     own = examples[process_rank() :: num_processes()]
     with only(lm.model, names) as model:
@@ -240,13 +240,13 @@ def _write_result(session: Session, trained: TrainedModel, examples: Sequence[Ex
 
 @torch.no_grad()
 def _margins(model: Any, groups: Sequence[Group]) -> Tensor:
-    """Log-probability of the chosen minus that of each rejected answer, of all groups."""
+    """Log-probability of the chosen answer minus that of each rejected one, for all groups."""
     rows = [[answer.double().sum() for answer in packed_log_probs(model, [group])[0]] for group in groups]
     return torch.stack([chosen - rejected for chosen, *others in rows for rejected in others]).cpu()
 
 
 def trained_models(context: Context) -> dict[str, TrainedModel]:
-    """Name to model of everything that a run trained: the baselines, then `tempo`, the method."""
+    """Maps names to all models that a run trained: the baselines, then `tempo`, the method."""
     models = {}
     for name, (phases, folder, adapter) in _sequences(context).items():
         trained = TrainedModel(context.config.model, adapter)

@@ -1,4 +1,4 @@
-"""What a phase trains (LoRA or the weights themselves), its reference, and one forward pass of both."""
+"""The policy that a phase trains (LoRA or full weights), its reference, and a forward pass of both."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ _MERGER = re.compile(r"merger|projector|connector|resampler|aligner")
 
 
 class Policy(nn.Module):
-    """A model in training and its reference, which has the weights that the model starts the phase with.
+    """A model in training and its reference, which has the weights from the start of the phase.
 
-    One module, whose forward pass is all that a training step computes: DDP and FSDP2 wrap it, and see one
-    call per packed row. The reference comes from `store` if there is one, features of the frozen vision tower
-    from `features`.
+    Both are in one module, whose forward pass is everything that a training step computes: DDP and FSDP2 wrap
+    it, and see one call per packed row. The reference comes from `store` if there is one, and features of the
+    frozen vision tower come from `features`.
     """
 
     def __init__(
@@ -61,27 +61,27 @@ class Policy(nn.Module):
         else:
             unfreeze(model, phase)
             if isinstance(phase, DpoPhase) and store is None:
-                # With the same dtypes as the policy, so that both compute alike.
+                # With the same dtypes as the policy, so that both round in the same way.
                 self.frozen_copy = copy.deepcopy(model).requires_grad_(False)
         if phase.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        # Dropout is off, because policy and reference would draw different masks. The dropout of the LoRA is
-        # not in the reference. Gradient checkpointing needs its modules in training mode.
+        # Dropout is off, because policy and reference would draw different masks. The dropout of LoRA
+        # does not affect the reference. Gradient checkpointing needs its modules in training mode.
         self.model.eval()
         for name, module in self.model.named_modules():
             if getattr(module, "gradient_checkpointing", False) or ".lora_dropout." in name:
                 module.training = True
         # The layers that FSDP2 gathers one by one. Not those of the vision tower, which runs once per row for
-        # some rows and once per video for others: processes that gather would wait for each other forever.
+        # some rows and once per video for others: processes would deadlock while gathering.
         self._no_split_modules = sorted({type(layer).__name__ for layer in language_model(self.model).layers})
 
     @property
     def trained(self) -> dict[str, nn.Parameter]:
-        """Name, as in `model`, to weight of everything that is trained."""
+        """Maps names, as in `model`, to all trained weights."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     def count_trained(self) -> dict[str, int]:
-        """Part of the model to the number of its trained parameters, with `experts` also by themselves."""
+        """The number of trained parameters of each part of the model; `experts` are also counted alone."""
         counts = dict.fromkeys(get_args(Part), 0)
         for name, part in parts(self.model).items():
             size = self.model.get_parameter(name).numel() if name in self.trained else 0
@@ -101,7 +101,7 @@ class Policy(nn.Module):
                     yield self.model
 
     def forward(self, row: Sequence[Group]) -> tuple[LogProbs, LogProbs]:
-        """Log-probabilities of a row under policy and reference, those of the reference empty for SFT.
+        """Log-probabilities of a row under policy and reference; those of the reference are empty for SFT.
 
         A frozen vision tower runs once for both.
         """
@@ -116,7 +116,7 @@ class Policy(nn.Module):
             if self._store is not None:
                 reference = [self._store.get(group) or [] for group in row]
             elif isinstance(self._phase, DpoPhase):
-                # A trained tower gives the reference other features.
+                # If the tower is trained, the reference has different features.
                 shared = None if trains_vision else features
                 with self.reference() as model:
                     reference = packed_log_probs(model, row, video_features=shared)
@@ -124,7 +124,7 @@ class Policy(nn.Module):
 
 
 def parts(model: Any) -> dict[str, str]:
-    """Name of each parameter to the part of the model that it belongs to (`Part`)."""
+    """Maps the name of each parameter to the part of the model that it belongs to (`Part`)."""
     modules = (language_model(model), model.get_output_embeddings())
     language = {id(parameter) for module in modules for parameter in module.parameters()}
     return {
@@ -144,7 +144,7 @@ def _chosen(model: Any, phase: PhaseConfig) -> set[str]:
 
 
 def unfreeze(model: Any, phase: PhaseConfig) -> None:
-    """Merges the stack, makes the parts of a full-weight phase trainable, in float32, freezes the others."""
+    """Merges the stack, makes the parts of a full-weight phase trainable in float32, and freezes the rest."""
     chosen = _chosen(model, phase)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in chosen)
@@ -168,12 +168,12 @@ def _add_lora(model: Any, phase: PhaseConfig) -> None:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> Any:
-    """Computes products in `dtype`, also where trained weights are kept in float32."""
+    """Computes products in `dtype`, even if trained weights are kept in float32."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
 
 
 class ReferenceStore:
-    """The reference's token log-probabilities of whole groups on disk, computed once for epochs and phases.
+    """The reference's token log-probabilities of whole groups on disk, computed once for a run.
 
     One JSON line per group, in a file per model (`model_key`) and process.
     """
@@ -196,7 +196,7 @@ class ReferenceStore:
         append_jsonl(self._path, [json.dumps([key, rows])])
 
     def fill(self, model: Any, groups: Iterable[Group], *, dtype: torch.dtype) -> None:
-        """Computes what is missing, with the reference `model` and products in `dtype`."""
+        """Computes missing entries with the reference `model` and products in `dtype`."""
         device = model.get_input_embeddings().weight.device
         for group in groups:
             if self.get(group) is None:
@@ -212,9 +212,9 @@ def group_key(group: Group) -> str:
 
 
 def model_key(model: Any, path: str | Path, *, adapters: Sequence[str] = ()) -> str:
-    """A hash of a checkpoint as it was loaded, and of its adapters with these names.
+    """A hash of a loaded checkpoint and of its adapters with these names.
 
-    The checkpoint's part is of its files in a directory, or of name and commit on a hub.
+    For a directory its files are hashed, for a hub name the name and commit.
     """
     directory = Path(resolve_model_path(str(path)))
     source = hash_checkpoint(directory) if directory.is_dir() else [str(path), model.config._commit_hash]
