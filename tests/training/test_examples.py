@@ -201,7 +201,7 @@ def context_with(directory, training, declared_seconds=40.0, **sections):
 @pytest.mark.parametrize("declared_seconds", [40.0, 0.0])
 def test_a_video_that_is_too_long_without_answers_is_named_before_captions(tmp_path, declared_seconds):
     context = context_with(tmp_path, {"phases": [PHASE], "max_tokens": 64}, declared_seconds)
-    words = r"long\.mp4: .* tokens, training\.max_tokens is 64.*max_total_pixels"
+    words = r"long\.mp4: .* tokens, but training\.max_tokens is 64.*max_total_pixels"
     with pytest.raises(ValueError, match=words):
         run_stages(context, Console(quiet=True), only="captions")
 
