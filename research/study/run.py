@@ -21,6 +21,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -195,15 +196,24 @@ def _make_pairs(context: Context, source: Path, *, truth: bool) -> None:
 def _share_phases(context: Context, others: Sequence[RowRun]) -> None:
     """Links the first phases that another row has trained on the same pairs, instead of repeating them."""
     for other in others:
-        both = zip(context.config.training.phases, other.config.training.phases, strict=False)
-        for number, (phase, same) in enumerate(both, 1):
-            if phase != same:
-                break
+        phases = other.config.training.phases
+        both = zip(context.config.training.phases, phases, strict=False)
+        shared = [phase for phase, _ in takewhile(lambda pair: pair[0] == pair[1], both)]
+        # The adapter has the LoRA phases after the last full-weight phase, those of `shared` first.
+        while shared and shared[-1].lora_rank and not all(phase.lora_rank for phase in phases[len(shared) :]):
+            shared.pop()
+        for number, phase in enumerate(shared, 1):
             place = f"train/{number:02d}-{phase.name}"
-            source, target = other.directory / place, context.directory / place
-            if (source / "done.json").exists() and not target.exists():
-                with replace_directory(target) as folder:
-                    shutil.copytree(source, folder, copy_function=os.link, dirs_exist_ok=True)
+            if (other.directory / place / "done.json").exists() and not (context.directory / place).exists():
+                _link(other.directory / "adapter", context.directory / "adapter")
+                _link(other.directory / place, context.directory / place)
+
+
+def _link(source: Path, target: Path) -> None:
+    """Replaces `target` by hard links to the files of `source`, if that exists."""
+    if source.exists():
+        with replace_directory(target) as folder:
+            shutil.copytree(source, folder, copy_function=os.link, dirs_exist_ok=True)
 
 
 def _write_true_captions(context: Context) -> None:

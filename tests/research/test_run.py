@@ -11,7 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from made_up_study import ROOT
+from safetensors.torch import load_file
 
 from research.study.__main__ import main
 from research.study.run import map_seeds, run_study
@@ -104,8 +106,16 @@ def test_rows_share_phases_and_pairs_and_true_pairs_follow_the_scripts(study):
     def table(row, name, key="id"):
         return {line[key]: line for line in map(json.loads, (directory(row) / name).open())}
 
-    weights = "train/01-sft/model/model.safetensors"
-    assert (directory("sft_only") / weights).samefile(directory("sft_then_dpo") / weights)
+    metrics = "train/01-sft/metrics.jsonl"
+    assert (directory("sft_only") / metrics).samefile(directory("sft_then_dpo") / metrics)
+    stacks = [
+        load_file(directory(row) / "adapter/adapter_model.safetensors")
+        for row in ("sft_only", "sft_then_dpo")
+    ]
+    for name, short in stacks[0].items():
+        long = stacks[1][name]
+        assert torch.equal(short, long[: short.shape[0], : short.shape[1]])
+        assert short.numel() < long.numel()
     texts = [
         {name: row["rejected"] for name, row in table(row, "pairs.jsonl").items()}
         for row in ("sft_then_dpo", "again", "method")
