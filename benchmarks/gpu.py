@@ -113,7 +113,7 @@ def describe_size(size: Size) -> str:
 
 def share_of_peak(size: Size, model: Any, group: Any, seconds: float, peak: float | None) -> str:
     """The share of the chip's peak that the packed step reaches, as text."""
-    config = model.get_base_model().config
+    config = model.config
     work = packed_step_flops(config, group.lengths, size.grid, lora_rank=LORA["lora_rank"])
     rate = f"{work / 1e12:.3g} TFLOP a step, {work / seconds / 1e12:.3g} TFLOP/s"
     if peak is None:

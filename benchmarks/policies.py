@@ -27,7 +27,7 @@ def make_policy(model: Any, objective: str = "dpo", *, checkpointing: bool = Fal
         gradient_checkpointing=checkpointing,
         **LORA,
     )
-    policy = Policy(model, phase)
+    policy = Policy(model, phase, dtype=model.dtype)
     fill_adapters(policy.model)
     return policy
 

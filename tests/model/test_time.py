@@ -65,7 +65,7 @@ def test_the_rate_from_which_on_time_steps_share_positions_is_known(fps, share):
     times = lm.model.model.get_rope_index(**inputs)[0][0, 0][inputs["mm_token_type_ids"][0] == 2]
     assert 1 - len(np.unique(times)) / 101 == pytest.approx(share, abs=0.02)
     warning = frame_rate_warning(lm.model.config, fps)
-    assert (f" 4 a second: {share:.0%} of" in warning) == bool(warning) == bool(share)
+    assert (f" 4 frames per second: {share:.0%} of" in warning) == bool(warning) == bool(share)
 
 
 def test_families_that_write_times_or_count_frames_need_no_warning():
