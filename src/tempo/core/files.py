@@ -8,6 +8,7 @@ import difflib
 import functools
 import json
 import os
+import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,8 @@ MAX_BAD_SHARE = 0.05
 
 #: How many bad rows a message names.
 NUM_NAMED = 5
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
@@ -200,13 +203,17 @@ def _count(name: str, rows: Iterable[Any]) -> Iterator[tuple[str, Any]]:
     return ((f"{name} {number}", row) for number, row in enumerate(rows, 1))
 
 
+def replace_surrogates(text: str) -> str:
+    """The text with U+FFFD for each lone surrogate, which a file or a request cannot contain."""
+    return _LONE_SURROGATE.sub("\ufffd", text)
+
+
 def _parse_json(data: bytes) -> Any:
-    """Parses JSON. Lone surrogates, which cannot be written to a file, become U+FFFD."""
+    """Parses JSON, with lone surrogates replaced."""
     try:
         value = json.loads(data.decode())
         if b"\\ud" in data.lower():
-            plain = json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass")
-            value = json.loads(plain.decode("utf-16", "replace"))
+            value = json.loads(replace_surrogates(json.dumps(value, ensure_ascii=False)))
     except ValueError as error:
         raise ValueError(f"not valid JSON: {error}") from None
     return value

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tempo.core.files import replace_surrogates
 from tempo.model.limits import check_positions, max_positions
 from tempo.model.prefix import (
     MAX_TOKENS,
@@ -39,7 +40,6 @@ ESCAPE = "\ufdd0"
 MARK = "\ufdd1"
 
 _NONCHARACTERS = re.compile(f"[{ESCAPE}{MARK}]")
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class VideoLM:
 
     def escape(self, text: str) -> str:
         """The text with special words broken up; lone surrogates become U+FFFD."""
-        text = _LONE_SURROGATE.sub("\ufffd", _NONCHARACTERS.sub("", text))
+        text = replace_surrogates(_NONCHARACTERS.sub("", text))
         return _reader(self.processor).words.sub(lambda word: word[0][0] + ESCAPE + word[0][1:], text)
 
     def render(
@@ -131,7 +131,7 @@ class VideoLM:
         reader = _reader(self.processor)
         turns = [("user", self.escape(prompt), with_video)]
         if answer is not None:
-            turns.append(("assistant", answer if answer == MARK else self.escape(answer), False))
+            turns.append(("assistant", self.escape(answer), False))
         if system:
             if reader.has_system_turn:
                 turns.insert(0, ("system", self.escape(system), False))
@@ -141,7 +141,7 @@ class VideoLM:
 
     def after_answer(self, *, with_video: bool) -> str:
         """The text that the chat template appends to an answer."""
-        return self.render("?", answer=MARK, with_video=with_video).rpartition(MARK)[2]
+        return _after_answer(self.processor, with_video)
 
     def end_ids(self, *, with_video: bool) -> set[int]:
         """The tokens that end an answer: those of the checkpoint, and the template's end-of-turn token."""
@@ -262,14 +262,14 @@ class _Reader:
         self.processor = copy.deepcopy(processor)
         tokenizer = self.processor.tokenizer
         self.processor.chat_template = self.processor.chat_template or tokenizer.chat_template
-        self.template = str(self.processor.chat_template)
         # For example `image_token`, `video_token`, `fake_image_token`.
         media = {v for n, v in vars(processor).items() if n.endswith("_token") and isinstance(v, str) and v}
         added = tokenizer.added_tokens_decoder.values()
         words = media | {
             token.content
             for token in added
-            if token.special or (token.content in self.template and not token.content.isspace())
+            if token.special
+            or (token.content in str(self.processor.chat_template) and not token.content.isspace())
         }
         self.words = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))) or "(?!)")
         vocabulary = tokenizer.get_vocab()
@@ -328,6 +328,13 @@ class _Reader:
 @functools.lru_cache(maxsize=4)
 def _reader(processor: Any) -> _Reader:
     return _Reader(processor)
+
+
+@functools.lru_cache(maxsize=8)
+def _after_answer(processor: Any, with_video: bool) -> str:
+    return (
+        _reader(processor).render([("user", "?", with_video), ("assistant", MARK, False)]).rpartition(MARK)[2]
+    )
 
 
 def log_probs(

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tempo.config import EndpointConfig, SamplingConfig
-from tempo.core.files import append_jsonl, read_jsonl
+from tempo.core.files import append_jsonl, read_jsonl, replace_surrogates
 from tempo.engine.types import Context
 from tempo.model.answers import Answer, Generate, Request, without_reasoning
 
@@ -34,7 +34,6 @@ CACHE = Path("endpoint") / "answers.jsonl"
 
 #: The beginning of a special token of some model: `<|im_end|>`, `<video>`, `</s>`, `[INST]`, `[gMASK]`.
 _SPECIAL = re.compile(r"<(?=[^<>\s]+>)|\[(?=/?g?[A-Z][A-Z_]+\])")
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def answer_source(context: Context) -> Generate:
@@ -125,7 +124,7 @@ class Endpoint:
                 )
             # The client does not check the types of a reply.
             text, reason = reply.choices[0].message.content or "", reply.choices[0].finish_reason
-            return Answer(_LONE_SURROGATE.sub("\ufffd", text.strip()), is_whole=reason == "stop")
+            return Answer(replace_surrogates(text.strip()), is_whole=reason == "stop")
         except TimeoutError:
             failure = f"no answer within endpoint.timeout_seconds = {self._config.timeout_seconds:g}"
         except openai.APIError as error:
@@ -137,7 +136,7 @@ class Endpoint:
         if self._api_key:
             # Some servers repeat the key in their error message.
             failure = failure.replace(self._api_key, "***")
-        failure = _LONE_SURROGATE.sub("\ufffd", " ".join(failure.split())[:250])
+        failure = replace_surrogates(" ".join(failure.split())[:250])
         return Answer("", is_whole=False, failure=failure)
 
 
@@ -146,7 +145,7 @@ def escape(text: str) -> str:
 
     A lone surrogate, which a request cannot contain, becomes U+FFFD.
     """
-    return _LONE_SURROGATE.sub("\ufffd", _SPECIAL.sub(lambda start: f"{start[0]} ", text))
+    return replace_surrogates(_SPECIAL.sub(lambda start: f"{start[0]} ", text))
 
 
 def read_api_key(config: EndpointConfig) -> str:

@@ -109,10 +109,8 @@ def run_phases(
 def _run_phase(
     session: Session, phase: PhaseConfig, examples: Sequence[Example], trained: TrainedModel, target: Path
 ) -> None:
-    frames, limit = (
-        FrameStore(session.context.directory / "frames"),
-        session.context.config.training.max_tokens,
-    )
+    frames = FrameStore(session.context.directory / "frames")
+    limit = session.context.config.training.max_tokens
     check_lengths(examples, trained.lm, frames, max_tokens=limit, video_lengths=session.video_lengths)
     reference = None
     if isinstance(phase, DpoPhase) and (phase.cache_reference or phase.reference == "fixed"):
