@@ -94,7 +94,8 @@ def import_pairs(context: Context) -> Selection:
             skipped.append(skip(f"{path.name} {place}", reason, pair.id))
         else:
             pairs[pair.id] = pair
-    selected = select_pairs(pairs.values(), context.config.pairs, seed=context.config.run.seed)
+    config, share = context.config, context.config.evaluation.held_out_share
+    selected = select_pairs(pairs.values(), config.pairs, held_out_share=share, seed=config.run.seed)
     return Selection(selected.pairs, selected.held_out, [*skipped, *selected.skipped])
 
 
