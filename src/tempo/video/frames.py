@@ -19,7 +19,7 @@ from tempo.config import FramesConfig
 from tempo.core.files import write_bytes
 from tempo.engine.types import SkipRecord
 from tempo.video.decode import Frame, Image, Scaler, decode, fit_size
-from tempo.video.faults import Watchdog, watched
+from tempo.video.faults import watched
 
 #: During decoding, frames are thinned out when there are more than this many times `max_frames`.
 MAX_SURPLUS = 4
