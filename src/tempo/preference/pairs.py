@@ -57,7 +57,7 @@ def make_pairs(context: Context) -> Selection:
                 id=f"{row.id}/{made.kind}-{made.level:02d}",
                 video_id=row.id,
                 video=videos[row.id].path,
-                prompt=describe_prompt(row.id, seed=seed),
+                prompt=describe_prompt(row.id, context.config.responses.prompts, seed=seed),
                 chosen=row.chosen,
                 rejected=response.text,
             )
