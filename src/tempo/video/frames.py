@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tempo.config import FramesConfig
 from tempo.core.files import write_bytes
 from tempo.engine.types import SkipRecord
 from tempo.video.decode import Frame, Image, Scaler, decode, fit_size
-from tempo.video.faults import Watchdog, watched
+from tempo.video.faults import watched
 
 #: During decoding, frames are thinned out when there are more than this many times `max_frames`.
 MAX_SURPLUS = 4
@@ -62,14 +63,33 @@ def read_frames(
 
 def sample_video(path: str | Path, config: FramesConfig, timeout_seconds: float = 120.0) -> Frames:
     """The frames that a Sampler takes from a whole video; raises SkipRecord as `read_frames` does."""
+    return watched(lambda watchdog: sample_frames(decode(path, watchdog), config), timeout_seconds)
 
-    def work(watchdog: Watchdog) -> Frames:
-        sampler = Sampler(config)
-        for frame in decode(path, watchdog):
-            sampler.add(frame)
-        return sampler.finish()
 
-    return watched(work, timeout_seconds)
+def sample_frames(
+    frames: Iterable[Frame],
+    config: FramesConfig,
+    *,
+    start_seconds: float = 0.0,
+    end_seconds: float = math.inf,
+) -> Frames:
+    """What a Sampler takes from the part of a video between two times; its times count from the first one.
+
+    Raises SkipRecord if no frame is shown in that part, or for an aspect ratio that no model accepts.
+    """
+    sampler, length_seconds = Sampler(config), 0.0
+    for frame in frames:
+        if frame.start_seconds >= end_seconds:
+            break
+        length_seconds = frame.end_seconds
+        if length_seconds > start_seconds:
+            start = max(0.0, frame.start_seconds - start_seconds)
+            end = min(length_seconds, end_seconds) - start_seconds
+            sampler.add(replace(frame, start_seconds=start, end_seconds=end))
+    if length_seconds <= start_seconds:
+        detail = f"{start_seconds:g} to {end_seconds:g} of {length_seconds:g} seconds"
+        raise SkipRecord("no frame in this part", detail)
+    return sampler.finish()
 
 
 class Sampler:
