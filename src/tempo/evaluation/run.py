@@ -51,7 +51,7 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
             held_out.describe(context, load, name, videos)
         show = partial(progress, f"{name} on the benchmark")
         outcomes[name] = _answer_benchmark(context, load, name, samples, show)
-    figures = held_out.held_out_figures(results, videos, seed=seed)
+    figures = held_out.held_out_figures(results, seed=seed)
     items = {name: benchmark_items(rows, samples) for name, rows in outcomes.items()}
     figures += [
         make_figure("benchmark", figure, {name: own[figure] for name, own in items.items()}, seed=seed)
