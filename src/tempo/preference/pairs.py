@@ -118,11 +118,13 @@ def select_pairs(
             if known is not pair:
                 skipped.append(skip(pair.id, "duplicate", f"same texts as {known.id}"))
         kept = list(first.values())
-    rejected = [pair for pair in kept if is_rejected(pair, reviews or {})]
-    skipped += [skip(pair.id, "rejected by a person", "see reviews.jsonl") for pair in rejected]
-    kept = [pair for pair in kept if not is_rejected(pair, reviews or {})]
+    rejected: list[Pair] = []
     parts: list[list[Pair]] = [[], []]
     for pair in kept:
+        if decision_on(pair, reviews or {}) == "reject":
+            rejected.append(pair)
+            skipped.append(skip(pair.id, "rejected by a person", "see reviews.jsonl"))
+            continue
         is_held_out = derive_seed(seed, pair.video_id, "held out") < settings.held_out_share * 2**63
         parts[is_held_out].append(pair)
     if settings.length == "fair":
@@ -138,10 +140,10 @@ def review_of(pair: Pair, decision: Literal["keep", "reject"]) -> Review:
     return Review(id=pair.id.removesuffix("/mirror"), decision=decision, texts=texts)
 
 
-def is_rejected(pair: Pair, reviews: Mapping[str, Review]) -> bool:
-    """Whether the pair was rejected with the texts that it has now."""
-    review = review_of(pair, "reject")
-    return reviews.get(review.id) == review
+def decision_on(pair: Pair, reviews: Mapping[str, Review]) -> str:
+    """`keep` or `reject`; empty for a pair that was not reviewed with the texts that it has now."""
+    review = reviews.get(pair.id.removesuffix("/mirror"))
+    return review.decision if review and review == review_of(pair, review.decision) else ""
 
 
 def _balance_lengths(pairs: Iterable[Pair], skipped: list[Skipped], *, seed: int) -> list[Pair]:
