@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from tempo.config import parse_config
-from tempo.core.files import write_json, write_lines
+from tempo.core.files import write_json
 from tempo.core.records import Captions, Clip, Clips, Pair, Shot, Shots, Skipped
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.figures import Item, make_figure
+from tempo.evaluation.held_out import Description
 from tempo.report import report
 from tempo.report.pictures import film
 from tempo.report.report import report_data, write_report
@@ -69,8 +70,9 @@ def context(tmp_path):
 
 def describe(context, video, **texts):
     """Adds what the models say about a held-out video."""
-    rows = [{"model": model, "video_id": video, "text": text} for model, text in texts.items()]
-    write_lines(context.directory / "evaluation" / "descriptions.jsonl", map(json.dumps, rows))
+    shared = {"video_id": video, "prompt": "Describe.", "is_whole": True}
+    rows = [Description(id=model, model=model, text=text, **shared) for model, text in texts.items()]
+    RunStore(context.directory).append("evaluation/descriptions", rows)
 
 
 def test_the_page_is_one_file_that_loads_nothing(context):

@@ -29,7 +29,7 @@ def film(frames: Sequence[NDArray[np.uint8]]) -> Film:
     """One or more frames uint8 [H, W, 3], of any size, as a Film."""
     ratio = np.clip(frames[0].shape[1] / frames[0].shape[0], 0.25, 4)
     size = (round(IMAGE_HEIGHT * ratio), IMAGE_HEIGHT)
-    sheet = np.hstack([ImageOps.fit(Image.fromarray(frame), size) for frame in frames])
+    sheet = np.hstack([np.asarray(ImageOps.fit(Image.fromarray(frame), size)) for frame in frames])
     data = io.BytesIO()
     Image.fromarray(sheet).save(data, "WEBP", quality=70)
     source = "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode()
@@ -45,7 +45,7 @@ def draw_curves(phases: Mapping[str, Sequence[Mapping[str, float]]], keys: Seque
     with matplotlib.rc_context({"svg.hashsalt": "tempo", "svg.fonttype": "none"}):
         figure = Figure(figsize=(5, 2 * len(keys) + 0.6), layout="constrained", facecolor="none")
         for axes, key in zip(figure.subplots(len(keys), sharex=True), keys, strict=True):
-            num_steps = 0
+            num_steps = 0.0
             for name, rows in phases.items():
                 steps = [num_steps + row["step"] for row in rows]
                 # Without values, the phase still has its color.

@@ -20,6 +20,7 @@ from tempo.core.records import Captions, Clips, Pair, Shots
 from tempo.core.store import RunStore, count_skipped
 from tempo.engine.types import Context
 from tempo.evaluation.figures import Figure, figure_rows, figure_table, percent
+from tempo.evaluation.held_out import Description
 from tempo.preference.perturbations import kendall_distance
 from tempo.preference.responses import frames_by_clip, key_frames_by_clip
 from tempo.report.pictures import draw_curves, film
@@ -84,7 +85,7 @@ def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
         "chart": {MAIN[figure.name][0]: figure.values for figure in main},
         "told": [
             {"name": names.get(video, video), "clips": strip(video), "texts": texts}
-            for video, texts in _told(directory, captions).items()
+            for video, texts in _told(store, captions).items()
         ],
         "counts": _counts(store, pairs),
         "pairs": [_pair(pair, strip(pair.video_id)) for pair in choose_pairs(pairs, limits.num_pairs)],
@@ -185,12 +186,13 @@ def _strip(
         }
 
 
-def _told(directory: Path, captions: Mapping[str, Sequence[str]]) -> dict[str, list[dict[str, Any]]]:
+def _told(store: RunStore, captions: Mapping[str, Sequence[str]]) -> dict[str, list[dict[str, Any]]]:
     """What each model says about each held-out video, by video."""
     told: dict[str, list[dict[str, Any]]] = {}
-    for row in read_jsonl(directory / "evaluation" / "descriptions.jsonl"):
-        sentences = match_sentences(row["text"], captions.get(row["video_id"], ()))
-        told.setdefault(row["video_id"], []).append({"model": row["model"], "sentences": sentences})
+    for row in store.read("evaluation/descriptions", Description):
+        sentences = match_sentences(row.text, captions.get(row.video_id, ()))
+        text = {"model": row.model, "sentences": sentences, "is_whole": row.is_whole}
+        told.setdefault(row.video_id, []).append(text)
     return told
 
 

@@ -50,8 +50,9 @@ def _longest_run(choices: Sequence[Sequence[int]]) -> dict[int, int]:
     """The largest set of sentences that can have rising clips (equal ones allowed), with these clips."""
     runs: list[dict[int, int]] = [{}]
     for number, clips in enumerate(choices):
-        runs += [
-            {**max((run for run in runs if max(run.values(), default=-1) <= clip), key=len), number: clip}
-            for clip in clips
-        ]
-    return max(runs, key=len)
+        earlier = runs.copy()
+        for clip in clips:
+            fitting = [run for run in earlier if max(run.values(), default=0) <= clip]
+            longest = max(fitting, key=lambda run: len(run))
+            runs.append({**longest, number: clip})
+    return max(runs, key=lambda run: len(run))
