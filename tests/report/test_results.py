@@ -35,8 +35,7 @@ ORDER, WORDS = "conflicting, group score", "own words, group score"
             "Training made it worse: after training, the model answers 0 % of the questions about time "
             "correctly; before: 50 %.",
         ),
-        # Too few videos for an interval.
-        ([figure(ORDER, base=[0.0], tempo=[1.0])], "No clear change: after training, the model picks"),
+        ([figure(ORDER, base=[0.0], tempo=[1.0])], "Too few videos to tell: after training, the model picks"),
         ([figure(ORDER, base=HALF)], "Nothing was trained; the model picks the right order"),
     ],
 )
@@ -48,7 +47,7 @@ def test_the_sentence_says_what_is_known(figures, sentence):
 def test_the_interval_and_the_number_of_items_are_given():
     found = headline(figure(ORDER, base=[0.0] * 40, tempo=HALF))[1]
     assert found.startswith("The difference is +50.0 points, 95 % interval ")
-    assert found.endswith("Measured on 40 items about 40 videos (the benchmark).")
+    assert found.endswith("Measured on: the benchmark (videos: 40, items: 40).")
 
 
 def test_the_page_opens_with_at_most_three_figures_of_a_benchmark_first():

@@ -41,14 +41,13 @@ def headline(figure: Figure | None) -> tuple[str, str]:
         return "This run has no figure that compares the models.", ""
     base, result = figure.values["base"], figure.values.get(RESULT)
     claim = MAIN[figure.name][1].format(_percent(result or base))
-    measured = f"Measured on {figure.num_items} items about {figure.num_videos} videos ({figure.source})."
+    measured = f"Measured on: {figure.source} (videos: {figure.num_videos}, items: {figure.num_items})."
     if result is None:
         return f"Nothing was trained; the model {claim}.", f"{_interval(base)} {measured}"
     gain = figure.differences["base"]
-    low, high = gain.interval or (-1.0, 1.0)
-    verdict = (
-        "After" if low > 0 else "Training made it worse: after" if high < 0 else "No clear change: after"
-    )
+    low, high = gain.interval or (0.0, 0.0)
+    doubt = "No clear change" if gain.interval else "Too few videos to tell"
+    verdict = "After" if low > 0 else f"{'Training made it worse' if high < 0 else doubt}: after"
     sentence = f"{verdict} training, the model {claim}; before: {_percent(base)}."
     return sentence, f"The difference is {100 * gain.value:+.1f} points, {_interval(gain)} {measured}"
 
@@ -60,5 +59,5 @@ def _percent(value: Value) -> str:
 
 def _interval(value: Value) -> str:
     if value.interval is None:
-        return "from too few videos for an interval."
+        return "no interval, which needs more videos."
     return "95 % interval {:.1f} to {:.1f}.".format(*(100 * bound for bound in value.interval))
