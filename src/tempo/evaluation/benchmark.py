@@ -109,7 +109,7 @@ def score_outcomes(
         for rows in groups
     ]
     is_right = [text and video for text, video in zip(is_text_right, is_video_right, strict=True)]
-    clusters = _clusters([{videos[row.id] for row in rows} for rows in groups])
+    clusters = link_clusters([{videos[row.id] for row in rows} for rows in groups])
     temporal = [outcome for outcome in outcomes if outcome.aspect not in STATIC_ASPECTS]
     return EvaluationReport(
         **dict(score_rows(temporal)),
@@ -122,7 +122,7 @@ def score_outcomes(
     )
 
 
-def _clusters(groups: Sequence[set[str]]) -> list[str]:
+def link_clusters(groups: Sequence[set[str]]) -> list[str]:
     """A name for each group of videos; groups that are linked by common videos share a name."""
     from scipy.cluster.hierarchy import DisjointSet
 

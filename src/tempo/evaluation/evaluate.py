@@ -59,16 +59,16 @@ def evaluate(
 def ask(
     model: VideoLM,
     samples: Sequence[Sample],
-    frames: np.ndarray,
+    frames: np.ndarray | None,
     *,
-    fps: float,
+    fps: float = 1.0,
     seconds: Sequence[float] = (),
     scoring: Scoring = "sum",
     max_tokens: int = MAX_TOKENS,
 ) -> list[Outcome]:
     """One outcome per sample, in order; all samples are about one video and share one vision pass.
 
-    `frames` uint8 [T, H, W, 3], `fps` and `seconds` are those of a Prefix; `max_tokens` is as in `log_probs`.
+    `frames`, `fps` and `seconds` are those of a Prefix; `max_tokens` is as in `log_probs`.
     Log-likelihoods are in nats, rounded to four decimals: sums or means over all tokens of an option and
     its end of turn, or sums over those of its letter.
     """
@@ -90,7 +90,7 @@ def ask(
 
 def _options(sample: Sample, scoring: Scoring) -> list[Continuation]:
     """The options of a sample as answers: their texts, or letters under which the question lists them."""
-    if scoring != "letter":
+    if scoring != "letter" or sample.lists_options:
         return [Continuation(option, sample.question) for option in sample.options]
     if len(sample.options) > len(LETTERS):
         found = f"{len(sample.options)} options; scoring 'letter' supports at most {len(LETTERS)}"
