@@ -10,6 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from tempo.core.files import read_jsonl, whole_lines, write_text
 from tempo.core.records import Captions, Clips, Pair, Shots
 from tempo.core.store import RunStore, count_skipped
 from tempo.engine.types import Context
-from tempo.evaluation.benchmark import accuracy_rows, figure_table, percent
+from tempo.evaluation.figures import Figure, figure_rows, figure_table, percent
 from tempo.preference.perturbations import kendall_distance
 from tempo.video.frames import FrameStore
 
@@ -72,13 +73,14 @@ def report_data(context: Context) -> dict[str, Any]:
         ],
         "audit": audit and {"verdict": audit["verdict"], "rows": audit_rows(audit)},
         "curves": _curves(context.directory),
-        "evaluation": evaluation
-        and {
-            "note": evaluation.get("note", ""),
-            "models": list(evaluation["models"]),
-            "rows": accuracy_rows(evaluation["models"]),
-        },
+        "evaluation": evaluation and {"notes": evaluation["notes"], "tables": _figure_tables(evaluation)},
     }
+
+
+def _figure_tables(evaluation: Mapping[str, Any]) -> dict[str, list[list[str]]]:
+    """For each source of figures, its rows of text, headings first."""
+    figures = [Figure.model_validate(row) for row in evaluation["figures"]]
+    return {source: figure_rows([*rows]) for source, rows in groupby(figures, key=lambda row: row.source)}
 
 
 def choose_pairs(pairs: Sequence[Pair], count: int) -> list[Pair]:

@@ -376,7 +376,7 @@ CASES = [
             "TN": 0,
         },
         chance={"accuracy": 1 / 5},
-        prompt="what then\nA. ran\nB. ate\nC. sat\nD. left\nE. left\nAnswer with the letter of the right option.",
+        prompt="A. ran\nB. ate\nC. sat\nD. left\nE. left\nAnswer with the letter of the right option.",
         replies=("A", "B", "C", "D", "E"),
     ),
     Case(
