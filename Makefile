@@ -20,8 +20,8 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# With all optional packages and marked tests: TRL, Ray, TransNetV2, a real server, bitsandbytes, the wheel, and
-# Chromium if it is installed (apt-get install chromium).
+# With all optional packages and marked tests: TRL, Ray, TransNetV2, a real server, bitsandbytes, the wheel,
+# and the pages in Chromium if it is installed (Debian: apt install chromium).
 test-all: $(ALL_READY)
 	$(BIN)/pytest -rs -m ""
 
