@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 from rich.table import Table
 
-from tempo.core.files import read_jsonl, whole_lines, write_text
+from tempo.core.files import read_jsonl, write_text
 from tempo.core.records import Captions, Clips, Pair, Shots
 from tempo.core.store import RunStore, count_skipped
 from tempo.engine.types import Context
@@ -57,7 +57,7 @@ def report_data(context: Context) -> dict[str, Any]:
         "directory": context.directory.name,
         "model": context.config.model.path,
         "counts": {
-            "stages": {name: len(whole_lines(store.path(name))) for name in COUNTED_STAGES},
+            "stages": {name: store.count(name) for name in COUNTED_STAGES},
             "levels": levels,
             "kinds": {kind: [counts[kind, level] for level in levels] for kind in kinds},
         },
