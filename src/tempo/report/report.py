@@ -82,7 +82,7 @@ def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
         "directory": directory.name,
         "config": context.config,
         "result": headline(next(iter(main), None)),
-        "chart": {MAIN[figure.name][0]: figure.values for figure in main},
+        "chart": {MAIN[figure.name]: figure.values for figure in main},
         "told": [
             {"name": names.get(video, video), "clips": strip(video), "texts": texts}
             for video, texts in _told(store, captions).items()
