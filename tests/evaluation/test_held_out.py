@@ -110,18 +110,18 @@ def test_the_figures_compare_the_models_and_count_units_of_a_film_as_one_video()
     figures = {row.name: row for row in held_out.held_out_figures(models, seed=0)}
     values = {name: tuple(value.value for value in row.values.values()) for name, row in figures.items()}
     assert values == {
-        "probe, order changed: real video likelier": (0, 1),
-        "probe, order changed: margin": (-0.5, 1.5),
-        "probe, cut or frozen: real video likelier": (0, 1),
-        "probe, cut or frozen: margin": (-0.5, 1.5),
-        "pairs: chosen text likelier": (1, 1),
-        "own words: text score": (0, 1),
-        "own words: video score": (0, 1),
-        "own words: group score": (0, 1),
+        "probe, real video likelier than reordered": (0, 1),
+        "probe, margin over reordered": (-0.5, 1.5),
+        "probe, real video likelier than cut or frozen": (0, 1),
+        "probe, margin over cut or frozen": (-0.5, 1.5),
+        "pairs, chosen text likelier": (1, 1),
+        "own words, text score": (0, 1),
+        "own words, video score": (0, 1),
+        "own words, group score": (0, 1),
     }
     assert {(row.num_videos, row.num_items) for row in figures.values()} == {(2, 3)}
-    assert figures["own words: text score"].differences["base"].value == 1
-    assert figures["probe, order changed: margin"].unit == "nats per token"
+    assert figures["own words, text score"].differences["base"].value == 1
+    assert figures["probe, margin over reordered"].unit == "nats per token"
 
 
 def test_pairs_whose_length_gives_the_chosen_text_away_are_not_counted(tmp_path):

@@ -31,7 +31,7 @@ from tempo.preference.perturbations import perturb_all
 from tempo.preference.responses import Footage, arrange, frames_by_clip
 from tempo.video.frames import FrameStore
 
-SOURCE = "held-out videos"
+SOURCE, MARGIN = "held-out videos", "margin over"
 
 #: The order of captions is changed as much as possible: reversed, and shuffled.
 REORDERED = PerturbationsConfig(kinds=("reverse", "shuffle"), levels=(NUM_SEGMENTS,))
@@ -62,10 +62,10 @@ class Description(Record):
 
 @dataclass(frozen=True)
 class HeldOutVideo:
-    """A held-out video and the captions of its clips, if the run has captions.
+    """A held-out video with the captions of its clips, if the run has captions.
 
-    `text` is its chosen text, the description of the base model unless pairs were imported. Among the `pairs` of all videos, the
-    chosen text is longer as often as shorter.
+    `text` is the chosen text of its pairs: the base model's description, unless pairs were imported. Of the
+    `pairs` of all videos, as many have a longer chosen text as a shorter one.
     """
 
     id: str
@@ -188,7 +188,7 @@ def held_out_figures(results: Mapping[str, Sequence[HeldOutResult]], *, seed: in
             name,
             {model: items[name] for model, items in found.items()},
             seed=seed,
-            unit="nats per token" if name.endswith("margin") else "percent",
+            unit="nats per token" if MARGIN in name else "percent",
         )
         for name, items in next(iter(found.values())).items()
         if items
@@ -198,21 +198,21 @@ def held_out_figures(results: Mapping[str, Sequence[HeldOutResult]], *, seed: in
 def _items(results: Sequence[HeldOutResult]) -> dict[str, list[Item]]:
     """What a model scores on each item of each figure."""
     found: dict[str, list[Item]] = {}
-    for label, kinds in (("order changed", ("reverse", "shuffle")), ("cut or frozen", ("drop", "frozen"))):
+    for label, kinds in (("reordered", ("reverse", "shuffle")), ("cut or frozen", ("drop", "frozen"))):
         rows = [row for result in results for row in result.comparisons if row.kind in kinds]
         names = [(f"{row.video}/{row.kind}-{row.level:02d}", file_of(row.video)) for row in rows]
         margins = [row.margin / row.num_tokens for row in rows]
-        found[f"probe, {label}: real video likelier"] = [
+        found[f"probe, real video likelier than {label}"] = [
             Item(*name, row.win) for name, row in zip(names, rows, strict=True)
         ]
-        found[f"probe, {label}: margin"] = [
+        found[f"probe, {MARGIN} {label}"] = [
             Item(*name, margin) for name, margin in zip(names, margins, strict=True)
         ]
     outcomes = [outcome for result in results for outcome in result.outcomes]
     files = {row.id: file_of(result.id) for result in results for row in result.outcomes}
-    found["pairs: chosen text likelier"] = right_items([row for row in outcomes if not row.group], files)
+    found["pairs, chosen text likelier"] = right_items([row for row in outcomes if not row.group], files)
     scores = group_items([row for row in outcomes if row.group], files)
-    return found | {f"own words: {name} score": items for name, items in scores.items()}
+    return found | {f"own words, {name} score": items for name, items in scores.items()}
 
 
 def describe(

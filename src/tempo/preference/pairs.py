@@ -52,10 +52,10 @@ class Selection:
 def make_pairs(context: Context) -> Selection:
     """The pairs of a run, from its clips and responses."""
     store, seed, settings = RunStore(context.directory), context.config.run.seed, context.config.pairs
-    videos = {row.id: row for row in store.read("clips", Clips)}
+    videos = store.rows("clips", Clips)
     pairs: list[Pair] = []
     skipped: list[Skipped] = []
-    for row in store.read("responses", Responses):
+    for row in store.rows("responses", Responses).values():
         for missing in row.unanswered:
             pair_id = f"{row.id}/{missing.kind}-{missing.level:02d}"
             skipped.append(skip(pair_id, "no rejected answer", missing.reason))
@@ -124,9 +124,9 @@ def select_pairs(
             if known is not pair:
                 skipped.append(skip(pair.id, "duplicate", f"same texts as {known.id}"))
         kept = list(first.values())
-    rejected = [pair for pair in kept if is_rejected(pair, reviews or {})]
+    rejected = [pair for pair in kept if decision_on(pair, reviews or {}) == "reject"]
     skipped += [skip(pair.id, "rejected by a person", "see reviews.jsonl") for pair in rejected]
-    kept = [pair for pair in kept if not is_rejected(pair, reviews or {})]
+    kept = [pair for pair in kept if decision_on(pair, reviews or {}) != "reject"]
     files = held_out_files((pair.video_id for pair in kept), held_out_share, seed=seed)
     held_out = [pair for pair in kept if file_of(pair.video_id) in files]
     training = [pair for pair in kept if file_of(pair.video_id) not in files]
@@ -146,10 +146,10 @@ def review_of(pair: Pair, decision: Literal["keep", "reject"]) -> Review:
     return Review(id=pair.id.removesuffix("/mirror"), decision=decision, texts=texts)
 
 
-def is_rejected(pair: Pair, reviews: Mapping[str, Review]) -> bool:
-    """Whether the pair was rejected with the texts that it has now."""
-    review = review_of(pair, "reject")
-    return reviews.get(review.id) == review
+def decision_on(pair: Pair, reviews: Mapping[str, Review]) -> str:
+    """`keep` or `reject`; empty for a pair that was not reviewed with the texts that it has now."""
+    review = reviews.get(pair.id.removesuffix("/mirror"))
+    return review.decision if review and review == review_of(pair, review.decision) else ""
 
 
 def file_of(video_id: str) -> str:
@@ -197,7 +197,7 @@ def balance_lengths(
     return kept, left_out
 
 
-def add_mirrors(pairs: Sequence[Pair], videos: dict[str, Clips], frames: FrameStore) -> list[Pair]:
+def add_mirrors(pairs: Sequence[Pair], videos: Mapping[str, Clips], frames: FrameStore) -> list[Pair]:
     """The pairs and their mirror images, sorted by id."""
     names = {pair.video_id for pair in pairs}
     clip_T = {name: clip_of_frames(videos[name], frames.read(name).seconds) for name in names}
