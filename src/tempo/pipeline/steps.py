@@ -20,7 +20,7 @@ from tempo.core.records import Skipped, Video
 from tempo.core.store import SKIPPED, RunStore
 from tempo.engine import pool as engine
 from tempo.engine.ranks import call_to_training
-from tempo.engine.types import Context, count_workers
+from tempo.engine.types import Context, count_workers, flatten
 from tempo.model.loading import check_model_path
 
 
@@ -49,8 +49,9 @@ def run_videos(context: Context, console: Console) -> None:
     worker = "tempo.video.find:make_worker"
     with Counter(console, "videos", len(batches)).live() as counter:
         for result in engine.map_batches(worker, context, batches, place="pool", stage="videos"):
-            store.append("videos", result)
+            store.append("videos", flatten(result))
             counter.advance()
+    _print_other_files(context, console)
     first: dict[str, Video] = {}
     skipped, known = list[Skipped](), store.handled_ids("videos")
     for video in sorted(store.read("videos", Video), key=lambda video: video.path):
@@ -60,6 +61,16 @@ def run_videos(context: Context, console: Console) -> None:
     store.append(SKIPPED, skipped)
     write_lines(store.path("videos"), (video.model_dump_json() for video in first.values()))
     check_trainable(context)
+
+
+def _print_other_files(context: Context, console: Console) -> None:
+    from tempo.video.find import count_other_files
+
+    videos = context.config.videos
+    if counts := count_other_files(videos.paths, videos.extensions):
+        named = ", ".join(f"{suffix or 'none'} {count}" for suffix, count in counts.most_common(5))
+        text = f"{counts.total()} files with other extensions ({named}) were not looked at"
+        console.print(f"videos: {text}. Add an extension to videos.extensions to use them")
 
 
 def new_files(context: Context) -> list[str]:

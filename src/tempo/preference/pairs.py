@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tempo.config import PairsConfig
 from tempo.core.hashing import derive_seed
-from tempo.core.records import Clips, Pair, Responses, Skipped
+from tempo.core.records import Clips, Pair, Responses, Skipped, source_id
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.preference.prompts import describe_prompt
@@ -57,6 +57,7 @@ def make_pairs(context: Context) -> Selection:
                 id=f"{row.id}/{made.kind}-{made.level:02d}",
                 video_id=row.id,
                 video=videos[row.id].path,
+                span=_span(videos[row.id]),
                 prompt=describe_prompt(row.id, seed=seed),
                 chosen=row.chosen,
                 rejected=response.text,
@@ -71,6 +72,12 @@ def make_pairs(context: Context) -> Selection:
         frames = FrameStore(context.directory / "frames")
         kept, held_out = (add_mirrors(part, videos, frames) for part in (kept, held_out))
     return Selection(kept, held_out, skipped + selected.skipped)
+
+
+def _span(video: Clips) -> tuple[float, ...]:
+    """Start and end in seconds of a segment; empty for a whole video."""
+    is_segment = source_id(video.id) != video.id
+    return (video.start_seconds, video.start_seconds + video.duration_seconds) if is_segment else ()
 
 
 def pair_fault(pair: Pair, settings: PairsConfig) -> tuple[str, str] | None:
@@ -109,7 +116,9 @@ def select_pairs(pairs: Iterable[Pair], settings: PairsConfig, *, seed: int) -> 
         kept = list(first.values())
     parts: list[list[Pair]] = [[], []]
     for pair in kept:
-        is_held_out = derive_seed(seed, pair.video_id, "held out") < settings.held_out_share * 2**63
+        # The segments of a video stay together.
+        draw = derive_seed(seed, source_id(pair.video_id), "held out")
+        is_held_out = draw < settings.held_out_share * 2**63
         parts[is_held_out].append(pair)
     if settings.length == "fair":
         # Last and for each part, because any later choice would unbalance the lengths again.

@@ -18,7 +18,7 @@ from PIL import Image
 from rich.table import Table
 
 from tempo.core.files import read_jsonl, whole_lines, write_text
-from tempo.core.records import Captions, Clips, Pair, Shots
+from tempo.core.records import Captions, Clips, Pair
 from tempo.core.store import RunStore, count_skipped
 from tempo.engine.types import Context
 from tempo.evaluation.benchmark import accuracy_rows, figure_table, percent
@@ -62,8 +62,8 @@ def report_data(context: Context) -> dict[str, Any]:
             "kinds": {kind: [counts[kind, level] for level in levels] for kind in kinds},
         },
         "skipped": [
-            {"stage": stage, "reason": reason, "count": count, "example": example}
-            for (stage, reason), (count, example) in sorted(count_skipped(store).items())
+            {"stage": stage, "reason": reason, "count": found.count, "example": found.example}
+            for (stage, reason), found in sorted(count_skipped(store).items())
         ],
         "videos": _videos(store, frames, list(clips.values())[: context.config.report.num_videos]),
         "pairs": [
@@ -154,14 +154,13 @@ def describe_order(pair: Pair) -> str:
 def _videos(store: RunStore, frames: FrameStore, shown: Sequence[Clips]) -> list[dict[str, Any]]:
     """Film strips: the clips of each video in order, each with its key frames and caption."""
     captions = {row.id: row.captions for row in store.read("captions", Captions)}
-    num_shots = {row.id: len(row.shots) for row in store.read("shots", Shots)}
     videos = []
     for row in shown:
         texts = captions.get(row.id) or ("",) * len(row.clips)
         cells = zip(row.clips, _clip_images(frames, row), texts, strict=True)
         strip = [{"clip": clip, "images": images, "caption": text} for clip, images, text in cells]
-        name = Path(row.path).name
-        videos.append({"id": row.id, "name": name, "num_shots": num_shots[row.id], "clips": strip})
+        num_shots = row.clips[-1].first_shot + row.clips[-1].num_shots - row.clips[0].first_shot
+        videos.append({"id": row.id, "name": Path(row.path).name, "num_shots": num_shots, "clips": strip})
     return videos
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
+import math
+from bisect import bisect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,11 @@ class Frames:
         """The frames in RGB, uint8 [T, H, W, 3]."""
         return decode_jpegs(self.jpegs)
 
+    def cut(self, start_seconds: float, end_seconds: float) -> Frames:
+        """The frames from `start_seconds` to `end_seconds` (exclusive), with times since `start_seconds`."""
+        kept = np.flatnonzero((self.seconds >= start_seconds) & (self.seconds < end_seconds))
+        return Frames([self.jpegs[i] for i in kept], self.seconds[kept] - start_seconds, self.fps)
+
 
 def read_frames(
     path: str | Path,
@@ -63,13 +70,43 @@ def read_frames(
 def sample_video(path: str | Path, config: FramesConfig, timeout_seconds: float = 120.0) -> Frames:
     """The frames that a Sampler takes from a whole video; raises SkipRecord as `read_frames` does."""
 
-    def work(watchdog: Watchdog) -> Frames:
-        sampler = Sampler(config)
-        for frame in decode(path, watchdog):
-            sampler.add(frame)
-        return sampler.finish()
+    found = list[Frames]()
+    spans = [(0.0, math.inf)]
+    sample_spans(path, spans, lambda _, frames: found.append(frames), config, timeout_seconds)
+    return found[0]
 
-    return watched(work, timeout_seconds)
+
+def sample_spans(
+    path: str | Path,
+    spans: Sequence[tuple[float, float]],
+    write: Callable[[int, Frames], None],
+    config: FramesConfig,
+    timeout_seconds: float,
+) -> None:
+    """Calls `write(index, frames)` with what a Sampler takes from each span (start and end in seconds).
+
+    Spans are in time order. The video is decoded once. Raises SkipRecord as `read_frames` does.
+    """
+    edges = [edge for span in spans for edge in span]
+
+    def work(watchdog: Watchdog) -> None:
+        decoded = decode(path, watchdog)
+        for place, frames in itertools.groupby(decoded, lambda frame: bisect(edges, frame.start_seconds)):
+            # Even places are between the spans.
+            if place % 2:
+                sampler = Sampler(config)
+                for frame in frames:
+                    sampler.add(frame)
+                write(place // 2, sampler.finish())
+
+    watched(work, timeout_seconds)
+
+
+def is_thinned(frames: Frames, config: FramesConfig) -> bool:
+    """Whether a video is so long that a part of it, sampled alone, would get more or larger frames."""
+    total = config.max_total_pixels
+    is_small = total is not None and total // len(frames.jpegs) < config.max_pixels
+    return is_small or frames.fps < 0.999 * config.fps
 
 
 class Sampler:
@@ -82,14 +119,16 @@ class Sampler:
     def __init__(self, config: FramesConfig) -> None:
         self._config, self._scaler = config, Scaler()
         self._shown: Frame | None = None
+        self._origin_seconds = 0.0
         self._jpegs: list[bytes] = []
         self._count, self._stride = 0, 1
 
     def add(self, frame: Frame) -> None:
         """Adds the next frame of the video; raises SkipRecord for an aspect ratio that no model accepts."""
         if self._shown:
-            self._take(self._shown, frame.start_seconds)
+            self._take(self._shown, frame.start_seconds - self._origin_seconds)
         else:
+            self._origin_seconds = frame.start_seconds
             # All frames get the size of the first one, so that they can be stacked.
             self._first_size = width, height = frame.size
             if max(width, height) > MAX_RATIO * min(width, height):
@@ -100,10 +139,11 @@ class Sampler:
     def finish(self) -> Frames:
         """The sampled frames. For a video shorter than half an interval, this is its last frame."""
         assert self._shown, "finish() before any add()"
-        self._take(self._shown, self._shown.end_seconds)
+        self._take(self._shown, self._shown.end_seconds - self._origin_seconds)
         fps = self._config.fps
         if not self._count:
-            return Frames([self._encode(self._shown)], np.array([self._shown.start_seconds]), fps)
+            seconds = np.array([self._shown.start_seconds - self._origin_seconds])
+            return Frames([self._encode(self._shown)], seconds, fps)
         # The middles of equal parts of the video.
         num_kept = min(self._count, self._config.max_frames)
         kept = [(2 * part + 1) * self._count // (2 * num_kept) // self._stride for part in range(num_kept)]
