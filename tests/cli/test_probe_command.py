@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tempo.cli.probe import read_texts
+from tempo.model.loading import read_config
 from tempo.synthetic.drawing import render_story
 from tempo.synthetic.world import make_story
 
@@ -87,21 +88,25 @@ def test_bad_rows_of_descriptions_are_refused(tmp_path, lines, message):
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "expected"),
+    ("model", "options", "expected", "warning"),
     [
-        ("embedded", (), (128 * 128, None)),
-        ("org/model", (), (200_704, 9_000_000)),
-        ("org/model", ("--set", "frames.max_pixels=1000"), (1000, 9_000_000)),
+        ("embedded", (), (128 * 128, None), ""),
+        ("embedded", ("--set", "frames.fps=50"), (128 * 128, None), "warning: frames.fps is 50"),
+        ("org/model", (), (200_704, 9_000_000), ""),
+        ("org/model", ("--set", "frames.max_pixels=1000"), (1000, 9_000_000), ""),
     ],
 )
-def test_models_of_the_hub_get_larger_frames(tempo, films, monkeypatch, model, options, expected):
+def test_models_of_the_hub_get_larger_frames(tempo, films, monkeypatch, model, options, expected, warning):
     taken = []
 
     def keep(model, videos, *, frames, **_):
         taken.append((frames.max_pixels, frames.max_total_pixels))
         raise ValueError("enough")
 
+    checkpoint = read_config("embedded")
     monkeypatch.setattr("tempo.model.loading.load_model", lambda **_: None)
+    monkeypatch.setattr("tempo.model.loading.read_config", lambda *_, **__: checkpoint)
     monkeypatch.setattr("tempo.evaluation.probe.probe", keep)
-    assert tempo("probe", model, films, *options)[0] == 2
-    assert taken == [expected]
+    code, out, _ = tempo("probe", model, films, *options)
+    assert (code, taken) == (2, [expected])
+    assert ("warning" in out, warning in out) == (bool(warning), True)

@@ -12,7 +12,7 @@ from pairs_material import clips_of, grey_jpegs, pair_of, perturbation
 from rich.console import Console
 
 from tempo.config import PairsConfig, parse_config
-from tempo.core.records import Pair, Response, Responses, Unanswered
+from tempo.core.records import Pair, Response, Responses, Skipped, Unanswered
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.pipeline.runner import discard_files
@@ -21,10 +21,12 @@ from tempo.pipeline.steps import run_pairs
 from tempo.preference.pairs import (
     HELD_OUT,
     LENGTH_STEP,
+    REJECTED,
     log_length_ratio,
     make_pairs,
     mirror,
     pair_fault,
+    review_of,
     select_pairs,
 )
 from tempo.preference.prompts import describe_prompt
@@ -120,6 +122,31 @@ def test_the_stage_writes_held_out_pairs_to_another_file(run):
     assert not {row.video_id for row in kept} & {row.video_id for row in held_out}
     discard_files(find_stage("pairs"), store.directory)
     assert not store.path(HELD_OUT).exists()
+
+
+def test_rejected_pairs_are_left_out_until_the_last_review_keeps_them(run):
+    """Also their mirror images, but not another pair that later has the same id."""
+    context, store, quiet = run(mirror=True), RunStore(run().directory), Console(quiet=True)
+    for name in "abc":
+        FrameStore(store.directory / "frames").write(
+            name, grey_jpegs(range(4)), seconds=[0.5, 1.5, 2.5, 3.5], fps=1
+        )
+    everything = {row.id: row for row in make_pairs(context).pairs}
+    mirrored, plain, changed = "a/reverse-02/mirror", "b/drop-04", "c/drop-04"
+    old = everything[changed].model_copy(update={"rejected": "Another text."})
+    rejected = [everything[mirrored], everything[plain], old]
+    store.append("reviews", [review_of(row, "reject") for row in rejected])
+    run_pairs(context, quiet)
+    left_out = {"a/reverse-02", mirrored, plain, f"{plain}/mirror"}
+    assert ids(store.read("pairs", Pair)) == everything.keys() - left_out
+    assert ids(store.read(REJECTED, Pair)) == {"a/reverse-02", plain}
+    reasons = {row.id: row.reason for row in store.read("skipped", Skipped)}
+    assert reasons["a/reverse-02"] == reasons[plain] == "rejected by a person"
+    discard_files(find_stage("pairs"), store.directory)
+    store.append("reviews", [review_of(row, "keep") for row in rejected])
+    run_pairs(context, quiet)
+    assert ids(store.read("pairs", Pair)) == everything.keys()
+    assert not store.path(REJECTED).exists()
 
 
 def test_of_duplicates_the_hardest_level_remains():

@@ -117,7 +117,7 @@ def status(directory: RunArgument) -> None:
         reasons = Table(*headings, title="skipped, by reason")
         for (stage, reason), found in sorted(counts.items(), key=lambda x: NAMES.index(x[0][0])):
             num_only = str(found.num_only) if stage == "clips" else ""
-            reasons.add_row(stage, reason, str(found.count), num_only, found.example[:100])
+            reasons.add_row(stage, reason, str(found.num_records), num_only, found.example[:100])
         console().print(reasons)
     for path in sorted(directory.glob("*/**/metrics.jsonl")):
         for row in read_jsonl(path)[-1:]:

@@ -48,7 +48,8 @@ def probe(
     """Measure how much a model notices when a video is reversed, shuffled, cut or frozen; needs no labels."""
     from tempo.evaluation import probe as probing
     from tempo.evaluation.probe_report import probe_table, write_chart
-    from tempo.model.loading import load_model
+    from tempo.model.limits import frame_rate_warning
+    from tempo.model.loading import load_model, read_config
     from tempo.preference.prompts import DESCRIBE
     from tempo.video.find import find_videos
 
@@ -79,6 +80,9 @@ def probe(
         f"frames: {frames.fps:g} per second, at most {frames.max_frames} per video, "
         f"at most {frames.max_pixels} pixels each"
     )
+    checkpoint = read_config(model, trust_remote_code=config.model.trust_remote_code)
+    if warning := frame_rate_warning(checkpoint, frames.fps):
+        console.print(warning)
     with counters(console) as show:
         report = probing.probe(
             load_model(**config.model.model_dump()),

@@ -194,6 +194,15 @@ class ResponsesConfig(SamplingConfig):
 
     input_form: Literal["captions", "clips", "video"] = Field("captions", description="see above")
     max_new_tokens: int = Field(1024, ge=1, description="maximum length of a response")
+    prompts: tuple[str, ...] = Field(
+        (
+            "Describe the video in detail.",
+            "Describe what happens in the video, in order.",
+            "Tell the events of the video from beginning to end.",
+        ),
+        min_length=1,
+        description='prompts for training and for `input_form = "video"`; each video gets one of them',
+    )
 
 
 class PairsConfig(Section):

@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from tempo.core import files
-from tempo.core.records import Record, Skipped, Video, source_id
+from tempo.core.records import Record, Review, Skipped, Video, source_id
 
 R = TypeVar("R", bound=Record)
 
 SKIPPED = "skipped"
+
+#: The file with the decisions of people; no stage writes or removes it.
+REVIEWS = "reviews"
 
 
 class RunStore:
@@ -49,6 +52,10 @@ class RunStore:
         """The ids for which `stage` has a row or a skipped record."""
         rows = {str(row["id"]) for row in files.read_jsonl(self.path(stage))}
         return rows | {row.id for row in self.read(SKIPPED, Skipped) if row.stage == stage}
+
+    def reviews(self) -> dict[str, Review]:
+        """The last review of each reviewed pair, by id."""
+        return {review.id: review for review in self.read(REVIEWS, Review)}
 
     def is_done(self, stage: str) -> bool:
         """Whether `stage` is finished."""
@@ -135,7 +142,7 @@ def write_config(directory: Path, config: Mapping[str, Any]) -> None:
 class SkippedCount(NamedTuple):
     """Records that were skipped for one reason; `num_only` of them would have been kept without it."""
 
-    count: int
+    num_records: int
     num_only: int
     example: str
 

@@ -87,13 +87,15 @@ def new_files(context: Context) -> list[str]:
 def run_pairs(context: Context, console: Console) -> None:
     """Makes or imports all pairs; those of held-out videos are written to a separate file."""
     from tempo.preference.importing import import_pairs
-    from tempo.preference.pairs import HELD_OUT, make_pairs
+    from tempo.preference.pairs import HELD_OUT, REJECTED, make_pairs
 
     store = RunStore(context.directory)
     made = import_pairs(context) if context.config.pairs.import_from else make_pairs(context)
     known = store.handled_ids("pairs")
     store.append(SKIPPED, [row for row in made.skipped if row.id not in known])
     write_lines(store.path("pairs"), (pair.model_dump_json() for pair in made.pairs))
+    if made.rejected:
+        write_lines(store.path(REJECTED), (pair.model_dump_json() for pair in made.rejected))
     held_out = ""
     if context.config.pairs.held_out_share:
         write_lines(store.path(HELD_OUT), (pair.model_dump_json() for pair in made.held_out))

@@ -7,17 +7,19 @@ and the id of the pair or video.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tempo.config import PairsConfig
-from tempo.core.hashing import derive_seed
-from tempo.core.records import Clips, Pair, Responses, Skipped, source_id
+from tempo.core.hashing import derive_seed, hash_text
+from tempo.core.records import Clips, Pair, Responses, Review, Skipped, source_id
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.preference.prompts import describe_prompt
@@ -27,17 +29,24 @@ from tempo.video.frames import FrameStore
 #: The file with the pairs of held-out videos, which training never reads, but evaluation and probe may.
 HELD_OUT = "held_out_pairs"
 
+#: The file with the pairs that a person rejected, so that they can still be looked at and kept after all.
+REJECTED = "rejected_pairs"
+
 #: Length ratios are balanced in steps of about this relative size.
 LENGTH_STEP = 0.02
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Pairs for training and pairs of held-out videos, both sorted by id, and those that were left out."""
+    """Pairs for training and pairs of held-out videos, both sorted by id, and those that were left out.
+
+    `skipped` names all that were left out; `rejected` holds those among them that a person rejected.
+    """
 
     pairs: list[Pair]
     held_out: list[Pair]
     skipped: list[Skipped]
+    rejected: list[Pair] = field(default_factory=list)
 
 
 def make_pairs(context: Context) -> Selection:
@@ -58,7 +67,7 @@ def make_pairs(context: Context) -> Selection:
                 video_id=row.id,
                 video=videos[row.id].path,
                 span=_span(videos[row.id]),
-                prompt=describe_prompt(row.id, seed=seed),
+                prompt=describe_prompt(row.id, context.config.responses.prompts, seed=seed),
                 chosen=row.chosen,
                 rejected=response.text,
             )
@@ -66,12 +75,12 @@ def make_pairs(context: Context) -> Selection:
                 skipped.append(skip(pair.id, *fault))
             else:
                 pairs.append(pair)
-    selected = select_pairs(pairs, settings, seed=seed)
+    selected = select_pairs(pairs, settings, seed=seed, reviews=store.reviews())
     kept, held_out = selected.pairs, selected.held_out
     if settings.mirror:
         frames = FrameStore(context.directory / "frames")
         kept, held_out = (add_mirrors(part, videos, frames) for part in (kept, held_out))
-    return Selection(kept, held_out, skipped + selected.skipped)
+    return Selection(kept, held_out, skipped + selected.skipped, selected.rejected)
 
 
 def _span(video: Clips) -> tuple[float, ...]:
@@ -102,8 +111,10 @@ def log_length_ratio(pair: Pair) -> float:
     return math.log(max(1, len(pair.chosen.split())) / max(1, len(pair.rejected.split())))
 
 
-def select_pairs(pairs: Iterable[Pair], settings: PairsConfig, *, seed: int) -> Selection:
-    """The pairs that the settings keep, split by video into training and held-out pairs."""
+def select_pairs(
+    pairs: Iterable[Pair], settings: PairsConfig, *, seed: int, reviews: Mapping[str, Review] | None = None
+) -> Selection:
+    """The pairs that settings and `reviews` keep, split by video into training and held-out pairs."""
     kept, skipped = list(pairs), []
     if settings.drop_duplicates:
         # A pair that occurs at several levels is kept at the hardest of them.
@@ -114,6 +125,9 @@ def select_pairs(pairs: Iterable[Pair], settings: PairsConfig, *, seed: int) -> 
             if known is not pair:
                 skipped.append(skip(pair.id, "duplicate", f"same texts as {known.id}"))
         kept = list(first.values())
+    rejected = [pair for pair in kept if is_rejected(pair, reviews or {})]
+    skipped += [skip(pair.id, "rejected by a person", "see reviews.jsonl") for pair in rejected]
+    kept = [pair for pair in kept if not is_rejected(pair, reviews or {})]
     parts: list[list[Pair]] = [[], []]
     for pair in kept:
         # The segments of a video stay together.
@@ -124,7 +138,19 @@ def select_pairs(pairs: Iterable[Pair], settings: PairsConfig, *, seed: int) -> 
         # Last and for each part, because any later choice would unbalance the lengths again.
         parts = [_balance_lengths(part, skipped, seed=seed) for part in parts]
     training, held_out = (sorted(part, key=lambda pair: pair.id) for part in parts)
-    return Selection(training, held_out, skipped)
+    return Selection(training, held_out, skipped, rejected)
+
+
+def review_of(pair: Pair, decision: Literal["keep", "reject"]) -> Review:
+    """The review of a pair; that of its mirror image is the same."""
+    texts = hash_text(json.dumps(sorted((pair.chosen, pair.rejected))))[:16]
+    return Review(id=pair.id.removesuffix("/mirror"), decision=decision, texts=texts)
+
+
+def is_rejected(pair: Pair, reviews: Mapping[str, Review]) -> bool:
+    """Whether the pair was rejected with the texts that it has now."""
+    review = review_of(pair, "reject")
+    return reviews.get(review.id) == review
 
 
 def _balance_lengths(pairs: Iterable[Pair], skipped: list[Skipped], *, seed: int) -> list[Pair]:

@@ -62,7 +62,7 @@ def report_data(context: Context) -> dict[str, Any]:
             "kinds": {kind: [counts[kind, level] for level in levels] for kind in kinds},
         },
         "skipped": [
-            {"stage": stage, "reason": reason, "count": found.count, "example": found.example}
+            {"stage": stage, "reason": reason, "count": found.num_records, "example": found.example}
             for (stage, reason), found in sorted(count_skipped(store).items())
         ],
         "videos": _videos(store, frames, list(clips.values())[: context.config.report.num_videos]),

@@ -6,8 +6,8 @@ import functools
 import itertools
 import math
 from bisect import bisect
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,33 @@ def read_frames(
 
 def sample_video(path: str | Path, config: FramesConfig, timeout_seconds: float = 120.0) -> Frames:
     """The frames that a Sampler takes from a whole video; raises SkipRecord as `read_frames` does."""
+    return watched(lambda watchdog: sample_frames(decode(path, watchdog), config), timeout_seconds)
 
-    found = list[Frames]()
-    spans = [(0.0, math.inf)]
-    sample_spans(path, spans, lambda _, frames: found.append(frames), config, timeout_seconds)
-    return found[0]
+
+def sample_frames(
+    frames: Iterable[Frame],
+    config: FramesConfig,
+    *,
+    start_seconds: float = 0.0,
+    end_seconds: float = math.inf,
+) -> Frames:
+    """What a Sampler takes from the part of a video between two times; its times count from the first one.
+
+    Raises SkipRecord if no frame is shown in that part, or for an aspect ratio that no model accepts.
+    """
+    sampler, length_seconds = Sampler(config), 0.0
+    for frame in frames:
+        if frame.start_seconds >= end_seconds:
+            break
+        length_seconds = frame.end_seconds
+        if length_seconds > start_seconds:
+            start = max(0.0, frame.start_seconds - start_seconds)
+            end = min(length_seconds, end_seconds) - start_seconds
+            sampler.add(replace(frame, start_seconds=start, end_seconds=end))
+    if length_seconds <= start_seconds:
+        detail = f"{start_seconds:g} to {end_seconds:g} of {length_seconds:g} seconds"
+        raise SkipRecord("no frame in this part", detail)
+    return sampler.finish()
 
 
 def sample_spans(
@@ -94,10 +116,8 @@ def sample_spans(
         for place, frames in itertools.groupby(decoded, lambda frame: bisect(edges, frame.start_seconds)):
             # Even places are between the spans.
             if place % 2:
-                sampler = Sampler(config)
-                for frame in frames:
-                    sampler.add(frame)
-                write(place // 2, sampler.finish())
+                start, end = spans[place // 2]
+                write(place // 2, sample_frames(frames, config, start_seconds=start, end_seconds=end))
 
     watched(work, timeout_seconds)
 
@@ -119,16 +139,14 @@ class Sampler:
     def __init__(self, config: FramesConfig) -> None:
         self._config, self._scaler = config, Scaler()
         self._shown: Frame | None = None
-        self._origin_seconds = 0.0
         self._jpegs: list[bytes] = []
         self._count, self._stride = 0, 1
 
     def add(self, frame: Frame) -> None:
         """Adds the next frame of the video; raises SkipRecord for an aspect ratio that no model accepts."""
         if self._shown:
-            self._take(self._shown, frame.start_seconds - self._origin_seconds)
+            self._take(self._shown, frame.start_seconds)
         else:
-            self._origin_seconds = frame.start_seconds
             # All frames get the size of the first one, so that they can be stacked.
             self._first_size = width, height = frame.size
             if max(width, height) > MAX_RATIO * min(width, height):
@@ -139,11 +157,10 @@ class Sampler:
     def finish(self) -> Frames:
         """The sampled frames. For a video shorter than half an interval, this is its last frame."""
         assert self._shown, "finish() before any add()"
-        self._take(self._shown, self._shown.end_seconds - self._origin_seconds)
+        self._take(self._shown, self._shown.end_seconds)
         fps = self._config.fps
         if not self._count:
-            seconds = np.array([self._shown.start_seconds - self._origin_seconds])
-            return Frames([self._encode(self._shown)], seconds, fps)
+            return Frames([self._encode(self._shown)], np.array([self._shown.start_seconds]), fps)
         # The middles of equal parts of the video.
         num_kept = min(self._count, self._config.max_frames)
         kept = [(2 * part + 1) * self._count // (2 * num_kept) // self._stride for part in range(num_kept)]
