@@ -7,6 +7,7 @@ import pytest
 import torch
 from video_material import context, moving, place, video_of
 
+from tempo.config import ClipsConfig
 from tempo.core.records import Clips, Shot
 from tempo.engine.types import SkipRecord
 from tempo.model.loading import repair_torchvision
@@ -70,11 +71,12 @@ def test_consecutive_shots_of_a_group_become_one_clip():
     ],
 )
 def test_a_video_that_is_not_rich_in_time_is_refused(places, frames, refusal):
+    config = ClipsConfig(source="shots")
     if refusal is None:
-        assert len(find_clips(in_places(places, frames=frames))) == len(places)
+        assert len(find_clips(in_places(places, frames=frames), config)) == len(places)
     else:
         with pytest.raises(SkipRecord, match=refusal):
-            find_clips(in_places(places, frames=frames))
+            find_clips(in_places(places, frames=frames), config)
 
 
 def cos(degrees):

@@ -63,8 +63,8 @@ class Video(Record):
 class Moment(Frozen):
     """Half a second of a shot, from `start_frame`; `candidate` is its sharpest frame.
 
-    `change` is the difference, in grey levels (0 to 255), between the moments before and after; 0 for the
-    first and the last moment. `time_stamp` is as in `Shot`.
+    `change` is the mean difference of this moment and the next one to the moment before, in grey levels (0 to
+    255); 0 for the first and the last moment. `time_stamp` is as in `Shot`.
     """
 
     start_frame: int

@@ -41,13 +41,12 @@ def measure_change(before: NDArray[np.float32], after: NDArray[np.float32]) -> f
 def divide(shot: Shot, config: ClipsConfig, *, min_parts: int) -> list[Shot]:
     """The parts of a shot, each at least 2 seconds long; `min_parts` of them if it changes often enough.
 
-    Parts longer than `max_shot_seconds`, in which nothing happens, are left out.
+    In parts longer than `max_shot_seconds` nothing happens: no change is as large as `min_change`.
     """
     seconds = [*(moment.start_seconds for moment in shot.moments), shot.end_seconds]
     changes = [moment.change for moment in shot.moments]
     bounds = [0, *_find_bounds(seconds, changes, config, min_parts), len(changes)]
-    parts = [_part(shot, first, last) for first, last in itertools.pairwise(bounds)] if changes else [shot]
-    return [part for part in parts if part.seconds <= config.max_shot_seconds]
+    return [_part(shot, first, last) for first, last in itertools.pairwise(bounds)] if changes else [shot]
 
 
 def _find_bounds(

@@ -153,7 +153,8 @@ def _check_pieces(pieces: Sequence[Piece], config: ClipsConfig, divided: Divided
     if num_shots > config.max_shots:
         raise SkipRecord("too many shots", f"{num_shots} usable shots, max_shots is {config.max_shots}")
     longest = max(piece.shot.seconds for piece in pieces)
-    if longest > config.max_shot_seconds:
+    # In a long piece that could not be divided, nothing happens.
+    if divided == "none" and longest > config.max_shot_seconds:
         detail = f"a shot of {longest:.2f} seconds, max_shot_seconds is {config.max_shot_seconds:g}"
         raise SkipRecord("shot too long", detail)
     minutes = (pieces[-1].shot.end_seconds - pieces[0].shot.start_seconds) / 60

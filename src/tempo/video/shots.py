@@ -11,6 +11,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 import cv2
 import numpy as np
@@ -150,7 +151,9 @@ class ShotCutter:
         self._next_seconds = (frame.start_seconds // MOMENT_SECONDS + 1) * MOMENT_SECONDS
         self._cells = [*self._cells[-2:], shrink(image)]
         if self._changes:
-            self._changes[-1] = round(measure_change(self._cells[0], self._cells[-1]), 2)
+            # After a jump, both differences are large; the second one also finds slow changes.
+            before, *later = self._cells
+            self._changes[-1] = round(fmean(measure_change(before, cells) for cells in later), 2)
         self._moments.append(frame.index)
         self._changes.append(0.0)
 
