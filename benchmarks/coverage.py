@@ -5,14 +5,13 @@
 Runs the stages from `videos` to `clips`. It prints a line for each file that can be decoded: its clips, or
 why it was skipped. `index.html` has a contact sheet of every file, with the two key frames of each clip; of a
 file without clips, it shows stored frames. The run remains in the folder, so a changed setting needs another.
-Without folders, the videos in shared/videos and those that the tests render are used.
+Without folders, the videos in ../shared/videos and three rendered ones are used.
 """
 
 from __future__ import annotations
 
 import argparse
 import html
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,14 +22,11 @@ import numpy as np
 from ingest import render
 
 from tempo.config import Config
-from tempo.core.records import Clips, Skipped, Video, source_id
+from tempo.core.records import Clips, Skipped, Video, file_of
 from tempo.core.store import SKIPPED, RunStore
 from tempo.pipeline.runner import run
-from tempo.report.report import image_source
+from tempo.report.pictures import film
 from tempo.video.frames import FrameStore
-
-#: Stages that skip files which cannot be decoded.
-DECODING = ("videos", "shots")
 
 #: Stored frames that are shown of a file without clips.
 NUM_FRAMES = 12
@@ -57,11 +53,11 @@ class Coverage:
 def read_coverage(directory: Path) -> list[Coverage]:
     """Every file of a run that can be decoded."""
     store = RunStore(directory)
-    rows = [row for row in store.read(SKIPPED, Skipped) if row.stage not in ("videos", "shots")]
+    rows = [row for row in store.read(SKIPPED, Skipped) if row.stage == "clips"]
     reasons = {row.id: f"{row.reason} ({row.detail})" for row in rows}
     segments = defaultdict[str, list[Clips]](list)
     for row in sorted(store.read("clips", Clips), key=lambda row: row.start_seconds):
-        segments[source_id(row.id)].append(row)
+        segments[file_of(row.id)].append(row)
     videos = [video for video in store.read("videos", Video) if video.id in {*reasons, *segments}]
     return [Coverage(one, segments[one.id], reasons.get(one.id, "")) for one in videos]
 
@@ -84,8 +80,7 @@ def page(found: list[Coverage], frames: FrameStore) -> Iterator[str]:
 
 
 def _figure(images: np.ndarray, caption: str) -> str:
-    shown = "".join(f"<img alt='' src='{image_source(image)}'>" for image in images)
-    return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
+    return f"<figure><img alt='' src='{film(images).source}'><figcaption>{caption}</figcaption></figure>"
 
 
 def main() -> None:
@@ -98,14 +93,15 @@ def main() -> None:
     arguments = parser.parse_args()
     harness.quiet_environment(1)
     folders = arguments.folders or [harness.OUT.parents[1] / "shared" / "videos"]
-    with tempfile.TemporaryDirectory() as rendered:
-        if not arguments.folders:
-            render(Path(rendered), 3)
-            folders.append(Path(rendered))
-        sections = {"videos": {"paths": list(map(str, folders))}, "clips": {"source": arguments.source}}
-        run(Config.model_validate(sections), arguments.out, until="clips")
+    rendered = arguments.out / "rendered"
+    if not arguments.folders and not rendered.exists():
+        rendered.mkdir(parents=True)
+        render(rendered, 3)
+    folders += [] if arguments.folders else [rendered]
+    sections = {"videos": {"paths": list(map(str, folders))}, "clips": {"source": arguments.source}}
+    run(Config.model_validate(sections), arguments.out, until="clips")
     found = read_coverage(arguments.out)
-    print(*found, sep="\n")
+    print(*sorted(map(str, found)), sep="\n")
     print(f"{sum(bool(one.segments) for one in found)} of {len(found)} readable files become clips")
     path = arguments.out / "index.html"
     path.write_text("\n".join(page(found, FrameStore(arguments.out / "frames"))), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The command line: run, status, init, export, audit, probe, and one subcommand per stage."""
+"""The command line: run, status, init, export, audit, probe, evaluate, and one subcommand per stage."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from rich.table import Table
 
 from tempo import __version__
 from tempo.cli.errors import INTERRUPTED, Terminated, fail, machine_fault, stop, terminable
+from tempo.cli.evaluate import evaluate
 from tempo.cli.probe import probe
 from tempo.config import VideosConfig, load_config
 from tempo.config.data import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
@@ -127,10 +128,11 @@ def status(directory: RunArgument) -> None:
 
 
 def _print_evaluation(directory: Path) -> None:
-    from tempo.evaluation.benchmark import accuracy_table
+    from tempo.evaluation.figures import figure_tables
 
     if (path := directory / "evaluation.json").exists():
-        console().print(accuracy_table(json.loads(path.read_text(encoding="utf-8"))))
+        for table in figure_tables(json.loads(path.read_text(encoding="utf-8"))):
+            console().print(table)
 
 
 @app.command(rich_help_panel="Main")
@@ -197,6 +199,7 @@ def audit(
 
 
 app.command(rich_help_panel="Main")(probe)
+app.command(rich_help_panel="Main")(evaluate)
 
 
 def _add_stage(stage: Stage) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from tempo.core import files
-from tempo.core.records import Record, Review, Skipped, Video, source_id
+from tempo.core.records import Record, Review, Skipped, Video, file_of
 
 R = TypeVar("R", bound=Record)
 
@@ -157,7 +157,7 @@ def count_skipped(store: RunStore) -> dict[tuple[str, str], SkippedCount]:
     for key, found in rows.items():
         # An id is a path or a video id, or it begins with a video id.
         unit, slash, rest = found[-1].id.partition("/")
-        video = source_id(unit)
+        video = file_of(unit)
         name = f"{Path(paths[video]).name}{slash}{rest}" if video in paths else found[-1].id
         name = Path(found[-1].id).name if key[0] == "videos" else name
         num_only = sum(row.is_only_reason for row in found)

@@ -76,6 +76,12 @@ def _check_file(key: str, function: str) -> Callable[[Config], None]:
     return check
 
 
+def _check_benchmarks(config: Config) -> None:
+    _check_file("evaluation.benchmark", "tempo.evaluation.benchmark:read_samples")(config)
+    for settings in config.evaluation.benchmarks:
+        load("tempo.evaluation.public.evaluating:load_task")(settings)
+
+
 def _imported(config: Config) -> str:
     return "the pairs come from pairs.import_from" if config.pairs.import_from else ""
 
@@ -177,7 +183,7 @@ STAGES: tuple[Stage, ...] = (
         reads=(("responses", Responses),),
         writes=Pair,
         function=steps.run_pairs,
-        keys=("pairs",),
+        keys=("pairs", "evaluation.held_out_share"),
         input_files=("pairs.import_from",),
         # A pair that is reviewed and kept changes nothing.
         depends_on=lambda store: sorted(
@@ -213,12 +219,13 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "evaluation",
-        "evaluate every model on the benchmark",
+        "compare the models on held-out videos and on the benchmark",
+        reads=(("pairs", Pair),),
         function=steps.run_evaluation,
-        needs_model=lambda config: bool(config.synthetic or config.evaluation.benchmark),
+        needs_model=lambda config: True,
         keys=("evaluation",),
         input_files=("evaluation.benchmark",),
-        check=_check_file("evaluation.benchmark", "tempo.evaluation.benchmark:read_samples"),
+        check=_check_benchmarks,
         is_shared=False,
         files=("evaluation", "evaluation.json"),
     ),

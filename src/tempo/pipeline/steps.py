@@ -16,7 +16,7 @@ from rich.console import Console
 from tempo.config import Config
 from tempo.core.files import write_lines
 from tempo.core.progress import Counter, counters
-from tempo.core.records import Skipped, Video
+from tempo.core.records import Skipped, Video, file_of
 from tempo.core.store import SKIPPED, RunStore
 from tempo.engine import pool as engine
 from tempo.engine.ranks import call_to_training
@@ -97,9 +97,10 @@ def run_pairs(context: Context, console: Console) -> None:
     if made.rejected:
         write_lines(store.path(REJECTED), (pair.model_dump_json() for pair in made.rejected))
     held_out = ""
-    if context.config.pairs.held_out_share:
+    if context.config.evaluation.held_out_share:
         write_lines(store.path(HELD_OUT), (pair.model_dump_json() for pair in made.held_out))
-        held_out = f"{len(made.held_out)} held out, "
+        num_videos = len({file_of(pair.video_id) for pair in made.held_out})
+        held_out = f"{len(made.held_out)} of {num_videos} videos held out for the evaluation, "
     console.print(f"pairs: {len(made.pairs)} kept, {held_out}{len(made.skipped)} filtered out")
 
 
@@ -145,8 +146,8 @@ def join_training(context: Context) -> None:
 
 
 def run_evaluation(context: Context, console: Console) -> None:
-    """Evaluates every model on the benchmark; writes `evaluation.json`."""
-    from tempo.evaluation.evaluate import run_evaluation as evaluate
+    """Compares all models on the held-out videos and the benchmark; writes `evaluation.json`."""
+    from tempo.evaluation.run import run_evaluation as evaluate
 
     with counters(console) as show:
         evaluate(context, lambda model, done, total: show(f"evaluation of {model}", done, total))

@@ -19,7 +19,7 @@ from pydantic import Field
 from tempo.config import load_config
 from tempo.core.files import write_json
 from tempo.core.hashing import derive_seed
-from tempo.core.records import Frozen, Pair, source_id
+from tempo.core.records import Frozen, Pair
 from tempo.core.statistics import share_interval
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
@@ -223,7 +223,7 @@ def _cross_validated(features_PF: Array, pairs: Sequence[Pair], seed: int) -> Ar
         LogisticRegression(C=0.5, fit_intercept=False, max_iter=1000),
         np.concatenate([features_PF, -features_PF]),
         np.repeat([1, 0], len(pairs)),
-        groups=[source_id(pair.video_id) for pair in pairs] * 2,
+        groups=[pair.video_id for pair in pairs] * 2,
         cv=GroupKFold(NUM_FOLDS, shuffle=True, random_state=derive_seed(seed, "fold") % 2**32),
         method="decision_function",
     )
@@ -236,7 +236,7 @@ def _summarize(scores_P: Array, pairs: Sequence[Pair], seed: int) -> BaselineAcc
     bootstrap_seed = derive_seed(seed, "audit", "bootstrap")
 
     def accuracy(part_P: NDArray[np.bool_]) -> Accuracy:
-        videos = [source_id(pair.video_id) for pair, is_part in zip(pairs, part_P, strict=True) if is_part]
+        videos = [pair.video_id for pair, is_part in zip(pairs, part_P, strict=True) if is_part]
         low, high = share_interval(right_P[part_P], videos, seed=bootstrap_seed, min_clusters=MIN_VIDEOS)
         return Accuracy(
             accuracy=round(float(right_P[part_P].mean()), 4),

@@ -16,7 +16,7 @@ from typing import Any
 
 from tempo import __version__
 from tempo.core.files import write_json, write_lines
-from tempo.core.records import Pair, Video, source_id
+from tempo.core.records import Pair, Video, file_of
 from tempo.core.store import RunStore, read_config
 from tempo.preference.importing import ORIGIN, TAGS, VIDEO_TAG, Row
 from tempo.video.frames import FrameStore
@@ -68,7 +68,7 @@ def _read_pairs(run: Path) -> list[Pair]:
             f"{run} has no pairs to export. `tempo status {run}` shows what is done and what was skipped"
         )
     return [
-        pair.model_copy(update={"video": paths.get(source_id(pair.video_id), pair.video)}) for pair in pairs
+        pair.model_copy(update={"video": paths.get(file_of(pair.video_id), pair.video)}) for pair in pairs
     ]
 
 

@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import TypeAlias
 
 from tempo.config import DpoPhase, SftPhase
-from tempo.core.records import Clips, Pair, PairKind, Video, source_id
+from tempo.core.records import Clips, Pair, PairKind, Video, file_of
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.model.chat import Continuation, Prefix, VideoLM
@@ -173,7 +173,7 @@ def _largest_videos(context: Context) -> list[Example]:
 
     def num_pixels(row: Clips) -> float:
         num_frames = min(row.duration_seconds * config.fps, config.max_frames)
-        return num_frames * min(sizes[source_id(row.id)], config.max_pixels)
+        return num_frames * min(sizes[file_of(row.id)], config.max_pixels)
 
     # Which of the two has more tokens depends on the model.
     longest = sorted(rows, key=lambda row: row.duration_seconds)[-1:]
