@@ -184,7 +184,7 @@ def test_the_audit_is_on_the_page_and_in_the_terminal(context):
 def test_figures_are_those_of_the_evaluation(context):
     write_json(context.directory / "evaluation.json", {"figures": [FIGURE.model_dump()], "notes": ["a note"]})
     page = write_report(context).read_text()
-    assert "the model answers 62\u00a0% of the questions about time" in page
+    assert "answers a question about time correctly in 62\u00a0% of cases" in page
     assert "<td>62.5\n[" in page
     assert "<p>a note</p>" in page
 

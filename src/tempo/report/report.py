@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from tempo.core.files import read_jsonl, whole_lines, write_text
+from tempo.core.files import read_jsonl, write_text
 from tempo.core.records import Captions, Clips, Pair
 from tempo.core.store import RunStore, count_skipped
 from tempo.engine.types import Context
@@ -81,7 +81,7 @@ def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
         "directory": directory.name,
         "config": context.config,
         "result": headline(next(iter(main), None)),
-        "chart": {MAIN[figure.name][0]: figure.values for figure in main},
+        "chart": [(MAIN[figure.name], figure) for figure in main],
         "told": [
             {"name": names.get(video, video), "clips": strip(video), "texts": texts}
             for video, texts in _told(store, captions).items()
@@ -200,7 +200,7 @@ def _counts(store: RunStore, pairs: Sequence[Pair]) -> dict[str, Any]:
     counts = Counter((pair.kind, pair.level) for pair in pairs)
     levels, kinds = sorted({p.level for p in pairs}, reverse=True), sorted({p.kind for p in pairs})
     return {
-        "stages": {name: len(whole_lines(store.path(name))) for name in COUNTED_STAGES},
+        "stages": {name: store.count(name) for name in COUNTED_STAGES},
         "levels": levels,
         "kinds": [[kind, *(counts[kind, level] for level in levels)] for kind in kinds],
     }
