@@ -131,9 +131,9 @@ def select_pairs(
             if known is not pair:
                 skipped.append(skip(pair.id, "duplicate", f"same texts as {known.id}"))
         kept = list(first.values())
-    rejected = [pair for pair in kept if is_rejected(pair, reviews or {})]
+    rejected = [pair for pair in kept if decision_on(pair, reviews or {}) == "reject"]
     skipped += [skip(pair.id, "rejected by a person", "see reviews.jsonl") for pair in rejected]
-    kept = [pair for pair in kept if not is_rejected(pair, reviews or {})]
+    kept = [pair for pair in kept if decision_on(pair, reviews or {}) != "reject"]
     files = held_out_files((pair.video_id for pair in kept), held_out_share, seed=seed)
     held_out = [pair for pair in kept if file_of(pair.video_id) in files]
     training = [pair for pair in kept if file_of(pair.video_id) not in files]
@@ -153,10 +153,10 @@ def review_of(pair: Pair, decision: Literal["keep", "reject"]) -> Review:
     return Review(id=pair.id.removesuffix("/mirror"), decision=decision, texts=texts)
 
 
-def is_rejected(pair: Pair, reviews: Mapping[str, Review]) -> bool:
-    """Whether the pair was rejected with the texts that it has now."""
-    review = review_of(pair, "reject")
-    return reviews.get(review.id) == review
+def decision_on(pair: Pair, reviews: Mapping[str, Review]) -> str:
+    """`keep` or `reject`; empty for a pair that was not reviewed with the texts that it has now."""
+    review = reviews.get(pair.id.removesuffix("/mirror"))
+    return review.decision if review and review == review_of(pair, review.decision) else ""
 
 
 def held_out_draw(video_id: str, *, seed: int) -> float:
