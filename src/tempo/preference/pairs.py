@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -139,7 +139,7 @@ def select_pairs(
     training = [pair for pair in kept if file_of(pair.video_id) not in files]
     if settings.length == "fair":
         # Last, because any later choice would unbalance the lengths again.
-        training, others = balance_lengths(training, lambda pair: (pair.kind, pair.level), seed=seed)
+        training, others = balance_lengths(training, alike=("kind", "level"), seed=seed)
         for pair in others:
             detail = f"no other {pair.kind} pair of level {pair.level} balances its lengths"
             skipped.append(skip(pair.id, "length gives it away", detail))
@@ -175,21 +175,23 @@ def held_out_files(video_ids: Iterable[str], share: float, *, seed: int) -> set[
 
 
 def balance_lengths(
-    pairs: Iterable[Pair], alike: Callable[[Pair], Hashable], *, seed: int, step: float = LENGTH_STEP
+    pairs: Iterable[Pair], *, alike: Sequence[str] = (), seed: int, step: float = LENGTH_STEP
 ) -> tuple[list[Pair], list[Pair]]:
     """The pairs among which the chosen text is longer as often as shorter, and the other pairs.
 
-    This holds among pairs with the same value of `alike` and the same ratio of lengths, in steps of `step`.
+    This holds among pairs with the same values of the fields `alike` and the same ratio of lengths, in steps
+    of `step`.
     """
     kept: list[Pair] = []
     left_out: list[Pair] = []
-    cells: defaultdict[Hashable, tuple[list[Pair], list[Pair]]] = defaultdict(lambda: ([], []))
+    cells: defaultdict[tuple[object, ...], tuple[list[Pair], list[Pair]]] = defaultdict(lambda: ([], []))
     for pair in sorted(pairs, key=lambda pair: derive_seed(seed, pair.id, "length")):
         ratio = log_length_ratio(pair)
         if ratio == 0:
             kept.append(pair)
         else:
-            cells[alike(pair), round(abs(ratio) / step)][ratio > 0].append(pair)
+            key = (*(getattr(pair, name) for name in alike), round(abs(ratio) / step))
+            cells[key][ratio > 0].append(pair)
     for shorter, longer in cells.values():
         count = min(len(shorter), len(longer))
         kept += shorter[:count] + longer[:count]
