@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tempo.cli.probe import read_texts
+from tempo.model.loading import read_config
 from tempo.synthetic.drawing import render_story
 from tempo.synthetic.world import make_story
 
@@ -49,7 +50,7 @@ def test_figures_chart_and_descriptions_are_written_and_can_be_scored_again(temp
         (("--json", "nowhere/x.json"), "nowhere/x.json cannot be written"),
         (("--set", "frames.fps=-1"), "frames.fps"),
         (("--set", "model.device=gpu"), "model.device"),
-        (("--set", "clips.min_clips=2"), "--set clips: a probe uses only"),
+        (("--set", "clips.min_clips=2"), "--set clips: only the sections"),
         (("--text", "absent.jsonl"), "--text: absent.jsonl cannot be read"),
     ],
 )
@@ -87,21 +88,25 @@ def test_bad_rows_of_descriptions_are_refused(tmp_path, lines, message):
 
 
 @pytest.mark.parametrize(
-    ("model", "options", "expected"),
+    ("model", "options", "expected", "warning"),
     [
-        ("embedded", (), (128 * 128, None)),
-        ("org/model", (), (200_704, 9_000_000)),
-        ("org/model", ("--set", "frames.max_pixels=1000"), (1000, 9_000_000)),
+        ("embedded", (), (128 * 128, None), ""),
+        ("embedded", ("--set", "frames.fps=50"), (128 * 128, None), "warning: frames.fps is 50"),
+        ("org/model", (), (200_704, 9_000_000), ""),
+        ("org/model", ("--set", "frames.max_pixels=1000"), (1000, 9_000_000), ""),
     ],
 )
-def test_models_of_the_hub_get_larger_frames(tempo, films, monkeypatch, model, options, expected):
+def test_models_of_the_hub_get_larger_frames(tempo, films, monkeypatch, model, options, expected, warning):
     taken = []
 
     def keep(model, videos, *, frames, **_):
         taken.append((frames.max_pixels, frames.max_total_pixels))
         raise ValueError("enough")
 
+    checkpoint = read_config("embedded")
     monkeypatch.setattr("tempo.model.loading.load_model", lambda **_: None)
+    monkeypatch.setattr("tempo.model.loading.read_config", lambda *_, **__: checkpoint)
     monkeypatch.setattr("tempo.evaluation.probe.probe", keep)
-    assert tempo("probe", model, films, *options)[0] == 2
-    assert taken == [expected]
+    code, out, _ = tempo("probe", model, films, *options)
+    assert (code, taken) == (2, [expected])
+    assert ("warning" in out, warning in out) == (bool(warning), True)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from sample_material import samples_of
 
 from tempo.core.files import write_json
-from tempo.core.records import Captions, Outcome, Skipped
+from tempo.core.records import Captions, Skipped
 from tempo.core.store import SKIPPED, RunStore
-from tempo.evaluation.benchmark import score_outcomes
+from tempo.evaluation.figures import Item, make_figure
 from tempo.pipeline.stages import NAMES
 
 
@@ -43,8 +42,8 @@ def row(text, *names):
     raise AssertionError(f"no row {names} in\n{text}")
 
 
-def skipped(name, stage="captions", reason="no caption", detail=""):
-    return Skipped(id=name, stage=stage, reason=reason, detail=detail)
+def skipped(name, stage="captions", reason="no caption", detail="", is_only=False):
+    return Skipped(id=name, stage=stage, reason=reason, detail=detail, is_only_reason=is_only)
 
 
 def metrics(directory, *lines):
@@ -76,15 +75,16 @@ def test_skipped_records_are_counted_by_stage_and_by_reason_with_an_example(show
             skipped("a", detail="clip 3 of 4"),
             skipped("b", detail="clip 1 of 9"),
             skipped("c", reason="process died", detail="while at this record"),
-            skipped("d", stage="clips", reason="too few shots", detail="[red]2[/red] shots"),
+            skipped("d", stage="clips", reason="too few shots", detail="3 shots"),
+            skipped("e", stage="clips", reason="too few shots", detail="[red]2[/red] shots", is_only=True),
         ],
     )
     text = shown()
     assert row(text, "captions", "-")[3] == "3"
-    assert row(text, "clips", "-")[3] == "1"
+    assert row(text, "clips", "-")[3] == "2"
     assert row(text, "captions", "no caption")[2] == "2"
-    assert row(text, "captions", "process died")[2:] == ["1", "c: while at this record"]
-    assert row(text, "clips", "too few shots")[2:] == ["1", "d: [red]2[/red] shots"], "no markup"
+    assert row(text, "captions", "process died")[2:] == ["1", "", "c: while at this record"]
+    assert row(text, "clips", "too few shots")[2:] == ["2", "1", "e: [red]2[/red] shots"], "no markup"
     assert text.index("too few shots") < text.index("no caption"), "in the order of the stages"
 
 
@@ -102,7 +102,9 @@ def test_phases_of_the_method_and_the_baselines_show_their_last_metrics(shown, t
 
 
 def test_accuracies_are_shown_after_the_evaluation(shown, store):
-    outcome = Outcome(id="a", aspect="speed", format="yes_no", answer=0, log_likelihoods=(0.0, -1.0))
-    report = score_outcomes([outcome], samples_of([outcome])).model_dump()
-    write_json(store.directory / "evaluation.json", {"models": {"base": report}})
-    assert row(shown(), "speed") == ["speed", "100.0"]
+    figure = make_figure("videos", "speed", {"base": [Item("a", "v", 1.0)]}, seed=0)
+    evaluation = {"figures": [figure.model_dump()], "notes": ["no benchmark"]}
+    write_json(store.directory / "evaluation.json", evaluation)
+    text = shown()
+    assert row(text, "speed") == ["speed", "1", "100.0"]
+    assert "evaluation: no benchmark" in text

@@ -10,8 +10,16 @@ from video_material import number_of, numbered, place, plain
 
 from tempo.config import FramesConfig
 from tempo.engine.types import SkipRecord
-from tempo.video.decode import Frame
-from tempo.video.frames import FrameStore, Sampler, decode_jpegs, encode_jpeg, read_frames, sample_video
+from tempo.video.decode import Frame, decode
+from tempo.video.frames import (
+    FrameStore,
+    Sampler,
+    decode_jpegs,
+    encode_jpeg,
+    read_frames,
+    sample_frames,
+    sample_video,
+)
 
 
 def sample(path, **config):
@@ -45,6 +53,25 @@ def test_frames_are_taken_in_the_middle_of_each_interval(render, num_frames, fps
 def test_uneven_times_and_a_late_start_are_respected(render, times, expected):
     path = render([numbered(i) for i in range(len(times))], "times.mkv", pts=times)
     assert sample(path)[:2] == expected
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "config", "expected"),
+    [
+        (1.0, 3.0, {}, ([15, 25], [0.5, 1.5])),
+        (1.25, 3.25, {"fps": 2}, ([15, 20, 25, 30], [0.25, 0.75, 1.25, 1.75])),
+        (0.0, 4.0, {"fps": 2, "max_frames": 2}, ([12, 32], [1.25, 3.25])),
+        # The file ends before the part does.
+        (2.0, 99.0, {}, ([25, 35], [0.5, 1.5])),
+        (1.5, 1.52, {}, ([15], [0.0])),
+    ],
+)
+def test_only_frames_of_the_wanted_part_are_taken(render, start, end, config, expected):
+    path = render([numbered(i) for i in range(40)], fps=10)
+    frames = sample_frames(decode(path), FramesConfig(**config), start_seconds=start, end_seconds=end)
+    assert ([number_of(image) for image in frames.images], frames.seconds.tolist()) == expected
+    with pytest.raises(SkipRecord, match="no frame in this part: 4 to 9 of 4 seconds"):
+        sample_frames(decode(path), FramesConfig(), start_seconds=4.0, end_seconds=9.0)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +156,7 @@ def test_frames_are_read_as_written_and_key_frames_are_replaced(tmp_path):
     assert (frames.images.dtype, frames.images.shape, frames.fps) == (np.uint8, (3, 64, 96, 3), 0.25)
     assert [number_of(image) for image in frames.images] == [1, 2, 3]
     assert frames.seconds.tolist() == [0.5, 1.5, 2.5]
-    assert [path.name for path in store.directory.iterdir()] == ["a.safetensors"]
+    assert [path.name for path in store.directory.rglob("*") if path.is_file()] == ["a.safetensors"]
     assert store.path("a").read_bytes() == other.path("a").read_bytes()
 
 

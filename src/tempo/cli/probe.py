@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from tempo.config import Config
 from tempo.config.data import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
 from tempo.config.load import override, parse_config
 from tempo.core.files import read_rows, write_json, write_lines
@@ -48,7 +50,8 @@ def probe(
     """Measure how much a model notices when a video is reversed, shuffled, cut or frozen; needs no labels."""
     from tempo.evaluation import probe as probing
     from tempo.evaluation.probe_report import probe_table, write_chart
-    from tempo.model.loading import load_model
+    from tempo.model.limits import frame_rate_warning
+    from tempo.model.loading import load_model, read_config
     from tempo.preference.prompts import DESCRIBE
     from tempo.video.find import find_videos
 
@@ -59,26 +62,16 @@ def probe(
     for path in (json, chart, save_text):
         if path and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise ValueError(f"{path} cannot be written. Choose a file in a folder that exists")
-    sections = override({}, overrides or ())
-    if unused := sections.keys() - {"model", "frames"}:
-        raise ValueError(
-            f"--set {min(unused)}: a probe uses only the sections [model] and [frames]. Remove the option"
-        )
-    # Models from the hub need larger frames than the embedded one.
-    hub = {"max_pixels": HUB_MAX_PIXELS, "max_total_pixels": HUB_TOTAL_PIXELS}
-    config = parse_config(
-        {
-            "model": {**sections.get("model", {}), "path": model},
-            "videos": {"paths": [str(videos)]},
-            "frames": {**({} if model == EMBEDDED else hub), **sections.get("frames", {})},
-        }
-    )
+    config = inference_config(model, {"videos": {"paths": [str(videos)]}}, overrides or ())
     find_videos([videos], config.videos.extensions)
     frames, prompt, texts = config.frames, describe_with or DESCRIBE[1], read_texts(text) if text else None
     console.print(
         f"frames: {frames.fps:g} per second, at most {frames.max_frames} per video, "
         f"at most {frames.max_pixels} pixels each"
     )
+    checkpoint = read_config(model, trust_remote_code=config.model.trust_remote_code)
+    if warning := frame_rate_warning(checkpoint, frames.fps):
+        console.print(warning)
     with counters(console) as show:
         report = probing.probe(
             load_model(**config.model.model_dump()),
@@ -103,6 +96,21 @@ def probe(
     console.print(probe_table(report))
     for row in report.left_out:
         console.print(f"left out: {row.id}: {row.reason}: {row.detail}")
+
+
+def inference_config(model: str, settings: dict[str, Any], overrides: Sequence[str]) -> Config:
+    """The configuration of a command that only uses a model, with larger frames for one from the hub.
+
+    `overrides` are those of `--set`; raises ValueError for sections other than [model] and [frames].
+    """
+    sections = override({}, overrides)
+    if unused := sections.keys() - {"model", "frames"}:
+        raise ValueError(
+            f"--set {min(unused)}: only the sections [model] and [frames] count here. Remove the option"
+        )
+    hub = {"max_pixels": HUB_MAX_PIXELS, "max_total_pixels": HUB_TOTAL_PIXELS}
+    frames = {**({} if model == EMBEDDED else hub), **sections.get("frames", {})}
+    return parse_config({**settings, "model": {**sections.get("model", {}), "path": model}, "frames": frames})
 
 
 def read_texts(path: Path) -> dict[str, str]:

@@ -73,6 +73,10 @@ def load_model(
             options |= {"config": config.thinker_config, "key_mapping": {r"^thinker\.": ""}}
         model, found = AutoModelForImageTextToText.from_pretrained(name, **options)
     _check_keys(path, found)
+    for layer in model.modules():
+        # bitsandbytes repacks weights on CPUs with AVX512-BF16, after which they cannot be trained.
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
     # bitsandbytes has already placed quantized weights, and does not allow moving them.
     lm = VideoLM((model if quantization == "4bit" else model.to(torch_device)).eval(), processor)
     if name in _CHECKED or torch_device.type == "meta":

@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +20,15 @@ from tempo.core.records import Captions, Clips, Perturbations, Response, Respons
 from tempo.core.store import RunStore
 from tempo.engine.types import Context, SkipRecord, Worker
 from tempo.model.answers import Answer, Generate, Request, skip_if_failed
-from tempo.model.chat import VideoLM
 from tempo.model.endpoint import answer_source
 from tempo.model.limits import max_positions
 from tempo.model.loading import load_processor, read_config
 from tempo.preference.prompts import describe_prompt, fusion
 from tempo.video.faults import attempt
 from tempo.video.frames import FrameStore
+
+if TYPE_CHECKING:
+    from tempo.model.chat import VideoLM
 
 STAGE = "responses"
 
@@ -78,23 +80,30 @@ def make_worker(context: Context, generate: Generate | None = None) -> Worker:
 
 def _input_reader(context: Context) -> Callable[[str], MakeRequest]:
     """Maps a video id to the function that makes its requests, in the configured input form."""
-    rows, frames = RunStore(context.directory), FrameStore(context.directory / "frames")
-    form, seed = context.config.responses.input_form, context.config.run.seed
+    store, frames = RunStore(context.directory), FrameStore(context.directory / "frames")
+    form, prompts = context.config.responses.input_form, context.config.responses.prompts
     if form == "captions":
-        texts = {row.id: row.captions for row in rows.read("captions", Captions)}
+        texts = store.rows("captions", Captions)
         check: Callable[[str], str] = str
         # A server itself rejects prompts that are too long, and its model need not be on this machine.
         if not context.config.endpoint:
+            # Here, because it loads torch, which those who only look at pairs do not need.
+            from tempo.model.chat import VideoLM
+
             path, remote = context.config.model.path, context.config.model.trust_remote_code
             lm = VideoLM(None, load_processor(path, trust_remote_code=remote))
             limit = max_positions(read_config(path, trust_remote_code=remote))
             check = functools.partial(_checked, lm=lm, limit=limit)
-        return lambda name: (
-            lambda order, seed: Request(check(fusion([texts[name][clip] for clip in order])), seed)
-        )
-    clips = {row.id: row for row in rows.read("clips", Clips)}
+
+        def make_requests(name: str) -> MakeRequest:
+            captions = texts[name].captions
+            return lambda order, seed: Request(check(fusion([captions[clip] for clip in order])), seed)
+
+        return make_requests
+    clips = store.rows("clips", Clips)
     read = key_frames_by_clip if form == "clips" else frames_by_clip
-    return lambda name: frame_requests(read(clips[name], frames), prompt=describe_prompt(name, seed=seed))
+    choose = functools.partial(describe_prompt, prompts=prompts, seed=context.config.run.seed)
+    return lambda name: frame_requests(read(clips[name], frames), prompt=choose(name))
 
 
 def _checked(prompt: str, lm: VideoLM, limit: int) -> str:

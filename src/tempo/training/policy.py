@@ -164,7 +164,20 @@ def _add_lora(model: Any, phase: PhaseConfig) -> None:
         if f"{name}.weight" in chosen
     ]
     options = {"r": phase.lora_rank, "lora_alpha": phase.lora_alpha, "lora_dropout": phase.lora_dropout}
-    add_adapter(model, NEWEST, **options, target_modules=names)
+    add_adapter(model, NEWEST, **options, target_modules=_kept_by_peft(model, names))
+
+
+def _kept_by_peft(model: Any, names: Sequence[str]) -> list[str]:
+    """The layers that PEFT does not take for parts of experts, as it does with names of transformers 4.
+
+    In GLM-4.5V these are the dense and shared layers `gate_proj`, `up_proj` and `down_proj`.
+    """
+    from peft import LoraConfig
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    config = LoraConfig(target_modules=list(names))
+    convert_peft_config_for_transformers(config, model, None)
+    return sorted({*names} & {*(config.target_modules or ())})
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from bisect import bisect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,11 @@ class Frames:
         """The frames in RGB, uint8 [T, H, W, 3]."""
         return decode_jpegs(self.jpegs)
 
+    def cut(self, start_seconds: float, end_seconds: float) -> Frames:
+        """The frames from `start_seconds` to `end_seconds` (exclusive), with times since `start_seconds`."""
+        kept = np.flatnonzero((self.seconds >= start_seconds) & (self.seconds < end_seconds))
+        return Frames([self.jpegs[i] for i in kept], self.seconds[kept] - start_seconds, self.fps)
+
 
 def read_frames(
     path: str | Path,
@@ -62,14 +69,64 @@ def read_frames(
 
 def sample_video(path: str | Path, config: FramesConfig, timeout_seconds: float = 120.0) -> Frames:
     """The frames that a Sampler takes from a whole video; raises SkipRecord as `read_frames` does."""
+    return watched(lambda watchdog: sample_frames(decode(path, watchdog), config), timeout_seconds)
 
-    def work(watchdog: Watchdog) -> Frames:
-        sampler = Sampler(config)
-        for frame in decode(path, watchdog):
-            sampler.add(frame)
-        return sampler.finish()
 
-    return watched(work, timeout_seconds)
+def sample_frames(
+    frames: Iterable[Frame],
+    config: FramesConfig,
+    *,
+    start_seconds: float = 0.0,
+    end_seconds: float = math.inf,
+) -> Frames:
+    """What a Sampler takes from the part of a video between two times; its times count from the first one.
+
+    Raises SkipRecord if no frame is shown in that part, or for an aspect ratio that no model accepts.
+    """
+    sampler, length_seconds = Sampler(config), 0.0
+    for frame in frames:
+        if frame.start_seconds >= end_seconds:
+            break
+        length_seconds = frame.end_seconds
+        if length_seconds > start_seconds:
+            start = max(0.0, frame.start_seconds - start_seconds)
+            end = min(length_seconds, end_seconds) - start_seconds
+            sampler.add(replace(frame, start_seconds=start, end_seconds=end))
+    if length_seconds <= start_seconds:
+        detail = f"{start_seconds:g} to {end_seconds:g} of {length_seconds:g} seconds"
+        raise SkipRecord("no frame in this part", detail)
+    return sampler.finish()
+
+
+def sample_spans(
+    path: str | Path,
+    spans: Sequence[tuple[float, float]],
+    write: Callable[[int, Frames], None],
+    config: FramesConfig,
+    timeout_seconds: float,
+) -> None:
+    """Calls `write(index, frames)` with what a Sampler takes from each span (start and end in seconds).
+
+    Spans are in time order. The video is decoded once. Raises SkipRecord as `read_frames` does.
+    """
+    edges = [edge for span in spans for edge in span]
+
+    def work(watchdog: Watchdog) -> None:
+        decoded = decode(path, watchdog)
+        for place, frames in itertools.groupby(decoded, lambda frame: bisect(edges, frame.start_seconds)):
+            # Even places are between the spans.
+            if place % 2:
+                start, end = spans[place // 2]
+                write(place // 2, sample_frames(frames, config, start_seconds=start, end_seconds=end))
+
+    watched(work, timeout_seconds)
+
+
+def is_thinned(frames: Frames, config: FramesConfig) -> bool:
+    """Whether a video is so long that a part of it, sampled alone, would get more or larger frames."""
+    total = config.max_total_pixels
+    is_small = total is not None and total // len(frames.jpegs) < config.max_pixels
+    return is_small or frames.fps < 0.999 * config.fps
 
 
 class Sampler:
@@ -138,13 +195,13 @@ class Sampler:
 
 @dataclass(frozen=True)
 class FrameStore:
-    """The stored frames: one file per video, `<id>.safetensors`, in `directory`."""
+    """The stored frames: one file per video, `<id>.safetensors`, in 256 folders under `directory`."""
 
     directory: Path
 
     def path(self, video_id: str) -> Path:
         """The path of a video's file, which need not exist."""
-        return self.directory / f"{video_id}.safetensors"
+        return self.directory / video_id[:2] / f"{video_id}.safetensors"
 
     def has(self, video_id: str) -> bool:
         """Whether frames of the video are stored."""

@@ -1,0 +1,244 @@
+"""The evaluation on held-out videos: every model sees the same frames, prompts and texts.
+
+1. The probe: how much likelier is the description that the base model gave with the real video than with a
+   reversed, shuffled, cut or frozen one?
+2. Pairs: is the chosen text likelier than the rejected one?
+3. Order from own words: the captions of the clips, told in order and in another order, are two texts, and the
+   frames in these orders are two conflicting videos. Does each video fit its own text best?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from tempo.config import PerturbationsConfig, SamplingConfig
+from tempo.core.hashing import derive_seed
+from tempo.core.records import Captions, Clips, Outcome, Pair, Record, Sample, file_of
+from tempo.core.store import RunStore
+from tempo.engine.types import Context
+from tempo.evaluation.benchmark import group_items, right_items
+from tempo.evaluation.evaluate import ask
+from tempo.evaluation.figures import MIN_VIDEOS, Figure, Item, make_figure
+from tempo.evaluation.probe import NUM_SEGMENTS, compare, segment
+from tempo.evaluation.probe_report import Comparison
+from tempo.model.answers import Request
+from tempo.model.chat import VideoLM
+from tempo.model.generate import generate
+from tempo.preference.pairs import HELD_OUT, balance_lengths
+from tempo.preference.perturbations import perturb_all
+from tempo.preference.responses import Footage, arrange, frames_by_clip
+from tempo.video.frames import FrameStore
+
+SOURCE, MARGIN = "held-out videos", "margin over"
+
+#: The order of captions is changed as much as possible: reversed, and shuffled.
+REORDERED = PerturbationsConfig(kinds=("reverse", "shuffle"), levels=(NUM_SEGMENTS,))
+
+#: Lengths of pairs are balanced in steps of this relative size; smaller ones would leave few pairs.
+LENGTH_STEP = 0.1
+
+#: Number of videos that the base model and the result describe in words.
+NUM_DESCRIBED = 4
+
+
+class HeldOutResult(Record):
+    """What a model makes of a held-out video, which is its `id`."""
+
+    comparisons: tuple[Comparison, ...]
+    outcomes: tuple[Outcome, ...]
+
+
+class Description(Record):
+    """What a model says about a held-out video; not `is_whole` if the limit of tokens cut it off."""
+
+    model: str
+    video_id: str
+    prompt: str
+    text: str
+    is_whole: bool
+
+
+@dataclass(frozen=True)
+class HeldOutVideo:
+    """A held-out video with the captions of its clips, if the run has captions.
+
+    `text` is the chosen text of its pairs: the base model's description, unless pairs were imported. Of the
+    `pairs` of all videos, as many have a longer chosen text as a shorter one.
+    """
+
+    id: str
+    text: str
+    prompt: str
+    pairs: tuple[Pair, ...]
+    captions: tuple[str, ...]
+
+
+def read_held_out(context: Context) -> list[HeldOutVideo]:
+    """The held-out videos of a run, at most `evaluation.max_held_out`, sorted by id."""
+    store, config = RunStore(context.directory), context.config
+    captions = {row.id: row.captions for row in store.read("captions", Captions)}
+    pairs = store.read(HELD_OUT, Pair)
+    # The first pair of a video is not a mirrored one, whose text describes the perturbed video.
+    first = {pair.video_id: pair for pair in sorted(pairs, key=lambda pair: pair.id, reverse=True)}
+    names = sorted(first)[: config.evaluation.max_held_out]
+    balanced, _ = balance_lengths(
+        [pair for pair in pairs if pair.video_id in names], seed=config.run.seed, step=LENGTH_STEP
+    )
+    by_video = {name: tuple(pair for pair in balanced if pair.video_id == name) for name in names}
+    return [
+        HeldOutVideo(name, first[name].chosen, first[name].prompt, by_video[name], captions.get(name, ()))
+        for name in names
+    ]
+
+
+def notes(context: Context, videos: Sequence[HeldOutVideo]) -> list[str]:
+    """What cannot be measured on the held-out videos, and why."""
+    if not context.config.evaluation.held_out_share:
+        return ["no held-out videos, because evaluation.held_out_share is 0"]
+    if not videos:
+        return ["no held-out videos: pairs of two videos or more are needed to set one apart"]
+    found = []
+    if (count := len({file_of(video.id) for video in videos})) < MIN_VIDEOS:
+        found.append(f"{count} held-out videos are too few for intervals; at least {MIN_VIDEOS} are needed")
+    if not any(video.captions for video in videos):
+        found.append("order from own words is left out, because this run has no captions")
+    if not any(video.pairs for video in videos):
+        found.append("pairs are left out, because no held-out pairs have balanced lengths")
+    return found
+
+
+def answer_all(
+    context: Context,
+    load: Callable[[], VideoLM],
+    model: str,
+    videos: Sequence[HeldOutVideo],
+    progress: Callable[[int, int], None],
+) -> list[HeldOutResult]:
+    """A model's results on all videos, with those that are in `evaluation/held_out/MODEL.jsonl` already."""
+    store, table = RunStore(context.directory), f"evaluation/held_out/{model}"
+    known = {row.id for row in store.read(table, HeldOutResult)}
+    missing = [video for video in videos if video.id not in known]
+    for number, video in enumerate(missing, len(videos) - len(missing) + 1):
+        store.append(table, [answer(context, load(), video)])
+        progress(number, len(videos))
+    wanted = {video.id for video in videos}
+    return [row for row in store.read(table, HeldOutResult) if row.id in wanted]
+
+
+def answer(context: Context, lm: VideoLM, video: HeldOutVideo) -> HeldOutResult:
+    """The probe of a model on a held-out video, and its likelihoods of the texts of pairs and of captions."""
+    seed, max_tokens = context.config.run.seed, context.config.training.max_tokens
+    footage = _read_footage(context, video.id)
+    comparisons = compare(lm, footage, video.text, video=video.id, prompt=video.prompt, seed=seed)
+    asked = sorted(_samples(video, footage, seed), key=lambda row: row[0])
+    outcomes: list[Outcome] = []
+    for (shown, system), rows in groupby(asked, key=lambda row: row[0]):
+        frames = footage.frames[list(shown)] if shown else footage.frames
+        outcomes += ask(
+            lm,
+            [sample for _, sample in rows],
+            frames,
+            fps=footage.fps,
+            seconds=footage.seconds,
+            system=system,
+            max_tokens=max_tokens,
+        )
+    return HeldOutResult(id=video.id, comparisons=tuple(comparisons), outcomes=tuple(outcomes))
+
+
+def _read_footage(context: Context, video_id: str) -> Footage:
+    """The stored frames in the video's clips, or in segments of equal length for imported pairs."""
+    clips = {row.id: row for row in RunStore(context.directory).read("clips", Clips)}
+    frames = FrameStore(context.directory / "frames")
+    return frames_by_clip(clips[video_id], frames) if video_id in clips else segment(frames.read(video_id))
+
+
+def _samples(
+    video: HeldOutVideo, footage: Footage, seed: int
+) -> Iterator[tuple[tuple[tuple[int, ...], str], Sample]]:
+    """The questions about a video, each with the indices of its frames (empty: all) and its system prompt."""
+    for pair in video.pairs:
+        about = {"id": pair.id, "aspect": "pairs", "format": pair.kind, "question": pair.prompt}
+        options = (pair.chosen, pair.rejected)
+        yield (pair.frames, pair.system), Sample(video=video.id, options=options, answer=0, **about)
+    for made in perturb_all(len(video.captions), REORDERED, seed=derive_seed(seed, video.id, "own words")):
+        shown = tuple(arrange(footage.clip_T, made.order).tolist())
+        texts = tuple(
+            " ".join(video.captions[i] for i in order) for order in (sorted(made.order), made.order)
+        )
+        if shown == tuple(range(len(footage.frames))) or texts[0] == texts[1]:
+            continue
+        group = f"{video.id}/own-words-{made.kind}-{made.level:02d}"
+        about = {"aspect": "own words", "format": made.kind, "question": video.prompt}
+        for number, frames in enumerate(((), shown)):
+            sample = Sample(
+                id=f"{group}/{number}", video=video.id, options=texts, answer=number, group=group, **about
+            )
+            yield (frames, ""), sample
+
+
+def held_out_figures(results: Mapping[str, Sequence[HeldOutResult]], *, seed: int) -> list[Figure]:
+    """The figures of the models by name, without those that have no items."""
+    found = {model: _items(rows) for model, rows in results.items()}
+    return [
+        make_figure(
+            SOURCE,
+            name,
+            {model: items[name] for model, items in found.items()},
+            seed=seed,
+            unit="nats per token" if MARGIN in name else "percent",
+        )
+        for name, items in next(iter(found.values())).items()
+        if items
+    ]
+
+
+def _items(results: Sequence[HeldOutResult]) -> dict[str, list[Item]]:
+    """What a model scores on each item of each figure."""
+    found: dict[str, list[Item]] = {}
+    for label, kinds in (("reordered", ("reverse", "shuffle")), ("cut or frozen", ("drop", "frozen"))):
+        rows = [row for result in results for row in result.comparisons if row.kind in kinds]
+        names = [(f"{row.video}/{row.kind}-{row.level:02d}", file_of(row.video)) for row in rows]
+        margins = [row.margin / row.num_tokens for row in rows]
+        found[f"probe, real video likelier than {label}"] = [
+            Item(*name, row.win) for name, row in zip(names, rows, strict=True)
+        ]
+        found[f"probe, {MARGIN} {label}"] = [
+            Item(*name, margin) for name, margin in zip(names, margins, strict=True)
+        ]
+    outcomes = [outcome for result in results for outcome in result.outcomes]
+    files = {row.id: file_of(result.id) for result in results for row in result.outcomes}
+    found["pairs, chosen text likelier"] = right_items([row for row in outcomes if not row.group], files)
+    scores = group_items([row for row in outcomes if row.group], files)
+    return found | {f"own words, {name} score": items for name, items in scores.items()}
+
+
+def describe(
+    context: Context, load: Callable[[], VideoLM], model: str, videos: Sequence[HeldOutVideo]
+) -> None:
+    """Adds what a model says about the first held-out videos to `evaluation/descriptions.jsonl`."""
+    store, table = RunStore(context.directory), "evaluation/descriptions"
+    known = {row.id for row in store.read(table, Description)}
+    shown = {f"{video.id}/{model}": video for video in videos[:NUM_DESCRIBED]}
+    if {*shown} <= known:
+        return
+    settings, requests = context.config.responses, []
+    for video in shown.values():
+        footage = _read_footage(context, video.id)
+        requests.append(Request(video.prompt, 0, footage.frames, footage.fps, footage.seconds))
+    greedy = SamplingConfig(temperature=0, repetition_penalty=settings.repetition_penalty)
+    answers = generate(load(), requests, sampling=greedy, max_new_tokens=settings.max_new_tokens)
+    rows = [
+        Description(
+            id=name,
+            model=model,
+            video_id=video.id,
+            prompt=video.prompt,
+            text=answer.text,
+            is_whole=answer.is_whole,
+        )
+        for (name, video), answer in zip(shown.items(), answers, strict=True)
+    ]
+    store.append(table, [row for row in rows if row.id not in known])
