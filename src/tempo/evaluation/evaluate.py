@@ -72,7 +72,7 @@ def ask(
     Log-likelihoods are in nats, rounded to four decimals: sums or means over all tokens of an option and
     its end of turn, or sums over those of its letter.
     """
-    rows = [row for sample in samples for row in _options(sample, scoring)]
+    rows = [row for sample in samples for row in options_of(sample, scoring)]
     prefix = Prefix(frames, "", fps=fps, seconds=seconds)
     reduction: Literal["mean", "sum", "none"] = "none" if scoring == "letter" else scoring
     found = iter(log_probs(model, prefix, rows, reduction=reduction, max_tokens=max_tokens))
@@ -80,7 +80,7 @@ def ask(
     for sample in samples:
         logps = [next(found) for _ in sample.options]
         if scoring == "letter":
-            count = _letter_length(model, _options(sample, scoring))
+            count = _letter_length(model, options_of(sample, scoring))
             logps = [logp[:count].sum() for logp in logps]
         shared = {name: getattr(sample, name) for name in ("id", "aspect", "format", "answer", "group")}
         scores = tuple(round(float(logp), 4) for logp in logps)
@@ -88,7 +88,7 @@ def ask(
     return outcomes
 
 
-def _options(sample: Sample, scoring: Scoring) -> list[Continuation]:
+def options_of(sample: Sample, scoring: Scoring) -> list[Continuation]:
     """The options of a sample as answers: their texts, or letters under which the question lists them."""
     if scoring != "letter":
         return [Continuation(option, sample.question) for option in sample.options]
