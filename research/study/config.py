@@ -30,7 +30,8 @@ class RowConfig(Section):
     """One row of the study: a run with a list of phases, and how it differs from the base run.
 
     It starts from the checkpoint `model` (by default that of the base run) or from the final model of the row
-    `start`, which also generates its pairs. `pairs_from` imports pairs of another row instead, or `truth`.
+    `start`, which also generates its pairs. `pairs_from` imports pairs of another row instead, or `truth`. It
+    has no pairs of a share of the videos, by default the study's `held_out_share`; SFT uses all videos.
     `dpo` and `sft` override keys of its phases with that objective, `data` overrides keys of the run
     (`section.key`). A `blind` row answers the benchmark without seeing the videos. `num_seeds` uses only the
     first seeds of the study; 0 uses all. `baselines` overrides entries of the study's baselines.
@@ -41,6 +42,7 @@ class RowConfig(Section):
     model: str = ""
     start: str = ""
     pairs_from: str = ""
+    held_out_share: float | None = Field(None, ge=0, lt=1)
     dpo: dict[str, Any] = Field({})
     sft: dict[str, Any] = Field({})
     data: dict[str, Any] = Field({})
@@ -114,6 +116,7 @@ class StudyConfig(Section):
 
     base: str = Field(description="TOML of a run of the embedded world, relative to the study's file")
     seeds: tuple[int, ...] = Field(min_length=1)
+    held_out_share: float = Field(0.0, ge=0, lt=1, description="share of videos without pairs, for the probe")
     probe_videos: int = Field(12, ge=1, description="number of held-out videos that the probe uses")
     set: dict[str, Any] = Field({}, description="values of the run, `section.key`, for all rows")
     dpo: dict[str, Any] = Field({})
@@ -125,6 +128,11 @@ class StudyConfig(Section):
     tables: dict[str, TableConfig] = Field({"main": TableConfig()})
     plots: dict[str, PlotConfig] = Field({})
     colors: dict[str, str] = Field({})
+
+    def share_of(self, row: str) -> float:
+        """The share of the videos of which a row has no pairs."""
+        own = self.rows[row].held_out_share
+        return self.held_out_share if own is None else own
 
     @model_validator(mode="after")
     def _check(self) -> Self:

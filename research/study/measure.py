@@ -11,19 +11,24 @@ from tempo.core.records import Clips, Outcome, Pair
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.benchmark import STATIC_ASPECTS, read_samples, score_outcomes
-from tempo.evaluation.evaluate import ask, benchmark_frames, benchmark_path
+from tempo.evaluation.evaluate import ask
 from tempo.evaluation.probe import compare
 from tempo.evaluation.probe_report import ProbeReport, ProbeScore, report_comparisons
+from tempo.evaluation.run import benchmark_frames, benchmark_path
 from tempo.model.chat import VideoLM
 from tempo.model.loading import load_model
+from tempo.preference.pairs import held_out_draw
 from tempo.preference.responses import frames_by_clip
 from tempo.video.frames import FrameStore
 
 
-def measure(context: Context, path: str, *, blind: bool, num_videos: int) -> dict[str, Any]:
-    """The figures of the model at `path` for `study.json`, on the held-out videos of the run in `context`.
+def measure(
+    context: Context, path: str, *, blind: bool, held_out_share: float, num_videos: int
+) -> dict[str, Any]:
+    """The figures of the model at `path` for `study.json`, on the benchmark of the run in `context`.
 
-    A `blind` model sees black frames and is not probed. The probe uses at most `num_videos` videos.
+    A `blind` model sees black frames and is not probed. The probe uses at most `num_videos` of the videos
+    with pairs that are held out.
     """
     lm = load_model(**context.config.model.model_dump() | {"path": path})
     benchmark = benchmark_path(context)
@@ -42,18 +47,18 @@ def measure(context: Context, path: str, *, blind: bool, num_videos: int) -> dic
         "num_samples": {name: score.num_samples for name, score in scores.items()},
         "static_accuracy": report.static.accuracy,
         "chance": {"temporal": float(np.mean(chances))},
-        "probe": None if blind else _probe(lm, context, num_videos),
+        "probe": None if blind else _probe(lm, context, held_out_share, num_videos),
     }
 
 
-def _probe(lm: VideoLM, context: Context, num_videos: int) -> dict[str, Any] | None:
+def _probe(lm: VideoLM, context: Context, share: float, num_videos: int) -> dict[str, Any] | None:
     """The probe with the base model's own descriptions of held-out videos; None without such videos."""
     store, frames = RunStore(context.directory), FrameStore(context.directory / "frames")
     # Without mirrored pairs, whose text describes the perturbed video.
-    pairs = {pair.video_id: pair for pair in store.read("held_out_pairs", Pair) if not pair.frames}
+    pairs = {pair.video_id: pair for pair in store.read("pairs", Pair) if not pair.frames}
     clips = {row.id: row for row in store.read("clips", Clips)}
     seed, comparisons = context.config.run.seed, []
-    for name in sorted(pairs)[:num_videos]:
+    for name in [name for name in sorted(pairs) if held_out_draw(name, seed=seed) < share][:num_videos]:
         footage, pair = frames_by_clip(clips[name], frames), pairs[name]
         comparisons += compare(lm, footage, pair.chosen, video=name, prompt=pair.prompt, seed=seed)
     if not comparisons:

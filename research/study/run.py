@@ -33,15 +33,16 @@ from research.study.config import TRUTH, StudyConfig, load_study, row_config, se
 from research.study.measure import measure
 from research.study.output import write_report, write_results
 from tempo.config import Config
-from tempo.core.files import read_rows, replace_directory, write_json
+from tempo.core.files import read_rows, replace_directory, write_json, write_lines
 from tempo.core.hashing import hash_text
-from tempo.core.records import Captions, Clips, Perturbations, Record, Response, Responses, Skipped
+from tempo.core.records import Captions, Clips, Pair, Perturbations, Record, Response, Responses, Skipped
 from tempo.core.store import RunStore
 from tempo.engine.pool import count_workers, follow_parent
 from tempo.engine.types import Context
 from tempo.model.loading import check_model_path
 from tempo.pipeline.runner import run, run_stages
 from tempo.pipeline.stages import fingerprints
+from tempo.preference.pairs import held_out_draw
 from tempo.synthetic import language
 from tempo.synthetic.world import Story
 
@@ -157,20 +158,24 @@ def _run_row(
     pairs = str(pair_source.directory / "pairs.jsonl") if pair_source else ""
     config = row_config(study, plain, name, seed=seed, model=model, pairs=pairs)
     hashes = fingerprints(config)
-    parts = [hashes["training"], row.pairs_from, row.blind, study.probe_videos, base.directory.name]
+    share, study_share = study.share_of(name), study.held_out_share
+    parts = [hashes["training"], row.pairs_from, share, row.blind, study.probe_videos, study_share]
+    parts.append(base.directory.name)
     directory = base.directory.parent / f"{seed}-{name}-{hash_text(json.dumps(parts))[:8]}"
     context = Context(config, directory)
     # The fingerprint does not depend on whether the captions are the true ones.
-    own_pairs = "" if row.pairs_from == TRUTH else hashes["pairs"]
+    own_pairs = "" if row.pairs_from == TRUTH else f"{hashes['pairs']}-{share}"
     if not (directory / "result.json").exists():
         same = [one for one in done.values() if own_pairs and one.pairs == own_pairs]
         if config.training.phases:
             _make_pairs(context, same[0].directory if same else base.directory, truth=not own_pairs)
+            _leave_out_pairs(context, share)
             _share_phases(context, same)
             run_stages(context, Console(quiet=True), only="training")
             model = str(directory / "model")
         model = model or config.model.path
-        figures = measure(base, model, blind=row.blind, num_videos=study.probe_videos)
+        options = {"held_out_share": study_share, "num_videos": study.probe_videos}
+        figures = measure(base, model, blind=row.blind, **options)
         training = _training(context, before)
         record = {"row": name, "seed": seed, "phases": training.pop("phases"), **figures, **training}
         seconds = round(time.perf_counter() - began, 1)
@@ -191,6 +196,13 @@ def _make_pairs(context: Context, source: Path, *, truth: bool) -> None:
         _write_true_responses(context)
         run_until = partial(run, context.config, context.directory)
     run_until(until="pairs")
+
+
+def _leave_out_pairs(context: Context, share: float) -> None:
+    """Removes the pairs of a share of the videos; a second call changes nothing."""
+    store, seed = RunStore(context.directory), context.config.run.seed
+    kept = [p for p in store.read("pairs", Pair) if held_out_draw(p.video_id, seed=seed) >= share]
+    write_lines(store.path("pairs"), (pair.model_dump_json() for pair in kept))
 
 
 def _share_phases(context: Context, others: Sequence[RowRun]) -> None:

@@ -14,13 +14,13 @@ REPOSITORY = Path(__file__).parents[2]
 STUDY = f"""
 extends = "{REPOSITORY / "configs" / "study_large.toml"}"
 probe_videos = 1
+held_out_share = 0.4
 [set]
 "model.path" = "embedded"
 "synthetic.num_videos" = 6
 "synthetic.num_held_out" = 2
 "synthetic.plain_share" = 0.0
 "synthetic.max_shots" = 6
-"pairs.held_out_share" = 0.4
 """
 
 TINY = {"SIZE": "small", "DEVICE": "cpu", "VISION_STEPS": "2", "STEPS": "2", "LOADERS": "2"}

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from sample_material import samples_of
 
 from tempo.core.files import write_json
-from tempo.core.records import Captions, Outcome, Skipped
+from tempo.core.records import Captions, Skipped
 from tempo.core.store import SKIPPED, RunStore
-from tempo.evaluation.benchmark import score_outcomes
+from tempo.evaluation.figures import Item, make_figure
 from tempo.pipeline.stages import NAMES
 
 
@@ -102,7 +101,9 @@ def test_phases_of_the_method_and_the_baselines_show_their_last_metrics(shown, t
 
 
 def test_accuracies_are_shown_after_the_evaluation(shown, store):
-    outcome = Outcome(id="a", aspect="speed", format="yes_no", answer=0, log_likelihoods=(0.0, -1.0))
-    report = score_outcomes([outcome], samples_of([outcome])).model_dump()
-    write_json(store.directory / "evaluation.json", {"models": {"base": report}})
-    assert row(shown(), "speed") == ["speed", "100.0"]
+    figure = make_figure("videos", "speed", {"base": [Item("a", "v", 1.0)]}, seed=0)
+    evaluation = {"figures": [figure.model_dump()], "notes": ["no benchmark"]}
+    write_json(store.directory / "evaluation.json", evaluation)
+    text = shown()
+    assert row(text, "speed") == ["speed", "1", "100.0"]
+    assert "evaluation: no benchmark" in text

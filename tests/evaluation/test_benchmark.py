@@ -1,4 +1,4 @@
-"""Benchmark files, scores of outcomes, and the table of accuracies."""
+"""Benchmark files and scores of outcomes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from sample_material import SAMPLE, samples_of
 from tempo.core.records import Outcome, Sample
 from tempo.evaluation.benchmark import (
     EvaluationReport,
-    accuracy_table,
+    benchmark_items,
     read_samples,
     score_outcomes,
 )
 
 LIKELY, UNLIKELY = -1.0, -9.0
+
+#: The first caption is likelier with both videos; each caption prefers its own video.
+CONFLICT = ((-1.0, -5.0), (-2.0, -4.0))
 
 
 def outcome(name, *likelihoods, answer=0, aspect="direction", form="yes_no", group=""):
@@ -209,30 +212,25 @@ def test_a_missing_file_is_named(tmp_path):
         read_samples(tmp_path / "none.jsonl")
 
 
-def test_every_figure_is_in_its_row():
-    base = [
+def test_every_figure_of_a_benchmark_has_its_items():
+    rows = [
         *outcomes(1, 1, aspect="direction"),
         *outcomes(0, 2, aspect="event_order"),
         *outcomes(3, 1, aspect="static"),
+        *(
+            outcome(f"c{i}", *row, answer=i, aspect="conflicting", group="g")
+            for i, row in enumerate(CONFLICT)
+        ),
     ]
-    tempo = [*outcomes(2, 0, aspect="direction"), *outcomes(1, 1, aspect="conflicting", group="g")]
-    models = {name: report_of(rows).model_dump() for name, rows in (("zebra", base), ("tempo", tempo))}
-    columns = accuracy_table({"models": models}).columns
-    assert [column.header for column in columns] == ["", "zebra", "tempo"]
-    cells = {name: row for name, *row in zip(*(column.cells for column in columns), strict=True)}
-    expected = {
-        "temporal": ["25.0", "75.0"],
-        "95 % interval": ["4.6 - 69.9", "30.1 - 95.4"],
-        "samples": ["4", "4"],
-        "direction": ["50.0", "100.0"],
-        "event order": ["0.0", "-"],
-        "conflicting, one by one": ["-", "50.0"],
-        "conflicting, text score": ["-", "0.0"],
-        "conflicting, group score": ["-", "0.0"],
-        "static": ["75.0", "-"],
+    items = benchmark_items(rows, samples_of(rows))
+    assert {name: [item.value for item in own] for name, own in items.items()} == {
+        "temporal questions": [1, 0, 1, 0, 0, 0],
+        "direction": [1, 0],
+        "event order": [0, 0],
+        "conflicting, one by one": [1, 0],
+        "conflicting, text score": [0],
+        "conflicting, video score": [1],
+        "conflicting, group score": [0],
+        "static": [1, 1, 1, 0],
     }
-    assert cells | expected == cells
-
-
-def test_without_models_the_table_is_the_note():
-    assert "set evaluation.benchmark" in accuracy_table({"models": {}, "note": "set evaluation.benchmark"})
+    assert list(items)[-1] == "static"

@@ -12,7 +12,8 @@ from tempo.config import FramesConfig, parse_config
 from tempo.core.records import Outcome
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.evaluation.evaluate import ask, evaluate, run_evaluation
+from tempo.evaluation.evaluate import ask, evaluate
+from tempo.evaluation.run import run_evaluation
 from tempo.model.chat import Continuation, Prefix
 from tempo.model.loading import load_model
 from tempo.model.support import duplicated_log_probs
@@ -139,7 +140,7 @@ def test_a_run_and_the_python_function_give_the_same_report(lm, own_benchmark, t
     calls = []
     run_evaluation(context, lambda *call: calls.append(call))
     table = table_of(context)
-    assert calls == [("base", 1, 2), ("base", 2, 2)]
+    assert calls == [("base on the benchmark", 1, 2), ("base on the benchmark", 2, 2)]
     count = len(own_benchmark.read_text().splitlines())
     assert table["num_samples"] == count
     assert (table["scoring"], table["transformers"]) == ("sum", transformers.__version__)
@@ -167,7 +168,7 @@ def test_a_resumed_evaluation_asks_only_what_is_missing(own_benchmark, tmp_path)
     calls = []
     run_evaluation(context, lambda *call: calls.append(call))
     resumed = [Outcome.model_validate_json(line) for line in path.read_text().splitlines()]
-    assert calls == [("base", 2, 2)]
+    assert calls == [("base on the benchmark", 2, 2)]
     assert resumed[:num_kept] == kept[:num_kept]
     assert [row.id for row in resumed] == [row.id for row in rows]
     assert table_of(context)["models"]["base"]["num_samples"] == whole["models"]["base"]["num_samples"]
@@ -191,5 +192,6 @@ def test_a_video_that_cannot_be_read_is_named_with_its_reason(own_benchmark, tmp
 def test_without_a_benchmark_the_file_has_a_note(tmp_path):
     context = Context(parse_config({"videos": {"paths": ["x"]}}), tmp_path / "run")
     run_evaluation(context, lambda *_: None)
-    assert table_of(context)["models"] == {}
-    assert "evaluation.benchmark" in table_of(context)["note"]
+    table = table_of(context)
+    assert (table["models"], table["figures"]) == ({}, [])
+    assert "evaluation.benchmark" in table["notes"][-1]

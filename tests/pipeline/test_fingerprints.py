@@ -10,10 +10,11 @@ from rich.console import Console
 from tempo.config import parse_config
 from tempo.config.load import override
 from tempo.core import hashing
+from tempo.core.records import Review
 from tempo.core.store import RunStore, write_config
 from tempo.engine.types import Context
-from tempo.pipeline.runner import run_stages
-from tempo.pipeline.stages import NAMES, fingerprints
+from tempo.pipeline.runner import run_stages, take_over
+from tempo.pipeline.stages import NAMES, STAGES, fingerprints
 
 QUIET = Console(quiet=True)
 
@@ -105,12 +106,36 @@ def test_a_changed_file_and_a_missing_file_are_named(tmp_path):
     write_config(context.directory, context.config.model_dump(mode="json", exclude_none=True))
     named.write_text("{}")
     with pytest.raises(
-        ValueError, match=r"\(the content of a file that they name has changed\).*: evaluation\."
+        ValueError,
+        match=r"\(the content of a file that they name, or a review, has changed\).*: evaluation\.",
     ):
         run_stages(context, QUIET, until="videos")
     named.unlink()
     with pytest.raises(ValueError, match=r"^evaluation\.benchmark: .* does not exist"):
         run_stages(context, QUIET, until="videos")
+
+
+def test_only_a_rejected_pair_makes_the_pairs_stale(tmp_path):
+    config, store = configuration(), RunStore(tmp_path)
+    before = fingerprints(config, tmp_path)
+    for number, (decision, is_stale) in enumerate((("keep", False), ("reject", True), ("keep", False))):
+        store.append("reviews", [Review(id="a/drop-02", decision=decision, texts="0123")])
+        after = fingerprints(config, tmp_path)
+        changed = tuple(name for name in NAMES if before[name] != after[name])
+        assert changed == (NAMES[NAMES.index("pairs") :] if is_stale else ()), number
+
+
+def test_a_run_from_another_one_takes_over_its_reviews(tmp_path):
+    source, target = RunStore(tmp_path / "a"), RunStore(tmp_path / "b")
+    config = configuration()
+    source.append("reviews", [Review(id="a/drop-02", decision="reject", texts="0123")])
+    for name in NAMES[: NAMES.index("pairs") + 1]:
+        source.finish(name, fingerprints(config, source.directory)[name])
+    take_over(source.directory, Context(config, target.directory), STAGES, QUIET)
+    assert target.reviews() == source.reviews()
+    assert target.is_done("pairs")
+    target.append("reviews", [Review(id="a/drop-02", decision="keep", texts="0123")])
+    assert source.reviews()["a/drop-02"].decision == "reject"
 
 
 @pytest.fixture

@@ -215,7 +215,13 @@ def test_the_command_audits_a_directory_by_its_config(tempo, store, tmp_path):
     assert code == 0
     assert all(words in out for words in ("longer text", "150 of 240 pairs", "Length alone solves"))
     report = AuditReport.model_validate_json((tmp_path / "audit.json").read_text())
-    assert report == audit(fair_pairs(40), seed=3, max_pairs=150)
+    expected = audit(fair_pairs(40), seed=3, max_pairs=150)
+    assert report == expected.model_copy(update={"pair_scores": {}})
+    scores = json.loads((tmp_path / "audit_pairs.json").read_text())
+    assert scores == expected.pair_scores
+    picked = [row["words"] > 0 for row in scores.values()]
+    assert len(picked) == report.num_audited
+    assert sum(picked) / len(picked) == pytest.approx(report.baselines["words"].accuracy, abs=1e-4)
     # The next run asks the model, and shows the new figures.
     assert not store.is_done("audit")
     assert not store.is_done("report")

@@ -165,6 +165,7 @@ def library(tmp_path):
 
 def imported(directory, path, max_bad_share=0.05, **pairs):
     data = {"videos": {"paths": ["films"]}, "pairs": {"import_from": str(path), **pairs}}
+    data["evaluation"] = {"held_out_share": 0}
     config = parse_config({**data, "run": {"max_bad_share": max_bad_share}})
     return import_pairs(Context(config, directory))
 
@@ -260,6 +261,7 @@ def test_a_run_goes_from_videos_to_imported_pairs_without_a_model(tmp_path):
 
     def run(file, **options):
         data = {"run": {"num_workers": 1}, "videos": {"paths": [str(folder)]}, "model": {"path": "no/model"}}
+        data["evaluation"] = {"held_out_share": 0}
         config = parse_config({**data, "pairs": {"import_from": str(file)}})
         run_stages(Context(config, store.directory), Console(quiet=True), until="pairs", **options)
         return store.read("pairs", Pair)

@@ -12,7 +12,7 @@ from pairs_material import clips_of, grey_jpegs, pair_of, perturbation
 from rich.console import Console
 
 from tempo.config import PairsConfig, parse_config
-from tempo.core.records import Pair, Response, Responses, Unanswered
+from tempo.core.records import Pair, Response, Responses, Skipped, Unanswered
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.pipeline.runner import discard_files
@@ -21,10 +21,13 @@ from tempo.pipeline.steps import run_pairs
 from tempo.preference.pairs import (
     HELD_OUT,
     LENGTH_STEP,
+    REJECTED,
+    file_of,
     log_length_ratio,
     make_pairs,
     mirror,
     pair_fault,
+    review_of,
     select_pairs,
 )
 from tempo.preference.prompts import describe_prompt
@@ -86,7 +89,12 @@ def run(tmp_path):
     store = RunStore(tmp_path)
     store.append("clips", [clips_of(*FOUR, name=name) for name in ("c", "gone", "a", "b")])
     store.append("responses", [responses_of("b", 1000), responses_of("a", 2000), responses_of("c", 3000)])
-    return lambda **settings: Context(parse_config({"videos": {"paths": ["x"]}, "pairs": settings}), tmp_path)
+
+    def context(held_out_share=0, **settings):
+        sections = {"pairs": settings, "evaluation": {"held_out_share": held_out_share}}
+        return Context(parse_config({"videos": {"paths": ["x"]}, **sections}), tmp_path)
+
+    return context
 
 
 def test_pairs_are_joined_by_id_and_those_left_out_have_a_reason(run):
@@ -122,6 +130,31 @@ def test_the_stage_writes_held_out_pairs_to_another_file(run):
     assert not store.path(HELD_OUT).exists()
 
 
+def test_rejected_pairs_are_left_out_until_the_last_review_keeps_them(run):
+    """Also their mirror images, but not another pair that later has the same id."""
+    context, store, quiet = run(mirror=True), RunStore(run().directory), Console(quiet=True)
+    for name in "abc":
+        FrameStore(store.directory / "frames").write(
+            name, grey_jpegs(range(4)), seconds=[0.5, 1.5, 2.5, 3.5], fps=1
+        )
+    everything = {row.id: row for row in make_pairs(context).pairs}
+    mirrored, plain, changed = "a/reverse-02/mirror", "b/drop-04", "c/drop-04"
+    old = everything[changed].model_copy(update={"rejected": "Another text."})
+    rejected = [everything[mirrored], everything[plain], old]
+    store.append("reviews", [review_of(row, "reject") for row in rejected])
+    run_pairs(context, quiet)
+    left_out = {"a/reverse-02", mirrored, plain, f"{plain}/mirror"}
+    assert ids(store.read("pairs", Pair)) == everything.keys() - left_out
+    assert ids(store.read(REJECTED, Pair)) == {"a/reverse-02", plain}
+    reasons = {row.id: row.reason for row in store.read("skipped", Skipped)}
+    assert reasons["a/reverse-02"] == reasons[plain] == "rejected by a person"
+    discard_files(find_stage("pairs"), store.directory)
+    store.append("reviews", [review_of(row, "keep") for row in rejected])
+    run_pairs(context, quiet)
+    assert ids(store.read("pairs", Pair)) == everything.keys()
+    assert not store.path(REJECTED).exists()
+
+
 def test_of_duplicates_the_hardest_level_remains():
     rows = [pair(level=level, rejected="same") for level in (16, 2, 8)]
     others = [pair("w", rejected="same"), pair(kind="drop", chosen="other", rejected="same")]
@@ -134,13 +167,31 @@ def test_of_duplicates_the_hardest_level_remains():
 
 def test_about_the_share_of_videos_is_held_out_independently_of_the_others():
     rows = [row for i in range(400) for row in (pair(f"v{i}"), pair(f"v{i}", "drop"))]
-    settings = PairsConfig(held_out_share=0.25)
-    made = select_pairs(rows, settings, seed=0)
+    made = select_pairs(rows, PairsConfig(), held_out_share=0.25, seed=0)
     held_out, kept = ({row.video_id for row in part} for part in (made.held_out, made.pairs))
     assert not held_out & kept
     assert 70 <= len(held_out) <= 130
-    half = select_pairs(rows[:400], settings, seed=0)
+    half = select_pairs(rows[:400], PairsConfig(), held_out_share=0.25, seed=0)
     assert ids(half.held_out) == ids(made.held_out) & ids(rows[:400])
+
+
+@pytest.mark.parametrize(
+    ("names", "share", "num_held_out"),
+    [
+        ("ab", 0.001, 1),
+        ("ab", 0.999, 1),
+        ("a", 0.999, 0),
+        ("ab", 0.0, 0),
+        # All units of a film are on one side.
+        (("a-1", "a-2", "a-3"), 0.5, 0),
+        (("a-1", "a-2", "b"), 0.001, 1),
+    ],
+)
+def test_of_two_files_one_is_held_out_and_one_is_trained_on(names, share, num_held_out):
+    made = select_pairs([pair(name) for name in names], PairsConfig(), held_out_share=share, seed=0)
+    held_out, kept = ({file_of(row.video_id) for row in part} for part in (made.held_out, made.pairs))
+    assert len(held_out) == num_held_out
+    assert kept == {*map(file_of, names)} - held_out
 
 
 def test_fair_lengths_are_balanced_in_every_kind_and_level_at_every_ratio():
@@ -150,20 +201,19 @@ def test_fair_lengths_are_balanced_in_every_kind_and_level_at_every_ratio():
         pair(f"v{i}", kind, level, chosen="c " * 80, rejected=f"{kind}{level} " * draw.randint(least, 95))
         for i, (kind, least), level in itertools.product(range(60), shortest.items(), (16, 8, 4, 2))
     ]
-    settings = PairsConfig(length="fair", held_out_share=0.4)
-    made = select_pairs(rows, settings, seed=0)
+    settings = PairsConfig(length="fair")
+    made = select_pairs(rows, settings, held_out_share=0.2, seed=0)
     assert ids(made.pairs) | ids(made.held_out) | ids(made.skipped) == ids(rows)
     assert len(made.pairs) + len(made.held_out) + len(made.skipped) == len(rows)
-    for part in (made.pairs, made.held_out):
-        balance = Counter()
-        for row in part:
-            ratio = log_length_ratio(row)
-            balance[row.kind, row.level, round(abs(ratio) / LENGTH_STEP)] += (ratio > 0) - (ratio < 0)
-        assert set(balance.values()) == {0}
-        assert {row.kind for row in part} == set(shortest)
+    balance = Counter()
+    for row in made.pairs:
+        ratio = log_length_ratio(row)
+        balance[row.kind, row.level, round(abs(ratio) / LENGTH_STEP)] += (ratio > 0) - (ratio < 0)
+    assert set(balance.values()) == {0}
+    assert {row.kind for row in made.pairs} == set(shortest)
     shuffled = random.Random(0).sample(rows, len(rows))
-    assert ids(select_pairs(shuffled, settings, seed=0).pairs) == ids(made.pairs)
-    assert ids(select_pairs(rows, settings, seed=1).pairs) != ids(made.pairs)
+    assert ids(select_pairs(shuffled, settings, held_out_share=0.2, seed=0).pairs) == ids(made.pairs)
+    assert ids(select_pairs(rows, settings, held_out_share=0.2, seed=1).pairs) != ids(made.pairs)
 
 
 def test_fair_keeps_equal_lengths_and_explains_the_others():

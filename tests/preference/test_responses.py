@@ -46,6 +46,7 @@ def test_each_video_has_one_training_prompt_by_the_seed():
     first, again, other = ([describe_prompt(f"v{i}", seed=seed) for i in range(50)] for seed in (0, 0, 1))
     assert first == again != other
     assert set(first) == set(DESCRIBE)
+    assert {describe_prompt(f"v{i}", ["a", "b"], seed=0) for i in range(50)} == {"a", "b"}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from tempo.core.files import write_json
 from tempo.core.records import Captions, Clip, Clips, Pair, Shot, Shots, Skipped
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
+from tempo.evaluation.figures import Item, make_figure
 from tempo.report import report
 from tempo.report.report import report_data, write_report
 from tempo.video.frames import FrameStore, encode_jpeg
@@ -165,14 +166,16 @@ def test_the_audit_is_on_the_page_and_in_the_terminal(context):
 
 
 def test_accuracies_are_those_of_the_evaluation(context):
-    score = {"accuracy": 0.625, "num_samples": 8, "interval": [0.3, 0.86]}
-    groups = dict.fromkeys(("static", "text_score", "video_score", "group_score"), score)
-    summary = {**score, **groups, "by_aspect": {"event_order": score}, "by_format": {}}
-    write_json(context.directory / "evaluation.json", {"benchmark": "b", "models": {"base": summary}})
-    assert ["event order", "62.5"] in report_data(context)["evaluation"]["rows"]
-    assert "<td>30.0 - 86.0</td>" in write_report(context).read_text()
-    write_json(context.directory / "evaluation.json", {"models": {}, "note": "no benchmark"})
-    assert "<p>no benchmark</p>" in write_report(context).read_text()
+    items = [Item(str(number), f"v{number}", float(number > 2)) for number in range(8)]
+    figure = make_figure("videos", "event order", {"base": items}, seed=0)
+    evaluation = {"figures": [figure.model_dump()], "notes": ["no benchmark"]}
+    write_json(context.directory / "evaluation.json", evaluation)
+    rows = report_data(context)["evaluation"]["tables"]["videos"]
+    assert rows[0] == ["", "videos", "base"]
+    assert rows[1][:2] == ["event order", "8"]
+    page = write_report(context).read_text()
+    assert "<td>62.5\n[" in page
+    assert "no benchmark</p>" in page
 
 
 def test_curves_show_every_phase(context):

@@ -31,7 +31,8 @@ STUDY = """
 base = "base.toml"
 seeds = [3]
 probe_videos = 1
-set = { "pairs.held_out_share" = 0.4 }
+held_out_share = 0.4
+set = { "evaluation.held_out_share" = 0 }
 phases = [
   { name = "dpo", objective = "dpo", learning_rate = 1e-3 },
   { name = "sft", objective = "sft", learning_rate = 1e-3 },
@@ -50,7 +51,7 @@ FAILING = """
 [rows.empty]
 description = "all pairs are held out"
 phases = ["dpo"]
-data = { "pairs.held_out_share" = 0.9999999 }
+held_out_share = 0.9999999
 """
 
 

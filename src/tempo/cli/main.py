@@ -125,10 +125,11 @@ def status(directory: RunArgument) -> None:
 
 
 def _print_evaluation(directory: Path) -> None:
-    from tempo.evaluation.benchmark import accuracy_table
+    from tempo.evaluation.figures import figure_tables
 
     if (path := directory / "evaluation.json").exists():
-        console().print(accuracy_table(json.loads(path.read_text(encoding="utf-8"))))
+        for table in figure_tables(json.loads(path.read_text(encoding="utf-8"))):
+            console().print(table)
 
 
 @app.command(rich_help_panel="Main")

@@ -182,6 +182,15 @@ class ResponsesConfig(SamplingConfig):
 
     input_form: Literal["captions", "clips", "video"] = Field("captions", description="see above")
     max_new_tokens: int = Field(1024, ge=1, description="maximum length of a response")
+    prompts: tuple[str, ...] = Field(
+        (
+            "Describe the video in detail.",
+            "Describe what happens in the video, in order.",
+            "Tell the events of the video from beginning to end.",
+        ),
+        min_length=1,
+        description='prompts for training and for `input_form = "video"`; each video gets one of them',
+    )
 
 
 class PairsConfig(Section):
@@ -195,8 +204,8 @@ class PairsConfig(Section):
     Each text is then chosen as often as rejected. A mirrored pair needs a separate pass over its video.
 
     `import_from` reads pairs from a JSONL, JSON or Parquet file of tempo, TRL, ms-swift or LLaMA-Factory. For
-    these, only `drop_duplicates`, `held_out_share` and `length = "fair"` have an effect. Pairs without a kind
-    get the kind `other` and level 0.
+    these, only `drop_duplicates` and `length = "fair"` have an effect. Pairs without a kind get the kind
+    `other` and level 0.
     """
 
     import_from: str = Field("", description="file of pairs to use instead of generated ones")
@@ -205,7 +214,6 @@ class PairsConfig(Section):
         1.5, ge=1, description="maximum ratio of word counts, except for drop pairs"
     )
     drop_duplicates: bool = Field(True, description="keep only the hardest of pairs with the same texts")
-    held_out_share: float = Field(0.0, ge=0, lt=1, description="share of videos excluded from training")
     mirror: bool = Field(False, description="add the mirror image of each pair")
 
 

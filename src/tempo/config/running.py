@@ -216,13 +216,20 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """The benchmark on which all models of the run are evaluated. The synthetic world has its own.
+    """How all models of the run are evaluated: on held-out videos, and on a benchmark if there is one.
 
-    The model picks the option with the highest score: the log-probability of its text, as a sum over tokens
-    (`sum`, which favours short options) or as their mean (`mean`). With `letter`, the question lists the
-    options under letters, and the score is the log-probability of the letter.
+    A share of the videos with pairs is held out: nothing about them is trained on. It is at least one video
+    if there are two. The synthetic world has its own benchmark in addition.
+
+    In a benchmark the model picks the option with the highest score: the log-probability of its text, as a
+    sum over tokens (`sum`, which favours short options) or as their mean (`mean`). With `letter`, the
+    question lists the options under letters, and the score is the log-probability of the letter.
     """
 
+    held_out_share: float = Field(
+        0.1, ge=0, lt=1, description="share of videos that are not trained on; 0 trains on all"
+    )
+    max_held_out: int = Field(100, ge=1, description="maximum number of held-out videos to evaluate")
     benchmark: str = Field("", description="JSONL file of questions: see guide.md")
     scoring: Scoring = Field("sum", description="how options are scored: see above")
 

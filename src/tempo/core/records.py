@@ -181,6 +181,16 @@ class Pair(Record):
     system: str = ""
 
 
+class Review(Record):
+    """A person's decision on the pair `id` and its mirror image.
+
+    `texts` is a hash of the pair's two texts: a review does not apply to another pair of the same id.
+    """
+
+    decision: Literal["keep", "reject"]
+    texts: str
+
+
 class Instruction(Record):
     """A question about a video and its answer; `video` is a path relative to the file that has the row."""
 

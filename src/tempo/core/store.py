@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tempo.core import files
-from tempo.core.records import Record, Skipped, Video
+from tempo.core.records import Record, Review, Skipped, Video
 
 R = TypeVar("R", bound=Record)
 
 SKIPPED = "skipped"
+
+#: The file with the decisions of people; no stage writes or removes it.
+REVIEWS = "reviews"
 
 
 class RunStore:
@@ -50,6 +53,10 @@ class RunStore:
         """The ids for which `stage` has a row or a skipped record."""
         rows = {str(row["id"]) for row in files.read_jsonl(self.path(stage))}
         return rows | {row.id for row in self.read(SKIPPED, Skipped) if row.stage == stage}
+
+    def reviews(self) -> dict[str, Review]:
+        """The last review of each reviewed pair, by id."""
+        return {review.id: review for review in self.read(REVIEWS, Review)}
 
     def is_done(self, stage: str) -> bool:
         """Whether `stage` is finished."""

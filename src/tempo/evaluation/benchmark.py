@@ -1,4 +1,4 @@
-"""Benchmarks: reading samples, scoring outcomes, and the table of accuracies."""
+"""Benchmarks: reading samples and scoring outcomes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from tempo.core.files import MAX_BAD_SHARE, UserFile, read_user_file, validate_row
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Frozen, Outcome, Sample
 from tempo.core.statistics import share_interval
+from tempo.evaluation.figures import Item
 from tempo.video.find import find_on_disk
 
 #: Aspects that can be answered from a single frame; all others are temporal.
@@ -87,39 +86,68 @@ def score_outcomes(
     videos = {sample.id: sample.video for sample in samples}
     draws = derive_seed(seed, "evaluation", "bootstrap")
 
-    def score(rights: Sequence[bool], clusters: Sequence[str]) -> Score:
+    def score(items: Sequence[Item]) -> Score:
+        rights, clusters = [item.value for item in items], [item.video for item in items]
         low, high = share_interval(rights, clusters, seed=draws)
         accuracy = round(sum(rights) / len(rights), 4) if rights else None
         return Score(accuracy=accuracy, num_samples=len(rights), interval=(round(low, 4), round(high, 4)))
 
-    def score_rows(rows: Iterable[Outcome]) -> Score:
-        ordered = sorted(rows, key=lambda row: row.id)
-        return score([row.is_right for row in ordered], [videos[row.id] for row in ordered])
-
-    def score_by(field: str, rows: Sequence[Outcome]) -> dict[str, Score]:
+    def score_by(field: str, rows: Iterable[Outcome]) -> dict[str, Score]:
         ordered = sorted(rows, key=attrgetter(field))
-        return {name: score_rows(group) for name, group in groupby(ordered, key=attrgetter(field))}
+        parts = groupby(ordered, key=attrgetter(field))
+        return {name: score(right_items(part, videos)) for name, part in parts}
 
-    names = sorted({outcome.group for outcome in outcomes} - {""})
-    groups = [[outcome for outcome in outcomes if outcome.group == name] for name in names]
-    is_text_right = [all(row.is_right for row in rows) for rows in groups]
-    # Whether each caption is more likely with its own video than with any other video of the group.
-    is_video_right = [
-        all(a.log_likelihoods[a.answer] > b.log_likelihoods[a.answer] for a, b in permutations(rows, 2))
-        for rows in groups
-    ]
-    is_right = [text and video for text, video in zip(is_text_right, is_video_right, strict=True)]
-    clusters = _clusters([{videos[row.id] for row in rows} for rows in groups])
     temporal = [outcome for outcome in outcomes if outcome.aspect not in STATIC_ASPECTS]
+    static = [outcome for outcome in outcomes if outcome.aspect in STATIC_ASPECTS]
     return EvaluationReport(
-        **dict(score_rows(temporal)),
-        static=score_rows(outcome for outcome in outcomes if outcome.aspect in STATIC_ASPECTS),
-        text_score=score(is_text_right, clusters),
-        video_score=score(is_video_right, clusters),
-        group_score=score(is_right, clusters),
+        **dict(score(right_items(temporal, videos))),
+        **{f"{name}_score": score(items) for name, items in group_items(outcomes, videos).items()},
+        static=score(right_items(static, videos)),
         by_aspect=score_by("aspect", outcomes),
         by_format=score_by("format", temporal),
     )
+
+
+def benchmark_items(outcomes: Sequence[Outcome], samples: Iterable[Sample]) -> dict[str, list[Item]]:
+    """What a model scores on each item of each figure of a benchmark, by the name of the figure."""
+    videos = {sample.id: sample.video for sample in samples}
+    temporal = [outcome for outcome in outcomes if outcome.aspect not in STATIC_ASPECTS]
+    found = {"temporal questions": right_items(temporal, videos)}
+    # Conflicting videos next to the scores of their groups, static questions last.
+    scores = group_items(outcomes, videos)
+    grouped = {f"conflicting, {name} score": items for name, items in scores.items()}
+    aspects = sorted({outcome.aspect for outcome in outcomes} - {"conflicting", *STATIC_ASPECTS})
+    for aspect in (*aspects, "conflicting", *STATIC_ASPECTS):
+        found |= grouped if aspect in STATIC_ASPECTS else {}
+        label = "conflicting, one by one" if aspect == "conflicting" else aspect.replace("_", " ")
+        found[label] = right_items((row for row in outcomes if row.aspect == aspect), videos)
+    return {name: items for name, items in found.items() if items}
+
+
+def right_items(outcomes: Iterable[Outcome], videos: Mapping[str, str]) -> list[Item]:
+    """Whether each answer is right, sorted by id; `videos` has the video of each id."""
+    rows = sorted(outcomes, key=attrgetter("id"))
+    return [Item(row.id, videos[row.id], float(row.is_right)) for row in rows]
+
+
+def group_items(outcomes: Sequence[Outcome], videos: Mapping[str, str]) -> dict[str, list[Item]]:
+    """Whether each group of conflicting videos is right, by `text`, `video` and `group`.
+
+    See EvaluationReport for their meaning. Groups that are linked by common videos have the same video.
+    """
+    names = sorted({outcome.group for outcome in outcomes} - {""})
+    groups = [[outcome for outcome in outcomes if outcome.group == name] for name in names]
+    clusters = _clusters([{videos[row.id] for row in rows} for rows in groups])
+    found: dict[str, list[Item]] = {"text": [], "video": [], "group": []}
+    for name, video, rows in zip(names, clusters, groups, strict=True):
+        is_text = all(row.is_right for row in rows)
+        # Whether each caption is more likely with its own video than with any other video of the group.
+        is_video = all(
+            a.log_likelihoods[a.answer] > b.log_likelihoods[a.answer] for a, b in permutations(rows, 2)
+        )
+        for key, is_right in (("text", is_text), ("video", is_video), ("group", is_text and is_video)):
+            found[key].append(Item(name, video, float(is_right)))
+    return found
 
 
 def _clusters(groups: Sequence[set[str]]) -> list[str]:
@@ -131,46 +159,3 @@ def _clusters(groups: Sequence[set[str]]) -> list[str]:
         for other in others:
             linked.merge(first, other)
     return [str(linked[min(group)]) for group in groups]
-
-
-def accuracy_table(evaluation: Mapping[str, Any]) -> Table | str:
-    """The content of `evaluation.json` as a table of models and scores, or its note if it has no model."""
-    models = evaluation["models"]
-    if not models:
-        return f"evaluation: {evaluation['note']}"
-    return figure_table("accuracy in percent", ("", *models), accuracy_rows(models))
-
-
-def figure_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
-    """A table for a terminal, with names on the left and figures on the right."""
-    table = Table(title=title)
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading else "left")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def accuracy_rows(models: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """The models of `evaluation.json` as rows of text: a label, then one cell per model."""
-    scores = list(models.values())
-    aspects = {aspect for score in scores for aspect in score["by_aspect"]} - set(STATIC_ASPECTS)
-    rows = [
-        ["temporal", *(percent(score["accuracy"]) for score in scores)],
-        ["95 % interval", *(" - ".join(map(percent, score["interval"])) for score in scores)],
-        ["samples", *(str(score["num_samples"]) for score in scores)],
-    ]
-    # Conflicting videos last, next to the scores of their groups.
-    for aspect in sorted(aspects, key=lambda aspect: (aspect == "conflicting", aspect)):
-        cells = (percent(score["by_aspect"].get(aspect, {}).get("accuracy")) for score in scores)
-        label = "conflicting, one by one" if aspect == "conflicting" else aspect.replace("_", " ")
-        rows.append([label, *cells])
-    for name in ("text", "video", "group"):
-        cells = (percent(score[f"{name}_score"]["accuracy"]) for score in scores)
-        rows.append([f"conflicting, {name} score", *cells])
-    return [*rows, ["static", *(percent(score["static"]["accuracy"]) for score in scores)]]
-
-
-def percent(share: float | None) -> str:
-    """A share as a percentage with one decimal, "-" for None."""
-    return "-" if share is None else f"{100 * share:.1f}"

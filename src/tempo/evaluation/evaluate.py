@@ -6,25 +6,19 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from string import ascii_uppercase as LETTERS
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-import transformers
 
 from tempo.config import FramesConfig, VideosConfig
 from tempo.config.running import Scoring
-from tempo.core.files import write_json
 from tempo.core.records import Outcome, Sample
-from tempo.core.store import RunStore
-from tempo.engine.types import Context, SkipRecord
+from tempo.engine.types import SkipRecord
 from tempo.evaluation.benchmark import EvaluationReport, read_samples, score_outcomes
 from tempo.model.chat import Continuation, Prefix, VideoLM, log_probs
 from tempo.model.prefix import MAX_TOKENS
-from tempo.training.adapters import TrainedModel
-from tempo.training.phases import trained_models
-from tempo.video.find import video_id
-from tempo.video.frames import Frames, FrameStore, sample_video
+from tempo.video.frames import Frames, sample_video
 
 
 def evaluate(
@@ -45,10 +39,10 @@ def evaluate(
     """
     path, outcomes = Path(benchmark), list[Outcome]()
     samples = [*read_samples(path).rows.values()]
-    videos = _by_video(samples)
+    videos = by_video(samples)
     for number, rows in enumerate(videos, 1):
         video = path.parent / rows[0].video
-        sampled = _sample(video, frames or FramesConfig(), VideosConfig().timeout_seconds)
+        sampled = read_video(video, frames or FramesConfig(), VideosConfig().timeout_seconds)
         times = {"fps": sampled.fps, "seconds": sampled.seconds.tolist()}
         outcomes += ask(model, rows, sampled.images, **times, scoring=scoring)
         progress(number, len(videos))
@@ -63,17 +57,18 @@ def ask(
     *,
     fps: float,
     seconds: Sequence[float] = (),
+    system: str = "",
     scoring: Scoring = "sum",
     max_tokens: int = MAX_TOKENS,
 ) -> list[Outcome]:
     """One outcome per sample, in order; all samples are about one video and share one vision pass.
 
-    `frames` uint8 [T, H, W, 3], `fps` and `seconds` are those of a Prefix; `max_tokens` is as in `log_probs`.
-    Log-likelihoods are in nats, rounded to four decimals: sums or means over all tokens of an option and
-    its end of turn, or sums over those of its letter.
+    `frames` uint8 [T, H, W, 3], `fps`, `seconds` and `system` are those of a Prefix; `max_tokens` is as in
+    `log_probs`. Log-likelihoods are in nats, rounded to four decimals: sums or means over all tokens of an
+    option and its end of turn, or sums over those of its letter.
     """
     rows = [row for sample in samples for row in options_of(sample, scoring)]
-    prefix = Prefix(frames, "", fps=fps, seconds=seconds)
+    prefix = Prefix(frames, "", fps=fps, seconds=seconds, system=system)
     reduction: Literal["mean", "sum", "none"] = "none" if scoring == "letter" else scoring
     found = iter(log_probs(model, prefix, rows, reduction=reduction, max_tokens=max_tokens))
     outcomes = []
@@ -107,70 +102,14 @@ def _letter_length(model: VideoLM, rows: Sequence[Continuation]) -> int:
     return next(number for number, column in enumerate(columns, 1) if len({*column}) > 1)
 
 
-def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) -> None:
-    """Evaluates the base model, the baselines and the result of a run; writes `evaluation.json`.
-
-    `progress` gets the model's name and the numbers of videos done and in total.
-    """
-    path, result = benchmark_path(context), context.directory / "evaluation.json"
-    if path is None:
-        note = "no benchmark: set evaluation.benchmark to a JSONL file of samples"
-        write_json(result, {"benchmark": None, "note": note, "models": {}})
-        return
-    read = read_samples(path, max_bad_share=context.config.run.max_bad_share)
-    samples, reports, store = [*read.rows.values()], dict[str, Any](), RunStore(context.directory)
-    scoring, max_tokens = context.config.evaluation.scoring, context.config.training.max_tokens
-    videos, wanted = _by_video(samples), {sample.id for sample in samples}
-    models = {"base": TrainedModel(context.config.model, Path()), **trained_models(context)}
-    for name, model in models.items():
-        # Samples that are already in the file are not scored again.
-        table = f"evaluation/{name}"
-        known = {outcome.id for outcome in store.read(table, Outcome)}
-        unfinished = [rows for rows in videos if any(sample.id not in known for sample in rows)]
-        if unfinished:
-            lm = model.for_inference()
-            for number, rows in enumerate(unfinished, len(videos) - len(unfinished) + 1):
-                frames = benchmark_frames(context, path.parent / rows[0].video)
-                missing = [sample for sample in rows if sample.id not in known]
-                times = {"fps": frames.fps, "seconds": frames.seconds.tolist()}
-                found = ask(lm, missing, frames.images, **times, scoring=scoring, max_tokens=max_tokens)
-                store.append(table, found)
-                progress(name, number, len(videos))
-            # Frees the memory for the next model.
-            del lm
-        outcomes = [outcome for outcome in store.read(table, Outcome) if outcome.id in wanted]
-        report = score_outcomes(outcomes, samples, seed=context.config.run.seed)
-        reports[name] = report.model_dump(mode="json")
-    about = {"benchmark": str(path), "num_samples": len(samples), "bad_rows": read.faults, "scoring": scoring}
-    write_json(result, about | {"transformers": transformers.__version__, "models": reports})
-
-
-def benchmark_path(context: Context) -> Path | None:
-    """The benchmark of a run: that of the embedded world, the user's, or None."""
-    if context.config.synthetic:
-        return context.directory / "synthetic" / "held_out" / "benchmark.jsonl"
-    return Path(context.config.evaluation.benchmark) if context.config.evaluation.benchmark else None
-
-
-def benchmark_frames(context: Context, path: Path) -> Frames:
-    """The frames of a benchmark's video, from the frame store of the run, to which they are added if missing.
-
-    Raises ValueError that names a video which cannot be read, because accuracies count all samples.
-    """
-    store, name = FrameStore(context.directory / "frames"), video_id(path)
-    if not store.has(name):
-        sampled = _sample(path, context.config.frames, context.config.videos.timeout_seconds)
-        store.write(name, sampled.jpegs, seconds=sampled.seconds, fps=sampled.fps)
-    return store.read(name)
-
-
-def _by_video(samples: Sequence[Sample]) -> list[list[Sample]]:
+def by_video(samples: Sequence[Sample]) -> list[list[Sample]]:
     """The samples of each video, sorted by video."""
     ordered = sorted(samples, key=lambda sample: sample.video)
     return [list(rows) for _, rows in groupby(ordered, key=lambda sample: sample.video)]
 
 
-def _sample(video: Path, frames: FramesConfig, timeout_seconds: float) -> Frames:
+def read_video(video: Path, frames: FramesConfig, timeout_seconds: float) -> Frames:
+    """The frames of a benchmark's video; raises ValueError that names a video which cannot be read."""
     try:
         return sample_video(video, frames, timeout_seconds)
     except SkipRecord as skip:

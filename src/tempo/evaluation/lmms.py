@@ -6,6 +6,7 @@ classes for Qwen do not. The tasks ask the questions of a file in tempo's format
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -73,7 +74,7 @@ class Tempo(lmms):  # type: ignore[misc]
         for (_, task, split), group in groupby(requests, key=lambda request: request.args[3:6]):
             rows = [request.args for request in group]
             frames = self._read(rows[0][2], self.task_dict[task][split][rows[0][3]])
-            prefix = Prefix(frames and frames.images, "", **_times(frames))
+            prefix = Prefix(frames.images if frames else None, "", **_times(frames))
             answers = [Continuation(option.strip(), question) for question, option, *_ in rows]
             found = log_probs(self._lm, prefix, answers)
             # Version 0.7.3 converts anything else to text.
@@ -85,7 +86,7 @@ class Tempo(lmms):  # type: ignore[misc]
         answers = []
         for prompt, options, visual, doc_id, task, split in (request.args for request in requests):
             frames = self._read(visual, self.task_dict[task][split][doc_id])
-            request = Request(prompt, seed=0, frames=frames and frames.images, **_times(frames))
+            request = Request(prompt, seed=0, frames=frames.images if frames else None, **_times(frames))
             sampling = SamplingConfig(temperature=options.get("temperature") or 0.0, repetition_penalty=1.0)
             max_new_tokens = options.get("max_new_tokens", MAX_NEW_TOKENS)
             (answer,) = generate(self._lm, [request], sampling=sampling, max_new_tokens=max_new_tokens)
@@ -105,7 +106,7 @@ class Tempo(lmms):  # type: ignore[misc]
         visuals = list(doc_to_visual(doc) or [])
         if not visuals:
             return None
-        if len(visuals) > 1 or not isinstance(visuals[0], str | os.PathLike):
+        if len(visuals) > 1 or not isinstance(visuals[0], str | Path):
             raise ValueError(f"the model `tempo` takes one video file for a question, got {visuals}")
         return sample_video(visuals[0], self._frames)
 
@@ -124,7 +125,9 @@ class Questions(ConfigurableTask):  # type: ignore[misc]
         """Reads the file; raises ValueError if it is not set or has bad rows (see `read_samples`)."""
         path = Path(os.environ.get("TEMPO_BENCHMARK", ""))
         if not path.is_file():
-            raise ValueError(f"TEMPO_BENCHMARK={str(path)!r} is not a file. Set it to a JSONL file of questions")
+            raise ValueError(
+                f"TEMPO_BENCHMARK={str(path)!r} is not a file. Set it to a JSONL file of questions"
+            )
         rows = []
         for sample in read_samples(path).rows.values():
             letters = options_of(sample, "letter")
@@ -142,7 +145,9 @@ def video_of(row: dict[str, Any]) -> list[str]:
 def score_choices(row: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, Any]:
     """The score of a question from the losses of its options. As in `Outcome`, a tie is wrong."""
     losses = [loss for loss, _ in results]
-    return _score(row, all(losses[row["answer"]] < loss for i, loss in enumerate(losses) if i != row["answer"]))
+    return _score(
+        row, all(losses[row["answer"]] < loss for i, loss in enumerate(losses) if i != row["answer"])
+    )
 
 
 def score_letters(row: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
@@ -175,4 +180,5 @@ def text_score(rows: Sequence[dict[str, Any]]) -> float:
 
 def _share(rights: Iterable[bool]) -> float:
     """The mean; NaN without values."""
-    return float(np.mean([*rights] or [np.nan]))
+    values = [float(is_right) for is_right in rights]
+    return float(np.mean(values)) if values else math.nan

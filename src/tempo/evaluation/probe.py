@@ -26,7 +26,7 @@ from tempo.preference.prompts import DESCRIBE
 from tempo.preference.responses import Footage, frame_requests
 from tempo.video.faults import attempt, check_file
 from tempo.video.find import VideoFile, find_videos, video_id
-from tempo.video.frames import sample_video
+from tempo.video.frames import Frames, sample_video
 
 #: Number of videos whose frames are in memory at the same time, and which are described in one batch.
 BATCH_SIZE = 8
@@ -127,10 +127,15 @@ def read_video(path: str, frames: FramesConfig) -> tuple[str, Footage]:
     if (count := len(sampled.jpegs)) < 2:
         detail = f"{count} at frames.fps = {frames.fps:g}, but at least 2 are needed; set a higher rate"
         raise SkipRecord("too few frames", detail)
+    return video_id(path), segment(sampled)
+
+
+def segment(frames: Frames) -> Footage:
+    """The frames of a video in up to NUM_SEGMENTS segments of nearly equal length, in place of clips."""
+    count = len(frames.jpegs)
     num_segments = min(count, NUM_SEGMENTS)
     segment_T = np.arange(count) * num_segments // count
-    times = sampled.seconds.tolist()
-    return video_id(path), Footage(sampled.images, segment_T, num_segments, sampled.fps, times)
+    return Footage(frames.images, segment_T, num_segments, frames.fps, frames.seconds.tolist())
 
 
 def _describe(

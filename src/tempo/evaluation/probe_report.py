@@ -13,10 +13,7 @@ from rich.table import Table
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Frozen, Kind, Skipped
 from tempo.core.statistics import cluster_interval, share_interval
-from tempo.evaluation.benchmark import figure_table, percent
-
-#: The number of videos below which there are no intervals.
-MIN_VIDEOS = 5
+from tempo.evaluation.figures import MIN_VIDEOS, figure_table, percent
 
 #: `frozen`: every frame is the middle one; its level is written as 0.
 ProbeKind = Literal[Kind, "frozen"]

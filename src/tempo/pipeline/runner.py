@@ -22,7 +22,7 @@ from tempo.config import Config
 from tempo.core.files import append_jsonl, write_json, write_text
 from tempo.core.progress import Counter
 from tempo.core.records import Frozen, Skipped
-from tempo.core.store import SKIPPED, RunStore, check_run_directory, read_config, write_config
+from tempo.core.store import REVIEWS, SKIPPED, RunStore, check_run_directory, read_config, write_config
 from tempo.engine import pool as engine
 from tempo.engine.ranks import call_to_training, process_rank
 from tempo.engine.types import Context, count_workers
@@ -40,13 +40,15 @@ class RunResult:
     """The state of a run directory after a run.
 
     `stages` are the names of the finished stages, and `report` is the path of report.html if it exists.
-    `evaluation` maps model names to their `EvaluationReport`; it is empty before the evaluation.
+    `figures` is the table of the evaluation, and `evaluation` maps model names to their `EvaluationReport` on
+    the benchmark; both are empty before the evaluation.
     """
 
     directory: Path
     stages: tuple[str, ...]
     report: Path | None
     evaluation: dict[str, Frozen]
+    figures: tuple[Frozen, ...]
 
 
 def run(
@@ -69,14 +71,16 @@ def run(
     source = Path(from_run) if from_run else None
     run_stages(context, console or Console(quiet=True), until=until, source=source, redo=redo)
     store, report = RunStore(context.directory), context.directory / "report.html"
-    evaluation: dict[str, Frozen] = {}
+    evaluation, figures = dict[str, Frozen](), tuple[Frozen, ...]()
     if (path := context.directory / "evaluation.json").exists():
         from tempo.evaluation.benchmark import EvaluationReport
+        from tempo.evaluation.figures import Figure
 
-        models = json.loads(path.read_text(encoding="utf-8"))["models"]
-        evaluation = {name: EvaluationReport.model_validate(found) for name, found in models.items()}
+        read = json.loads(path.read_text(encoding="utf-8"))
+        evaluation = {name: EvaluationReport.model_validate(found) for name, found in read["models"].items()}
+        figures = tuple(Figure.model_validate(row) for row in read["figures"])
     done = tuple(stage.name for stage in STAGES if store.is_done(stage.name))
-    return RunResult(context.directory, done, report if report.exists() else None, evaluation)
+    return RunResult(context.directory, done, report if report.exists() else None, evaluation, figures)
 
 
 def run_stages(
@@ -95,7 +99,8 @@ def run_stages(
     if process_rank() > 0:
         steps.join_training(context)
         return
-    config, store, wanted = context.config, RunStore(context.directory), fingerprints(context.config)
+    config, store = context.config, RunStore(context.directory)
+    wanted = fingerprints(config, context.directory)
     selected = select_stages(config, until=until, only=only)
     if source:
         check_run_directory(source)
@@ -114,14 +119,16 @@ def run_stages(
         if source:
             take_over(source, context, selected, console)
         _report_changes(context, console)
+        # Once for all stages, so that a review during the training makes the trained model stale too.
+        wanted = fingerprints(config, context.directory)
         for stage in selected:
             if not store.is_done(stage.name):
-                _run_stage(stage, context, console)
+                _run_stage(stage, context, console, fingerprint=wanted[stage.name])
     call_to_training(config.model.device, is_needed=False)
 
 
-def _run_stage(stage: Stage, context: Context, console: Console) -> None:
-    store, fingerprint = RunStore(context.directory), fingerprints(context.config)[stage.name]
+def _run_stage(stage: Stage, context: Context, console: Console, *, fingerprint: str) -> None:
+    store = RunStore(context.directory)
     for before in STAGES[: STAGES.index(stage)]:
         if not (before.is_auxiliary or before.idle(context.config) or store.is_done(before.name)):
             raise ValueError(
@@ -154,10 +161,12 @@ def map_stage(stage: Stage, context: Context, console: Console) -> None:
 
 def _settle(context: Context, console: Console, *, redo: bool) -> None:
     """Refuses or discards rows of other settings, then writes the configuration and the environment."""
-    store, directory, wanted = RunStore(context.directory), context.directory, fingerprints(context.config)
+    store, directory = RunStore(context.directory), context.directory
+    wanted = fingerprints(context.config, directory)
     stale = [stage for stage in STAGES if store.fingerprint(stage.name) not in (None, wanted[stage.name])]
     if stale and not redo:
-        changed = ", ".join(_changed_keys(context)) or "the content of a file that they name has changed"
+        changed = ", ".join(_changed_keys(context))
+        changed = changed or "the content of a file that they name, or a review, has changed"
         raise ValueError(
             f"{directory} was made with other settings ({changed}), so these stages do not match: "
             f"{', '.join(stage.name for stage in stale)}. Choose another --out, or discard them with --redo"
@@ -220,10 +229,14 @@ def _report_changes(context: Context, console: Console) -> None:
 def take_over(source: Path, context: Context, stages: Sequence[Stage], console: Console) -> None:
     """Copies those of the `stages` that the run in `source` made with the same settings; prints their names.
 
-    Stops at the first stage that does not match. Stages that are already finished are left unchanged.
+    Stops at the first stage that does not match. Stages that are already finished are left unchanged. Reviews
+    are copied before the pairs are made.
     """
     old, new = RunStore(source), RunStore(context.directory)
-    wanted, taken = fingerprints(context.config), []
+    if old.path(REVIEWS).exists() and not (new.path(REVIEWS).exists() or new.fingerprint("pairs")):
+        # Not linked: later reviews of either run are appended.
+        write_text(new.path(REVIEWS), old.path(REVIEWS).read_text(encoding="utf-8"))
+    wanted, taken = fingerprints(context.config, context.directory), []
     for stage in stages:
         name = stage.name
         if not (stage.is_shared and old.is_done(name) and old.fingerprint(name) == wanted[name]):

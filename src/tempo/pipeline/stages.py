@@ -22,6 +22,7 @@ from tempo import __version__
 from tempo.config import Config
 from tempo.core.hashing import hash_checkpoint, hash_file, hash_text
 from tempo.core.records import Captions, Clips, Pair, Perturbations, Record, Responses, Shots, Video
+from tempo.core.store import RunStore
 from tempo.engine.pool import Place
 from tempo.engine.types import Context, load
 from tempo.model.loading import EMBEDDED, embedded_path
@@ -44,6 +45,8 @@ class Stage:
     keys: tuple[str, ...] = ()  #: Sections and keys of the configuration that its rows depend on.
     ignored_keys: tuple[str, ...] = ()  #: Keys in these sections that do not affect its rows.
     input_files: tuple[str, ...] = ()  #: Keys that name a file whose content its rows depend on.
+    #: What its rows depend on in the run directory besides the rows of earlier stages; empty if on nothing.
+    depends_on: Callable[[RunStore], list[str]] = lambda store: []
     checkpoints: tuple[str, ...] = ()  #: Keys that name a checkpoint whose content its rows depend on.
     #: Raises ValueError before any work if something that the stage needs is missing.
     check: Callable[[Config], object] = lambda config: None
@@ -174,10 +177,14 @@ STAGES: tuple[Stage, ...] = (
         reads=(("responses", Responses),),
         writes=Pair,
         function=steps.run_pairs,
-        keys=("pairs",),
+        keys=("pairs", "evaluation.held_out_share"),
         input_files=("pairs.import_from",),
+        # A pair that is reviewed and kept changes nothing.
+        depends_on=lambda store: sorted(
+            f"{row.id} {row.texts}" for row in store.reviews().values() if row.decision == "reject"
+        ),
         check=_check_file("pairs.import_from", "tempo.preference.importing:load_pairs"),
-        files=("held_out_pairs.jsonl",),
+        files=("held_out_pairs.jsonl", "rejected_pairs.jsonl"),
     ),
     Stage(
         "audit",
@@ -187,7 +194,7 @@ STAGES: tuple[Stage, ...] = (
         needs_model=lambda config: config.audit.max_model_pairs > 0,
         keys=("audit",),
         is_shared=False,
-        files=("audit.json",),
+        files=("audit.json", "audit_pairs.json"),
         is_auxiliary=True,
     ),
     Stage(
@@ -206,9 +213,10 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "evaluation",
-        "evaluate every model on the benchmark",
+        "compare the models on held-out videos and on the benchmark",
+        reads=(("pairs", Pair),),
         function=steps.run_evaluation,
-        needs_model=lambda config: bool(config.synthetic or config.evaluation.benchmark),
+        needs_model=lambda config: True,
         keys=("evaluation",),
         input_files=("evaluation.benchmark",),
         check=_check_file("evaluation.benchmark", "tempo.evaluation.benchmark:read_samples"),
@@ -248,13 +256,17 @@ def select_stages(config: Config, *, until: str = "", only: str = "") -> tuple[S
     return (find_stage(only),)
 
 
-def fingerprints(config: Config) -> dict[str, str]:
-    """For each stage 16 hex digits: a hash of its keys, its input files, the seed, and the earlier stages."""
+def fingerprints(config: Config, directory: Path | None = None) -> dict[str, str]:
+    """For each stage 16 hex digits: a hash of its keys, its input files, the seed, and the earlier stages.
+
+    For a run in `directory`, also of the reviews of its pairs.
+    """
     chained = str(config.run.seed)
     result = {}
     for stage in STAGES:
         values = [_plain_value(config, key, stage) for key in stage.keys]
         inputs = [_hash_input(config, key) for key in (*stage.input_files, *stage.checkpoints)]
+        inputs += stage.depends_on(RunStore(directory)) if directory else []
         result[stage.name] = hash_text(json.dumps([chained, stage.name, values, inputs], sort_keys=True))
         chained = chained if stage.is_auxiliary else result[stage.name]
     return result

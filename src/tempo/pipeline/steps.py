@@ -76,17 +76,20 @@ def new_files(context: Context) -> list[str]:
 def run_pairs(context: Context, console: Console) -> None:
     """Makes or imports all pairs; those of held-out videos are written to a separate file."""
     from tempo.preference.importing import import_pairs
-    from tempo.preference.pairs import HELD_OUT, make_pairs
+    from tempo.preference.pairs import HELD_OUT, REJECTED, file_of, make_pairs
 
     store = RunStore(context.directory)
     made = import_pairs(context) if context.config.pairs.import_from else make_pairs(context)
     known = store.handled_ids("pairs")
     store.append(SKIPPED, [row for row in made.skipped if row.id not in known])
     write_lines(store.path("pairs"), (pair.model_dump_json() for pair in made.pairs))
+    if made.rejected:
+        write_lines(store.path(REJECTED), (pair.model_dump_json() for pair in made.rejected))
     held_out = ""
-    if context.config.pairs.held_out_share:
+    if context.config.evaluation.held_out_share:
         write_lines(store.path(HELD_OUT), (pair.model_dump_json() for pair in made.held_out))
-        held_out = f"{len(made.held_out)} held out, "
+        num_videos = len({file_of(pair.video_id) for pair in made.held_out})
+        held_out = f"{len(made.held_out)} of {num_videos} videos held out for the evaluation, "
     console.print(f"pairs: {len(made.pairs)} kept, {held_out}{len(made.skipped)} filtered out")
 
 
@@ -134,12 +137,12 @@ def join_training(context: Context) -> None:
 
 
 def run_evaluation(context: Context, console: Console) -> None:
-    """Evaluates every model on the benchmark; writes `evaluation.json`."""
-    from tempo.evaluation.evaluate import run_evaluation as evaluate
-    from tempo.report.cards import evaluation_tables
+    """Compares all models on the held-out videos and the benchmark; writes `evaluation.json`."""
+    from tempo.evaluation.figures import read_tables
+    from tempo.evaluation.run import run_evaluation as evaluate
     from tempo.training.trackers import tracked
 
-    with tracked(context, lambda: evaluation_tables(context.directory)), counters(console) as show:
+    with tracked(context, lambda: read_tables(context.directory)), counters(console) as show:
         evaluate(context, lambda model, done, total: show(f"evaluation of {model}", done, total))
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from tempo.config import load_config
 from tempo.core.files import write_json
@@ -40,6 +41,9 @@ MIN_VIDEOS = 20
 SHORTCUT = 0.55
 
 NUM_FOLDS = 5
+
+#: The file with the scores of the single pairs in a run directory.
+PAIR_SCORES = "audit_pairs.json"
 
 #: For each part of the verdict: its baselines, of which the strongest counts, and the advice.
 SUBJECTS = {
@@ -76,6 +80,8 @@ class AuditReport(Frozen):
     num_videos: int
     baselines: dict[str, BaselineAccuracy]
     verdict: str
+    #: By id of the pair, for each baseline: positive if it picks the chosen text, and by how much.
+    pair_scores: dict[str, dict[str, float]] = Field(default_factory=dict)
 
 
 def audit(
@@ -97,27 +103,35 @@ def audit(
     all_pairs = [_as_pair(pair, number) for number, pair in enumerate(pairs, 1)]
     audited = _draw_videos(all_pairs, max_pairs, seed)
     num_pairs, num_videos = len(audited), len({pair.video_id for pair in audited})
-    scores = {}
+    found = dict[str, tuple[Array, list[Pair]]]()
     if audited:
-        ratio_P = np.array([log_length_ratio(pair) for pair in audited])
-        scores["longer_text"] = _summarize(ratio_P, audited, seed)
+        found["longer_text"] = np.array([log_length_ratio(pair) for pair in audited]), audited
     if num_videos >= NUM_FOLDS:
         for name, features_PF in _features(audited).items():
-            scores[name] = _summarize(_cross_validated(features_PF, audited, seed), audited, seed)
+            found[name] = _cross_validated(features_PF, audited, seed), audited
     if audited and with_model is not None and max_model_pairs:
         few = _draw_videos(audited, max_model_pairs, seed)
-        scores["model"] = _summarize(_language_model(few, with_model, progress), few, seed)
+        found["model"] = _language_model(few, with_model, progress), few
+    scores = {name: _summarize(*scored, seed) for name, scored in found.items()}
+    pair_scores: defaultdict[str, dict[str, float]] = defaultdict(dict)
+    for name, (scores_P, scored) in found.items():
+        for pair, score in zip(scored, scores_P.tolist(), strict=True):
+            pair_scores[pair.id][name] = round(score, 4)
     return AuditReport(
         num_pairs=len(all_pairs),
         num_audited=num_pairs,
         num_videos=num_videos,
         baselines=scores,
         verdict=verdict(scores, num_pairs=num_pairs, num_videos=num_videos),
+        pair_scores=dict(pair_scores),
     )
 
 
 def audit_run(context: Context, *, progress: Progress, with_model: bool = True) -> AuditReport:
-    """Audits the pairs of a run as configured, with or without its model. Writes `audit.json`."""
+    """Audits the pairs of a run as configured, with or without its model.
+
+    Writes `audit.json`, and the scores of the single pairs to `audit_pairs.json`.
+    """
     config, pairs = context.config, RunStore(context.directory).read("pairs", Pair)
     model = None
     if with_model and pairs and config.audit.max_model_pairs:
@@ -126,7 +140,8 @@ def audit_run(context: Context, *, progress: Progress, with_model: bool = True) 
         model = load_model(**config.model.model_dump())
     limits = config.audit.model_dump()
     report = audit(pairs, with_model=model, seed=config.run.seed, progress=progress, **limits)
-    write_json(context.directory / "audit.json", report.model_dump(mode="json"))
+    write_json(context.directory / PAIR_SCORES, report.pair_scores)
+    write_json(context.directory / "audit.json", report.model_dump(mode="json", exclude={"pair_scores"}))
     return report
 
 

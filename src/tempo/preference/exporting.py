@@ -90,7 +90,9 @@ def _push(hub: Any, folder: Path, repository: str) -> None:
         hub.upload_folder(repo_id=repository, folder_path=folder, repo_type="dataset")
     except Exception as error:
         retry = f"hf upload {repository} {folder} --repo-type dataset"
-        raise ValueError(f"--push-to {repository}: {error}. The pairs are in {folder}; retry with: {retry}") from error
+        raise ValueError(
+            f"--push-to {repository}: {error}. The pairs are in {folder}; retry with: {retry}"
+        ) from error
 
 
 def _read_pairs(run: Path) -> list[Pair]:

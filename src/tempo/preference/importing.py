@@ -9,6 +9,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 from tempo.core.files import MAX_BAD_SHARE, read_user_file, validate_row
 from tempo.core.hashing import hash_text
 from tempo.core.records import Pair
+from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.preference.pairs import Selection, select_pairs, skip
 from tempo.video.find import find_video, read_library
@@ -94,8 +96,12 @@ def import_pairs(context: Context) -> Selection:
             skipped.append(skip(f"{path.name} {place}", reason, pair.id))
         else:
             pairs[pair.id] = pair
-    selected = select_pairs(pairs.values(), context.config.pairs, seed=context.config.run.seed)
-    return Selection(selected.pairs, selected.held_out, [*skipped, *selected.skipped])
+    config, reviews = context.config, RunStore(context.directory).reviews()
+    share = config.evaluation.held_out_share
+    selected = select_pairs(
+        pairs.values(), config.pairs, held_out_share=share, seed=config.run.seed, reviews=reviews
+    )
+    return replace(selected, skipped=[*skipped, *selected.skipped])
 
 
 def _identified(pair: Pair, video_id: str, video: str) -> Pair:

@@ -7,25 +7,30 @@ and the id of the pair or video.
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tempo.config import PairsConfig
-from tempo.core.hashing import derive_seed
-from tempo.core.records import Clips, Pair, Responses, Skipped
+from tempo.core.hashing import derive_seed, hash_text
+from tempo.core.records import Clips, Pair, Responses, Review, Skipped
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.preference.prompts import describe_prompt
 from tempo.preference.responses import arrange, clip_of_frames
 from tempo.video.frames import FrameStore
 
-#: The file with the pairs of held-out videos, which training never reads, but evaluation and probe may.
+#: The file with the pairs of held-out videos. Training uses neither these pairs nor instructions about them.
 HELD_OUT = "held_out_pairs"
+
+#: The file with the pairs that a person rejected, so that they can still be looked at and kept after all.
+REJECTED = "rejected_pairs"
 
 #: Length ratios are balanced in steps of about this relative size.
 LENGTH_STEP = 0.02
@@ -33,11 +38,15 @@ LENGTH_STEP = 0.02
 
 @dataclass(frozen=True)
 class Selection:
-    """Pairs for training and pairs of held-out videos, both sorted by id, and those that were left out."""
+    """Pairs for training and pairs of held-out videos, both sorted by id, and those that were left out.
+
+    `skipped` names all that were left out; `rejected` holds those among them that a person rejected.
+    """
 
     pairs: list[Pair]
     held_out: list[Pair]
     skipped: list[Skipped]
+    rejected: list[Pair] = field(default_factory=list)
 
 
 def make_pairs(context: Context) -> Selection:
@@ -57,7 +66,7 @@ def make_pairs(context: Context) -> Selection:
                 id=f"{row.id}/{made.kind}-{made.level:02d}",
                 video_id=row.id,
                 video=videos[row.id].path,
-                prompt=describe_prompt(row.id, seed=seed),
+                prompt=describe_prompt(row.id, context.config.responses.prompts, seed=seed),
                 chosen=row.chosen,
                 rejected=response.text,
             )
@@ -65,12 +74,13 @@ def make_pairs(context: Context) -> Selection:
                 skipped.append(skip(pair.id, *fault))
             else:
                 pairs.append(pair)
-    selected = select_pairs(pairs, settings, seed=seed)
+    share, reviews = context.config.evaluation.held_out_share, store.reviews()
+    selected = select_pairs(pairs, settings, held_out_share=share, seed=seed, reviews=reviews)
     kept, held_out = selected.pairs, selected.held_out
     if settings.mirror:
         frames = FrameStore(context.directory / "frames")
         kept, held_out = (add_mirrors(part, videos, frames) for part in (kept, held_out))
-    return Selection(kept, held_out, skipped + selected.skipped)
+    return Selection(kept, held_out, skipped + selected.skipped, selected.rejected)
 
 
 def pair_fault(pair: Pair, settings: PairsConfig) -> tuple[str, str] | None:
@@ -95,8 +105,15 @@ def log_length_ratio(pair: Pair) -> float:
     return math.log(max(1, len(pair.chosen.split())) / max(1, len(pair.rejected.split())))
 
 
-def select_pairs(pairs: Iterable[Pair], settings: PairsConfig, *, seed: int) -> Selection:
-    """The pairs that the settings keep, split by video into training and held-out pairs."""
+def select_pairs(
+    pairs: Iterable[Pair],
+    settings: PairsConfig,
+    *,
+    held_out_share: float = 0.0,
+    seed: int,
+    reviews: Mapping[str, Review] | None = None,
+) -> Selection:
+    """The pairs that settings and `reviews` keep, split by video into training and held-out pairs."""
     kept, skipped = list(pairs), []
     if settings.drop_duplicates:
         # A pair that occurs at several levels is kept at the hardest of them.
@@ -107,34 +124,75 @@ def select_pairs(pairs: Iterable[Pair], settings: PairsConfig, *, seed: int) -> 
             if known is not pair:
                 skipped.append(skip(pair.id, "duplicate", f"same texts as {known.id}"))
         kept = list(first.values())
-    parts: list[list[Pair]] = [[], []]
-    for pair in kept:
-        is_held_out = derive_seed(seed, pair.video_id, "held out") < settings.held_out_share * 2**63
-        parts[is_held_out].append(pair)
+    rejected = [pair for pair in kept if is_rejected(pair, reviews or {})]
+    skipped += [skip(pair.id, "rejected by a person", "see reviews.jsonl") for pair in rejected]
+    kept = [pair for pair in kept if not is_rejected(pair, reviews or {})]
+    files = held_out_files((pair.video_id for pair in kept), held_out_share, seed=seed)
+    held_out = [pair for pair in kept if file_of(pair.video_id) in files]
+    training = [pair for pair in kept if file_of(pair.video_id) not in files]
     if settings.length == "fair":
-        # Last and for each part, because any later choice would unbalance the lengths again.
-        parts = [_balance_lengths(part, skipped, seed=seed) for part in parts]
-    training, held_out = (sorted(part, key=lambda pair: pair.id) for part in parts)
-    return Selection(training, held_out, skipped)
+        # Last, because any later choice would unbalance the lengths again.
+        training, others = balance_lengths(training, lambda pair: (pair.kind, pair.level), seed=seed)
+        for pair in others:
+            detail = f"no other {pair.kind} pair of level {pair.level} balances its lengths"
+            skipped.append(skip(pair.id, "length gives it away", detail))
+    training, held_out = (sorted(part, key=lambda pair: pair.id) for part in (training, held_out))
+    return Selection(training, held_out, skipped, rejected)
 
 
-def _balance_lengths(pairs: Iterable[Pair], skipped: list[Skipped], *, seed: int) -> list[Pair]:
-    # For each kind, level and length ratio, keeps as many pairs whose chosen text is longer as shorter.
+def review_of(pair: Pair, decision: Literal["keep", "reject"]) -> Review:
+    """The review of a pair; that of its mirror image is the same."""
+    texts = hash_text(json.dumps(sorted((pair.chosen, pair.rejected))))[:16]
+    return Review(id=pair.id.removesuffix("/mirror"), decision=decision, texts=texts)
+
+
+def is_rejected(pair: Pair, reviews: Mapping[str, Review]) -> bool:
+    """Whether the pair was rejected with the texts that it has now."""
+    review = review_of(pair, "reject")
+    return reviews.get(review.id) == review
+
+
+def file_of(video_id: str) -> str:
+    """The id of a video's file: units of a long film have the ids FILE-1, FILE-2, and so on."""
+    return video_id.partition("-")[0]
+
+
+def held_out_draw(video_id: str, *, seed: int) -> float:
+    """A number from 0 to 1 for the file of a video, which is held out if it is below the share."""
+    return derive_seed(seed, file_of(video_id), "held out") / 2**63
+
+
+def held_out_files(video_ids: Iterable[str], share: float, *, seed: int) -> set[str]:
+    """The files of these videos that are held out: about `share` of them.
+
+    Of two or more files, at least one is held out and at least one is not; a single file is not held out.
+    """
+    draws = sorted((held_out_draw(name, seed=seed), name) for name in {*map(file_of, video_ids)})
+    count = min(max(1, sum(draw < share for draw, _ in draws)), len(draws) - 1)
+    return {name for _, name in draws[:count]} if share and draws else set()
+
+
+def balance_lengths(
+    pairs: Iterable[Pair], alike: Callable[[Pair], Hashable], *, seed: int, step: float = LENGTH_STEP
+) -> tuple[list[Pair], list[Pair]]:
+    """The pairs among which the chosen text is longer as often as shorter, and the other pairs.
+
+    This holds among pairs with the same value of `alike` and the same ratio of lengths, in steps of `step`.
+    """
     kept: list[Pair] = []
-    cells: defaultdict[tuple[str, int, int], tuple[list[Pair], list[Pair]]] = defaultdict(lambda: ([], []))
+    left_out: list[Pair] = []
+    cells: defaultdict[Hashable, tuple[list[Pair], list[Pair]]] = defaultdict(lambda: ([], []))
     for pair in sorted(pairs, key=lambda pair: derive_seed(seed, pair.id, "length")):
         ratio = log_length_ratio(pair)
         if ratio == 0:
             kept.append(pair)
         else:
-            cells[pair.kind, pair.level, round(abs(ratio) / LENGTH_STEP)][ratio > 0].append(pair)
-    for (kind, level, _), (shorter, longer) in cells.items():
+            cells[alike(pair), round(abs(ratio) / step)][ratio > 0].append(pair)
+    for shorter, longer in cells.values():
         count = min(len(shorter), len(longer))
         kept += shorter[:count] + longer[:count]
-        for pair in shorter[count:] + longer[count:]:
-            detail = f"no other {kind} pair of level {level} balances its lengths"
-            skipped.append(skip(pair.id, "length gives it away", detail))
-    return kept
+        left_out += shorter[count:] + longer[count:]
+    return kept, left_out
 
 
 def add_mirrors(pairs: Sequence[Pair], videos: dict[str, Clips], frames: FrameStore) -> list[Pair]:

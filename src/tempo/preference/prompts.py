@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tempo.config.data import ResponsesConfig
 from tempo.core.hashing import derive_seed
 
-#: Training prompts; each video gets one of them.
-DESCRIBE = (
-    "Describe the video in detail.",
-    "Describe what happens in the video, in order.",
-    "Tell the events of the video from beginning to end.",
-)
+#: The default training prompts.
+DESCRIBE = ResponsesConfig().prompts
 
 FIRST_CLIP = "Describe this clip in detail."
 
@@ -24,9 +21,9 @@ DIFFERENCE = (
 )
 
 
-def describe_prompt(video_id: str, *, seed: int) -> str:
-    """The element of DESCRIBE used for a video, in training and whenever the model is shown the video."""
-    return DESCRIBE[derive_seed(seed, video_id, "prompt") % len(DESCRIBE)]
+def describe_prompt(video_id: str, prompts: Sequence[str] = DESCRIBE, *, seed: int) -> str:
+    """The element of `prompts` for a video, in training and whenever the model is shown the video."""
+    return prompts[derive_seed(seed, video_id, "prompt") % len(prompts)]
 
 
 def fusion(captions: Sequence[str]) -> str:

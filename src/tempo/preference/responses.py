@@ -79,7 +79,7 @@ def make_worker(context: Context, generate: Generate | None = None) -> Worker:
 def _input_reader(context: Context) -> Callable[[str], MakeRequest]:
     """Maps a video id to the function that makes its requests, in the configured input form."""
     rows, frames = RunStore(context.directory), FrameStore(context.directory / "frames")
-    form, seed = context.config.responses.input_form, context.config.run.seed
+    form, prompts = context.config.responses.input_form, context.config.responses.prompts
     if form == "captions":
         texts = {row.id: row.captions for row in rows.read("captions", Captions)}
         check: Callable[[str], str] = str
@@ -94,7 +94,8 @@ def _input_reader(context: Context) -> Callable[[str], MakeRequest]:
         )
     clips = {row.id: row for row in rows.read("clips", Clips)}
     read = key_frames_by_clip if form == "clips" else frames_by_clip
-    return lambda name: frame_requests(read(clips[name], frames), prompt=describe_prompt(name, seed=seed))
+    choose = functools.partial(describe_prompt, prompts=prompts, seed=context.config.run.seed)
+    return lambda name: frame_requests(read(clips[name], frames), prompt=choose(name))
 
 
 def _checked(prompt: str, lm: VideoLM, limit: int) -> str:

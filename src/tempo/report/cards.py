@@ -13,7 +13,7 @@ from tempo.core.files import read_jsonl, whole_lines
 from tempo.core.records import Pair
 from tempo.core.store import RunStore, count_skipped
 from tempo.engine.types import Context
-from tempo.evaluation.benchmark import accuracy_rows
+from tempo.evaluation.figures import read_tables
 from tempo.model.loading import resolve_model_path
 from tempo.preference.exporting import count_pairs, markdown_table
 
@@ -52,7 +52,10 @@ def _about(context: Context) -> dict[str, Any]:
     """What the card says besides its header, from the files of the run."""
     store, run, config = RunStore(context.directory), context.directory, context.config
     pairs, audit = store.read("pairs", Pair), run / "audit.json"
-    skipped = {f"{stage}: {reason}": count for (stage, reason), (count, _) in count_skipped(store).items()}
+    skipped = [
+        [f"{stage}: {reason}", str(count)]
+        for (stage, reason), (count, _) in sorted(count_skipped(store).items())
+    ]
     names = ("videos", "shots", "clips", "captions", "responses", "pairs")
     environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     private = {"endpoint": {"url", "api_key_env"}}
@@ -61,28 +64,30 @@ def _about(context: Context) -> dict[str, Any]:
         "name": Path(config.model.path).name,
         "config": config,
         "version": __version__,
-        "tables": {name: markdown_table(rows) for name, rows in evaluation_tables(run).items()},
+        "tables": {name: markdown_table(rows) for name, rows in read_tables(run).items()},
         "phases": markdown_table(_phase_rows(context)),
         "stages": {name: len(rows) for name in names if (rows := whole_lines(store.path(name)))},
         "pairs": markdown_table(count_pairs(pairs)),
-        "skipped": markdown_table([["skipped", "records"], *([k, str(v)] for k, v in sorted(skipped.items()))]),
+        "skipped": markdown_table([["skipped", "records"], *skipped]),
         "verdict": json.loads(audit.read_text(encoding="utf-8"))["verdict"] if audit.exists() else "",
         "settings": tomli_w.dumps(without_folders(settings)),
         "versions": environment["versions"],
     }
 
 
-def evaluation_tables(run: Path) -> dict[str, list[list[str]]]:
-    """The tables of a run's `evaluation.json` as rows of text by name, headings first; empty without it."""
-    path = run / "evaluation.json"
-    models = json.loads(path.read_text(encoding="utf-8"))["models"] if path.exists() else {}
-    return {"evaluation": [["accuracy in percent", *models], *accuracy_rows(models)]} if models else {}
-
-
 def _phase_rows(context: Context) -> list[list[str]]:
     """The finished phases as rows of text, headings first."""
     keys = ("learning_rate", "epochs", "batch_size", "lora_rank", "beta", "nll_weight")
-    rows = [["phase", "objective", "pairs of level", "examples", "steps", *(key.replace("_", " ") for key in keys)]]
+    rows = [
+        [
+            "phase",
+            "objective",
+            "pairs of level",
+            "examples",
+            "steps",
+            *(key.replace("_", " ") for key in keys),
+        ]
+    ]
     for path in sorted(context.directory.glob("train/*/done.json")):
         done = json.loads(path.read_text(encoding="utf-8"))
         phase, num_steps = done["phase"], len(read_jsonl(path.with_name("metrics.jsonl")))

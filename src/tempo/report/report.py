@@ -21,7 +21,7 @@ from tempo.core.files import read_jsonl, whole_lines, write_text
 from tempo.core.records import Captions, Clips, Pair, Shots
 from tempo.core.store import RunStore, count_skipped
 from tempo.engine.types import Context
-from tempo.evaluation.benchmark import accuracy_rows, figure_table, percent
+from tempo.evaluation.figures import figure_table, percent, text_tables
 from tempo.preference.perturbations import kendall_distance
 from tempo.video.frames import FrameStore
 
@@ -72,12 +72,7 @@ def report_data(context: Context) -> dict[str, Any]:
         ],
         "audit": audit and {"verdict": audit["verdict"], "rows": audit_rows(audit)},
         "curves": _curves(context.directory),
-        "evaluation": evaluation
-        and {
-            "note": evaluation.get("note", ""),
-            "models": list(evaluation["models"]),
-            "rows": accuracy_rows(evaluation["models"]),
-        },
+        "evaluation": evaluation and {"notes": evaluation["notes"], "tables": text_tables(evaluation)},
     }
 
 

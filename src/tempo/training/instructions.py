@@ -16,9 +16,11 @@ import numpy as np
 
 from tempo.core.files import MAX_BAD_SHARE, UserFile, read_user_file
 from tempo.core.hashing import derive_seed
-from tempo.core.records import Skipped
+from tempo.core.records import Pair, Skipped
+from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.preference.importing import read_text, read_turns, read_video, split_system, untagged
+from tempo.preference.pairs import HELD_OUT, file_of
 from tempo.video.find import find_video, read_library
 from tempo.video.frames import FrameStore
 
@@ -54,16 +56,21 @@ def read_questions(
 
 
 def usable_questions(context: Context) -> tuple[list[Question], int]:
-    """The questions about videos with stored frames, and how many others were left out.
+    """The questions about videos with stored frames that are not held out, and the number of other questions.
 
     At most `training.max_instructions` of them, drawn with the run's seed. Raises ValueError as
     `match_questions` does, and if no question is left.
     """
     frames, found = FrameStore(context.directory / "frames"), match_questions(context)[0]
-    has_frames = {name: bool(name) and frames.has(name) for name in {question.video_id for question in found}}
-    usable = [question for question in found if has_frames[question.video_id]]
+    held_out = {file_of(pair.video_id) for pair in RunStore(context.directory).read(HELD_OUT, Pair)}
+    names = {question.video_id for question in found}
+    is_used = {name: bool(name) and frames.has(name) and file_of(name) not in held_out for name in names}
+    usable = [question for question in found if is_used[question.video_id]]
     if not usable:
-        raise ValueError(f"{KEY}: no question is about a video with stored frames. `tempo status` shows why")
+        raise ValueError(
+            f"{KEY}: no question is about a video with stored frames that is not held out. "
+            "`tempo status` shows why videos were skipped"
+        )
     generator = np.random.default_rng(derive_seed(context.config.run.seed, "instructions"))
     drawn = generator.permutation(len(usable))[: context.config.training.max_instructions]
     return [usable[index] for index in sorted(drawn)], len(found) - len(usable)

@@ -57,7 +57,8 @@ def run_training(session: Session) -> None:
     if any(isinstance(phase, SftPhase) for phase in training.phases):
         _, num_left_out = usable_questions(context)
         if num_left_out:
-            session.log(f"training: instructions left out because their videos were skipped: {num_left_out}")
+            reason = "their videos were skipped or held out"
+            session.log(f"training: instructions left out because {reason}: {num_left_out}")
     pairs = RunStore(context.directory).read("pairs", Pair)
     dpo_phases = [phase for phase in training.phases if isinstance(phase, DpoPhase)]
     if dpo_phases and not any(dpo_examples(pairs, phase) for phase in dpo_phases):

@@ -1,7 +1,7 @@
 """Experiment trackers: TensorBoard, Weights & Biases, Trackio and MLflow show the metrics of a run.
 
-Each tracker has a thread that sends what the tracker does not have yet from the files of the run. So a tracker
-that is slow or fails does not affect the training, and a resumed run does not send a step twice.
+For each tracker, a thread sends what it does not have yet from the files of the run. So a tracker that is
+slow or fails does not affect the training, and a resumed run does not send a step twice.
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import takewhile
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -47,7 +45,9 @@ Tables: TypeAlias = Mapping[str, Sequence[Sequence[str]]]
 def check_trackers(names: Sequence[str]) -> None:
     """Raises ValueError if a tracker is not installed, or if Weights & Biases lacks a login."""
     if missing := [name for name in names if importlib.util.find_spec(name) is None]:
-        raise ValueError(f"run.trackers: not installed: {', '.join(missing)}. Run: pip install {' '.join(missing)}")
+        raise ValueError(
+            f"run.trackers: not installed: {', '.join(missing)}. Run: pip install {' '.join(missing)}"
+        )
     # Without a login, wandb asks for one: better now than in the middle of the training.
     if "wandb" in names and os.environ.get("WANDB_MODE", "online") == "online":
         import wandb
@@ -119,25 +119,26 @@ class _Mirror:
         self._name, self._context, self._folder = name, context, context.directory / "trackers"
         self._path = self._folder / f"{name}.json"
         label = re.sub(r"[^A-Za-z0-9_-]+", "-", context.directory.absolute().name)
-        state = {"id": f"{label}-{secrets.token_hex(3)}", "is_new": True, "num_sent": {}}
-        if self._path.exists():
-            state = json.loads(self._path.read_text(encoding="utf-8"))
-        self._state, self._sent = state, state["num_sent"]
+        known = json.loads(self._path.read_text(encoding="utf-8")) if self._path.exists() else {}
+        self._id: str = known.get("id", f"{label}-{secrets.token_hex(3)}")
+        self._mlflow_id: str | None = known.get("mlflow_id")
+        self._is_new: bool = known.get("is_new", True)
+        self._num_sent: dict[str, int] = known.get("num_sent", {})
         # Before the tracker starts, so that a run that is killed now does not get a second one.
         self._save()
         self._tracker = self._make_tracker()
         self._tracker.start()
-        if state["is_new"]:
+        if self._is_new:
             self._send_start()
 
     def _make_tracker(self) -> Any:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-        make, name = LOGGER_TYPE_TO_CLASS[self._name], self._state["id"]
+        make, name = LOGGER_TYPE_TO_CLASS[self._name], self._id
         resumed = {"name": name, "resume": "allow", "config": _settings(self._context)}
         if self._name == "tensorboard":
             # Hides what a killed run sent but did not note.
-            return make(name, self._folder / "tensorboard", purge_step=sum(self._sent.values()) + 1)
+            return make(name, self._folder / "tensorboard", purge_step=sum(self._num_sent.values()) + 1)
         if self._name == "trackio":
             return make(PROJECT, **resumed)
         if self._name == "wandb":
@@ -145,12 +146,12 @@ class _Mirror:
 
             settings = wandb.Settings(console="off", finish_timeout=TIMEOUT_SECONDS)
             return make(PROJECT, id=name, dir=str(self._folder), settings=settings, **resumed)
-        return make(PROJECT, run_id=self._state.get("mlflow_id"), run_name=name)
+        return make(PROJECT, run_id=self._mlflow_id, run_name=name)
 
     def _send_start(self) -> None:
         """Sends the configuration, unless it is an argument of the tracker, and some pairs."""
         if self._name == "mlflow":
-            self._state["mlflow_id"] = self._tracker.tracker.info.run_id
+            self._mlflow_id = self._tracker.tracker.info.run_id
             self._save()
             keys = _settings(self._context).items()
             self._tracker.store_init_configuration({f"{s}.{k}": v for s, own in keys for k, v in own.items()})
@@ -159,7 +160,7 @@ class _Mirror:
             self._tracker.log({"config": f"```\n{text}\n```"}, step=0)
         for name, image, text in film_strips(self._context):
             self._send_image(name, image, text)
-        self._state["is_new"] = False
+        self._is_new = False
         self._save()
 
     def send_metrics(self) -> None:
@@ -168,15 +169,16 @@ class _Mirror:
         files = (*sorted(run.glob("train/*/metrics.jsonl")), *sorted(run.glob("baselines/*/*/metrics.jsonl")))
         for path in files:
             phase = "/".join(path.relative_to(run).parts[1:-1])
-            num_sent = self._sent.setdefault(phase, 0)
+            num_sent = self._num_sent.setdefault(phase, 0)
             # Phases are in the order of their first step.
-            before = sum(self._sent[name] for name in takewhile(lambda name: name != phase, self._sent))
+            phases = list(self._num_sent)
+            before = sum(self._num_sent[name] for name in phases[: phases.index(phase)])
             for line in whole_lines(path)[num_sent:]:
                 row = json.loads(line)
                 step = int(row.pop("step"))
                 values = {f"{phase}/{name}": value for name, value in row.items()}
                 self._tracker.log(values, step=before + step)
-                self._sent[phase] = step
+                self._num_sent[phase] = step
                 self._save()
 
     def _send_image(self, name: str, image: np.ndarray, text: str) -> None:
@@ -191,7 +193,7 @@ class _Mirror:
 
     def send_tables(self, tables: Tables) -> None:
         """Sends tables at the last step."""
-        step = sum(self._sent.values())
+        step = sum(self._num_sent.values())
         for name, rows in tables.items():
             if self._name == "tensorboard":
                 self._tracker.log({name: markdown_table(rows)}, step=step)
@@ -210,7 +212,8 @@ class _Mirror:
         return importlib.import_module(self._name)
 
     def _save(self) -> None:
-        write_json(self._path, self._state)
+        names = ("id", "mlflow_id", "is_new", "num_sent")
+        write_json(self._path, {name: getattr(self, f"_{name}") for name in names})
 
 
 def _settings(context: Context) -> dict[str, Any]:

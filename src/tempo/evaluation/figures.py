@@ -1,0 +1,179 @@
+"""Figures: what each model of a run scores, and by how much the result differs from the other models.
+
+All models are measured on the same items (questions, pairs, descriptions), so differences are paired. Items
+of one video are not independent: intervals come from resampling videos.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from rich.table import Table
+
+from tempo.core.hashing import derive_seed
+from tempo.core.records import Frozen
+from tempo.core.statistics import cluster_interval, share_interval
+
+#: The number of videos below which there are no intervals and no p values.
+MIN_VIDEOS = 5
+
+#: The name of the trained model among the models of a run.
+RESULT = "tempo"
+
+
+class Item(NamedTuple):
+    """What one model scores on one item about a video; a right answer is 1, a wrong one 0."""
+
+    id: str
+    video: str
+    value: float
+
+
+class Value(Frozen):
+    """A mean over items and its 95 % interval, which is None for fewer than MIN_VIDEOS videos."""
+
+    value: float
+    interval: tuple[float, float] | None
+
+
+class Difference(Value):
+    """The mean of the result minus that of another model, item by item.
+
+    `p_value` is that of the exact McNemar test, which counts every item as independent; None for fewer than
+    MIN_VIDEOS videos, and for values that are not shares.
+    """
+
+    p_value: float | None
+
+
+class Figure(Frozen):
+    """One row of the table: `values` by model, and `differences` of the result from each other model.
+
+    `source` is what was measured: the held-out videos, or the name of a benchmark.
+    """
+
+    source: str
+    name: str
+    unit: Literal["percent", "nats per token"]
+    num_videos: int
+    num_items: int
+    values: dict[str, Value]
+    differences: dict[str, Difference]
+
+
+def make_figure(
+    source: str,
+    name: str,
+    items: Mapping[str, Iterable[Item]],
+    *,
+    seed: int,
+    unit: Literal["percent", "nats per token"] = "percent",
+) -> Figure:
+    """The figure of models by name, from what each scored on the same items (at least one), in any order.
+
+    Values of the unit "percent" are shares from 0 to 1.
+    """
+    rows = {model: sorted(own) for model, own in items.items()}
+    ids, videos = zip(*((row.id, row.video) for row in next(iter(rows.values()))), strict=True)
+    assert all(tuple(row.id for row in own) == ids for own in rows.values()), "models have different items"
+    scores = {model: np.array([row.value for row in own], np.float64) for model, own in rows.items()}
+    gains = {m: scores[RESULT] - own for m, own in scores.items() if m != RESULT and RESULT in scores}
+    draws, is_share = derive_seed(seed, "evaluation", "bootstrap"), unit == "percent"
+    has_intervals = len({*videos}) >= MIN_VIDEOS
+
+    def summary(values: np.ndarray, interval_of: Callable[..., tuple[float, float]]) -> dict[str, Any]:
+        bounds = interval_of(values, videos, seed=draws) if has_intervals else None
+        interval = bounds and (round(bounds[0], 5), round(bounds[1], 5))
+        return {"value": round(float(values.mean()), 5), "interval": interval}
+
+    return Figure(
+        source=source,
+        name=name,
+        unit=unit,
+        num_videos=len({*videos}),
+        num_items=len(ids),
+        values={
+            model: Value(**summary(own, share_interval if is_share else cluster_interval))
+            for model, own in scores.items()
+        },
+        differences={
+            model: Difference(
+                **summary(gain, cluster_interval),
+                p_value=mcnemar(gain) if is_share and has_intervals else None,
+            )
+            for model, gain in gains.items()
+        },
+    )
+
+
+def mcnemar(gains: np.ndarray) -> float:
+    """The p value of the exact McNemar test: are gains and losses [N] equally likely? Zeros do not count."""
+    from scipy.stats import binomtest
+
+    num_gains, num_losses = int((gains > 0).sum()), int((gains < 0).sum())
+    changed = num_gains + num_losses
+    return round(float(binomtest(num_gains, changed).pvalue), 5) if changed else 1.0
+
+
+def figure_tables(evaluation: Mapping[str, Any]) -> list[Table | str]:
+    """The content of `evaluation.json` for a terminal: a table for each source, then the notes."""
+    tables = [
+        figure_table(f"{source}, in percent", headings, cells)
+        for source, (headings, *cells) in text_tables(evaluation).items()
+    ]
+    return tables + [f"evaluation: {note}" for note in evaluation["notes"]]
+
+
+def text_tables(evaluation: Mapping[str, Any]) -> dict[str, list[list[str]]]:
+    """The figures of `evaluation.json` as rows of text (see `figure_rows`), by their source."""
+    figures = [Figure.model_validate(row) for row in evaluation["figures"]]
+    return {source: figure_rows([*rows]) for source, rows in groupby(figures, key=lambda row: row.source)}
+
+
+def read_tables(run: Path) -> dict[str, list[list[str]]]:
+    """The `text_tables` of a run; empty before its evaluation."""
+    path = run / "evaluation.json"
+    return text_tables(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def figure_rows(figures: Sequence[Figure]) -> list[list[str]]:
+    """Figures of the same models as rows of text, headings first; a cell has a value and its interval."""
+    models, others = [*figures[0].values], [*figures[0].differences]
+    rows = [["", "videos", *models, *(f"{RESULT} - {other}" for other in others)]]
+    for figure in figures:
+        label = figure.name if figure.unit == "percent" else f"{figure.name} ({figure.unit})"
+        cells = [_cell(figure, value) for value in (*figure.values.values(), *figure.differences.values())]
+        rows.append([label, str(figure.num_videos), *cells])
+    return rows
+
+
+def _cell(figure: Figure, shown: Value) -> str:
+    """A value, the p value of a difference, and on a second line the interval."""
+    scale, digits = (100, 1) if figure.unit == "percent" else (1, 3)
+    sign = "+" if isinstance(shown, Difference) else ""
+    numbers = [f"{scale * number:{sign}.{digits}f}" for number in (shown.value, *(shown.interval or ()))]
+    p_value = (
+        f", p = {shown.p_value:.3f}" if isinstance(shown, Difference) and shown.p_value is not None else ""
+    )
+    interval = f"\n[{numbers[1]}, {numbers[2]}]" if shown.interval else ""
+    return f"{numbers[0]}{p_value}{interval}"
+
+
+def figure_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table for a terminal, with names on the left and figures on the right."""
+    table = Table(title=title)
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage with one decimal, "-" for None."""
+    return "-" if share is None else f"{100 * share:.1f}"

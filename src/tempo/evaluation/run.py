@@ -1,0 +1,110 @@
+"""The evaluation stage: every model of a run on the held-out videos, and on the benchmark if there is one."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import transformers
+
+from tempo.core.files import write_json
+from tempo.core.records import Outcome, Sample
+from tempo.core.store import RunStore
+from tempo.engine.types import Context
+from tempo.evaluation import held_out
+from tempo.evaluation.benchmark import benchmark_items, read_samples, score_outcomes
+from tempo.evaluation.evaluate import ask, by_video, read_video
+from tempo.evaluation.figures import RESULT, make_figure
+from tempo.evaluation.held_out import HeldOutResult
+from tempo.model.chat import VideoLM
+from tempo.training.adapters import TrainedModel
+from tempo.training.phases import trained_models
+from tempo.video.find import video_id
+from tempo.video.frames import Frames, FrameStore
+
+#: Gets the numbers of videos done and in total.
+Progress: TypeAlias = Callable[[int, int], None]
+
+
+def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) -> None:
+    """Compares the base model, the baselines and the result of a run; writes `evaluation.json`.
+
+    `progress` gets the name of a model and of what it is evaluated on, and the numbers of videos done and in
+    total. What was answered before a stop is not asked again.
+    """
+    seed, config, path = context.config.run.seed, context.config.evaluation, benchmark_path(context)
+    read = read_samples(path, max_bad_share=context.config.run.max_bad_share) if path else None
+    samples, videos = [*read.rows.values()] if read else [], held_out.read_held_out(context)
+    notes = held_out.notes(context, videos)
+    notes += [] if path else ["no benchmark: evaluation.benchmark can name a JSONL file of samples"]
+    outcomes, results = dict[str, list[Outcome]](), dict[str, list[HeldOutResult]]()
+    models = {"base": TrainedModel(context.config.model, Path()), **trained_models(context)}
+    for name, model in models.items():
+        # Loaded only if something is missing; the previous model is freed first.
+        load = functools.cache(model.for_inference)
+        show = partial(progress, f"{name} on held-out videos")
+        results[name] = held_out.answer_all(context, load, name, videos, show)
+        if name in ("base", RESULT):
+            held_out.describe(context, load, name, videos)
+        show = partial(progress, f"{name} on the benchmark")
+        outcomes[name] = _answer_benchmark(context, load, name, samples, show)
+    figures = held_out.held_out_figures(results, videos, seed=seed)
+    items = {name: benchmark_items(rows, samples) for name, rows in outcomes.items()}
+    figures += [
+        make_figure("benchmark", figure, {name: own[figure] for name, own in items.items()}, seed=seed)
+        for figure in items["base"]
+    ]
+    reports = {name: score_outcomes(rows, samples, seed=seed) for name, rows in outcomes.items()}
+    evaluation: dict[str, Any] = {
+        "benchmark": path and str(path),
+        "num_samples": len(samples),
+        "bad_rows": read.faults if read else {},
+        "scoring": config.scoring,
+        "transformers": transformers.__version__,
+        "models": {name: report.model_dump(mode="json") for name, report in reports.items() if samples},
+        "figures": [figure.model_dump(mode="json") for figure in figures],
+        "notes": notes,
+    }
+    write_json(context.directory / "evaluation.json", evaluation)
+
+
+def _answer_benchmark(
+    context: Context, load: Callable[[], VideoLM], name: str, samples: Sequence[Sample], progress: Progress
+) -> list[Outcome]:
+    """A model's outcomes on the benchmark, with those that are in `evaluation/NAME.jsonl` already."""
+    store, table, path = RunStore(context.directory), f"evaluation/{name}", benchmark_path(context)
+    known, videos = {outcome.id for outcome in store.read(table, Outcome)}, by_video(samples)
+    unfinished = [rows for rows in videos if any(sample.id not in known for sample in rows)]
+    scoring, max_tokens = context.config.evaluation.scoring, context.config.training.max_tokens
+    for number, rows in enumerate(unfinished, len(videos) - len(unfinished) + 1):
+        assert path is not None
+        frames = benchmark_frames(context, path.parent / rows[0].video)
+        missing = [sample for sample in rows if sample.id not in known]
+        times = {"fps": frames.fps, "seconds": frames.seconds.tolist()}
+        found = ask(load(), missing, frames.images, **times, scoring=scoring, max_tokens=max_tokens)
+        store.append(table, found)
+        progress(number, len(videos))
+    wanted = {sample.id for sample in samples}
+    return [outcome for outcome in store.read(table, Outcome) if outcome.id in wanted]
+
+
+def benchmark_path(context: Context) -> Path | None:
+    """The benchmark of a run: that of the embedded world, the user's, or None."""
+    if context.config.synthetic:
+        return context.directory / "synthetic" / "held_out" / "benchmark.jsonl"
+    return Path(context.config.evaluation.benchmark) if context.config.evaluation.benchmark else None
+
+
+def benchmark_frames(context: Context, path: Path) -> Frames:
+    """The frames of a benchmark's video, from the frame store of the run, to which they are added if missing.
+
+    Raises ValueError that names a video which cannot be read, because accuracies count all samples.
+    """
+    store, name = FrameStore(context.directory / "frames"), video_id(path)
+    if not store.has(name):
+        sampled = read_video(path, context.config.frames, context.config.videos.timeout_seconds)
+        store.write(name, sampled.jpegs, seconds=sampled.seconds, fps=sampled.fps)
+    return store.read(name)
