@@ -1,20 +1,18 @@
-"""A model and tasks for lmms-eval: `--model tempo`, and `--include_path` with the folder `lmms_tasks`.
+"""A model and tasks for lmms-eval 0.7.3: `--model tempo`, and `--include_path` with the folder `lmms_tasks`.
 
-The model is loaded and sees frames as in the rest of tempo, and supports likelihoods, which lmms-eval's own
-classes for Qwen do not. The tasks ask the questions of a file in tempo's format, named by TEMPO_BENCHMARK.
+The model loads checkpoints and reads videos as tempo does, and gives likelihoods, which lmms-eval's classes
+for Qwen do not. The tasks ask the questions of the file that TEMPO_BENCHMARK names.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
 from lmms_eval.api.instance import GenerationResult
@@ -29,10 +27,7 @@ from tempo.model.answers import Request
 from tempo.model.chat import Continuation, Prefix, log_probs
 from tempo.model.generate import generate
 from tempo.model.loading import load_model
-from tempo.video.frames import Frames, sample_video
-
-#: Maximum length of an answer if a task does not set one.
-MAX_NEW_TOKENS = 128
+from tempo.video.frames import sample_video
 
 
 def manifest() -> ModelManifest:
@@ -41,12 +36,7 @@ def manifest() -> ModelManifest:
 
 
 class Tempo(lmms):  # type: ignore[misc]
-    """A checkpoint that tempo can load. One process; questions may have one video or none.
-
-    `frames` are keys of the section [frames], the other options those of `load_model`.
-    """
-
-    is_simple = True
+    """A checkpoint in one process. A question has one video file, or none; `frames` are keys of [frames]."""
 
     def __init__(
         self,
@@ -67,52 +57,44 @@ class Tempo(lmms):  # type: ignore[misc]
     def loglikelihood(self, requests: Sequence[Any]) -> list[GenerationResult]:
         """For each continuation its negative log-likelihood with its end of turn, in nats, and False.
 
-        The sign is that of lmms-eval's other models: its tasks choose the lowest value.
+        The tasks of lmms-eval choose the lowest value.
         """
         losses = list[GenerationResult]()
         # The options of a question are consecutive, and share one encoding of the video.
-        for (_, task, split), group in groupby(requests, key=lambda request: request.args[3:6]):
-            rows = [request.args for request in group]
-            frames = self._read(rows[0][2], self.task_dict[task][split][rows[0][3]])
-            prefix = Prefix(frames.images if frames else None, "", **_times(frames))
+        for _, group in groupby((request.args for request in requests), key=lambda row: row[3:]):
+            rows = [*group]
             answers = [Continuation(option.strip(), question) for question, option, *_ in rows]
-            found = log_probs(self._lm, prefix, answers)
-            # Version 0.7.3 converts anything else to text.
+            found = log_probs(self._lm, Prefix(prompt="", **self._read(*rows[0][2:])), answers)
+            # Anything else is converted to text.
             losses += [GenerationResult((-float(logp), False)) for logp in found]
         return losses
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """The answer to each request, greedy unless the task sets a temperature, up to a stop string."""
+        """The answer to each request up to a stop string; greedy unless the task sets a temperature."""
         answers = []
-        for prompt, options, visual, doc_id, task, split in (request.args for request in requests):
-            frames = self._read(visual, self.task_dict[task][split][doc_id])
-            request = Request(prompt, seed=0, frames=frames.images if frames else None, **_times(frames))
+        for prompt, options, *place in (request.args for request in requests):
             sampling = SamplingConfig(temperature=options.get("temperature") or 0.0, repetition_penalty=1.0)
-            max_new_tokens = options.get("max_new_tokens", MAX_NEW_TOKENS)
-            (answer,) = generate(self._lm, [request], sampling=sampling, max_new_tokens=max_new_tokens)
+            request = Request(prompt, seed=0, **self._read(*place))
+            count = options.get("max_new_tokens", 128)
+            (answer,) = generate(self._lm, [request], sampling=sampling, max_new_tokens=count)
             stops = options.get("until") or []
-            text = answer.text
-            for stop in [stops] if isinstance(stops, str) else stops:
-                text = text.split(stop)[0] if stop else text
-            answers.append(text)
+            stop = "|".join(map(re.escape, [stops] if isinstance(stops, str) else stops))
+            answers.append(re.split(stop or "(?!)", answer.text, maxsplit=1)[0])
         return answers
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
         """Not supported."""
         raise NotImplementedError("the model `tempo` does not support tasks of several rounds")
 
-    def _read(self, doc_to_visual: Any, doc: Any) -> Frames | None:
-        """The frames of the question's video; raises ValueError for anything but one video file."""
-        visuals = list(doc_to_visual(doc) or [])
+    def _read(self, doc_to_visual: Any, doc_id: int, task: str, split: str) -> dict[str, Any]:
+        """Frames, rate and times of the video of a question, as arguments."""
+        visuals = list(doc_to_visual(self.task_dict[task][split][doc_id]) or [])
         if not visuals:
-            return None
-        if len(visuals) > 1 or not isinstance(visuals[0], str | Path):
+            return {"frames": None}
+        if len(visuals) > 1 or not isinstance(visuals[0], str):
             raise ValueError(f"the model `tempo` takes one video file for a question, got {visuals}")
-        return sample_video(visuals[0], self._frames)
-
-
-def _times(frames: Frames | None) -> dict[str, Any]:
-    return {"fps": frames.fps, "seconds": frames.seconds.tolist()} if frames else {}
+        frames = sample_video(visuals[0], self._frames)
+        return {"frames": frames.images, "fps": frames.fps, "seconds": frames.seconds.tolist()}
 
 
 class Questions(ConfigurableTask):  # type: ignore[misc]
@@ -125,15 +107,12 @@ class Questions(ConfigurableTask):  # type: ignore[misc]
         """Reads the file; raises ValueError if it is not set or has bad rows (see `read_samples`)."""
         path = Path(os.environ.get("TEMPO_BENCHMARK", ""))
         if not path.is_file():
-            raise ValueError(
-                f"TEMPO_BENCHMARK={str(path)!r} is not a file. Set it to a JSONL file of questions"
-            )
+            raise ValueError(f"TEMPO_BENCHMARK={str(path)!r} is not a file. Set it: see docs/guide.md")
         rows = []
         for sample in read_samples(path).rows.values():
             letters = options_of(sample, "letter")
-            row = sample.model_dump(include={"aspect", "group", "question", "options", "answer"})
             lettered = {"letter_question": letters[0].question, "letter": letters[sample.answer].answer}
-            rows.append({"id": sample.id, "video": str(path.parent / sample.video), **row, **lettered})
+            rows.append({**sample.model_dump(), "video": str(path.parent / sample.video), **lettered})
         self.dataset = self.dataset_no_image = DatasetDict(test=Dataset.from_list(rows))
 
 
@@ -142,43 +121,18 @@ def video_of(row: dict[str, Any]) -> list[str]:
     return [row["video"]]
 
 
-def score_choices(row: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, Any]:
+def score_choices(row: dict[str, Any], results: Sequence[tuple[float, bool]]) -> dict[str, float]:
     """The score of a question from the losses of its options. As in `Outcome`, a tie is wrong."""
     losses = [loss for loss, _ in results]
-    return _score(
-        row, all(losses[row["answer"]] < loss for i, loss in enumerate(losses) if i != row["answer"])
-    )
+    right = losses.pop(row["answer"])
+    return _score(row, all(right < loss for loss in losses))
 
 
-def score_letters(row: dict[str, Any], results: Sequence[str]) -> dict[str, Any]:
-    """The score of a question from a written answer, which must begin with the letter of the right option."""
+def score_letters(row: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
+    """The score of a question from a text, which must begin with the letter of the right option."""
     return _score(row, re.split(r"\W", results[0].strip(), maxsplit=1)[0] == row["letter"])
 
 
-def _score(row: dict[str, Any], is_right: bool) -> dict[str, Any]:
-    scored = {"aspect": row["aspect"], "group": row["group"], "is_right": is_right}
-    return dict.fromkeys(("temporal_accuracy", "static_accuracy", "text_score"), scored)
-
-
-def temporal_accuracy(rows: Sequence[dict[str, Any]]) -> float:
-    """The share of right answers to questions that need more than one frame."""
-    return _share(row["is_right"] for row in rows if row["aspect"] not in STATIC_ASPECTS)
-
-
-def static_accuracy(rows: Sequence[dict[str, Any]]) -> float:
-    """The share of right answers to questions that a single frame can answer."""
-    return _share(row["is_right"] for row in rows if row["aspect"] in STATIC_ASPECTS)
-
-
-def text_score(rows: Sequence[dict[str, Any]]) -> float:
-    """The share of groups of conflicting videos whose questions are all answered right."""
-    groups: dict[str, list[bool]] = {}
-    for row in rows:
-        groups.setdefault(row["group"], []).append(row["is_right"])
-    return _share(all(rights) for name, rights in groups.items() if name)
-
-
-def _share(rights: Iterable[bool]) -> float:
-    """The mean; NaN without values."""
-    values = [float(is_right) for is_right in rights]
-    return float(np.mean(values)) if values else math.nan
+def _score(row: dict[str, Any], is_right: bool) -> dict[str, float]:
+    kind = "static" if row["aspect"] in STATIC_ASPECTS else "temporal"
+    return {f"{kind}_accuracy": float(is_right)}

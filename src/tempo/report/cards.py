@@ -66,7 +66,7 @@ def _about(context: Context) -> dict[str, Any]:
         "version": __version__,
         "tables": {name: markdown_table(rows) for name, rows in read_tables(run).items()},
         "phases": markdown_table(_phase_rows(context)),
-        "stages": {name: len(rows) for name in names if (rows := whole_lines(store.path(name)))},
+        "stages": {name: sum(1 for _ in whole_lines(store.path(name))) for name in names},
         "pairs": markdown_table(count_pairs(pairs)),
         "skipped": markdown_table([["skipped", "records"], *skipped]),
         "verdict": json.loads(audit.read_text(encoding="utf-8"))["verdict"] if audit.exists() else "",
