@@ -11,14 +11,16 @@ MAIN = {
     "conflicting, group score": "picks the right order of two conflicting videos",
     "temporal questions": "answers a question about time correctly",
     "static": "answers a question about one frame correctly",
+    "accuracy": "answers a question of the benchmark correctly",
+    "mean over tasks": "answers a question of the benchmark correctly",
     "own words, group score": "tells a held-out video from its rearrangement",
     "pairs, chosen text likelier": "prefers the right text of a held-out pair",
-    "probe, real video likelier": "notices that a held-out video was changed",
+    "probe, real video likelier than reordered": "notices that a held-out video was rearranged",
 }
 
 
 def main_figures(figures: Sequence[Figure]) -> list[Figure]:
-    """The first three of MAIN that a run has, from the first source that has them."""
+    """The first three of MAIN that a run has, each from the first source that has it."""
     known = {figure.name: figure for figure in reversed(figures)}
     return [known[name] for name in MAIN if name in known][:3]
 
