@@ -53,8 +53,8 @@ def _about(context: Context) -> dict[str, Any]:
     store, run, config = RunStore(context.directory), context.directory, context.config
     pairs, audit = store.read("pairs", Pair), run / "audit.json"
     skipped = [
-        [f"{stage}: {reason}", str(count)]
-        for (stage, reason), (count, _) in sorted(count_skipped(store).items())
+        [f"{stage}: {reason}", str(found.num_records)]
+        for (stage, reason), found in sorted(count_skipped(store).items())
     ]
     names = ("videos", "shots", "clips", "captions", "responses", "pairs")
     environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
