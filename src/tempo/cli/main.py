@@ -1,4 +1,4 @@
-"""The command line: run, status, init, export, audit, probe, evaluate, and one subcommand per stage."""
+"""The command line: run, status, init, export, audit, probe, evaluate, view, and one subcommand per stage."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tempo import __version__
 from tempo.cli.errors import INTERRUPTED, Terminated, fail, machine_fault, stop, terminable
 from tempo.cli.evaluate import evaluate
 from tempo.cli.probe import probe
+from tempo.cli.view import view
 from tempo.config import VideosConfig, load_config
 from tempo.config.data import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
 from tempo.core.files import read_jsonl, write_text
@@ -114,9 +115,11 @@ def status(directory: RunArgument) -> None:
         stages.add_row(name, state, rows, str(skipped[name] or ""))
     console().print(stages)
     if counts := count_skipped(store):
-        reasons = Table("stage", "reason", "count", "for example", title="skipped, by reason")
-        for (stage, reason), (count, example) in sorted(counts.items(), key=lambda x: NAMES.index(x[0][0])):
-            reasons.add_row(stage, reason, str(count), example[:100])
+        headings = "stage", "reason", "count", "kept without this rule", "for example"
+        reasons = Table(*headings, title="skipped, by reason")
+        for (stage, reason), found in sorted(counts.items(), key=lambda x: NAMES.index(x[0][0])):
+            num_only = str(found.num_only) if stage == "clips" else ""
+            reasons.add_row(stage, reason, str(found.num_records), num_only, found.example[:100])
         console().print(reasons)
     for path in sorted(directory.glob("*/**/metrics.jsonl")):
         for row in read_jsonl(path)[-1:]:
@@ -198,6 +201,7 @@ def audit(
 
 app.command(rich_help_panel="Main")(probe)
 app.command(rich_help_panel="Main")(evaluate)
+app.command(rich_help_panel="Main")(view)
 
 
 def _add_stage(stage: Stage) -> None:
