@@ -33,6 +33,7 @@ def evaluate(
         int | None, typer.Option(help="frames per video, in place of the authors' rule")
     ] = None,
     blind: Annotated[bool, typer.Option(help="ask the same questions without the videos, too")] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="maximum length of a written answer")] = 128,
     out: Annotated[Path | None, typer.Option(help="JSON file to write all figures to")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="section.key=value", help=SET_HELP)
@@ -48,7 +49,7 @@ def evaluate(
     folders = [_download(name) for name in benchmark] if download else [str(path) for path in data or ()]
     if len(folders) != len(benchmark):
         raise ValueError(f"{len(benchmark)} --benchmark and {len(folders)} --data. Give one --data for each")
-    shared = {"scoring": scoring, "num_frames": num_frames, "blind": blind}
+    shared = {"scoring": scoring, "num_frames": num_frames, "blind": blind, "max_new_tokens": max_new_tokens}
     asked = [{"name": name, "data": path, **shared} for name, path in zip(benchmark, folders, strict=True)]
     config, models = _models(model, asked, overrides or [])
     tasks = [load_task(settings) for settings in config.evaluation.benchmarks]
