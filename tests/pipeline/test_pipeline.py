@@ -96,7 +96,8 @@ def test_every_stage_is_done_and_writes_its_files(finished):
 
 def test_every_video_has_pairs_or_a_reason_and_no_pair_is_in_the_original_order(finished):
     store = RunStore(finished.directory)
-    pairs, videos = store.read("pairs", Pair), {video.id for video in store.read("videos", Video)}
+    pairs = [*store.read("pairs", Pair), *store.read("held_out_pairs", Pair)]
+    videos = {video.id for video in store.read("videos", Video)}
     assert len(videos) == 7
     skipped = {row.id.split("/")[0] for row in store.read("skipped", Skipped)}
     assert videos <= skipped | {pair.video_id for pair in pairs}
@@ -111,6 +112,8 @@ def test_the_result_of_a_run_has_its_stages_report_and_accuracies(finished):
     result = run(finished.config, finished.directory)
     assert (result.stages, result.report) == (NAMES, finished.directory / "report.html")
     assert list(result.evaluation) == ["base", "sft_only", "tempo"]
+    assert {figure.source for figure in result.figures} == {"held-out videos", "benchmark"}
+    assert all(list(figure.values) == ["base", "sft_only", "tempo"] for figure in result.figures)
     for report in result.evaluation.values():
         assert report.interval[0] <= report.accuracy <= report.interval[1]
         assert report.num_samples == result.evaluation["base"].num_samples > 10
