@@ -228,7 +228,7 @@ def test_a_person_filters_plays_and_decides_in_a_browser(served, directory):
         def until(condition):
             # Not wait_for_function, which the page's security policy forbids.
             end = time.monotonic() + 20
-            while not page.evaluate(condition):
+            while not page.evaluate(f"!isBusy && {condition}"):
                 assert time.monotonic() < end, condition
                 time.sleep(0.02)
 
@@ -246,7 +246,7 @@ def test_a_person_filters_plays_and_decides_in_a_browser(served, directory):
         page.keyboard.press("r")
         until("item.id === 'aa/reverse-16'")
         page.keyboard.press("k")
-        page.wait_for_selector("#rows [data-decision=keep]")
+        until("rows[1].button.dataset.decision === 'keep'")
         page.keyboard.press("ArrowLeft")
         until("item.id === 'aa/reverse-04'")
         # A file that the browser cannot play.
