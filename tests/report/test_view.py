@@ -150,6 +150,15 @@ def test_an_item_has_marked_texts_clips_and_the_perturbed_order(client):
     assert (imported["clips"], imported["order"], len(imported["frame_seconds"])) == ([], [], 4)
 
 
+def test_a_segment_is_shown_in_the_time_of_its_file(directory):
+    store = RunStore(directory)
+    (row,) = store.read("clips", Clips)
+    store.append("clips", [row.model_copy(update={"id": "aa-1", "start_seconds": 30.0})])
+    shown = RunView(directory).detail(RunView(directory).items["aa-1"])
+    assert (shown["start"], shown["name"]) == (30.0, "film.mp4")
+    assert [span for span, _ in shown["clips"]] == [(30.0, 30.5), (30.5, 31.0)]
+
+
 def test_decisions_are_appended_and_the_last_one_counts(client, directory):
     for decision in ("reject", "keep"):
         assert client.post("/review", json={"id": "aa/reverse-04", "decision": decision}).status_code == 200
