@@ -17,6 +17,7 @@ from rich.table import Table
 
 from tempo import __version__
 from tempo.cli.errors import INTERRUPTED, Terminated, fail, machine_fault, stop, terminable
+from tempo.cli.plan import plan
 from tempo.cli.probe import probe
 from tempo.config import VideosConfig, load_config
 from tempo.config.data import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
@@ -195,6 +196,7 @@ def audit(
     console().print(result.verdict)
 
 
+app.command(rich_help_panel="Main")(plan)
 app.command(rich_help_panel="Main")(probe)
 
 

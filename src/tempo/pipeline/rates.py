@@ -1,0 +1,116 @@
+"""Speeds of this machine, and what is known about videos only after decoding them: stated or measured."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tempo.config import Config, FramesConfig
+from tempo.core.records import Clips, Skipped, Video
+from tempo.engine.ranks import pick_device
+from tempo.engine.types import Context, load
+from tempo.model.loading import pick_dtype
+from tempo.pipeline.stages import find_stage
+from tempo.video.decode import fit_size
+from tempo.video.find import video_id
+
+#: `measure_rates` takes no further video after this time.
+SAMPLE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Speeds of one device and one process, and what is known about videos only after decoding them."""
+
+    flops_per_second: float
+    memory_bytes_per_second: float
+    disk_bytes_per_second: float = 0.0
+    decoded_pixels_per_second: float = 6e7
+    share_kept: float = 7 / 22
+    num_clips: float = 8.0
+    jpeg_bytes_per_pixel: float = 0.5
+    source: str = "stated; use --measure for those of this machine and a sample of the videos"
+
+
+def frame_shape(video: Video, config: FramesConfig) -> tuple[int, int, int, float]:
+    """Number, height and width of the frames that a run stores of a video, and their rate per second."""
+    wanted = max(1, round(video.duration_seconds * config.fps))
+    count = min(wanted, config.max_frames)
+    most = min(config.max_pixels, (config.max_total_pixels or sys.maxsize) // count)
+    width, height = fit_size(video.width, video.height, max_pixels=most)
+    return count, height, width, config.fps * count / wanted
+
+
+def stated_rates(device: torch.device) -> Rates:
+    """For a GPU 40 % of an A100's data sheet, for a CPU one core; videos as in docs/benchmarks.md."""
+    if device.type == "cpu":
+        return Rates(flops_per_second=5e10, memory_bytes_per_second=1e10)
+    return Rates(flops_per_second=0.4 * 312e12, memory_bytes_per_second=0.4 * 2e12)
+
+
+def measure_rates(config: Config, videos: Sequence[Video], directory: Path) -> Rates:
+    """Measures a matrix product, a copy, writing to `directory`, and the stages up to clips on a sample."""
+    device = pick_device(config.model.device)
+    dtype = pick_dtype(config.model.dtype, device)
+    square, large = torch.ones(2048, 2048, device=device, dtype=dtype), torch.ones(2**26, device=device)
+    rates = Rates(
+        flops_per_second=2 * 2048**3 / _seconds(lambda: float((square @ square)[0, 0])),
+        memory_bytes_per_second=2 * large.nbytes / _seconds(lambda: float(large.clone()[0])),
+        disk_bytes_per_second=large.nbytes / _seconds(lambda: _write(directory, large.nbytes)),
+        source="measured here",
+    )
+    # Of all lengths; a file that cannot be decoded counts as not kept.
+    rows = sorted(videos, key=lambda video: video.duration_seconds)[:: max(1, len(videos) // 8)]
+    num_pixels, clips, num_done, start = 0.0, list[Clips](), 0, time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        context = Context(config, Path(folder))
+        workers = [load(find_stage(name).worker)(context) for name in ("shots", "clips")]
+        while num_done < len(rows) and time.perf_counter() - start < SAMPLE_SECONDS and not config.synthetic:
+            found: Sequence[Any] = [rows[num_done].model_copy(update={"id": video_id(rows[num_done].path)})]
+            for worker in workers:
+                found = [row for row in worker(found) if not isinstance(row, Skipped)]
+            num_pixels += num_decoded(rows[num_done])
+            clips += found
+            num_done += 1
+        num_bytes = sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors"))
+    if not num_done:
+        return rates
+    num_stored = sum(math.prod(frame_shape(video, config.frames)[:3]) for video in rows[:num_done])
+    return replace(
+        rates,
+        decoded_pixels_per_second=num_pixels / (time.perf_counter() - start),
+        share_kept=len({row.path for row in clips}) / num_done,
+        num_clips=sum(len(row.clips) for row in clips) / len(clips) if clips else rates.num_clips,
+        jpeg_bytes_per_pixel=num_bytes / num_stored,
+        source=f"measured here, on {num_done} of the videos",
+    )
+
+
+def num_decoded(video: Video) -> float:
+    """The number of pixels of all frames of a video file."""
+    return video.duration_seconds * video.fps * video.width * video.height
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    """The shortest of three durations."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _write(directory: Path, num_bytes: int) -> None:
+    with tempfile.TemporaryFile(dir=directory) as file:
+        file.write(bytes(num_bytes))
+        os.fsync(file.fileno())
