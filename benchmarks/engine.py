@@ -1,13 +1,13 @@
 """The cost of the engine: two Ray workers compared with one, and the time per record for many records.
 
-    python benchmarks/engine.py [--videos 96] [--rounds 3] [--records 100 1000 10000]
+    python benchmarks/engine.py [--videos 96] [--rounds 3] [--records 10000]
 
 - workers: the stage `shots` on rendered videos, with two workers of a running Ray and with one, in turn. Each
   worker is bound to its own core, as a decoder has one thread.
 - overhead: time per record in a pool of one process, whose worker does nothing, without the start of the
   process. The goal is 1 ms.
-- scale: time per video of a whole stage, from reading its input to sorted output on disk, for growing numbers
-  of videos. The worker does nothing and is in this process. Each number is compared with the first.
+
+Growing numbers of videos: benchmarks/scale.py.
 
 Rows go into out/bench.json, except with --trial.
 """
@@ -19,23 +19,19 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import harness
 import ingest
 from harness import Row
-from rich.console import Console
 
 from tempo.config import Config, RunConfig
 from tempo.core.records import Captions, Record, Video
-from tempo.core.store import RunStore
 from tempo.engine import pool as engine
 from tempo.engine import ray as ray_engine
 from tempo.engine.types import Context, Worker
-from tempo.pipeline.runner import map_stage
-from tempo.pipeline.stages import Stage
 from tempo.video import shots
 from tempo.video.find import find_videos, video_id
 
@@ -97,30 +93,9 @@ def _seconds_after_first(results: Iterator[Any]) -> float:
     return time.perf_counter() - start
 
 
-def stage_seconds(num_videos: int) -> float:
-    """Seconds per video of a stage whose worker does nothing."""
-    with tempfile.TemporaryDirectory() as directory:
-        context, store = make_context(Path(directory), RunConfig()), RunStore(Path(directory))
-        store.append("videos", [_row(str(number), "a.mp4") for number in range(num_videos)])
-        start = time.perf_counter()
-        stage = Stage(
-            "engine",
-            "a worker that costs nothing",
-            reads=(("videos", Video),),
-            worker="engine:make_worker",
-            place=lambda config: "model",
-        )
-        map_stage(stage, context, Console(quiet=True))
-        store.finish("engine", "fingerprint")
-        return (time.perf_counter() - start) / num_videos
-
-
 def _video(path: Path) -> Video:
-    return _row(video_id(path), str(path))
-
-
-def _row(video: str, path: str) -> Video:
-    return Video(id=video, path=path, duration_seconds=6.0, width=640, height=360, fps=25.0, codec="h264")
+    facts = {"duration_seconds": 6.0, "width": 640, "height": 360, "fps": 25.0, "codec": "h264"}
+    return Video(id=video_id(path), path=str(path), **facts)
 
 
 def compare_workers(num_videos: int, rounds: int) -> Row:
@@ -150,32 +125,20 @@ def _row_of(
     return Row(benchmark=name, setting=setting, peer_name=peer_name, unit=unit, **values)
 
 
-def median(measure: Callable[[int], float], size: int, rounds: int) -> float:
-    """The median over the rounds."""
-    return statistics.median(measure(size) for _ in range(rounds))
-
-
 def main(given: list[str] | None = None) -> None:
     """Prints the table and writes the rows."""
     words = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=words)
     parser.add_argument("--videos", type=int, default=96)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--records", type=int, nargs="+", default=[100, 1000, 10_000])
+    parser.add_argument("--records", type=int, default=10_000)
     parser.add_argument("--trial", action="store_true", help="write no rows")
     arguments = parser.parse_args(given)
     harness.quiet_environment(1)
-    most, rounds = max(arguments.records), arguments.rounds
-    first, *more = (median(stage_seconds, size, rounds) for size in arguments.records)
-    overhead = median(overhead_seconds, most, rounds)
+    count, rounds = arguments.records, arguments.rounds
+    overhead = statistics.median(overhead_seconds(count) for _ in range(rounds))
     rows = [
-        compare_costs("engine_overhead", f"pool, {most} records", "the goal", overhead, GOAL_SECONDS),
-        *(
-            compare_costs(
-                "engine_scale", f"stub stage, {size} videos", f"{arguments.records[0]} videos", seconds, first
-            )
-            for size, seconds in zip(arguments.records[1:], more, strict=True)
-        ),
+        compare_costs("engine_overhead", f"pool, {count} records", "the goal", overhead, GOAL_SECONDS),
         compare_workers(arguments.videos, rounds),
     ]
     if not arguments.trial:

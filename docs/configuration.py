@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from tempo.config import Config, DpoPhase, SftPhase
+from tempo.config.running import PublicBenchmarkConfig
 
 TYPES = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
@@ -53,6 +54,9 @@ def sections() -> Iterator[tuple[str, str, Mapping[str, FieldInfo]]]:
         yield f"`[{name}]`", f"{inspect.getdoc(model)}\n", model.model_fields
         if name == "training":
             yield from _phases()
+        if name == "evaluation":
+            own = PublicBenchmarkConfig
+            yield "`[[evaluation.benchmarks]]`", f"{inspect.getdoc(own)}\n", own.model_fields
 
 
 def _phases() -> Iterator[tuple[str, str, Mapping[str, FieldInfo]]]:

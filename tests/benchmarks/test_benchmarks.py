@@ -16,6 +16,7 @@ import gpu
 import gpu_model
 import harness
 import ingest
+import scale
 import sft
 import shared_prefix
 from harness import Row
@@ -134,9 +135,11 @@ def test_attended_pairs_are_those_of_the_mask():
     assert flops.attended_pairs(lengths) == int(mask.sum())
 
 
-def test_the_engine_benchmark_measures_a_pool_and_an_empty_stage():
+def test_the_engine_benchmarks_measure_a_pool_and_an_empty_stage():
     assert 0 < engine_benchmark.overhead_seconds(3) < 1
-    assert 0 < engine_benchmark.stage_seconds(3) < 1
+    found = scale.measure(9, "model", "local")
+    assert 0 < found["resume"] < found["start"] + 1
+    assert found["MB"] > 0
 
 
 def test_the_ingest_benchmark_accepts_its_own_videos_and_measures_every_form(tmp_path, capsys):

@@ -50,7 +50,7 @@ def test_figures_chart_and_descriptions_are_written_and_can_be_scored_again(temp
         (("--json", "nowhere/x.json"), "nowhere/x.json cannot be written"),
         (("--set", "frames.fps=-1"), "frames.fps"),
         (("--set", "model.device=gpu"), "model.device"),
-        (("--set", "clips.min_clips=2"), "--set clips: a probe uses only"),
+        (("--set", "clips.min_clips=2"), "--set clips: only the sections"),
         (("--text", "absent.jsonl"), "--text: absent.jsonl cannot be read"),
     ],
 )

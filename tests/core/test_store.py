@@ -51,6 +51,22 @@ def test_damaged_line_in_the_middle_is_refused_by_file_and_line(store):
         store.read("captions", Captions)
 
 
+def test_rows_are_read_one_by_one_by_their_ids(store):
+    assert dict(store.rows("captions", Captions)) == {}
+    odd = Captions(id='é "映"\\\n', captions=("x",))
+    store.append("captions", [*rows("b", "a"), odd])
+    tear(store.path("captions"))
+    found = store.rows("captions", Captions)
+    assert list(found.values()) == [*rows("b", "a"), odd]
+    assert (found["a"], "c" in found, store.count("captions")) == (rows("a")[0], False, 3)
+    tear(store.path("captions"), "\n")
+    with pytest.raises(ValueError, match=r"captions\.jsonl: row 'torn' is not a valid captions"):
+        store.rows("captions", Captions)["torn"]
+    tear(store.path("captions"), "garbage\n")
+    with pytest.raises(ValueError, match=r"does not begin with an id: b'garbage"):
+        store.rows("captions", Captions)
+
+
 def test_handled_ids_are_the_rows_and_skipped_records_of_one_stage(store):
     store.append("captions", rows("a", "b"))
     store.append(SKIPPED, [skipped("c"), skipped("d", stage="shots")])
@@ -87,7 +103,7 @@ def test_stage_whose_sorting_fails_is_not_done(store, monkeypatch):
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(files, "write_lines", full)
+    monkeypatch.setattr(files, "sort_lines", full)
     with pytest.raises(OSError, match="no space"):
         store.finish("captions", "f1")
     assert not store.is_done("captions")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from tempo.core.records import Captions, Clip, Clips, Pair, Shot, Shots, Skipped
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.figures import Item, make_figure
+from tempo.evaluation.held_out import Description
 from tempo.report import report
+from tempo.report.pictures import film
 from tempo.report.report import report_data, write_report
 from tempo.video.frames import FrameStore, encode_jpeg
 
@@ -65,35 +68,44 @@ def context(tmp_path):
     return Context(CONFIG, directory)
 
 
+def describe(context, video, **texts):
+    """Adds what the models say about a held-out video."""
+    shared = {"video_id": video, "prompt": "Describe.", "is_whole": True}
+    rows = [Description(id=model, model=model, text=text, **shared) for model, text in texts.items()]
+    RunStore(context.directory).append("evaluation/descriptions", rows)
+
+
 def test_the_page_is_one_file_that_loads_nothing(context):
     page = write_report(context).read_text()
     assert page.startswith("<!doctype html>")
     assert "<script" not in page
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert sources
-    assert all(source.startswith("data:") for source in sources)
+    assert any(source.startswith("data:image/webp") for source in sources)
+    assert all(source.startswith(("data:", "#")) for source in sources)
     assert write_report(context).read_text() == page
 
 
 def test_a_run_without_rows_has_a_page(tmp_path):
     page = write_report(Context(CONFIG, tmp_path)).read_text()
-    for note in ("Not evaluated", "There are no pairs", "Not audited", "Nothing trained"):
-        assert f"{note} yet." in page
+    for note in ("has no figure", "described a held-out video", "no pairs", "audited", "trained"):
+        assert re.search(f"{note}.*\\.</", page), note
 
 
 def test_strips_are_those_of_their_own_video_and_follow_the_perturbation(context):
     """The viewer released with the paper joins pairs and videos by position."""
     data, frames = report_data(context), FrameStore(context.directory / "frames")
-    videos = {video["id"]: video["clips"] for video in data["videos"]}
+    videos = {video["name"]: video["clips"] for video in data["videos"]}
     shown = {pair["kind"]: pair for pair in data["pairs"]}
     for kind, video, captions in (("reverse", "bb", ["b0", "b1", "b2", "b3"]), ("drop", "aa", [""] * 4)):
-        sources = [*map(report.image_source, frames.read_key_frames(video))]
-        assert shown[kind]["clean"][0]["image"] == sources[0]
-        assert [image for clip in videos[video] for image in clip["images"]] == sources
-        assert [clip["caption"] for clip in videos[video]] == captions
-    assert [cell["number"] for cell in shown["reverse"]["perturbed"]] == [3, 2, 1, 0]
-    assert [cell["number"] for cell in shown["drop"]["perturbed"]] == [0, 2]
-    assert [cell["is_kept"] for cell in shown["drop"]["clean"]] == [True, False, True, False]
+        keys, images = frames.read_key_frames(video), frames.read(video).images
+        # Of each clip the first key frame, then the stored frames.
+        films = [film([keys[2 * i], *images[2 * i : 2 * i + 2]]) for i in range(4)]
+        assert [cell["film"] for cell in shown[kind]["clean"]] == films
+        assert [cell["film"] for cell in videos[f"{video}.mp4"]] == films
+        assert [cell["caption"] for cell in videos[f"{video}.mp4"]] == captions
+    assert [cell["number"] for cell in shown["reverse"]["perturbed"]] == [4, 3, 2, 1]
+    assert [cell["number"] for cell in shown["drop"]["perturbed"]] == [1, 3]
+    assert [cell["is_dropped"] for cell in shown["drop"]["clean"]] == [False, True, False, True]
 
 
 def test_imported_pairs_are_shown_without_strips(tmp_path):
@@ -122,14 +134,18 @@ def test_texts_names_and_reasons_are_escaped(context):
     """They may contain file names, which anybody can choose."""
     row = Skipped(stage="clips", id="<script>x</script>.mp4", reason="a<b", detail='"&"')
     RunStore(context.directory).append("skipped", [row])
-    assert [row["reason"] for row in report_data(context)["skipped"]] == ["a<b", "too few clips"]
+    assert [row[1] for row in report_data(context)["skipped"]] == ["a<b", "too few clips"]
+    describe(context, "bb", base="<i>A.</i>", tempo="<script>")
     page = write_report(context).read_text()
     assert "&lt;script&gt;x&lt;/script&gt;.mp4: &#34;&amp;&#34;" in page
     assert "a&lt;b" in page
     assert "&lt;Two&gt;." in page
-    assert not re.search("<script>|<Two>", page)
+    assert not re.search("<script|<Two>|<i>", page)
     assert report.mark_differences("a & b c", "a & c") == "a &amp; <mark>b </mark>c"
 
+
+ITEMS = [Item(str(number), f"v{number}", float(number > 2)) for number in range(8)]
+FIGURE = make_figure("videos", "temporal questions", {"base": ITEMS, "tempo": ITEMS}, seed=0)
 
 CELL = {"accuracy": 0.712, "interval": [0.68, 0.74], "num_pairs": 300, "num_videos": 40}
 
@@ -165,26 +181,71 @@ def test_the_audit_is_on_the_page_and_in_the_terminal(context):
     assert report.audit_table(audit_of()) == "audit: 300 of 300 pairs"
 
 
-def test_accuracies_are_those_of_the_evaluation(context):
-    items = [Item(str(number), f"v{number}", float(number > 2)) for number in range(8)]
-    figure = make_figure("videos", "event order", {"base": items}, seed=0)
-    evaluation = {"figures": [figure.model_dump()], "notes": ["no benchmark"]}
-    write_json(context.directory / "evaluation.json", evaluation)
-    rows = report_data(context)["evaluation"]["tables"]["videos"]
-    assert rows[0] == ["", "videos", "base"]
-    assert rows[1][:2] == ["event order", "8"]
+def test_figures_are_those_of_the_evaluation(context):
+    write_json(context.directory / "evaluation.json", {"figures": [FIGURE.model_dump()], "notes": ["a note"]})
     page = write_report(context).read_text()
+    assert "answers a question about time correctly in 62\u00a0% of cases" in page
     assert "<td>62.5\n[" in page
-    assert "no benchmark</p>" in page
+    assert "<p>a note</p>" in page
+
+
+def test_sentences_of_held_out_videos_are_marked(context):
+    describe(context, "bb", base="A b3. A b0. A b1. No idea.", tempo="A b0. A b2.")
+    page = re.sub(r"<[^>]*>", " ", write_report(context).read_text())
+    words = " ".join(page.split())
+    assert "base 2 of 4 sentences in order, 3 of 4 clips told ✗ clip 4 A b3. ✓ clip 1 A b0." in words
+    assert "? no clip No idea." in words
+    assert "tempo 2 of 2 sentences in order, 2 of 4 clips told ✓ clip 1" in words
 
 
 def test_curves_show_every_phase(context):
     for name in ("01-dpo-4", "02-sft"):
         path = context.directory / "train" / name / "metrics.jsonl"
         path.parent.mkdir(parents=True)
-        rows = [{"step": step, "loss": 1 / step, "rewards/accuracies": 0.5} for step in (1, 2)]
+        key = {"rewards/accuracies": 0.5} if "dpo" in name else {}
+        rows = [{"step": step, "loss": 1 / step, **key} for step in (1, 2)]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert re.search("^<svg.*01-dpo-4.*02-sft", report_data(context)["curves"], re.DOTALL)
+    page = write_report(context).read_text()
+    assert "02-sft</th><td>2</td><td>1.000 → 0.500</td><td>-</td>" in page
+
+
+def test_a_large_page_gets_fewer_frames(context, monkeypatch):
+    sizes = []
+    for limit in (10**9, 10**4, 1):
+        monkeypatch.setattr(report, "MAX_BYTES", limit)
+        sizes.append(write_report(context).stat().st_size)
+    assert sizes[0] > sizes[1] == sizes[2]
+
+
+@pytest.mark.browser
+def test_the_page_in_a_browser(context):
+    browsers = pytest.importorskip("playwright.sync_api")
+    if not (chromium := shutil.which("chromium")):
+        pytest.skip("no chromium")
+    write_json(context.directory / "evaluation.json", {"figures": [FIGURE.model_dump()]})
+    describe(context, "bb", base="A b3. A b0.", tempo="A b0. A b2. " + "long" * 200)
+    path = write_report(context)
+    assert path.stat().st_size < report.MAX_BYTES
+    with browsers.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for motion in ("no-preference", "reduce"):
+            page, faults = browser.new_page(reduced_motion=motion), []
+            page.on("console", lambda message, faults=faults: faults.append(message.text))
+            page.on("pageerror", lambda error, faults=faults: faults.append(str(error)))
+            page.on("request", lambda request, faults=faults: faults.append(request.url))
+            page.goto(path.as_uri())
+            for width in (400, 1400):
+                page.set_viewport_size({"width": width, "height": 900})
+                assert page.evaluate("document.documentElement.scrollWidth") == width
+            images = page.get_by_role("img")
+            assert images.count() > 20
+            assert all(name for name in images.evaluate_all("all => all.map(i => i.alt ?? i.ariaLabel)"))
+            page.locator(".strip").first.focus()
+            moving = page.evaluate("document.getAnimations().length")
+            assert (moving > 0) == (motion == "no-preference")
+            assert [url for url in faults if not url.startswith("data:")] == [path.as_uri()]
+        browser.close()
 
 
 def test_shown_pairs_are_of_different_kinds_levels_and_videos():

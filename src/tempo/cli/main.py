@@ -1,4 +1,4 @@
-"""The command line: run, status, init, export, audit, probe, and one subcommand per stage."""
+"""The command line: run, status, init, export, audit, probe, evaluate, and one subcommand per stage."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from rich.table import Table
 
 from tempo import __version__
 from tempo.cli.errors import INTERRUPTED, Terminated, fail, machine_fault, stop, terminable
+from tempo.cli.evaluate import evaluate
 from tempo.cli.plan import plan
 from tempo.cli.probe import probe
 from tempo.config import VideosConfig, load_config
 from tempo.config.data import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
-from tempo.core.files import read_jsonl, whole_lines, write_text
+from tempo.core.files import read_jsonl, write_text
 from tempo.core.progress import counters
 from tempo.core.records import Skipped
 from tempo.core.store import SKIPPED, RunStore, check_run_directory, count_skipped
@@ -110,7 +111,7 @@ def status(directory: RunArgument) -> None:
     stages = Table("stage", "state", "rows", "skipped", title=str(directory))
     for name in NAMES:
         state = "done" if store.is_done(name) else "started" if store.fingerprint(name) else "-"
-        rows = str(len(whole_lines(store.path(name)))) if store.path(name).exists() else ""
+        rows = str(store.count(name)) if store.path(name).exists() else ""
         stages.add_row(name, state, rows, str(skipped[name] or ""))
     console().print(stages)
     if counts := count_skipped(store):
@@ -198,6 +199,7 @@ def audit(
 
 app.command(rich_help_panel="Main")(plan)
 app.command(rich_help_panel="Main")(probe)
+app.command(rich_help_panel="Main")(evaluate)
 
 
 def _add_stage(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from tempo.config import Config
 from tempo.config.data import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
 from tempo.config.load import override, parse_config
 from tempo.core.files import read_rows, write_json, write_lines
@@ -60,20 +62,7 @@ def probe(
     for path in (json, chart, save_text):
         if path and (path.is_dir() or not path.absolute().parent.is_dir()):
             raise ValueError(f"{path} cannot be written. Choose a file in a folder that exists")
-    sections = override({}, overrides or ())
-    if unused := sections.keys() - {"model", "frames"}:
-        raise ValueError(
-            f"--set {min(unused)}: a probe uses only the sections [model] and [frames]. Remove the option"
-        )
-    # Models from the hub need larger frames than the embedded one.
-    hub = {"max_pixels": HUB_MAX_PIXELS, "max_total_pixels": HUB_TOTAL_PIXELS}
-    config = parse_config(
-        {
-            "model": {**sections.get("model", {}), "path": model},
-            "videos": {"paths": [str(videos)]},
-            "frames": {**({} if model == EMBEDDED else hub), **sections.get("frames", {})},
-        }
-    )
+    config = inference_config(model, {"videos": {"paths": [str(videos)]}}, overrides or ())
     find_videos([videos], config.videos.extensions)
     frames, prompt, texts = config.frames, describe_with or DESCRIBE[1], read_texts(text) if text else None
     console.print(
@@ -107,6 +96,21 @@ def probe(
     console.print(probe_table(report))
     for row in report.left_out:
         console.print(f"left out: {row.id}: {row.reason}: {row.detail}")
+
+
+def inference_config(model: str, settings: dict[str, Any], overrides: Sequence[str]) -> Config:
+    """The configuration of a command that only uses a model, with larger frames for one from the hub.
+
+    `overrides` are those of `--set`; raises ValueError for sections other than [model] and [frames].
+    """
+    sections = override({}, overrides)
+    if unused := sections.keys() - {"model", "frames"}:
+        raise ValueError(
+            f"--set {min(unused)}: only the sections [model] and [frames] count here. Remove the option"
+        )
+    hub = {"max_pixels": HUB_MAX_PIXELS, "max_total_pixels": HUB_TOTAL_PIXELS}
+    frames = {**({} if model == EMBEDDED else hub), **sections.get("frames", {})}
+    return parse_config({**settings, "model": {**sections.get("model", {}), "path": model}, "frames": frames})
 
 
 def read_texts(path: Path) -> dict[str, str]:

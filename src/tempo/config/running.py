@@ -19,6 +19,12 @@ Loss = Literal["sigmoid", "ipo", "hinge", "sppo"]
 LogpReduction = Literal["sum", "mean", "ld"]
 #: How the options of a benchmark question are scored.
 Scoring = Literal["sum", "mean", "letter"]
+#: The public benchmarks, each a module of `tempo.evaluation.public`.
+PublicBenchmark = Literal[
+    "tempcompass", "vinoground", "tvbench", "tomato", "mvbench", "video_mme", "mlvu", "vitatecs",
+    "temporalbench", "aotbench", "next_qa", "timeblind", "mvp", "videohallucer", "perception_test",
+    "longvideobench",
+]  # fmt: skip
 #: Names of phases and baselines are used as folder names.
 NAME_PATTERN = r"^[A-Za-z0-9_-]+$"
 
@@ -212,6 +218,20 @@ class TrainingConfig(Section):
         return self
 
 
+class PublicBenchmarkConfig(Section):
+    """A public benchmark on which all models are evaluated too: see evaluation.md.
+
+    With `generate`, the model writes an answer, which is read strictly.
+    """
+
+    name: PublicBenchmark = Field(description="the benchmark")
+    data: str = Field(description="folder with its files")
+    scoring: Literal[Scoring, "generate"] = Field("letter", description="as above, or written answers")
+    num_frames: int | None = Field(None, ge=1, description="frames per video; unset is the authors' rule")
+    max_new_tokens: int = Field(128, ge=1, description="maximum length of a written answer")
+    blind: bool = Field(False, description="ask the same without the videos, too")
+
+
 class EvaluationConfig(Section):
     """How all models of the run are evaluated: on held-out videos, and on a benchmark if there is one.
 
@@ -229,6 +249,7 @@ class EvaluationConfig(Section):
     max_held_out: int = Field(100, ge=1, description="maximum number of held-out videos to evaluate")
     benchmark: str = Field("", description="JSONL file of questions: see guide.md")
     scoring: Scoring = Field("sum", description="how options are scored: see above")
+    benchmarks: tuple[PublicBenchmarkConfig, ...] = Field((), description="see `[[evaluation.benchmarks]]`")
 
 
 class ReportConfig(Section):

@@ -64,8 +64,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Replaces `path` with the lines, atomically."""
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    """Replaces `path` with the lines, atomically, one line in memory at a time."""
+    with replace_file(path) as temporary, temporary.open("wb") as file:
+        file.writelines(f"{line}\n".encode() for line in lines)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -112,12 +113,25 @@ def append_jsonl(path: Path, lines: Iterable[str]) -> None:
         os.fsync(file.fileno())
 
 
-def whole_lines(path: Path) -> list[bytes]:
-    """The lines of a file that end with a newline; empty for a missing file."""
+def whole_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file that end with a newline, one in memory at a time; none for a missing file."""
+    if path.exists():
+        with path.open("rb") as file:
+            yield from (line for line in file if line.endswith(b"\n"))
+
+
+def sort_lines(path: Path, key: Callable[[bytes], Any]) -> None:
+    """Replaces `path`, if it exists, with its whole lines sorted by key; only the keys are in memory."""
     if not path.exists():
-        return []
-    with path.open("rb") as file:
-        return [line for line in file if line.endswith(b"\n")]
+        return
+    places, offset = [], 0
+    for line in whole_lines(path):
+        places.append((key(line), offset))
+        offset += len(line)
+    with replace_file(path) as temporary, path.open("rb") as old, temporary.open("wb") as new:
+        for _, place in sorted(places):
+            old.seek(place)
+            new.write(old.readline())
 
 
 def read_jsonl(path: Path) -> list[Any]:

@@ -203,8 +203,8 @@ class Sample(Record):
     """A benchmark question. The model is right if `options[answer]` gets the highest likelihood.
 
     `video` is a path relative to the file that has the row. Samples of one `group` are about conflicting
-    videos: they have the same options, and a different option is right for each video. Other columns are
-    ignored.
+    videos: they have the same options, and a different option is right for each video. If `lists_options`,
+    the question already says what its options, such as letters, stand for. Other columns are ignored.
     """
 
     model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
@@ -216,6 +216,7 @@ class Sample(Record):
     options: tuple[str, ...]
     answer: int
     group: str = ""
+    lists_options: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Sample:
@@ -238,7 +239,13 @@ class Outcome(Record):
     group: str = ""
 
     @property
+    def choice(self) -> int | None:
+        """The index of the option that is likelier than all others; None for a tie."""
+        scores = [*enumerate(self.log_likelihoods)]
+        likeliest = (i for i, score in scores if all(score > other for j, other in scores if j != i))
+        return next(likeliest, None)
+
+    @property
     def is_right(self) -> bool:
         """Whether the right option is the likeliest one; a tie counts as wrong."""
-        right = self.log_likelihoods[self.answer]
-        return all(right > other for i, other in enumerate(self.log_likelihoods) if i != self.answer)
+        return self.choice == self.answer

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,10 +22,39 @@ from tempo.core.records import Record, Review, Skipped, Video
 
 R = TypeVar("R", bound=Record)
 
+#: The id at the start of a row. Records have it as their first field.
+_ID = re.compile(rb'\{"id": ?("(?:[^"\\]|\\.)*")')
+
 SKIPPED = "skipped"
 
 #: The file with the decisions of people; no stage writes or removes it.
 REVIEWS = "reviews"
+
+
+class Rows(Mapping[str, R]):
+    """The rows of a file by id, in file order. A row is read from disk when it is asked for.
+
+    Only ids and positions are in memory, so that runs with very many videos need little of it.
+    """
+
+    def __init__(self, path: Path, record: type[R]) -> None:
+        self._path, self._record = path, record
+        self._places: dict[str, int] = {}
+        offset = 0
+        for line in files.whole_lines(path):
+            self._places[_row_id(line)] = offset
+            offset += len(line)
+
+    def __getitem__(self, name: str) -> R:
+        with self._path.open("rb") as file:
+            file.seek(self._places[name])
+            return files.parse_row(self._record, file.readline(), f"{self._path}: row {name!r}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 class RunStore:
@@ -42,6 +72,14 @@ class RunStore:
         lines = enumerate(files.whole_lines(path := self.path(name)), 1)
         return [files.parse_row(record, line, f"{path} line {number}") for number, line in lines]
 
+    def rows(self, name: str, record: type[R]) -> Rows[R]:
+        """All complete rows of `name` by id, read from disk one by one; empty for a missing file."""
+        return Rows(self.path(name), record)
+
+    def count(self, name: str) -> int:
+        """The number of complete rows of `name`."""
+        return sum(1 for _ in files.whole_lines(self.path(name)))
+
     def append(self, name: str, rows: Iterable[Record]) -> None:
         """Appends rows, and skipped records to a separate file; all are on disk when the call returns."""
         rows = list(rows)
@@ -51,8 +89,9 @@ class RunStore:
 
     def handled_ids(self, stage: str) -> set[str]:
         """The ids for which `stage` has a row or a skipped record."""
-        rows = {str(row["id"]) for row in files.read_jsonl(self.path(stage))}
-        return rows | {row.id for row in self.read(SKIPPED, Skipped) if row.stage == stage}
+        return {*self.rows(stage, Record)} | {
+            row.id for row in self.read(SKIPPED, Skipped) if row.stage == stage
+        }
 
     def reviews(self) -> dict[str, Review]:
         """The last review of each reviewed pair, by id."""
@@ -77,11 +116,10 @@ class RunStore:
 
     def finish(self, stage: str, fingerprint: str, versions: Mapping[str, str] | None = None) -> None:
         """Sorts the rows of `stage` and the skipped records, each atomically, and writes the marker last."""
-        for name, keys in ((stage, ("id",)), (SKIPPED, ("stage", "id", "reason"))):
-            if self.path(name).exists():
-                rows = [line.decode().rstrip("\n") for line in files.whole_lines(self.path(name))]
-                rows.sort(key=lambda row: itemgetter(*keys)(json.loads(row)))
-                files.write_lines(self.path(name), rows)
+        files.sort_lines(self.path(stage), _row_id)
+        files.sort_lines(
+            self.path(SKIPPED), lambda line: itemgetter("stage", "id", "reason")(json.loads(line))
+        )
         files.write_json(self._marker(stage), {"fingerprint": fingerprint, "versions": dict(versions or {})})
 
     def forget(self, stage: str) -> None:
@@ -117,6 +155,13 @@ class RunStore:
             if path.exists():
                 return dict(json.loads(path.read_text(encoding="utf-8")))
         return {}
+
+
+def _row_id(line: bytes) -> str:
+    """The id of a row, read without the rest of the row; raises ValueError for a damaged line."""
+    if not (found := _ID.match(line)):
+        raise ValueError(f"a row of the run is damaged, because it does not begin with an id: {line[:80]!r}")
+    return str(json.loads(found[1]))
 
 
 def check_run_directory(directory: Path) -> None:

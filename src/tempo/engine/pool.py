@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Literal, TypeAlias
@@ -25,6 +25,9 @@ from tempo.engine.types import Batch, Context, ProcessDied, Result, Worker, coun
 #: Where a stage runs: in this process, in several processes, or where the model is loaded.
 Place: TypeAlias = Literal["here", "pool", "model"]
 
+#: The largest number of Ray actors of a stage.
+MAX_ACTORS = 512
+
 
 def check_engine(run: RunConfig) -> None:
     """Raises ValueError if the configured engine is not installed."""
@@ -33,43 +36,49 @@ def check_engine(run: RunConfig) -> None:
 
 
 def map_batches(
-    reference: str, context: Context, batches: Sequence[Batch], *, place: Place, stage: str
+    reference: str, context: Context, batches: Iterable[Batch], *, place: Place, stage: str
 ) -> Iterator[Result]:
     """Yields the results of the batches as they are ready. `reference` is the worker factory `module:name`.
 
-    Raises whatever a worker raises, and ValueError if processes die while they create their worker.
+    A batch is taken from `batches` when a process is free. Raises whatever a worker raises, and ValueError if
+    processes die while they create their worker.
     """
-    if not batches:
-        return
     run = context.config.run
     if place == "here" or (place == "model" and run.engine == "local"):
-        worker = load(reference)(context)
+        worker: Worker | None = None
         for batch in batches:
+            worker = worker or load(reference)(context)
             yield worker(batch)
+        return
+    # No more processes are started than there are batches.
+    later = iter(batches)
+    first = list(
+        itertools.islice(later, MAX_ACTORS if run.engine == "ray" else count_workers(run.num_workers))
+    )
+    if not first:
         return
     if run.engine == "ray":
         from tempo.engine.ray import make_processes
 
-        processes = make_processes(reference, context, len(batches), holds_model=place == "model")
+        processes = make_processes(reference, context, len(first), holds_model=place == "model")
     else:
-        num_processes = min(count_workers(run.num_workers), len(batches))
-        processes = [_PoolProcess(reference, context) for _ in range(num_processes)]
+        processes = [_PoolProcess(reference, context) for _ in first]
     try:
-        yield from _share(processes, batches, stage)
+        yield from _share(processes, itertools.chain(first, later), stage)
     finally:
         for process in processes:
             process.stop()
 
 
-def _share(processes: Sequence[Any], batches: Sequence[Batch], stage: str) -> Iterator[Result]:
+def _share(processes: Sequence[Any], batches: Iterator[Batch], stage: str) -> Iterator[Result]:
     """Yields the results of the batches as they are ready; each process has one batch at a time.
 
     A process gets its first batch only after it has created its worker, so a process that starts late delays
     no batch. If the process of a batch dies twice, each record of the batch becomes Skipped.
     """
-    left = deque(batches)
     running: dict[Any, tuple[Any, Batch, int]] = {p.submit(()): (p, (), 1) for p in processes}
-    while left or any(batch for _, batch, _ in running.values()):
+    are_left = True
+    while are_left or any(batch for _, batch, _ in running.values()):
         for call in processes[0].wait(list(running)):
             process, batch, attempt = running.pop(call)
             try:
@@ -80,10 +89,10 @@ def _share(processes: Sequence[Any], batches: Sequence[Batch], stage: str) -> It
                     running[process.submit(batch)] = process, batch, 2
                     continue
                 result = _skip(process, batch, stage)
-            if left:
-                # Before `yield`, so that the process works while the result is written.
-                following = left.popleft()
+            # Before `yield`, so that the process works while the result is written.
+            if following := next(batches, None):
                 running[process.submit(following)] = process, following, 1
+            are_left = following is not None
             if batch:
                 yield result
 

@@ -137,7 +137,7 @@ def group_items(outcomes: Sequence[Outcome], videos: Mapping[str, str]) -> dict[
     """
     names = sorted({outcome.group for outcome in outcomes} - {""})
     groups = [[outcome for outcome in outcomes if outcome.group == name] for name in names]
-    clusters = _clusters([{videos[row.id] for row in rows} for rows in groups])
+    clusters = link_clusters([{videos[row.id] for row in rows} for rows in groups])
     found: dict[str, list[Item]] = {"text": [], "video": [], "group": []}
     for name, video, rows in zip(names, clusters, groups, strict=True):
         is_text = all(row.is_right for row in rows)
@@ -150,7 +150,7 @@ def group_items(outcomes: Sequence[Outcome], videos: Mapping[str, str]) -> dict[
     return found
 
 
-def _clusters(groups: Sequence[set[str]]) -> list[str]:
+def link_clusters(groups: Sequence[set[str]]) -> list[str]:
     """A name for each group of videos; groups that are linked by common videos share a name."""
     from scipy.cluster.hierarchy import DisjointSet
 

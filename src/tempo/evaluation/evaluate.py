@@ -53,9 +53,9 @@ def evaluate(
 def ask(
     model: VideoLM,
     samples: Sequence[Sample],
-    frames: np.ndarray,
+    frames: np.ndarray | None,
     *,
-    fps: float,
+    fps: float = 1.0,
     seconds: Sequence[float] = (),
     system: str = "",
     scoring: Scoring = "sum",
@@ -63,8 +63,8 @@ def ask(
 ) -> list[Outcome]:
     """One outcome per sample, in order; all samples are about one video and share one vision pass.
 
-    `frames` uint8 [T, H, W, 3], `fps`, `seconds` and `system` are those of a Prefix; `max_tokens` is as in
-    `log_probs`. Log-likelihoods are in nats, rounded to four decimals: sums or means over all tokens of an
+    `frames`, `fps`, `seconds` and `system` are those of a Prefix; `max_tokens` is as in `log_probs`.
+    Log-likelihoods are in nats, rounded to four decimals: sums or means over all tokens of an
     option and its end of turn, or sums over those of its letter.
     """
     rows = [row for sample in samples for row in _options(sample, scoring)]
@@ -85,7 +85,7 @@ def ask(
 
 def _options(sample: Sample, scoring: Scoring) -> list[Continuation]:
     """The options of a sample as answers: their texts, or letters under which the question lists them."""
-    if scoring != "letter":
+    if scoring != "letter" or sample.lists_options:
         return [Continuation(option, sample.question) for option in sample.options]
     if len(sample.options) > len(LETTERS):
         found = f"{len(sample.options)} options; scoring 'letter' supports at most {len(LETTERS)}"

@@ -19,6 +19,7 @@ from tempo.evaluation.benchmark import benchmark_items, read_samples, score_outc
 from tempo.evaluation.evaluate import ask, by_video, read_video
 from tempo.evaluation.figures import RESULT, make_figure
 from tempo.evaluation.held_out import HeldOutResult
+from tempo.evaluation.public.evaluating import answer_task, load_task, task_result
 from tempo.model.chat import VideoLM
 from tempo.training.adapters import TrainedModel
 from tempo.training.phases import trained_models
@@ -40,6 +41,7 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
     samples, videos = [*read.rows.values()] if read else [], held_out.read_held_out(context)
     notes = held_out.notes(context, videos)
     notes += [] if path else ["no benchmark: evaluation.benchmark can name a JSONL file of samples"]
+    tasks = [load_task(settings) for settings in config.benchmarks]
     outcomes, results = dict[str, list[Outcome]](), dict[str, list[HeldOutResult]]()
     models = {"base": TrainedModel(context.config.model, Path()), **trained_models(context)}
     for name, model in models.items():
@@ -51,12 +53,17 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
             held_out.describe(context, load, name, videos)
         show = partial(progress, f"{name} on the benchmark")
         outcomes[name] = _answer_benchmark(context, load, name, samples, show)
+        for task in tasks:
+            show = partial(progress, f"{name} on {task.settings.name}")
+            answer_task(task, name, load, context.config, store=RunStore(context.directory), progress=show)
     figures = held_out.held_out_figures(results, videos, seed=seed)
     items = {name: benchmark_items(rows, samples) for name, rows in outcomes.items()}
     figures += [
         make_figure("benchmark", figure, {name: own[figure] for name, own in items.items()}, seed=seed)
         for figure in items["base"]
     ]
+    public = [task_result(task, context.config) for task in tasks]
+    figures += [figure for result in public for figure in result.figures]
     reports = {name: score_outcomes(rows, samples, seed=seed) for name, rows in outcomes.items()}
     evaluation: dict[str, Any] = {
         "benchmark": path and str(path),
@@ -65,6 +72,7 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
         "scoring": config.scoring,
         "transformers": transformers.__version__,
         "models": {name: report.model_dump(mode="json") for name, report in reports.items() if samples},
+        "public": [result.model_dump(mode="json", exclude={"figures"}) for result in public],
         "figures": [figure.model_dump(mode="json") for figure in figures],
         "notes": notes,
     }

@@ -144,15 +144,19 @@ def map_stage(stage: Stage, context: Context, console: Console) -> None:
     config, store, place = context.config, RunStore(context.directory), stage.place(context.config)
     idle = {other.name for other in STAGES if other.idle(config)}
     reads, record = next(source for source in stage.reads if source[0] not in idle)
-    rows, handled = store.read(reads, record), store.handled_ids(stage.name)
+    rows, handled = store.rows(reads, record), store.handled_ids(stage.name)
     # Enough videos to keep a server busy: each needs at least two requests.
     size = max(BATCH_VIDEOS, config.endpoint.concurrency // 2 if config.endpoint else 0)
     size = 1 if place == "pool" else size
     # Batches are formed before finished records are removed: a resumed batch has the same records as before,
     # so the model computes the same numbers.
-    batches = [rows[i : i + size] for i in range(0, len(rows), size)]
-    left = [batch for batch in batches if any(row.id not in handled for row in batch)]
-    with Counter(console, stage.name, len(rows), done=len(rows) - sum(map(len, left))).live() as counter:
+    names = list(rows)
+    batches = [names[i : i + size] for i in range(0, len(names), size)]
+    unfinished = [batch for batch in batches if not handled.issuperset(batch)]
+    left = ([rows[name] for name in batch] for batch in unfinished)
+    with Counter(
+        console, stage.name, len(rows), done=len(rows) - sum(map(len, unfinished))
+    ).live() as counter:
         for result in engine.map_batches(stage.worker, context, left, place=place, stage=stage.name):
             store.append(stage.name, (row for row in result if row.id not in handled))
             counter.advance(len(result))

@@ -76,6 +76,12 @@ def _check_file(key: str, function: str) -> Callable[[Config], None]:
     return check
 
 
+def _check_benchmarks(config: Config) -> None:
+    _check_file("evaluation.benchmark", "tempo.evaluation.benchmark:read_samples")(config)
+    for settings in config.evaluation.benchmarks:
+        load("tempo.evaluation.public.evaluating:load_task")(settings)
+
+
 def _imported(config: Config) -> str:
     return "the pairs come from pairs.import_from" if config.pairs.import_from else ""
 
@@ -219,7 +225,7 @@ STAGES: tuple[Stage, ...] = (
         needs_model=lambda config: True,
         keys=("evaluation",),
         input_files=("evaluation.benchmark",),
-        check=_check_file("evaluation.benchmark", "tempo.evaluation.benchmark:read_samples"),
+        check=_check_benchmarks,
         is_shared=False,
         files=("evaluation", "evaluation.json"),
     ),

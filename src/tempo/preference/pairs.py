@@ -52,10 +52,10 @@ class Selection:
 def make_pairs(context: Context) -> Selection:
     """The pairs of a run, from its clips and responses."""
     store, seed, settings = RunStore(context.directory), context.config.run.seed, context.config.pairs
-    videos = {row.id: row for row in store.read("clips", Clips)}
+    videos = store.rows("clips", Clips)
     pairs: list[Pair] = []
     skipped: list[Skipped] = []
-    for row in store.read("responses", Responses):
+    for row in store.rows("responses", Responses).values():
         for missing in row.unanswered:
             pair_id = f"{row.id}/{missing.kind}-{missing.level:02d}"
             skipped.append(skip(pair_id, "no rejected answer", missing.reason))
@@ -195,7 +195,7 @@ def balance_lengths(
     return kept, left_out
 
 
-def add_mirrors(pairs: Sequence[Pair], videos: dict[str, Clips], frames: FrameStore) -> list[Pair]:
+def add_mirrors(pairs: Sequence[Pair], videos: Mapping[str, Clips], frames: FrameStore) -> list[Pair]:
     """The pairs and their mirror images, sorted by id."""
     names = {pair.video_id for pair in pairs}
     clip_T = {name: clip_of_frames(videos[name], frames.read(name).seconds) for name in names}

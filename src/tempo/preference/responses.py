@@ -78,10 +78,10 @@ def make_worker(context: Context, generate: Generate | None = None) -> Worker:
 
 def _input_reader(context: Context) -> Callable[[str], MakeRequest]:
     """Maps a video id to the function that makes its requests, in the configured input form."""
-    rows, frames = RunStore(context.directory), FrameStore(context.directory / "frames")
+    store, frames = RunStore(context.directory), FrameStore(context.directory / "frames")
     form, prompts = context.config.responses.input_form, context.config.responses.prompts
     if form == "captions":
-        texts = {row.id: row.captions for row in rows.read("captions", Captions)}
+        texts = store.rows("captions", Captions)
         check: Callable[[str], str] = str
         # A server itself rejects prompts that are too long, and its model need not be on this machine.
         if not context.config.endpoint:
@@ -89,10 +89,13 @@ def _input_reader(context: Context) -> Callable[[str], MakeRequest]:
             lm = VideoLM(None, load_processor(path, trust_remote_code=remote))
             limit = max_positions(read_config(path, trust_remote_code=remote))
             check = functools.partial(_checked, lm=lm, limit=limit)
-        return lambda name: (
-            lambda order, seed: Request(check(fusion([texts[name][clip] for clip in order])), seed)
-        )
-    clips = {row.id: row for row in rows.read("clips", Clips)}
+
+        def make_requests(name: str) -> MakeRequest:
+            captions = texts[name].captions
+            return lambda order, seed: Request(check(fusion([captions[clip] for clip in order])), seed)
+
+        return make_requests
+    clips = store.rows("clips", Clips)
     read = key_frames_by_clip if form == "clips" else frames_by_clip
     choose = functools.partial(describe_prompt, prompts=prompts, seed=context.config.run.seed)
     return lambda name: frame_requests(read(clips[name], frames), prompt=choose(name))

@@ -1,36 +1,41 @@
-"""One self-contained HTML page: film strips, pairs, audit, training curves, accuracies."""
+"""One self-contained HTML page: the result, what the models say, pairs, curves, audit, what was set aside."""
 
 from __future__ import annotations
 
-import base64
 import difflib
+import functools
 import html
-import io
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from rich.table import Table
 
-from tempo.core.files import read_jsonl, whole_lines, write_text
+from tempo.core.files import read_jsonl, write_text
 from tempo.core.records import Captions, Clips, Pair, Shots
 from tempo.core.store import RunStore, count_skipped
 from tempo.engine.types import Context
 from tempo.evaluation.figures import Figure, figure_rows, figure_table, percent
+from tempo.evaluation.held_out import Description
 from tempo.preference.perturbations import kendall_distance
+from tempo.preference.responses import frames_by_clip, key_frames_by_clip
+from tempo.report.pictures import draw_curves, film
+from tempo.report.results import MAIN, headline, main_figures
+from tempo.report.telling import match_sentences
 from tempo.video.frames import FrameStore
-
-#: Height of an image on the page, in pixels.
-IMAGE_HEIGHT = 72
 
 #: Stages whose rows are counted on the page.
 COUNTED_STAGES = ("videos", "shots", "clips", "captions", "responses", "pairs")
+
+#: The metrics whose curves are drawn.
+CURVES = ("loss", "rewards/accuracies")
+
+#: The maximum size of the page in bytes; larger pages get fewer frames per clip.
+MAX_BYTES = 6_000_000
 
 
 def write_report(context: Context) -> Path:
@@ -39,48 +44,65 @@ def write_report(context: Context) -> Path:
 
     # Explicit, because select_autoescape() does not recognize the suffix `.html.jinja`.
     environment = Environment(loader=PackageLoader("tempo.report"), autoescape=True, trim_blocks=True)
-    page = environment.get_template("report.html.jinja").render(**report_data(context))
+    template = environment.get_template("report.html.jinja")
+    for num_frames in (6, 2, 0):
+        page = template.render(**report_data(context, num_frames=num_frames))
+        if len(page.encode()) < MAX_BYTES:
+            break
     path = context.directory / "report.html"
     write_text(path, page)
     return path
 
 
-def report_data(context: Context) -> dict[str, Any]:
-    """The data shown on the page; parts that the run does not have yet are empty."""
-    store, frames = RunStore(context.directory), FrameStore(context.directory / "frames")
+def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
+    """The data shown on the page, with at most `num_frames` frames per clip besides its key frame.
+
+    Parts that the run does not have yet are empty.
+    """
+    store, directory, limits = RunStore(context.directory), context.directory, context.config.report
     clips = {row.id: row for row in store.read("clips", Clips)}
+    captions = {row.id: row.captions for row in store.read("captions", Captions)}
+    frames = FrameStore(directory / "frames")
+
+    @functools.cache
+    def strip(video_id: str) -> list[dict[str, Any]]:
+        # Imported pairs may have videos without clips.
+        row = clips.get(video_id)
+        return [*_strip(row, captions.get(video_id, ()), frames, num_frames)] if row else []
+
     pairs = store.read("pairs", Pair)
-    counts = Counter((pair.kind, pair.level) for pair in pairs)
-    levels, kinds = sorted({p.level for p in pairs}, reverse=True), sorted({p.kind for p in pairs})
-    paths = (context.directory / f"{name}.json" for name in ("audit", "evaluation"))
-    audit, evaluation = (json.loads(path.read_bytes()) if path.exists() else None for path in paths)
+    audit, evaluation = (_read(directory / f"{name}.json") for name in ("audit", "evaluation"))
+    figures = [Figure.model_validate(row) for row in evaluation.get("figures", ())]
+    main, sources = main_figures(figures), dict.fromkeys(figure.source for figure in figures)
+    names = {row.id: Path(row.path).name for row in clips.values()}
+    metrics = sorted(directory.glob("train/*/metrics.jsonl"))
+    phases = {path.parent.name: rows for path in metrics if (rows := read_jsonl(path))}
+    shots = store.rows("shots", Shots)
     return {
-        "directory": context.directory.name,
-        "model": context.config.model.path,
-        "counts": {
-            "stages": {name: len(whole_lines(store.path(name))) for name in COUNTED_STAGES},
-            "levels": levels,
-            "kinds": {kind: [counts[kind, level] for level in levels] for kind in kinds},
-        },
+        "directory": directory.name,
+        "config": context.config,
+        "result": headline(next(iter(main), None)),
+        "chart": [(MAIN[figure.name], figure) for figure in main],
+        "told": [
+            {"name": names.get(video, video), "clips": strip(video), "texts": texts}
+            for video, texts in _told(store, captions).items()
+        ],
+        "counts": _counts(store, pairs),
+        "pairs": [_pair(pair, strip(pair.video_id)) for pair in choose_pairs(pairs, limits.num_pairs)],
+        "phases": phases,
+        "curves": phases and draw_curves(phases, CURVES),
+        "figures": {name: figure_rows([f for f in figures if f.source == name]) for name in sources},
+        "notes": evaluation.get("notes", ["The models have not been compared yet."]),
+        "audit": audit and {"verdict": audit["verdict"], "rows": audit_rows(audit)},
         "skipped": [
-            {"stage": stage, "reason": reason, "count": count, "example": example}
+            (stage, reason, count, example)
             for (stage, reason), (count, example) in sorted(count_skipped(store).items())
         ],
-        "videos": _videos(store, frames, list(clips.values())[: context.config.report.num_videos]),
-        "pairs": [
-            _pair(pair, _clip_images(frames, clips.get(pair.video_id)))
-            for pair in choose_pairs(pairs, context.config.report.num_pairs)
+        "videos": [
+            {"name": names[row], "num_shots": len(shots[row].shots), "clips": strip(row)}
+            for row in [*clips][: limits.num_videos]
         ],
-        "audit": audit and {"verdict": audit["verdict"], "rows": audit_rows(audit)},
-        "curves": _curves(context.directory),
-        "evaluation": evaluation and {"notes": evaluation["notes"], "tables": _figure_tables(evaluation)},
     }
-
-
-def _figure_tables(evaluation: Mapping[str, Any]) -> dict[str, list[list[str]]]:
-    """For each source of figures, its rows of text, headings first."""
-    figures = [Figure.model_validate(row) for row in evaluation["figures"]]
-    return {source: figure_rows([*rows]) for source, rows in groupby(figures, key=lambda row: row.source)}
 
 
 def choose_pairs(pairs: Sequence[Pair], count: int) -> list[Pair]:
@@ -122,15 +144,6 @@ def audit_table(audit: Mapping[str, Any]) -> Table | str:
     return figure_table(f"accuracy without the video, in percent ({counts})", rows[0], rows[1:])
 
 
-def image_source(image: np.ndarray) -> str:
-    """An image uint8 [H, W, 3] as the `src` of an <img>, at most IMAGE_HEIGHT high."""
-    small = Image.fromarray(image)
-    small.thumbnail((4 * IMAGE_HEIGHT, IMAGE_HEIGHT))
-    data = io.BytesIO()
-    small.save(data, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
-
-
 def mark_differences(text: str, other: str) -> str:
     """`text` as HTML, with the words that differ from `other` in <mark>."""
     words, others = re.findall(r"\S+\s*", text), re.findall(r"\S+\s*", other)
@@ -153,69 +166,57 @@ def describe_order(pair: Pair) -> str:
     return f"{kept}, order of {inverted:.0%} of clip pairs inverted" if inverted else kept
 
 
-def _videos(store: RunStore, frames: FrameStore, shown: Sequence[Clips]) -> list[dict[str, Any]]:
-    """Film strips: the clips of each video in order, each with its key frames and caption."""
-    captions = {row.id: row.captions for row in store.read("captions", Captions)}
-    num_shots = {row.id: len(row.shots) for row in store.read("shots", Shots)}
-    videos = []
-    for row in shown:
-        texts = captions.get(row.id) or ("",) * len(row.clips)
-        cells = zip(row.clips, _clip_images(frames, row), texts, strict=True)
-        strip = [{"clip": clip, "images": images, "caption": text} for clip, images, text in cells]
-        name = Path(row.path).name
-        videos.append({"id": row.id, "name": name, "num_shots": num_shots[row.id], "clips": strip})
-    return videos
+def _read(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_bytes())) if path.exists() else {}
 
 
-def _clip_images(frames: FrameStore, row: Clips | None) -> list[list[str]]:
-    """The key frames of each clip of a video; empty for a video without clips (imported pairs)."""
-    if row is None:
-        return []
-    sources = [image_source(image) for image in frames.read_key_frames(row.id)]
-    ends = np.cumsum([len(clip.key_frames) for clip in row.clips])
-    return [sources[end - len(clip.key_frames) : end] for clip, end in zip(row.clips, ends, strict=True)]
+def _strip(
+    row: Clips, captions: Sequence[str], frames: FrameStore, num_frames: int
+) -> Iterator[dict[str, Any]]:
+    """The clips of a video in order, each with its first key frame and some stored frames as a film."""
+    keys, stored = key_frames_by_clip(row, frames), frames_by_clip(row, frames)
+    for i, clip in enumerate(row.clips):
+        own = np.flatnonzero(stored.clip_T == i)
+        shown = own[np.linspace(0, len(own) - 1, min(num_frames, len(own))).round().astype(int)]
+        yield {
+            "film": film([keys.frames[np.argmax(keys.clip_T == i)], *stored.frames[shown]]),
+            "number": i + 1,
+            "times": f"{clip.start_seconds:.0f}–{clip.end_seconds:.0f} s",
+            "caption": captions[i] if captions else "",
+        }
 
 
-def _pair(pair: Pair, images: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """A pair with the first key frame of each clip, in the original order and in that of the pair."""
-    cells = [{"number": i, "image": own[0], "is_kept": i in pair.order} for i, own in enumerate(images)]
+def _told(store: RunStore, captions: Mapping[str, Sequence[str]]) -> dict[str, list[dict[str, Any]]]:
+    """What each model says about each held-out video, by video."""
+    told: dict[str, list[dict[str, Any]]] = {}
+    for row in store.read("evaluation/descriptions", Description):
+        sentences = match_sentences(row.text, captions.get(row.video_id, ()))
+        text = {"model": row.model, "sentences": sentences, "is_whole": row.is_whole}
+        told.setdefault(row.video_id, []).append(text)
+    return told
+
+
+def _counts(store: RunStore, pairs: Sequence[Pair]) -> dict[str, Any]:
+    """The number of rows of each stage, and of pairs by kind and level."""
+    counts = Counter((pair.kind, pair.level) for pair in pairs)
+    levels, kinds = sorted({p.level for p in pairs}, reverse=True), sorted({p.kind for p in pairs})
     return {
-        "id": pair.id,
+        "stages": {name: store.count(name) for name in COUNTED_STAGES},
+        "levels": levels,
+        "kinds": [[kind, *(counts[kind, level] for level in levels)] for kind in kinds],
+    }
+
+
+def _pair(pair: Pair, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A pair with the clips in the original order and in that of the pair."""
+    return {
         "name": Path(pair.video).name,
         "kind": pair.kind,
         "level": pair.level,
         "prompt": pair.prompt,
         "difficulty": describe_order(pair),
-        "clean": cells,
+        "clean": [{**cell, "is_dropped": i not in pair.order} for i, cell in enumerate(cells)],
         "perturbed": [cells[i] for i in pair.order] if cells else [],
         "chosen": mark_differences(pair.chosen, pair.rejected),
         "rejected": mark_differences(pair.rejected, pair.chosen),
     }
-
-
-def _curves(directory: Path) -> str:
-    """Loss and accuracy of all phases, one after another, as SVG; empty if nothing was trained."""
-    paths = sorted(directory.glob("train/*/metrics.jsonl"))
-    phases = {path.parent.name: rows for path in paths if (rows := read_jsonl(path))}
-    if not phases:
-        return ""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    # A fixed salt and no date, so that the same run always gives the same page.
-    with matplotlib.rc_context({"svg.hashsalt": "tempo"}):
-        figure = Figure(figsize=(10, 3), layout="constrained")
-        for axes, key in zip(figure.subplots(1, 2), ("loss", "rewards/accuracies"), strict=True):
-            num_steps = 0
-            for name, rows in phases.items():
-                if key in rows[0]:
-                    steps = [num_steps + row["step"] for row in rows]
-                    axes.plot(steps, [row[key] for row in rows], label=name)
-                num_steps += rows[-1]["step"]
-            axes.set(title=key, xlabel="step", visible=bool(axes.lines))
-            axes.grid(alpha=0.3)
-            if axes.lines:
-                axes.legend(fontsize="small")
-        data = io.StringIO()
-        figure.savefig(data, format="svg", metadata={"Date": None})
-    return data.getvalue()[data.getvalue().index("<svg") :]

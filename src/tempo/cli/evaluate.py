@@ -1,0 +1,97 @@
+"""`tempo evaluate`: public benchmarks, for a checkpoint or for all models of a run."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from tempo.cli.probe import SET_HELP, inference_config
+from tempo.config import Config, parse_config
+from tempo.config.load import override
+from tempo.core.files import write_json
+from tempo.core.progress import counters
+from tempo.core.store import read_config
+from tempo.engine.types import Context
+from tempo.model.loading import check_model_path
+
+if TYPE_CHECKING:
+    from tempo.model.chat import VideoLM
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="checkpoint, hub name, `embedded`, or run directory")],
+    benchmark: Annotated[list[str], typer.Option(help="name of a public benchmark; may be repeated")],
+    data: Annotated[list[Path] | None, typer.Option(help="its folder, one for each --benchmark")] = None,
+    download: Annotated[bool, typer.Option(help="download from the hub instead of --data")] = False,
+    scoring: Annotated[str, typer.Option(help="letter, mean, sum or generate")] = "letter",
+    num_frames: Annotated[
+        int | None, typer.Option(help="frames per video, in place of the authors' rule")
+    ] = None,
+    blind: Annotated[bool, typer.Option(help="ask the same questions without the videos, too")] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write all figures to")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="section.key=value", help=SET_HELP)
+    ] = None,
+) -> None:
+    """Evaluate a model, or all models of a run, on public benchmarks."""
+    from tempo.evaluation.public.evaluating import answer_task, load_task, result_table, task_result
+
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    folders = _download(benchmark) if download else [str(path) for path in data or ()]
+    if len(folders) != len(benchmark):
+        raise ValueError(f"{len(benchmark)} --benchmark and {len(folders)} --data. Give one --data for each")
+    if out and (out.is_dir() or not out.absolute().parent.is_dir()):
+        raise ValueError(f"--out {out} cannot be written. Choose a file in a folder that exists")
+    shared = {"scoring": scoring, "num_frames": num_frames, "blind": blind}
+    asked = [{"name": name, "data": path, **shared} for name, path in zip(benchmark, folders, strict=True)]
+    config, models = _models(model, asked, overrides or [])
+    tasks = [load_task(settings) for settings in config.evaluation.benchmarks]
+    for task in tasks:
+        for row in (*task.bad_rows, *task.unreadable.values()):
+            console.print(f"{task.settings.name}: left out: {row.id}: {row.reason}, {row.detail}")
+    with counters(console) as show:
+        for name, load in models.items():
+            # Each model is loaded once; rebinding frees the one before.
+            lm = functools.cache(load)
+            for task in tasks:
+                progress = functools.partial(show, f"{task.settings.name}: {name}")
+                answer_task(task, name, lm, config, progress=progress)
+    results = [task_result(task, config) for task in tasks]
+    if out:
+        write_json(out, {"model": model, "results": [result.model_dump(mode="json") for result in results]})
+    for result in results:
+        console.print(result_table(result))
+
+
+def _models(
+    model: str, asked: list[dict[str, Any]], overrides: list[str]
+) -> tuple[Config, dict[str, Callable[[], VideoLM]]]:
+    """The configuration, and functions that load a checkpoint, or each model of a run."""
+    from tempo.model.loading import load_model
+    from tempo.training.adapters import TrainedModel
+    from tempo.training.phases import trained_models
+
+    if settings := read_config(Path(model)):
+        settings.setdefault("evaluation", {})["benchmarks"] = asked
+        config = parse_config(override(settings, overrides))
+        context = Context(config, Path(model))
+        run = {"base": TrainedModel(config.model, Path()), **trained_models(context)}
+        return config, {name: trained.for_inference for name, trained in run.items()}
+    check_model_path(model)
+    settings = {"videos": {"paths": [one["data"] for one in asked]}, "evaluation": {"benchmarks": asked}}
+    config = inference_config(model, settings, overrides)
+    return config, {"model": lambda: load_model(**config.model.model_dump())}
+
+
+def _download(names: list[str]) -> list[str]:
+    """Snapshots of benchmarks from the Hugging Face hub, in its cache."""
+    from huggingface_hub import snapshot_download
+
+    from tempo.evaluation.public.evaluating import find_benchmark
+
+    return [str(snapshot_download(find_benchmark(name).hub, repo_type="dataset")) for name in names]

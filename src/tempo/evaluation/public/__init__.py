@@ -1,0 +1,1 @@
+"""Public benchmarks, one module per benchmark; `data`, `questions` and `evaluating` are what they share."""

@@ -1,0 +1,126 @@
+"""The data of a public benchmark as its authors publish it: its tables, and its videos by name."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import posixpath
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+from tempo.config import VideosConfig
+from tempo.core.hashing import hash_file
+from tempo.evaluation.public.footage import Archive, Footage, member_names, open_archives
+
+VIDEO_ENDINGS, IMAGE_ENDINGS = frozenset(VideosConfig().extensions), frozenset({"jpg", "jpeg", "png"})
+
+
+class Row(dict[str, Any]):
+    """A row of `table` without its null columns; `number` is its place, counted from 0."""
+
+    def __init__(self, data: Data, table: Path, number: int, values: Mapping[str, Any]) -> None:
+        super().__init__({name: value for name, value in values.items() if value is not None})
+        self.data, self.table, self.number = data, table, number
+        #: A Parquet file of the hub is named after its folder, the configuration.
+        self.name = table.parent.name if "-of-" in table.stem else table.stem
+        self.id = f"{self.name}/{number}"
+
+    def __missing__(self, column: str) -> NoReturn:
+        raise LookupError(
+            f"{self.table} has no column {column!r} in row {self.number}. It has: {', '.join(self)}"
+        )
+
+
+class Data:
+    """The folder of a benchmark; raises ValueError if it does not exist or has a damaged archive."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise ValueError(f"{folder} is not a folder. Give the folder with the files of the benchmark")
+        self.folder = folder
+        self.hashes: dict[str, str] = {}  #: Of the tables that were read, by their path in the folder.
+        self._files = sorted(_walk(folder))
+        self._contents: dict[str, Any] = {}
+        self._footage: dict[str, list[Footage]] = {}
+        self._add("", self._files, None)
+        for path, archive in open_archives(folder, self._files):
+            self._add(f"{path}/", member_names(archive), archive)
+
+    def _add(self, start: str, files: Iterable[str], archive: Archive | None) -> None:
+        found: dict[str, tuple[bool, list[str]]] = {}
+        for name in files:
+            stem, _, ending = name.rpartition(".")
+            path = name if archive else str(self.folder / name)
+            if ending.lower() in VIDEO_ENDINGS:
+                found.setdefault(stem, (False, [path]))
+            elif ending.lower() in IMAGE_ENDINGS:
+                found.setdefault(posixpath.dirname(name), (True, []))[1].append(path)
+        for stem, (is_folder, paths) in found.items():
+            footage = Footage(posixpath.normpath(start + stem), tuple(paths), is_folder, archive)
+            self._footage.setdefault(posixpath.basename(stem), []).append(footage)
+
+    @property
+    def revision(self) -> str:
+        """The commit of a snapshot in the cache of the Hugging Face hub; empty for any other folder."""
+        found = re.search(r"/snapshots/([0-9a-f]{40})(/|$)", self.folder.absolute().as_posix())
+        return found[1] if found else ""
+
+    def find(self, name: str) -> Footage | None:
+        """The video whose path ends with `name`, folders included; its extension may be another one."""
+        base, _, ending = name.rpartition(".")
+        stem = base if ending.lower() in VIDEO_ENDINGS else name
+        known = self._footage.get(posixpath.basename(stem), ())
+        return next((one for one in known if f"/{one.stem}".endswith(f"/{stem}")), None)
+
+    def first(self, *names: str) -> str:
+        """The first of these names that is a video, or else the first name."""
+        return next((name for name in names if self.find(name)), names[0])
+
+    def rows(self, patterns: Sequence[str], flatten: Callable[[Any], Iterable[Any]]) -> Iterator[Row]:
+        """The rows of all tables that match the first pattern which any file matches; raises ValueError."""
+        tables = next((found for pattern in patterns if (found := self._matching(pattern))), [])
+        if not tables:
+            raise ValueError(f"{self.folder} has no file {' or '.join(patterns)}. Check the folder")
+        for path in tables:
+            self.hashes[path.relative_to(self.folder).as_posix()] = hash_file(path)
+            for number, values in enumerate(flatten(read_table(path))):
+                yield Row(self, path, number, values)
+
+    def json(self, name: str) -> Any:
+        """The content of the JSON file with this name, read once; an empty dict if there is none."""
+        if name not in self._contents:
+            self._contents[name] = next(map(read_table, self._matching(name)), {})
+        return self._contents[name]
+
+    def _matching(self, pattern: str) -> list[Path]:
+        return [self.folder / name for name in self._files if PurePosixPath(name).match(pattern)]
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """The files of a folder that are not hidden, relative to it; links are followed."""
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = Path(parent).relative_to(folder)
+        yield from ((inside / name).as_posix() for name in names if not name.startswith("."))
+
+
+def read_table(path: Path) -> Any:
+    """The rows of a Parquet, CSV or JSONL file, or the content of a JSON file; raises ValueError."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        if path.suffix == ".parquet":
+            return pyarrow.parquet.read_table(path).to_pylist()
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".csv":
+            return list(csv.DictReader(io.StringIO(text)))
+        if path.suffix == ".jsonl":
+            return [json.loads(line) for line in text.split("\n") if line.strip()]
+        return json.loads(text)
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None

@@ -1,0 +1,262 @@
+"""Evaluates models on public benchmarks, with the prompts, frames and figures of their authors."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import version
+from itertools import groupby
+from pathlib import Path
+from statistics import fmean
+from typing import Any, TypeAlias
+
+from rich.table import Table
+
+from tempo import __version__
+from tempo.config import Config, SamplingConfig
+from tempo.config.running import PublicBenchmarkConfig
+from tempo.core.hashing import hash_text
+from tempo.core.records import Frozen, Record, Skipped
+from tempo.core.store import RunStore
+from tempo.engine.types import SkipRecord
+from tempo.evaluation.benchmark import link_clusters
+from tempo.evaluation.evaluate import ask
+from tempo.evaluation.figures import Figure, Item, figure_rows, figure_table, make_figure, percent
+from tempo.evaluation.public.data import Data
+from tempo.evaluation.public.questions import Benchmark, Question
+from tempo.model.answers import Request
+from tempo.model.chat import VideoLM
+from tempo.model.generate import generate
+from tempo.video.frames import Frames
+
+#: A video, and the bounds of the part of it that is shown.
+Part: TypeAlias = tuple[str, float, float, int]
+
+
+class Reply(Record):
+    """A model's answer: the chosen option (None if it is unclear), with log-likelihoods or its own words."""
+
+    choice: int | None
+    log_likelihoods: tuple[float, ...] = ()
+    text: str = ""
+
+
+class PublicResult(Frozen):
+    """What models score on a public benchmark, and what these figures depend on.
+
+    `chance` has each figure for answers drawn at random. `left_out` has the rows without a usable question,
+    and the videos that are missing or cannot be read. `num_unclear` counts the answers of each model that
+    name no option or score two options equally; they are wrong.
+    """
+
+    benchmark: str
+    protocol: dict[str, Any]
+    num_questions: int
+    num_asked: int
+    left_out: tuple[Skipped, ...]
+    num_unclear: dict[str, int]
+    chance: dict[str, float]
+    figures: tuple[Figure, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark with its questions, bad rows, parts of videos that cannot be read, and replies by model."""
+
+    settings: PublicBenchmarkConfig
+    benchmark: Benchmark
+    data: Data
+    questions: list[Question]
+    bad_rows: list[Skipped]
+    unreadable: dict[Part, Skipped] = field(default_factory=dict)
+    replies: dict[str, list[Reply]] = field(default_factory=dict)
+
+    @property
+    def num_frames(self) -> int | None:
+        """The number of evenly spaced frames; None for the rate frames.fps."""
+        return self.settings.num_frames or self.benchmark.num_frames
+
+    def asked(self) -> list[list[Question]]:
+        """The questions about each part of a video that can be read, sorted by part."""
+        asked = [question for question in self.questions if _part(question) not in self.unreadable]
+        asked.sort(key=lambda question: (_part(question), question.id))
+        return [list(rows) for _, rows in groupby(asked, key=_part)]
+
+    def leave_out(self, rows: Sequence[Question], reason: str, detail: str = "") -> None:
+        """Leaves out questions about one part of a video."""
+        text = ", ".join(filter(None, [detail, f"{len(rows)} questions"]))
+        skipped = Skipped(id=rows[0].video, stage="evaluation", reason=reason, detail=text)
+        self.unreadable[_part(rows[0])] = skipped
+
+
+def _part(question: Question) -> Part:
+    return question.video, question.start_seconds, question.end_seconds, question.end_frame or 0
+
+
+def find_benchmark(name: str) -> Benchmark:
+    """The benchmark with this name."""
+    return import_module(f"tempo.evaluation.public.{name}").BENCHMARK  # type: ignore[no-any-return]
+
+
+def load_task(settings: PublicBenchmarkConfig) -> Task:
+    """Reads the questions of a benchmark and looks for their videos.
+
+    Raises ValueError if a table or column is missing, or if no video is there.
+    """
+    benchmark, data = find_benchmark(settings.name), Data(Path(settings.data).expanduser())
+    questions, bad_rows = benchmark.questions(data)
+    task = Task(settings, benchmark, data, questions, bad_rows)
+    for rows in task.asked():
+        if not data.find(rows[0].video):
+            task.leave_out(rows, "no such video")
+    if not task.asked():
+        first = (*bad_rows, *task.unreadable.values())[:3]
+        reasons = "; ".join(f"{row.id}: {row.reason}, {row.detail}" for row in first)
+        raise ValueError(f"{settings.name}: {data.folder} has no question with a video: {reasons}")
+    return task
+
+
+def answer_task(
+    task: Task,
+    model: str,
+    lm: Callable[[], VideoLM],
+    config: Config,
+    *,
+    store: RunStore | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Adds the replies of a model to the task, and those of "MODEL, blind" if the settings ask for them.
+
+    Frames are those of the section [frames], except for their number if the benchmark states one. `lm` loads
+    the model if any reply is missing. With a store, replies are kept in it. `progress` gets the numbers of
+    parts of videos done and in total.
+    """
+    key = hash_text(task.settings.model_dump_json())[:6]
+    for label in (model, f"{model}, blind")[: 1 + task.settings.blind]:
+        table = f"evaluation/{label.replace(', ', '-')}-{task.settings.name}-{key}"
+        known = store.read(table, Reply) if store else []
+        answered, parts = {reply.id for reply in known}, task.asked()
+        for done, part in enumerate(parts, 1):
+            if rows := [question for question in part if question.id not in answered]:
+                known += (found := _answer(lm(), task, rows, config, is_blind=label != model))
+                if store:
+                    store.append(table, found)
+            progress(done, len(parts))
+        task.replies[label] = known
+
+
+def _answer(
+    lm: VideoLM, task: Task, rows: Sequence[Question], config: Config, *, is_blind: bool
+) -> list[Reply]:
+    """The answers to questions about one part of a video; none if it cannot be read."""
+    frames, settings = None, task.settings
+    if not is_blind:
+        try:
+            frames = _sample(task, rows[0], config)
+        except SkipRecord as skip:
+            task.leave_out(rows, skip.reason, skip.detail)
+            return []
+    images = frames.images if frames else None
+    times: dict[str, Any] = {"fps": frames.fps, "seconds": frames.seconds.tolist()} if frames else {}
+    if settings.scoring == "generate":
+        greedy = SamplingConfig(temperature=0, repetition_penalty=1, batch_size=8)
+        requests = [Request(row.prompt, 0, images, **times) for row in rows]
+        written = generate(lm, requests, sampling=greedy, max_new_tokens=settings.max_new_tokens)
+        answers = zip(rows, (answer.text for answer in written), strict=True)
+        return [Reply(id=row.id, choice=row.read_reply(text), text=text) for row, text in answers]
+    samples = [row.sample(settings.scoring) for row in rows]
+    limit = config.training.max_tokens
+    outcomes = ask(lm, samples, images, **times, scoring=settings.scoring, max_tokens=limit)
+    return [Reply(id=row.id, choice=row.choice, log_likelihoods=row.log_likelihoods) for row in outcomes]
+
+
+def _sample(task: Task, question: Question, config: Config) -> Frames:
+    footage = task.data.find(question.video)
+    assert footage, f"{question.video} was not left out"
+    return footage.sample(
+        config.frames,
+        num_frames=task.num_frames,
+        start_seconds=question.start_seconds,
+        end_seconds=question.end_seconds,
+        end_frame=question.end_frame,
+        timeout_seconds=config.videos.timeout_seconds,
+    )
+
+
+def figure_items(task: Task, values: Mapping[str, float]) -> dict[str, list[Item]]:
+    """The items of each figure; `values` has, by question, 1 for a right answer, or the chance of one.
+
+    First the mean, then the figures of the authors, then those of each table and aspect.
+    """
+    units: dict[tuple[int, str], dict[str, list[Question]]] = {}
+    for question in task.questions:
+        labels = {"accuracy": 0, **dict.fromkeys(question.units, 1), question.format: 2, question.aspect: 2}
+        for figure, rank in labels.items():
+            unit = question.units.get(figure, question.id)
+            units.setdefault((rank, figure), {}).setdefault(unit, []).append(question)
+    items, is_asked = dict[str, list[Item]](), any if task.benchmark.needs_whole_units else all
+    for (rank, figure), groups in sorted(units.items()):
+        kept = {unit: rows for unit, rows in groups.items() if is_asked(row.id in values for row in rows)}
+        videos = link_clusters([{row.video for row in rows} for rows in kept.values()])
+        rights = [math.prod(values.get(row.id, 0.0) for row in rows) for rows in kept.values()]
+        if kept and figure and not (rank == 2 and len(kept) == len(values)):
+            items[figure] = [Item(*item) for item in zip(kept, videos, rights, strict=True)]
+    rows, mean = items.pop("accuracy"), task.benchmark.mean
+    tasks = {question.id: question.aspect for question in task.questions}
+    counts = Counter(tasks[row.id] for row in rows)
+    # Weights give every task the same sum, and all rows together the sum of their number.
+    weights = {name: len(rows) / len(counts) / count for name, count in counts.items()}
+    weighted = [row._replace(value=row.value * weights[tasks[row.id]]) for row in rows]
+    means = {"questions": {"accuracy": rows}, "tasks": {"mean over tasks": weighted}, "none": {}}
+    return means[mean] | items
+
+
+def task_result(task: Task, config: Config) -> PublicResult:
+    """The figures of all models that have replied, on the questions about videos that can be read."""
+    name, asked = task.settings.name, {question.id: question for rows in task.asked() for question in rows}
+    kept = {model: [row for row in rows if row.id in asked] for model, rows in task.replies.items()}
+    items = {
+        model: figure_items(task, {row.id: float(row.choice == asked[row.id].answer) for row in rows})
+        for model, rows in kept.items()
+    }
+    chance = figure_items(task, {key: 1 / len(question.options) for key, question in asked.items()})
+    figures = [
+        make_figure(name, key, {model: own[key] for model, own in items.items()}, seed=config.run.seed)
+        for key in chance
+    ]
+    return PublicResult(
+        benchmark=name,
+        protocol=_protocol(task, config),
+        num_questions=len(task.questions) + len(task.bad_rows),
+        num_asked=len(asked),
+        left_out=(*task.bad_rows, *task.unreadable.values()),
+        num_unclear={model: sum(row.choice is None for row in rows) for model, rows in kept.items()},
+        chance={key: round(fmean(row.value for row in rows), 4) for key, rows in chance.items()},
+        figures=tuple(figures),
+    )
+
+
+def _protocol(task: Task, config: Config) -> dict[str, Any]:
+    frames = config.frames
+    rate = f"{frames.fps:g} per second, at most {frames.max_frames}"
+    return {
+        **task.settings.model_dump(mode="json", exclude={"name", "num_frames", "blind"}),
+        "revision": task.data.revision,
+        "files": task.data.hashes,
+        "frames": f"{task.num_frames} evenly spaced" if task.num_frames else rate,
+        **frames.model_dump(include={"max_pixels", "max_total_pixels", "jpeg_quality"}),
+        "prompts": hash_text("\n".join(question.prompt for question in task.questions)),
+        "tempo": __version__,
+        **{name: version(name) for name in ("transformers", "torch")},
+    }
+
+
+def result_table(result: PublicResult) -> Table:
+    """The figures of a result for a terminal, with those of answers drawn at random."""
+    headings, *rows = figure_rows(result.figures)
+    cells = [[*row, percent(share)] for row, share in zip(rows, result.chance.values(), strict=True)]
+    title = f"{result.benchmark}, in percent ({result.num_asked} of {result.num_questions} questions)"
+    return figure_table(title, [*headings, "at random"], cells)

@@ -1,0 +1,17 @@
+"""NExT-QA, multiple choice (CVPR 2021): causal (C), temporal (T) and descriptive (D) questions."""
+
+from tempo.evaluation.public import questions as q
+
+GROUPS = {"C": "causal", "T": "temporal", "D": "descriptive"}
+
+
+def _read(row: q.Row) -> q.Questions:
+    name = str(row["video"])
+    # VidOR's folders, if the videos come from there.
+    video = row.data.first(name, str(row.data.json("map_vid_vidorID.json").get(name, name)))
+    units = {GROUPS[row["type"][0]]: row.id}
+    fields = q.list_options(row["question"], [row[f"a{number}"] for number in range(5)])
+    yield q.question_of(row, video, int(row["answer"]), aspect=row["type"], units=units, **fields)
+
+
+BENCHMARK = q.Benchmark("lmms-lab/NExTQA", ("MC/test-*.parquet", "test.csv", "val.csv"), _read, num_frames=16)

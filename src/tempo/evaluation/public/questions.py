@@ -1,0 +1,172 @@
+"""The questions of public benchmarks: reading them, the prompts that list options, and answers in words."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from string import ascii_uppercase as LETTERS
+from typing import Any, Literal, TypeAlias
+
+from pydantic import Field
+
+from tempo.core.records import Sample, Skipped
+from tempo.evaluation.public.data import Data
+from tempo.evaluation.public.data import Row as Row
+
+#: The instruction for benchmarks that publish none.
+ANSWER_WITH_LETTER = "Answer with the letter of the right option."
+
+#: The label of an option on a line of its own, such as "A." or "Option 1:".
+_LABEL = re.compile(r"\(?((?:Option |Sentence |Caption )?([A-Z]|\d))[.:)]\s*(.*)")
+
+
+class Question(Sample):
+    """A question about the part of a video between two times and before the frame `end_frame`.
+
+    `prompt` is the text that the model gets, with the options, and `replies` is what it should answer for
+    each option, such as its letter; `question` and `options` have no letters. `format` is the table. `units`
+    maps figures to units: a unit is right if all its questions are.
+    """
+
+    prompt: str
+    replies: tuple[str, ...]
+    aspect: str = ""
+    units: dict[str, str] = Field({})
+    start_seconds: float = 0.0
+    end_seconds: float = math.inf
+    end_frame: int | None = None
+
+    def sample(self, scoring: str) -> Sample:
+        """The question as it is scored: its replies after the prompt, or its options after the question."""
+        if scoring != "letter":
+            return self
+        return self.model_copy(
+            update={"question": self.prompt, "options": self.replies, "lists_options": True}
+        )
+
+    def read_reply(self, text: str) -> int | None:
+        """The index of the option that a written answer names at its beginning; None if it is unclear.
+
+        The whole answer may be the text of an option. A letter must be upper case and followed by a mark or
+        the end, because "A" and "a" are also articles.
+        """
+        text = text.strip()
+        for names in (self.replies, self.options):
+            bare = [name.casefold().strip(".( ") for name in names]
+            if (found := text.casefold().strip(".() ")) in bare:
+                return bare.index(found)
+        start = r"(?:(?:the )?(?:best |correct )?(?:option|answer)(?: is)?:? *)?\(?"
+        for index, reply in enumerate(self.replies):
+            label = re.escape(reply.rpartition("(")[2])
+            is_word = len(label) > 1
+            pattern = rf"(?i:{start}{label})\b" if is_word else rf"(?i:{start}){label}(?:[).:,\n]|$)"
+            if re.match(pattern, text):
+                return index
+        return None
+
+
+#: The questions of one row.
+Questions: TypeAlias = Iterator[Question]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """How a benchmark is published and scored.
+
+    `read` maps a row to its questions; a ValueError leaves the row out. `group` may change the units of all
+    questions. `mean` is over questions, over tasks (aspects), or none if the authors define none.
+    """
+
+    hub: str  #: Name of the data set on the Hugging Face hub.
+    tables: tuple[str, ...]  #: Patterns of file names; the first that matches counts.
+    read: Callable[[Row], Questions]
+    num_frames: int | None = None  #: Evenly spaced frames; None samples at the rate frames.fps.
+    mean: Literal["questions", "tasks", "none"] = "questions"
+    rows: Callable[[Any], Iterable[Any]] = iter  #: The rows in the content of a table.
+    group: Callable[[list[Question]], list[Question]] = list
+    needs_whole_units: bool = False  #: Whether a unit with a missing video is wrong instead of left out.
+
+    def questions(self, data: Data) -> tuple[list[Question], list[Skipped]]:
+        """All questions, and the rows without a usable one; raises ValueError for a missing column."""
+        questions, left_out = list[Question](), list[Skipped]()
+        for row in data.rows(self.tables, self.rows):
+            try:
+                questions += self.read(row)
+            except LookupError as error:
+                raise ValueError(str(error)) from None
+            except ValueError as error:
+                left_out.append(Skipped(id=row.id, stage="evaluation", reason="bad row", detail=str(error)))
+        return self.group(questions), left_out
+
+
+def question_of(row: Row, video: str, answer: int, *, number: int = 0, **fields: Any) -> Question:
+    """A question of a row, of which it may have several; its id is unique in the benchmark."""
+    name = f"{row.id}/{number}" if number else row.id
+    return Question(**{"id": name, "video": video, "answer": answer, "format": row.name, **fields})
+
+
+def list_options(
+    question: str,
+    options: Sequence[Any],
+    *,
+    head: str = "{}",
+    line: str = "{}. {}",
+    end: str = ANSWER_WITH_LETTER,
+    reply: str = "{}",
+) -> dict[str, Any]:
+    """The fields of a Question whose prompt lists options under letters."""
+    texts, letters = [str(option) for option in options], LETTERS[: len(options)]
+    lines = [line.format(letter, text) for letter, text in zip(letters, texts, strict=True)]
+    return {
+        "question": question,
+        "options": texts,
+        "prompt": "\n".join((head.format(question), *lines, end)),
+        "replies": [reply.format(letter) for letter in letters],
+    }
+
+
+def options_in(text: str, end: str = "") -> dict[str, Any]:
+    """The fields of a Question whose text lists options, each on a line under A, B, ... or 1, 2, ...
+
+    Raises ValueError if it lists fewer than two.
+    """
+    rest, found = list[str](), list[re.Match[str]]()
+    for line in text.split("\n"):
+        match = _LABEL.fullmatch(line.strip())
+        if match and match[2] in (LETTERS[len(found) : len(found) + 1], str(len(found) + 1)):
+            found.append(match)
+        else:
+            rest.append(line)
+    return {
+        "question": "\n".join(rest).strip(),
+        "options": [match[3] for match in found],
+        "prompt": "\n".join(part for part in (text, end) if part),
+        "replies": [match[1] for match in found],
+    }
+
+
+def yes_or_no(question: str, prompt: str) -> dict[str, Any]:
+    """The fields of a Question with the answers yes and no."""
+    replies = ["yes", "no"]
+    return {"question": question, "options": replies, "prompt": prompt, "replies": replies}
+
+
+def without_label(option: str) -> str:
+    """The text of an option without its letter."""
+    match = _LABEL.fullmatch(option.strip())
+    return match[3] if match else option
+
+
+def index_of(answer: Any, options: Sequence[Any]) -> int:
+    """The place of an answer among the options; raises ValueError if it is none of them."""
+    names = [str(option).strip() for option in options]
+    if str(answer).strip() not in names:
+        raise ValueError(f"the answer {answer!r} is none of the options {names}")
+    return names.index(str(answer).strip())
+
+
+def letter_index(letter: Any) -> int:
+    """The place of the option under a letter; raises ValueError if it is not a letter."""
+    return index_of(str(letter).strip("( )").upper()[:1], LETTERS)

@@ -1,0 +1,19 @@
+"""Video-MME (arXiv 2405.21075): short, medium and long videos, without subtitles."""
+
+from tempo.evaluation.public import questions as q
+
+HEAD = (
+    "Select the best answer to the following multiple-choice question based on the video. "
+    "Respond with only the letter (A, B, C, or D) of the correct option.\n{}"
+)
+
+
+def _read(row: q.Row) -> q.Questions:
+    options = [q.without_label(option) for option in row["options"]]
+    fields = q.list_options(row["question"], options, head=HEAD, end="The best answer is:")
+    units = {f"{row['duration']} videos": row.id}
+    answer = q.letter_index(row["answer"])
+    yield q.question_of(row, row["videoID"], answer, aspect=row["task_type"], units=units, **fields)
+
+
+BENCHMARK = q.Benchmark("lmms-lab/Video-MME", ("test-*.parquet",), _read, num_frames=64)

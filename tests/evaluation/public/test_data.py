@@ -1,0 +1,128 @@
+"""Finding the videos of a benchmark: names, endings, archives, folders of images, and parts of videos."""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import tempfile
+
+import pytest
+from published import write_table, write_video
+
+from tempo.config import FramesConfig
+from tempo.engine.types import SkipRecord
+from tempo.evaluation.public.data import Data
+
+
+def levels(footage, **options):
+    """The grey level of each frame."""
+    frames = footage.sample(FramesConfig(fps=8.0), **options)
+    return [round(float(image.mean())) for image in frames.images], frames.seconds.tolist()
+
+
+@pytest.mark.parametrize(
+    ("files", "name", "stem"),
+    [
+        (["a/v.mp4"], "v.mp4", "a/v"),
+        (["a/v.MKV"], "v.mp4", "a/v"),
+        (["a/v.mp4", "b/v.mp4"], "b/v.mp4", "b/v"),
+        (["data/AbC.mp4", "data/aBc.mp4"], "aBc", "data/aBc"),
+        (["a/X_start_1.0_end_5.0.mp4"], "X_start_1.0_end_5.0", "a/X_start_1.0_end_5.0"),
+        (["a/folder"], "a/folder", "a/folder"),
+        # Only whole parts of a path count, and other folders do not.
+        (["a/xv.mp4"], "v.mp4", None),
+        (["a/v.mp4"], "b/v.mp4", None),
+        ([".cache/v.mp4"], "v.mp4", None),
+    ],
+)
+def test_videos_are_found_by_the_end_of_their_path(tmp_path, files, name, stem):
+    for file in files:
+        write_video(tmp_path / file)
+    found = Data(tmp_path).find(name)
+    assert (found and found.stem) == stem
+
+
+@pytest.fixture
+def archived(tmp_path):
+    """A function that puts a video and a folder of images into an archive and returns the data."""
+
+    def pack(name):
+        videos, folder = tmp_path / "unpacked", tmp_path / "data"
+        write_video(videos / "clips/v.mp4", 60)
+        write_video(videos / "frames/f")
+        folder.mkdir()
+        if name == "split":
+            with tarfile.open(tmp_path / "all.tar", "w") as archive:
+                archive.add(videos, ".")
+            data = (tmp_path / "all.tar").read_bytes()
+            for number, start in enumerate(range(0, len(data), 5000)):
+                (folder / f"v.tar.part.a{'abcdefghij'[number]}").write_bytes(data[start : start + 5000])
+        else:
+            shutil.make_archive(str(folder / "v"), name, videos)
+        shutil.rmtree(videos)
+        return folder
+
+    return pack
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gztar", "split"])
+def test_archives_are_read_in_place(archived, kind, tmp_path, monkeypatch):
+    folder = archived(kind)
+    before = sorted(folder.iterdir())
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    data = Data(folder)
+    assert levels(data.find("clips/v.mp4"))[0] == pytest.approx(range(60, 68), abs=2)
+    # The archive's own name counts as a folder.
+    assert data.find("v/clips/v.mp4")
+    # In the order of the numbers: 1, 2, 10.
+    assert levels(data.find("frames/f"), num_frames=3)[0] == pytest.approx([20, 40, 200], abs=2)
+    assert sorted(folder.iterdir()) == before
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_a_damaged_archive_is_named(tmp_path):
+    (tmp_path / "v.zip").write_bytes(b"half of a download")
+    with pytest.raises(ValueError, match=r"v\.zip cannot be read: .*Download it again"):
+        Data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "seconds"),
+    [
+        ({"num_frames": 2}, [62, 66], [0.25, 0.75]),
+        ({"num_frames": 4, "start_seconds": 0.5}, [64, 65, 66, 67], None),
+        ({"start_seconds": 0.25, "end_seconds": 0.5}, [62, 63], [0.0625, 0.1875]),
+        ({"end_frame": 3}, [60, 61, 62], None),
+    ],
+)
+def test_only_the_asked_part_is_shown(tmp_path, options, expected, seconds):
+    write_video(tmp_path / "v.mp4", 60)
+    found, times = levels(Data(tmp_path).find("v"), **options)
+    assert found == pytest.approx(expected, abs=1)
+    assert seconds is None or times == pytest.approx(seconds, abs=1e-3)
+
+
+def test_a_part_after_the_end_has_no_frames(tmp_path):
+    write_video(tmp_path / "v.mp4")
+    with pytest.raises(SkipRecord, match="no frame in this part"):
+        levels(Data(tmp_path).find("v"), start_seconds=5.0, end_seconds=6.0, num_frames=4)
+
+
+def test_a_snapshot_of_the_hub_has_a_revision_and_tables_have_hashes(tmp_path):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = tmp_path / "datasets--a--b" / "snapshots" / commit
+    write_table(tmp_path / "blob.json", [{"x": 1}, {"x": None, "y": 2}])
+    snapshot.mkdir(parents=True)
+    (snapshot / "t.json").symlink_to(tmp_path / "blob.json")
+    data = Data(snapshot)
+    assert [dict(row) for row in data.rows(("t.json",), iter)] == [{"x": 1}, {"y": 2}]
+    assert data.revision == commit
+    assert [*data.hashes] == ["t.json"]
+    assert Data(tmp_path / "datasets--a--b").revision == ""
+
+
+def test_a_table_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "t.json").write_text("[{")
+    with pytest.raises(ValueError, match=r"t\.json cannot be read"):
+        list(Data(tmp_path).rows(("t.json",), iter))
