@@ -25,13 +25,14 @@ from tempo.config import Config, DpoPhase, PhaseConfig
 from tempo.core.records import Video
 from tempo.engine.pool import check_engine
 from tempo.engine.ranks import pick_device
-from tempo.engine.types import SkipRecord
+from tempo.engine.types import SkipRecord, count_workers
 from tempo.model.chat import Continuation, Prefix, VideoLM
 from tempo.model.loading import check_device, load_processor, pick_dtype, read_config
 from tempo.model.prefix import ContinuationTokens, Group
 from tempo.pipeline.rates import Rates, frame_shape, measure_rates, num_decoded, stated_rates
 from tempo.pipeline.stages import STAGES, find_stage
 from tempo.preference.prompts import DIFFERENCE, fusion
+from tempo.synthetic.drawing import FPS, SHOT_FRAMES, SIZE
 from tempo.training.examples import sft_examples
 from tempo.training.instructions import Question, read_questions
 from tempo.training.memory import Cost, Simulator
@@ -79,20 +80,24 @@ def make_plan(config: Config, directory: Path, *, device_bytes: int = 0, measure
     Reads headers of videos, and the configuration and processor of the model, but no weights. `measure`
     takes the rates from this machine and a sample of the videos. Raises ValueError if no video can be read.
     """
-    device, (videos, unreadable) = pick_device(config.model.device), read_videos(config)
+    videos, unreadable = read_videos(config)
+    # A memory that is given is that of a GPU on another machine.
+    is_remote = bool(device_bytes) and config.model.device == "auto"
+    device = torch.device("cuda") if is_remote else pick_device(config.model.device)
     while not directory.exists():
         directory = directory.absolute().parent
-    rates = measure_rates(config, videos, directory) if measure else stated_rates(device)
+    rates = measure_rates(config, videos, directory, device) if measure else stated_rates(device)
     if config.synthetic:
         rates = replace(rates, share_kept=1 - config.synthetic.plain_share)
-    estimate = Estimate(config, videos, rates, device_bytes or memory_bytes(device))
+    estimate = Estimate(config, videos, rates, device, device_bytes or memory_bytes(device))
+    num_workers = count_workers(config.run.num_workers)
     return Plan(
         num_videos=len(videos),
         num_kept=estimate.num_kept,
         video_seconds=sum(video.duration_seconds for video in videos),
         longest_tokens=estimate.longest.lengths[0],
         median_tokens=estimate.median.lengths[0],
-        decoding_seconds=sum(map(num_decoded, videos)) / rates.decoded_pixels_per_second,
+        decoding_seconds=sum(map(num_decoded, videos)) / rates.decoded_pixels_per_second / num_workers,
         steps=(steps := tuple(estimate.steps())),
         disk_bytes=estimate.disk_bytes(steps),
         free_bytes=shutil.disk_usage(directory).free,
@@ -108,20 +113,16 @@ def read_videos(config: Config) -> tuple[list[Video], list[str]]:
     Those of a synthetic world are made up, all with the largest number of shots.
     """
     if config.synthetic:
-        facts = {
-            "duration_seconds": 2.0 * config.synthetic.max_shots,
-            "width": 128,
-            "height": 128,
-            "fps": 12.0,
-        }
-        return [Video(id="", path="", codec="h264", **facts)] * config.synthetic.num_videos, []
+        seconds, size = config.synthetic.max_shots * SHOT_FRAMES / FPS, {"width": SIZE, "height": SIZE}
+        video = Video(id="", path="", duration_seconds=seconds, fps=FPS, codec="h264", **size)
+        return [video] * config.synthetic.num_videos, []
     videos, skipped = list[Video](), dict[str, list[str]]()
     for path in map(str, find_videos(config.videos.paths, config.videos.extensions)):
         try:
             videos.append(read_header(path, path))
         except SkipRecord as skip:
-            skipped.setdefault(str(skip), []).append(path)
-    unreadable = [f"{len(paths)} files: {reason}; {paths[0]}" for reason, paths in skipped.items()]
+            skipped.setdefault(skip.reason, []).append(f"{path} {skip.detail}")
+    unreadable = [f"{len(paths)} files: {reason}, such as {paths[0]}" for reason, paths in skipped.items()]
     if not videos:
         raise ValueError(f"videos.paths: no file can be read. {'. '.join(unreadable)}")
     return videos, unreadable
@@ -130,11 +131,13 @@ def read_videos(config: Config) -> tuple[list[Video], list[str]]:
 class Estimate:
     """The steps of a run with one configuration; holds the model's processor and its shapes."""
 
-    def __init__(self, config: Config, videos: Sequence[Video], rates: Rates, device_bytes: int) -> None:
-        self.config, self.videos, self.rates, self.device_bytes = config, videos, rates, device_bytes
+    def __init__(
+        self, config: Config, videos: Sequence[Video], rates: Rates, device: torch.device, device_bytes: int
+    ) -> None:
+        self.config, self.videos, self.rates = config, videos, rates
+        self.device, self.device_bytes = device, device_bytes
         path, trust = config.model.path, config.model.trust_remote_code
         self._lm = VideoLM(None, load_processor(path, trust_remote_code=trust))
-        device = pick_device(config.model.device)
         self._simulator = Simulator(
             read_config(path, trust_remote_code=trust),
             dtype=pick_dtype(config.model.dtype, device),
@@ -170,12 +173,12 @@ class Estimate:
         most, size, advice = settings.max_new_tokens, settings.batch_size, ""
         cost = self._simulator.generate(inputs, batch_size=size, max_new_tokens=most)
         smaller = cost
-        while smaller.peak_bytes > self.device_bytes:
-            if (size := size // 2) < 1:
-                advice = 'model.quantization = "4bit", or a device with more memory'
-                break
-            advice = f"{stage}.batch_size = {size}"
+        while smaller.peak_bytes > self.device_bytes and size > 1:
+            size //= 2
             smaller = self._simulator.generate(inputs, batch_size=size, max_new_tokens=most)
+            advice = f"{stage}.batch_size = {size}"
+        if smaller.peak_bytes > self.device_bytes:
+            advice = 'model.quantization = "4bit", or a smaller frames.max_total_pixels'
         # Each new token reads all weights and the cache.
         num_tokens = min(most, CAPTION_TOKENS if stage == "captions" else ANSWER_TOKENS)
         reading = num_tokens * (cost.weights_bytes + cost.cache_bytes) / self.rates.memory_bytes_per_second
@@ -269,7 +272,7 @@ class Estimate:
             phase = phase if section else changed
             config = config.model_copy(update={section: changed}) if section else config
             found[f"{section}.{key}".lstrip(".")] = value
-            other = Estimate(config, self.videos, self.rates, self.device_bytes)
+            other = Estimate(config, self.videos, self.rates, self.device, self.device_bytes)
             if other.training_cost(phase).peak_bytes <= self.device_bytes:
                 return ", ".join(f"{name} = {json.dumps(value)}" for name, value in found.items())
         return "several devices: see configs/accelerate/fsdp2.yaml"

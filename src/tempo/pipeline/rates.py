@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import time
+import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +35,7 @@ class Rates:
     flops_per_second: float
     memory_bytes_per_second: float
     disk_bytes_per_second: float = 0.0
-    decoded_pixels_per_second: float = 6e7
+    decoded_pixels_per_second: float = 1.5e8
     share_kept: float = 7 / 22
     num_clips: float = 8.0
     jpeg_bytes_per_pixel: float = 0.5
@@ -51,43 +52,50 @@ def frame_shape(video: Video, config: FramesConfig) -> tuple[int, int, int, floa
 
 
 def stated_rates(device: torch.device) -> Rates:
-    """For a GPU 40 % of an A100's data sheet, for a CPU one core; videos as in docs/benchmarks.md."""
+    """For a GPU 40 % of an A100's data sheet; for a CPU one core of the machine in docs/benchmarks.md."""
     if device.type == "cpu":
         return Rates(flops_per_second=5e10, memory_bytes_per_second=1e10)
     return Rates(flops_per_second=0.4 * 312e12, memory_bytes_per_second=0.4 * 2e12)
 
 
-def measure_rates(config: Config, videos: Sequence[Video], directory: Path) -> Rates:
-    """Measures a matrix product, a copy, writing to `directory`, and the stages up to clips on a sample."""
-    device = pick_device(config.model.device)
-    dtype = pick_dtype(config.model.dtype, device)
-    square, large = torch.ones(2048, 2048, device=device, dtype=dtype), torch.ones(2**26, device=device)
-    rates = Rates(
-        flops_per_second=2 * 2048**3 / _seconds(lambda: float((square @ square)[0, 0])),
-        memory_bytes_per_second=2 * large.nbytes / _seconds(lambda: float(large.clone()[0])),
-        disk_bytes_per_second=large.nbytes / _seconds(lambda: _write(directory, large.nbytes)),
-        source="measured here",
-    )
-    # Of all lengths; a file that cannot be decoded counts as not kept.
+def measure_rates(config: Config, videos: Sequence[Video], directory: Path, device: torch.device) -> Rates:
+    """Measures writing to `directory`, a product and a copy, and the stages up to clips on some videos.
+
+    A device that this machine does not have keeps its stated rates.
+    """
+    payload = bytes(2**28)
+    seconds = _seconds(lambda: _write(directory, payload))
+    rates = replace(stated_rates(device), disk_bytes_per_second=len(payload) / seconds)
+    if device.type == pick_device("auto").type:
+        dtype = pick_dtype(config.model.dtype, device)
+        square, large = torch.ones(2048, 2048, device=device, dtype=dtype), torch.ones(2**26, device=device)
+        rates = replace(
+            rates,
+            flops_per_second=2 * 2048**3 / _seconds(lambda: float((square @ square)[0, 0])),
+            memory_bytes_per_second=2 * large.nbytes / _seconds(lambda: float(large.clone()[0])),
+        )
+    return rates if config.synthetic else _sample_videos(config, videos, rates)
+
+
+def _sample_videos(config: Config, videos: Sequence[Video], rates: Rates) -> Rates:
+    """The rates with those of the stages up to clips, on about eight videos of all lengths."""
     rows = sorted(videos, key=lambda video: video.duration_seconds)[:: max(1, len(videos) // 8)]
-    num_pixels, clips, num_done, start = 0.0, list[Clips](), 0, time.perf_counter()
+    clips, num_done, start = list[Clips](), 0, time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         context = Context(config, Path(folder))
         workers = [load(find_stage(name).worker)(context) for name in ("shots", "clips")]
-        while num_done < len(rows) and time.perf_counter() - start < SAMPLE_SECONDS and not config.synthetic:
+        while num_done < len(rows) and time.perf_counter() - start < SAMPLE_SECONDS:
             found: Sequence[Any] = [rows[num_done].model_copy(update={"id": video_id(rows[num_done].path)})]
             for worker in workers:
                 found = [row for row in worker(found) if not isinstance(row, Skipped)]
-            num_pixels += num_decoded(rows[num_done])
             clips += found
             num_done += 1
+        seconds = time.perf_counter() - start
         num_bytes = sum(file.stat().st_size for file in Path(folder).rglob("*.safetensors"))
-    if not num_done:
-        return rates
     num_stored = sum(math.prod(frame_shape(video, config.frames)[:3]) for video in rows[:num_done])
     return replace(
         rates,
-        decoded_pixels_per_second=num_pixels / (time.perf_counter() - start),
+        decoded_pixels_per_second=sum(map(num_decoded, rows[:num_done])) / seconds,
         share_kept=len({row.path for row in clips}) / num_done,
         num_clips=sum(len(row.clips) for row in clips) / len(clips) if clips else rates.num_clips,
         jpeg_bytes_per_pixel=num_bytes / num_stored,
@@ -100,17 +108,13 @@ def num_decoded(video: Video) -> float:
     return video.duration_seconds * video.fps * video.width * video.height
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    """The shortest of three durations."""
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def _write(directory: Path, num_bytes: int) -> None:
+def _write(directory: Path, payload: bytes) -> None:
+    """Writes bytes to a file in `directory` up to the disk, and removes it."""
     with tempfile.TemporaryFile(dir=directory) as file:
-        file.write(bytes(num_bytes))
+        file.write(payload)
+        file.flush()
         os.fsync(file.fileno())
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    return min(timeit.repeat(work, number=1, repeat=3))

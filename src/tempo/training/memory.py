@@ -91,9 +91,10 @@ class _Counter(TorchDispatchMode):
         if func.overloadpacket in flop_registry:
             self.flops += flop_registry[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
         elif "attention" in name:
-            # Two products forward, five backward; a causal mask saves none.
+            # Two products forward, five backward, and half of them if `is_causal`, the only flag.
             num_products, first = (5, 1) if "backward" in name else (2, 0)
-            self.flops += 2 * num_products * args[first].numel() * args[first + 1].shape[-2]
+            is_causal = any(argument is True for argument in (*args, *(kwargs or {}).values()))
+            self.flops += 2 * num_products * args[first].numel() * args[first + 1].shape[-2] >> is_causal
         return result
 
 
