@@ -82,6 +82,7 @@ def test_nothing_in_the_package_imports_the_research():
         ("import tempo", 0.3),
         ("import tempo; tempo.perturb", 0.3),
         ("import tempo.pipeline", 2.0),
+        ("import tempo.report.view_server", 2.0),
     ],
 )
 def test_importing_is_quick_and_loads_no_torch(statement, allowed_seconds):

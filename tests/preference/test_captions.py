@@ -91,7 +91,7 @@ def test_only_the_video_without_a_caption_is_skipped(directory, bad, options, nu
 
 
 def test_a_video_that_cannot_be_shown_is_skipped_and_the_others_are_asked(directory):
-    path = directory / "frames" / "w.safetensors"
+    path = directory / "frames" / "w" / "w.safetensors"
     path.write_bytes(path.read_bytes()[:300])
     work, seeds = worker(directory, [GOOD])
     skipped, row = work([video(name="w"), video()])

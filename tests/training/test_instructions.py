@@ -9,7 +9,7 @@ from tiny_film import film
 
 from tempo.config import parse_config
 from tempo.config.running import RunConfig
-from tempo.core.records import Instruction
+from tempo.core.records import Instruction, Pair
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.pipeline import runner
@@ -155,6 +155,18 @@ def test_questions_about_skipped_videos_are_left_out_and_counted(tmp_path, films
     write(tmp_path / "rows.jsonl", plain("broken.mp4"))
     with pytest.raises(ValueError, match="no question is about a video with stored frames"):
         usable_questions(run)
+
+
+def test_questions_about_held_out_videos_are_not_trained_on(tmp_path, films):
+    run = context(tmp_path, films, plain("a.mp4"), plain("b.mp4", "q1"), plain("b.mp4", "q2"))
+    settle(run, with_frames=[films / "a.mp4", films / "b.mp4"])
+    held_out = video_id(films / "b.mp4")
+    about = {"video": "b.mp4", "prompt": "p", "chosen": "c", "rejected": "r", "order": (), "num_clips": 0}
+    pair = Pair(id="x", video_id=held_out, kind="other", level=0, **about)
+    RunStore(run.directory).append("held_out_pairs", [pair])
+    usable, num_left_out = usable_questions(run)
+    assert [question.question for question in usable] == ["q"]
+    assert num_left_out == 2
 
 
 def test_bad_rows_and_empty_answers_are_not_trained_on_and_named(tmp_path, films):

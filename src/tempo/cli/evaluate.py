@@ -13,7 +13,7 @@ from rich.console import Console
 from tempo.cli.probe import SET_HELP, inference_config
 from tempo.config import Config, parse_config
 from tempo.config.load import override
-from tempo.core.files import write_json
+from tempo.core.files import NUM_NAMED, write_json
 from tempo.core.progress import counters
 from tempo.core.store import read_config
 from tempo.engine.types import Context
@@ -42,18 +42,15 @@ def evaluate(
     from tempo.evaluation.public.evaluating import answer_task, load_task, result_table, task_result
 
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    folders = _download(benchmark) if download else [str(path) for path in data or ()]
-    if len(folders) != len(benchmark):
-        raise ValueError(f"{len(benchmark)} --benchmark and {len(folders)} --data. Give one --data for each")
     if out and (out.is_dir() or not out.absolute().parent.is_dir()):
         raise ValueError(f"--out {out} cannot be written. Choose a file in a folder that exists")
+    folders = [_download(name) for name in benchmark] if download else [str(path) for path in data or ()]
+    if len(folders) != len(benchmark):
+        raise ValueError(f"{len(benchmark)} --benchmark and {len(folders)} --data. Give one --data for each")
     shared = {"scoring": scoring, "num_frames": num_frames, "blind": blind}
     asked = [{"name": name, "data": path, **shared} for name, path in zip(benchmark, folders, strict=True)]
     config, models = _models(model, asked, overrides or [])
     tasks = [load_task(settings) for settings in config.evaluation.benchmarks]
-    for task in tasks:
-        for row in (*task.bad_rows, *task.unreadable.values()):
-            console.print(f"{task.settings.name}: left out: {row.id}: {row.reason}, {row.detail}")
     with counters(console) as show:
         for name, load in models.items():
             # Each model is loaded once; rebinding frees the one before.
@@ -66,6 +63,10 @@ def evaluate(
         write_json(out, {"model": model, "results": [result.model_dump(mode="json") for result in results]})
     for result in results:
         console.print(result_table(result))
+        for row in result.left_out[:NUM_NAMED]:
+            console.print(f"left out: {row.id}: {row.reason}, {row.detail}")
+        if (num_others := len(result.left_out) - NUM_NAMED) > 0:
+            console.print(f"left out: {num_others} more, which --out lists")
 
 
 def _models(
@@ -88,10 +89,15 @@ def _models(
     return config, {"model": lambda: load_model(**config.model.model_dump())}
 
 
-def _download(names: list[str]) -> list[str]:
-    """Snapshots of benchmarks from the Hugging Face hub, in its cache."""
+def _download(name: str) -> str:
+    """The snapshot of a benchmark in the cache of the Hugging Face hub; raises ValueError."""
     from huggingface_hub import snapshot_download
 
     from tempo.evaluation.public.evaluating import find_benchmark
 
-    return [str(snapshot_download(find_benchmark(name).hub, repo_type="dataset")) for name in names]
+    hub = find_benchmark(name).hub
+    try:
+        return str(snapshot_download(hub, repo_type="dataset"))
+    # Errors of the hub, of the network and of the disk have no common class.
+    except Exception as error:
+        raise ValueError(f"--download: {hub} cannot be downloaded: {error}. Use --data") from None

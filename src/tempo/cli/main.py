@@ -1,4 +1,4 @@
-"""The command line: run, status, init, export, audit, probe, evaluate, and one subcommand per stage."""
+"""The command line: run, status, init, export, audit, probe, evaluate, view, and one subcommand per stage."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tempo.cli.errors import INTERRUPTED, Terminated, fail, machine_fault, stop,
 from tempo.cli.evaluate import evaluate
 from tempo.cli.plan import plan
 from tempo.cli.probe import probe
+from tempo.cli.view import view
 from tempo.config import VideosConfig, load_config
 from tempo.config.data import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
 from tempo.core.files import read_jsonl, write_text
@@ -200,6 +201,7 @@ def audit(
 app.command(rich_help_panel="Main")(plan)
 app.command(rich_help_panel="Main")(probe)
 app.command(rich_help_panel="Main")(evaluate)
+app.command(rich_help_panel="Main")(view)
 
 
 def _add_stage(stage: Stage) -> None:

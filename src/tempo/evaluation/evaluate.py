@@ -67,13 +67,16 @@ def ask(
     Log-likelihoods are in nats, rounded to four decimals: sums or means over all tokens of an
     option and its end of turn, or sums over those of its letter.
     """
-    rows = [row for sample in samples for row in _options(sample, scoring)]
+    # Samples may share options, such as the chosen text of several pairs.
+    rows = list(dict.fromkeys(row for sample in samples for row in _options(sample, scoring)))
     prefix = Prefix(frames, "", fps=fps, seconds=seconds, system=system)
     reduction: Literal["mean", "sum", "none"] = "none" if scoring == "letter" else scoring
-    found = iter(log_probs(model, prefix, rows, reduction=reduction, max_tokens=max_tokens))
+    found = dict(
+        zip(rows, log_probs(model, prefix, rows, reduction=reduction, max_tokens=max_tokens), strict=True)
+    )
     outcomes = []
     for sample in samples:
-        logps = [next(found) for _ in sample.options]
+        logps = [found[row] for row in _options(sample, scoring)]
         if scoring == "letter":
             count = _letter_length(model, _options(sample, scoring))
             logps = [logp[:count].sum() for logp in logps]

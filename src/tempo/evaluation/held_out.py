@@ -20,8 +20,8 @@ from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.benchmark import group_items, right_items
 from tempo.evaluation.evaluate import ask
-from tempo.evaluation.figures import Figure, Item, make_figure
-from tempo.evaluation.probe import compare, segment
+from tempo.evaluation.figures import MIN_VIDEOS, Figure, Item, make_figure
+from tempo.evaluation.probe import NUM_SEGMENTS, compare, segment
 from tempo.evaluation.probe_report import Comparison
 from tempo.model.answers import Request
 from tempo.model.chat import VideoLM
@@ -31,9 +31,10 @@ from tempo.preference.perturbations import perturb_all
 from tempo.preference.responses import Footage, arrange, frames_by_clip
 from tempo.video.frames import FrameStore
 
-SOURCE = "held-out videos"
+SOURCE, MARGIN = "held-out videos", "margin over"
 
-MARGIN = "probe, margin"
+#: The order of captions is changed as much as possible: reversed, and shuffled.
+REORDERED = PerturbationsConfig(kinds=("reverse", "shuffle"), levels=(NUM_SEGMENTS,))
 
 #: Lengths of pairs are balanced in steps of this relative size; smaller ones would leave few pairs.
 LENGTH_STEP = 0.1
@@ -61,20 +62,35 @@ class Description(Record):
 
 @dataclass(frozen=True)
 class HeldOutVideo:
-    """A held-out video with its pairs, and the captions of its clips, if the run has captions."""
+    """A held-out video with the captions of its clips, if the run has captions.
+
+    `text` is the chosen text of its pairs: the base model's description, unless pairs were imported. Of the
+    `pairs` of all videos, as many have a longer chosen text as a shorter one.
+    """
 
     id: str
+    text: str
+    prompt: str
     pairs: tuple[Pair, ...]
     captions: tuple[str, ...]
 
 
 def read_held_out(context: Context) -> list[HeldOutVideo]:
     """The held-out videos of a run, at most `evaluation.max_held_out`, sorted by id."""
-    store, limit = RunStore(context.directory), context.config.evaluation.max_held_out
+    store, config = RunStore(context.directory), context.config
     captions = {row.id: row.captions for row in store.read("captions", Captions)}
-    pairs = sorted(store.read(HELD_OUT, Pair), key=lambda pair: (pair.video_id, pair.id))
-    by_video = groupby(pairs, key=lambda pair: pair.video_id)
-    return [HeldOutVideo(name, tuple(rows), captions.get(name, ())) for name, rows in by_video][:limit]
+    pairs = store.read(HELD_OUT, Pair)
+    # The first pair of a video is not a mirrored one, whose text describes the perturbed video.
+    first = {pair.video_id: pair for pair in sorted(pairs, key=lambda pair: pair.id, reverse=True)}
+    names = sorted(first)[: config.evaluation.max_held_out]
+    balanced, _ = balance_lengths(
+        [pair for pair in pairs if pair.video_id in names], seed=config.run.seed, step=LENGTH_STEP
+    )
+    by_video = {name: tuple(pair for pair in balanced if pair.video_id == name) for name in names}
+    return [
+        HeldOutVideo(name, first[name].chosen, first[name].prompt, by_video[name], captions.get(name, ()))
+        for name in names
+    ]
 
 
 def notes(context: Context, videos: Sequence[HeldOutVideo]) -> list[str]:
@@ -84,10 +100,12 @@ def notes(context: Context, videos: Sequence[HeldOutVideo]) -> list[str]:
     if not videos:
         return ["no held-out videos: pairs of two videos or more are needed to set one apart"]
     found = []
+    if (count := len({file_of(video.id) for video in videos})) < MIN_VIDEOS:
+        found.append(f"{count} held-out videos are too few for intervals; at least {MIN_VIDEOS} are needed")
     if not any(video.captions for video in videos):
         found.append("order from own words is left out, because this run has no captions")
-    if not balanced(videos, seed=context.config.run.seed):
-        found.append("held-out pairs are left out, because their lengths give the chosen text away")
+    if not any(video.pairs for video in videos):
+        found.append("pairs are left out, because no held-out pairs have balanced lengths")
     return found
 
 
@@ -112,8 +130,8 @@ def answer_all(
 def answer(context: Context, lm: VideoLM, video: HeldOutVideo) -> HeldOutResult:
     """The probe of a model on a held-out video, and its likelihoods of the texts of pairs and of captions."""
     seed, max_tokens = context.config.run.seed, context.config.training.max_tokens
-    footage, pair = _read_footage(context, video.id), video.pairs[0]
-    comparisons = compare(lm, footage, pair.chosen, video=video.id, prompt=pair.prompt, seed=seed)
+    footage = _read_footage(context, video.id)
+    comparisons = compare(lm, footage, video.text, video=video.id, prompt=video.prompt, seed=seed)
     asked = sorted(_samples(video, footage, seed), key=lambda row: row[0])
     outcomes: list[Outcome] = []
     for (shown, system), rows in groupby(asked, key=lambda row: row[0]):
@@ -145,8 +163,7 @@ def _samples(
         about = {"id": pair.id, "aspect": "pairs", "format": pair.kind, "question": pair.prompt}
         options = (pair.chosen, pair.rejected)
         yield (pair.frames, pair.system), Sample(video=video.id, options=options, answer=0, **about)
-    kinds = PerturbationsConfig(kinds=("reverse", "shuffle"))
-    for made in perturb_all(len(video.captions), kinds, seed=derive_seed(seed, video.id, "own words")):
+    for made in perturb_all(len(video.captions), REORDERED, seed=derive_seed(seed, video.id, "own words")):
         shown = tuple(arrange(footage.clip_T, made.order).tolist())
         texts = tuple(
             " ".join(video.captions[i] for i in order) for order in (sorted(made.order), made.order)
@@ -154,7 +171,7 @@ def _samples(
         if shown == tuple(range(len(footage.frames))) or texts[0] == texts[1]:
             continue
         group = f"{video.id}/own-words-{made.kind}-{made.level:02d}"
-        about = {"aspect": "own words", "format": made.kind, "question": video.pairs[0].prompt}
+        about = {"aspect": "own words", "format": made.kind, "question": video.prompt}
         for number, frames in enumerate(((), shown)):
             sample = Sample(
                 id=f"{group}/{number}", video=video.id, options=texts, answer=number, group=group, **about
@@ -162,44 +179,40 @@ def _samples(
             yield (frames, ""), sample
 
 
-def balanced(videos: Sequence[HeldOutVideo], *, seed: int) -> set[str]:
-    """The ids of pairs among which the chosen text is longer as often as shorter."""
-    pairs = [pair for video in videos for pair in video.pairs]
-    return {pair.id for pair in balance_lengths(pairs, lambda pair: "", seed=seed, step=LENGTH_STEP)[0]}
-
-
-def held_out_figures(
-    results: Mapping[str, Sequence[HeldOutResult]], videos: Sequence[HeldOutVideo], *, seed: int
-) -> list[Figure]:
+def held_out_figures(results: Mapping[str, Sequence[HeldOutResult]], *, seed: int) -> list[Figure]:
     """The figures of the models by name, without those that have no items."""
-    fair = balanced(videos, seed=seed)
-    found = {model: _items(rows, fair) for model, rows in results.items()}
+    found = {model: _items(rows) for model, rows in results.items()}
     return [
         make_figure(
             SOURCE,
             name,
             {model: items[name] for model, items in found.items()},
             seed=seed,
-            unit="nats per token" if name == MARGIN else "percent",
+            unit="nats per token" if MARGIN in name else "percent",
         )
         for name, items in next(iter(found.values())).items()
         if items
     ]
 
 
-def _items(results: Sequence[HeldOutResult], fair: set[str]) -> dict[str, list[Item]]:
+def _items(results: Sequence[HeldOutResult]) -> dict[str, list[Item]]:
     """What a model scores on each item of each figure."""
-    rows = [(f"{c.video}/{c.kind}-{c.level:02d}", c) for result in results for c in result.comparisons]
+    found: dict[str, list[Item]] = {}
+    for label, kinds in (("reordered", ("reverse", "shuffle")), ("cut or frozen", ("drop", "frozen"))):
+        rows = [row for result in results for row in result.comparisons if row.kind in kinds]
+        names = [(f"{row.video}/{row.kind}-{row.level:02d}", file_of(row.video)) for row in rows]
+        margins = [row.margin / row.num_tokens for row in rows]
+        found[f"probe, real video likelier than {label}"] = [
+            Item(*name, row.win) for name, row in zip(names, rows, strict=True)
+        ]
+        found[f"probe, {MARGIN} {label}"] = [
+            Item(*name, margin) for name, margin in zip(names, margins, strict=True)
+        ]
     outcomes = [outcome for result in results for outcome in result.outcomes]
     files = {row.id: file_of(result.id) for result in results for row in result.outcomes}
-    pairs = [outcome for outcome in outcomes if outcome.id in fair]
-    own_words = group_items([outcome for outcome in outcomes if outcome.group], files)
-    return {
-        "probe, real video likelier": [Item(name, file_of(c.video), c.win) for name, c in rows],
-        MARGIN: [Item(name, file_of(c.video), c.margin / c.num_tokens) for name, c in rows],
-        "pairs, chosen text likelier": right_items(pairs, files),
-        **{f"own words, {name} score": items for name, items in own_words.items()},
-    }
+    found["pairs, chosen text likelier"] = right_items([row for row in outcomes if not row.group], files)
+    scores = group_items([row for row in outcomes if row.group], files)
+    return found | {f"own words, {name} score": items for name, items in scores.items()}
 
 
 def describe(
@@ -214,8 +227,7 @@ def describe(
     settings, requests = context.config.responses, []
     for video in shown.values():
         footage = _read_footage(context, video.id)
-        prompt = video.pairs[0].prompt
-        requests.append(Request(prompt, 0, footage.frames, footage.fps, footage.seconds))
+        requests.append(Request(video.prompt, 0, footage.frames, footage.fps, footage.seconds))
     greedy = SamplingConfig(temperature=0, repetition_penalty=settings.repetition_penalty)
     answers = generate(load(), requests, sampling=greedy, max_new_tokens=settings.max_new_tokens)
     rows = [
@@ -223,7 +235,7 @@ def describe(
             id=name,
             model=model,
             video_id=video.id,
-            prompt=video.pairs[0].prompt,
+            prompt=video.prompt,
             text=answer.text,
             is_whole=answer.is_whole,
         )

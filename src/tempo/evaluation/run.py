@@ -40,8 +40,9 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
     read = read_samples(path, max_bad_share=context.config.run.max_bad_share) if path else None
     samples, videos = [*read.rows.values()] if read else [], held_out.read_held_out(context)
     notes = held_out.notes(context, videos)
-    notes += [] if path else ["no benchmark: evaluation.benchmark can name a JSONL file of samples"]
     tasks = [load_task(settings) for settings in config.benchmarks]
+    if not path and not tasks:
+        notes.append("no benchmark: evaluation.benchmark can name a JSONL file of samples")
     outcomes, results = dict[str, list[Outcome]](), dict[str, list[HeldOutResult]]()
     models = {"base": TrainedModel(context.config.model, Path()), **trained_models(context)}
     for name, model in models.items():
@@ -56,7 +57,7 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
         for task in tasks:
             show = partial(progress, f"{name} on {task.settings.name}")
             answer_task(task, name, load, context.config, store=RunStore(context.directory), progress=show)
-    figures = held_out.held_out_figures(results, videos, seed=seed)
+    figures = held_out.held_out_figures(results, seed=seed)
     items = {name: benchmark_items(rows, samples) for name, rows in outcomes.items()}
     figures += [
         make_figure("benchmark", figure, {name: own[figure] for name, own in items.items()}, seed=seed)

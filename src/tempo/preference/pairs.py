@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -124,15 +124,15 @@ def select_pairs(
             if known is not pair:
                 skipped.append(skip(pair.id, "duplicate", f"same texts as {known.id}"))
         kept = list(first.values())
-    rejected = [pair for pair in kept if is_rejected(pair, reviews or {})]
+    rejected = [pair for pair in kept if decision_on(pair, reviews or {}) == "reject"]
     skipped += [skip(pair.id, "rejected by a person", "see reviews.jsonl") for pair in rejected]
-    kept = [pair for pair in kept if not is_rejected(pair, reviews or {})]
+    kept = [pair for pair in kept if decision_on(pair, reviews or {}) != "reject"]
     files = held_out_files((pair.video_id for pair in kept), held_out_share, seed=seed)
     held_out = [pair for pair in kept if file_of(pair.video_id) in files]
     training = [pair for pair in kept if file_of(pair.video_id) not in files]
     if settings.length == "fair":
         # Last, because any later choice would unbalance the lengths again.
-        training, others = balance_lengths(training, lambda pair: (pair.kind, pair.level), seed=seed)
+        training, others = balance_lengths(training, alike=("kind", "level"), seed=seed)
         for pair in others:
             detail = f"no other {pair.kind} pair of level {pair.level} balances its lengths"
             skipped.append(skip(pair.id, "length gives it away", detail))
@@ -146,10 +146,10 @@ def review_of(pair: Pair, decision: Literal["keep", "reject"]) -> Review:
     return Review(id=pair.id.removesuffix("/mirror"), decision=decision, texts=texts)
 
 
-def is_rejected(pair: Pair, reviews: Mapping[str, Review]) -> bool:
-    """Whether the pair was rejected with the texts that it has now."""
-    review = review_of(pair, "reject")
-    return reviews.get(review.id) == review
+def decision_on(pair: Pair, reviews: Mapping[str, Review]) -> str:
+    """`keep` or `reject`; empty for a pair that was not reviewed with the texts that it has now."""
+    review = reviews.get(pair.id.removesuffix("/mirror"))
+    return review.decision if review and review == review_of(pair, review.decision) else ""
 
 
 def file_of(video_id: str) -> str:
@@ -173,21 +173,23 @@ def held_out_files(video_ids: Iterable[str], share: float, *, seed: int) -> set[
 
 
 def balance_lengths(
-    pairs: Iterable[Pair], alike: Callable[[Pair], Hashable], *, seed: int, step: float = LENGTH_STEP
+    pairs: Iterable[Pair], *, alike: Sequence[str] = (), seed: int, step: float = LENGTH_STEP
 ) -> tuple[list[Pair], list[Pair]]:
     """The pairs among which the chosen text is longer as often as shorter, and the other pairs.
 
-    This holds among pairs with the same value of `alike` and the same ratio of lengths, in steps of `step`.
+    This holds among pairs with the same values of the fields `alike` and the same ratio of lengths, in steps
+    of `step`.
     """
     kept: list[Pair] = []
     left_out: list[Pair] = []
-    cells: defaultdict[Hashable, tuple[list[Pair], list[Pair]]] = defaultdict(lambda: ([], []))
+    cells: defaultdict[tuple[object, ...], tuple[list[Pair], list[Pair]]] = defaultdict(lambda: ([], []))
     for pair in sorted(pairs, key=lambda pair: derive_seed(seed, pair.id, "length")):
         ratio = log_length_ratio(pair)
         if ratio == 0:
             kept.append(pair)
         else:
-            cells[alike(pair), round(abs(ratio) / step)][ratio > 0].append(pair)
+            key = (*(getattr(pair, name) for name in alike), round(abs(ratio) / step))
+            cells[key][ratio > 0].append(pair)
     for shorter, longer in cells.values():
         count = min(len(shorter), len(longer))
         kept += shorter[:count] + longer[:count]

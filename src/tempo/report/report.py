@@ -20,7 +20,6 @@ from tempo.core.records import Captions, Clips, Pair, Shots
 from tempo.core.store import RunStore, count_skipped
 from tempo.engine.types import Context
 from tempo.evaluation.figures import Figure, figure_rows, figure_table, percent
-from tempo.evaluation.held_out import Description
 from tempo.preference.perturbations import kendall_distance
 from tempo.preference.responses import frames_by_clip, key_frames_by_clip
 from tempo.report.pictures import draw_curves, film
@@ -188,6 +187,9 @@ def _strip(
 
 def _told(store: RunStore, captions: Mapping[str, Sequence[str]]) -> dict[str, list[dict[str, Any]]]:
     """What each model says about each held-out video, by video."""
+    # Here, because it loads torch.
+    from tempo.evaluation.held_out import Description
+
     told: dict[str, list[dict[str, Any]]] = {}
     for row in store.read("evaluation/descriptions", Description):
         sentences = match_sentences(row.text, captions.get(row.video_id, ()))

@@ -15,7 +15,7 @@ MAIN = {
     "mean over tasks": "answers a question of the benchmark correctly",
     "own words, group score": "tells a held-out video from its rearrangement",
     "pairs, chosen text likelier": "prefers the right text of a held-out pair",
-    "probe, real video likelier": "notices that a held-out video was changed",
+    "probe, real video likelier than reordered": "notices that a held-out video was rearranged",
 }
 
 

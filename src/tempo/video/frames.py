@@ -158,13 +158,13 @@ class Sampler:
 
 @dataclass(frozen=True)
 class FrameStore:
-    """The stored frames: one file per video, `<id>.safetensors`, in `directory`."""
+    """The stored frames: one file per video, `<id>.safetensors`, in 256 folders under `directory`."""
 
     directory: Path
 
     def path(self, video_id: str) -> Path:
         """The path of a video's file, which need not exist."""
-        return self.directory / f"{video_id}.safetensors"
+        return self.directory / video_id[:2] / f"{video_id}.safetensors"
 
     def has(self, video_id: str) -> bool:
         """Whether frames of the video are stored."""

@@ -110,7 +110,7 @@ def test_without_any_video_nothing_is_asked(tmp_path):
 def test_a_missing_column_is_named_with_its_file(tmp_path, name, table, column):
     case = find_case(name)
     rows = [{key: value for key, value in row.items() if key != column} for row in case.tables[table]]
-    with pytest.raises(ValueError, match=rf"{table} has no column '{column}' in row 0. It has: "):
+    with pytest.raises(ValueError, match=rf"{table} row 0: no column '{column}'; it has "):
         load(replace(case, tables={**case.tables, table: rows}), tmp_path)
 
 

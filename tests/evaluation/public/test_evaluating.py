@@ -137,7 +137,7 @@ def test_the_command_writes_figures_and_names_what_is_left_out(tempo, tmp_path):
         command += ["--benchmark", name, "--data", folder]
     code, out, err = tempo(*command)
     assert (code, err) == (0, "")
-    assert "vinoground: left out: vinoground_videos/0_pos.mp4: no such video, 1 questions" in out
+    assert "left out: vinoground_videos/0_pos.mp4: no such video, 1 questions" in out
     assert "vinoground, in percent (7 of 8 questions)" in out
     results = json.loads((tmp_path / "out.json").read_text())["results"]
     assert [row["benchmark"] for row in results] == [*folders]
@@ -149,6 +149,7 @@ def test_the_command_writes_figures_and_names_what_is_left_out(tempo, tmp_path):
     ("arguments", "words"),
     [
         (["--benchmark", "mvp"], "1 --benchmark and 0 --data"),
+        (["--benchmark", "mvpp", "--download"], "there is no benchmark 'mvpp'"),
         (["--benchmark", "mvpp", "--data", "x"], "evaluation.benchmarks.0.name"),
         (["--benchmark", "mvp", "--data", "nowhere"], "nowhere is not a folder"),
     ],

@@ -7,6 +7,5 @@ def _read(row: q.Row) -> q.Questions:
     yield q.question_of(row, row["video_name"], q.letter_index(row["ans"]), **q.options_in(row["question"]))
 
 
-BENCHMARK = q.Benchmark(
-    "sherryxzh/AoTBench", ("input/*.json", "data_files/*.json"), _read, num_frames=16, mean="none"
-)
+TABLES = ("input/*.json", "data_files/*.json")
+BENCHMARK = q.Benchmark("sherryxzh/AoTBench", TABLES, _read, num_frames=16, mean="none")

@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 
 from tempo.config import VideosConfig
 from tempo.core.hashing import hash_file
-from tempo.evaluation.public.footage import Archive, Footage, member_names, open_archives
+from tempo.evaluation.public.footage import IMAGE_ENDINGS, Archive, Footage, member_names, open_archives
 
-VIDEO_ENDINGS, IMAGE_ENDINGS = frozenset(VideosConfig().extensions), frozenset({"jpg", "jpeg", "png"})
+VIDEO_ENDINGS = tuple(f".{extension}" for extension in VideosConfig().extensions)
 
 
 class Row(dict[str, Any]):
@@ -30,9 +30,7 @@ class Row(dict[str, Any]):
         self.id = f"{self.name}/{number}"
 
     def __missing__(self, column: str) -> NoReturn:
-        raise LookupError(
-            f"{self.table} has no column {column!r} in row {self.number}. It has: {', '.join(self)}"
-        )
+        raise LookupError(f"no column {column!r}; it has {', '.join(self)}")
 
 
 class Data:
@@ -51,15 +49,12 @@ class Data:
             self._add(f"{path}/", member_names(archive), archive)
 
     def _add(self, start: str, files: Iterable[str], archive: Archive | None) -> None:
-        found: dict[str, tuple[bool, list[str]]] = {}
+        found: dict[tuple[str, bool], list[str]] = {}
         for name in files:
-            stem, _, ending = name.rpartition(".")
-            path = name if archive else str(self.folder / name)
-            if ending.lower() in VIDEO_ENDINGS:
-                found.setdefault(stem, (False, [path]))
-            elif ending.lower() in IMAGE_ENDINGS:
-                found.setdefault(posixpath.dirname(name), (True, []))[1].append(path)
-        for stem, (is_folder, paths) in found.items():
+            if (is_image := name.lower().endswith(IMAGE_ENDINGS)) or name.lower().endswith(VIDEO_ENDINGS):
+                stem = posixpath.dirname(name) if is_image else posixpath.splitext(name)[0]
+                found.setdefault((stem, is_image), []).append(name if archive else str(self.folder / name))
+        for (stem, is_folder), paths in found.items():
             footage = Footage(posixpath.normpath(start + stem), tuple(paths), is_folder, archive)
             self._footage.setdefault(posixpath.basename(stem), []).append(footage)
 
@@ -71,8 +66,7 @@ class Data:
 
     def find(self, name: str) -> Footage | None:
         """The video whose path ends with `name`, folders included; its extension may be another one."""
-        base, _, ending = name.rpartition(".")
-        stem = base if ending.lower() in VIDEO_ENDINGS else name
+        stem = posixpath.splitext(name)[0] if name.lower().endswith(VIDEO_ENDINGS) else name
         known = self._footage.get(posixpath.basename(stem), ())
         return next((one for one in known if f"/{one.stem}".endswith(f"/{stem}")), None)
 

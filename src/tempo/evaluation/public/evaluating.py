@@ -11,13 +11,13 @@ from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 from rich.table import Table
 
 from tempo import __version__
 from tempo.config import Config, SamplingConfig
-from tempo.config.running import PublicBenchmarkConfig
+from tempo.config.running import PublicBenchmark, PublicBenchmarkConfig
 from tempo.core.hashing import hash_text
 from tempo.core.records import Frozen, Record, Skipped
 from tempo.core.store import RunStore
@@ -97,7 +97,9 @@ def _part(question: Question) -> Part:
 
 
 def find_benchmark(name: str) -> Benchmark:
-    """The benchmark with this name."""
+    """The benchmark with this name; raises ValueError for an unknown one."""
+    if name not in (names := get_args(PublicBenchmark)):
+        raise ValueError(f"there is no benchmark {name!r}. The benchmarks are {', '.join(names)}")
     return import_module(f"tempo.evaluation.public.{name}").BENCHMARK  # type: ignore[no-any-return]
 
 
@@ -141,7 +143,7 @@ def answer_task(
         answered, parts = {reply.id for reply in known}, task.asked()
         for done, part in enumerate(parts, 1):
             if rows := [question for question in part if question.id not in answered]:
-                known += (found := _answer(lm(), task, rows, config, is_blind=label != model))
+                known += (found := _answer(lm, task, rows, config, is_blind=label != model))
                 if store:
                     store.append(table, found)
             progress(done, len(parts))
@@ -149,7 +151,7 @@ def answer_task(
 
 
 def _answer(
-    lm: VideoLM, task: Task, rows: Sequence[Question], config: Config, *, is_blind: bool
+    lm: Callable[[], VideoLM], task: Task, rows: Sequence[Question], config: Config, *, is_blind: bool
 ) -> list[Reply]:
     """The answers to questions about one part of a video; none if it cannot be read."""
     frames, settings = None, task.settings
@@ -164,12 +166,12 @@ def _answer(
     if settings.scoring == "generate":
         greedy = SamplingConfig(temperature=0, repetition_penalty=1, batch_size=8)
         requests = [Request(row.prompt, 0, images, **times) for row in rows]
-        written = generate(lm, requests, sampling=greedy, max_new_tokens=settings.max_new_tokens)
+        written = generate(lm(), requests, sampling=greedy, max_new_tokens=settings.max_new_tokens)
         answers = zip(rows, (answer.text for answer in written), strict=True)
         return [Reply(id=row.id, choice=row.read_reply(text), text=text) for row, text in answers]
     samples = [row.sample(settings.scoring) for row in rows]
     limit = config.training.max_tokens
-    outcomes = ask(lm, samples, images, **times, scoring=settings.scoring, max_tokens=limit)
+    outcomes = ask(lm(), samples, images, **times, scoring=settings.scoring, max_tokens=limit)
     return [Reply(id=row.id, choice=row.choice, log_likelihoods=row.log_likelihoods) for row in outcomes]
 
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import functools
 import io
 import itertools
 import math
 import os
 import re
-import shutil
 import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TypeAlias
+from typing import TypeAlias
 
 import av
 import cv2
@@ -26,6 +26,8 @@ from tempo.engine.types import SkipRecord
 from tempo.video.decode import Frame, decode, open_video
 from tempo.video.faults import Watchdog, watched
 from tempo.video.frames import Frames, sample_frames
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
 
 Archive: TypeAlias = zipfile.ZipFile | tarfile.TarFile
 
@@ -54,11 +56,7 @@ class Footage:
             return
         with tempfile.TemporaryDirectory(prefix="tempo-") as folder:
             for file in self.files:
-                with (
-                    _open_member(self.archive, file) as source,
-                    Path(folder, Path(file).name).open("wb") as copy,
-                ):
-                    shutil.copyfileobj(source, copy)
+                Path(folder, Path(file).name).write_bytes(_read_member(self.archive, file))
             yield Path(folder, name)
 
     def sample(
@@ -97,8 +95,9 @@ def _stated_seconds(path: Path) -> float:
 
 def decode_images(folder: Path) -> Iterator[Frame]:
     """The images of a folder as frames of a video, in the order of the numbers in their names."""
-    paths = sorted(folder.iterdir(), key=lambda path: re.sub(r"\d+", lambda n: n[0].zfill(12), path.name))
-    for index, path in enumerate(paths):
+    images = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS)
+    padded = functools.partial(re.sub, r"\d+", lambda number: number[0].zfill(12))
+    for index, path in enumerate(sorted(images, key=lambda path: padded(path.name))):
         if (image := cv2.imread(str(path))) is None:
             raise SkipRecord("not an image", str(path))
         decoded = av.VideoFrame.from_ndarray(image, format="bgr24")
@@ -126,10 +125,10 @@ def member_names(archive: Archive) -> list[str]:
     return archive.namelist() if isinstance(archive, zipfile.ZipFile) else archive.getnames()
 
 
-def _open_member(archive: Archive, name: str) -> IO[bytes]:
+def _read_member(archive: Archive, name: str) -> bytes:
     member = archive.open(name) if isinstance(archive, zipfile.ZipFile) else archive.extractfile(name)
     assert member, f"{name} is not a file"
-    return member
+    return member.read()
 
 
 class _Joined(io.RawIOBase):

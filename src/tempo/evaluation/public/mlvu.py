@@ -1,28 +1,20 @@
-"""MLVU (arXiv 2406.04264): long videos; multiple choice only. The mean is over tasks."""
+"""MLVU (arXiv 2406.04264): long videos; without the open tasks, which need a judge."""
 
 from tempo.evaluation.public import questions as q
-
-#: Open tasks, which need a judge.
-OPEN = ("sub_scene", "subPlot", "summary")
+from tempo.evaluation.public.tvbench import STYLE
 
 
 def _read(row: q.Row) -> q.Questions:
-    if row["question_type"] in OPEN:
+    if (task := row["question_type"]) in ("sub_scene", "subPlot", "summary"):
         return
     options, answer = row["candidates"], row["answer"]
     # The answers of the development set are texts, those of the test set letters.
-    is_letter = len(str(answer)) == 1 and answer not in options
-    style = {"line": "({}) {}", "end": "Only give the best option.", "reply": "Best Option: ({}"}
-    yield q.question_of(
-        row,
-        row.data.first(f"{row.name}/{row['video']}", row["video"]),
-        q.letter_index(answer) if is_letter else q.index_of(answer, options),
-        aspect=row["question_type"],
-        format="",
-        **q.list_options(row["question"], options, **style),
-    )
+    is_letter = len(answer) == 1 and answer not in options
+    video = row.data.first(f"{row.name}/{row['video']}", row["video"])
+    place = q.letter_index(answer) if is_letter else q.index_of(answer, options)
+    fields = q.list_options(row["question"], options, **STYLE | {"head": "{}", "reply": "Best Option: ({}"})
+    yield q.question_of(row, video, place, aspect=task, format="", **fields)
 
 
-BENCHMARK = q.Benchmark(
-    "MLVU/MVLU", ("json/*.json", "data/*.json", "test*.json"), _read, num_frames=64, mean="tasks"
-)
+TABLES = ("json/*.json", "data/*.json", "test*.json")
+BENCHMARK = q.Benchmark("MLVU/MVLU", TABLES, _read, num_frames=64, mean="tasks")

@@ -7,16 +7,13 @@ from tempo.evaluation.public import questions as q
 
 def _read(row: q.Row) -> q.Questions:
     try:
-        # A list in Python's notation.
-        options = ast.literal_eval(row["candidates"])
+        options = ast.literal_eval(row["candidates"])  # A list in Python's notation.
     except SyntaxError as error:
         raise ValueError(f"candidates: {error}") from None
+    fields, answer = q.list_options(row["question"], options), q.index_of(row["answer"], options)
     pair = f"{row.name}/{row['video_id'].rpartition('_')[0]}"
-    fields = q.list_options(row["question"], options)
-    answer = q.index_of(row["answer"], options)
     yield q.question_of(row, row["video_path"], answer, units={"pair accuracy": pair}, **fields)
 
 
-BENCHMARK = q.Benchmark(
-    "facebook/minimal_video_pairs", ("*/mini-*.parquet", "*/full-*.parquet"), _read, num_frames=16
-)
+TABLES = ("*/mini-*.parquet", "*/full-*.parquet")
+BENCHMARK = q.Benchmark("facebook/minimal_video_pairs", TABLES, _read, num_frames=16)

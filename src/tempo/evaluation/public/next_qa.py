@@ -14,4 +14,5 @@ def _read(row: q.Row) -> q.Questions:
     yield q.question_of(row, video, int(row["answer"]), aspect=row["type"], units=units, **fields)
 
 
-BENCHMARK = q.Benchmark("lmms-lab/NExTQA", ("MC/test-*.parquet", "test.csv", "val.csv"), _read, num_frames=16)
+TABLES = ("MC/test-*.parquet", "test.csv", "val.csv")
+BENCHMARK = q.Benchmark("lmms-eval/NExTQA", TABLES, _read, num_frames=16)

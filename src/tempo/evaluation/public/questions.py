@@ -71,6 +71,11 @@ class Question(Sample):
 Questions: TypeAlias = Iterator[Question]
 
 
+def list_rows(content: Any) -> Iterable[Any]:
+    """The rows of a table that is a list of rows, or an object of rows by their names."""
+    return content.values() if isinstance(content, dict) else content
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """How a benchmark is published and scored.
@@ -84,7 +89,7 @@ class Benchmark:
     read: Callable[[Row], Questions]
     num_frames: int | None = None  #: Evenly spaced frames; None samples at the rate frames.fps.
     mean: Literal["questions", "tasks", "none"] = "questions"
-    rows: Callable[[Any], Iterable[Any]] = iter  #: The rows in the content of a table.
+    rows: Callable[[Any], Iterable[Any]] = list_rows  #: The rows in the content of a table.
     group: Callable[[list[Question]], list[Question]] = list
     needs_whole_units: bool = False  #: Whether a unit with a missing video is wrong instead of left out.
 
@@ -95,7 +100,7 @@ class Benchmark:
             try:
                 questions += self.read(row)
             except LookupError as error:
-                raise ValueError(str(error)) from None
+                raise ValueError(f"{row.table} row {row.number}: {error}") from None
             except ValueError as error:
                 left_out.append(Skipped(id=row.id, stage="evaluation", reason="bad row", detail=str(error)))
         return self.group(questions), left_out
@@ -147,9 +152,8 @@ def options_in(text: str, end: str = "") -> dict[str, Any]:
     }
 
 
-def yes_or_no(question: str, prompt: str) -> dict[str, Any]:
+def yes_or_no(question: str, prompt: str, replies: Sequence[str] = ("yes", "no")) -> dict[str, Any]:
     """The fields of a Question with the answers yes and no."""
-    replies = ["yes", "no"]
     return {"question": question, "options": replies, "prompt": prompt, "replies": replies}
 
 
@@ -167,6 +171,6 @@ def index_of(answer: Any, options: Sequence[Any]) -> int:
     return names.index(str(answer).strip())
 
 
-def letter_index(letter: Any) -> int:
+def letter_index(letter: str) -> int:
     """The place of the option under a letter; raises ValueError if it is not a letter."""
-    return index_of(str(letter).strip("( )").upper()[:1], LETTERS)
+    return index_of(letter.strip("( )").upper()[:1], LETTERS)

@@ -38,6 +38,5 @@ def _conflicting(questions: list[q.Question]) -> list[q.Question]:
     return grouped
 
 
-BENCHMARK = q.Benchmark(
-    "lmms-lab/TempCompass", ("questions/*.json", "*/test-*.parquet"), _read, rows=_rows, group=_conflicting
-)
+TABLES = ("questions/*.json", "*/test-*.parquet")
+BENCHMARK = q.Benchmark("lmms-lab/TempCompass", TABLES, _read, rows=_rows, group=_conflicting)

@@ -16,6 +16,4 @@ def _read(row: q.Row) -> q.Questions:
     yield q.question_of(row, video, q.letter_index(row["GT"]), aspect=name, units=units, **fields)
 
 
-BENCHMARK = q.Benchmark(
-    "microsoft/TemporalBench", ("temporalbench_*_qa.json", "*_qa/*.parquet"), _read, num_frames=32
-)
+BENCHMARK = q.Benchmark("microsoft/TemporalBench", ("temporalbench_*_qa.json",), _read, num_frames=32)

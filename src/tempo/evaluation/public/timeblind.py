@@ -9,8 +9,9 @@ def _read(row: q.Row) -> q.Questions:
     question, video = divmod(role, 2)
     units = {"I-Acc": f"{instance}", "Q-Acc": f"{instance}/{question}", "V-Acc": f"{instance}/{video}"}
     if row["type"] == "yes_no":
-        fields = q.yes_or_no(row["question"], f"{row['question']} Please output Yes or No.")
-        answer = q.index_of(row["answer"].lower(), ("yes", "no"))
+        prompt = f"{row['question']} Please output Yes or No."
+        fields = q.yes_or_no(row["question"], prompt, ("Yes", "No"))
+        answer = q.index_of(row["answer"].title(), ("Yes", "No"))
     else:
         fields = q.options_in(row["question"], "Please output A or B.")
         answer = q.letter_index(row["answer"])

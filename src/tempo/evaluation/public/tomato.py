@@ -1,4 +1,4 @@
-"""TOMATO (arXiv 2410.23266): visual temporal reasoning in six tasks; numbers of rows repeat between tasks."""
+"""TOMATO (arXiv 2410.23266): six temporal tasks; the names of rows repeat between them."""
 
 from tempo.evaluation.public import questions as q
 
@@ -9,10 +9,4 @@ def _read(row: q.Row) -> q.Questions:
     yield q.question_of(row, video, int(row["answer"]), aspect=row.name, **fields)
 
 
-BENCHMARK = q.Benchmark(
-    "yale-nlp/TOMATO",
-    ("data/*.json", "data/*.parquet"),
-    _read,
-    num_frames=16,
-    rows=lambda tasks: tasks.values(),
-)
+BENCHMARK = q.Benchmark("yale-nlp/TOMATO", ("data/*.json", "data/*.parquet"), _read, num_frames=16)

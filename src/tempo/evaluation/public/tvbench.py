@@ -1,8 +1,10 @@
 """TVBench (arXiv 2410.07752): ten temporal tasks, two of them about a part of the file."""
 
+import math
+
 from tempo.evaluation.public import questions as q
 
-#: The instruction of MVBench; the authors begin the answer for the model.
+#: The style of MVBench; its authors begin the answer for the model.
 STYLE = {
     "head": "Question: {}\nOptions:",
     "line": "({}) {}",
@@ -12,16 +14,10 @@ STYLE = {
 
 
 def _read(row: q.Row) -> q.Questions:
-    options = row["candidates"]
-    yield q.question_of(
-        row,
-        f"{row.name}/{row['video']}",
-        q.index_of(row["answer"], options),
-        aspect=row.name,
-        start_seconds=row.get("start", 0.0),
-        end_seconds=row.get("end", float("inf")),
-        **q.list_options(row["question"], options, **STYLE),
-    )
+    video, answer = f"{row.name}/{row['video']}", q.index_of(row["answer"], row["candidates"])
+    bounds = {"start_seconds": row.get("start", 0.0), "end_seconds": row.get("end", math.inf)}
+    fields = q.list_options(row["question"], row["candidates"], **STYLE)
+    yield q.question_of(row, video, answer, aspect=row.name, **bounds, **fields)
 
 
 BENCHMARK = q.Benchmark("FunAILab/TVBench", ("json/*.json",), _read, num_frames=16)

@@ -2,17 +2,16 @@
 
 from tempo.evaluation.public import questions as q
 
-HEAD = (
-    "Select the best answer to the following multiple-choice question based on the video. "
-    "Respond with only the letter (A, B, C, or D) of the correct option.\n{}"
-)
+HEAD = """\
+Select the best answer to the following multiple-choice question based on the video. \
+Respond with only the letter (A, B, C, or D) of the correct option.
+{}"""
 
 
 def _read(row: q.Row) -> q.Questions:
     options = [q.without_label(option) for option in row["options"]]
     fields = q.list_options(row["question"], options, head=HEAD, end="The best answer is:")
-    units = {f"{row['duration']} videos": row.id}
-    answer = q.letter_index(row["answer"])
+    units, answer = {f"{row['duration']} videos": row.id}, q.letter_index(row["answer"])
     yield q.question_of(row, row["videoID"], answer, aspect=row["task_type"], units=units, **fields)
 
 

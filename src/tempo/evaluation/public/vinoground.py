@@ -10,6 +10,5 @@ def _read(row: q.Row) -> q.Questions:
     yield q.question_of(row, row["video_name"], q.letter_index(row["GT"]), units=units, **fields)
 
 
-BENCHMARK = q.Benchmark(
-    "HanSolo9682/Vinoground", ("vinoground_*score.json",), _read, num_frames=32, mean="none"
-)
+TABLES = ("vinoground_*score.json",)
+BENCHMARK = q.Benchmark("HanSolo9682/Vinoground", TABLES, _read, num_frames=32, mean="none")

@@ -1,0 +1,33 @@
+"""`tempo view`: a local page for looking at all pairs of a run."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tempo.cli.errors import Terminated
+
+
+def view(
+    directory: Annotated[Path, typer.Argument(help="run directory")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port of the page; 0 is any free one")] = 0,
+) -> None:
+    """Look at all videos and pairs of a run in a browser; keep or reject pairs."""
+    from tempo.report.view import RunView
+
+    try:
+        from tempo.report.view_server import serve
+    except ModuleNotFoundError as error:
+        text = "tempo view needs starlette and uvicorn. Install them with: pip install starlette uvicorn"
+        raise ValueError(f"{text} ({error})") from None
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    run = RunView(directory)
+    with contextlib.suppress(Terminated):
+        serve(run, port=port, show=lambda url: console.print(f"{url}\nOpen this address; Ctrl-C ends."))
+    if (reviews := directory / "reviews.jsonl").exists():
+        command = f"tempo run {directory / 'config.toml'} --out {directory} --redo"
+        console.print(f"decisions are in {reviews}. This leaves the rejected pairs out: {command}")

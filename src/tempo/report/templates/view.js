@@ -1,0 +1,227 @@
+"use strict";
+// The page of `tempo view`: a list of pairs and videos, and the one of them that a person looks at.
+
+const $ = (id) => document.getElementById(id);
+const video = $("video"), form = $("filters");
+let rows = [];        // The rows of the list so far.
+let item = null;      // What is looked at, as the server describes it.
+let player = video;   // The <video>, or StoredFrames if the browser cannot play the file.
+let route = [];       // While the perturbed order is played: the clips to come, the current one first.
+
+async function ask(path, values, options) {
+  const answer = await fetch(`${path}?${new URLSearchParams(values)}`, options);
+  if (!answer.ok) throw new Error(await answer.text());
+  return answer.json();
+}
+
+function make(tag, properties, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+// ---- the list
+
+async function load(isMore) {
+  const found = await ask("list", [...new FormData(form), ["after", isMore ? rows.at(-1).id : ""]]);
+  if (!isMore) {
+    rows = [];
+    $("rows").replaceChildren();
+    $("count").textContent = `${found.total.toLocaleString("en")} found`;
+  }
+  rows.push(...found.rows);
+  $("rows").append(...found.rows.map(listed));
+  $("item").hidden = !rows.length;
+  if (!isMore && rows.length) await look(rows[0].id);
+}
+
+function listed(row) {
+  const isVideo = row.kind === "video";
+  const below = isVideo ? row.part : row.name + (row.part === "training" ? "" : `, ${row.part}`);
+  const name = make("span", { textContent: isVideo ? row.name : `${row.kind}, r = ${row.level}` });
+  row.button = make("button", { onclick: () => look(row.id) }, name, make("small", { textContent: below }));
+  row.button.dataset.decision = row.decision;
+  return make("li", {}, row.button);
+}
+
+async function move(steps) {
+  const place = rows.findIndex((row) => row.id === item?.id) + steps;
+  if (place && place === rows.length) await load(true);
+  if (rows[place]) await look(rows[place].id);
+}
+
+// ---- the item
+
+async function look(id) {
+  const found = await ask("item", { id }), before = item?.video_id;
+  player.pause();
+  [item, route] = [found, []];
+  for (const row of rows) row.button.setAttribute("aria-current", row.id === id);
+  rows.find((row) => row.id === id)?.button.scrollIntoView({ block: "nearest" });
+  $("title").textContent = item.kind === "video" ? item.name : `${item.kind}, r = ${item.level}: ${item.name}`;
+  const measures = Object.entries(item.measures).map(([name, value]) => `${name} ${value}`);
+  $("about").textContent = [item.part, item.id, ...measures].filter(Boolean).join(" · ");
+  show(item.decision);
+  if (item.video_id === before) {
+    player.currentTime = 0;
+  } else {
+    use(video);
+    video.src = `video?${new URLSearchParams({ id: item.video_id })}`;
+  }
+  drawStrips();
+  drawTexts();
+}
+
+function drawTexts() {
+  for (const id of ["texts", "keep", "reject"]) $(id).hidden = item.kind === "video";
+  const labels = ["clips in the original order", "clips in the perturbed order"];
+  if (item.is_mirror) labels.reverse();
+  $("prompt").textContent = item.prompt;
+  for (const [i, name] of ["chosen", "rejected"].entries()) {
+    $(name).innerHTML = item[name] ?? "";   // The server has escaped the text and marked the differences.
+    $(name).previousElementSibling.textContent = item.order?.length ? labels[i] : "";
+  }
+}
+
+function drawStrips() {
+  const order = item.order ?? [], end = item.frame_seconds.at(-1), hasClips = item.clips.length > 0;
+  // Without clips, the time line has eight equal parts.
+  const equal = end ? [...Array(8).keys()].map((i) => [[(i * end) / 8, ((i + 1) * end) / 8], ""]) : [];
+  item.strip = (hasClips ? item.clips : equal).map(([[start, end], caption], i) => ({ start, end, caption, name: hasClips ? i : "" }));
+  const isDropped = (i) => hasClips && order.length > 0 && !order.includes(i);
+  $("clips").replaceChildren(...item.strip.map((part, i) => cell(part, isDropped(i))));
+  $("order").replaceChildren(...order.map((i) => cell(hasClips ? item.strip[i] : { name: i })));
+  $("changed").hidden = !order.length;
+  $("play-order").hidden = !order.length || !hasClips;
+  $("difficulty").textContent = item.difficulty;
+}
+
+function cell({ name, start, end, caption }, isDropped) {
+  const isKnown = start !== undefined;
+  const button = make("button", { title: caption ?? "", disabled: !isKnown, onclick: () => { [route, player.currentTime] = [[], start]; } });
+  if (isKnown && item.frame_seconds.length) {
+    button.append(make("img", { alt: "", src: frameSource((start + end) / 2) }));
+  }
+  button.append(make("b", { textContent: name }), isKnown ? ` ${start.toFixed(1)} s` : "");
+  const entry = make("li", { className: isDropped ? "dropped" : "" }, button);
+  entry.style.flexGrow = isKnown ? end - start : 1;
+  return entry;
+}
+
+// ---- playing
+
+function frameSource(time) {
+  const distances = item.frame_seconds.map((seconds) => Math.abs(seconds - time));
+  return `frame?${new URLSearchParams({ id: item.video_id, number: distances.indexOf(Math.min(...distances)) })}`;
+}
+
+// The part of a <video> that this page needs, with the frames that are stored for the model.
+class StoredFrames {
+  paused = true;
+  #start = 0;   // The time shown when the player was last started, stopped or moved, at `#since`.
+  #since = 0;
+  get currentTime() {
+    const passed = this.paused ? 0 : (performance.now() - this.#since) / 1000;
+    return Math.min(this.#start + passed, item.frame_seconds.at(-1));
+  }
+  set currentTime(seconds) {
+    [this.#start, this.#since] = [seconds, performance.now()];
+  }
+  get ended() {
+    return this.currentTime === item.frame_seconds.at(-1);
+  }
+  async play() {
+    this.currentTime = this.ended ? 0 : this.currentTime;
+    this.paused = false;
+  }
+  pause() {
+    this.currentTime = this.currentTime;
+    this.paused = true;
+  }
+}
+
+function use(next) {
+  player = next;
+  video.hidden = player !== video;
+  $("frame").hidden = $("fallback").hidden = player === video;
+}
+
+function useFrames() {
+  if (item.frame_seconds.length) use(new StoredFrames());
+  else $("status").textContent = "The browser cannot play this file, and no frames of it are stored.";
+}
+
+video.onerror = useFrames;
+// Of some files, browsers play only the sound.
+video.onloadedmetadata = () => video.videoWidth || useFrames();
+
+const play = () => player.play().catch(() => {});   // It fails if another video is opened at the same time.
+
+function playRoute() {
+  player.currentTime = item.strip[route[0]].start;
+  play();
+}
+
+function playOrder() {
+  if ($("play-order").hidden) return;
+  route = [...item.order];
+  playRoute();
+}
+
+function tick() {
+  if (!item) return;
+  if (route.length && (player.ended || player.currentTime >= item.strip[route[0]].end - 0.03)) {
+    route.shift();
+    if (route.length) playRoute(); else player.pause();
+  }
+  const time = player.currentTime, source = player === video ? "" : frameSource(time);
+  if (source && !$("frame").src.endsWith(source)) $("frame").src = source;
+  for (const [i, { start, end, caption }] of item.strip.entries()) {
+    const button = $("clips").children[i].firstChild, isNow = time >= start && time < end;
+    button.style.setProperty("--done", Math.min(1, Math.max(0, (time - start) / (end - start))));
+    button.setAttribute("aria-current", isNow);
+    if (isNow) $("caption").textContent = caption;
+  }
+  for (const [i, entry] of [...$("order").children].entries()) {
+    entry.firstChild.setAttribute("aria-current", route.length > 0 && i === item.order.length - route.length);
+  }
+}
+setInterval(tick, 50);
+
+// ---- decisions
+
+function show(decision) {
+  const row = rows.find((row) => row.id === item.id);
+  for (const element of [$("title"), row?.button]) if (element) element.dataset.decision = decision;
+}
+
+async function decide(decision) {
+  if (!item || item.kind === "video") return;
+  const body = JSON.stringify({ id: item.id, decision });
+  await ask("review", {}, { method: "POST", headers: { "content-type": "application/json" }, body });
+  show(decision);
+  await move(1);
+}
+
+const actions = {
+  k: () => decide("keep"), r: () => decide("reject"), p: playOrder, " ": () => (player.paused ? play() : player.pause()),
+  ArrowRight: () => move(1), ArrowDown: () => move(1), ArrowLeft: () => move(-1), ArrowUp: () => move(-1),
+};
+// Before the controls of the <video> see it, for which arrows and space mean something else.
+document.addEventListener("keydown", (event) => {
+  const isForElement = event.target.matches(event.key === " " ? "input, select, summary, button" : "input, select");
+  if (!actions[event.key] || isForElement || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  event.stopPropagation();
+  actions[event.key]();
+}, true);
+// After a click, the keys are for the page again. Who uses the keyboard keeps the focus.
+document.addEventListener("click", (event) => event.detail && event.target.closest("button")?.blur());
+for (const button of document.querySelectorAll("[data-key]")) button.onclick = () => actions[button.dataset.key]();
+
+let timer;
+form.oninput = () => { clearTimeout(timer); timer = setTimeout(load, 150); };
+form.onsubmit = (event) => event.preventDefault();
+window.onunhandledrejection = (event) => { $("status").textContent = `This did not work: ${event.reason.message}`; };
+history.replaceState(null, "", location.pathname);   // The token is in a cookie now.
+load();

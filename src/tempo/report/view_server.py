@@ -1,0 +1,147 @@
+"""The server of `tempo view`: its page, and the rows and videos of a run, for this machine only."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import uvicorn
+from jinja2 import Environment, PackageLoader
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from tempo.report.view import RunView
+
+#: The page may load nothing from elsewhere.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; style-src 'unsafe-inline'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+T = TypeVar("T")
+
+
+def make_app(view: RunView, token: str) -> Starlette:
+    """The application. It answers only requests to this machine that have the token.
+
+    The token is in the address that a person opens, and from then on in a cookie.
+    """
+
+    async def guard(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        # All ports of a host share their cookies.
+        name, given = f"tempo-{request.url.port}", request.query_params.get("token", "")
+        if not secrets.compare_digest((given or request.cookies.get(name, "")).encode(), token.encode()):
+            return PlainTextResponse("Open the address that `tempo view` printed.", 403)
+        response = await call_next(request)
+        response.headers.update(HEADERS)
+        if given:
+            response.set_cookie(name, token, httponly=True, samesite="strict")
+        return response
+
+    app = Starlette(
+        routes=[
+            Route("/", _page),
+            Route("/view.js", _script),
+            Route("/list", _list),
+            Route("/item", _item),
+            Route("/video", _video),
+            Route("/frame", _frame),
+            Route("/review", _review, methods=["POST"]),
+        ],
+        middleware=[
+            Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"]),
+            Middleware(BaseHTTPMiddleware, dispatch=guard),
+        ],
+        exception_handlers={ValueError: _bad_request},
+    )
+    app.state.view = view
+    return app
+
+
+def serve(view: RunView, *, port: int, show: Callable[[str], None]) -> None:
+    """Serves the page until Ctrl-C; calls `show` with its address. Port 0 means any free port.
+
+    Raises ValueError if the port cannot be used.
+    """
+    token = secrets.token_urlsafe(24)
+    try:
+        listener = socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        raise ValueError(f"--port {port} cannot be used ({error}). Choose another one") from None
+    with listener:
+        show(f"http://127.0.0.1:{listener.getsockname()[1]}/?token={token}")
+        # Browsers keep connections open; nobody waits for them.
+        config = uvicorn.Config(make_app(view, token), log_level="error", timeout_graceful_shutdown=1)
+        # uvicorn raises the signal again after it has stopped.
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listener])
+
+
+def _view(request: Request) -> RunView:
+    view: RunView = request.app.state.view
+    return view
+
+
+def _find(known: Mapping[str, T], name: str) -> T:
+    if name not in known:
+        raise HTTPException(404, "this run has nothing with this id")
+    return known[name]
+
+
+def _bad_request(request: Request, error: Exception) -> Response:
+    return PlainTextResponse(str(error), 400)
+
+
+def _page(request: Request) -> Response:
+    environment = Environment(loader=PackageLoader("tempo.report"), autoescape=True, trim_blocks=True)
+    view = _view(request)
+    name = view.directory.resolve().name
+    return HTMLResponse(environment.get_template("view.html.jinja").render(name=name, **view.choices()))
+
+
+def _script(request: Request) -> Response:
+    return FileResponse(Path(__file__).with_name("templates") / "view.js")
+
+
+def _list(request: Request) -> Response:
+    return JSONResponse(_view(request).select(request.query_params))
+
+
+def _item(request: Request) -> Response:
+    view = _view(request)
+    return JSONResponse(view.detail(_find(view.items, request.query_params.get("id", ""))))
+
+
+def _video(request: Request) -> Response:
+    path = _find(_view(request).paths, request.query_params.get("id", ""))
+    if not path.is_file():
+        raise HTTPException(404, f"{path} does not exist any more")
+    return FileResponse(path)
+
+
+def _frame(request: Request) -> Response:
+    stored = _view(request).frames(request.query_params.get("id", ""))
+    frames = {str(number): jpeg for number, jpeg in enumerate(stored.jpegs)} if stored else {}
+    jpeg = _find(frames, request.query_params.get("number", ""))
+    return Response(jpeg, media_type="image/jpeg")
+
+
+async def _review(request: Request) -> Response:
+    # A page of another server cannot send this type: its browser would first ask this one, which refuses.
+    if request.headers.get("content-type") != "application/json":
+        raise HTTPException(415)
+    sent = await request.json()
+    view = _view(request)
+    view.review(_find(view.items, sent["id"]), sent["decision"])
+    return JSONResponse({})

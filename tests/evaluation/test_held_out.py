@@ -1,0 +1,174 @@
+"""The evaluation on held-out videos: what is asked, the figures, resuming, and what is left out."""
+
+import json
+
+import pytest
+import torch
+
+from research.embedded_model.card import story_frames
+from tempo.config import parse_config
+from tempo.core.records import Captions, Clip, Clips, Outcome, Pair
+from tempo.core.store import RunStore
+from tempo.engine.types import Context
+from tempo.evaluation import held_out
+from tempo.evaluation.held_out import HeldOutResult
+from tempo.evaluation.probe_report import Comparison
+from tempo.evaluation.run import run_evaluation
+from tempo.model.chat import Prefix, log_probs
+from tempo.model.loading import load_model
+from tempo.preference.pairs import HELD_OUT
+from tempo.synthetic import language
+from tempo.synthetic.world import make_story
+from tempo.video.frames import FrameStore, encode_jpeg
+
+STORY = make_story(5, 0, num_shots=(4, 4))
+CAPTIONS = tuple(language.caption(event) for event in STORY.events)
+
+
+def pair(name, kind="reverse", level=4, *, chosen="It turns left.", rejected="It turns right.", **more):
+    about = {"video": f"{name}.mp4", "prompt": "Describe.", "order": (3, 2, 1, 0), "num_clips": 4}
+    texts = {"chosen": chosen, "rejected": rejected}
+    return Pair(
+        id=f"{name}/{kind}-{level:02d}", video_id=name, kind=kind, level=level, **about, **texts, **more
+    )
+
+
+def context_of(directory, *, names=("aa", "bb"), clips=True, captions=True, share=0.1, pairs=()):
+    """A run of one story under several names, all held out; it has trained nothing."""
+    store, frames = RunStore(directory), FrameStore(directory / "frames")
+    jpegs = [encode_jpeg(frame, 95) for frame in story_frames(STORY)]
+    spans = [{"start_seconds": 2.0 * i, "end_seconds": 2.0 * i + 2} for i in range(4)]
+    rows = tuple(Clip(group=i, first_shot=i, num_shots=1, key_frames=(0, 1), **spans[i]) for i in range(4))
+    for name in names:
+        frames.write(name, jpegs, seconds=[i + 0.5 for i in range(8)], fps=1.0)
+        if clips:
+            store.append("clips", [Clips(id=name, path=f"{name}.mp4", duration_seconds=8.0, clips=rows)])
+        if captions:
+            store.append("captions", [Captions(id=name, captions=CAPTIONS)])
+    store.append(HELD_OUT, pairs or [pair(name) for name in names])
+    sections = {"evaluation": {"held_out_share": share}, "responses": {"max_new_tokens": 32}}
+    return Context(parse_config({"videos": {"paths": ["x"]}, **sections}), directory)
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return load_model("embedded")
+
+
+def test_outcomes_are_likelihoods_of_pairs_and_own_words_with_both_videos(lm, tmp_path):
+    context = context_of(tmp_path)
+    (video, _) = held_out.read_held_out(context)
+    found = {row.id: row for row in held_out.answer(context, lm, video).outcomes}
+    assert set(found) == {
+        "aa/reverse-04",
+        *(f"aa/own-words-{kind}-16/{i}" for kind in ("reverse", "shuffle") for i in range(2)),
+    }
+    stored = FrameStore(tmp_path / "frames").read("aa")
+    backward = [6, 7, 4, 5, 2, 3, 0, 1]
+    told = [" ".join(CAPTIONS), " ".join(CAPTIONS[::-1])]
+    for name, frames, texts, right in (
+        ("aa/reverse-04", stored.images, ["It turns left.", "It turns right."], 0),
+        ("aa/own-words-reverse-16/0", stored.images, told, 0),
+        ("aa/own-words-reverse-16/1", stored.images[backward], told, 1),
+    ):
+        prefix = Prefix(frames, "Describe.", fps=1.0, seconds=stored.seconds.tolist())
+        with torch.no_grad():
+            expected = [float(logp) for logp in log_probs(lm, prefix, texts)]
+        assert found[name].log_likelihoods == pytest.approx(expected, abs=2e-3)
+        assert found[name].answer == right
+
+
+def test_a_run_with_imported_pairs_has_no_order_from_own_words(lm, tmp_path):
+    context = context_of(tmp_path, clips=False, captions=False)
+    (video, _) = videos = held_out.read_held_out(context)
+    result = held_out.answer(context, lm, video)
+    assert [row.id for row in result.outcomes] == ["aa/reverse-04"]
+    assert {row.kind for row in result.comparisons} == {"reverse", "shuffle", "drop", "frozen"}
+    assert "order from own words is left out" in " ".join(held_out.notes(context, videos))
+
+
+def result(video, margin, first, second):
+    """The probe's margin of a video, and the likelihoods of two texts with it and with its reverse."""
+    known = {"video": video, "level": 4, "num_tokens": 2, "clean": 0.0}
+    comparisons = tuple(Comparison(kind=kind, perturbed=-margin, **known) for kind in ("reverse", "frozen"))
+    shared = {"aspect": "own words", "format": "reverse", "group": f"{video}/x"}
+    outcomes = [
+        Outcome(id=f"{video}/x/{i}", answer=i, log_likelihoods=row, **shared)
+        for i, row in enumerate((first, second))
+    ]
+    pairs = Outcome(id=f"{video}/p", aspect="pairs", format="drop", answer=0, log_likelihoods=first)
+    return HeldOutResult(id=video, comparisons=comparisons, outcomes=(*outcomes, pairs))
+
+
+def test_the_figures_compare_the_models_and_count_units_of_a_film_as_one_video():
+    names = ("f-1", "f-2", "g")
+    models = {
+        # The first text is likelier with both videos.
+        "base": [result(name, -1.0, (-1.0, -2.0), (-1.0, -2.0)) for name in names],
+        "tempo": [result(name, 3.0, (-1.0, -2.0), (-2.0, -1.0)) for name in names],
+    }
+    figures = {row.name: row for row in held_out.held_out_figures(models, seed=0)}
+    values = {name: tuple(value.value for value in row.values.values()) for name, row in figures.items()}
+    assert values == {
+        "probe, real video likelier than reordered": (0, 1),
+        "probe, margin over reordered": (-0.5, 1.5),
+        "probe, real video likelier than cut or frozen": (0, 1),
+        "probe, margin over cut or frozen": (-0.5, 1.5),
+        "pairs, chosen text likelier": (1, 1),
+        "own words, text score": (0, 1),
+        "own words, video score": (0, 1),
+        "own words, group score": (0, 1),
+    }
+    assert {(row.num_videos, row.num_items) for row in figures.values()} == {(2, 3)}
+    assert figures["own words, text score"].differences["base"].value == 1
+    assert figures["probe, margin over reordered"].unit == "nats per token"
+
+
+def test_pairs_whose_length_gives_the_chosen_text_away_are_not_counted(tmp_path):
+    longer = [pair("aa", "drop", level, chosen="w " * 20, rejected="v " * 10) for level in (2, 4, 8)]
+    shorter = pair("bb", "shuffle", chosen="v " * 10, rejected="w " * 20)
+    context = context_of(tmp_path, pairs=[*longer, shorter])
+    videos = held_out.read_held_out(context)
+    assert [len(video.pairs) for video in videos] == [1, 1]
+    assert [video.text for video in videos] == [longer[0].chosen, shorter.chosen]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"share": 0}, ["evaluation.held_out_share is 0"]),
+        ({"names": ()}, ["pairs of two videos or more are needed"]),
+        ({}, ["2 held-out videos are too few for intervals; at least 5"]),
+        ({"names": ("f-1", "f-2", "f-3", "f-4", "f-5")}, ["1 held-out videos are too few"]),
+        ({"names": tuple("abcde")}, []),
+        ({"pairs": [pair("aa", chosen="w " * 30)]}, ["1 held-out videos", "no held-out pairs have balanced"]),
+    ],
+)
+def test_what_cannot_be_measured_is_said(tmp_path, options, words):
+    context = context_of(tmp_path, **options)
+    notes = held_out.notes(context, held_out.read_held_out(context))
+    assert len(notes) == len(words)
+    for note, word in zip(notes, words, strict=True):
+        assert word in note
+
+
+def test_a_run_without_a_benchmark_ends_with_figures_and_asks_nothing_twice(tmp_path):
+    context, calls = context_of(tmp_path), []
+    run_evaluation(context, lambda *call: calls.append(call))
+    assert calls == [("base on held-out videos", 1, 2), ("base on held-out videos", 2, 2)]
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    assert {row["source"] for row in evaluation["figures"]} == {"held-out videos"}
+    assert evaluation["figures"][0]["values"].keys() == {"base"}
+    assert "no benchmark" in evaluation["notes"][-1]
+    files = [tmp_path / "evaluation" / name for name in ("held_out/base.jsonl", "descriptions.jsonl")]
+    described = [json.loads(line) for line in files[1].read_text().splitlines()]
+    assert [(row["model"], row["video_id"]) for row in described] == [("base", "aa"), ("base", "bb")]
+    assert described[0]["text"] == described[1]["text"] != ""
+    # A stop after the first video.
+    whole = files[0].read_bytes()
+    files[0].write_bytes(whole.splitlines(keepends=True)[0])
+    run_evaluation(context, lambda *call: calls.append(call))
+    assert calls[2:] == [("base on held-out videos", 2, 2)]
+    assert files[0].read_bytes() == whole
+    assert len(files[1].read_text().splitlines()) == 2
+    assert json.loads((tmp_path / "evaluation.json").read_text()) == evaluation
