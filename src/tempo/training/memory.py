@@ -94,7 +94,8 @@ class _Counter(TorchDispatchMode):
             # Two products forward, five backward, and half of them if `is_causal`, the only flag.
             num_products, first = (5, 1) if "backward" in name else (2, 0)
             is_causal = any(argument is True for argument in (*args, *(kwargs or {}).values()))
-            self.flops += 2 * num_products * args[first].numel() * args[first + 1].shape[-2] >> is_causal
+            num_pairs = args[first].numel() * args[first + 1].shape[-2] // (2 if is_causal else 1)
+            self.flops += 2 * num_products * num_pairs
         return result
 
 
