@@ -37,13 +37,15 @@ from harness import Measured, Row, Summary
 from tempo.config import ClipsConfig, Config, FramesConfig, ShotsConfig
 from tempo.core.records import Clips, Shots
 from tempo.engine.types import Context, SkipRecord
-from tempo.video import clips, find, shots
+from tempo.video import clips, find, selection, shots
 from tempo.video.decode import decode
 from tempo.video.detectors import make_detector
 from tempo.video.frames import FrameStore, sample_video
 from tempo.video.shots import ANALYSIS_PIXELS, describe, measure_sharpness
 
-CONFIG = Config.model_validate({"videos": {"paths": ["unused"]}})
+#: With the rules of the released code, so that the compared forms keep the same videos.
+CLIPS = {"source": "shots", "segments": False}
+CONFIG = Config.model_validate({"videos": {"paths": ["unused"]}, "clips": CLIPS})
 
 #: Colors of the rendered places, different enough for the descriptor.
 COLOURS = np.array([[0, 0, 0], [160, 0, 0], [0, 160, 0], [0, 0, 160], [160, 160, 0], [0, 160, 160]], np.uint8)
@@ -130,7 +132,7 @@ def _released_way(path: str) -> None:
     bounds = _shots(frames, starts_seconds)
     del frames
     _, frames = _all_frames(path)
-    groups = clips.group_shots(
+    groups = selection.group_shots(
         [describe(_shrunk(frames[(start + end) // 2], (64, 36))) for start, end in bounds],
         ClipsConfig().similarity,
     )
@@ -138,7 +140,7 @@ def _released_way(path: str) -> None:
     _, frames = _all_frames(path)
     for start, end in _runs(bounds, groups):
         sharpness = [measure_sharpness(frame) for frame in frames[start:end]]
-        clips.choose_key_frames(end - start, dict(enumerate(sharpness)))
+        selection.choose_key_frames(end - start, dict(enumerate(sharpness)))
 
 
 def _all_frames(path: str) -> tuple[list[float], list[np.ndarray]]:

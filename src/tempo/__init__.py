@@ -14,7 +14,7 @@ _MODULES = {
     "load_config": "tempo.config",
     "run": "tempo.pipeline",
     "find_shots": "tempo.video.shots",
-    "find_clips": "tempo.video.clips",
+    "find_clips": "tempo.video.selection",
     "read_frames": "tempo.video.frames",
     "perturb": "tempo.preference.perturbations",
     "load_model": "tempo.model.loading",

@@ -42,8 +42,8 @@ def row(text, *names):
     raise AssertionError(f"no row {names} in\n{text}")
 
 
-def skipped(name, stage="captions", reason="no caption", detail=""):
-    return Skipped(id=name, stage=stage, reason=reason, detail=detail)
+def skipped(name, stage="captions", reason="no caption", detail="", is_only=False):
+    return Skipped(id=name, stage=stage, reason=reason, detail=detail, is_only_reason=is_only)
 
 
 def metrics(directory, *lines):
@@ -75,15 +75,16 @@ def test_skipped_records_are_counted_by_stage_and_by_reason_with_an_example(show
             skipped("a", detail="clip 3 of 4"),
             skipped("b", detail="clip 1 of 9"),
             skipped("c", reason="process died", detail="while at this record"),
-            skipped("d", stage="clips", reason="too few shots", detail="[red]2[/red] shots"),
+            skipped("d", stage="clips", reason="too few shots", detail="3 shots"),
+            skipped("e", stage="clips", reason="too few shots", detail="[red]2[/red] shots", is_only=True),
         ],
     )
     text = shown()
     assert row(text, "captions", "-")[3] == "3"
-    assert row(text, "clips", "-")[3] == "1"
+    assert row(text, "clips", "-")[3] == "2"
     assert row(text, "captions", "no caption")[2] == "2"
-    assert row(text, "captions", "process died")[2:] == ["1", "c: while at this record"]
-    assert row(text, "clips", "too few shots")[2:] == ["1", "d: [red]2[/red] shots"], "no markup"
+    assert row(text, "captions", "process died")[2:] == ["1", "", "c: while at this record"]
+    assert row(text, "clips", "too few shots")[2:] == ["2", "1", "e: [red]2[/red] shots"], "no markup"
     assert text.index("too few shots") < text.index("no caption"), "in the order of the stages"
 
 

@@ -32,13 +32,15 @@ RECIPE = """
 model.path = "Qwen/Qwen2.5-VL-7B-Instruct"
 shots = {detector = "transnet", threshold = 0.5, min_frames = 8, min_seconds = 0.2, min_grey_range = 10}
 clips.features = "google/siglip-so400m-patch14-384"
+clips.source = "shots"
+clips.segments = false
 clips.min_shots = 4
 clips.max_shots = 32
 clips.max_shot_seconds = 16.0
 clips.similarity = 0.8
 clips.min_clips = 4
 clips.max_group_clips = 3
-clips.group_share = 3
+clips.group_divisor = 3
 captions = {temperature = 0.7, repetition_penalty = 1.05}
 perturbations = {rule = "paper", kinds = ["drop", "shuffle", "reverse"], levels = [16, 8, 4, 2]}
 responses = {input_form = "captions", temperature = 0.7, repetition_penalty = 1.05}

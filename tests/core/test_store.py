@@ -199,7 +199,7 @@ def test_skipped_records_are_counted_by_reason_with_an_example_named_by_its_file
     for name, stage in (("films/a.mp4", "videos"), ("7f", "clips"), ("7f/drop-16", "pairs"), ("b", "pairs")):
         store.append(stage, [Skipped(id=name, stage=stage, reason="r", detail="d")])
     assert count_skipped(store) == {
-        ("videos", "r"): (1, "a.mp4: d"),
-        ("clips", "r"): (1, "my cat.mp4: d"),
-        ("pairs", "r"): (2, "b: d"),
+        ("videos", "r"): (1, 0, "a.mp4: d"),
+        ("clips", "r"): (1, 0, "my cat.mp4: d"),
+        ("pairs", "r"): (2, 0, "b: d"),
     }

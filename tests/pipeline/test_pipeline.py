@@ -91,7 +91,7 @@ def test_every_stage_is_done_and_writes_its_files(finished):
     names = {"video_id", "video", "prompt", "chosen", "rejected", "kind", "level", "order", "num_clips"}
     assert names <= pair.keys()
     skipped = json.loads((finished.directory / "skipped.jsonl").read_text().splitlines()[0])
-    assert skipped.keys() == {"stage", "id", "reason", "detail"}
+    assert skipped.keys() == {"stage", "id", "reason", "detail", "is_only_reason"}
 
 
 def test_every_video_has_pairs_or_a_reason_and_no_pair_is_in_the_original_order(finished):

@@ -12,7 +12,7 @@ from pairs_material import clips_of, grey_jpegs, pair_of, perturbation
 from rich.console import Console
 
 from tempo.config import PairsConfig, parse_config
-from tempo.core.records import Pair, Response, Responses, Skipped, Unanswered
+from tempo.core.records import Pair, Response, Responses, Skipped, Unanswered, file_of
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.pipeline.runner import discard_files
@@ -22,7 +22,6 @@ from tempo.preference.pairs import (
     HELD_OUT,
     LENGTH_STEP,
     REJECTED,
-    file_of,
     log_length_ratio,
     make_pairs,
     mirror,

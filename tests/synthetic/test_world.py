@@ -64,7 +64,7 @@ def test_events_of_a_story_differ_and_all_words_occur():
 @pytest.mark.parametrize("count", range(4, 17))
 def test_settings_recur_no_more_often_than_the_clips_stage_accepts(count):
     clips = ClipsConfig()
-    most = min(clips.max_group_clips, count // clips.group_share)
+    most = min(clips.max_group_clips, count // clips.group_divisor)
     for index in range(40):
         settings = [e.setting for e in make_story(1, index, num_shots=(count, count)).events]
         assert max(settings.count(setting) for setting in settings) <= most

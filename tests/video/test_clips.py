@@ -7,13 +7,15 @@ import pytest
 import torch
 from video_material import context, moving, place, video_of
 
+from tempo.config import ClipsConfig
 from tempo.core.records import Clips, Shot
 from tempo.engine.types import SkipRecord
 from tempo.model.loading import repair_torchvision
 from tempo.video import clips, shots
-from tempo.video.clips import choose_key_frames, find_clips, group_shots, load_embedder
+from tempo.video.clips import load_embedder
 from tempo.video.decode import Scaler, decode
 from tempo.video.frames import FrameStore
+from tempo.video.selection import choose_key_frames, find_clips, group_shots
 from tempo.video.shots import measure_sharpness
 
 repair_torchvision()
@@ -59,7 +61,7 @@ def test_consecutive_shots_of_a_group_become_one_clip():
         (range(4), 129, "shot too long: a shot of 16.12 seconds, max_shot_seconds is 16"),
         ([0, 0, 1, 2], 24, "too few clips: 3 clips, min_clips is 4"),
         # Of 5 clips, a group may have one.
-        ([0, 1, 0, 2, 3], 24, "group comes back too often: group 0 has 2 of 5 clips, at most 1 are allowed"),
+        ([0, 1, 0, 2, 3], 24, "group recurs too often: group 0 has 2 of 5 clips, at most 1 are allowed"),
         ([0, 1, 0, 2, 3, 4], 24, None),
         ([5, 0, 1, 0, 2, 0, 3, 4], 24, "group 1 has 3 of 8 clips, at most 2 are allowed"),
         ([5, 0, 1, 0, 2, 0, 3, 4, 6], 24, None),
@@ -69,11 +71,12 @@ def test_consecutive_shots_of_a_group_become_one_clip():
     ],
 )
 def test_a_video_that_is_not_rich_in_time_is_refused(places, frames, refusal):
+    config = ClipsConfig(source="shots")
     if refusal is None:
-        assert len(find_clips(in_places(places, frames=frames))) == len(places)
+        assert len(find_clips(in_places(places, frames=frames), config)) == len(places)
     else:
         with pytest.raises(SkipRecord, match=refusal):
-            find_clips(in_places(places, frames=frames))
+            find_clips(in_places(places, frames=frames), config)
 
 
 def cos(degrees):

@@ -14,9 +14,9 @@ from video_material import context, moving, place, plain, video_of
 from tempo.config import ShotsConfig
 from tempo.core.records import Skipped
 from tempo.video import clips
-from tempo.video.clips import choose_key_frames
 from tempo.video.decode import decode
 from tempo.video.detectors import make_detector
+from tempo.video.selection import choose_key_frames
 from tempo.video.shots import (
     ShotCutter,
     choose_candidates,

@@ -116,9 +116,11 @@ def status(directory: RunArgument) -> None:
         stages.add_row(name, state, rows, str(skipped[name] or ""))
     console().print(stages)
     if counts := count_skipped(store):
-        reasons = Table("stage", "reason", "count", "for example", title="skipped, by reason")
-        for (stage, reason), (count, example) in sorted(counts.items(), key=lambda x: NAMES.index(x[0][0])):
-            reasons.add_row(stage, reason, str(count), example[:100])
+        headings = "stage", "reason", "count", "kept without this rule", "for example"
+        reasons = Table(*headings, title="skipped, by reason")
+        for (stage, reason), found in sorted(counts.items(), key=lambda x: NAMES.index(x[0][0])):
+            num_only = str(found.num_only) if stage == "clips" else ""
+            reasons.add_row(stage, reason, str(found.num_records), num_only, found.example[:100])
         console().print(reasons)
     for path in sorted(directory.glob("*/**/metrics.jsonl")):
         for row in read_jsonl(path)[-1:]:

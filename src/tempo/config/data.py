@@ -101,21 +101,33 @@ class ShotsConfig(Section):
 
 
 class ClipsConfig(Section):
-    """Which videos have enough events for the method, and how their shots are grouped into clips.
+    """Which videos have enough events for the method, and what their clips are.
 
-    Similar shots form a group, and a clip is a sequence of consecutive shots of one group. Videos outside the
-    limits are skipped. `features` is `embedded` (colour and layout), or the path or hub name of a SigLIP or
-    CLIP checkpoint.
+    With the source `shots`, similar shots form a group, and a clip is a sequence of consecutive shots of one
+    group. With `change`, shots are divided where the picture changes most, into clips of at least two
+    seconds. `auto` uses shots, and divides those that are longer than `max_shot_seconds`, or all if the video
+    has too few. `min_change` is in grey levels (0 to 255), the mean over a picture of 32 x 18 cells.
+
+    Videos outside the limits are skipped. With `segments`, they are first searched for sequences of
+    consecutive shots within the limits; each of these is then treated like a video.
+
+    `features` is `embedded` (colour and layout), or the path or hub name of a SigLIP or CLIP checkpoint.
     """
 
-    min_shots: int = Field(4, ge=1, description="minimum number of usable shots")
-    max_shots: int = Field(32, ge=1, description="maximum number of usable shots")
-    max_shot_seconds: float = Field(16.0, gt=0, description="maximum length of the longest shot")
+    source: Literal["shots", "change", "auto"] = Field("auto", description="what clips are: see above")
+    segments: bool = Field(True, description="use parts of videos that are outside the limits: see above")
+    min_shots: int = Field(4, ge=1, description="minimum number of usable shots, if none are divided")
+    max_shots: int = Field(32, ge=1, description="maximum number of usable shots, or of parts of them")
+    max_shot_seconds: float = Field(16.0, gt=0, description="maximum length of a shot: see above")
+    max_minutes: float = Field(3.0, gt=0, description="maximum length from the first to the last shot")
+    min_change: float = Field(3.0, gt=0, description="minimum change to divide a shot: see above")
     features: str = Field("embedded", min_length=1, description="how shots are compared: see above")
     similarity: float = Field(0.8, gt=-1, le=1, description="cosine similarity above which shots are grouped")
     min_clips: int = Field(4, ge=2, description="minimum number of clips")
     max_group_clips: int = Field(3, ge=1, description="maximum number of clips in a group")
-    group_share: int = Field(3, ge=1, description="a group also has at most `num_clips // group_share` clips")
+    group_divisor: int = Field(
+        3, ge=1, description="a group also has at most `num_clips // group_divisor` clips"
+    )
 
     @model_validator(mode="after")
     def _check_shots(self) -> ClipsConfig:

@@ -1,7 +1,8 @@
 """The records that stages exchange: one type per JSONL file.
 
 Every record is immutable. Its `id`, by which rows are resumed, sorted and joined, is that of its video; pairs
-have their own. Frame numbers count decoded frames from 0; times are in seconds from the first frame.
+have their own. The id of a segment of a video is that of the video, a hyphen and a number. Frame numbers
+count decoded frames from 0; times are in seconds from the first frame.
 """
 
 from __future__ import annotations
@@ -29,12 +30,20 @@ class Record(Frozen):
     id: str
 
 
+def file_of(name: str) -> str:
+    """The id of the file of a segment, FILE-1 and so on; any other id is returned as it is."""
+    file, _, number = name.rpartition("-")
+    return file if file and number.isdigit() else name
+
+
 class Skipped(Record):
     """A record that a stage skipped. `reason` is a fixed phrase, `detail` a figure or an error message."""
 
     stage: str
     reason: str
     detail: str = ""
+    #: Whether the record would have been kept without this one rule of `[clips]`.
+    is_only_reason: bool = False
 
 
 class Video(Record):
@@ -51,12 +60,28 @@ class Video(Record):
     codec: str
 
 
+class Moment(Frozen):
+    """Half a second of a shot, from `start_frame`; `candidate` is its sharpest frame.
+
+    `change` is the mean difference of this moment and the next one to the moment before, in grey levels (0 to
+    255); 0 for the first and the last moment. `time_stamp` is as in `Shot`.
+    """
+
+    start_frame: int
+    start_seconds: float
+    change: float
+    candidate: int
+    sharpness: float
+    time_stamp: tuple[int, int] | None = None
+
+
 class Shot(Frozen):
     """Frames `start_frame` to `end_frame` (exclusive) of one camera shot.
 
     `candidates` are the frames that may become key frames; `sharpness` has one value for each of them. For
     these frames and the middle one, `time_stamps` has the timestamp of the frame and that of the stream's key
-    frame to seek to, in the time base of the stream. Frames without a timestamp are missing from it.
+    frame to seek to, in the time base of the stream. Frames without a timestamp are missing from it. A shot
+    of at least 4 seconds has `moments`, where it may be divided.
     """
 
     start_frame: int
@@ -68,6 +93,7 @@ class Shot(Frozen):
     candidates: tuple[int, ...]
     sharpness: tuple[float, ...]
     time_stamps: dict[int, tuple[int, int]] = {}
+    moments: tuple[Moment, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -101,11 +127,21 @@ class Clip(Frozen):
 
 
 class Clips(Record):
-    """The clips of a video in time order; its frames are in the frame store under `id`."""
+    """The clips of a video, or of a segment of it, in time order; the frames are in the store under `id`.
+
+    A segment begins `start_seconds` after the first frame of the file. All other times, and those of its
+    frames, count from its own start, so that later stages treat it like a video.
+    """
 
     path: str
     duration_seconds: float
     clips: tuple[Clip, ...]
+    start_seconds: float = 0.0
+
+    @property
+    def num_shots(self) -> int:
+        """Number of shots from the first to the last clip."""
+        return self.clips[-1].first_shot + self.clips[-1].num_shots - self.clips[0].first_shot
 
 
 class Captions(Record):
@@ -165,7 +201,8 @@ class Pair(Record):
 
     An imported pair (`pairs.import_from`) may have the kind `other`, level 0 and no order. A mirrored pair
     (`pairs.mirror`) is about the perturbed video: `frames` are the indices of the stored frames that show it.
-    An empty `system` leaves the system prompt to the chat template.
+    An empty `system` leaves the system prompt to the chat template. A pair about a segment of the file has
+    its start and end in seconds as `span`.
     """
 
     video_id: str
@@ -179,6 +216,7 @@ class Pair(Record):
     num_clips: int
     frames: tuple[int, ...] = ()
     system: str = ""
+    span: tuple[float, ...] = ()
 
 
 class Review(Record):

@@ -11,14 +11,13 @@ import fcntl
 import json
 import re
 import tomllib
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from tempo.core import files
-from tempo.core.records import Record, Review, Skipped, Video
+from tempo.core.records import Record, Review, Skipped, Video, file_of
 
 R = TypeVar("R", bound=Record)
 
@@ -185,16 +184,27 @@ def write_config(directory: Path, config: Mapping[str, Any]) -> None:
     files.write_text(directory / "config.toml", tomli_w.dumps(config))
 
 
-def count_skipped(store: RunStore) -> dict[tuple[str, str], tuple[int, str]]:
-    """For each stage and reason, the number of skipped records, and an example that names the file."""
+class SkippedCount(NamedTuple):
+    """Records that were skipped for one reason; `num_only` of them would have been kept without it."""
+
+    num_records: int
+    num_only: int
+    example: str
+
+
+def count_skipped(store: RunStore) -> dict[tuple[str, str], SkippedCount]:
+    """The skipped records of each stage and reason, with an example that names the file."""
     paths = {video.id: video.path for video in store.read("videos", Video)}
-    skipped = store.read(SKIPPED, Skipped)
-    counts = Counter((row.stage, row.reason) for row in skipped)
-    examples = {}
-    for row in skipped:
+    rows: dict[tuple[str, str], list[Skipped]] = {}
+    for row in store.read(SKIPPED, Skipped):
+        rows.setdefault((row.stage, row.reason), []).append(row)
+    counts = {}
+    for key, found in rows.items():
         # An id is a path or a video id, or it begins with a video id.
-        video, slash, rest = row.id.partition("/")
-        name = f"{Path(paths[video]).name}{slash}{rest}" if video in paths else row.id
-        name = Path(row.id).name if row.stage == "videos" else name
-        examples[row.stage, row.reason] = f"{name}: {row.detail}"
-    return {key: (counts[key], example) for key, example in examples.items()}
+        unit, slash, rest = found[-1].id.partition("/")
+        video = file_of(unit)
+        name = f"{Path(paths[video]).name}{slash}{rest}" if video in paths else found[-1].id
+        name = Path(found[-1].id).name if key[0] == "videos" else name
+        num_only = sum(row.is_only_reason for row in found)
+        counts[key] = SkippedCount(len(found), num_only, f"{name}: {found[-1].detail}")
+    return counts

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from tempo.config import Config
-from tempo.core.records import Record, Skipped
+from tempo.core.records import Record
 
 Batch: TypeAlias = Sequence[Any]
-Result: TypeAlias = Sequence[Record | Skipped]
+Result: TypeAlias = Sequence[Record | Sequence[Record]]
 
-#: Maps a batch to one result per record, in the same order: the stage's record, or Skipped with the reason.
+#: Maps a batch to one result per record, in the same order: the stage's record, a list of them with ids of
+#: their own (`clips` does this for the segments of a video), or Skipped with the reason.
 Worker: TypeAlias = Callable[[Batch], Result]
 
 
@@ -32,11 +33,16 @@ class SkipRecord(ValueError):
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+        self.reason, self.detail, self.is_only_reason = reason, detail, False
 
 
 class ProcessDied(Exception):
     """A process died while creating its worker or working on a batch."""
+
+
+def flatten(result: Result) -> list[Record]:
+    """All records of a result, in order."""
+    return [row for found in result for row in ([found] if isinstance(found, Record) else found)]
 
 
 def load(reference: str) -> Callable[..., Any]:

@@ -15,7 +15,7 @@ from itertools import groupby
 
 from tempo.config import PerturbationsConfig, SamplingConfig
 from tempo.core.hashing import derive_seed
-from tempo.core.records import Captions, Clips, Outcome, Pair, Record, Sample
+from tempo.core.records import Captions, Clips, Outcome, Pair, Record, Sample, file_of
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.benchmark import group_items, right_items
@@ -26,7 +26,7 @@ from tempo.evaluation.probe_report import Comparison
 from tempo.model.answers import Request
 from tempo.model.chat import VideoLM
 from tempo.model.generate import generate
-from tempo.preference.pairs import HELD_OUT, balance_lengths, file_of
+from tempo.preference.pairs import HELD_OUT, balance_lengths
 from tempo.preference.perturbations import perturb_all
 from tempo.preference.responses import Footage, arrange, frames_by_clip
 from tempo.video.frames import FrameStore

@@ -25,7 +25,7 @@ from tempo.core.records import Frozen, Skipped
 from tempo.core.store import REVIEWS, SKIPPED, RunStore, check_run_directory, read_config, write_config
 from tempo.engine import pool as engine
 from tempo.engine.ranks import call_to_training, process_rank
-from tempo.engine.types import Context, count_workers
+from tempo.engine.types import Context, count_workers, flatten
 from tempo.pipeline.stages import STAGES, Stage, fingerprints, select_stages, versions
 
 #: Videos per call of a worker outside a pool, so that a model can generate their answers in batches.
@@ -144,7 +144,9 @@ def map_stage(stage: Stage, context: Context, console: Console) -> None:
     config, store, place = context.config, RunStore(context.directory), stage.place(context.config)
     idle = {other.name for other in STAGES if other.idle(config)}
     reads, record = next(source for source in stage.reads if source[0] not in idle)
-    rows, handled = store.rows(reads, record), store.handled_ids(stage.name)
+    rows, known = store.rows(reads, record), store.handled_ids(stage.name)
+    # Of the segments of a video, the first one is written last.
+    handled = known | {name.removesuffix("-1") for name in known}
     # Enough videos to keep a server busy: each needs at least two requests.
     size = max(BATCH_VIDEOS, config.endpoint.concurrency // 2 if config.endpoint else 0)
     size = 1 if place == "pool" else size
@@ -158,7 +160,7 @@ def map_stage(stage: Stage, context: Context, console: Console) -> None:
         console, stage.name, len(rows), done=len(rows) - sum(map(len, unfinished))
     ).live() as counter:
         for result in engine.map_batches(stage.worker, context, left, place=place, stage=stage.name):
-            store.append(stage.name, (row for row in result if row.id not in handled))
+            store.append(stage.name, (row for row in flatten(result) if row.id not in handled))
             counter.advance(len(result))
 
 

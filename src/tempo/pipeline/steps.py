@@ -16,11 +16,11 @@ from rich.console import Console
 from tempo.config import Config
 from tempo.core.files import write_lines
 from tempo.core.progress import Counter, counters
-from tempo.core.records import Skipped, Video
+from tempo.core.records import Skipped, Video, file_of
 from tempo.core.store import SKIPPED, RunStore
 from tempo.engine import pool as engine
 from tempo.engine.ranks import call_to_training
-from tempo.engine.types import Context, count_workers
+from tempo.engine.types import Context, count_workers, flatten
 from tempo.model.loading import check_model_path
 
 
@@ -49,8 +49,9 @@ def run_videos(context: Context, console: Console) -> None:
     worker = "tempo.video.find:make_worker"
     with Counter(console, "videos", len(batches)).live() as counter:
         for result in engine.map_batches(worker, context, batches, place="pool", stage="videos"):
-            store.append("videos", result)
+            store.append("videos", flatten(result))
             counter.advance()
+    _print_other_files(context, console)
     first: dict[str, Video] = {}
     skipped, known = list[Skipped](), store.handled_ids("videos")
     for video in sorted(store.read("videos", Video), key=lambda video: video.path):
@@ -60,6 +61,16 @@ def run_videos(context: Context, console: Console) -> None:
     store.append(SKIPPED, skipped)
     write_lines(store.path("videos"), (video.model_dump_json() for video in first.values()))
     check_trainable(context)
+
+
+def _print_other_files(context: Context, console: Console) -> None:
+    from tempo.video.find import count_other_files
+
+    videos = context.config.videos
+    if counts := count_other_files(videos.paths, videos.extensions):
+        named = ", ".join(f"{suffix or 'none'} {count}" for suffix, count in counts.most_common(5))
+        text = f"{counts.total()} files with other extensions ({named}) were not looked at"
+        console.print(f"videos: {text}. Add an extension to videos.extensions to use them")
 
 
 def new_files(context: Context) -> list[str]:
@@ -76,7 +87,7 @@ def new_files(context: Context) -> list[str]:
 def run_pairs(context: Context, console: Console) -> None:
     """Makes or imports all pairs; those of held-out videos are written to a separate file."""
     from tempo.preference.importing import import_pairs
-    from tempo.preference.pairs import HELD_OUT, REJECTED, file_of, make_pairs
+    from tempo.preference.pairs import HELD_OUT, REJECTED, make_pairs
 
     store = RunStore(context.directory)
     made = import_pairs(context) if context.config.pairs.import_from else make_pairs(context)

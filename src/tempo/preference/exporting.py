@@ -16,7 +16,7 @@ from typing import Any
 
 from tempo import __version__
 from tempo.core.files import write_json, write_lines
-from tempo.core.records import Pair, Video
+from tempo.core.records import Pair, Video, file_of
 from tempo.core.store import RunStore, read_config
 from tempo.preference.importing import ORIGIN, TAGS, VIDEO_TAG, Row
 from tempo.video.frames import FrameStore
@@ -67,7 +67,9 @@ def _read_pairs(run: Path) -> list[Pair]:
         raise ValueError(
             f"{run} has no pairs to export. `tempo status {run}` shows what is done and what was skipped"
         )
-    return [pair.model_copy(update={"video": paths.get(pair.video_id, pair.video)}) for pair in pairs]
+    return [
+        pair.model_copy(update={"video": paths.get(file_of(pair.video_id), pair.video)}) for pair in pairs
+    ]
 
 
 def _write_parquet(pairs: Sequence[Pair], folder: Path, run: Path | None) -> None:
@@ -77,6 +79,7 @@ def _write_parquet(pairs: Sequence[Pair], folder: Path, run: Path | None) -> Non
 
     text, number = Value("string"), Value("int32")
     numbers = {"level": number, "num_clips": number, "order": List(number), "frames": List(number)}
+    numbers |= {"span": List(Value("float64"))}
     features = Features({name: numbers.get(name, text) for name in Pair.model_fields})
     rows = [pair.model_dump() for pair in pairs]
     write_table(pyarrow.Table.from_pylist(rows, schema=features.arrow_schema), folder / "pairs.parquet")
@@ -128,6 +131,11 @@ def _row(pair: Pair, format_name: str, images: Mapping[str, list[str]]) -> Row:
     advice = "Export as trl or parquet"
     if pair.frames:
         raise ValueError(f"pair {pair.id!r} is about a perturbed video (pairs.mirror). {advice}")
+    if pair.span:
+        raise ValueError(
+            f"pair {pair.id!r} is about a segment of its video ({pair.span[0]:.1f} to {pair.span[1]:.1f} s). "
+            f"{advice}, or set clips.segments = false in another run"
+        )
     if tags:
         raise ValueError(
             f"pair {pair.id!r}: its text contains {tags[0]}, which the format reserves for files. {advice}"

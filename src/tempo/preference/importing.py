@@ -42,7 +42,7 @@ Row: TypeAlias = dict[str, Any]
 
 #: The keys of the column `tempo`, with the values for rows from other tools.
 ORIGIN: Row = {"id": "", "video_id": "", "kind": "other", "level": 0}
-ORIGIN |= {"order": (), "num_clips": 0, "frames": ()}
+ORIGIN |= {"order": (), "num_clips": 0, "frames": (), "span": ()}
 
 
 def load_pairs(path: Path | str, *, max_bad_share: float = MAX_BAD_SHARE) -> list[Pair]:
@@ -91,6 +91,7 @@ def import_pairs(context: Context) -> Selection:
             "same text": pair.chosen == pair.rejected,
             # Frame numbers of another run are wrong if it sampled frames at a different rate.
             "about a perturbed video": bool(pair.frames),
+            "about a segment of a video": bool(pair.span),
         }
         if reason := next((reason for reason, applies in faults.items() if applies), ""):
             skipped.append(skip(f"{path.name} {place}", reason, pair.id))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from tempo.config import PairsConfig
 from tempo.core.hashing import derive_seed, hash_text
-from tempo.core.records import Clips, Pair, Responses, Review, Skipped
+from tempo.core.records import Clips, Pair, Responses, Review, Skipped, file_of
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.preference.prompts import describe_prompt
@@ -66,6 +66,7 @@ def make_pairs(context: Context) -> Selection:
                 id=f"{row.id}/{made.kind}-{made.level:02d}",
                 video_id=row.id,
                 video=videos[row.id].path,
+                span=_span(videos[row.id]),
                 prompt=describe_prompt(row.id, context.config.responses.prompts, seed=seed),
                 chosen=row.chosen,
                 rejected=response.text,
@@ -81,6 +82,12 @@ def make_pairs(context: Context) -> Selection:
         frames = FrameStore(context.directory / "frames")
         kept, held_out = (add_mirrors(part, videos, frames) for part in (kept, held_out))
     return Selection(kept, held_out, skipped + selected.skipped, selected.rejected)
+
+
+def _span(video: Clips) -> tuple[float, ...]:
+    """Start and end in seconds of a segment; empty for a whole video."""
+    is_segment = file_of(video.id) != video.id
+    return (video.start_seconds, video.start_seconds + video.duration_seconds) if is_segment else ()
 
 
 def pair_fault(pair: Pair, settings: PairsConfig) -> tuple[str, str] | None:
@@ -150,11 +157,6 @@ def decision_on(pair: Pair, reviews: Mapping[str, Review]) -> str:
     """`keep` or `reject`; empty for a pair that was not reviewed with the texts that it has now."""
     review = reviews.get(pair.id.removesuffix("/mirror"))
     return review.decision if review and review == review_of(pair, review.decision) else ""
-
-
-def file_of(video_id: str) -> str:
-    """The id of a video's file: units of a long film have the ids FILE-1, FILE-2, and so on."""
-    return video_id.partition("-")[0]
 
 
 def held_out_draw(video_id: str, *, seed: int) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 from rich.table import Table
 
 from tempo.core.files import read_jsonl, write_text
-from tempo.core.records import Captions, Clips, Pair, Shots
+from tempo.core.records import Captions, Clips, Pair
 from tempo.core.store import RunStore, count_skipped
 from tempo.engine.types import Context
 from tempo.evaluation.figures import Figure, figure_rows, figure_table, percent
@@ -76,7 +76,6 @@ def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
     names = {row.id: Path(row.path).name for row in clips.values()}
     metrics = sorted(directory.glob("train/*/metrics.jsonl"))
     phases = {path.parent.name: rows for path in metrics if (rows := read_jsonl(path))}
-    shots = store.rows("shots", Shots)
     return {
         "directory": directory.name,
         "config": context.config,
@@ -94,11 +93,11 @@ def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
         "notes": evaluation.get("notes", ["The models have not been compared yet."]),
         "audit": audit and {"verdict": audit["verdict"], "rows": audit_rows(audit)},
         "skipped": [
-            (stage, reason, count, example)
-            for (stage, reason), (count, example) in sorted(count_skipped(store).items())
+            (stage, reason, found.num_records, found.example)
+            for (stage, reason), found in sorted(count_skipped(store).items())
         ],
         "videos": [
-            {"name": names[row], "num_shots": len(shots[row].shots), "clips": strip(row)}
+            {"name": names[row], "num_shots": clips[row].num_shots, "clips": strip(row)}
             for row in [*clips][: limits.num_videos]
         ],
     }

@@ -154,12 +154,14 @@ class RunView:
     def detail(self, item: Item) -> dict[str, Any]:
         """What the page shows of an item. Differences between the texts of a pair are marked, as HTML."""
         stored, pair = self.frames(item.video_id), item.pair
-        clips = self._clips[item.video_id].clips if item.video_id in self._clips else ()
+        row = self._clips.get(item.video_id)
+        # The player shows the whole file, so the times of a segment count from the start of the file.
+        clips, start = (row.clips, row.start_seconds) if row else ((), 0.0)
         captions = self._captions.get(item.video_id) or ("",) * len(clips)
-        spans = [(clip.start_seconds, clip.end_seconds) for clip in clips]
+        spans = [(start + clip.start_seconds, start + clip.end_seconds) for clip in clips]
         shown = self._row(item) | {
             "clips": [*zip(spans, captions, strict=True)],
-            "frame_seconds": stored.seconds.tolist() if stored else [],
+            "frame_seconds": (start + stored.seconds).tolist() if stored else [],
         }
         if pair:
             shown |= {"order": pair.order, "is_mirror": bool(pair.frames), "prompt": pair.prompt}

@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import TypeAlias
 
 from tempo.config import DpoPhase, SftPhase
-from tempo.core.records import Clips, Pair, PairKind, Video
+from tempo.core.records import Clips, Pair, PairKind, Video, file_of
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.model.chat import Continuation, Prefix, VideoLM
@@ -167,18 +167,18 @@ def _largest_videos(context: Context) -> list[Example]:
     """Examples without answers of the longest video with clips, and of the one with the most pixels."""
     store, config = RunStore(context.directory), context.config.frames
     frames = FrameStore(context.directory / "frames")
+    sizes = {video.id: video.width * video.height for video in store.read("videos", Video)}
     # The decoded duration, because a container may declare a wrong one or none.
-    seconds = {row.id: row.duration_seconds for row in store.read("clips", Clips)}
-    videos = [video for video in store.read("videos", Video) if video.id in seconds and frames.has(video.id)]
+    rows = [row for row in store.read("clips", Clips) if frames.has(row.id)]
 
-    def num_pixels(video: Video) -> float:
-        num_frames = min(seconds[video.id] * config.fps, config.max_frames)
-        return num_frames * min(video.width * video.height, config.max_pixels)
+    def num_pixels(row: Clips) -> float:
+        num_frames = min(row.duration_seconds * config.fps, config.max_frames)
+        return num_frames * min(sizes[file_of(row.id)], config.max_pixels)
 
     # Which of the two has more tokens depends on the model.
-    longest = sorted(videos, key=lambda video: seconds[video.id])[-1:]
-    largest = sorted(videos, key=num_pixels)[-1:]
-    return [Example(video.path, video.id, answers=("",)) for video in (*longest, *largest)]
+    longest = sorted(rows, key=lambda row: row.duration_seconds)[-1:]
+    largest = sorted(rows, key=num_pixels)[-1:]
+    return [Example(row.path, row.id, answers=("",)) for row in (*longest, *largest)]
 
 
 def pack_rows(batch: Sequence[LoadedExample], *, max_tokens: int) -> list[list[LoadedExample]]:

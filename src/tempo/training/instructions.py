@@ -16,11 +16,11 @@ import numpy as np
 
 from tempo.core.files import MAX_BAD_SHARE, UserFile, read_user_file
 from tempo.core.hashing import derive_seed
-from tempo.core.records import Pair, Skipped
+from tempo.core.records import Pair, Skipped, file_of
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.preference.importing import read_text, read_turns, read_video, split_system, untagged
-from tempo.preference.pairs import HELD_OUT, file_of
+from tempo.preference.pairs import HELD_OUT
 from tempo.video.find import find_video, read_library
 from tempo.video.frames import FrameStore
 

@@ -1,57 +1,112 @@
-"""The stage `clips`: selects videos with enough events, and finds their clips and two key frames per clip.
-
-Rules and constants are those of TEMPO (arXiv 2503.16929); see method.md, section 2. S: shots, D: features.
-"""
+"""The stage `clips`: the clips of each video or segment, with their frames and two key frames per clip."""
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
+from numpy.typing import NDArray
 
-from tempo.config import ClipsConfig, Config
-from tempo.core.records import Clip, Clips, Shot, Shots
+from tempo.config import Config
+from tempo.core.records import Clip, Clips, Shots
 from tempo.engine.types import Context, SkipRecord, Worker
 from tempo.video.decode import Image, Scaler, decode_at, fit_size
 from tempo.video.faults import Watchdog, per_record, watched
 from tempo.video.find import check_unchanged
-from tempo.video.frames import FrameStore, encode_jpeg
+from tempo.video.frames import Frames, FrameStore, encode_jpeg, is_thinned, sample_spans
+from tempo.video.selection import find_segments, is_only_reason
+
+#: Maps S images to features [S, D].
+Embed: TypeAlias = Callable[[Sequence[Image]], NDArray[np.float64]]
+
+#: Shots whose middle frames are in memory at a time.
+BATCH_SHOTS = 32
 
 
 def make_worker(context: Context) -> Worker:
-    """A worker that maps Shots to Clips or Skipped and adds key frames to the frame store.
+    """A worker that maps Shots to Clips, a list of Clips with the segments of a video, or Skipped.
 
-    Raises ValueError if `clips.features` names a checkpoint that cannot be used.
+    It adds key frames, and the frames of segments, to the frame store. Raises ValueError if `clips.features`
+    names a checkpoint that cannot be used.
     """
     store, config = FrameStore(context.directory / "frames"), context.config
     checkpoint = config.clips.features
     embed = None if checkpoint == "embedded" else load_embedder(checkpoint, config.model.device)
 
-    def cut(video: Shots) -> Clips:
-        check_shots(video.shots, config.clips)
+    def cut(video: Shots) -> Clips | list[Clips]:
+        try:
+            segments = _select(video, config, embed)
+        except SkipRecord as skip:
+            skip.is_only_reason = is_only_reason(skip, video.shots, config.clips)
+            raise
         check_unchanged(video.path, video.id)
-        features = None
-        if embed:
-            middles = [(shot.start_frame + shot.end_frame) // 2 for shot in video.shots]
-            features = embed(_read_images(video, middles, config))
-        clips = find_clips(video.shots, config.clips, features=features)
-        images = _read_images(video, [number for clip in clips for number in clip.key_frames], config)
-        store.write_key_frames(video.id, [encode_jpeg(one, config.frames.jpeg_quality) for one in images])
-        return Clips(id=video.id, path=video.path, duration_seconds=video.duration_seconds, clips=clips)
+        rows = [_make_row(video, suffix, clips) for suffix, clips in segments.items()]
+        if "" not in segments:
+            spans = {video.id + suffix: _span(clips) for suffix, clips in segments.items()}
+            _write_frames(video, spans, store, config)
+        for row, clips in zip(rows, segments.values(), strict=True):
+            images = _read_images(video, [number for clip in clips for number in clip.key_frames], config)
+            store.write_key_frames(row.id, [encode_jpeg(one, config.frames.jpeg_quality) for one in images])
+        # The first segment is written last: once it is on disk, the others are too.
+        return rows[0] if "" in segments else rows[::-1]
 
     return per_record("clips", cut)
 
 
+def _select(video: Shots, config: Config, embed: Embed | None) -> dict[str, tuple[Clip, ...]]:
+    if embed is None:
+        return find_segments(video.shots, config.clips)
+    # Most videos are skipped. Only those that the rules would allow if no two shots were alike are embedded.
+    find_segments(video.shots, config.clips, features=np.eye(len(video.shots)))
+    check_unchanged(video.path, video.id)
+    middles = [(shot.start_frame + shot.end_frame) // 2 for shot in video.shots]
+    parts = [middles[start : start + BATCH_SHOTS] for start in range(0, len(middles), BATCH_SHOTS)]
+    features = np.concatenate([embed(_read_images(video, part, config)) for part in parts])
+    return find_segments(video.shots, config.clips, features=features)
+
+
+def _make_row(video: Shots, suffix: str, clips: Sequence[Clip]) -> Clips:
+    """The record of a video, or with a suffix that of a segment, whose times count from its own start."""
+    start, end = _span(clips) if suffix else (0.0, video.duration_seconds)
+    own = [
+        {"start_seconds": clip.start_seconds - start, "end_seconds": clip.end_seconds - start}
+        for clip in clips
+    ]
+    return Clips(
+        id=video.id + suffix,
+        path=video.path,
+        duration_seconds=end - start,
+        clips=tuple(clip.model_copy(update=times) for clip, times in zip(clips, own, strict=True)),
+        start_seconds=start,
+    )
+
+
+def _span(clips: Sequence[Clip]) -> tuple[float, float]:
+    return clips[0].start_seconds, clips[-1].end_seconds
+
+
+def _write_frames(
+    video: Shots, spans: Mapping[str, tuple[float, float]], store: FrameStore, config: Config
+) -> None:
+    """Stores the frames of each segment: those of the video if they are good enough, or else new ones."""
+    stored, names = store.read(video.id), list(spans)
+    parts = [stored.cut(*span) for span in spans.values()]
+
+    def write(index: int, frames: Frames) -> None:
+        store.write(names[index], frames.jpegs, seconds=frames.seconds, fps=frames.fps)
+
+    if is_thinned(stored, config.frames) or not all(part.jpegs for part in parts):
+        sample_spans(video.path, [*spans.values()], write, config.frames, config.videos.timeout_seconds)
+    else:
+        for index, part in enumerate(parts):
+            write(index, part)
+
+
 def _read_images(video: Shots, numbers: Collection[int], config: Config) -> list[Image]:
     """The frames with these numbers, at the size of training frames; raises SkipRecord."""
-    stamps = {number: both for shot in video.shots for number, both in shot.time_stamps.items()}
+    stamps = {moment.candidate: moment.time_stamp for shot in video.shots for moment in shot.moments}
+    stamps |= {number: both for shot in video.shots for number, both in shot.time_stamps.items()}
     wanted = {number: stamps.get(number) for number in numbers}
 
     def work(watchdog: Watchdog) -> list[Image]:
@@ -65,102 +120,7 @@ def _read_images(video: Shots, numbers: Collection[int], config: Config) -> list
     return watched(work, config.videos.timeout_seconds)
 
 
-def find_clips(
-    shots: Sequence[Shot], config: ClipsConfig | None = None, *, features: ArrayLike | None = None
-) -> tuple[Clip, ...]:
-    """The clips of a video in time order: consecutive shots of one group, with two key frames each.
-
-    Shots are grouped by `features` [S, D], or by their own descriptors; `config` is the section `[clips]`.
-    Raises SkipRecord, a ValueError, if the video is outside the limits of that section.
-    """
-    config = config or ClipsConfig()
-    check_shots(shots, config)
-    rows = [shot.descriptor for shot in shots] if features is None else features
-    groups = group_shots(rows, config.similarity)
-    runs = [list(run) for _, run in itertools.groupby(range(len(groups)), groups.__getitem__)]
-    if len(runs) < config.min_clips:
-        raise SkipRecord("too few clips", f"{len(runs)} clips, min_clips is {config.min_clips}")
-    group, count = Counter(groups[run[0]] for run in runs).most_common(1)[0]
-    limit = min(config.max_group_clips, max(1, len(runs) // config.group_share))
-    if count > limit:
-        detail = f"group {group} has {count} of {len(runs)} clips, at most {limit} are allowed"
-        raise SkipRecord("group comes back too often", detail)
-    return tuple(_make_clip(shots[run[0] : run[-1] + 1], groups[run[0]], run[0]) for run in runs)
-
-
-def _make_clip(shots: Sequence[Shot], group: int, first_shot: int) -> Clip:
-    start, end = shots[0].start_frame, shots[-1].end_frame
-    rows = [row for shot in shots for row in zip(shot.candidates, shot.sharpness, strict=True)]
-    key_frames = choose_key_frames(end - start, {number - start: sharpness for number, sharpness in rows})
-    return Clip(
-        group=group,
-        first_shot=first_shot,
-        num_shots=len(shots),
-        start_seconds=shots[0].start_seconds,
-        end_seconds=shots[-1].end_seconds,
-        key_frames=tuple(start + number for number in key_frames),
-    )
-
-
-def group_shots(descriptors: ArrayLike, similarity: float) -> list[int]:
-    """The group number of each shot, given descriptors [S, D]; groups are numbered in order of appearance.
-
-    The two most similar groups are merged as long as their cosine similarity is above `similarity`. The
-    merged row of the similarity matrix is the mean of the two rows, regardless of group sizes (WPGMA).
-    """
-    rows = np.array(descriptors, np.float64)
-    if len(rows) == 1:
-        return [0]
-    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    # Rounded, so that the order of ties does not depend on the machine's BLAS.
-    distance_SS = np.round(1 - rows @ rows.T, 6)
-    np.fill_diagonal(distance_SS, 0)
-    tree = linkage(squareform(np.maximum(distance_SS, 0), checks=False), method="weighted")
-    # Groups whose similarity equals the limit are not merged.
-    limit = np.nextafter(round(1 - similarity, 6), 0)
-    labels = fcluster(tree, limit, criterion="distance").tolist()
-    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
-    return [numbers[label] for label in labels]
-
-
-def check_shots(shots: Sequence[Shot], config: ClipsConfig) -> None:
-    """Raises SkipRecord if the number or the length of the shots is outside the limits."""
-    if len(shots) < config.min_shots:
-        raise SkipRecord("too few shots", f"{len(shots)} usable shots, min_shots is {config.min_shots}")
-    if len(shots) > config.max_shots:
-        raise SkipRecord("too many shots", f"{len(shots)} usable shots, max_shots is {config.max_shots}")
-    longest = max(shot.seconds for shot in shots)
-    if longest > config.max_shot_seconds:
-        detail = f"a shot of {longest:.2f} seconds, max_shot_seconds is {config.max_shot_seconds:g}"
-        raise SkipRecord("shot too long", detail)
-
-
-def choose_key_frames(num_frames: int, sharpness: Mapping[int, float]) -> tuple[int, int]:
-    """The two key frames of a clip, in order; the same frame twice only if `sharpness` has a single frame.
-
-    `sharpness` maps the candidates, in order, to their sharpness. Of those within (num_frames / 3) // 2
-    frames of 1/3 and 2/3 of the clip, the one with the highest product of sharpness and a cosine window is
-    taken; if there are no candidates in that range, the nearest one.
-    """
-    third = num_frames // 3
-    first = _best_frame(sharpness, third, third // 2)
-    later = {number: value for number, value in sharpness.items() if number > first} or {first: 0.0}
-    return first, _best_frame(later, 2 * num_frames // 3, third // 2)
-
-
-def _best_frame(sharpness: Mapping[int, float], centre: int, radius: int) -> int:
-    """The best frame around `centre`; the earliest one if there is a tie."""
-    scores = {
-        number: value * math.cos(math.pi / 2 * (number - centre) / (radius + 1))
-        for number, value in sharpness.items()
-        if abs(number - centre) <= radius
-    }
-    if scores:
-        return max(scores, key=scores.__getitem__)
-    return min(sharpness, key=lambda number: abs(number - centre))
-
-
-def load_embedder(checkpoint: str, device: str = "auto") -> Callable[[Sequence[Image]], NDArray[np.float64]]:
+def load_embedder(checkpoint: str, device: str = "auto") -> Embed:
     """A function from S images to SigLIP or CLIP features [S, D]; raises ValueError if loading fails."""
     import torch
 

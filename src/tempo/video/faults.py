@@ -19,7 +19,7 @@ import av
 import cv2
 
 from tempo.core.records import Record, Skipped
-from tempo.engine.types import SkipRecord, Worker
+from tempo.engine.types import Batch, Result, SkipRecord, Worker
 
 T = TypeVar("T")
 
@@ -30,10 +30,10 @@ FILE_ERRORS = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAME
 MACHINE_ERRORS = re.compile("CUDA|CUBLAS|cuDNN|HIP error|out of memory|CPUAllocator|Insufficient memory")
 
 
-def per_record(stage: str, function: Callable[[Any], Record]) -> Worker:
+def per_record(stage: str, function: Callable[[Any], Record | Sequence[Record]]) -> Worker:
     """A worker that applies `function` to each record; a record for which it fails becomes Skipped."""
 
-    def worker(batch: Sequence[Any]) -> Sequence[Record]:
+    def worker(batch: Batch) -> Result:
         return [attempt(stage, record, function) for record in batch]
 
     return worker
@@ -47,7 +47,8 @@ def attempt(stage: str, record: Record, function: Callable[[Any], T]) -> T | Ski
     try:
         return function(record)
     except SkipRecord as skip:
-        return Skipped(id=record.id, stage=stage, reason=skip.reason, detail=skip.detail)
+        facts = {"reason": skip.reason, "detail": skip.detail, "is_only_reason": skip.is_only_reason}
+        return Skipped(id=record.id, stage=stage, **facts)
     except Exception as error:
         # FFmpeg's errors are OSErrors too, but they concern the file.
         if isinstance(error, OSError) and not isinstance(error, av.error.FFmpegError):

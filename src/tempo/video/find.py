@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,14 @@ def find_videos(paths: Iterable[str | Path], extensions: Iterable[str]) -> list[
         where = ", ".join(map(str, given)) or "an empty list of paths"
         raise ValueError(f"videos.paths: no video in {where} (looked for {', '.join(suffixes)})")
     return sorted({Path(str(path).encode("utf-8", "backslashreplace").decode()) for path in found})
+
+
+def count_other_files(paths: Iterable[str | Path], extensions: Iterable[str]) -> Counter[str]:
+    """How many files in the given folders do not have one of the extensions, by their own extension."""
+    wanted = {f".{extension.lower().removeprefix('.')}" for extension in extensions}
+    folders = [folder for path in paths if (folder := Path(path).expanduser()).is_dir()]
+    files = {path for folder in folders for path in _walk(folder, ("",)) if not path.is_dir()}
+    return Counter(path.suffix.lower() for path in files if path.suffix.lower() not in wanted)
 
 
 def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:

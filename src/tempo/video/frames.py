@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from bisect import bisect
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from tempo.config import FramesConfig
 from tempo.core.files import write_bytes
 from tempo.engine.types import SkipRecord
 from tempo.video.decode import Frame, Image, Scaler, decode, fit_size
-from tempo.video.faults import watched
+from tempo.video.faults import Watchdog, watched
 
 #: During decoding, frames are thinned out when there are more than this many times `max_frames`.
 MAX_SURPLUS = 4
@@ -41,6 +42,11 @@ class Frames:
     def images(self) -> Image:
         """The frames in RGB, uint8 [T, H, W, 3]."""
         return decode_jpegs(self.jpegs)
+
+    def cut(self, start_seconds: float, end_seconds: float) -> Frames:
+        """The frames from `start_seconds` to `end_seconds` (exclusive), with times since `start_seconds`."""
+        kept = np.flatnonzero((self.seconds >= start_seconds) & (self.seconds < end_seconds))
+        return Frames([self.jpegs[i] for i in kept], self.seconds[kept] - start_seconds, self.fps)
 
 
 def read_frames(
@@ -90,6 +96,37 @@ def sample_frames(
         detail = f"{start_seconds:g} to {end_seconds:g} of {length_seconds:g} seconds"
         raise SkipRecord("no frame in this part", detail)
     return sampler.finish()
+
+
+def sample_spans(
+    path: str | Path,
+    spans: Sequence[tuple[float, float]],
+    write: Callable[[int, Frames], None],
+    config: FramesConfig,
+    timeout_seconds: float,
+) -> None:
+    """Calls `write(index, frames)` with what a Sampler takes from each span (start and end in seconds).
+
+    Spans are in time order. The video is decoded once. Raises SkipRecord as `read_frames` does.
+    """
+    edges = [edge for span in spans for edge in span]
+
+    def work(watchdog: Watchdog) -> None:
+        decoded = decode(path, watchdog)
+        for place, frames in itertools.groupby(decoded, lambda frame: bisect(edges, frame.start_seconds)):
+            # Even places are between the spans.
+            if place % 2:
+                start, end = spans[place // 2]
+                write(place // 2, sample_frames(frames, config, start_seconds=start, end_seconds=end))
+
+    watched(work, timeout_seconds)
+
+
+def is_thinned(frames: Frames, config: FramesConfig) -> bool:
+    """Whether a video is so long that a part of it, sampled alone, would get more or larger frames."""
+    total = config.max_total_pixels
+    is_small = total is not None and total // len(frames.jpegs) < config.max_pixels
+    return is_small or frames.fps < 0.999 * config.fps
 
 
 class Sampler:

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 import itertools
 from array import array
+from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from tempo.config import FramesConfig, ShotsConfig
-from tempo.core.records import Shot, Shots, Video
+from tempo.core.records import Moment, Shot, Shots, Video
 from tempo.engine.types import Context, Worker
-from tempo.video.clips import choose_key_frames
+from tempo.video.changes import MIN_SECONDS, MOMENT_SECONDS, measure_change, shrink
 from tempo.video.decode import Frame, Image, Scaler, decode
 from tempo.video.detectors import Detector, check_detector, make_detector
 from tempo.video.faults import Watchdog, per_record, watched
 from tempo.video.find import check_unchanged
 from tempo.video.frames import Frames, FrameStore, Sampler
+from tempo.video.selection import choose_key_frames
 
 #: Longer side, in pixels, of the image on which cuts and sharpness are measured. 160 pixels gave the same
 #: cuts on all real videos; with 256, one of the 132 cuts of `content` in bbb_full_596s.mp4 differed.
@@ -105,6 +108,10 @@ class ShotCutter:
         self._pts, self._key_pts = array("q"), array("q")
         self._last_pts = self._last_key_pts = NO_PTS
         self._thumbnails: list[tuple[int, Image]] = []
+        # For each moment of the open shot: its first frame and its change. Of the last three, the cells.
+        self._moments, self._changes = array("q"), array("d")
+        self._cells: list[NDArray[np.float32]] = []
+        self._next_seconds = 0.0
         self._start_frame = 0
         self._shots: list[Shot] = []
         self.num_frames = 0
@@ -131,11 +138,24 @@ class ShotCutter:
         half = max(1, self._size[0] // 2), max(1, self._size[1] // 2)
         thumbnail = cv2.resize(image, half, interpolation=cv2.INTER_AREA)
         self._thumbnails.append((frame.index, np.asarray(thumbnail, np.uint8)))
+        if frame.start_seconds >= self._next_seconds:
+            self._add_moment(frame, image)
         if len(self._thumbnails) > MAX_THUMBNAILS:
             del self._thumbnails[:-NUM_RECENT:2]
         self.num_frames, self.end_seconds = frame.index + 1, frame.end_seconds
         for cut in self._detector.add(image, frame.start_seconds):
             self._close(cut)
+
+    def _add_moment(self, frame: Frame, image: Image) -> None:
+        # A fixed grid, because cuts become known late.
+        self._next_seconds = (frame.start_seconds // MOMENT_SECONDS + 1) * MOMENT_SECONDS
+        self._cells = [*self._cells[-2:], shrink(image)]
+        if self._changes:
+            # After a jump, both differences are large; the second one also finds slow changes.
+            before, *later = self._cells
+            self._changes[-1] = round(fmean(measure_change(before, cells) for cells in later), 2)
+        self._moments.append(frame.index)
+        self._changes.append(0.0)
 
     def finish(self) -> tuple[Shot, ...]:
         """The usable shots in time order."""
@@ -150,6 +170,7 @@ class ShotCutter:
         if num_frames <= 0:
             return
         end_seconds = self._starts[num_frames] if end_frame < self.num_frames else self.end_seconds
+        is_divisible = end_seconds - self._starts[0] >= 2 * MIN_SECONDS
         middle = (start_frame + end_frame) // 2
         _, thumbnail = min(self._thumbnails, key=lambda one: abs(one[0] - middle))
         grey = cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY)
@@ -168,14 +189,39 @@ class ShotCutter:
                 for i in sorted({*candidates, middle - start_frame})
                 if NO_PTS not in (self._pts[i], self._key_pts[i])
             },
+            moments=self._list_moments(end_frame) if is_divisible else (),
         )
         is_long = num_frames >= self._config.min_frames and shot.seconds >= self._config.min_seconds
         if is_long and shot.grey_range >= self._config.min_grey_range:
             self._shots.append(shot)
         for numbers in (self._starts, self._sharpness, self._pts, self._key_pts):
             del numbers[:num_frames]
+        num_moments = bisect_left(self._moments, end_frame)
+        del self._moments[:num_moments], self._changes[:num_moments]
         self._thumbnails = [one for one in self._thumbnails if one[0] >= end_frame]
         self._start_frame = end_frame
+
+    def _list_moments(self, end_frame: int) -> tuple[Moment, ...]:
+        """The moments of the open shot; the first one may be shorter than the others."""
+        known = dict(zip(self._moments, self._changes, strict=True))
+        starts = [self._start_frame, *(m for m in known if self._start_frame < m < end_frame)]
+        moments = []
+        for previous, start, end in zip([-1, *starts], starts, [*starts[1:], end_frame], strict=False):
+            offsets = range(start - self._start_frame, end - self._start_frame)
+            best = max(offsets, key=self._sharpness.__getitem__)
+            stamps = self._pts[best], self._key_pts[best]
+            moments.append(
+                Moment(
+                    start_frame=start,
+                    start_seconds=self._starts[offsets[0]],
+                    # Otherwise the change would be that of a cut.
+                    change=known[start] if previous in known and end < end_frame else 0.0,
+                    candidate=self._start_frame + best,
+                    sharpness=self._sharpness[best],
+                    time_stamp=None if NO_PTS in stamps else stamps,
+                )
+            )
+        return tuple(moments)
 
 
 def choose_candidates(sharpness: Sequence[float]) -> list[int]:

@@ -1,0 +1,233 @@
+"""Which videos, or segments of videos, have enough events, and what their clips and key frames are.
+
+Rules and constants are those of TEMPO (arXiv 2503.16929); see method.md, section 2. Clips by change and
+segments are ours. S: shots, D: features.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.spatial.distance import squareform
+
+from tempo.config import ClipsConfig
+from tempo.core.records import Clip, Shot
+from tempo.engine.types import SkipRecord
+from tempo.video.changes import MIN_SECONDS, divide
+
+#: Which shots are divided where the picture changes.
+Divided: TypeAlias = Literal["none", "long", "all"]
+
+#: What each source tries, in order. The next one is tried only for a video with too few shots or clips.
+ATTEMPTS: dict[str, tuple[Divided, ...]] = {"shots": ("none",), "change": ("all",), "auto": ("long", "all")}
+TOO_FEW = ("too few shots", "too few clips")
+
+#: For each rule, the values of its keys without which it applies to no video.
+WITHOUT_RULE: dict[str, dict[str, Any]] = {
+    "too few shots": {"min_shots": 1},
+    "too many shots": {"max_shots": math.inf},
+    "shot too long": {"max_shot_seconds": math.inf},
+    "too long": {"max_minutes": math.inf},
+    "too few clips": {"min_clips": 1},
+    "group recurs too often": {"max_group_clips": math.inf, "group_divisor": 1},
+    "nothing happens": {"min_change": 0.01},
+}
+
+
+class Piece(NamedTuple):
+    """A shot, or a part of one, that becomes a clip or joins others; `number` is that of the shot."""
+
+    shot: Shot
+    number: int
+    is_part: bool
+
+
+def find_segments(
+    shots: Sequence[Shot], config: ClipsConfig | None = None, *, features: ArrayLike | None = None
+) -> dict[str, tuple[Clip, ...]]:
+    """The clips of each segment of a video that the rules allow, by the suffix of its id: -1, -2 and so on.
+
+    If the rules allow the whole video, it is the only segment, and its suffix is empty. Shots are grouped by
+    `features` [S, D], or by their own descriptors; `config` is the section `[clips]`.
+    Raises SkipRecord, a ValueError, with the rule that the whole video breaks, if there is no segment.
+    """
+    config = config or ClipsConfig()
+    rows = np.array([shot.descriptor for shot in shots] if features is None else features, np.float64)
+    for divided in ATTEMPTS[config.source]:
+        pieces = cut_pieces(shots, config, divided)
+        try:
+            return {"": _make_clips(pieces, rows, config, divided)}
+        except SkipRecord as error:
+            skip = error
+        if config.segments and (found := list(_find_windows(pieces, rows, config, divided))):
+            return {f"-{number}": clips for number, clips in enumerate(found, 1)}
+        if skip.reason not in TOO_FEW:
+            break
+    changes = [moment.change for shot in shots for moment in shot.moments]
+    if config.source != "shots" and changes and max(changes) < config.min_change:
+        detail = f"the picture changes by {max(changes):.1f}, min_change is {config.min_change:g}"
+        raise SkipRecord("nothing happens", detail)
+    raise skip
+
+
+def find_clips(
+    shots: Sequence[Shot], config: ClipsConfig | None = None, *, features: ArrayLike | None = None
+) -> tuple[Clip, ...]:
+    """The clips of a whole video in time order, with two key frames each; arguments as in `find_segments`.
+
+    Raises SkipRecord, a ValueError, if the video is outside the limits of the section.
+    """
+    config = (config or ClipsConfig()).model_copy(update={"segments": False})
+    return find_segments(shots, config, features=features)[""]
+
+
+def is_only_reason(skip: SkipRecord, shots: Sequence[Shot], config: ClipsConfig) -> bool:
+    """Whether a video would be kept without the rule that skipped it. Shots are compared by descriptors."""
+    if skip.reason not in WITHOUT_RULE:
+        return False
+    try:
+        return bool(find_segments(shots, config.model_copy(update=WITHOUT_RULE[skip.reason])))
+    except SkipRecord:
+        return False
+
+
+def cut_pieces(shots: Sequence[Shot], config: ClipsConfig, divided: Divided) -> list[Piece]:
+    """The shots in time order, with parts in place of those that are divided."""
+    # One shot that is too long gives at least two parts, a video with too few shots at least `min_clips`.
+    min_parts = math.ceil(config.min_clips / max(1, len(shots))) if divided == "all" else 2
+    pieces = []
+    for index, shot in enumerate(shots):
+        is_divided = divided == "all" or (divided == "long" and shot.seconds > config.max_shot_seconds)
+        parts = divide(shot, config, min_parts=min_parts) if is_divided else [shot]
+        pieces += [Piece(part, index, part.num_frames < shot.num_frames) for part in parts]
+    return pieces
+
+
+def _find_windows(
+    pieces: Sequence[Piece], rows: np.ndarray, config: ClipsConfig, divided: Divided
+) -> Iterator[tuple[Clip, ...]]:
+    """From the start, the longest sequence of pieces that the rules allow, then the next one after it."""
+    start = 0
+    while start < len(pieces):
+        for end in range(min(len(pieces), start + config.max_shots), start + 1, -1):
+            try:
+                yield _make_clips(pieces[start:end], rows, config, divided)
+            except SkipRecord:
+                continue
+            start = end
+            break
+        else:
+            start += 1
+
+
+def _make_clips(
+    pieces: Sequence[Piece], rows: np.ndarray, config: ClipsConfig, divided: Divided
+) -> tuple[Clip, ...]:
+    """The clips of a sequence of pieces; raises SkipRecord with the first rule that it breaks."""
+    _check_pieces(pieces, config, divided)
+    groups = _group_pieces(pieces, rows, config.similarity)
+    runs = [list(run) for _, run in itertools.groupby(range(len(groups)), groups.__getitem__)]
+    if len(runs) < config.min_clips:
+        least = f" of at least {MIN_SECONDS:g} seconds" if divided == "all" else ""
+        raise SkipRecord("too few clips", f"{len(runs)} clips{least}, min_clips is {config.min_clips}")
+    group, count = Counter(groups[run[0]] for run in runs).most_common(1)[0]
+    limit = min(config.max_group_clips, max(1, len(runs) // config.group_divisor))
+    if count > limit:
+        detail = f"group {group} has {count} of {len(runs)} clips, at most {limit} are allowed"
+        raise SkipRecord("group recurs too often", detail)
+    return tuple(_make_clip(pieces[run[0] : run[-1] + 1], groups[run[0]]) for run in runs)
+
+
+def _check_pieces(pieces: Sequence[Piece], config: ClipsConfig, divided: Divided) -> None:
+    num_shots = len(pieces)
+    # Parts of shots have a rule of their own: there must be enough clips.
+    if not pieces or (divided != "all" and num_shots < config.min_shots):
+        raise SkipRecord("too few shots", f"{num_shots} usable shots, min_shots is {config.min_shots}")
+    if num_shots > config.max_shots:
+        raise SkipRecord("too many shots", f"{num_shots} usable shots, max_shots is {config.max_shots}")
+    longest = max(piece.shot.seconds for piece in pieces)
+    # In a long piece that could not be divided, nothing happens.
+    if divided == "none" and longest > config.max_shot_seconds:
+        detail = f"a shot of {longest:.2f} seconds, max_shot_seconds is {config.max_shot_seconds:g}"
+        raise SkipRecord("shot too long", detail)
+    minutes = (pieces[-1].shot.end_seconds - pieces[0].shot.start_seconds) / 60
+    if minutes > config.max_minutes:
+        raise SkipRecord("too long", f"{minutes:.1f} minutes, max_minutes is {config.max_minutes:g}")
+
+
+def _group_pieces(pieces: Sequence[Piece], rows: np.ndarray, similarity: float) -> list[int]:
+    """The group of each piece. A part of a shot is a group of its own, because the picture changed there."""
+    compared = [piece.number for piece in pieces if not piece.is_part]
+    numbers = iter(group_shots(rows[compared], similarity) if compared else ())
+    fresh = itertools.count(len(pieces))
+    groups = [next(fresh if piece.is_part else numbers) for piece in pieces]
+    order = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    return [order[group] for group in groups]
+
+
+def _make_clip(pieces: Sequence[Piece], group: int) -> Clip:
+    first, last = pieces[0], pieces[-1]
+    start, end = first.shot.start_frame, last.shot.end_frame
+    rows = [row for piece in pieces for row in zip(piece.shot.candidates, piece.shot.sharpness, strict=True)]
+    key_frames = choose_key_frames(end - start, {number - start: sharpness for number, sharpness in rows})
+    return Clip(
+        group=group,
+        first_shot=first.number,
+        num_shots=last.number - first.number + 1,
+        start_seconds=first.shot.start_seconds,
+        end_seconds=last.shot.end_seconds,
+        key_frames=tuple(start + number for number in key_frames),
+    )
+
+
+def group_shots(descriptors: ArrayLike, similarity: float) -> list[int]:
+    """The group number of each shot, given descriptors [S, D]; groups are numbered in order of appearance.
+
+    The two most similar groups are merged as long as their cosine similarity is above `similarity`. The
+    merged row of the similarity matrix is the mean of the two rows, regardless of group sizes (WPGMA).
+    """
+    rows = np.array(descriptors, np.float64)
+    if len(rows) == 1:
+        return [0]
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    # Rounded, so that the order of ties does not depend on the machine's BLAS.
+    distance_SS = np.round(1 - rows @ rows.T, 6)
+    np.fill_diagonal(distance_SS, 0)
+    tree = linkage(squareform(np.maximum(distance_SS, 0), checks=False), method="weighted")
+    # Groups whose similarity equals the limit are not merged.
+    limit = np.nextafter(round(1 - similarity, 6), 0)
+    labels = fcluster(tree, limit, criterion="distance").tolist()
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    return [numbers[label] for label in labels]
+
+
+def choose_key_frames(num_frames: int, sharpness: Mapping[int, float]) -> tuple[int, int]:
+    """The two key frames of a clip, in order; the same frame twice only if `sharpness` has a single frame.
+
+    `sharpness` maps the candidates, in order, to their sharpness. Of those within (num_frames / 3) // 2
+    frames of 1/3 and 2/3 of the clip, the one with the highest product of sharpness and a cosine window is
+    taken; if there are no candidates in that range, the nearest one.
+    """
+    third = num_frames // 3
+    first = _best_frame(sharpness, third, third // 2)
+    later = {number: value for number, value in sharpness.items() if number > first} or {first: 0.0}
+    return first, _best_frame(later, 2 * num_frames // 3, third // 2)
+
+
+def _best_frame(sharpness: Mapping[int, float], centre: int, radius: int) -> int:
+    """The best frame around `centre`; the earliest one if there is a tie."""
+    scores = {
+        number: value * math.cos(math.pi / 2 * (number - centre) / (radius + 1))
+        for number, value in sharpness.items()
+        if abs(number - centre) <= radius
+    }
+    if scores:
+        return max(scores, key=scores.__getitem__)
+    return min(sharpness, key=lambda number: abs(number - centre))
