@@ -52,7 +52,7 @@ def test_it_needs_no_weights_and_names_what_cannot_be_read(settings, tmp_path):
     shutil.copytree(embedded_path(), tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
     settings["model"] = {"path": str(tmp_path / "model"), "device": "cpu"}
     plan = make_plan(parse_config(settings), tmp_path / "run" / "new")
-    assert (plan.num_videos, plan.num_kept, plan.video_seconds) == (3, 1, pytest.approx(36))
+    assert (plan.num_videos, plan.num_kept, plan.video_seconds) == (3, 2, pytest.approx(36))
     assert plan.longest_tokens > plan.median_tokens > 1
     assert [step.name for step in plan.steps] == ["captions", "responses", "dpo"]
     assert all(step.seconds > 0 and not step.advice for step in plan.steps)
@@ -77,6 +77,14 @@ def test_the_advice_fits(settings, tmp_path, lora_rank, share, expected):
     assert make_plan(config, tmp_path, device_bytes=int(needed * share)).steps[-1].advice == expected
 
 
+def test_of_a_long_video_only_segments_count(settings, tmp_path):
+    """Unless pairs are imported, which are about whole videos."""
+    settings |= {"clips": {"max_minutes": 0.1}, "training": {}, "responses": {"input_form": "clips"}}
+    short = make_plan(parse_config(settings), tmp_path)
+    settings["pairs"] = {"import_from": "pairs.jsonl"}
+    assert make_plan(parse_config(settings), tmp_path).longest_tokens > short.longest_tokens
+
+
 def test_a_longer_row_than_max_tokens_and_a_large_batch_are_named(settings, tmp_path):
     settings |= {"captions": {"batch_size": 64}, "model": {"device": "cpu"}}
     settings["training"]["max_tokens"] = 1000
@@ -90,7 +98,7 @@ def test_the_command_measures_a_sample_and_names_missing_extras(tempo, folder, t
     path.write_text(f'[videos]\npaths = ["{folder}"]\n[model]\nquantization = "4bit"\ndevice = "cpu"\n')
     code, out, err = tempo("plan", path, "--measure", "--out", tmp_path / "run")
     assert (code, err) == (0, "")
-    assert "about 3 are kept (100%, measured here, on 3 of the videos)" in out
+    assert "about 3 of them, or segments of them, are kept (100%; measured here, on 3 of the videos)" in out
     assert ("bitsandbytes" in out) == (importlib.util.find_spec("bitsandbytes") is None)
     assert "MB per second" in out
     code, _, err = tempo("plan", path, "--device-memory", "much")

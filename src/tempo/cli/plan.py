@@ -38,8 +38,8 @@ def plan(
     console = Console(highlight=False, soft_wrap=True, markup=False)
     rates = found.rates
     console.print(
-        f"videos: {found.num_videos}, {found.video_seconds / 3600:.1f} h; about {found.num_kept} are kept "
-        f"({rates.share_kept:.0%}, {rates.source})\n"
+        f"videos: {found.num_videos}, {found.video_seconds / 3600:.1f} h; about {found.num_kept} of them, or "
+        f"segments of them, are kept ({rates.kept_per_video:.0%}; {rates.source})\n"
         f"tokens of video and prompt: {found.longest_tokens} at most, median {found.median_tokens}\n"
         f"device: {found.device_bytes / 1e9:.1f} GB"
     )

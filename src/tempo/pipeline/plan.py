@@ -86,9 +86,11 @@ def make_plan(config: Config, directory: Path, *, device_bytes: int = 0, measure
     device = torch.device("cuda") if is_remote else pick_device(config.model.device)
     while not directory.exists():
         directory = directory.absolute().parent
-    rates = measure_rates(config, videos, directory, device) if measure else stated_rates(device)
+    rates = measure_rates(config, videos, directory, device) if measure else stated_rates(config, device)
     if config.synthetic:
-        rates = replace(rates, share_kept=1 - config.synthetic.plain_share)
+        rates = replace(
+            rates, kept_per_video=1 - config.synthetic.plain_share, source="synthetic.plain_share"
+        )
     estimate = Estimate(config, videos, rates, device, device_bytes or memory_bytes(device))
     num_workers = count_workers(config.run.num_workers)
     return Plan(
@@ -145,8 +147,11 @@ class Estimate:
             four_bit=config.model.quantization == "4bit",
         )
         self._costs: dict[str, Cost] = {}
-        self.num_kept = max(1, round(len(videos) * rates.share_kept))
-        self._shapes = sorted((frame_shape(v, config.frames) for v in videos), key=lambda s: math.prod(s[:3]))
+        self.num_kept = max(1, round(len(videos) * rates.kept_per_video))
+        # Of a longer video, only segments are used; imported pairs are about whole videos.
+        limit = math.inf if config.pairs.import_from else 60 * config.clips.max_minutes
+        used = [v.model_copy(update={"duration_seconds": min(v.duration_seconds, limit)}) for v in videos]
+        self._shapes = sorted((frame_shape(v, config.frames) for v in used), key=lambda s: math.prod(s[:3]))
         # Whether the video with most pixels or that with most frames has more tokens depends on the model.
         groups = [self._group(shape) for shape in {self._shapes[-1], max(self._shapes)}]
         self.longest = max(groups, key=lambda group: group.lengths[0])
@@ -281,7 +286,8 @@ class Estimate:
         """Bytes on disk: frames, the state of the largest phase, what phases learned, the final model."""
         costs, phases = {step.name: step.cost for step in steps}, self.config.training.phases
         key_frames = self.num_kept * self.rates.num_clips * 2 * math.prod(self._shapes[-1][1:3])
-        num_pixels = key_frames + sum(math.prod(shape[:3]) for shape in self._shapes)
+        whole = sum(math.prod(frame_shape(video, self.config.frames)[:3]) for video in self.videos)
+        num_pixels = whole + key_frames
         sizes = {"frames": int(num_pixels * self.rates.jpeg_bytes_per_pixel)}
         if phases:
             trained = [costs[phase.name] for phase in phases]

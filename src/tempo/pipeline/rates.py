@@ -18,7 +18,7 @@ import torch
 from tempo.config import Config, FramesConfig
 from tempo.core.records import Clips, Skipped, Video
 from tempo.engine.ranks import pick_device
-from tempo.engine.types import Context, load
+from tempo.engine.types import Context, flatten, load
 from tempo.model.loading import pick_dtype
 from tempo.pipeline.stages import find_stage
 from tempo.video.decode import fit_size
@@ -30,16 +30,19 @@ SAMPLE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Rates:
-    """Speeds of one device and one process, and what is known about videos only after decoding them."""
+    """Speeds of one device and one process, and what is known about videos only after decoding them.
+
+    `kept_per_video` counts segments of videos, and may be above 1. `num_clips` is for each of them.
+    """
 
     flops_per_second: float
     memory_bytes_per_second: float
+    kept_per_video: float
+    source: str
     disk_bytes_per_second: float = 0.0
     decoded_pixels_per_second: float = 1.5e8
-    share_kept: float = 7 / 22
     num_clips: float = 8.0
     jpeg_bytes_per_pixel: float = 0.5
-    source: str = "stated; use --measure for those of this machine and a sample of the videos"
 
 
 def frame_shape(video: Video, config: FramesConfig) -> tuple[int, int, int, float]:
@@ -51,11 +54,12 @@ def frame_shape(video: Video, config: FramesConfig) -> tuple[int, int, int, floa
     return count, height, width, config.fps * count / wanted
 
 
-def stated_rates(device: torch.device) -> Rates:
+def stated_rates(config: Config, device: torch.device) -> Rates:
     """For a GPU 40 % of an A100's data sheet; for a CPU one core of the machine in docs/benchmarks.md."""
-    if device.type == "cpu":
-        return Rates(flops_per_second=5e10, memory_bytes_per_second=1e10)
-    return Rates(flops_per_second=0.4 * 312e12, memory_bytes_per_second=0.4 * 2e12)
+    flops, copied = (5e10, 1e10) if device.type == "cpu" else (0.4 * 312e12, 0.4 * 2e12)
+    num_kept = 8 if config.clips.source == "shots" else 21
+    source = f"stated: {num_kept} of 28 files of benchmarks/coverage.py"
+    return Rates(flops, copied, kept_per_video=num_kept / 28, source=source)
 
 
 def measure_rates(config: Config, videos: Sequence[Video], directory: Path, device: torch.device) -> Rates:
@@ -65,7 +69,7 @@ def measure_rates(config: Config, videos: Sequence[Video], directory: Path, devi
     """
     payload = bytes(2**28)
     seconds = _seconds(lambda: _write(directory, payload))
-    rates = replace(stated_rates(device), disk_bytes_per_second=len(payload) / seconds)
+    rates = replace(stated_rates(config, device), disk_bytes_per_second=len(payload) / seconds)
     if device.type == pick_device("auto").type:
         dtype = pick_dtype(config.model.dtype, device)
         square, large = torch.ones(2048, 2048, device=device, dtype=dtype), torch.ones(2**26, device=device)
@@ -85,9 +89,9 @@ def _sample_videos(config: Config, videos: Sequence[Video], rates: Rates) -> Rat
         context = Context(config, Path(folder))
         workers = [load(find_stage(name).worker)(context) for name in ("shots", "clips")]
         while num_done < len(rows) and time.perf_counter() - start < SAMPLE_SECONDS:
-            found: Sequence[Any] = [rows[num_done].model_copy(update={"id": video_id(rows[num_done].path)})]
+            found: list[Any] = [rows[num_done].model_copy(update={"id": video_id(rows[num_done].path)})]
             for worker in workers:
-                found = [row for row in worker(found) if not isinstance(row, Skipped)]
+                found = [row for row in flatten(worker(found)) if not isinstance(row, Skipped)]
             clips += found
             num_done += 1
         seconds = time.perf_counter() - start
@@ -96,7 +100,7 @@ def _sample_videos(config: Config, videos: Sequence[Video], rates: Rates) -> Rat
     return replace(
         rates,
         decoded_pixels_per_second=sum(map(num_decoded, rows[:num_done])) / seconds,
-        share_kept=len({row.path for row in clips}) / num_done,
+        kept_per_video=len(clips) / num_done,
         num_clips=sum(len(row.clips) for row in clips) / len(clips) if clips else rates.num_clips,
         jpeg_bytes_per_pixel=num_bytes / num_stored,
         source=f"measured here, on {num_done} of the videos",
