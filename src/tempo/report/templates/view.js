@@ -31,8 +31,8 @@ async function load(isMore) {
   }
   rows.push(...found.rows);
   $("rows").append(...found.rows.map(listed));
-  $("item").hidden = !rows.length;
-  if (!isMore && rows.length) await look(rows[0].id);
+  if (!rows.length) $("item").hidden = true;
+  else if (!isMore) await look(rows[0].id);
 }
 
 function listed(row) {
@@ -70,6 +70,7 @@ async function look(id) {
   }
   drawStrips();
   drawTexts();
+  $("item").hidden = false;
 }
 
 function drawTexts() {
@@ -207,17 +208,26 @@ const actions = {
   k: () => decide("keep"), r: () => decide("reject"), p: playOrder, " ": () => (player.paused ? play() : player.pause()),
   ArrowRight: () => move(1), ArrowDown: () => move(1), ArrowLeft: () => move(-1), ArrowUp: () => move(-1),
 };
+
+// Keys are ignored until the next item is shown, so that nobody decides on one unseen.
+let isBusy = false;
+async function act(key) {
+  if (isBusy) return;
+  isBusy = true;
+  try { await actions[key](); } finally { isBusy = false; }
+}
+
 // Before the controls of the <video> see it, for which arrows and space mean something else.
 document.addEventListener("keydown", (event) => {
   const isForElement = event.target.matches(event.key === " " ? "input, select, summary, button" : "input, select");
   if (!actions[event.key] || isForElement || event.ctrlKey || event.metaKey || event.altKey) return;
   event.preventDefault();
   event.stopPropagation();
-  actions[event.key]();
+  if (!event.repeat || event.key.startsWith("Arrow")) act(event.key);
 }, true);
 // After a click, the keys are for the page again. Who uses the keyboard keeps the focus.
 document.addEventListener("click", (event) => event.detail && event.target.closest("button")?.blur());
-for (const button of document.querySelectorAll("[data-key]")) button.onclick = () => actions[button.dataset.key]();
+for (const button of document.querySelectorAll("[data-key]")) button.onclick = () => act(button.dataset.key);
 
 let timer;
 form.oninput = () => { clearTimeout(timer); timer = setTimeout(load, 150); };
