@@ -62,7 +62,7 @@ def test_a_run_reads_them_names_bad_rows_and_trains_on_the_others(tmp_path, monk
             "instructions": "asked.json",
             "phases": [{"name": name, "objective": name, **phase} for name in ("dpo", "sft")],
         },
-        "evaluation": {"benchmark": "samples.jsonl"},
+        "evaluation": {"benchmark": "samples.jsonl", "held_out_share": 0},
     }
     monkeypatch.chdir(tmp_path)
     with pytest.warns(UserWarning, match="set aside") as warned:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tempo.config import load_config
+from tempo.config import load_config, parse_config
 from tempo.core.records import Pair, Perturbations, Skipped, Video
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
@@ -96,7 +96,8 @@ def test_every_stage_is_done_and_writes_its_files(finished):
 
 def test_every_video_has_pairs_or_a_reason_and_no_pair_is_in_the_original_order(finished):
     store = RunStore(finished.directory)
-    pairs, videos = store.read("pairs", Pair), {video.id for video in store.read("videos", Video)}
+    pairs = [*store.read("pairs", Pair), *store.read("held_out_pairs", Pair)]
+    videos = {video.id for video in store.read("videos", Video)}
     assert len(videos) == 7
     skipped = {row.id.split("/")[0] for row in store.read("skipped", Skipped)}
     assert videos <= skipped | {pair.video_id for pair in pairs}
@@ -111,6 +112,8 @@ def test_the_result_of_a_run_has_its_stages_report_and_accuracies(finished):
     result = run(finished.config, finished.directory)
     assert (result.stages, result.report) == (NAMES, finished.directory / "report.html")
     assert list(result.evaluation) == ["base", "sft_only", "tempo"]
+    assert {figure.source for figure in result.figures} == {"held-out videos", "benchmark"}
+    assert all(list(figure.values) == ["base", "sft_only", "tempo"] for figure in result.figures)
     for report in result.evaluation.values():
         assert report.interval[0] <= report.accuracy <= report.interval[1]
         assert report.num_samples == result.evaluation["base"].num_samples > 10
@@ -124,6 +127,23 @@ def test_the_model_is_a_plain_checkpoint(finished):
     AutoProcessor.from_pretrained(finished.directory / "model")
     assert not any("lora" in name for name, _ in model.named_parameters())
     assert type(model).__name__ == "Qwen2_5_VLForConditionalGeneration"
+
+
+def test_a_tracker_that_is_added_later_gets_the_whole_training_and_the_tables(finished, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    shutil.copytree(finished.directory, tmp_path / "run")
+    for name in ("training", "evaluation", "report"):
+        (tmp_path / "run" / "done" / f"{name}.json").unlink()
+    config = finished.config.model_dump() | {"run": {"trackers": ["tensorboard"]}}
+    run_stages(Context(parse_config(config), tmp_path / "run"), QUIET)
+    (events,) = (tmp_path / "run" / "trackers" / "tensorboard").iterdir()
+    found = EventAccumulator(str(events))
+    found.Reload()
+    phases = ("01-dpo-4", "02-dpo-2", "03-sft", "sft_only/01-sft")
+    steps = [event.step for phase in phases for event in found.Scalars(f"{phase}/loss")]
+    assert steps == list(range(1, len(steps) + 1))
+    assert {"held-out videos/text_summary", "benchmark/text_summary"} <= {*found.Tags()["tensors"]}
 
 
 def test_a_finished_run_starts_again_and_does_nothing(finished):

@@ -103,7 +103,7 @@ def test_answers_for_which_the_model_has_no_positions_are_refused(make, tmp_path
         ("responses", {}, {"endpoint": SERVER}),
         ("audit", {}, {"audit": {"max_model_pairs": 0}}),
         ("training", {"training": {"phases": [DPO]}}, {}),
-        ("evaluation", {"evaluation": {"benchmark": "bench.jsonl"}}, {}),
+        ("evaluation", {}, {"evaluation": {"held_out_share": 0}}),
     ],
 )
 def test_model_is_checked_for_a_stage_that_loads_it(make, tmp_path, stage, needing, idle):

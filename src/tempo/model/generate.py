@@ -1,16 +1,19 @@
 """Samples answers from the model in this process, each from its own seed, independent of its batch.
 
-B: answers of a batch   V: vocabulary
+B: answers of a batch   L: tokens so far   N: new tokens   V: vocabulary
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache, StopStringCriteria
+from transformers.cache_utils import DynamicLayer
 
 from tempo.config import SamplingConfig
 from tempo.model.answers import END_OF_THINKING, THINK, Answer, Request, without_reasoning
@@ -18,6 +21,13 @@ from tempo.model.chat import VideoLM
 
 #: Generation settings of a checkpoint, with the only value that works with one seed per answer.
 _GENERATION = {"num_beams": 1, "num_return_sequences": 1}
+
+#: Number of tokens that a full cache is extended by.
+_ROOM = 64
+
+#: Every so many tokens, finished answers leave the batch if they are at least this share of it. A check makes
+#: the CPU wait for the GPU, and the cache of the other answers is copied.
+_CHECK_STEPS, _MIN_FINISHED = 4, 0.25
 
 
 def generate(
@@ -44,7 +54,6 @@ def generate(
     return [answers[i] for i in range(len(requests))]
 
 
-@torch.no_grad()
 def _generate_batch(
     lm: VideoLM, requests: Sequence[Request], sampling: SamplingConfig, max_new_tokens: int
 ) -> list[Answer]:
@@ -52,55 +61,154 @@ def _generate_batch(
     videos = [request.frames for request in requests if request.frames is not None]
     times = [request.seconds for request in requests] if videos else []
     inputs = lm.inputs(texts, videos or None, fps=[request.fps for request in requests], seconds=times)
-    inputs = {name: tensor.to(lm.model.device) for name, tensor in inputs.items()}
+    _fill_padding(inputs)
     ends = sorted(lm.end_ids(with_video=bool(videos)))
     # A sampled video or image placeholder would need features in the next step.
     suppressed = {*(lm.model.generation_config.suppress_tokens or ()), *lm.media_ids} - set(ends)
-    processors = [_SeededSampling(requests, sampling.temperature)] if sampling.temperature > 0 else []
     stops = lm.model.generation_config.stop_strings or ()
-    output = lm.model.generate(
-        **inputs,
+    rows = lm.model.generate(
+        **{name: tensor.to(lm.model.device) for name, tensor in inputs.items()},
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        repetition_penalty=sampling.repetition_penalty,
-        logits_processor=processors,
         suppress_tokens=sorted(suppressed) or None,
-        return_dict_in_generate=False,
-        tokenizer=lm.tokenizer,
         eos_token_id=ends,
         pad_token_id=lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else ends[0],
+        past_key_values=_make_cache(lm.model),
+        # With a loop of one's own, `generate` does not pass on the tokenizer that its stop strings need.
+        stop_strings=None,
+        stopping_criteria=[StopStringCriteria(lm.tokenizer, stops)] if stops else [],
+        # Applied in the loop, because that of transformers fails if a row leaves the batch.
+        repetition_penalty=1.0,
+        custom_generate=_decode,
+        sampling=sampling,
+        draws_BN=_draw(requests, max_new_tokens).to(lm.model.device),
     )
-    rows = output[:, inputs["input_ids"].shape[1] :].tolist()
     stop = re.compile("|".join(map(re.escape, [stops] if isinstance(stops, str) else stops)) or "(?!)")
     return [_read_answer(lm, text, row, ends, stop) for text, row in zip(texts, rows, strict=True)]
 
 
+def _fill_padding(inputs: dict[str, Tensor]) -> None:
+    """Replaces padding, which depends on the other rows, with the first token of its row."""
+    is_real_BL, ids_BL = inputs["attention_mask"].bool(), inputs["input_ids"]
+    first_B1 = ids_BL.gather(1, is_real_BL.int().argmax(dim=1, keepdim=True))
+    inputs["input_ids"] = ids_BL.where(is_real_BL, first_B1)
+
+
+def _draw(requests: Sequence[Request], num_tokens: int) -> Tensor:
+    """Uniform random numbers [B, N] in float64, one per token, from the seed of each request."""
+    generators = [torch.Generator().manual_seed(request.seed) for request in requests]
+    return torch.stack([torch.rand(num_tokens, generator=g, dtype=torch.float64) for g in generators])
+
+
+def _decode(
+    model: Any,
+    ids_BL: Tensor,
+    logits_processor: Callable[[Tensor, Tensor], Tensor],
+    stopping_criteria: Any,
+    generation_config: Any,
+    sampling: SamplingConfig,
+    draws_BN: Tensor,
+    **inputs: Any,
+) -> list[list[int]]:
+    """The loop of `generate`: the new tokens of each row, some beyond its end.
+
+    Finished rows leave the batch.
+    """
+    num_prompt, answers = ids_BL.shape[1], dict[int, list[int]]()
+    rows_B = torch.arange(len(ids_BL), device=ids_BL.device)
+    is_finished_B = ids_BL.new_zeros(len(ids_BL), dtype=torch.bool)
+    model_inputs = model.prepare_inputs_for_generation(ids_BL, is_first_iteration=True, **inputs)
+    while True:
+        outputs = model(**model_inputs, return_dict=True)
+        inputs = model._update_model_kwargs_for_generation(outputs, inputs)
+        scores_BV = _penalized(outputs.logits[:, -1].float(), ids_BL, sampling.repetition_penalty)
+        scores_BV = logits_processor(ids_BL, scores_BV)
+        chosen_B = _choose(scores_BV, draws_BN[:, ids_BL.shape[1] - num_prompt], sampling.temperature)
+        ids_BL = torch.cat([ids_BL, chosen_B[:, None]], dim=1)
+        is_finished_B = is_finished_B | stopping_criteria(ids_BL, None)
+        is_due = (stopping_criteria.max_length - ids_BL.shape[1]) % _CHECK_STEPS == 0
+        if is_due and is_finished_B.float().mean() >= _MIN_FINISHED:
+            new = ids_BL[is_finished_B, num_prompt:].tolist()
+            answers |= zip(rows_B[is_finished_B].tolist(), new, strict=True)
+            if is_finished_B.all():
+                return [answers[row] for row in range(len(answers))]
+            kept = (~is_finished_B).nonzero()[:, 0]
+            inputs = _select_rows(inputs, kept, ids_BL.shape)
+            ids_BL, rows_B = ids_BL[kept], rows_B[kept]
+            draws_BN, is_finished_B = draws_BN[kept], is_finished_B[kept]
+        model_inputs = model.prepare_inputs_for_generation(ids_BL, next_sequence_length=1, **inputs)
+
+
+def _penalized(scores_BV: Tensor, ids_BL: Tensor, penalty: float) -> Tensor:
+    """The scores, those of tokens in the row so far divided (or multiplied, if negative) by the penalty."""
+    seen_BL = scores_BV.gather(1, ids_BL)
+    return scores_BV.scatter(1, ids_BL, torch.where(seen_BL < 0, seen_BL * penalty, seen_BL / penalty))
+
+
+def _choose(scores_BV: Tensor, draws_B: Tensor, temperature: float) -> Tensor:
+    """The token of each row that its random number selects, or the likeliest one at temperature 0."""
+    if temperature == 0:
+        return scores_BV.argmax(dim=-1)
+    shares_BV = (scores_BV / temperature).softmax(dim=-1).double().cumsum(dim=-1)
+    chosen_B1 = torch.searchsorted(shares_BV, draws_B[:, None] * shares_BV[:, -1:], right=True)
+    return chosen_B1[:, 0].clamp(max=scores_BV.shape[1] - 1)
+
+
+def _select_rows(inputs: dict[str, Any], kept: Tensor, shape: torch.Size) -> dict[str, Any]:
+    """The cache and the inputs [..., B, L] (mask, positions, types of tokens) of the rows `kept`."""
+    inputs["past_key_values"].reorder_cache(kept)
+    return {
+        name: value[..., kept, :] if isinstance(value, Tensor) and value.shape[-2:] == shape else value
+        for name, value in inputs.items()
+    }
+
+
+def _make_cache(model: Any) -> DynamicCache:
+    """The model's own cache, except that layers of full attention do not copy their keys for every token."""
+    cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+    cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values [B, heads, L, size] at the start of tensors that have room for more tokens."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Appends the keys and values of new tokens; returns all."""
+        new, start = (key_states, value_states), self.get_seq_length()
+        end = start + key_states.shape[-2]
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.room = self.keys, self.values = [tensor[..., :0, :] for tensor in new]
+        if end > self.room[0].shape[-2]:
+            blank = (tensor.new_empty(*tensor.shape[:-2], _ROOM, tensor.shape[-1]) for tensor in new)
+            parts = zip((self.keys, self.values), new, blank, strict=True)
+            self.room = [torch.cat(part, dim=-2) for part in parts]
+        else:
+            for room, tensor in zip(self.room, new, strict=True):
+                room[..., start:end, :] = tensor
+        self.keys, self.values = (room[..., :end, :] for room in self.room)
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keeps these rows."""
+        if not self.is_initialized:
+            # This layer uses the keys of another one.
+            return
+        length = self.get_seq_length()
+        self.room = [room.index_select(0, beam_idx.to(room.device)) for room in self.room]
+        self.keys, self.values = (room[..., :length, :] for room in self.room)
+
+
 def _read_answer(lm: VideoLM, prompt: str, row: list[int], ends: list[int], stop: re.Pattern[str]) -> Answer:
-    """The answer of sampled tokens up to a stop string of the checkpoint, without its reasoning."""
+    """The answer of sampled tokens up to its end or a stop string, without its reasoning."""
+    row = row[: next((place for place, token in enumerate(row, 1) if token in ends), None)]
     text = lm.tokenizer.decode(row, skip_special_tokens=True).strip()
     # If the end of reasoning is a special token, decoding has removed it.
     marks = {lm.tokenizer.get_vocab().get(END_OF_THINKING)} & {*row}
     if marks and END_OF_THINKING not in text:
         cut = row.index(marks.pop()) + 1
         text = END_OF_THINKING + lm.tokenizer.decode(row[cut:], skip_special_tokens=True)
-    is_whole = any(end in row for end in ends) or bool(stop.search(text))
+    is_whole = row[-1] in ends or bool(stop.search(text))
     text = stop.split(text, maxsplit=1)[0].rstrip()
     return without_reasoning(Answer(text, is_whole), is_open=prompt.rstrip().endswith(THINK))
-
-
-class _SeededSampling:
-    """A logits processor that samples the token of each row with the row's own generator.
-
-    It masks all other tokens, so that greedy decoding picks the sampled one.
-    """
-
-    def __init__(self, requests: Sequence[Request], temperature: float) -> None:
-        self.temperature = temperature
-        self.generators = [torch.Generator().manual_seed(request.seed) for request in requests]
-
-    def __call__(self, _: Tensor, scores_BV: Tensor) -> Tensor:
-        shares_BV = (scores_BV.float() / self.temperature).softmax(dim=-1).double().cumsum(dim=-1)
-        draws_B1 = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in self.generators])
-        chosen_B1 = torch.searchsorted(shares_BV, draws_B1.to(shares_BV) * shares_BV[:, -1:], right=True)
-        chosen_B1 = chosen_B1.clamp(max=scores_BV.shape[1] - 1)
-        return torch.full_like(scores_BV, -torch.inf).scatter(1, chosen_B1, 0.0)

@@ -105,6 +105,7 @@ def run_stages(
     if source:
         check_run_directory(source)
     engine.check_engine(config.run)
+    steps.check_trackers(config)
     steps.check_paths(config, [key for stage in STAGES for key in stage.input_files])
     done = {name for name in wanted if store.is_done(name) and store.fingerprint(name) == wanted[name]}
     left = [stage for stage in selected if stage.name not in done]
@@ -261,14 +262,14 @@ def _copy_stage(stage: Stage, old: RunStore, new: RunStore) -> None:
     )
     new.forget(name)
     new.begin(name, fingerprint, old.versions(name))
-    for path in (old.directory / file for file in stage.files):
+    for path in (old.directory / file for file in (f"{name}.jsonl", *stage.files)):
         target = new.directory / path.name
         if path.is_dir():
             shutil.copytree(path, target, copy_function=_link, dirs_exist_ok=True)
+        elif path.suffix == ".jsonl" and path.exists():
+            write_text(target, path.read_text(encoding="utf-8").replace(before, after))
         elif path.exists():
             _link(path, target)
-    if old.path(name).exists():
-        write_text(new.path(name), old.path(name).read_text(encoding="utf-8").replace(before, after))
     skipped = (row.model_dump_json() for row in old.read(SKIPPED, Skipped) if row.stage == name)
     append_jsonl(new.path(SKIPPED), (line.replace(before, after) for line in skipped))
     new.finish(name, fingerprint, old.versions(name))

@@ -91,6 +91,11 @@ def _not_captioned(config: Config) -> str:
     return _imported(config) or ("" if form == "captions" else f"responses.input_form is {form!r}")
 
 
+def _compares_models(config: Config) -> bool:
+    settings = config.evaluation
+    return bool(config.synthetic or settings.held_out_share or settings.benchmark or settings.benchmarks)
+
+
 #: Only the model and the type of server affect the answers; address and concurrency do not.
 _SERVER = ("endpoint.model", "endpoint.server")
 
@@ -215,14 +220,14 @@ STAGES: tuple[Stage, ...] = (
         checkpoints=("model.path",),
         check=_check_file("training.instructions", "tempo.training.instructions:read_questions"),
         is_shared=False,
-        files=("train", "baselines", "model", "adapter"),
+        files=("train", "baselines", "model", "adapter", "trackers"),
     ),
     Stage(
         "evaluation",
         "compare the models on held-out videos and on the benchmark",
         reads=(("pairs", Pair),),
         function=steps.run_evaluation,
-        needs_model=lambda config: True,
+        needs_model=_compares_models,
         keys=("evaluation",),
         input_files=("evaluation.benchmark",),
         check=_check_benchmarks,

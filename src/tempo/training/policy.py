@@ -82,9 +82,9 @@ class Policy(nn.Module):
 
     def count_trained(self) -> dict[str, int]:
         """The number of trained parameters of each part of the model; `experts` are also counted alone."""
-        counts = dict.fromkeys(get_args(Part), 0)
+        counts, trained = dict.fromkeys(get_args(Part), 0), self.trained
         for name, part in parts(self.model).items():
-            size = self.model.get_parameter(name).numel() if name in self.trained else 0
+            size = trained[name].numel() if name in trained else 0
             counts[part] += size
             if ".experts." in name:
                 counts["experts"] = counts.get("experts", 0) + size
