@@ -23,9 +23,8 @@ def load(case, folder, **settings):
 def figures_of(task, wrong=()):
     """The figures of a model that answers all questions rightly, except for some."""
     rows = [question for part in task.asked() for question in part]
-    task.replies["m"] = [
-        Reply(id=q.id, choice=q.answer if q.id not in wrong else 1 - min(q.answer, 1)) for q in rows
-    ]
+    choices = {q.id: q.answer if q.id not in wrong else 1 - min(q.answer, 1) for q in rows}
+    task.replies[task.settings.name] = {"m": [Reply(id=name, choice=c) for name, c in choices.items()]}
     result = task_result(task, CONFIG)
     return {figure.name: figure.values["m"].value for figure in result.figures}, result
 

@@ -13,18 +13,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias, get_args
 
-from rich.table import Table
-
 from tempo import __version__
 from tempo.config import Config, SamplingConfig
 from tempo.config.running import PublicBenchmark, PublicBenchmarkConfig
+from tempo.core.files import NUM_NAMED
 from tempo.core.hashing import hash_text
 from tempo.core.records import Frozen, Record, Skipped
 from tempo.core.store import RunStore
 from tempo.engine.types import SkipRecord
 from tempo.evaluation.benchmark import link_clusters
 from tempo.evaluation.evaluate import ask
-from tempo.evaluation.figures import Figure, Item, figure_rows, figure_table, make_figure, percent
+from tempo.evaluation.figures import Figure, Item, make_figure, percent
 from tempo.evaluation.public.data import Data
 from tempo.evaluation.public.questions import Benchmark, Question
 from tempo.model.answers import Request
@@ -57,14 +56,17 @@ class PublicResult(Frozen):
     num_questions: int
     num_asked: int
     left_out: tuple[Skipped, ...]
-    num_unclear: dict[str, int]
+    num_unclear: dict[str, dict[str, int]]
     chance: dict[str, float]
     figures: tuple[Figure, ...]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A benchmark with its questions, bad rows, parts of videos that cannot be read, and replies by model."""
+    """A benchmark with its questions, bad rows and parts of videos that cannot be read.
+
+    `replies` are those of each model, by what was asked: the benchmark, or the benchmark without its videos.
+    """
 
     settings: PublicBenchmarkConfig
     benchmark: Benchmark
@@ -72,7 +74,7 @@ class Task:
     questions: list[Question]
     bad_rows: list[Skipped]
     unreadable: dict[Part, Skipped] = field(default_factory=dict)
-    replies: dict[str, list[Reply]] = field(default_factory=dict)
+    replies: dict[str, dict[str, list[Reply]]] = field(default_factory=dict)
 
     @property
     def num_frames(self) -> int | None:
@@ -130,24 +132,24 @@ def answer_task(
     store: RunStore | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Adds the replies of a model to the task, and those of "MODEL, blind" if the settings ask for them.
+    """Adds the replies of a model to the task, and blind ones if the settings ask for them.
 
     Frames are those of the section [frames], except for their number if the benchmark states one. `lm` loads
     the model if any reply is missing. With a store, replies are kept in it. `progress` gets the numbers of
     parts of videos done and in total.
     """
-    key = hash_text(task.settings.model_dump_json())[:6]
-    for label in (model, f"{model}, blind")[: 1 + task.settings.blind]:
-        table = f"evaluation/{label.replace(', ', '-')}-{task.settings.name}-{key}"
+    name, key = task.settings.name, hash_text(task.settings.model_dump_json())[:6]
+    for source in (name, f"{name}, blind")[: 1 + task.settings.blind]:
+        table = f"evaluation/{model}-{source.replace(', ', '-')}-{key}"
         known = store.read(table, Reply) if store else []
         answered, parts = {reply.id for reply in known}, task.asked()
         for done, part in enumerate(parts, 1):
             if rows := [question for question in part if question.id not in answered]:
-                known += (found := _answer(lm, task, rows, config, is_blind=label != model))
+                known += (found := _answer(lm, task, rows, config, is_blind=source != name))
                 if store:
                     store.append(table, found)
             progress(done, len(parts))
-        task.replies[label] = known
+        task.replies.setdefault(source, {})[model] = known
 
 
 def _answer(
@@ -218,24 +220,27 @@ def figure_items(task: Task, values: Mapping[str, float]) -> dict[str, list[Item
 
 def task_result(task: Task, config: Config) -> PublicResult:
     """The figures of all models that have replied, on the questions about videos that can be read."""
-    name, asked = task.settings.name, {question.id: question for rows in task.asked() for question in rows}
-    kept = {model: [row for row in rows if row.id in asked] for model, rows in task.replies.items()}
-    items = {
-        model: figure_items(task, {row.id: float(row.choice == asked[row.id].answer) for row in rows})
-        for model, rows in kept.items()
-    }
-    chance = figure_items(task, {key: 1 / len(question.options) for key, question in asked.items()})
-    figures = [
-        make_figure(name, key, {model: own[key] for model, own in items.items()}, seed=config.run.seed)
-        for key in chance
-    ]
+    asked = {question.id: question for rows in task.asked() for question in rows}
+    chance = figure_items(task, {name: 1 / len(question.options) for name, question in asked.items()})
+    figures, num_unclear = list[Figure](), dict[str, dict[str, int]]()
+    for source, replies in task.replies.items():
+        kept = {model: [row for row in rows if row.id in asked] for model, rows in replies.items()}
+        num_unclear[source] = {m: sum(row.choice is None for row in rows) for m, rows in kept.items()}
+        items = {
+            model: figure_items(task, {row.id: float(row.choice == asked[row.id].answer) for row in rows})
+            for model, rows in kept.items()
+        }
+        figures += [
+            make_figure(source, name, {m: own[name] for m, own in items.items()}, seed=config.run.seed)
+            for name in chance
+        ]
     return PublicResult(
-        benchmark=name,
+        benchmark=task.settings.name,
         protocol=_protocol(task, config),
         num_questions=len(task.questions) + len(task.bad_rows),
         num_asked=len(asked),
         left_out=(*task.bad_rows, *task.unreadable.values()),
-        num_unclear={model: sum(row.choice is None for row in rows) for model, rows in kept.items()},
+        num_unclear=num_unclear,
         chance={key: round(fmean(row.value for row in rows), 4) for key, rows in chance.items()},
         figures=tuple(figures),
     )
@@ -256,9 +261,11 @@ def _protocol(task: Task, config: Config) -> dict[str, Any]:
     }
 
 
-def result_table(result: PublicResult) -> Table:
-    """The figures of a result for a terminal, with those of answers drawn at random."""
-    headings, *rows = figure_rows(result.figures)
-    cells = [[*row, percent(share)] for row, share in zip(rows, result.chance.values(), strict=True)]
-    title = f"{result.benchmark}, in percent ({result.num_asked} of {result.num_questions} questions)"
-    return figure_table(title, [*headings, "at random"], cells)
+def result_notes(result: PublicResult) -> list[str]:
+    """What a table of the figures does not say: how much was asked, chance, and what was left out."""
+    counts = f"{result.num_asked} of {result.num_questions} questions were asked"
+    chance = ", ".join(f"{name} {percent(share)}" for name, share in result.chance.items())
+    left_out = [f"left out: {row.id}: {row.reason}, {row.detail}" for row in result.left_out[:NUM_NAMED]]
+    if (num_others := len(result.left_out) - NUM_NAMED) > 0:
+        left_out.append(f"left out: {num_others} more")
+    return [f"{result.benchmark}: {note}" for note in (f"{counts}; at random: {chance}", *left_out)]
