@@ -84,11 +84,11 @@ def check_unchanged(path: str, expected_id: str) -> None:
 def make_worker(context: Context) -> Worker:
     """A worker that maps VideoFile to Video, or to a Skipped whose id is the path."""
     timeout_seconds = context.config.videos.timeout_seconds
-    return per_record("videos", lambda file: watched(lambda _: _describe(file.id), timeout_seconds))
 
+    def describe(file: VideoFile) -> Video:
+        return watched(lambda _: read_header(file.id, video_id(file.id)), timeout_seconds)
 
-def _describe(path: str) -> Video:
-    return read_header(path, video_id(path))
+    return per_record("videos", describe)
 
 
 def read_header(path: str, name: str) -> Video:

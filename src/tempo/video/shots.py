@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -108,8 +107,8 @@ class ShotCutter:
         self._pts, self._key_pts = array("q"), array("q")
         self._last_pts = self._last_key_pts = NO_PTS
         self._thumbnails: list[tuple[int, Image]] = []
-        # For each moment of the open shot: its first frame and its change. Of the last three, the cells.
-        self._moments, self._changes = array("q"), array("d")
+        # The moments of the open shot, and the cells of the last three.
+        self._moments: list[Moment] = []
         self._cells: list[NDArray[np.float32]] = []
         self._next_seconds = 0.0
         self._start_frame = 0
@@ -150,12 +149,12 @@ class ShotCutter:
         # A fixed grid, because cuts become known late.
         self._next_seconds = (frame.start_seconds // MOMENT_SECONDS + 1) * MOMENT_SECONDS
         self._cells = [*self._cells[-2:], shrink(image)]
-        if self._changes:
+        if self._moments:
             # After a jump, both differences are large; the second one also finds slow changes.
             before, *later = self._cells
-            self._changes[-1] = round(fmean(measure_change(before, cells) for cells in later), 2)
-        self._moments.append(frame.index)
-        self._changes.append(0.0)
+            change = round(fmean(measure_change(before, cells) for cells in later), 2)
+            self._moments[-1] = self._moments[-1].model_copy(update={"change": change})
+        self._moments.append(Moment(start_frame=frame.index, start_seconds=frame.start_seconds, change=0.0))
 
     def finish(self) -> tuple[Shot, ...]:
         """The usable shots in time order."""
@@ -170,15 +169,16 @@ class ShotCutter:
         if num_frames <= 0:
             return
         end_seconds = self._starts[num_frames] if end_frame < self.num_frames else self.end_seconds
-        num_moments = bisect_left(self._moments, end_frame)
+        moments = [moment for moment in self._moments if moment.start_frame < end_frame]
+        self._moments = self._moments[len(moments) :]
         is_divisible = end_seconds - self._starts[0] >= 2 * MIN_SECONDS
-        moments = [*zip(self._moments, self._changes, strict=True)][:num_moments] if is_divisible else []
+        # The change of the first and of the last moment may be that of a cut.
+        moments = moments[1:-1] if is_divisible else []
         middle = (start_frame + end_frame) // 2
         _, thumbnail = min(self._thumbnails, key=lambda one: abs(one[0] - middle))
         grey = cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY)
-        candidates = choose_candidates(
-            self._sharpness[:num_frames], [number - start_frame for number, _ in moments]
-        )
+        bounds = [moment.start_frame - start_frame for moment in moments]
+        candidates = choose_candidates(self._sharpness[:num_frames], bounds)
         shot = Shot(
             start_frame=start_frame,
             end_frame=end_frame,
@@ -193,18 +193,13 @@ class ShotCutter:
                 for i in sorted({*candidates, middle - start_frame})
                 if NO_PTS not in (self._pts[i], self._key_pts[i])
             },
-            # The change of the first and of the last one may be that of a cut.
-            moments=tuple(
-                Moment(start_frame=number, start_seconds=self._starts[number - start_frame], change=change)
-                for number, change in moments[1:-1]
-            ),
+            moments=tuple(moments),
         )
         is_long = num_frames >= self._config.min_frames and shot.seconds >= self._config.min_seconds
         if is_long and shot.grey_range >= self._config.min_grey_range:
             self._shots.append(shot)
         for numbers in (self._starts, self._sharpness, self._pts, self._key_pts):
             del numbers[:num_frames]
-        del self._moments[:num_moments], self._changes[:num_moments]
         self._thumbnails = [one for one in self._thumbnails if one[0] >= end_frame]
         self._start_frame = end_frame
 
