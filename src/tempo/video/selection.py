@@ -20,7 +20,7 @@ from scipy.spatial.distance import squareform
 from tempo.config import ClipsConfig
 from tempo.core.records import Clip, Shot
 from tempo.engine.types import SkipRecord
-from tempo.video.changes import divide
+from tempo.video.changes import MIN_SECONDS, divide
 
 #: Which shots are divided where the picture changes.
 Divided: TypeAlias = Literal["none", "long", "all"]
@@ -135,7 +135,8 @@ def _make_clips(
     groups = _group_pieces(pieces, rows, config.similarity)
     runs = [list(run) for _, run in itertools.groupby(range(len(groups)), groups.__getitem__)]
     if len(runs) < config.min_clips:
-        raise SkipRecord("too few clips", f"{len(runs)} clips, min_clips is {config.min_clips}")
+        least = f" of at least {MIN_SECONDS:g} seconds" if divided == "all" else ""
+        raise SkipRecord("too few clips", f"{len(runs)} clips{least}, min_clips is {config.min_clips}")
     group, count = Counter(groups[run[0]] for run in runs).most_common(1)[0]
     limit = min(config.max_group_clips, max(1, len(runs) // config.group_divisor))
     if count > limit:
