@@ -17,6 +17,8 @@ Part = Literal["language_model", "vision_tower", "merger"]
 Loss = Literal["sigmoid", "ipo", "hinge", "sppo"]
 #: How the log-probabilities of an answer's tokens are reduced to one number.
 LogpReduction = Literal["sum", "mean", "ld"]
+#: Programs that show metrics; each is also the name of its package.
+Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 #: How the options of a benchmark question are scored.
 Scoring = Literal["sum", "mean", "letter"]
 #: The public benchmarks, each a module of `tempo.evaluation.public`.
@@ -50,6 +52,7 @@ class RunConfig(Section):
     num_workers: int = Field(0, ge=0, description="processes for stages without a model; 0 uses one per core")
     engine: Literal["local", "ray"] = Field("local", description="this machine, or Ray (extra `ray`)")
     ray_address: str = Field("", pattern=r"^(auto|[^/\s]+:\d+)?$", description="`host:port` or `auto`")
+    trackers: tuple[Tracker, ...] = Field((), description="where to show metrics (extra `trackers`)")
 
 
 class ModelConfig(Section):

@@ -220,7 +220,7 @@ STAGES: tuple[Stage, ...] = (
         checkpoints=("model.path",),
         check=_check_file("training.instructions", "tempo.training.instructions:read_questions"),
         is_shared=False,
-        files=("train", "baselines", "model", "adapter"),
+        files=("train", "baselines", "model", "adapter", "trackers"),
     ),
     Stage(
         "evaluation",
