@@ -120,6 +120,15 @@ def test_a_video_that_cannot_be_read_is_left_out_with_its_reason(lm, balanced, t
     assert row.detail.endswith("1 questions")
 
 
+def test_it_stops_with_the_reason_if_no_video_can_be_read(lm, balanced, tmp_path):
+    write_table(tmp_path / "json/direction.json", json.loads((balanced / "json/direction.json").read_text()))
+    (tmp_path / "video/direction").mkdir(parents=True)
+    for path in (balanced / "video/direction").iterdir():
+        (tmp_path / "video/direction" / path.name).write_bytes(b"no video")
+    with pytest.raises(ValueError, match=r"no question in .* can be asked: .* cannot be opened"):
+        evaluated(lm, tmp_path)
+
+
 def test_the_differences_of_a_run_are_paired(lm, balanced):
     task = load_task(PublicBenchmarkConfig(name="tvbench", data=str(balanced)))
     questions = [question for (question,) in task.asked()]

@@ -81,11 +81,24 @@ class Task:
         """The number of evenly spaced frames; None for the rate frames.fps."""
         return self.settings.num_frames or self.benchmark.num_frames
 
+    @property
+    def prompts_hash(self) -> str:
+        """A hash of all prompts, in order."""
+        return hash_text("\n".join(f"{question.id} {question.prompt}" for question in self.questions))
+
     def asked(self) -> list[list[Question]]:
         """The questions about each part of a video that can be read, sorted by part."""
         asked = [question for question in self.questions if _part(question) not in self.unreadable]
         asked.sort(key=lambda question: (_part(question), question.id))
         return [list(rows) for _, rows in groupby(asked, key=_part)]
+
+    def check(self) -> None:
+        """Raises ValueError with some reasons if no question can be asked."""
+        if not self.asked():
+            first = (*self.bad_rows, *self.unreadable.values())[:NUM_NAMED]
+            reasons = "; ".join(f"{row.id}: {row.reason}, {row.detail}" for row in first)
+            where = f"{self.settings.name}: no question in {self.data.folder}"
+            raise ValueError(f"{where} can be asked: {reasons}")
 
     def leave_out(self, rows: Sequence[Question], reason: str, detail: str = "") -> None:
         """Leaves out questions about one part of a video."""
@@ -116,10 +129,7 @@ def load_task(settings: PublicBenchmarkConfig) -> Task:
     for rows in task.asked():
         if not data.find(rows[0].video):
             task.leave_out(rows, "no such video")
-    if not task.asked():
-        first = (*bad_rows, *task.unreadable.values())[:3]
-        reasons = "; ".join(f"{row.id}: {row.reason}, {row.detail}" for row in first)
-        raise ValueError(f"{settings.name}: {data.folder} has no question with a video: {reasons}")
+    task.check()
     return task
 
 
@@ -136,9 +146,10 @@ def answer_task(
 
     Frames are those of the section [frames], except for their number if the benchmark states one. `lm` loads
     the model if any reply is missing. With a store, replies are kept in it. `progress` gets the numbers of
-    parts of videos done and in total.
+    parts of videos done and in total. Raises ValueError if no video can be read.
     """
-    name, key = task.settings.name, hash_text(task.settings.model_dump_json())[:6]
+    # Replies to other questions, or with other settings, are in other files.
+    name, key = task.settings.name, hash_text(task.settings.model_dump_json() + task.prompts_hash)[:8]
     for source in (name, f"{name}, blind")[: 1 + task.settings.blind]:
         table = f"evaluation/{model}-{source.replace(', ', '-')}-{key}"
         known = store.read(table, Reply) if store else []
@@ -150,6 +161,7 @@ def answer_task(
                     store.append(table, found)
             progress(done, len(parts))
         task.replies.setdefault(source, {})[model] = known
+    task.check()
 
 
 def _answer(
@@ -255,7 +267,7 @@ def _protocol(task: Task, config: Config) -> dict[str, Any]:
         "files": task.data.hashes,
         "frames": f"{task.num_frames} evenly spaced" if task.num_frames else rate,
         **frames.model_dump(include={"max_pixels", "max_total_pixels", "jpeg_quality"}),
-        "prompts": hash_text("\n".join(question.prompt for question in task.questions)),
+        "prompts": task.prompts_hash,
         "tempo": __version__,
         **{name: version(name) for name in ("transformers", "torch")},
     }
