@@ -211,15 +211,18 @@ def test_missing_videos_and_frames_are_named(run, tmp_path):
     assert f"frames of video {pairs[0].video_id} are missing" in refusal(directory, "trl", tmp_path / "again")
 
 
-def test_a_media_tag_in_a_text_and_a_mirrored_pair_need_trl_or_parquet(tmp_path):
+def test_media_tags_in_texts_mirrored_pairs_and_segments_need_trl_or_parquet(tmp_path):
     make_run(tmp_path / "run")
     film, out = str(tmp_path / "films" / "a film.mp4"), tmp_path / "out"
     tagged = [pair_of("0", video=film, **{name: "a <video>"}) for name in ("system", "chosen", "rejected")]
     mirrored = mirror(pair_of("0", video=film), np.arange(NUM_FRAMES))
+    part = pair_of("1", video=film).model_copy(update={"span": (1.0, 2.5)})
     for name in ("ms-swift", "llama-factory"):
+        assert "a segment of its video (1.0 to 2.5 s)" in refusal([part], name, out)
         assert all("'0/shuffle-04': its text contains <video>" in refusal([row], name, out) for row in tagged)
         assert "pairs.mirror" in refusal([mirrored], name, out)
-    assert export_pairs([*tagged, mirrored], "parquet", out) == 4
+    assert export_pairs([*tagged, mirrored, part], "parquet", out) == 5
+    assert load_pairs(out / "pairs.parquet")[-1].span == part.span
 
 
 class Hub:

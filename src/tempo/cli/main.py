@@ -18,6 +18,7 @@ from rich.table import Table
 from tempo import __version__
 from tempo.cli.errors import INTERRUPTED, Terminated, fail, machine_fault, stop, terminable
 from tempo.cli.evaluate import evaluate
+from tempo.cli.plan import plan
 from tempo.cli.probe import probe
 from tempo.cli.view import view
 from tempo.config import VideosConfig, load_config
@@ -204,6 +205,7 @@ def audit(
     console().print(result.verdict)
 
 
+app.command(rich_help_panel="Main")(plan)
 app.command(rich_help_panel="Main")(probe)
 app.command(rich_help_panel="Main")(evaluate)
 app.command(rich_help_panel="Main")(view)

@@ -160,6 +160,7 @@ class RunView:
         captions = self._captions.get(item.video_id) or ("",) * len(clips)
         spans = [(start + clip.start_seconds, start + clip.end_seconds) for clip in clips]
         shown = self._row(item) | {
+            "start": start,
             "clips": [*zip(spans, captions, strict=True)],
             "frame_seconds": (start + stored.seconds).tolist() if stored else [],
         }

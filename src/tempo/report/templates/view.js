@@ -63,10 +63,10 @@ async function look(id) {
   $("about").textContent = [item.part, item.id, ...measures].filter(Boolean).join(" · ");
   show(item.decision);
   if (item.video_id === before) {
-    player.currentTime = 0;
+    player.currentTime = item.start;
   } else {
     use(video);
-    video.src = `video?${new URLSearchParams({ id: item.video_id })}`;
+    video.src = `video?${new URLSearchParams({ id: item.video_id })}#t=${item.start}`;
   }
   drawStrips();
   drawTexts();
@@ -119,7 +119,7 @@ function frameSource(time) {
 // The part of a <video> that this page needs, with the frames that are stored for the model.
 class StoredFrames {
   paused = true;
-  #start = 0;   // The time shown when the player was last started, stopped or moved, at `#since`.
+  #start = item.start;   // The time shown when the player was last started, stopped or moved, at `#since`.
   #since = 0;
   get currentTime() {
     const passed = this.paused ? 0 : (performance.now() - this.#since) / 1000;
@@ -132,7 +132,7 @@ class StoredFrames {
     return this.currentTime === item.frame_seconds.at(-1);
   }
   async play() {
-    this.currentTime = this.ended ? 0 : this.currentTime;
+    this.currentTime = this.ended ? item.start : this.currentTime;
     this.paused = false;
   }
   pause() {
