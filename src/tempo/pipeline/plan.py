@@ -36,6 +36,7 @@ from tempo.synthetic.drawing import FPS, SHOT_FRAMES, SIZE
 from tempo.training.examples import sft_examples
 from tempo.training.instructions import Question, read_questions
 from tempo.training.memory import Cost, Simulator
+from tempo.video.decode import fit_size
 from tempo.video.find import find_videos, read_header
 
 #: Usual numbers of tokens of a caption and of an answer.
@@ -123,7 +124,7 @@ def read_videos(config: Config) -> tuple[list[Video], list[str]]:
         try:
             videos.append(read_header(path, path))
         except SkipRecord as skip:
-            skipped.setdefault(skip.reason, []).append(f"{path} {skip.detail}")
+            skipped.setdefault(skip.reason, []).append(path)
     unreadable = [f"{len(paths)} files: {reason}, such as {paths[0]}" for reason, paths in skipped.items()]
     if not videos:
         raise ValueError(f"videos.paths: no file can be read. {'. '.join(unreadable)}")
@@ -146,12 +147,15 @@ class Estimate:
             on_gpu=device.type != "cpu",
             four_bit=config.model.quantization == "4bit",
         )
-        self._costs: dict[str, Cost] = {}
+        self._costs, self._advice = dict[str, Cost](), dict[str, str]()
         self.num_kept = max(1, round(len(videos) * rates.kept_per_video))
         # Of a longer video, only segments are used; imported pairs are about whole videos.
         limit = math.inf if config.pairs.import_from else 60 * config.clips.max_minutes
         used = [v.model_copy(update={"duration_seconds": min(v.duration_seconds, limit)}) for v in videos]
         self._shapes = sorted((frame_shape(v, config.frames) for v in used), key=lambda s: math.prod(s[:3]))
+        most = config.frames.max_pixels
+        sizes = {fit_size(video.width, video.height, max_pixels=most)[::-1] for video in videos}
+        self._key_frame_size = max(sizes, key=math.prod)
         # Whether the video with most pixels or that with most frames has more tokens depends on the model.
         groups = [self._group(shape) for shape in {self._shapes[-1], max(self._shapes)}]
         self.longest = max(groups, key=lambda group: group.lengths[0])
@@ -196,6 +200,8 @@ class Estimate:
         """The longest prompt: key frames of two clips or of all, frames of the whole video, or captions."""
         form = "pair" if stage == "captions" else self.config.responses.input_form
         count, height, width, fps = self._shapes[-1]
+        if form != "video":
+            height, width = self._key_frame_size
         if form == "captions":
             caption = " ".join(["a"] * min(CAPTION_TOKENS, self.config.captions.max_new_tokens))
             prompt = fusion([caption] * math.ceil(self.rates.num_clips))
@@ -213,16 +219,26 @@ class Estimate:
         # `cost` is that of a step on the longest videos; most have the median length and shorter answers.
         usual = self.median.lengths[0] + sum(min(ANSWER_TOKENS, len(a.token_ids)) for a in answers)
         share = min(1.0, phase.batch_size * usual / (num_tokens * math.ceil(phase.batch_size / len(row))))
-        advice = self._fitting(phase) if cost.peak_bytes > self.device_bytes else ""
+        advice = ""
+        if cost.peak_bytes > self.device_bytes:
+            if (key := self._key(phase)) not in self._advice:
+                self._advice[key] = self._fitting(phase)
+            advice = self._advice[key]
         if num_tokens > self.config.training.max_tokens:
             advice = f"training.max_tokens = {num_tokens}, or a smaller frames.max_total_pixels"
         seconds = num_steps * cost.flops * share / self.rates.flops_per_second
         return Step(phase.name, num_tokens, cost, seconds, advice)
 
+    def _key(self, phase: PhaseConfig) -> str:
+        """The same for phases that differ only in data and rate."""
+        others = {"name", "learning_rate", "epochs", "beta", "loss", "nll_weight"}
+        # With grouping "video", the number of levels determines the size of a row.
+        num_levels = len(getattr(phase, "levels", ())) if phase.grouping == "video" else 0
+        return phase.model_dump_json(exclude={*others, "levels"}) + str(num_levels)
+
     def training_cost(self, phase: PhaseConfig) -> Cost:
-        """The cost of the longest step, simulated once for phases that differ only in data and rate."""
-        same = {"name", "learning_rate", "epochs", "levels", "beta", "loss", "nll_weight"}
-        if (key := phase.model_dump_json(exclude=same)) not in self._costs:
+        """The cost of the longest step of a phase."""
+        if (key := self._key(phase)) not in self._costs:
             row = self._row(phase)
             num_rows = math.ceil(phase.batch_size / len(row))
             self._costs[key] = self._simulator.train(row, phase, num_rows=num_rows)
@@ -262,7 +278,8 @@ class Estimate:
 
     def _fitting(self, phase: PhaseConfig) -> str:
         """The settings with which a phase fits; each is tried together with those before."""
-        config, found, pixels = self.config, dict[str, object](), math.prod(self._shapes[-1][:3])
+        estimate, config, found = self, self.config, dict[str, object]()
+        pixels = math.prod(self._shapes[-1][:3])
         options = [
             ("", "gradient_checkpointing", True),
             ("", "lora_rank", phase.lora_rank or 32),
@@ -274,18 +291,20 @@ class Estimate:
             if getattr(part, key) == value:
                 continue
             changed = part.model_copy(update={key: value})
-            phase = phase if section else changed
-            config = config.model_copy(update={section: changed}) if section else config
+            if section:
+                config = config.model_copy(update={section: changed})
+                estimate = Estimate(config, self.videos, self.rates, self.device, self.device_bytes)
+            else:
+                phase = changed
             found[f"{section}.{key}".lstrip(".")] = value
-            other = Estimate(config, self.videos, self.rates, self.device, self.device_bytes)
-            if other.training_cost(phase).peak_bytes <= self.device_bytes:
+            if estimate.training_cost(phase).peak_bytes <= self.device_bytes:
                 return ", ".join(f"{name} = {json.dumps(value)}" for name, value in found.items())
         return "several devices: see configs/accelerate/fsdp2.yaml"
 
     def disk_bytes(self, steps: Sequence[Step]) -> dict[str, int]:
         """Bytes on disk: frames, the state of the largest phase, what phases learned, the final model."""
         costs, phases = {step.name: step.cost for step in steps}, self.config.training.phases
-        key_frames = self.num_kept * self.rates.num_clips * 2 * math.prod(self._shapes[-1][1:3])
+        key_frames = self.num_kept * self.rates.num_clips * 2 * math.prod(self._key_frame_size)
         whole = sum(math.prod(frame_shape(video, self.config.frames)[:3]) for video in self.videos)
         num_pixels = whole + key_frames
         sizes = {"frames": int(num_pixels * self.rates.jpeg_bytes_per_pixel)}
