@@ -84,11 +84,13 @@ def check_unchanged(path: str, expected_id: str) -> None:
 def make_worker(context: Context) -> Worker:
     """A worker that maps VideoFile to Video, or to a Skipped whose id is the path."""
     timeout_seconds = context.config.videos.timeout_seconds
+    return per_record("videos", lambda file: watched(lambda _: _describe(file.id), timeout_seconds))
 
-    def describe(file: VideoFile) -> Video:
-        return watched(lambda _: read_header(file.id, video_id(file.id)), timeout_seconds)
 
-    return per_record("videos", describe)
+def _describe(path: str) -> Video:
+    # Before the file is hashed, because a missing file must not stop the run.
+    check_file(path)
+    return read_header(path, video_id(path))
 
 
 def read_header(path: str, name: str) -> Video:
