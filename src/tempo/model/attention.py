@@ -149,9 +149,11 @@ def shared_prefix_attention(
 def _blocks(prefix: int, answers: Sequence[int]) -> list[tuple[int, ...]]:
     """The lengths of answers that attend in one call: all, or one each if the prefix is shorter than all.
 
-    A call of all computes and masks what answers have to say to each other. A call each copies the prefix.
+    One call for all also computes the masked scores between answers. One call each copies the prefix.
     """
-    return [(answer,) for answer in answers] if prefix < sum(answers) else [tuple(answers)]
+    if not answers or prefix < sum(answers):
+        return [(answer,) for answer in answers]
+    return [tuple(answers)]
 
 
 @functools.lru_cache(maxsize=8)
