@@ -19,20 +19,20 @@ from tempo.config import SamplingConfig
 from tempo.model.answers import Request
 from tempo.model.generate import generate
 
-MAX_TOKENS, TEMPERATURE, BATCH = 800, 100.0, 32
+TEMPERATURE, BATCH = 100.0, 32
 
 
-def measure_ours(lm: VideoLM, prompts: list[str]) -> float:
+def measure_ours(lm: VideoLM, prompts: list[str], max_tokens: int) -> float:
     """Tokens per second of `generate`."""
     requests = [Request(prompt, seed) for seed, prompt in enumerate(prompts)]
     sampling = SamplingConfig(temperature=TEMPERATURE, repetition_penalty=1.0, batch_size=BATCH)
     start = time.perf_counter()
-    answers = generate(lm, requests, sampling=sampling, max_new_tokens=MAX_TOKENS)
+    answers = generate(lm, requests, sampling=sampling, max_new_tokens=max_tokens)
     seconds = time.perf_counter() - start
     return sum(answer.num_tokens for answer in answers) / seconds
 
 
-def measure_peer(lm: VideoLM, prompts: list[str]) -> float:
+def measure_peer(lm: VideoLM, prompts: list[str], max_tokens: int) -> float:
     """Tokens per second of transformers' loop."""
     num_tokens, start = 0, time.perf_counter()
     ends = sorted(lm.end_ids(with_video=False))
@@ -45,7 +45,7 @@ def measure_peer(lm: VideoLM, prompts: list[str]) -> float:
             "temperature": TEMPERATURE,
             "suppress_tokens": [*lm.media_ids],
         }
-        rows = lm.model.generate(**inputs, **options, max_new_tokens=MAX_TOKENS, eos_token_id=ends)
+        rows = lm.model.generate(**inputs, **options, max_new_tokens=max_tokens, eos_token_id=ends)
         new = rows[:, inputs["input_ids"].shape[1] :]
         is_end = torch.isin(new, torch.tensor(ends))
         num_tokens += int((is_end.cumsum(dim=1) - is_end.long() == 0).sum())
@@ -58,6 +58,7 @@ def main(given: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=800, help="of the longest answer")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--trial", action="store_true", help="write no row")
     arguments = parser.parse_args(given)
@@ -69,12 +70,15 @@ def main(given: list[str] | None = None) -> None:
     prompts = [
         f"Describe the video in order. {'Tell more. ' * (index % 20)}" for index in range(arguments.prompts)
     ]
-    rates = [(measure_ours(lm, prompts), measure_peer(lm, prompts)) for _ in range(arguments.rounds)]
+    rates = [
+        (measure_ours(lm, prompts, arguments.tokens), measure_peer(lm, prompts, arguments.tokens))
+        for _ in range(arguments.rounds)
+    ]
     ours, peer = (statistics.median(rate) for rate in zip(*rates, strict=True))
     ratio = statistics.median(own / other for own, other in rates)
     row = harness.Row(
         benchmark="generation",
-        setting=f"{arguments.prompts} answers of 20 to {MAX_TOKENS} tokens, batches of {BATCH}",
+        setting=f"{arguments.prompts} answers of 20 to {arguments.tokens} tokens, batches of {BATCH}",
         ours=round(ours, 1),
         peer=round(peer, 1),
         peer_name="transformers' loop",
