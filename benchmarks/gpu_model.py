@@ -86,17 +86,14 @@ TINY = Size(
 )
 
 
-def make_model(size: Size, device: Any, *, vision_attention: str) -> Any:
-    """The model with random weights, created on the device: bfloat16 on a GPU, float32 on a CPU."""
-    import torch
-
+def make_config(size: Size) -> Any:
+    """The model's configuration in transformers."""
     from tempo.model.loading import repair_torchvision
-    from tempo.model.support import use_shared_prefix
 
     repair_torchvision()
-    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+    from transformers import Qwen2_5_VLConfig
 
-    config = Qwen2_5_VLConfig(
+    return Qwen2_5_VLConfig(
         text_config=size.text,
         vision_config=size.vision,
         video_token_id=size.video_token,
@@ -105,6 +102,17 @@ def make_model(size: Size, device: Any, *, vision_attention: str) -> Any:
         vision_end_token_id=size.end_token,
         tie_word_embeddings=False,
     )
+
+
+def make_model(size: Size, device: Any, *, vision_attention: str) -> Any:
+    """The model with random weights, created on the device: bfloat16 on a GPU, float32 on a CPU."""
+    import torch
+
+    from tempo.model.support import use_shared_prefix
+
+    config = make_config(size)
+    from transformers import Qwen2_5_VLForConditionalGeneration
+
     torch.manual_seed(0)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     with device:

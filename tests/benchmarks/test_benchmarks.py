@@ -1,5 +1,6 @@
 """The benchmarks at the smallest size: rows, measurements, and that all forms compute the same."""
 
+import html
 import math
 import os
 import sys
@@ -10,6 +11,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import coverage
 import engine as engine_benchmark
 import flops
 import generation
@@ -23,6 +25,7 @@ import shared_prefix
 from harness import Row
 from material import Setting, count_tokens, load_lm, make_answer, make_group, make_material
 from policies import flat_gradient, make_policy
+from tiny_film import film
 
 from tempo.config import DpoPhase
 from tempo.training.trainer import phase_loss
@@ -155,3 +158,17 @@ def test_the_ingest_benchmark_accepts_its_own_videos_and_measures_every_form(tmp
     assert "rendered: 1 of 1 files become clips" in capsys.readouterr().out
     assert [row.peer_name for row in rows] == ["pure decode", "released code's way", "decoding again"]
     assert min(rows[1].ratio, rows[2].ratio) > 1
+
+
+def test_the_coverage_benchmark_shows_the_clips_of_every_file_or_why_it_has_none(
+    tmp_path, capsys, monkeypatch
+):
+    ingest.render(tmp_path, 1)
+    film(tmp_path / "short.mp4")
+    monkeypatch.setattr(sys, "argv", ["coverage.py", str(tmp_path), "--out", str(tmp_path / "out")])
+    coverage.main()
+    told = ["000.mp4: 6 clips from 0 s", "short.mp4: too few shots (0 usable shots, min_shots is 4)"]
+    assert capsys.readouterr().out.splitlines()[:3] == [*told, "1 of 2 readable files become clips"]
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert all(html.escape(text) in page for text in told)
+    assert page.count("<figure>") == 6 + coverage.NUM_FRAMES

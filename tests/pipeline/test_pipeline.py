@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tempo.config import load_config
+from tempo.config import load_config, parse_config
 from tempo.core.records import Pair, Perturbations, Skipped, Video
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
@@ -127,6 +127,23 @@ def test_the_model_is_a_plain_checkpoint(finished):
     AutoProcessor.from_pretrained(finished.directory / "model")
     assert not any("lora" in name for name, _ in model.named_parameters())
     assert type(model).__name__ == "Qwen2_5_VLForConditionalGeneration"
+
+
+def test_a_tracker_that_is_added_later_gets_the_whole_training_and_the_tables(finished, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    shutil.copytree(finished.directory, tmp_path / "run")
+    for name in ("training", "evaluation", "report"):
+        (tmp_path / "run" / "done" / f"{name}.json").unlink()
+    config = finished.config.model_dump() | {"run": {"trackers": ["tensorboard"]}}
+    run_stages(Context(parse_config(config), tmp_path / "run"), QUIET)
+    (events,) = (tmp_path / "run" / "trackers" / "tensorboard").iterdir()
+    found = EventAccumulator(str(events))
+    found.Reload()
+    phases = ("01-dpo-4", "02-dpo-2", "03-sft", "sft_only/01-sft")
+    steps = [event.step for phase in phases for event in found.Scalars(f"{phase}/loss")]
+    assert steps == list(range(1, len(steps) + 1))
+    assert {"held-out videos/text_summary", "benchmark/text_summary"} <= {*found.Tags()["tensors"]}
 
 
 def test_a_finished_run_starts_again_and_does_nothing(finished):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+from typing import ClassVar
 
 import datasets
+import huggingface_hub
 import numpy as np
 import pytest
 import yaml
@@ -209,12 +211,55 @@ def test_missing_videos_and_frames_are_named(run, tmp_path):
     assert f"frames of video {pairs[0].video_id} are missing" in refusal(directory, "trl", tmp_path / "again")
 
 
-def test_a_media_tag_in_a_text_and_a_mirrored_pair_need_trl_or_parquet(tmp_path):
+def test_media_tags_in_texts_mirrored_pairs_and_segments_need_trl_or_parquet(tmp_path):
     make_run(tmp_path / "run")
     film, out = str(tmp_path / "films" / "a film.mp4"), tmp_path / "out"
     tagged = [pair_of("0", video=film, **{name: "a <video>"}) for name in ("system", "chosen", "rejected")]
     mirrored = mirror(pair_of("0", video=film), np.arange(NUM_FRAMES))
+    part = pair_of("1", video=film).model_copy(update={"span": (1.0, 2.5)})
     for name in ("ms-swift", "llama-factory"):
+        assert "a segment of its video (1.0 to 2.5 s)" in refusal([part], name, out)
         assert all("'0/shuffle-04': its text contains <video>" in refusal([row], name, out) for row in tagged)
         assert "pairs.mirror" in refusal([mirrored], name, out)
-    assert export_pairs([*tagged, mirrored], "parquet", out) == 4
+    assert export_pairs([*tagged, mirrored, part], "parquet", out) == 5
+    assert load_pairs(out / "pairs.parquet")[-1].span == part.span
+
+
+class Hub:
+    """Stands for `huggingface_hub.HfApi` with a valid token; keeps what is uploaded."""
+
+    calls: ClassVar[list[tuple[str, object]]] = []
+
+    def whoami(self):
+        return {"name": "me"}
+
+    def create_repo(self, repository, *, repo_type, private, exist_ok):
+        self.calls.append((repository, (repo_type, private, exist_ok)))
+
+    def upload_folder(self, *, repo_id, folder_path, repo_type):
+        self.calls.append((repo_id, {path.name: path.read_bytes() for path in folder_path.iterdir()}))
+
+
+def test_pairs_are_pushed_to_a_private_data_set_without_folders(run, tmp_path, load, monkeypatch, tempo):
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    out = tmp_path / "out"
+    code, printed, _ = tempo("export", run[0], "--format", "parquet", "--out", out, "--push-to", "me/pairs")
+    assert (code, "uploaded them to the data set me/pairs" in printed) == (0, True)
+    files = {name: (out / name).read_bytes() for name in ("README.md", "pairs.parquet")}
+    assert Hub.calls == [("me/pairs", ("dataset", True, True)), ("me/pairs", files)]
+    assert {row["video"] for row in load(out)} == {os.path.basename(pair.video) for pair in run[1]}
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "words"),
+    [
+        ("parquet", "me/pairs", "Token is required"),
+        ("parquet", "two words", "Repo id must use alphanumeric"),
+        ("trl", "me/pairs", "--push-to needs --format parquet"),
+    ],
+)
+def test_a_push_that_cannot_work_is_refused_before_the_export(run, tmp_path, monkeypatch, form, name, words):
+    monkeypatch.setattr("huggingface_hub.hf_api.get_token", lambda: None)
+    with pytest.raises(ValueError, match=words):
+        export_pairs(run[0], form, tmp_path / "out", push_to=name)
+    assert not (tmp_path / "out").exists()

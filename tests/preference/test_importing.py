@@ -200,12 +200,13 @@ def test_rows_that_cannot_be_trained_on_are_skipped_with_their_reason(library, t
     good = row(one)
     bad = [row(one, chosen="A.", rejected="A."), row(one, rejected=" \n"), row(two), row(broken), good]
     mirrored = {**row(one), "tempo": {"kind": "reverse", "level": 2, "order": [1, 0], "frames": [2, 1, 0]}}
-    made = imported(directory, write(tmp_path / "a.jsonl", good, *bad, mirrored))
+    part = {**row(one), "tempo": {"kind": "reverse", "level": 2, "order": [1, 0], "span": [3.0, 9.5]}}
+    made = imported(directory, write(tmp_path / "a.jsonl", good, *bad, mirrored, part))
     assert [pair.chosen for pair in made.pairs] == [good["chosen"]]
     reasons = ("same text", "empty text", "its video was skipped", "its video was skipped", "duplicate")
+    more = ("about a perturbed video", "about a segment of a video")
     assert [(row.stage, row.id, row.reason) for row in made.skipped] == [
-        ("pairs", f"a.jsonl line {number}", reason)
-        for number, reason in enumerate((*reasons, "about a perturbed video"), 2)
+        ("pairs", f"a.jsonl line {number}", reason) for number, reason in enumerate((*reasons, *more), 2)
     ]
 
 

@@ -117,6 +117,14 @@ def test_pairs_are_joined_by_id_and_those_left_out_have_a_reason(run):
     }
 
 
+def test_pairs_of_a_segment_name_its_part_of_the_file(run, tmp_path):
+    store, segment = RunStore(tmp_path), clips_of(*FOUR, name="film-2")
+    store.append("clips", [segment.model_copy(update={"start_seconds": 30.0})])
+    store.append("responses", [responses_of("film-2", 4000)])
+    spans = {row.video_id: row.span for row in make_pairs(run()).pairs}
+    assert spans == {"a": (), "b": (), "c": (), "film-2": (30.0, 30.0 + segment.duration_seconds)}
+
+
 def test_the_stage_writes_held_out_pairs_to_another_file(run):
     store, quiet = RunStore(run().directory), Console(quiet=True)
     run_pairs(run(), quiet)

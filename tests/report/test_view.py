@@ -150,6 +150,15 @@ def test_an_item_has_marked_texts_clips_and_the_perturbed_order(client):
     assert (imported["clips"], imported["order"], len(imported["frame_seconds"])) == ([], [], 4)
 
 
+def test_a_segment_is_shown_in_the_time_of_its_file(directory):
+    store = RunStore(directory)
+    (row,) = store.read("clips", Clips)
+    store.append("clips", [row.model_copy(update={"id": "aa-1", "start_seconds": 30.0})])
+    shown = RunView(directory).detail(RunView(directory).items["aa-1"])
+    assert (shown["start"], shown["name"]) == (30.0, "film.mp4")
+    assert [span for span, _ in shown["clips"]] == [(30.0, 30.5), (30.5, 31.0)]
+
+
 def test_decisions_are_appended_and_the_last_one_counts(client, directory):
     for decision in ("reject", "keep"):
         assert client.post("/review", json={"id": "aa/reverse-04", "decision": decision}).status_code == 200
@@ -228,7 +237,7 @@ def test_a_person_filters_plays_and_decides_in_a_browser(served, directory):
         def until(condition):
             # Not wait_for_function, which the page's security policy forbids.
             end = time.monotonic() + 20
-            while not page.evaluate(condition):
+            while not page.evaluate(f"!isBusy && {condition}"):
                 assert time.monotonic() < end, condition
                 time.sleep(0.02)
 
@@ -246,7 +255,7 @@ def test_a_person_filters_plays_and_decides_in_a_browser(served, directory):
         page.keyboard.press("r")
         until("item.id === 'aa/reverse-16'")
         page.keyboard.press("k")
-        page.wait_for_selector("#rows [data-decision=keep]")
+        until("rows[1].button.dataset.decision === 'keep'")
         page.keyboard.press("ArrowLeft")
         until("item.id === 'aa/reverse-04'")
         # A file that the browser cannot play.

@@ -13,7 +13,7 @@ from rich.console import Console
 from tempo.cli.probe import SET_HELP, inference_config
 from tempo.config import Config, parse_config
 from tempo.config.load import override
-from tempo.core.files import NUM_NAMED, write_json
+from tempo.core.files import write_json
 from tempo.core.progress import counters
 from tempo.core.store import read_config
 from tempo.engine.types import Context
@@ -30,16 +30,19 @@ def evaluate(
     download: Annotated[bool, typer.Option(help="download from the hub instead of --data")] = False,
     scoring: Annotated[str, typer.Option(help="letter, mean, sum or generate")] = "letter",
     num_frames: Annotated[
-        int | None, typer.Option(help="frames per video, in place of the authors' rule")
+        int | None, typer.Option(help="frames per video; docs/evaluation.md has the defaults")
     ] = None,
     blind: Annotated[bool, typer.Option(help="ask the same questions without the videos, too")] = False,
+    max_new_tokens: Annotated[int, typer.Option(help="maximum length of a written answer")] = 128,
     out: Annotated[Path | None, typer.Option(help="JSON file to write all figures to")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="section.key=value", help=SET_HELP)
     ] = None,
 ) -> None:
     """Evaluate a model, or all models of a run, on public benchmarks."""
-    from tempo.evaluation.public.evaluating import answer_task, load_task, result_table, task_result
+    from tempo.evaluation.figures import figure_tables
+    from tempo.evaluation.public.results import result_notes, task_result
+    from tempo.evaluation.public.tasks import answer_task, load_task
 
     console = Console(highlight=False, soft_wrap=True, markup=False)
     if out and (out.is_dir() or not out.absolute().parent.is_dir()):
@@ -47,7 +50,7 @@ def evaluate(
     folders = [_download(name) for name in benchmark] if download else [str(path) for path in data or ()]
     if len(folders) != len(benchmark):
         raise ValueError(f"{len(benchmark)} --benchmark and {len(folders)} --data. Give one --data for each")
-    shared = {"scoring": scoring, "num_frames": num_frames, "blind": blind}
+    shared = {"scoring": scoring, "num_frames": num_frames, "blind": blind, "max_new_tokens": max_new_tokens}
     asked = [{"name": name, "data": path, **shared} for name, path in zip(benchmark, folders, strict=True)]
     config, models = _models(model, asked, overrides or [])
     tasks = [load_task(settings) for settings in config.evaluation.benchmarks]
@@ -59,14 +62,12 @@ def evaluate(
                 progress = functools.partial(show, f"{task.settings.name}: {name}")
                 answer_task(task, name, lm, config, progress=progress)
     results = [task_result(task, config) for task in tasks]
+    rows = [result.model_dump(mode="json") for result in results]
     if out:
-        write_json(out, {"model": model, "results": [result.model_dump(mode="json") for result in results]})
-    for result in results:
-        console.print(result_table(result))
-        for row in result.left_out[:NUM_NAMED]:
-            console.print(f"left out: {row.id}: {row.reason}, {row.detail}")
-        if (num_others := len(result.left_out) - NUM_NAMED) > 0:
-            console.print(f"left out: {num_others} more, which --out lists")
+        write_json(out, {"model": model, "results": rows})
+    figures = [figure for row in rows for figure in row["figures"]]
+    notes = [note for result in results for note in result_notes(result)]
+    console.print(*figure_tables({"figures": figures, "notes": notes}), sep="\n")
 
 
 def _models(
@@ -93,7 +94,7 @@ def _download(name: str) -> str:
     """The snapshot of a benchmark in the cache of the Hugging Face hub; raises ValueError."""
     from huggingface_hub import snapshot_download
 
-    from tempo.evaluation.public.evaluating import find_benchmark
+    from tempo.evaluation.public.tasks import find_benchmark
 
     hub = find_benchmark(name).hub
     try:

@@ -18,6 +18,7 @@ from rich.table import Table
 from tempo import __version__
 from tempo.cli.errors import INTERRUPTED, Terminated, fail, machine_fault, stop, terminable
 from tempo.cli.evaluate import evaluate
+from tempo.cli.plan import plan
 from tempo.cli.probe import probe
 from tempo.cli.view import view
 from tempo.config import VideosConfig, load_config
@@ -172,13 +173,18 @@ def export(
     directory: RunArgument,
     format_name: Annotated[str, typer.Option("--format", help="trl, ms-swift, llama-factory or parquet")],
     out: Annotated[Path, typer.Option("--out", help="folder to write to; must be empty or not exist")],
+    push_to: Annotated[
+        str, typer.Option(metavar="NAME", help="upload them to this data set on the Hugging Face hub")
+    ] = "",
 ) -> None:
     """Write the pairs of a run in another trainer's format, easy pairs first."""
     from tempo.preference.exporting import export_pairs
 
     check_run_directory(directory)
-    num_pairs = export_pairs(directory, format_name, out)
+    num_pairs = export_pairs(directory, format_name, out, push_to=push_to)
     console().print(f"wrote {num_pairs} pairs to {out}; pairs.import_from can read them")
+    if push_to:
+        console().print(f"uploaded them to the data set {push_to}")
 
 
 @app.command(rich_help_panel="Main")
@@ -199,6 +205,7 @@ def audit(
     console().print(result.verdict)
 
 
+app.command(rich_help_panel="Main")(plan)
 app.command(rich_help_panel="Main")(probe)
 app.command(rich_help_panel="Main")(evaluate)
 app.command(rich_help_panel="Main")(view)

@@ -17,6 +17,8 @@ Part = Literal["language_model", "vision_tower", "merger"]
 Loss = Literal["sigmoid", "ipo", "hinge", "sppo"]
 #: How the log-probabilities of an answer's tokens are reduced to one number.
 LogpReduction = Literal["sum", "mean", "ld"]
+#: Programs that show metrics; each is also the name of its package.
+Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 #: How the options of a benchmark question are scored.
 Scoring = Literal["sum", "mean", "letter"]
 #: The public benchmarks, each a module of `tempo.evaluation.public`.
@@ -50,6 +52,7 @@ class RunConfig(Section):
     num_workers: int = Field(0, ge=0, description="processes for stages without a model; 0 uses one per core")
     engine: Literal["local", "ray"] = Field("local", description="this machine, or Ray (extra `ray`)")
     ray_address: str = Field("", pattern=r"^(auto|[^/\s]+:\d+)?$", description="`host:port` or `auto`")
+    trackers: tuple[Tracker, ...] = Field((), description="where to show metrics (extra `trackers`)")
 
 
 class ModelConfig(Section):
@@ -227,7 +230,7 @@ class PublicBenchmarkConfig(Section):
     name: PublicBenchmark = Field(description="the benchmark")
     data: str = Field(description="folder with its files")
     scoring: Literal[Scoring, "generate"] = Field("letter", description="as above, or written answers")
-    num_frames: int | None = Field(None, ge=1, description="frames per video; unset is the authors' rule")
+    num_frames: int | None = Field(None, ge=1, description="frames per video; unset: see evaluation.md")
     max_new_tokens: int = Field(128, ge=1, description="maximum length of a written answer")
     blind: bool = Field(False, description="ask the same without the videos, too")
 

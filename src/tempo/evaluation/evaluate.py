@@ -20,6 +20,9 @@ from tempo.model.chat import Continuation, Prefix, VideoLM, log_probs
 from tempo.model.prefix import MAX_TOKENS
 from tempo.video.frames import Frames, sample_video
 
+#: The instruction after a question that lists its options under letters.
+ANSWER_WITH_LETTER = "Answer with the letter of the right option."
+
 
 def evaluate(
     model: VideoLM,
@@ -68,7 +71,7 @@ def ask(
     option and its end of turn, or sums over those of its letter.
     """
     # Samples may share options, such as the chosen text of several pairs.
-    rows = list(dict.fromkeys(row for sample in samples for row in _options(sample, scoring)))
+    rows = list(dict.fromkeys(row for sample in samples for row in options_of(sample, scoring)))
     prefix = Prefix(frames, "", fps=fps, seconds=seconds, system=system)
     reduction: Literal["mean", "sum", "none"] = "none" if scoring == "letter" else scoring
     found = dict(
@@ -76,9 +79,9 @@ def ask(
     )
     outcomes = []
     for sample in samples:
-        logps = [found[row] for row in _options(sample, scoring)]
+        logps = [found[row] for row in options_of(sample, scoring)]
         if scoring == "letter":
-            count = _letter_length(model, _options(sample, scoring))
+            count = _letter_length(model, options_of(sample, scoring))
             logps = [logp[:count].sum() for logp in logps]
         shared = {name: getattr(sample, name) for name in ("id", "aspect", "format", "answer", "group")}
         scores = tuple(round(float(logp), 4) for logp in logps)
@@ -86,7 +89,7 @@ def ask(
     return outcomes
 
 
-def _options(sample: Sample, scoring: Scoring) -> list[Continuation]:
+def options_of(sample: Sample, scoring: Scoring) -> list[Continuation]:
     """The options of a sample as answers: their texts, or letters under which the question lists them."""
     if scoring != "letter" or sample.lists_options:
         return [Continuation(option, sample.question) for option in sample.options]
@@ -94,7 +97,7 @@ def _options(sample: Sample, scoring: Scoring) -> list[Continuation]:
         found = f"{len(sample.options)} options; scoring 'letter' supports at most {len(LETTERS)}"
         raise ValueError(f"{sample.id} has {found}. Set evaluation.scoring = 'mean'")
     lines = (f"{letter}. {option}" for letter, option in zip(LETTERS, sample.options, strict=False))
-    question = "\n".join([sample.question, *lines, "Answer with the letter of the right option."])
+    question = "\n".join([sample.question, *lines, ANSWER_WITH_LETTER])
     return [Continuation(letter, question) for letter in LETTERS[: len(sample.options)]]
 
 

@@ -6,8 +6,10 @@ of one video are not independent: intervals come from resampling videos.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -120,12 +122,23 @@ def mcnemar(gains: np.ndarray) -> float:
 
 def figure_tables(evaluation: Mapping[str, Any]) -> list[Table | str]:
     """The content of `evaluation.json` for a terminal: a table for each source, then the notes."""
+    tables = [
+        figure_table(f"{source}, in percent", headings, cells)
+        for source, (headings, *cells) in text_tables(evaluation).items()
+    ]
+    return tables + [f"evaluation: {note}" for note in evaluation["notes"]]
+
+
+def text_tables(evaluation: Mapping[str, Any]) -> dict[str, list[list[str]]]:
+    """The figures of `evaluation.json` as rows of text (see `figure_rows`), by their source."""
     figures = [Figure.model_validate(row) for row in evaluation["figures"]]
-    shown: list[Table | str] = []
-    for source, rows in groupby(figures, key=lambda figure: figure.source):
-        headings, *cells = figure_rows([*rows])
-        shown.append(figure_table(f"{source}, in percent", headings, cells))
-    return shown + [f"evaluation: {note}" for note in evaluation["notes"]]
+    return {source: figure_rows([*rows]) for source, rows in groupby(figures, key=lambda row: row.source)}
+
+
+def read_tables(run: Path) -> dict[str, list[list[str]]]:
+    """The `text_tables` of a run; empty before its evaluation."""
+    path = run / "evaluation.json"
+    return text_tables(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def figure_rows(figures: Sequence[Figure]) -> list[list[str]]:

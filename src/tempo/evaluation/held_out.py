@@ -62,7 +62,7 @@ class Description(Record):
 
 @dataclass(frozen=True)
 class HeldOutVideo:
-    """A held-out video with the captions of its clips, if the run has captions.
+    """A held-out video with its clips and captions, if the run has them.
 
     `text` is the chosen text of its pairs: the base model's description, unless pairs were imported. Of the
     `pairs` of all videos, as many have a longer chosen text as a shorter one.
@@ -72,13 +72,13 @@ class HeldOutVideo:
     text: str
     prompt: str
     pairs: tuple[Pair, ...]
+    clips: Clips | None
     captions: tuple[str, ...]
 
 
 def read_held_out(context: Context) -> list[HeldOutVideo]:
     """The held-out videos of a run, at most `evaluation.max_held_out`, sorted by id."""
     store, config = RunStore(context.directory), context.config
-    captions = {row.id: row.captions for row in store.read("captions", Captions)}
     pairs = store.read(HELD_OUT, Pair)
     # The first pair of a video is not a mirrored one, whose text describes the perturbed video.
     first = {pair.video_id: pair for pair in sorted(pairs, key=lambda pair: pair.id, reverse=True)}
@@ -86,9 +86,17 @@ def read_held_out(context: Context) -> list[HeldOutVideo]:
     balanced, _ = balance_lengths(
         [pair for pair in pairs if pair.video_id in names], seed=config.run.seed, step=LENGTH_STEP
     )
-    by_video = {name: tuple(pair for pair in balanced if pair.video_id == name) for name in names}
+    clips = {row.id: row for row in store.read("clips", Clips) if row.id in first}
+    captions = {row.id: row.captions for row in store.read("captions", Captions) if row.id in first}
     return [
-        HeldOutVideo(name, first[name].chosen, first[name].prompt, by_video[name], captions.get(name, ()))
+        HeldOutVideo(
+            name,
+            first[name].chosen,
+            first[name].prompt,
+            tuple(pair for pair in balanced if pair.video_id == name),
+            clips.get(name),
+            captions.get(name, ()),
+        )
         for name in names
     ]
 
@@ -101,7 +109,7 @@ def notes(context: Context, videos: Sequence[HeldOutVideo]) -> list[str]:
         return ["no held-out videos: pairs of two videos or more are needed to set one apart"]
     found = []
     if (count := len({file_of(video.id) for video in videos})) < MIN_VIDEOS:
-        found.append(f"{count} held-out videos are too few for intervals; at least {MIN_VIDEOS} are needed")
+        found.append(f"too few held-out videos for intervals: {count}, but {MIN_VIDEOS} are needed")
     if not any(video.captions for video in videos):
         found.append("order from own words is left out, because this run has no captions")
     if not any(video.pairs for video in videos):
@@ -130,7 +138,7 @@ def answer_all(
 def answer(context: Context, lm: VideoLM, video: HeldOutVideo) -> HeldOutResult:
     """The probe of a model on a held-out video, and its likelihoods of the texts of pairs and of captions."""
     seed, max_tokens = context.config.run.seed, context.config.training.max_tokens
-    footage = _read_footage(context, video.id)
+    footage = _read_footage(context, video)
     comparisons = compare(lm, footage, video.text, video=video.id, prompt=video.prompt, seed=seed)
     asked = sorted(_samples(video, footage, seed), key=lambda row: row[0])
     outcomes: list[Outcome] = []
@@ -148,11 +156,10 @@ def answer(context: Context, lm: VideoLM, video: HeldOutVideo) -> HeldOutResult:
     return HeldOutResult(id=video.id, comparisons=tuple(comparisons), outcomes=tuple(outcomes))
 
 
-def _read_footage(context: Context, video_id: str) -> Footage:
+def _read_footage(context: Context, video: HeldOutVideo) -> Footage:
     """The stored frames in the video's clips, or in segments of equal length for imported pairs."""
-    clips = {row.id: row for row in RunStore(context.directory).read("clips", Clips)}
     frames = FrameStore(context.directory / "frames")
-    return frames_by_clip(clips[video_id], frames) if video_id in clips else segment(frames.read(video_id))
+    return frames_by_clip(video.clips, frames) if video.clips else segment(frames.read(video.id))
 
 
 def _samples(
@@ -165,9 +172,7 @@ def _samples(
         yield (pair.frames, pair.system), Sample(video=video.id, options=options, answer=0, **about)
     for made in perturb_all(len(video.captions), REORDERED, seed=derive_seed(seed, video.id, "own words")):
         shown = tuple(arrange(footage.clip_T, made.order).tolist())
-        texts = tuple(
-            " ".join(video.captions[i] for i in order) for order in (sorted(made.order), made.order)
-        )
+        texts = (" ".join(video.captions), " ".join(video.captions[i] for i in made.order))
         if shown == tuple(range(len(footage.frames))) or texts[0] == texts[1]:
             continue
         group = f"{video.id}/own-words-{made.kind}-{made.level:02d}"
@@ -226,7 +231,7 @@ def describe(
         return
     settings, requests = context.config.responses, []
     for video in shown.values():
-        footage = _read_footage(context, video.id)
+        footage = _read_footage(context, video)
         requests.append(Request(video.prompt, 0, footage.frames, footage.fps, footage.seconds))
     greedy = SamplingConfig(temperature=0, repetition_penalty=settings.repetition_penalty)
     answers = generate(load(), requests, sampling=greedy, max_new_tokens=settings.max_new_tokens)

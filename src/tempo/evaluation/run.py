@@ -19,7 +19,8 @@ from tempo.evaluation.benchmark import benchmark_items, read_samples, score_outc
 from tempo.evaluation.evaluate import ask, by_video, read_video
 from tempo.evaluation.figures import RESULT, make_figure
 from tempo.evaluation.held_out import HeldOutResult
-from tempo.evaluation.public.evaluating import answer_task, load_task, task_result
+from tempo.evaluation.public.results import result_notes, task_result
+from tempo.evaluation.public.tasks import answer_task, load_task
 from tempo.model.chat import VideoLM
 from tempo.training.adapters import TrainedModel
 from tempo.training.phases import trained_models
@@ -65,6 +66,7 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
     ]
     public = [task_result(task, context.config) for task in tasks]
     figures += [figure for result in public for figure in result.figures]
+    notes += [note for result in public for note in result_notes(result)]
     reports = {name: score_outcomes(rows, samples, seed=seed) for name, rows in outcomes.items()}
     evaluation: dict[str, Any] = {
         "benchmark": path and str(path),

@@ -146,6 +146,21 @@ def _named_errors(path: str | Path) -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
+def build_model(config: Any, *, dtype: torch.dtype) -> Any:
+    """The model of a configuration with shapes but no weights, on the meta device."""
+    import torch
+
+    repair_torchvision()
+    from transformers import AutoModelForImageTextToText
+
+    from tempo.model.support import use_shared_prefix
+
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config, dtype=dtype)
+    use_shared_prefix(model)
+    return model.eval()
+
+
 def resolve_model_path(path: str | Path) -> str:
     """The directory or hub name that transformers loads for `model.path`."""
     return str(embedded_path() if str(path) == EMBEDDED else Path(path).expanduser())

@@ -105,6 +105,7 @@ def run_stages(
     if source:
         check_run_directory(source)
     engine.check_engine(config.run)
+    steps.check_trackers(config)
     steps.check_paths(config, [key for stage in STAGES for key in stage.input_files])
     done = {name for name in wanted if store.is_done(name) and store.fingerprint(name) == wanted[name]}
     left = [stage for stage in selected if stage.name not in done]

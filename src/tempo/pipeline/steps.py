@@ -117,6 +117,7 @@ def run_training(context: Context, console: Console) -> None:
     """Trains all phases that are not finished, together with the other processes."""
     from tempo.training import phases
     from tempo.training.instructions import match_questions
+    from tempo.training.trackers import tracked
 
     config, store = context.config, RunStore(context.directory)
     if any(phase.objective == "sft" for phase in config.training.phases):
@@ -132,7 +133,8 @@ def run_training(context: Context, console: Console) -> None:
             figures = (f"{short} {row[name]:.3f}" for name, short in names.items() if name in row)
             show(str(directory.relative_to(context.directory)), step, num_steps, " ".join(figures))
 
-        phases.run_training(phases.Session(context, show_step, console.print))
+        with tracked(context):
+            phases.run_training(phases.Session(context, show_step, console.print))
 
 
 def join_training(context: Context) -> None:
@@ -147,17 +149,29 @@ def join_training(context: Context) -> None:
 
 def run_evaluation(context: Context, console: Console) -> None:
     """Compares all models on the held-out videos and the benchmark; writes `evaluation.json`."""
+    from tempo.evaluation.figures import read_tables
     from tempo.evaluation.run import run_evaluation as evaluate
+    from tempo.training.trackers import tracked
 
-    with counters(console) as show:
+    with tracked(context, lambda: read_tables(context.directory)), counters(console) as show:
         evaluate(context, lambda model, done, total: show(f"evaluation of {model}", done, total))
 
 
 def run_report(context: Context, console: Console) -> None:
-    """Writes `report.html`."""
+    """Writes `report.html` and the model cards."""
+    from tempo.report.cards import write_cards
     from tempo.report.report import write_report
 
+    write_cards(context)
     console.print(f"report: {write_report(context)}")
+
+
+def check_trackers(config: Config) -> None:
+    """Raises ValueError if a tracker of the run is missing."""
+    if config.run.trackers:
+        from tempo.training import trackers
+
+        trackers.check_trackers(config.run.trackers)
 
 
 def check_paths(config: Config, file_keys: Iterable[str]) -> None:

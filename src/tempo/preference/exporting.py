@@ -27,21 +27,27 @@ FORMATS = ("trl", "ms-swift", "llama-factory", "parquet")
 PAIRS_FILE = "pairs.jsonl"
 
 
-def export_pairs(source: Path | str | Sequence[Pair], format_name: str, out: Path | str) -> int:
+def export_pairs(
+    source: Path | str | Sequence[Pair], format_name: str, out: Path | str, *, push_to: str = ""
+) -> int:
     """Writes a run's pairs, or a list of pairs, into the new folder `out`; returns their number.
 
     `format_name` is "trl", "ms-swift", "llama-factory" or "parquet". After an error there is no folder.
-    Raises ValueError for an unknown format, if there are no pairs, or if a video that the format needs is
-    missing.
+    `push_to` is the name of a data set on the Hugging Face hub to which the folder is uploaded ("parquet"
+    only); its pairs name videos without their folders. Raises ValueError for an unknown format, if there are
+    no pairs, if a video that the format needs is missing, or if the hub refuses the upload.
     """
     if format_name not in FORMATS:
         raise ValueError(f"--format {format_name!r} is unknown. The formats are {', '.join(FORMATS)}")
     target = Path(os.path.abspath(out))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"--out {out} already exists. Choose another folder, or remove it first")
+    hub = _open_hub(push_to, format_name) if push_to else None
     run = Path(source) if isinstance(source, Path | str) else None
     pairs = _read_pairs(Path(source)) if isinstance(source, Path | str) else source
     pairs = sorted(pairs, key=lambda pair: (-pair.level, pair.id))
+    if hub:
+        pairs = [pair.model_copy(update={"video": Path(pair.video).name}) for pair in pairs]
     folder = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         folder.mkdir(parents=True)
@@ -55,7 +61,38 @@ def export_pairs(source: Path | str | Sequence[Pair], format_name: str, out: Pat
         raise ValueError(f"--out {out} cannot be written: {error}") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    if hub:
+        _push(hub, target, push_to)
     return len(pairs)
+
+
+def _open_hub(repository: str, format_name: str) -> Any:
+    """The Hugging Face hub; raises ValueError for a wrong name, or without access."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import validate_repo_id
+
+    if format_name != "parquet":
+        raise ValueError(f"--push-to needs --format parquet: {format_name!r} refers to files on this machine")
+    hub = HfApi()
+    try:
+        validate_repo_id(repository)
+        hub.whoami()
+    # The client also raises errors of its HTTP library.
+    except Exception as error:
+        raise ValueError(f"--push-to {repository}: {error}") from error
+    return hub
+
+
+def _push(hub: Any, folder: Path, repository: str) -> None:
+    """Uploads a folder to a data set, which is private if it is new."""
+    try:
+        hub.create_repo(repository, repo_type="dataset", private=True, exist_ok=True)
+        hub.upload_folder(repo_id=repository, folder_path=folder, repo_type="dataset")
+    except Exception as error:
+        retry = f"hf upload {repository} {folder} --repo-type dataset"
+        raise ValueError(
+            f"--push-to {repository}: {error}. The pairs are in {folder}; retry with: {retry}"
+        ) from error
 
 
 def _read_pairs(run: Path) -> list[Pair]:
@@ -190,9 +227,25 @@ def _write_card(pairs: Sequence[Pair], file: str, features: Any, folder: Path, r
         file=file,
         has_images="images" in features,
         pairs=pairs,
-        counts=Counter((pair.kind, pair.level) for pair in pairs),
-        levels=sorted({pair.level for pair in pairs}, reverse=True),
+        counts=markdown_table(count_pairs(pairs)),
         config=read_config(run) if run else {},
         version=__version__,
     )
     card.save(folder / "README.md")
+
+
+def count_pairs(pairs: Sequence[Pair]) -> list[list[str]]:
+    """The numbers of pairs by kind and level as rows of text, headings first."""
+    counts = Counter((pair.kind, pair.level) for pair in pairs)
+    levels = sorted({pair.level for pair in pairs}, reverse=True)
+    rows = [["kind", *(f"level {level}" if level else "no level" for level in levels), "all"]]
+    for kind in sorted({pair.kind for pair in pairs}):
+        numbers = [counts[kind, level] for level in levels]
+        rows.append([kind, *map(str, [*numbers, sum(numbers)])])
+    return rows
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text, headings first, as a table in Markdown."""
+    first, *others = ("| " + " | ".join(cell.replace("\n", " ") for cell in row) + " |" for row in rows)
+    return "\n".join([first, "| --- " * len(rows[0]) + "|", *others])

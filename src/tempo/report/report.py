@@ -73,7 +73,7 @@ def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
     audit, evaluation = (_read(directory / f"{name}.json") for name in ("audit", "evaluation"))
     figures = [Figure.model_validate(row) for row in evaluation.get("figures", ())]
     main, sources = main_figures(figures), dict.fromkeys(figure.source for figure in figures)
-    names = {row.id: Path(row.path).name for row in clips.values()}
+    names = {row.id: row.name for row in clips.values()}
     metrics = sorted(directory.glob("train/*/metrics.jsonl"))
     phases = {path.parent.name: rows for path in metrics if (rows := read_jsonl(path))}
     return {

@@ -146,7 +146,8 @@ class RunView:
         return decision_on(item.pair, self._reviews) if item.pair else ""
 
     def _row(self, item: Item) -> dict[str, Any]:
-        name = self.paths[item.video_id].name if item.video_id in self.paths else item.video_id
+        row, path = self._clips.get(item.video_id), self.paths.get(item.video_id, Path(item.video_id))
+        name = row.name if row else path.name
         shown = {key: getattr(item, key) for key in ("id", "video_id", "kind", "level", "part")}
         measures = {MEASURES[key]: value for key, value in item.measures.items()}
         return shown | {"name": name, "decision": self._decision(item), "measures": measures}
@@ -160,6 +161,7 @@ class RunView:
         captions = self._captions.get(item.video_id) or ("",) * len(clips)
         spans = [(start + clip.start_seconds, start + clip.end_seconds) for clip in clips]
         shown = self._row(item) | {
+            "start": start,
             "clips": [*zip(spans, captions, strict=True)],
             "frame_seconds": (start + stored.seconds).tolist() if stored else [],
         }

@@ -63,8 +63,9 @@ class Scaler:
         kind = (width, height, decoded.width, decoded.height, decoded.format.name)
         if kind != self._kind:
             self._kind, self._graph = kind, graph = kind, av.filter.Graph()
-            # Waking other threads takes longer than scaling a small frame.
-            graph.threads = 1
+            # Waking other threads takes longer than scaling a small frame. PyAV 15 has no such setting.
+            if hasattr(graph, "threads"):
+                graph.threads = 1
             source = graph.add_buffer(None, *kind[2:], time_base=decoded.time_base or av.time_base)
             resize = graph.add("scale", f"{width}:{height}:flags=area+full_chroma_inp")
             # libswscale takes half as long for planar output as for packed output.

@@ -88,14 +88,18 @@ def make_worker(context: Context) -> Worker:
 
 
 def _describe(path: str) -> Video:
-    """The properties that the container states."""
+    return read_header(path, video_id(path))
+
+
+def read_header(path: str, name: str) -> Video:
+    """The properties that the container states, with `name` as the id; raises SkipRecord."""
     # By default, FFmpeg decodes the first frames to find details that are not needed here.
     with open_video(path, skip_frame="all") as (container, stream):
         codec, seconds = stream.codec_context, (container.duration or 0) / av.time_base
         if stream.duration:
             seconds = float(stream.duration * stream.time_base)
         return Video(
-            id=video_id(path),
+            id=name,
             path=path,
             duration_seconds=max(0.0, seconds),
             width=codec.width,

@@ -35,10 +35,13 @@ async function load(isMore) {
   else if (!isMore) await look(rows[0].id);
 }
 
+// Imported pairs may have no level.
+const labelled = ({ kind, level }) => kind + (level ? `, r = ${level}` : "");
+
 function listed(row) {
   const isVideo = row.kind === "video";
   const below = isVideo ? row.part : row.name + (row.part === "training" ? "" : `, ${row.part}`);
-  const name = make("span", { textContent: isVideo ? row.name : `${row.kind}, r = ${row.level}` });
+  const name = make("span", { textContent: isVideo ? row.name : labelled(row) });
   row.button = make("button", { onclick: () => look(row.id) }, name, make("small", { textContent: below }));
   row.button.dataset.decision = row.decision;
   return make("li", {}, row.button);
@@ -58,15 +61,15 @@ async function look(id) {
   [item, route] = [found, []];
   for (const row of rows) row.button.setAttribute("aria-current", row.id === id);
   rows.find((row) => row.id === id)?.button.scrollIntoView({ block: "nearest" });
-  $("title").textContent = item.kind === "video" ? item.name : `${item.kind}, r = ${item.level}: ${item.name}`;
+  $("title").textContent = item.kind === "video" ? item.name : `${labelled(item)}: ${item.name}`;
   const measures = Object.entries(item.measures).map(([name, value]) => `${name} ${value}`);
   $("about").textContent = [item.part, item.id, ...measures].filter(Boolean).join(" · ");
   show(item.decision);
   if (item.video_id === before) {
-    player.currentTime = 0;
+    player.currentTime = item.start;
   } else {
     use(video);
-    video.src = `video?${new URLSearchParams({ id: item.video_id })}`;
+    video.src = `video?${new URLSearchParams({ id: item.video_id })}#t=${item.start}`;
   }
   drawStrips();
   drawTexts();
@@ -119,7 +122,7 @@ function frameSource(time) {
 // The part of a <video> that this page needs, with the frames that are stored for the model.
 class StoredFrames {
   paused = true;
-  #start = 0;   // The time shown when the player was last started, stopped or moved, at `#since`.
+  #start = item.start;   // The time shown when the player was last started, stopped or moved, at `#since`.
   #since = 0;
   get currentTime() {
     const passed = this.paused ? 0 : (performance.now() - this.#since) / 1000;
@@ -132,7 +135,7 @@ class StoredFrames {
     return this.currentTime === item.frame_seconds.at(-1);
   }
   async play() {
-    this.currentTime = this.ended ? 0 : this.currentTime;
+    this.currentTime = this.ended ? item.start : this.currentTime;
     this.paused = false;
   }
   pause() {

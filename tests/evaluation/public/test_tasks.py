@@ -10,7 +10,10 @@ from published import CASES, mc, write_table
 from tempo.config import parse_config
 from tempo.config.running import PublicBenchmarkConfig
 from tempo.core.store import RunStore
-from tempo.evaluation.public.evaluating import Reply, answer_task, load_task, task_result
+from tempo.engine.types import Context
+from tempo.evaluation.public.results import task_result
+from tempo.evaluation.public.tasks import Reply, answer_task, load_task
+from tempo.evaluation.run import run_evaluation
 from tempo.model.loading import load_model
 from tempo.synthetic.benchmark import story_samples
 from tempo.synthetic.drawing import render_story
@@ -59,8 +62,8 @@ def evaluated(lm, folder, name="tvbench", store=None, **settings):
     return task, task_result(task, CONFIG)
 
 
-def accuracy(result, model="tempo", figure="accuracy"):
-    return next(row for row in result.figures if row.name == figure).values[model].value
+def accuracy(result, source="tvbench"):
+    return next(row for row in result.figures if row.source == source).values["tempo"].value
 
 
 def test_three_runs_give_the_same_result_and_a_stopped_one_resumes(lm, stories, tmp_path):
@@ -93,17 +96,17 @@ def test_options_scored_by_their_text_are_answered_well_by_the_embedded_model(lm
 
 def test_without_the_videos_a_balanced_benchmark_is_at_chance(lm, balanced):
     _, result = evaluated(lm, balanced, blind=True)
-    assert accuracy(result, "tempo, blind") == result.chance["accuracy"] == 0.5
+    assert accuracy(result, "tvbench, blind") == result.chance["accuracy"] == 0.5
 
 
 def test_written_answers_are_kept_and_unclear_ones_are_counted(lm, balanced):
     task, result = evaluated(lm, balanced, scoring="generate", max_new_tokens=8)
-    replies = task.replies["tempo"]
+    replies = task.replies["tvbench"]["tempo"]
     assert all(reply.text for reply in replies)
     assert [reply.choice for reply in replies] == [
         question.read_reply(reply.text) for reply, (question,) in zip(replies, task.asked(), strict=True)
     ]
-    assert result.num_unclear == {"tempo": sum(reply.choice is None for reply in replies)}
+    assert result.num_unclear["tvbench"] == {"tempo": sum(reply.choice is None for reply in replies)}
 
 
 def test_a_video_that_cannot_be_read_is_left_out_with_its_reason(lm, balanced, tmp_path):
@@ -115,15 +118,38 @@ def test_a_video_that_cannot_be_read_is_left_out_with_its_reason(lm, balanced, t
     _, result = evaluated(lm, folder, blind=True)
     (row,) = result.left_out
     assert (row.reason, result.num_asked, result.num_questions) == ("cannot be opened", 3, 4)
-    assert row.detail.endswith("1 questions")
+    assert row.detail.endswith("questions: 1")
+
+
+def test_it_stops_with_the_reason_if_no_video_can_be_read(lm, balanced, tmp_path):
+    write_table(tmp_path / "json/direction.json", json.loads((balanced / "json/direction.json").read_text()))
+    (tmp_path / "video/direction").mkdir(parents=True)
+    for path in (balanced / "video/direction").iterdir():
+        (tmp_path / "video/direction" / path.name).write_bytes(b"no video")
+    with pytest.raises(ValueError, match=r"no question in .* can be asked: .* cannot be opened"):
+        evaluated(lm, tmp_path)
 
 
 def test_the_differences_of_a_run_are_paired(lm, balanced):
     task = load_task(PublicBenchmarkConfig(name="tvbench", data=str(balanced)))
-    for name, choice in (("base", 0), ("tempo", 1)):
-        task.replies[name] = [Reply(id=q.id, choice=q.answer * choice) for (q,) in task.asked()]
+    questions = [question for (question,) in task.asked()]
+    task.replies["tvbench"] = {
+        "base": [Reply(id=question.id, choice=0) for question in questions],
+        "tempo": [Reply(id=question.id, choice=question.answer) for question in questions],
+    }
     (figure,) = task_result(task, CONFIG).figures
     assert (figure.values["base"].value, figure.differences["base"].value) == (0.5, 0.5)
+
+
+def test_a_run_evaluates_its_models_on_public_benchmarks(balanced, tmp_path):
+    benchmarks = [{"name": "tvbench", "data": str(balanced), "blind": True}]
+    sections = {"frames": {"max_pixels": 4096}, "evaluation": {"benchmarks": benchmarks}}
+    context = Context(parse_config({"videos": {"paths": ["x"]}, **sections}), tmp_path)
+    run_evaluation(context, lambda *_: None)
+    evaluation = json.loads((tmp_path / "evaluation.json").read_text())
+    assert [row["source"] for row in evaluation["figures"]] == ["tvbench", "tvbench, blind"]
+    assert evaluation["public"][0]["num_asked"] == 4
+    assert "tvbench: 4 of 4 questions were asked; at random: accuracy 50.0" in evaluation["notes"]
 
 
 def test_the_command_writes_figures_and_names_what_is_left_out(tempo, tmp_path):
@@ -137,11 +163,11 @@ def test_the_command_writes_figures_and_names_what_is_left_out(tempo, tmp_path):
         command += ["--benchmark", name, "--data", folder]
     code, out, err = tempo(*command)
     assert (code, err) == (0, "")
-    assert "left out: vinoground_videos/0_pos.mp4: no such video, 1 questions" in out
-    assert "vinoground, in percent (7 of 8 questions)" in out
+    assert "vinoground: left out: vinoground_videos/0_pos.mp4: no such video, questions: 1" in out
+    assert "vinoground: 7 of 8 questions were asked; at random: group score 6.2" in out
     results = json.loads((tmp_path / "out.json").read_text())["results"]
     assert [row["benchmark"] for row in results] == [*folders]
-    assert {*results[0]["figures"][0]["values"]} == {"model", "model, blind"}
+    assert {row["source"] for row in results[0]["figures"]} == {"timeblind", "timeblind, blind"}
     assert len(results[1]["left_out"]) == 1
 
 
@@ -150,6 +176,7 @@ def test_the_command_writes_figures_and_names_what_is_left_out(tempo, tmp_path):
     [
         (["--benchmark", "mvp"], "1 --benchmark and 0 --data"),
         (["--benchmark", "mvpp", "--download"], "there is no benchmark 'mvpp'"),
+        (["--benchmark", "mvp", "--download"], "facebook/minimal_video_pairs cannot be downloaded"),
         (["--benchmark", "mvpp", "--data", "x"], "evaluation.benchmarks.0.name"),
         (["--benchmark", "mvp", "--data", "nowhere"], "nowhere is not a folder"),
     ],

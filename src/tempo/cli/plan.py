@@ -1,0 +1,74 @@
+"""`tempo plan`: what a run will need, and what this machine lacks, before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ByteSize, TypeAdapter
+from rich.console import Console
+from rich.table import Table
+
+from tempo.config import load_config
+
+
+def plan(
+    config: Annotated[Path, typer.Argument(help="configuration file in TOML; `tempo init` writes one")],
+    out: Annotated[Path, typer.Option("--out", help="run directory, whose disk is looked at")] = Path(),
+    device_memory: Annotated[
+        str, typer.Option(help="memory of the device, such as 80GB; else of this one")
+    ] = "",
+    measure: Annotated[
+        bool, typer.Option("--measure", help="measure rates here, for a minute or two")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="section.key=value", help="override a value; may be repeated"),
+    ] = None,
+) -> None:
+    """Estimate tokens, memory, time and disk of a run, and say what does not fit; reads no weights."""
+    from tempo.pipeline.plan import make_plan
+
+    try:
+        size = TypeAdapter(ByteSize).validate_python(device_memory or 0)
+    except ValueError:
+        raise ValueError(f"--device-memory {device_memory!r}: write it as 80GB or 80GiB") from None
+    found = make_plan(load_config(config, overrides or ()), out, device_bytes=size, measure=measure)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    rates = found.rates
+    console.print(
+        f"videos: {found.num_videos}, {found.video_seconds / 3600:.1f} h; about {found.num_kept} of them, or "
+        f"segments of them, are kept ({rates.kept_per_video:.0%}; {rates.source})\n"
+        f"tokens of video and prompt: {found.longest_tokens} at most, median {found.median_tokens}\n"
+        f"device: {found.device_bytes / 1e9:.1f} GB"
+    )
+    names = ("weights", "adapters", "reference", "gradients", "optimizer", "cache", "activations", "logits")
+    table = Table(
+        "step", "tokens", "peak", *names, "time", title="memory of the longest batch in GB, and time"
+    )
+    table.add_row("shots, clips", *[""] * (len(names) + 2), _duration(found.decoding_seconds))
+    for step in found.steps:
+        parts = [getattr(step.cost, f"{name}_bytes") for name in names]
+        sizes = [f"{part / 1e9:.3g}" if part else "" for part in (step.cost.peak_bytes, *parts)]
+        table.add_row(step.name, str(step.num_tokens), *sizes, _duration(step.seconds))
+    console.print(table)
+    disk = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in found.disk_bytes.items())
+    console.print(f"disk in GB: {disk}; free {found.free_bytes / 1e9:.1f}")
+    if rates.disk_bytes_per_second:
+        console.print(f"writing: {rates.disk_bytes_per_second / 1e6:.0f} MB per second")
+    for step in found.steps:
+        if step.advice:
+            console.print(f"{step.name} does not fit. It does with: {step.advice}")
+    if sum(found.disk_bytes.values()) > found.free_bytes:
+        console.print("the disk is too small: choose another --out")
+    for line in found.missing:
+        console.print(f"missing: {line}")
+
+
+def _duration(seconds: float) -> str:
+    """Seconds, minutes or hours in words."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

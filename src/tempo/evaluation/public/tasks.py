@@ -1,0 +1,177 @@
+"""Asking models the questions of public benchmarks, with the prompts and frames of their authors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeAlias, get_args
+
+from tempo.config import Config, SamplingConfig
+from tempo.config.running import PublicBenchmark, PublicBenchmarkConfig
+from tempo.core.files import NUM_NAMED
+from tempo.core.hashing import hash_text
+from tempo.core.records import Record, Skipped
+from tempo.core.store import RunStore
+from tempo.engine.types import SkipRecord
+from tempo.evaluation.evaluate import ask
+from tempo.evaluation.public.data import Data
+from tempo.evaluation.public.questions import Benchmark, Question
+from tempo.model.answers import Request
+from tempo.model.chat import VideoLM
+from tempo.model.generate import generate
+from tempo.video.frames import Frames
+
+#: A video, and the bounds of the part of it that is shown.
+Part: TypeAlias = tuple[str, float, float, int]
+
+
+class Reply(Record):
+    """A model's answer: the chosen option (None if it is unclear), with log-likelihoods or its own words."""
+
+    choice: int | None
+    log_likelihoods: tuple[float, ...] = ()
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark with its questions, bad rows and parts of videos that cannot be read.
+
+    `replies` are those of each model, by what was asked: the benchmark, or the benchmark without its videos.
+    """
+
+    settings: PublicBenchmarkConfig
+    benchmark: Benchmark
+    data: Data
+    questions: list[Question]
+    bad_rows: list[Skipped]
+    unreadable: dict[Part, Skipped] = field(default_factory=dict)
+    replies: dict[str, dict[str, list[Reply]]] = field(default_factory=dict)
+
+    @property
+    def num_frames(self) -> int | None:
+        """The number of evenly spaced frames; None for the rate frames.fps."""
+        return self.settings.num_frames or self.benchmark.num_frames
+
+    @property
+    def prompts_hash(self) -> str:
+        """A hash of all prompts, in order."""
+        return hash_text("\n".join(f"{question.id} {question.prompt}" for question in self.questions))
+
+    def asked(self) -> list[list[Question]]:
+        """The questions about each part of a video that can be read, sorted by part."""
+        asked = [question for question in self.questions if _part(question) not in self.unreadable]
+        asked.sort(key=lambda question: (_part(question), question.id))
+        return [list(rows) for _, rows in groupby(asked, key=_part)]
+
+    def check(self) -> None:
+        """Raises ValueError with some reasons if no question can be asked."""
+        if not self.asked():
+            first = (*self.bad_rows, *self.unreadable.values())[:NUM_NAMED]
+            reasons = "; ".join(f"{row.id}: {row.reason}, {row.detail}" for row in first)
+            where = f"{self.settings.name}: no question in {self.data.folder}"
+            raise ValueError(f"{where} can be asked: {reasons}")
+
+    def leave_out(self, rows: Sequence[Question], reason: str, detail: str = "") -> None:
+        """Leaves out questions about one part of a video."""
+        text = ", ".join(filter(None, [detail, f"questions: {len(rows)}"]))
+        skipped = Skipped(id=rows[0].video, stage="evaluation", reason=reason, detail=text)
+        self.unreadable[_part(rows[0])] = skipped
+
+
+def _part(question: Question) -> Part:
+    return question.video, question.start_seconds, question.end_seconds, question.end_frame or 0
+
+
+def find_benchmark(name: str) -> Benchmark:
+    """The benchmark with this name; raises ValueError for an unknown one."""
+    if name not in (names := get_args(PublicBenchmark)):
+        raise ValueError(f"there is no benchmark {name!r}. The benchmarks are {', '.join(names)}")
+    return import_module(f"tempo.evaluation.public.{name}").BENCHMARK  # type: ignore[no-any-return]
+
+
+def load_task(settings: PublicBenchmarkConfig) -> Task:
+    """Reads the questions of a benchmark and looks for their videos.
+
+    Raises ValueError if a table or column is missing, or if no video is there.
+    """
+    benchmark, data = find_benchmark(settings.name), Data(Path(settings.data).expanduser())
+    questions, bad_rows = benchmark.questions(data)
+    task = Task(settings, benchmark, data, questions, bad_rows)
+    for rows in task.asked():
+        if not data.find(rows[0].video):
+            task.leave_out(rows, "no such video")
+    task.check()
+    return task
+
+
+def answer_task(
+    task: Task,
+    model: str,
+    lm: Callable[[], VideoLM],
+    config: Config,
+    *,
+    store: RunStore | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Adds the replies of a model to the task, and blind ones if the settings ask for them.
+
+    Frames are those of the section [frames], except for their number if the benchmark states one. `lm` loads
+    the model if any reply is missing. With a store, replies are kept in it. `progress` gets the numbers of
+    parts of videos done and in total. Raises ValueError if no video can be read.
+    """
+    # Replies to other questions, or with other settings, are in other files.
+    name, key = task.settings.name, hash_text(task.settings.model_dump_json() + task.prompts_hash)[:8]
+    for source in (name, f"{name}, blind")[: 1 + task.settings.blind]:
+        table = f"evaluation/{model}-{source.replace(', ', '-')}-{key}"
+        known = store.read(table, Reply) if store else []
+        answered, parts = {reply.id for reply in known}, task.asked()
+        for done, part in enumerate(parts, 1):
+            if rows := [question for question in part if question.id not in answered]:
+                known += (found := _answer(lm, task, rows, config, is_blind=source != name))
+                if store:
+                    store.append(table, found)
+            progress(done, len(parts))
+        task.replies.setdefault(source, {})[model] = known
+    task.check()
+
+
+def _answer(
+    lm: Callable[[], VideoLM], task: Task, rows: Sequence[Question], config: Config, *, is_blind: bool
+) -> list[Reply]:
+    """The answers to questions about one part of a video; none if it cannot be read."""
+    frames, settings = None, task.settings
+    if not is_blind:
+        try:
+            frames = _sample(task, rows[0], config)
+        except SkipRecord as skip:
+            task.leave_out(rows, skip.reason, skip.detail)
+            return []
+    images = frames.images if frames else None
+    times: dict[str, Any] = {"fps": frames.fps, "seconds": frames.seconds.tolist()} if frames else {}
+    if settings.scoring == "generate":
+        greedy = SamplingConfig(temperature=0, repetition_penalty=1, batch_size=8)
+        requests = [Request(row.prompt, 0, images, **times) for row in rows]
+        written = generate(lm(), requests, sampling=greedy, max_new_tokens=settings.max_new_tokens)
+        answers = zip(rows, (answer.text for answer in written), strict=True)
+        return [Reply(id=row.id, choice=row.read_reply(text), text=text) for row, text in answers]
+    samples = [row.sample(settings.scoring) for row in rows]
+    limit = config.training.max_tokens
+    outcomes = ask(lm(), samples, images, **times, scoring=settings.scoring, max_tokens=limit)
+    return [Reply(id=row.id, choice=row.choice, log_likelihoods=row.log_likelihoods) for row in outcomes]
+
+
+def _sample(task: Task, question: Question, config: Config) -> Frames:
+    footage = task.data.find(question.video)
+    assert footage, f"{question.video} was not left out"
+    return footage.sample(
+        config.frames,
+        num_frames=task.num_frames,
+        start_seconds=question.start_seconds,
+        end_seconds=question.end_seconds,
+        end_frame=question.end_frame,
+        timeout_seconds=config.videos.timeout_seconds,
+    )

@@ -1,0 +1,231 @@
+"""Experiment trackers: TensorBoard, Weights & Biases, Trackio and MLflow show the metrics of a run.
+
+For each tracker, a thread sends what it does not have yet from the files of the run. So a tracker that is
+slow or fails does not affect the training, and a resumed run does not send a step twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import os
+import re
+import secrets
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+from tempo.core.files import whole_lines, write_json
+from tempo.core.records import Clips, Pair
+from tempo.core.store import RunStore
+from tempo.engine.ranks import make_accelerator
+from tempo.engine.types import Context
+from tempo.preference.exporting import markdown_table
+from tempo.video.frames import FrameStore
+
+#: The project, or experiment, in which the trackers show the runs.
+PROJECT = "tempo"
+
+#: The files of metrics in a run.
+METRICS = ("train/*/metrics.jsonl", "baselines/*/*/metrics.jsonl")
+
+#: Time between two looks at the files of the run.
+INTERVAL_SECONDS = 2.0
+#: How long the end of a stage waits for a tracker.
+TIMEOUT_SECONDS = 60.0
+#: Film strips have about this height per row, in pixels.
+STRIP_HEIGHT = 96
+
+#: Tables of text by name, headings first.
+Tables: TypeAlias = Mapping[str, Sequence[Sequence[str]]]
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises ValueError if a tracker is not installed, or if Weights & Biases lacks a login."""
+    if missing := [name for name in names if importlib.util.find_spec(name) is None]:
+        names = " ".join(missing)
+        raise ValueError(f"run.trackers: not installed: {names}. Run: pip install {names}")
+    # Without a login, wandb asks for one: better now than in the middle of the training.
+    if "wandb" in names and os.environ.get("WANDB_MODE", "online") == "online":
+        import wandb
+
+        try:
+            wandb.login()
+        except wandb.errors.Error as error:
+            raise ValueError(f"run.trackers: wandb: {error} Or set WANDB_MODE=offline") from None
+
+
+@contextlib.contextmanager
+def tracked(
+    context: Context, tables: Callable[[], Tables] = dict, *, timeout_seconds: float = TIMEOUT_SECONDS
+) -> Iterator[None]:
+    """Sends metrics to the trackers in `run.trackers` during the block, and `tables()` at its end.
+
+    A tracker that fails is left alone after one warning; the next call sends what it lacks. The end of the
+    block waits for trackers for at most `timeout_seconds`. Only process 0 may call it.
+    """
+    names, stop = dict.fromkeys(context.config.run.trackers), threading.Event()
+    if names:
+        # The trackers of accelerate need its state.
+        make_accelerator(context.config.model.device)
+    # Daemons, so that a tracker that hangs does not keep the process alive.
+    threads = [
+        threading.Thread(target=_mirror, args=(name, context, stop, tables), name=name, daemon=True)
+        for name in names
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    except BaseException:
+        # A run that is stopped must end soon.
+        timeout_seconds = min(timeout_seconds, 5.0)
+        raise
+    finally:
+        stop.set()
+        end = time.monotonic() + timeout_seconds
+        for thread in threads:
+            thread.join(max(0.0, end - time.monotonic()))
+            if thread.is_alive():
+                _warn(thread.name, f"it did not finish within {timeout_seconds:g} seconds")
+
+
+def _mirror(name: str, context: Context, stop: threading.Event, tables: Callable[[], Tables]) -> None:
+    try:
+        mirror = _Mirror(name, context)
+        while not stop.wait(INTERVAL_SECONDS):
+            mirror.send_metrics()
+        mirror.send_metrics()
+        mirror.send_tables(tables())
+        mirror.tracker.finish()
+    # Trackers raise errors of their own.
+    except Exception as error:
+        _warn(name, f"{type(error).__name__}: {error}")
+
+
+def _warn(name: str, problem: str) -> None:
+    advice = "The run continues without it; its next start sends what is missing"
+    warnings.warn(f"run.trackers: {name} stopped: {problem}. {advice}", stacklevel=2)
+
+
+class _Mirror:
+    """The run of one tracker. Its id, and the number of steps that it has of each phase, are in a file."""
+
+    def __init__(self, name: str, context: Context) -> None:
+        self._name, self._run, folder = name, context.directory, context.directory / "trackers"
+        self._path = folder / f"{name}.json"
+        label = re.sub(r"[^A-Za-z0-9_-]+", "-", self._run.absolute().name)
+        self._state: dict[str, Any] = {"id": f"{label}-{secrets.token_hex(3)}", "is_new": True}
+        if self._path.exists():
+            self._state = json.loads(self._path.read_text(encoding="utf-8"))
+        self._num_sent: dict[str, int] = self._state.setdefault("num_sent", {})
+        # Before the tracker starts, so that a run that is killed now does not get a second one.
+        write_json(self._path, self._state)
+        settings = context.config.model_dump(mode="json", exclude_none=True)
+        options = self._options(folder, settings)
+        self.tracker = LOGGER_TYPE_TO_CLASS[name](**options)
+        self.tracker.start()
+        if self._state["is_new"]:
+            self._send_start(context, settings)
+
+    def _options(self, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of the tracker's class."""
+        name, num_steps = self._state["id"], sum(self._num_sent.values())
+        if self._name == "tensorboard":
+            # Hides what a killed run sent but did not note.
+            folder = folder / "tensorboard"
+            return {"run_name": name, "logging_dir": folder, "purge_step": num_steps + 1}
+        if self._name == "mlflow":
+            return {"experiment_name": PROJECT, "run_id": self._state.get("mlflow_id"), "run_name": name}
+        options = {"run_name": PROJECT, "name": name, "resume": "allow", "config": settings}
+        if self._name == "wandb":
+            own = self._module.Settings(console="off", finish_timeout=TIMEOUT_SECONDS)
+            options |= {"id": name, "dir": str(folder), "settings": own}
+        return options
+
+    def _send_start(self, context: Context, settings: dict[str, Any]) -> None:
+        """Sends the configuration, unless it is an argument of the tracker's class, and some pairs."""
+        if self._name == "mlflow":
+            self._state["mlflow_id"] = self.tracker.tracker.info.run_id
+            write_json(self._path, self._state)
+            flat = {f"{name}.{key}": value for name, own in settings.items() for key, value in own.items()}
+            self.tracker.store_init_configuration(flat)
+        if self._name == "tensorboard":
+            self.tracker.log({"config": f"```\n{json.dumps(settings, indent=2)}\n```"}, step=0)
+        for name, image, text in film_strips(context):
+            if self._name in ("trackio", "wandb"):
+                self.tracker.log({name: self._module.Image(image, caption=text)}, step=0)
+                continue
+            self._send_text(name, text, step=0)
+            if self._name == "tensorboard":
+                self.tracker.log_images({name: image[None]}, step=0, dataformats="NHWC")
+            else:
+                self._module.log_image(image, f"{name}.png")
+        self._state["is_new"] = False
+        write_json(self._path, self._state)
+
+    def send_metrics(self) -> None:
+        """Sends the steps of all phases that the tracker does not have yet; step numbers continue."""
+        for path in (path for pattern in METRICS for path in sorted(self._run.glob(pattern))):
+            phase = "/".join(path.relative_to(self._run).parts[1:-1])
+            num_sent = self._num_sent.setdefault(phase, 0)
+            # Phases are in the order of their first step.
+            phases = list(self._num_sent)
+            before = sum(self._num_sent[name] for name in phases[: phases.index(phase)])
+            for line in islice(whole_lines(path), num_sent, None):
+                row = json.loads(line)
+                step = int(row.pop("step"))
+                values = {f"{phase}/{name}": value for name, value in row.items()}
+                self.tracker.log(values, step=before + step)
+                self._num_sent[phase] = step
+                write_json(self._path, self._state)
+
+    def send_tables(self, tables: Tables) -> None:
+        """Sends tables at the last step."""
+        step = sum(self._num_sent.values())
+        for name, (headings, *rows) in tables.items():
+            if self._name in ("trackio", "wandb"):
+                table = self._module.Table(columns=[cell or name for cell in headings], data=rows)
+                self.tracker.log({name: table}, step=step)
+            else:
+                self._send_text(name, markdown_table([headings, *rows]), step=step)
+
+    def _send_text(self, name: str, text: str, *, step: int) -> None:
+        if self._name == "tensorboard":
+            self.tracker.log({name: text}, step=step)
+        else:
+            self._module.log_text(text, f"{name}.md")
+
+    @property
+    def _module(self) -> Any:
+        return importlib.import_module(self._name)
+
+
+def film_strips(context: Context) -> Iterator[tuple[str, np.ndarray, str]]:
+    """For a pair of each kind: a name, the clips as filmed above those of the pair, and both texts.
+
+    The image is uint8 [H, W, 3]. Pairs without known clips are left out.
+    """
+    store, frames = RunStore(context.directory), FrameStore(context.directory / "frames")
+    clips = {row.id: row.clips for row in store.read("clips", Clips)}
+    known = [pair for pair in store.read("pairs", Pair) if pair.video_id in clips and pair.order]
+    for pair in {pair.kind: pair for pair in reversed(known)}.values():
+        counts = [len(clip.key_frames) for clip in clips[pair.video_id]]
+        first = frames.read_key_frames(pair.video_id)[np.cumsum([0, *counts[:-1]])]
+        step = max(1, first.shape[1] // STRIP_HEIGHT)
+        small = first[:, ::step, ::step]
+        filmed, shown = (np.hstack(small[[*order]]) for order in (range(len(small)), pair.order))
+        image = np.zeros((2, *filmed.shape), np.uint8)
+        image[0], image[1, :, : shown.shape[1]] = filmed, shown
+        image = image.reshape(-1, *filmed.shape[1:])
+        text = f"{pair.kind}, level {pair.level}\n\nchosen: {pair.chosen}\n\nrejected: {pair.rejected}"
+        yield f"pairs/{pair.kind}", image, text

@@ -1,0 +1,105 @@
+"""`tempo plan`: what it says of a folder, of a device that is too small, and of what is missing."""
+
+import importlib.util
+import shutil
+
+import pytest
+
+from tempo.config import FramesConfig
+from tempo.config.load import parse_config
+from tempo.model.loading import embedded_path
+from tempo.pipeline.plan import make_plan
+from tempo.pipeline.rates import frame_shape
+from tempo.synthetic.drawing import render_story
+from tempo.synthetic.world import make_story
+from tempo.video.find import read_header
+from tempo.video.frames import sample_video
+
+PHASE = {"name": "dpo", "objective": "dpo", "learning_rate": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("films")
+    for index, num_shots in enumerate((4, 6, 8)):
+        render_story(make_story(5, index, num_shots=(num_shots,) * 2), folder / f"{num_shots}.mp4")
+    (folder / "text.mp4").write_text("no video")
+    return folder
+
+
+@pytest.fixture
+def settings(folder):
+    return {"videos": {"paths": [str(folder)]}, "training": {"phases": [PHASE]}}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"fps": 2.0, "max_pixels": 5000},
+        {"fps": 3.0, "max_frames": 11},
+        {"max_total_pixels": 40_000, "max_frames": 600},
+    ],
+)
+def test_the_shape_is_that_of_the_frames_that_a_run_stores(folder, options):
+    config, path = FramesConfig(**options), folder / "8.mp4"
+    frames = sample_video(path, config)
+    shape = frame_shape(read_header(str(path), "a"), config)
+    assert (shape[:3], shape[3]) == (frames.images.shape[:3], pytest.approx(frames.fps))
+
+
+def test_it_needs_no_weights_and_names_what_cannot_be_read(settings, tmp_path):
+    shutil.copytree(embedded_path(), tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    settings["model"] = {"path": str(tmp_path / "model"), "device": "cpu"}
+    plan = make_plan(parse_config(settings), tmp_path / "run" / "new")
+    assert (plan.num_videos, plan.num_kept, plan.video_seconds) == (3, 2, pytest.approx(36))
+    assert plan.longest_tokens > plan.median_tokens > 1
+    assert [step.name for step in plan.steps] == ["captions", "responses", "dpo"]
+    assert all(step.seconds > 0 and not step.advice for step in plan.steps)
+    assert plan.disk_bytes["final model"] == plan.steps[-1].cost.weights_bytes
+    assert "1 files: cannot be opened" in plan.missing[0]
+    assert "text.mp4" in plan.missing[0]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("lora_rank", "share", "expected"),
+    [
+        (32, 0.9, "gradient_checkpointing = true"),
+        (0, 0.4, "gradient_checkpointing = true, lora_rank = 32"),
+    ],
+)
+def test_the_advice_fits(settings, tmp_path, lora_rank, share, expected):
+    settings["training"]["phases"] = [{**PHASE, "lora_rank": lora_rank}]
+    settings["responses"] = {"max_new_tokens": 32}
+    config = parse_config(settings)
+    needed = make_plan(config, tmp_path, device_bytes=10**12).steps[-1].cost.peak_bytes
+    assert make_plan(config, tmp_path, device_bytes=int(needed * share)).steps[-1].advice == expected
+
+
+def test_of_a_long_video_only_segments_count(settings, tmp_path):
+    """Unless pairs are imported, which are about whole videos."""
+    settings |= {"clips": {"max_minutes": 0.1}, "training": {}, "responses": {"input_form": "clips"}}
+    short = make_plan(parse_config(settings), tmp_path)
+    settings["pairs"] = {"import_from": "pairs.jsonl"}
+    assert make_plan(parse_config(settings), tmp_path).longest_tokens > short.longest_tokens
+
+
+def test_a_longer_row_than_max_tokens_and_a_large_batch_are_named(settings, tmp_path):
+    settings |= {"captions": {"batch_size": 64}, "model": {"device": "cpu"}}
+    settings["training"]["max_tokens"] = 1000
+    first, *_, last = make_plan(parse_config(settings), tmp_path, device_bytes=10**8).steps
+    assert first.advice.startswith("captions.batch_size = ")
+    assert last.advice.startswith(f"training.max_tokens = {last.num_tokens}")
+
+
+def test_the_command_measures_a_sample_and_names_missing_extras(tempo, folder, tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text(f'[videos]\npaths = ["{folder}"]\n[model]\nquantization = "4bit"\ndevice = "cpu"\n')
+    code, out, err = tempo("plan", path, "--measure", "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert "about 3 of them, or segments of them, are kept (100%; measured here, on 3 of the videos)" in out
+    assert ("bitsandbytes" in out) == (importlib.util.find_spec("bitsandbytes") is None)
+    assert "MB per second" in out
+    code, _, err = tempo("plan", path, "--device-memory", "much")
+    assert (code, "--device-memory 'much'" in err) == (2, True)
