@@ -23,6 +23,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ class Timed(Measured):
 def examine(path: Path) -> File | None:
     """Length and size of a file, found by decoding it; None if it cannot be decoded."""
     try:
-        *_, last = decode(path)
+        (last,) = deque(decode(path), maxlen=1)
     except SkipRecord:
         return None
     width, height = last.size

@@ -44,6 +44,10 @@ def test_questions_of_one_video_that_agree_widen_the_interval():
     assert share_interval(mixed, names(20, 10), seed=0) == pytest.approx((0.5, 0.5))
 
 
+def test_an_interval_of_weighted_values_does_not_exceed_one():
+    assert share_interval([1.9] * 5 + [0.9, 0.9, 0.9, 0.0, 0.9], names(10), seed=0)[1] == 1.0
+
+
 def test_the_seed_decides_the_draws_and_the_order_of_values_does_not():
     values = np.random.default_rng(0).normal(size=30)
     one = cluster_interval(values, names(30), seed=0)

@@ -71,6 +71,8 @@ def test_a_letter_is_scored_without_its_end_of_turn_after_a_question_that_lists_
     assert {len(logp) for logp in logps} == {2}
     expected = [float(logp[0]) for logp in logps]
     assert scores(lm, [sample], scoring="letter") == pytest.approx(expected, abs=2e-3)
+    listed = sample.model_copy(update={"question": question, "options": ("A", "B"), "lists_options": True})
+    assert scores(lm, [listed], scoring="letter") == pytest.approx(expected, abs=2e-3)
 
 
 def test_more_options_than_letters_are_refused(lm):

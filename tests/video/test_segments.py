@@ -155,6 +155,7 @@ def test_a_segment_has_its_own_frames_key_frames_and_times(render, tmp_path, max
     frames = {"fps": 2.0, "max_frames": max_frames}
     video, (second, first) = run(render(PLACES), tmp_path, clips=LIMITS, frames=frames)
     assert [row.id for row in (first, second)] == [f"{video.id}-1", f"{video.id}-2"]
+    assert [row.name for row in (first, second)] == ["video.mp4, from 0 s", "video.mp4, from 5 s"]
     assert (first.start_seconds, second.start_seconds) == pytest.approx((0, 4.8))
     assert [row.duration_seconds for row in (first, second)] == pytest.approx([4.8, 4.8])
     assert [clip.start_seconds for clip in second.clips] == pytest.approx([0, 1.2, 2.4, 3.6])

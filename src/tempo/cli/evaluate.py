@@ -30,7 +30,7 @@ def evaluate(
     download: Annotated[bool, typer.Option(help="download from the hub instead of --data")] = False,
     scoring: Annotated[str, typer.Option(help="letter, mean, sum or generate")] = "letter",
     num_frames: Annotated[
-        int | None, typer.Option(help="frames per video, in place of the authors' rule")
+        int | None, typer.Option(help="frames per video; docs/evaluation.md has the defaults")
     ] = None,
     blind: Annotated[bool, typer.Option(help="ask the same questions without the videos, too")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="maximum length of a written answer")] = 128,
@@ -41,7 +41,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model, or all models of a run, on public benchmarks."""
     from tempo.evaluation.figures import figure_tables
-    from tempo.evaluation.public.evaluating import answer_task, load_task, result_notes, task_result
+    from tempo.evaluation.public.results import result_notes, task_result
+    from tempo.evaluation.public.tasks import answer_task, load_task
 
     console = Console(highlight=False, soft_wrap=True, markup=False)
     if out and (out.is_dir() or not out.absolute().parent.is_dir()):
@@ -93,7 +94,7 @@ def _download(name: str) -> str:
     """The snapshot of a benchmark in the cache of the Hugging Face hub; raises ValueError."""
     from huggingface_hub import snapshot_download
 
-    from tempo.evaluation.public.evaluating import find_benchmark
+    from tempo.evaluation.public.tasks import find_benchmark
 
     hub = find_benchmark(name).hub
     try:

@@ -230,7 +230,7 @@ class PublicBenchmarkConfig(Section):
     name: PublicBenchmark = Field(description="the benchmark")
     data: str = Field(description="folder with its files")
     scoring: Literal[Scoring, "generate"] = Field("letter", description="as above, or written answers")
-    num_frames: int | None = Field(None, ge=1, description="frames per video; unset is the authors' rule")
+    num_frames: int | None = Field(None, ge=1, description="frames per video; unset: see evaluation.md")
     max_new_tokens: int = Field(128, ge=1, description="maximum length of a written answer")
     blind: bool = Field(False, description="ask the same without the videos, too")
 

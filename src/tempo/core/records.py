@@ -7,6 +7,7 @@ count decoded frames from 0; times are in seconds from the first frame.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -137,6 +138,12 @@ class Clips(Record):
     duration_seconds: float
     clips: tuple[Clip, ...]
     start_seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The name of the file, with the place of a segment in it."""
+        place = f", from {self.start_seconds:.0f} s" if file_of(self.id) != self.id else ""
+        return f"{Path(self.path).name}{place}"
 
     @property
     def num_shots(self) -> int:

@@ -50,7 +50,8 @@ def share_interval(
     share = float(np.asarray(values, np.float64).mean()) if num_clusters else 0.0
     if num_clusters < min_clusters or share in (0.0, 1.0):
         return wilson_interval(share * num_clusters, num_clusters)
-    return cluster_interval(values, clusters, seed=seed)
+    # A weighted mean of resampled rows can exceed 1.
+    return tuple(np.clip(cluster_interval(values, clusters, seed=seed), 0.0, 1.0).tolist())
 
 
 def wilson_interval(num_right: float, num_samples: int, *, z: float = 1.96) -> tuple[float, float]:

@@ -20,6 +20,9 @@ from tempo.model.chat import Continuation, Prefix, VideoLM, log_probs
 from tempo.model.prefix import MAX_TOKENS
 from tempo.video.frames import Frames, sample_video
 
+#: The instruction after a question that lists its options under letters.
+ANSWER_WITH_LETTER = "Answer with the letter of the right option."
+
 
 def evaluate(
     model: VideoLM,
@@ -94,7 +97,7 @@ def options_of(sample: Sample, scoring: Scoring) -> list[Continuation]:
         found = f"{len(sample.options)} options; scoring 'letter' supports at most {len(LETTERS)}"
         raise ValueError(f"{sample.id} has {found}. Set evaluation.scoring = 'mean'")
     lines = (f"{letter}. {option}" for letter, option in zip(LETTERS, sample.options, strict=False))
-    question = "\n".join([sample.question, *lines, "Answer with the letter of the right option."])
+    question = "\n".join([sample.question, *lines, ANSWER_WITH_LETTER])
     return [Continuation(letter, question) for letter in LETTERS[: len(sample.options)]]
 
 

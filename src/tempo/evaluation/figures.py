@@ -131,7 +131,7 @@ def figure_tables(evaluation: Mapping[str, Any]) -> list[Table | str]:
 
 def text_tables(evaluation: Mapping[str, Any]) -> dict[str, list[list[str]]]:
     """The figures of `evaluation.json` as rows of text (see `figure_rows`), by their source."""
-    figures = [Figure.model_validate(row) for row in evaluation["figures"]]
+    figures = [Figure.model_validate(row) for row in evaluation.get("figures", ())]
     return {source: figure_rows([*rows]) for source, rows in groupby(figures, key=lambda row: row.source)}
 
 

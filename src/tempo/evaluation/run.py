@@ -19,7 +19,8 @@ from tempo.evaluation.benchmark import benchmark_items, read_samples, score_outc
 from tempo.evaluation.evaluate import ask, by_video, read_video
 from tempo.evaluation.figures import RESULT, make_figure
 from tempo.evaluation.held_out import HeldOutResult
-from tempo.evaluation.public.evaluating import answer_task, load_task, result_notes, task_result
+from tempo.evaluation.public.results import result_notes, task_result
+from tempo.evaluation.public.tasks import answer_task, load_task
 from tempo.model.chat import VideoLM
 from tempo.training.adapters import TrainedModel
 from tempo.training.phases import trained_models

@@ -79,7 +79,7 @@ def _check_file(key: str, function: str) -> Callable[[Config], None]:
 def _check_benchmarks(config: Config) -> None:
     _check_file("evaluation.benchmark", "tempo.evaluation.benchmark:read_samples")(config)
     for settings in config.evaluation.benchmarks:
-        load("tempo.evaluation.public.evaluating:load_task")(settings)
+        load("tempo.evaluation.public.tasks:load_task")(settings)
 
 
 def _imported(config: Config) -> str:

@@ -146,7 +146,8 @@ class RunView:
         return decision_on(item.pair, self._reviews) if item.pair else ""
 
     def _row(self, item: Item) -> dict[str, Any]:
-        name = self.paths[item.video_id].name if item.video_id in self.paths else item.video_id
+        row, path = self._clips.get(item.video_id), self.paths.get(item.video_id, Path(item.video_id))
+        name = row.name if row else path.name
         shown = {key: getattr(item, key) for key in ("id", "video_id", "kind", "level", "part")}
         measures = {MEASURES[key]: value for key, value in item.measures.items()}
         return shown | {"name": name, "decision": self._decision(item), "measures": measures}

@@ -86,6 +86,10 @@ def tracked(
         thread.start()
     try:
         yield
+    except BaseException:
+        # A run that is stopped must end soon.
+        timeout_seconds = min(timeout_seconds, 5.0)
+        raise
     finally:
         stop.set()
         end = time.monotonic() + timeout_seconds

@@ -1,1 +1,1 @@
-"""Public benchmarks, one module per benchmark; `data`, `questions` and `evaluating` are what they share."""
+"""Public benchmarks, one module each; `data`, `footage`, `questions`, `tasks` and `results` are shared."""

@@ -12,11 +12,9 @@ from typing import Any, Literal, TypeAlias
 from pydantic import Field
 
 from tempo.core.records import Sample, Skipped
+from tempo.evaluation.evaluate import ANSWER_WITH_LETTER
 from tempo.evaluation.public.data import Data
 from tempo.evaluation.public.data import Row as Row
-
-#: The instruction for benchmarks that publish none.
-ANSWER_WITH_LETTER = "Answer with the letter of the right option."
 
 #: The label of an option on a line of its own, such as "A." or "Option 1:".
 _LABEL = re.compile(r"\(?((?:Option |Sentence |Caption )?([A-Z]|\d))[.:)]\s*(.*)")

@@ -11,7 +11,8 @@ from tempo.config import parse_config
 from tempo.config.running import PublicBenchmarkConfig
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.evaluation.public.evaluating import Reply, answer_task, load_task, task_result
+from tempo.evaluation.public.results import task_result
+from tempo.evaluation.public.tasks import Reply, answer_task, load_task
 from tempo.evaluation.run import run_evaluation
 from tempo.model.loading import load_model
 from tempo.synthetic.benchmark import story_samples
@@ -117,7 +118,16 @@ def test_a_video_that_cannot_be_read_is_left_out_with_its_reason(lm, balanced, t
     _, result = evaluated(lm, folder, blind=True)
     (row,) = result.left_out
     assert (row.reason, result.num_asked, result.num_questions) == ("cannot be opened", 3, 4)
-    assert row.detail.endswith("1 questions")
+    assert row.detail.endswith("questions: 1")
+
+
+def test_it_stops_with_the_reason_if_no_video_can_be_read(lm, balanced, tmp_path):
+    write_table(tmp_path / "json/direction.json", json.loads((balanced / "json/direction.json").read_text()))
+    (tmp_path / "video/direction").mkdir(parents=True)
+    for path in (balanced / "video/direction").iterdir():
+        (tmp_path / "video/direction" / path.name).write_bytes(b"no video")
+    with pytest.raises(ValueError, match=r"no question in .* can be asked: .* cannot be opened"):
+        evaluated(lm, tmp_path)
 
 
 def test_the_differences_of_a_run_are_paired(lm, balanced):
@@ -153,7 +163,7 @@ def test_the_command_writes_figures_and_names_what_is_left_out(tempo, tmp_path):
         command += ["--benchmark", name, "--data", folder]
     code, out, err = tempo(*command)
     assert (code, err) == (0, "")
-    assert "vinoground: left out: vinoground_videos/0_pos.mp4: no such video, 1 questions" in out
+    assert "vinoground: left out: vinoground_videos/0_pos.mp4: no such video, questions: 1" in out
     assert "vinoground: 7 of 8 questions were asked; at random: group score 6.2" in out
     results = json.loads((tmp_path / "out.json").read_text())["results"]
     assert [row["benchmark"] for row in results] == [*folders]

@@ -1,29 +1,22 @@
-"""Evaluates models on public benchmarks, with the prompts, frames and figures of their authors."""
+"""Asking models the questions of public benchmarks, with the prompts and frames of their authors."""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
-from statistics import fmean
 from typing import Any, TypeAlias, get_args
 
-from tempo import __version__
 from tempo.config import Config, SamplingConfig
 from tempo.config.running import PublicBenchmark, PublicBenchmarkConfig
 from tempo.core.files import NUM_NAMED
 from tempo.core.hashing import hash_text
-from tempo.core.records import Frozen, Record, Skipped
+from tempo.core.records import Record, Skipped
 from tempo.core.store import RunStore
 from tempo.engine.types import SkipRecord
-from tempo.evaluation.benchmark import link_clusters
 from tempo.evaluation.evaluate import ask
-from tempo.evaluation.figures import Figure, Item, make_figure, percent
 from tempo.evaluation.public.data import Data
 from tempo.evaluation.public.questions import Benchmark, Question
 from tempo.model.answers import Request
@@ -41,24 +34,6 @@ class Reply(Record):
     choice: int | None
     log_likelihoods: tuple[float, ...] = ()
     text: str = ""
-
-
-class PublicResult(Frozen):
-    """What models score on a public benchmark, and what these figures depend on.
-
-    `chance` has each figure for answers drawn at random. `left_out` has the rows without a usable question,
-    and the videos that are missing or cannot be read. `num_unclear` counts the answers of each model that
-    name no option or score two options equally; they are wrong.
-    """
-
-    benchmark: str
-    protocol: dict[str, Any]
-    num_questions: int
-    num_asked: int
-    left_out: tuple[Skipped, ...]
-    num_unclear: dict[str, dict[str, int]]
-    chance: dict[str, float]
-    figures: tuple[Figure, ...]
 
 
 @dataclass(frozen=True)
@@ -81,15 +56,28 @@ class Task:
         """The number of evenly spaced frames; None for the rate frames.fps."""
         return self.settings.num_frames or self.benchmark.num_frames
 
+    @property
+    def prompts_hash(self) -> str:
+        """A hash of all prompts, in order."""
+        return hash_text("\n".join(f"{question.id} {question.prompt}" for question in self.questions))
+
     def asked(self) -> list[list[Question]]:
         """The questions about each part of a video that can be read, sorted by part."""
         asked = [question for question in self.questions if _part(question) not in self.unreadable]
         asked.sort(key=lambda question: (_part(question), question.id))
         return [list(rows) for _, rows in groupby(asked, key=_part)]
 
+    def check(self) -> None:
+        """Raises ValueError with some reasons if no question can be asked."""
+        if not self.asked():
+            first = (*self.bad_rows, *self.unreadable.values())[:NUM_NAMED]
+            reasons = "; ".join(f"{row.id}: {row.reason}, {row.detail}" for row in first)
+            where = f"{self.settings.name}: no question in {self.data.folder}"
+            raise ValueError(f"{where} can be asked: {reasons}")
+
     def leave_out(self, rows: Sequence[Question], reason: str, detail: str = "") -> None:
         """Leaves out questions about one part of a video."""
-        text = ", ".join(filter(None, [detail, f"{len(rows)} questions"]))
+        text = ", ".join(filter(None, [detail, f"questions: {len(rows)}"]))
         skipped = Skipped(id=rows[0].video, stage="evaluation", reason=reason, detail=text)
         self.unreadable[_part(rows[0])] = skipped
 
@@ -116,10 +104,7 @@ def load_task(settings: PublicBenchmarkConfig) -> Task:
     for rows in task.asked():
         if not data.find(rows[0].video):
             task.leave_out(rows, "no such video")
-    if not task.asked():
-        first = (*bad_rows, *task.unreadable.values())[:3]
-        reasons = "; ".join(f"{row.id}: {row.reason}, {row.detail}" for row in first)
-        raise ValueError(f"{settings.name}: {data.folder} has no question with a video: {reasons}")
+    task.check()
     return task
 
 
@@ -136,9 +121,10 @@ def answer_task(
 
     Frames are those of the section [frames], except for their number if the benchmark states one. `lm` loads
     the model if any reply is missing. With a store, replies are kept in it. `progress` gets the numbers of
-    parts of videos done and in total.
+    parts of videos done and in total. Raises ValueError if no video can be read.
     """
-    name, key = task.settings.name, hash_text(task.settings.model_dump_json())[:6]
+    # Replies to other questions, or with other settings, are in other files.
+    name, key = task.settings.name, hash_text(task.settings.model_dump_json() + task.prompts_hash)[:8]
     for source in (name, f"{name}, blind")[: 1 + task.settings.blind]:
         table = f"evaluation/{model}-{source.replace(', ', '-')}-{key}"
         known = store.read(table, Reply) if store else []
@@ -150,6 +136,7 @@ def answer_task(
                     store.append(table, found)
             progress(done, len(parts))
         task.replies.setdefault(source, {})[model] = known
+    task.check()
 
 
 def _answer(
@@ -188,84 +175,3 @@ def _sample(task: Task, question: Question, config: Config) -> Frames:
         end_frame=question.end_frame,
         timeout_seconds=config.videos.timeout_seconds,
     )
-
-
-def figure_items(task: Task, values: Mapping[str, float]) -> dict[str, list[Item]]:
-    """The items of each figure; `values` has, by question, 1 for a right answer, or the chance of one.
-
-    First the mean, then the figures of the authors, then those of each table and aspect.
-    """
-    units: dict[tuple[int, str], dict[str, list[Question]]] = {}
-    for question in task.questions:
-        labels = {"accuracy": 0, **dict.fromkeys(question.units, 1), question.format: 2, question.aspect: 2}
-        for figure, rank in labels.items():
-            unit = question.units.get(figure, question.id)
-            units.setdefault((rank, figure), {}).setdefault(unit, []).append(question)
-    items, is_asked = dict[str, list[Item]](), any if task.benchmark.needs_whole_units else all
-    for (rank, figure), groups in sorted(units.items()):
-        kept = {unit: rows for unit, rows in groups.items() if is_asked(row.id in values for row in rows)}
-        videos = link_clusters([{row.video for row in rows} for rows in kept.values()])
-        rights = [math.prod(values.get(row.id, 0.0) for row in rows) for rows in kept.values()]
-        if kept and figure and not (rank == 2 and len(kept) == len(values)):
-            items[figure] = [Item(*item) for item in zip(kept, videos, rights, strict=True)]
-    rows, mean = items.pop("accuracy"), task.benchmark.mean
-    tasks = {question.id: question.aspect for question in task.questions}
-    counts = Counter(tasks[row.id] for row in rows)
-    # Weights give every task the same sum, and all rows together the sum of their number.
-    weights = {name: len(rows) / len(counts) / count for name, count in counts.items()}
-    weighted = [row._replace(value=row.value * weights[tasks[row.id]]) for row in rows]
-    means = {"questions": {"accuracy": rows}, "tasks": {"mean over tasks": weighted}, "none": {}}
-    return means[mean] | items
-
-
-def task_result(task: Task, config: Config) -> PublicResult:
-    """The figures of all models that have replied, on the questions about videos that can be read."""
-    asked = {question.id: question for rows in task.asked() for question in rows}
-    chance = figure_items(task, {name: 1 / len(question.options) for name, question in asked.items()})
-    figures, num_unclear = list[Figure](), dict[str, dict[str, int]]()
-    for source, replies in task.replies.items():
-        kept = {model: [row for row in rows if row.id in asked] for model, rows in replies.items()}
-        num_unclear[source] = {m: sum(row.choice is None for row in rows) for m, rows in kept.items()}
-        items = {
-            model: figure_items(task, {row.id: float(row.choice == asked[row.id].answer) for row in rows})
-            for model, rows in kept.items()
-        }
-        figures += [
-            make_figure(source, name, {m: own[name] for m, own in items.items()}, seed=config.run.seed)
-            for name in chance
-        ]
-    return PublicResult(
-        benchmark=task.settings.name,
-        protocol=_protocol(task, config),
-        num_questions=len(task.questions) + len(task.bad_rows),
-        num_asked=len(asked),
-        left_out=(*task.bad_rows, *task.unreadable.values()),
-        num_unclear=num_unclear,
-        chance={key: round(fmean(row.value for row in rows), 4) for key, rows in chance.items()},
-        figures=tuple(figures),
-    )
-
-
-def _protocol(task: Task, config: Config) -> dict[str, Any]:
-    frames = config.frames
-    rate = f"{frames.fps:g} per second, at most {frames.max_frames}"
-    return {
-        **task.settings.model_dump(mode="json", exclude={"name", "num_frames", "blind"}),
-        "revision": task.data.revision,
-        "files": task.data.hashes,
-        "frames": f"{task.num_frames} evenly spaced" if task.num_frames else rate,
-        **frames.model_dump(include={"max_pixels", "max_total_pixels", "jpeg_quality"}),
-        "prompts": hash_text("\n".join(question.prompt for question in task.questions)),
-        "tempo": __version__,
-        **{name: version(name) for name in ("transformers", "torch")},
-    }
-
-
-def result_notes(result: PublicResult) -> list[str]:
-    """What a table of the figures does not say: how much was asked, chance, and what was left out."""
-    counts = f"{result.num_asked} of {result.num_questions} questions were asked"
-    chance = ", ".join(f"{name} {percent(share)}" for name, share in result.chance.items())
-    left_out = [f"left out: {row.id}: {row.reason}, {row.detail}" for row in result.left_out[:NUM_NAMED]]
-    if (num_others := len(result.left_out) - NUM_NAMED) > 0:
-        left_out.append(f"left out: {num_others} more")
-    return [f"{result.benchmark}: {note}" for note in (f"{counts}; at random: {chance}", *left_out)]

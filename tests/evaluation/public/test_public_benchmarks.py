@@ -10,8 +10,9 @@ from published import CASES
 
 from tempo.config import parse_config
 from tempo.config.running import PublicBenchmarkConfig
-from tempo.evaluation.public.evaluating import Reply, load_task, task_result
 from tempo.evaluation.public.questions import Question, yes_or_no
+from tempo.evaluation.public.results import task_result
+from tempo.evaluation.public.tasks import Reply, load_task
 
 CONFIG = parse_config({"videos": {"paths": ["x"]}})
 
@@ -80,7 +81,7 @@ def test_missing_videos_are_counted_and_named(tmp_path):
     figures, result = figures_of(task)
     assert (result.num_questions, result.num_asked) == (8, 6)
     assert [(row.id, row.detail) for row in result.left_out] == [
-        ("TimeBlind/videos/vid_1_1.mp4", "2 questions")
+        ("TimeBlind/videos/vid_1_1.mp4", "questions: 2")
     ]
     # In TimeBlind an incomplete instance is wrong; elsewhere it does not count.
     assert (figures["I-Acc"], figures["Q-Acc"], figures["accuracy"]) == (1 / 2, 1 / 2, 1)
@@ -93,7 +94,7 @@ def test_missing_videos_are_counted_and_named(tmp_path):
 def test_without_any_video_nothing_is_asked(tmp_path):
     case = replace(find_case("tomato"), videos=())
     with pytest.raises(
-        ValueError, match=r"tomato: .* has no question with a video: human/0099-01\.mp4: no such"
+        ValueError, match=r"tomato: no question in .* can be asked: human/0099-01\.mp4: no such"
     ):
         load(case, tmp_path)
 
