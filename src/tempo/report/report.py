@@ -19,7 +19,7 @@ from tempo.core.files import read_jsonl, write_text
 from tempo.core.records import Captions, Clips, Pair
 from tempo.core.store import RunStore, count_skipped
 from tempo.engine.types import Context
-from tempo.evaluation.figures import Figure, figure_rows, figure_table, percent
+from tempo.evaluation.figures import Figure, figure_table, percent, text_tables
 from tempo.preference.perturbations import kendall_distance
 from tempo.preference.responses import frames_by_clip, key_frames_by_clip
 from tempo.report.pictures import draw_curves, film
@@ -72,7 +72,7 @@ def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
     pairs = store.read("pairs", Pair)
     audit, evaluation = (_read(directory / f"{name}.json") for name in ("audit", "evaluation"))
     figures = [Figure.model_validate(row) for row in evaluation.get("figures", ())]
-    main, sources = main_figures(figures), dict.fromkeys(figure.source for figure in figures)
+    main = main_figures(figures)
     names = {row.id: row.name for row in clips.values()}
     metrics = sorted(directory.glob("train/*/metrics.jsonl"))
     phases = {path.parent.name: rows for path in metrics if (rows := read_jsonl(path))}
@@ -89,7 +89,7 @@ def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
         "pairs": [_pair(pair, strip(pair.video_id)) for pair in choose_pairs(pairs, limits.num_pairs)],
         "phases": phases,
         "curves": phases and draw_curves(phases, CURVES),
-        "figures": {name: figure_rows([f for f in figures if f.source == name]) for name in sources},
+        "figures": text_tables(evaluation),
         "notes": evaluation.get("notes", ["The models have not been compared yet."]),
         "audit": audit and {"verdict": audit["verdict"], "rows": audit_rows(audit)},
         "skipped": [

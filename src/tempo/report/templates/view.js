@@ -35,10 +35,13 @@ async function load(isMore) {
   else if (!isMore) await look(rows[0].id);
 }
 
+// Imported pairs may have no level.
+const labelled = ({ kind, level }) => kind + (level ? `, r = ${level}` : "");
+
 function listed(row) {
   const isVideo = row.kind === "video";
   const below = isVideo ? row.part : row.name + (row.part === "training" ? "" : `, ${row.part}`);
-  const name = make("span", { textContent: isVideo ? row.name : `${row.kind}, r = ${row.level}` });
+  const name = make("span", { textContent: isVideo ? row.name : labelled(row) });
   row.button = make("button", { onclick: () => look(row.id) }, name, make("small", { textContent: below }));
   row.button.dataset.decision = row.decision;
   return make("li", {}, row.button);
@@ -58,7 +61,7 @@ async function look(id) {
   [item, route] = [found, []];
   for (const row of rows) row.button.setAttribute("aria-current", row.id === id);
   rows.find((row) => row.id === id)?.button.scrollIntoView({ block: "nearest" });
-  $("title").textContent = item.kind === "video" ? item.name : `${item.kind}, r = ${item.level}: ${item.name}`;
+  $("title").textContent = item.kind === "video" ? item.name : `${labelled(item)}: ${item.name}`;
   const measures = Object.entries(item.measures).map(([name, value]) => `${name} ${value}`);
   $("about").textContent = [item.part, item.id, ...measures].filter(Boolean).join(" · ");
   show(item.decision);

@@ -1,0 +1,239 @@
+"""The steps of a run with one configuration: tokens of the longest row, memory, time.
+
+Videos become blank frames of the size that a run would store, and go through the model's own processor.
+Memory comes from `tempo.training.memory`. No text exists yet: for memory, answers are as long as
+`max_new_tokens` allows; for time, they have CAPTION_TOKENS or ANSWER_TOKENS tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tempo.config import Config, DpoPhase, PhaseConfig
+from tempo.core.records import Video
+from tempo.model.chat import Continuation, Prefix, VideoLM
+from tempo.model.loading import load_processor, pick_dtype, read_config
+from tempo.model.prefix import ContinuationTokens, Group
+from tempo.pipeline.rates import Rates, frame_shape
+from tempo.pipeline.stages import find_stage
+from tempo.preference.prompts import DIFFERENCE, fusion
+from tempo.training.examples import sft_examples
+from tempo.training.instructions import Question, read_questions
+from tempo.training.memory import Cost, Simulator
+from tempo.video.decode import fit_size
+
+#: Usual numbers of tokens of a caption and of an answer.
+CAPTION_TOKENS, ANSWER_TOKENS = 100, 300
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage or phase: tokens of its longest prompt or packed row, memory, and time.
+
+    `advice` are settings with which it fits; empty if it does.
+    """
+
+    name: str
+    num_tokens: int
+    cost: Cost
+    seconds: float
+    advice: str
+
+
+class Estimate:
+    """The steps of a run with one configuration; holds the model's processor and its shapes."""
+
+    def __init__(
+        self, config: Config, videos: Sequence[Video], rates: Rates, device: torch.device, device_bytes: int
+    ) -> None:
+        self.config, self.videos, self.rates = config, videos, rates
+        self.device, self.device_bytes = device, device_bytes
+        path, trust = config.model.path, config.model.trust_remote_code
+        self._lm = VideoLM(None, load_processor(path, trust_remote_code=trust))
+        self._simulator = Simulator(
+            read_config(path, trust_remote_code=trust),
+            dtype=pick_dtype(config.model.dtype, device),
+            on_gpu=device.type != "cpu",
+            four_bit=config.model.quantization == "4bit",
+        )
+        self._costs, self._advice = dict[str, Cost](), dict[str, str]()
+        self.num_kept = max(1, round(len(videos) * rates.kept_per_video))
+        # Of a longer video, only segments are used; imported pairs are about whole videos.
+        limit = math.inf if config.pairs.import_from else 60 * config.clips.max_minutes
+        used = [v.model_copy(update={"duration_seconds": min(v.duration_seconds, limit)}) for v in videos]
+        self._shapes = sorted((frame_shape(v, config.frames) for v in used), key=lambda s: math.prod(s[:3]))
+        most = config.frames.max_pixels
+        sizes = {fit_size(video.width, video.height, max_pixels=most)[::-1] for video in videos}
+        self._key_frame_size = max(sizes, key=math.prod)
+        # Whether the video with most pixels or that with most frames has more tokens depends on the model.
+        groups = [self._group(shape) for shape in {self._shapes[-1], max(self._shapes)}]
+        self.longest = max(groups, key=lambda group: group.lengths[0])
+        self.median = self._group(self._shapes[len(videos) // 2])
+
+    def _group(self, shape: tuple[int, int, int, float]) -> Group:
+        """The prompt of a video with blank frames of this shape, and a short answer."""
+        blank = np.zeros((*shape[:3], 3), np.uint8)
+        return self._lm.group(Prefix(blank, self.config.responses.prompts[0], fps=shape[3]), ["."])
+
+    def steps(self) -> Iterator[Step]:
+        """The stages in which the model of this machine generates text, and the training phases, in order."""
+        made, rank = self.config.perturbations, 0
+        num_answers = {"captions": self.rates.num_clips, "responses": 1 + len(made.kinds) * len(made.levels)}
+        for stage, count in num_answers.items():
+            if self.config.endpoint is None and not find_stage(stage).idle(self.config):
+                yield self._generation(stage, count * self.num_kept)
+        for phase in self.config.training.phases:
+            yield self._training(phase, rank)
+            rank = rank + phase.lora_rank if phase.lora_rank else 0
+
+    def _generation(self, stage: str, num_answers: float) -> Step:
+        settings, inputs = getattr(self.config, stage), self._inputs(stage)
+        most, size, advice = settings.max_new_tokens, settings.batch_size, ""
+        cost = self._simulator.generate(inputs, batch_size=size, max_new_tokens=most)
+        smaller = cost
+        while smaller.peak_bytes > self.device_bytes and size > 1:
+            size //= 2
+            smaller = self._simulator.generate(inputs, batch_size=size, max_new_tokens=most)
+            advice = f"{stage}.batch_size = {size}"
+        if smaller.peak_bytes > self.device_bytes:
+            advice = 'model.quantization = "4bit", or a smaller frames.max_total_pixels'
+        # Each new token reads all weights and the cache.
+        num_tokens = min(most, CAPTION_TOKENS if stage == "captions" else ANSWER_TOKENS)
+        reading = num_tokens * (cost.weights_bytes + cost.cache_bytes) / self.rates.memory_bytes_per_second
+        seconds = math.ceil(num_answers / settings.batch_size) * (
+            cost.flops / self.rates.flops_per_second + reading
+        )
+        return Step(stage, inputs["input_ids"].shape[1], cost, seconds, advice)
+
+    def _inputs(self, stage: str) -> dict[str, Tensor]:
+        """The longest prompt: key frames of two clips or of all, frames of the whole video, or captions."""
+        form = "pair" if stage == "captions" else self.config.responses.input_form
+        count, height, width, fps = self._shapes[-1]
+        if form != "video":
+            height, width = self._key_frame_size
+        if form == "captions":
+            caption = " ".join(["a"] * min(CAPTION_TOKENS, self.config.captions.max_new_tokens))
+            prompt = fusion([caption] * math.ceil(self.rates.num_clips))
+            return self._lm.inputs([self._lm.render(prompt, with_video=False)])
+        count = {"pair": 4, "clips": 2 * math.ceil(self.rates.num_clips)}.get(form, count)
+        blank = np.zeros((count, height, width, 3), np.uint8)
+        return self._lm.inputs([self._lm.render(DIFFERENCE)], [blank], fps=[fps])
+
+    def _training(self, phase: PhaseConfig, old_rank: int) -> Step:
+        (num_examples, answers), row = self._examples(phase), self._row(phase)
+        cost, num_tokens = self.training_cost(phase), sum(map(_size, row))
+        old = cost.adapters_bytes * old_rank // max(phase.lora_rank, 1)
+        cost = replace(cost, adapters_bytes=cost.adapters_bytes + old)
+        num_steps = phase.epochs * math.ceil(num_examples / phase.batch_size)
+        # `cost` is that of a step on the longest videos; most have the median length and shorter answers.
+        usual = self.median.lengths[0] + sum(min(ANSWER_TOKENS, len(a.token_ids)) for a in answers)
+        share = min(1.0, phase.batch_size * usual / (num_tokens * math.ceil(phase.batch_size / len(row))))
+        advice = ""
+        if cost.peak_bytes > self.device_bytes:
+            if (key := self._key(phase)) not in self._advice:
+                self._advice[key] = self._fitting(phase)
+            advice = self._advice[key]
+        if num_tokens > self.config.training.max_tokens:
+            advice = f"training.max_tokens = {num_tokens}, or a smaller frames.max_total_pixels"
+        seconds = num_steps * cost.flops * share / self.rates.flops_per_second
+        return Step(phase.name, num_tokens, cost, seconds, advice)
+
+    def _key(self, phase: PhaseConfig) -> str:
+        """The same for phases that differ only in data and rate."""
+        others = {"name", "learning_rate", "epochs", "beta", "loss", "nll_weight"}
+        # With grouping "video", the number of levels determines the size of a row.
+        num_levels = len(getattr(phase, "levels", ())) if phase.grouping == "video" else 0
+        return phase.model_dump_json(exclude={*others, "levels"}) + str(num_levels)
+
+    def training_cost(self, phase: PhaseConfig) -> Cost:
+        """The cost of the longest step of a phase."""
+        if (key := self._key(phase)) not in self._costs:
+            row = self._row(phase)
+            num_rows = math.ceil(phase.batch_size / len(row))
+            self._costs[key] = self._simulator.train(row, phase, num_rows=num_rows)
+        return self._costs[key]
+
+    def _row(self, phase: PhaseConfig) -> list[Group]:
+        """The longest packed row: as many of the longest videos as fit, then median ones."""
+        answers = tuple(self._examples(phase)[1])
+        longest, median = (Group(group.inputs, answers) for group in (self.longest, self.median))
+        row = [longest]
+        for group in (longest, median):
+            most = self.config.training.max_tokens - _size(group)
+            while len(row) < phase.batch_size and sum(map(_size, row)) <= most:
+                row.append(group)
+        return row
+
+    def _examples(self, phase: PhaseConfig) -> tuple[int, Sequence[ContinuationTokens]]:
+        """The number of examples of a phase, and the continuations of the largest one."""
+        if isinstance(phase, DpoPhase):
+            made, size = self.config.perturbations, self.config.responses.max_new_tokens
+            kinds, levels = len(phase.kinds or made.kinds), len(phase.levels or made.levels)
+            rows, rejected = {
+                "video": (1, kinds * levels), "level": (levels, kinds), "pair": (kinds * levels, 1)
+            }[phase.grouping]  # fmt: skip
+            return self.num_kept * rows, [ContinuationTokens((0,) * size)] * (1 + rejected)
+        # Not written yet: about six short questions about each synthetic video.
+        asked = [
+            Question(str(n % len(self.videos)), "a " * 10, "a " * 20) for n in range(6 * len(self.videos))
+        ]
+        if path := self.config.training.instructions:
+            file = read_questions(Path(path), max_bad_share=self.config.run.max_bad_share)
+            asked = [question for row in file.rows.values() for question in row]
+        examples = sft_examples(asked[: self.config.training.max_instructions], phase)
+        most = max((example.questions for example in examples), key=lambda questions: len(str(questions)))
+        texts = [Continuation(answer, question) for question, answer in most]
+        return len(examples), self._lm.group(Prefix(None, ""), texts).continuations
+
+    def _fitting(self, phase: PhaseConfig) -> str:
+        """The settings with which a phase fits; each is tried together with those before."""
+        estimate, config, found = self, self.config, dict[str, object]()
+        pixels = math.prod(self._shapes[-1][:3])
+        options = [
+            ("", "gradient_checkpointing", True),
+            ("", "lora_rank", phase.lora_rank or 32),
+            ("model", "quantization", "4bit"),
+            *(("frames", "max_total_pixels", pixels // 2**n) for n in (1, 2, 3)),
+        ]
+        for section, key, value in options:
+            part = getattr(config, section) if section else phase
+            if getattr(part, key) == value:
+                continue
+            changed = part.model_copy(update={key: value})
+            if section:
+                config = config.model_copy(update={section: changed})
+                estimate = Estimate(config, self.videos, self.rates, self.device, self.device_bytes)
+            else:
+                phase = changed
+            found[f"{section}.{key}".lstrip(".")] = value
+            if estimate.training_cost(phase).peak_bytes <= self.device_bytes:
+                return ", ".join(f"{name} = {json.dumps(value)}" for name, value in found.items())
+        return "several devices: see configs/accelerate/fsdp2.yaml"
+
+    def disk_bytes(self, steps: Sequence[Step]) -> dict[str, int]:
+        """Bytes on disk: frames, the state of the largest phase, what phases learned, the final model."""
+        costs, phases = {step.name: step.cost for step in steps}, self.config.training.phases
+        key_frames = self.num_kept * self.rates.num_clips * 2 * math.prod(self._key_frame_size)
+        whole = sum(math.prod(frame_shape(video, self.config.frames)[:3]) for video in self.videos)
+        num_pixels = whole + key_frames
+        sizes = {"frames": int(num_pixels * self.rates.jpeg_bytes_per_pixel)}
+        if phases:
+            trained = [costs[phase.name] for phase in phases]
+            plain = trained[0].weights_bytes
+            sizes["checkpoint"] = max(cost.gradients_bytes + cost.optimizer_bytes for cost in trained)
+            full = plain * sum(not phase.lora_rank for phase in phases)
+            sizes["phases"] = full + max(cost.adapters_bytes for cost in trained)
+            sizes["final model"] = plain
+        return sizes
+
+
+def _size(group: Group) -> int:
+    return sum(group.lengths)
