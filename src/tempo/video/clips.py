@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +14,7 @@ from tempo.engine.types import Context, SkipRecord, Worker
 from tempo.video.decode import Image, Scaler, decode_at, fit_size
 from tempo.video.faults import Watchdog, per_record, watched
 from tempo.video.find import check_unchanged
-from tempo.video.frames import Frames, FrameStore, encode_jpeg, sample_spans
+from tempo.video.frames import FrameStore, encode_jpeg, store_spans
 from tempo.video.selection import find_segments, is_only_reason
 
 #: Maps S images to features [S, D].
@@ -43,7 +43,9 @@ def make_worker(context: Context) -> Worker:
         check_unchanged(video.path, video.id)
         rows = [_make_row(video, suffix, clips) for suffix, clips in segments.items()]
         if "" not in segments:
-            _write_frames(video, segments, store, config)
+            spans = {video.id + suffix: _span(clips) for suffix, clips in segments.items()}
+            timeout_seconds = config.videos.timeout_seconds
+            store_spans(video.path, spans, store, config.frames, timeout_seconds=timeout_seconds)
         for row in rows:
             images = _read_images(video, [number for clip in row.clips for number in clip.key_frames], config)
             store.write_key_frames(row.id, [encode_jpeg(one, config.frames.jpeg_quality) for one in images])
@@ -85,19 +87,6 @@ def _make_row(video: Shots, suffix: str, clips: Sequence[Clip]) -> Clips:
 
 def _span(clips: Sequence[Clip]) -> tuple[float, float]:
     return clips[0].start_seconds, clips[-1].end_seconds
-
-
-def _write_frames(
-    video: Shots, segments: Mapping[str, Sequence[Clip]], store: FrameStore, config: Config
-) -> None:
-    """Stores the frames of each segment, sampled like those of a video."""
-    names = [video.id + suffix for suffix in segments]
-
-    def write(index: int, frames: Frames) -> None:
-        store.write(names[index], frames.jpegs, seconds=frames.seconds, fps=frames.fps)
-
-    spans = [_span(clips) for clips in segments.values()]
-    sample_spans(video.path, spans, write, config.frames, config.videos.timeout_seconds)
 
 
 def _read_images(video: Shots, numbers: Collection[int], config: Config) -> list[Image]:
