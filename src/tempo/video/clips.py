@@ -14,7 +14,7 @@ from tempo.engine.types import Context, SkipRecord, Worker
 from tempo.video.decode import Image, Scaler, decode_at, fit_size
 from tempo.video.faults import Watchdog, per_record, watched
 from tempo.video.find import check_unchanged
-from tempo.video.frames import Frames, FrameStore, encode_jpeg, is_thinned, sample_spans
+from tempo.video.frames import Frames, FrameStore, encode_jpeg, sample_spans
 from tempo.video.selection import find_segments, is_only_reason
 
 #: Maps S images to features [S, D].
@@ -43,10 +43,9 @@ def make_worker(context: Context) -> Worker:
         check_unchanged(video.path, video.id)
         rows = [_make_row(video, suffix, clips) for suffix, clips in segments.items()]
         if "" not in segments:
-            spans = {video.id + suffix: _span(clips) for suffix, clips in segments.items()}
-            _write_frames(video, spans, store, config)
-        for row, clips in zip(rows, segments.values(), strict=True):
-            images = _read_images(video, [number for clip in clips for number in clip.key_frames], config)
+            _write_frames(video, segments, store, config)
+        for row in rows:
+            images = _read_images(video, [number for clip in row.clips for number in clip.key_frames], config)
             store.write_key_frames(row.id, [encode_jpeg(one, config.frames.jpeg_quality) for one in images])
         # The first segment is written last: once it is on disk, the others are too.
         return rows[0] if "" in segments else rows[::-1]
@@ -69,15 +68,17 @@ def _select(video: Shots, config: Config, embed: Embed | None) -> dict[str, tupl
 def _make_row(video: Shots, suffix: str, clips: Sequence[Clip]) -> Clips:
     """The record of a video, or with a suffix that of a segment, whose times count from its own start."""
     start, end = _span(clips) if suffix else (0.0, video.duration_seconds)
-    own = [
-        {"start_seconds": clip.start_seconds - start, "end_seconds": clip.end_seconds - start}
+    moved = [
+        clip.model_copy(
+            update={"start_seconds": clip.start_seconds - start, "end_seconds": clip.end_seconds - start}
+        )
         for clip in clips
     ]
     return Clips(
         id=video.id + suffix,
         path=video.path,
         duration_seconds=end - start,
-        clips=tuple(clip.model_copy(update=times) for clip, times in zip(clips, own, strict=True)),
+        clips=tuple(moved),
         start_seconds=start,
     )
 
@@ -87,26 +88,21 @@ def _span(clips: Sequence[Clip]) -> tuple[float, float]:
 
 
 def _write_frames(
-    video: Shots, spans: Mapping[str, tuple[float, float]], store: FrameStore, config: Config
+    video: Shots, segments: Mapping[str, Sequence[Clip]], store: FrameStore, config: Config
 ) -> None:
-    """Stores the frames of each segment: those of the video if they are good enough, or else new ones."""
-    stored, names = store.read(video.id), list(spans)
-    parts = [stored.cut(*span) for span in spans.values()]
+    """Stores the frames of each segment, sampled like those of a video."""
+    names = [video.id + suffix for suffix in segments]
 
     def write(index: int, frames: Frames) -> None:
         store.write(names[index], frames.jpegs, seconds=frames.seconds, fps=frames.fps)
 
-    if is_thinned(stored, config.frames) or not all(part.jpegs for part in parts):
-        sample_spans(video.path, [*spans.values()], write, config.frames, config.videos.timeout_seconds)
-    else:
-        for index, part in enumerate(parts):
-            write(index, part)
+    spans = [_span(clips) for clips in segments.values()]
+    sample_spans(video.path, spans, write, config.frames, config.videos.timeout_seconds)
 
 
 def _read_images(video: Shots, numbers: Collection[int], config: Config) -> list[Image]:
     """The frames with these numbers, at the size of training frames; raises SkipRecord."""
-    stamps = {moment.candidate: moment.time_stamp for shot in video.shots for moment in shot.moments}
-    stamps |= {number: both for shot in video.shots for number, both in shot.time_stamps.items()}
+    stamps = {number: both for shot in video.shots for number, both in shot.time_stamps.items()}
     wanted = {number: stamps.get(number) for number in numbers}
 
     def work(watchdog: Watchdog) -> list[Image]:

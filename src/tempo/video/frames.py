@@ -43,11 +43,6 @@ class Frames:
         """The frames in RGB, uint8 [T, H, W, 3]."""
         return decode_jpegs(self.jpegs)
 
-    def cut(self, start_seconds: float, end_seconds: float) -> Frames:
-        """The frames from `start_seconds` to `end_seconds` (exclusive), with times since `start_seconds`."""
-        kept = np.flatnonzero((self.seconds >= start_seconds) & (self.seconds < end_seconds))
-        return Frames([self.jpegs[i] for i in kept], self.seconds[kept] - start_seconds, self.fps)
-
 
 def read_frames(
     path: str | Path,
@@ -120,13 +115,6 @@ def sample_spans(
                 write(place // 2, sample_frames(frames, config, start_seconds=start, end_seconds=end))
 
     watched(work, timeout_seconds)
-
-
-def is_thinned(frames: Frames, config: FramesConfig) -> bool:
-    """Whether a video is so long that a part of it, sampled alone, would get more or larger frames."""
-    total = config.max_total_pixels
-    is_small = total is not None and total // len(frames.jpegs) < config.max_pixels
-    return is_small or frames.fps < 0.999 * config.fps
 
 
 class Sampler:
