@@ -84,7 +84,7 @@ def test_a_run_with_imported_pairs_has_no_order_from_own_words(lm, tmp_path):
     result = held_out.answer(context, lm, video)
     assert [row.id for row in result.outcomes] == ["aa/reverse-04"]
     assert {row.kind for row in result.comparisons} == {"reverse", "shuffle", "drop", "frozen"}
-    assert "order from own words is left out" in " ".join(held_out.notes(context, videos))
+    assert "the rows `own words` are left out" in " ".join(held_out.notes(context, videos))
 
 
 def result(video, margin, first, second):

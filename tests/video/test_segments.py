@@ -28,7 +28,7 @@ def peaks(num_moments, **changes):
 
 
 @pytest.mark.parametrize(
-    ("changes", "price", "expected"),
+    ("changes", "penalty", "expected"),
     [
         (peaks(20), 5.0, []),
         (peaks(20, at8=9.0), 5.0, [8]),
@@ -43,8 +43,8 @@ def peaks(num_moments, **changes):
         ([], 1.0, []),
     ],
 )
-def test_bounds_have_the_largest_sum_of_changes_above_the_price(changes, price, expected):
-    assert choose_bounds(np.arange(len(changes) + 1) / 2, changes, price) == expected
+def test_bounds_have_the_largest_sum_of_changes_above_the_penalty(changes, penalty, expected):
+    assert choose_bounds(np.arange(len(changes) + 1) / 2, changes, penalty) == expected
 
 
 def uncut(changes):
@@ -182,7 +182,7 @@ def test_a_stage_that_was_killed_among_segments_resumes_and_other_files_are_coun
         (folder / name).touch()
     config = Config.model_validate({"videos": {"paths": [str(folder)]}, "clips": LIMITS})
     runner.run(config, directory, until="clips", console=console)
-    text = "3 files with other extensions (.txt 2, .ogg 1) were not looked at"
+    text = "3 files with other extensions (.txt 2, .ogg 1) were ignored"
     assert text in " ".join(console.file.getvalue().split())
     store = RunStore(directory)
     whole, rows = store.path("clips").read_bytes(), store.read("clips", Clips)

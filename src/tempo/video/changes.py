@@ -1,6 +1,6 @@
-"""Clips without cuts: divides a shot at the moments where its picture changes most.
+"""Clips of footage without cuts: divides a shot at the moments where the picture changes most.
 
-The first pass keeps a moment for each half second of a long shot. N: number of moments of a shot.
+The first pass stores a moment for each half second of a long shot. N: number of moments of a shot.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def measure_change(before: NDArray[np.float32], after: NDArray[np.float32]) -> f
 
 
 def divide(shot: Shot, config: ClipsConfig, *, min_parts: int) -> list[Shot]:
-    """The parts of a shot, each at least 2 seconds long; `min_parts` of them if it changes often enough.
+    """The parts of a shot, each at least 2 seconds long; at least `min_parts` if it changes often enough.
 
-    In parts longer than `max_shot_seconds` nothing happens: no change is as large as `min_change`.
+    A part is longer than `max_shot_seconds` only if no change where it could be divided exceeds `min_change`.
     """
     seconds = [*(moment.start_seconds for moment in shot.moments), shot.end_seconds]
     changes = [moment.change for moment in shot.moments]
@@ -53,11 +53,11 @@ def _find_bounds(
     seconds: Sequence[float], changes: Sequence[float], config: ClipsConfig, min_parts: int
 ) -> list[int]:
     """The moments that begin a new part; parts longer than `max_shot_seconds` are divided again."""
-    price = max(fmean(changes), config.min_change) if changes else config.min_change
-    bounds = choose_bounds(seconds, changes, price)
-    while len(bounds) + 1 < min_parts and price > config.min_change:
-        price = max(price / 2, config.min_change)
-        bounds = choose_bounds(seconds, changes, price)
+    penalty = max(fmean(changes), config.min_change) if changes else config.min_change
+    bounds = choose_bounds(seconds, changes, penalty)
+    while len(bounds) + 1 < min_parts and penalty > config.min_change:
+        penalty = max(penalty / 2, config.min_change)
+        bounds = choose_bounds(seconds, changes, penalty)
     found = list[int]()
     for first, last in itertools.pairwise([0, *bounds, len(changes)] if bounds else ()):
         found += [first] if first else []
@@ -67,8 +67,8 @@ def _find_bounds(
     return found
 
 
-def choose_bounds(seconds: Sequence[float], changes: Sequence[float], price: float) -> list[int]:
-    """The moments, 2 seconds from each other and from both ends, with the largest sum of change - price.
+def choose_bounds(seconds: Sequence[float], changes: Sequence[float], penalty: float) -> list[int]:
+    """The moments, 2 seconds from each other and from both ends, with the largest sum of change - penalty.
 
     `seconds` [N + 1] are the starts of the moments and the end of the last one, `changes` [N] their changes.
     """
@@ -79,7 +79,7 @@ def choose_bounds(seconds: Sequence[float], changes: Sequence[float], price: flo
         while seconds[index] - seconds[num_passed] >= MIN_SECONDS:
             best = num_passed if totals[num_passed] > totals[best] else best
             num_passed += 1
-        totals[index] = totals[best] + changes[index] - price if num_passed else -math.inf
+        totals[index] = totals[best] + changes[index] - penalty if num_passed else -math.inf
         previous[index] = best
     allowed = [i for i in range(len(changes)) if not i or seconds[-1] - seconds[i] >= MIN_SECONDS]
     bounds = [max(allowed, key=totals.__getitem__, default=0)]
