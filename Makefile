@@ -13,8 +13,9 @@ export NO_MKDOCS_2_WARNING = 1
 
 .PHONY: demo test test-all check docs bench study fuzz soak clean
 
+# One thread: with two, the small operations of a small model spend their time waiting for each other.
 demo: $(READY)
-	$(BIN)/tempo run configs/tiny.toml --out out/demo
+	OMP_NUM_THREADS=1 $(BIN)/tempo run configs/tiny.toml --out out/demo
 
 # A worker on each of two cores. A file stays in one worker, which makes what its tests share once.
 test: $(READY)
@@ -39,6 +40,7 @@ bench: $(BENCH_READY)
 	$(BIN)/python benchmarks/sft.py
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/generation.py
 
 # torch first: with the other packages pip would take its CUDA build. torchvision without dependencies for the
 # same reason; transformers uses only its Python part.

@@ -5,7 +5,7 @@
 Runs the stages from `videos` to `clips`. It prints a line for each file that can be decoded: its clips, or
 why it was skipped. `index.html` has a contact sheet of every file, with the two key frames of each clip; of a
 file without clips, it shows stored frames. The run remains in the folder, so a changed setting needs another.
-Without folders, the videos in ../shared/videos and three rendered ones are used.
+Without folders, the videos in ../shared/videos are used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pathlib import Path
 
 import harness
 import numpy as np
-from ingest import render
 
 from tempo.config import Config
 from tempo.core.records import Clips, Skipped, Video, file_of
@@ -87,18 +86,13 @@ def main() -> None:
     """Prints the files and writes the page."""
     words = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=words)
-    parser.add_argument("folders", type=Path, nargs="*")
+    shared = harness.OUT.parents[1] / "shared" / "videos"
+    parser.add_argument("folders", type=Path, nargs="*", default=[shared])
     parser.add_argument("--out", type=Path, default=harness.OUT / "coverage")
     parser.add_argument("--source", default="auto")
     arguments = parser.parse_args()
     harness.quiet_environment(1)
-    folders = arguments.folders or [harness.OUT.parents[1] / "shared" / "videos"]
-    rendered = arguments.out / "rendered"
-    if not arguments.folders and not rendered.exists():
-        rendered.mkdir(parents=True)
-        render(rendered, 3)
-    folders += [] if arguments.folders else [rendered]
-    sections = {"videos": {"paths": list(map(str, folders))}, "clips": {"source": arguments.source}}
+    sections = {"videos": {"paths": list(map(str, arguments.folders))}, "clips": {"source": arguments.source}}
     run(Config.model_validate(sections), arguments.out, until="clips")
     found = read_coverage(arguments.out)
     print(*sorted(map(str, found)), sep="\n")

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import coverage
 import engine as engine_benchmark
 import flops
+import generation
 import gpu
 import gpu_model
 import harness
@@ -52,6 +53,11 @@ def test_a_row_of_the_same_benchmark_setting_and_peer_is_replaced_and_others_sta
         (("b", "t", "p"), 3.0),
         (("c", "s", "p"), 3.0),
     ]
+
+
+def test_the_benchmark_of_generation_counts_tokens_of_both_loops(capsys):
+    generation.main(["--prompts", "2", "--tokens", "24", "--rounds", "1", "--trial"])
+    assert "2 answers of 20 to 24 tokens" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("text", ["{}", "[", '[{"benchmark": "b", "surprise": 1}]'])

@@ -78,6 +78,8 @@ def test_the_table_has_a_row_per_figure_and_the_notes():
     assert rows[2][2] == "0.500\n[0.500, 0.500]"
     assert rows[2][4].startswith("-0.125\n[-0.")
     assert rows[3][2:] == ["50.0", "100.0", "+50.0"]
+    many = figure(base=[0.0, 1.0] * 12, tempo=[1.0] * 24)
+    assert figure_rows([many])[1][4].startswith("+50.0, p < 0.001")
     read = [Figure.model_validate_json(row.model_dump_json()) for row in (shares, margins, few)]
     assert read == [shares, margins, few]
     evaluation = {"figures": [row.model_dump(mode="json") for row in read], "notes": ["no benchmark"]}

@@ -7,7 +7,7 @@ import torch
 
 from research.embedded_model.card import story_frames
 from tempo.config import parse_config
-from tempo.core.records import Captions, Clip, Clips, Outcome, Pair
+from tempo.core.records import Clip, Clips, Outcome, Pair
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation import held_out
@@ -17,23 +17,19 @@ from tempo.evaluation.run import run_evaluation
 from tempo.model.chat import Prefix, log_probs
 from tempo.model.loading import load_model
 from tempo.preference.pairs import HELD_OUT
-from tempo.synthetic import language
 from tempo.synthetic.world import make_story
 from tempo.video.frames import FrameStore, encode_jpeg
 
 STORY = make_story(5, 0, num_shots=(4, 4))
-CAPTIONS = tuple(language.caption(event) for event in STORY.events)
 
 
 def pair(name, kind="reverse", level=4, *, chosen="It turns left.", rejected="It turns right.", **more):
-    about = {"video": f"{name}.mp4", "prompt": "Describe.", "order": (3, 2, 1, 0), "num_clips": 4}
+    about = {"video": f"{name}.mp4", "prompt": "Describe.", "num_clips": 4, "order": (3, 2, 1, 0), **more}
     texts = {"chosen": chosen, "rejected": rejected}
-    return Pair(
-        id=f"{name}/{kind}-{level:02d}", video_id=name, kind=kind, level=level, **about, **texts, **more
-    )
+    return Pair(id=f"{name}/{kind}-{level:02d}", video_id=name, kind=kind, level=level, **about, **texts)
 
 
-def context_of(directory, *, names=("aa", "bb"), clips=True, captions=True, share=0.1, pairs=()):
+def context_of(directory, *, names=("aa", "bb"), clips=True, share=0.1, pairs=()):
     """A run of one story under several names, all held out; it has trained nothing."""
     store, frames = RunStore(directory), FrameStore(directory / "frames")
     jpegs = [encode_jpeg(frame, 95) for frame in story_frames(STORY)]
@@ -43,8 +39,6 @@ def context_of(directory, *, names=("aa", "bb"), clips=True, captions=True, shar
         frames.write(name, jpegs, seconds=[i + 0.5 for i in range(8)], fps=1.0)
         if clips:
             store.append("clips", [Clips(id=name, path=f"{name}.mp4", duration_seconds=8.0, clips=rows)])
-        if captions:
-            store.append("captions", [Captions(id=name, captions=CAPTIONS)])
     store.append(HELD_OUT, pairs or [pair(name) for name in names])
     sections = {"evaluation": {"held_out_share": share}, "responses": {"max_new_tokens": 32}}
     return Context(parse_config({"videos": {"paths": ["x"]}, **sections}), directory)
@@ -56,20 +50,21 @@ def lm():
 
 
 def test_outcomes_are_likelihoods_of_pairs_and_own_words_with_both_videos(lm, tmp_path):
-    context = context_of(tmp_path)
+    told = ["It turns. It stops.", "It stops. It turns."]
+    first = pair("aa", level=16, chosen=told[0], rejected=told[1])
+    context = context_of(tmp_path, pairs=[first, pair("aa"), pair("aa", "drop", order=(0, 1)), pair("bb")])
     (video, _) = held_out.read_held_out(context)
     found = {row.id: row for row in held_out.answer(context, lm, video).outcomes}
     assert set(found) == {
-        "aa/reverse-04",
-        *(f"aa/own-words-{kind}-16/{i}" for kind in ("reverse", "shuffle") for i in range(2)),
+        *("aa/reverse-04", "aa/reverse-16", "aa/drop-04"),
+        *("aa/reverse-16/own-words/0", "aa/reverse-16/own-words/1"),
     }
     stored = FrameStore(tmp_path / "frames").read("aa")
     backward = [6, 7, 4, 5, 2, 3, 0, 1]
-    told = [" ".join(CAPTIONS), " ".join(CAPTIONS[::-1])]
     for name, frames, texts, right in (
         ("aa/reverse-04", stored.images, ["It turns left.", "It turns right."], 0),
-        ("aa/own-words-reverse-16/0", stored.images, told, 0),
-        ("aa/own-words-reverse-16/1", stored.images[backward], told, 1),
+        ("aa/reverse-16/own-words/0", stored.images, told, 0),
+        ("aa/reverse-16/own-words/1", stored.images[backward], told, 1),
     ):
         prefix = Prefix(frames, "Describe.", fps=1.0, seconds=stored.seconds.tolist())
         with torch.no_grad():
@@ -79,7 +74,7 @@ def test_outcomes_are_likelihoods_of_pairs_and_own_words_with_both_videos(lm, tm
 
 
 def test_a_run_with_imported_pairs_has_no_order_from_own_words(lm, tmp_path):
-    context = context_of(tmp_path, clips=False, captions=False)
+    context = context_of(tmp_path, clips=False)
     (video, _) = videos = held_out.read_held_out(context)
     result = held_out.answer(context, lm, video)
     assert [row.id for row in result.outcomes] == ["aa/reverse-04"]

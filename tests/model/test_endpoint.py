@@ -328,11 +328,11 @@ def test_a_signal_during_requests_ends_the_run_and_keeps_the_answers(server, tmp
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     end = time.monotonic() + 60
-    while len(whole_lines(tmp_path / CACHE)) < 2 and time.monotonic() < end:
+    while len([*whole_lines(tmp_path / CACHE)]) < 2 and time.monotonic() < end:
         time.sleep(0.05)
     process.send_signal(number)
     started = time.monotonic()
     _, output = process.communicate(timeout=30)
     assert time.monotonic() - started < 5
     assert shown in output
-    assert len(whole_lines(tmp_path / CACHE)) == 2
+    assert len([*whole_lines(tmp_path / CACHE)]) == 2

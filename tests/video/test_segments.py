@@ -1,6 +1,7 @@
 """Clips of footage without cuts, segments of long videos, and what each rule alone costs."""
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from tempo.core.records import Clips, Moment
 from tempo.core.store import RunStore
 from tempo.engine.types import SkipRecord
 from tempo.pipeline import runner
-from tempo.video.changes import choose_bounds, divide
+from tempo.video.changes import divide
 from tempo.video.frames import FrameStore, decode_jpegs
 from tempo.video.selection import find_clips, find_segments, is_only_reason
 from tempo.video.shots import find_shots
@@ -27,55 +28,39 @@ def peaks(num_moments, **changes):
     return [changes.get(f"at{index}", 1.0) for index in range(num_moments)]
 
 
-@pytest.mark.parametrize(
-    ("changes", "penalty", "expected"),
-    [
-        (peaks(20), 5.0, []),
-        (peaks(20, at8=9.0), 5.0, [8]),
-        (peaks(20, at4=9.0, at16=9.0), 5.0, [4, 16]),
-        # At least two seconds, which are four moments, from both ends and from each other.
-        (peaks(20, at3=9.0, at17=9.0), 5.0, []),
-        (peaks(20, at8=9.0, at11=8.0), 5.0, [8]),
-        (peaks(20, at8=9.0, at12=8.0), 5.0, [8, 12]),
-        # Two smaller changes together may be more than the largest one.
-        (peaks(20, at6=7.0, at8=9.0, at10=7.5), 1.0, [6, 10]),
-        (peaks(7, at3=9.0), 0.5, []),
-        ([], 1.0, []),
-    ],
-)
-def test_bounds_have_the_largest_sum_of_changes_above_the_penalty(changes, penalty, expected):
-    assert choose_bounds(np.arange(len(changes) + 1) / 2, changes, penalty) == expected
-
-
 def uncut(changes):
     """One shot at 8 frames a second, with these changes."""
     (shot,) = in_places([0], frames=4 * len(changes))
-    moments = [
-        Moment(start_frame=4 * i, start_seconds=i / 2, change=change, candidate=4 * i + 1, sharpness=1.0)
-        for i, change in enumerate(changes)
-    ]
-    return shot.model_copy(update={"moments": tuple(moments)})
+    moments = [Moment(start_frame=4 * i, start_seconds=i / 2, change=c) for i, c in enumerate(changes)]
+    return shot.model_copy(update={"moments": tuple(moments[1:-1])})
 
 
 @pytest.mark.parametrize(
     ("changes", "min_parts", "expected"),
     [
-        (peaks(20, at8=9.0), 1, [(0, 4), (4, 10)]),
+        (peaks(20), 2, [0, 10]),
+        (peaks(7, at3=9.0), 2, [0, 3.5]),
+        (peaks(20, at8=9.0), 1, [0, 4, 10]),
+        # At least two seconds from both ends and from each other; the largest change goes first.
+        (peaks(20, at3=9.0, at17=9.0), 1, [0, 10]),
+        (peaks(20, at8=8.0, at11=9.0), 1, [0, 5.5, 10]),
+        (peaks(20, at8=8.0, at12=9.0), 1, [0, 4, 6, 10]),
         # Smaller changes count if there are too few parts, but not those below min_change.
-        (peaks(20, at8=90.0, at14=4.0), 1, [(0, 4), (4, 10)]),
-        (peaks(20, at8=90.0, at14=4.0), 3, [(0, 4), (4, 7), (7, 10)]),
-        (peaks(20, at8=90.0, at14=2.9), 3, [(0, 4), (4, 10)]),
+        (peaks(20, at8=90.0, at14=4.0), 1, [0, 4, 10]),
+        (peaks(20, at8=90.0, at14=4.0), 3, [0, 4, 7, 10]),
+        (peaks(20, at8=90.0, at14=2.9), 3, [0, 4, 10]),
         # A part that is too long is divided again, unless nothing happens in it.
-        (peaks(80, at10=90.0, at50=4.0), 1, [(0, 5), (5, 25), (25, 40)]),
-        (peaks(80, at10=90.0, at50=2.0), 1, [(0, 5), (5, 40)]),
+        (peaks(80, at10=900.0, at50=4.0), 1, [0, 5, 25, 40]),
+        (peaks(80, at10=900.0, at50=2.0), 1, [0, 5, 40]),
     ],
 )
 def test_a_shot_is_divided_into_parts_that_differ(changes, min_parts, expected):
     parts = divide(uncut(changes), ClipsConfig(), min_parts=min_parts)
-    assert [(part.start_seconds, part.end_seconds) for part in parts] == expected
+    assert [(part.start_seconds, part.end_seconds) for part in parts] == [*itertools.pairwise(expected)]
     for part in parts:
         assert (part.start_frame, part.end_frame) == (part.start_seconds * 8, part.end_seconds * 8)
-        assert all(part.start_frame <= number < part.end_frame for number in part.candidates)
+        assert part.candidates == tuple(range(part.start_frame, part.end_frame))
+        assert len(part.sharpness) == len(part.candidates)
 
 
 def test_footage_without_cuts_becomes_clips_where_the_picture_changes(render):
@@ -151,7 +136,6 @@ LIMITS = {"max_shots": 4}
 
 @pytest.mark.parametrize("max_frames", [600, 5])
 def test_a_segment_has_its_own_frames_key_frames_and_times(render, tmp_path, max_frames):
-    """Of a video with more than `max_frames` frames, the segments are read again."""
     frames = {"fps": 2.0, "max_frames": max_frames}
     video, (second, first) = run(render(PLACES), tmp_path, clips=LIMITS, frames=frames)
     assert [row.id for row in (first, second)] == [f"{video.id}-1", f"{video.id}-2"]
@@ -163,7 +147,7 @@ def test_a_segment_has_its_own_frames_key_frames_and_times(render, tmp_path, max
     assert len(store.read(video.id).jpegs) == min(max_frames, 19)
     for row, seeds in ((first, range(4)), (second, range(4, 8))):
         stored, keys = store.read(row.id), store.read_key_frames(row.id)
-        assert len(stored.jpegs) == min(max_frames, 9 + (row is first))
+        assert len(stored.jpegs) == min(max_frames, 10)
         assert all(0 <= seconds < 4.8 for seconds in stored.seconds)
         for image, seconds in zip(decode_jpegs(stored.jpegs), stored.seconds, strict=True):
             assert seen_place(image) == seeds[int(seconds // 1.2)]

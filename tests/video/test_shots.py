@@ -145,6 +145,8 @@ def test_candidates_are_the_two_key_frames_and_the_sharpest_of_each_eighth():
     for index in (6, 28, 54, 66, 88, 116, 122, 150):
         sharpness[index] = 2.0
     assert choose_candidates(sharpness) == [6, 28, 54, 66, 88, 116, 122, 150]
+    # Each part of a shot has its own.
+    assert [number for number in choose_candidates(sharpness, [30, 36]) if 30 <= number < 36] == [30]
     rng = np.random.default_rng(0)
     for length in (1, 2, 11, 40, 333):
         sharpness = rng.random(length).tolist()

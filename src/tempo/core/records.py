@@ -62,18 +62,15 @@ class Video(Record):
 
 
 class Moment(Frozen):
-    """Half a second of a shot, from `start_frame`; `candidate` is its sharpest frame.
+    """Half a second of a shot, from `start_frame`.
 
     `change` is the mean difference of this moment and the next one to the moment before, in grey levels (0 to
-    255); 0 for the first and the last moment. `time_stamp` is as in `Shot`.
+    255).
     """
 
     start_frame: int
     start_seconds: float
     change: float
-    candidate: int
-    sharpness: float
-    time_stamp: tuple[int, int] | None = None
 
 
 class Shot(Frozen):
@@ -82,7 +79,7 @@ class Shot(Frozen):
     `candidates` are the frames that may become key frames; `sharpness` has one value for each of them. For
     these frames and the middle one, `time_stamps` has the timestamp of the frame and that of the stream's key
     frame to seek to, in the time base of the stream. Frames without a timestamp are missing from it. A shot
-    of at least 4 seconds has `moments`, where it may be divided.
+    of at least 4 seconds has `moments`, at which it may be divided; the first and the last one are left out.
     """
 
     start_frame: int

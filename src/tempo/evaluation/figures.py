@@ -155,13 +155,12 @@ def figure_rows(figures: Sequence[Figure]) -> list[list[str]]:
 def _cell(figure: Figure, shown: Value) -> str:
     """A value, the p value of a difference, and on a second line the interval."""
     scale, digits = (100, 1) if figure.unit == "percent" else (1, 3)
-    sign = "+" if isinstance(shown, Difference) else ""
+    sign, p_value = ("+", shown.p_value) if isinstance(shown, Difference) else ("", None)
     numbers = [f"{scale * number:{sign}.{digits}f}" for number in (shown.value, *(shown.interval or ()))]
-    p_value = (
-        f", p = {shown.p_value:.3f}" if isinstance(shown, Difference) and shown.p_value is not None else ""
-    )
-    interval = f"\n[{numbers[1]}, {numbers[2]}]" if shown.interval else ""
-    return f"{numbers[0]}{p_value}{interval}"
+    text = numbers[0]
+    if p_value is not None:
+        text += f", p = {p_value:.3f}" if p_value >= 0.001 else ", p < 0.001"
+    return f"{text}\n[{numbers[1]}, {numbers[2]}]" if shown.interval else text
 
 
 def figure_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -3,8 +3,8 @@
 1. The probe: how much likelier is the description that the base model gave with the real video than with a
    reversed, shuffled, cut or frozen one?
 2. Pairs: is the chosen text likelier than the rejected one?
-3. Own words: the model's captions of the clips, in the original order and in another order, give two texts,
-   and the frames in these orders give two conflicting videos. Is each text likelier with its own video?
+3. Own words: the base model's descriptions from the captions in the original order, and reversed or shuffled.
+   The frames in these orders give two conflicting videos. Is each text likelier with its own video?
 """
 
 from __future__ import annotations
@@ -13,28 +13,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from tempo.config import PerturbationsConfig, SamplingConfig
-from tempo.core.hashing import derive_seed
-from tempo.core.records import Captions, Clips, Outcome, Pair, Record, Sample, file_of
+from tempo.config import SamplingConfig
+from tempo.core.records import Clips, Kind, Outcome, Pair, Record, Sample, file_of
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.benchmark import group_items, right_items
 from tempo.evaluation.evaluate import ask
 from tempo.evaluation.figures import MIN_VIDEOS, Figure, Item, make_figure
-from tempo.evaluation.probe import NUM_SEGMENTS, compare, segment
+from tempo.evaluation.probe import compare, segment
 from tempo.evaluation.probe_report import Comparison
 from tempo.model.answers import Request
 from tempo.model.chat import VideoLM
 from tempo.model.generate import generate
 from tempo.preference.pairs import HELD_OUT, balance_lengths
-from tempo.preference.perturbations import perturb_all
 from tempo.preference.responses import Footage, arrange, frames_by_clip
 from tempo.video.frames import FrameStore
 
 SOURCE, MARGIN = "held-out videos", "margin over"
 
-#: The order of captions is changed as much as possible: reversed, and shuffled.
-REORDERED = PerturbationsConfig(kinds=("reverse", "shuffle"), levels=(NUM_SEGMENTS,))
+#: The kinds of pairs that have all clips in another order.
+REORDERINGS: tuple[Kind, ...] = ("reverse", "shuffle")
 
 #: Lengths of pairs are balanced in steps of this relative size; smaller ones would leave few pairs.
 LENGTH_STEP = 0.1
@@ -62,18 +60,19 @@ class Description(Record):
 
 @dataclass(frozen=True)
 class HeldOutVideo:
-    """A held-out video with its clips and captions, if the run has them.
+    """A held-out video with its clips, which a run with imported pairs does not have.
 
     `text` is the chosen text of its pairs: the base model's description, unless pairs were imported. Over all
-    held-out videos, the chosen text of `pairs` is longer as often as shorter.
+    held-out videos, the chosen text of `pairs` is longer as often as shorter. The `reordered` pairs, at most
+    one of each kind, have all clips in another order.
     """
 
     id: str
     text: str
     prompt: str
     pairs: tuple[Pair, ...]
+    reordered: tuple[Pair, ...]
     clips: Clips | None
-    captions: tuple[str, ...]
 
 
 def read_held_out(context: Context) -> list[HeldOutVideo]:
@@ -87,15 +86,18 @@ def read_held_out(context: Context) -> list[HeldOutVideo]:
         [pair for pair in pairs if pair.video_id in names], seed=config.run.seed, step=LENGTH_STEP
     )
     clips = {row.id: row for row in store.read("clips", Clips) if row.id in first}
-    captions = {row.id: row.captions for row in store.read("captions", Captions) if row.id in first}
+    # The highest level changes most.
+    orders = {
+        (p.video_id, p.kind): p for p in sorted(pairs, key=lambda p: p.level) if p.order and not p.frames
+    }
     return [
         HeldOutVideo(
             name,
             first[name].chosen,
             first[name].prompt,
             tuple(pair for pair in balanced if pair.video_id == name),
+            tuple(orders[name, kind] for kind in REORDERINGS if (name, kind) in orders),
             clips.get(name),
-            captions.get(name, ()),
         )
         for name in names
     ]
@@ -110,8 +112,10 @@ def notes(context: Context, videos: Sequence[HeldOutVideo]) -> list[str]:
     found = []
     if (count := len({file_of(video.id) for video in videos})) < MIN_VIDEOS:
         found.append(f"too few held-out videos for intervals: {count}, but {MIN_VIDEOS} are needed")
-    if not any(video.captions for video in videos):
-        found.append("the rows `own words` are left out, because this run has no captions")
+    if not any(video.clips and video.reordered for video in videos):
+        found.append(
+            "the rows `own words` are left out, because no held-out pair has all clips in another order"
+        )
     if not any(video.pairs for video in videos):
         found.append("the row `pairs` is left out, because no held-out pairs balance each other in length")
     return found
@@ -140,7 +144,7 @@ def answer(context: Context, lm: VideoLM, video: HeldOutVideo) -> HeldOutResult:
     seed, max_tokens = context.config.run.seed, context.config.training.max_tokens
     footage = _read_footage(context, video)
     comparisons = compare(lm, footage, video.text, video=video.id, prompt=video.prompt, seed=seed)
-    asked = sorted(_samples(video, footage, seed), key=lambda row: row[0])
+    asked = sorted(_samples(video, footage), key=lambda row: row[0])
     outcomes: list[Outcome] = []
     for (shown, system), rows in groupby(asked, key=lambda row: row[0]):
         frames = footage.frames[list(shown)] if shown else footage.frames
@@ -162,21 +166,19 @@ def _read_footage(context: Context, video: HeldOutVideo) -> Footage:
     return frames_by_clip(video.clips, frames) if video.clips else segment(frames.read(video.id))
 
 
-def _samples(
-    video: HeldOutVideo, footage: Footage, seed: int
-) -> Iterator[tuple[tuple[tuple[int, ...], str], Sample]]:
+def _samples(video: HeldOutVideo, footage: Footage) -> Iterator[tuple[tuple[tuple[int, ...], str], Sample]]:
     """The questions about a video, each with the indices of its frames (empty: all) and its system prompt."""
     for pair in video.pairs:
         about = {"id": pair.id, "aspect": "pairs", "format": pair.kind, "question": pair.prompt}
         options = (pair.chosen, pair.rejected)
         yield (pair.frames, pair.system), Sample(video=video.id, options=options, answer=0, **about)
-    for made in perturb_all(len(video.captions), REORDERED, seed=derive_seed(seed, video.id, "own words")):
-        shown = tuple(arrange(footage.clip_T, made.order).tolist())
-        texts = (" ".join(video.captions), " ".join(video.captions[i] for i in made.order))
-        if shown == tuple(range(len(footage.frames))) or texts[0] == texts[1]:
+    for pair in video.reordered if video.clips else ():
+        shown, texts = tuple(arrange(footage.clip_T, pair.order).tolist()), (pair.chosen, pair.rejected)
+        # Clips shorter than the time between two frames may have none.
+        if shown == tuple(range(len(footage.frames))):
             continue
-        group = f"{video.id}/own-words-{made.kind}-{made.level:02d}"
-        about = {"aspect": "own words", "format": made.kind, "question": video.prompt}
+        group = f"{pair.id}/own-words"
+        about = {"aspect": "own words", "format": pair.kind, "question": pair.prompt}
         for number, frames in enumerate(((), shown)):
             sample = Sample(
                 id=f"{group}/{number}", video=video.id, options=texts, answer=number, group=group, **about
@@ -203,7 +205,7 @@ def held_out_figures(results: Mapping[str, Sequence[HeldOutResult]], *, seed: in
 def _items(results: Sequence[HeldOutResult]) -> dict[str, list[Item]]:
     """What a model scores on each item of each figure."""
     found: dict[str, list[Item]] = {}
-    for label, kinds in (("reordered", ("reverse", "shuffle")), ("cut or frozen", ("drop", "frozen"))):
+    for label, kinds in (("reordered", REORDERINGS), ("cut or frozen", ("drop", "frozen"))):
         rows = [row for result in results for row in result.comparisons if row.kind in kinds]
         names = [(f"{row.video}/{row.kind}-{row.level:02d}", file_of(row.video)) for row in rows]
         margins = [row.margin / row.num_tokens for row in rows]

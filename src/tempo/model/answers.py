@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -32,11 +32,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """A sampled text. `is_whole` is False if the token limit cut it off; `failure` is a server's error."""
+    """A sampled text. `is_whole` is False if the token limit cut it off; `failure` is a server's error.
+
+    `num_tokens` is the number of sampled tokens; 0 if a server sampled them.
+    """
 
     text: str
     is_whole: bool
     failure: str = ""
+    num_tokens: int = field(default=0, compare=False)
 
 
 class Generate(Protocol):

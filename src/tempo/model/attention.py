@@ -129,21 +129,31 @@ def shared_prefix_attention(
     attend = functools.partial(sdpa_attention_forward, module, **kwargs)
     if attention_mask is None or not is_layout(attention_mask):
         return attend(query, key, value, attention_mask)  # type: ignore[no-any-return]
-    segments = segments_of(attention_mask)
-    assert sum(map(sum, segments)) == query.shape[2], "layout and row differ in length"
+    segments = [(prefix, _blocks(prefix, answers)) for prefix, *answers in segments_of(attention_mask)]
     # split instead of slices: its backward is one concatenation, not one full-size sum per piece.
-    sizes = [size for prefix, *answers in segments for size in (prefix, sum(answers))]
+    sizes = [size for prefix, blocks in segments for size in (prefix, *map(sum, blocks))]
+    assert sum(sizes) == query.shape[2], "layout and row differ in length"
     parts = zip(*(iter(tensor.split(sizes, dim=2)) for tensor in (query, key, value)), strict=True)
     outputs = []
-    for prefix, *answers in segments:
+    for prefix, blocks in segments:
         query_P, key_P, value_P = next(parts)
-        query_A, key_A, value_A = next(parts)
         outputs.append(attend(query_P, key_P, value_P, None)[0])
-        if answers:
-            mask = _continuation_mask(prefix, tuple(answers), query.device)
+        for answers in blocks:
+            query_A, key_A, value_A = next(parts)
+            mask = _continuation_mask(prefix, answers, query.device)
             keys, values = torch.cat([key_P, key_A], dim=2), torch.cat([value_P, value_A], dim=2)
             outputs.append(attend(query_A, keys, values, mask)[0])
     return torch.cat(outputs, dim=1), None
+
+
+def _blocks(prefix: int, answers: Sequence[int]) -> list[tuple[int, ...]]:
+    """The lengths of answers that attend in one call: all, or one each if the prefix is shorter than all.
+
+    One call for all also computes the masked scores between answers. One call each copies the prefix.
+    """
+    if not answers or prefix < sum(answers):
+        return [(answer,) for answer in answers]
+    return [tuple(answers)]
 
 
 @functools.lru_cache(maxsize=8)

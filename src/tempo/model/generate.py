@@ -211,4 +211,5 @@ def _read_answer(lm: VideoLM, prompt: str, row: list[int], ends: list[int], stop
         text = END_OF_THINKING + lm.tokenizer.decode(row[cut:], skip_special_tokens=True)
     is_whole = row[-1] in ends or bool(stop.search(text))
     text = stop.split(text, maxsplit=1)[0].rstrip()
-    return without_reasoning(Answer(text, is_whole), is_open=prompt.rstrip().endswith(THINK))
+    answer = Answer(text, is_whole, num_tokens=len(row))
+    return without_reasoning(answer, is_open=prompt.rstrip().endswith(THINK))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,7 +14,7 @@ from tempo.engine.types import Context, SkipRecord, Worker
 from tempo.video.decode import Image, Scaler, decode_at, fit_size
 from tempo.video.faults import Watchdog, per_record, watched
 from tempo.video.find import check_unchanged
-from tempo.video.frames import Frames, FrameStore, encode_jpeg, is_thinned, sample_spans
+from tempo.video.frames import FrameStore, encode_jpeg, store_spans
 from tempo.video.selection import find_segments, is_only_reason
 
 #: Maps S images to features [S, D].
@@ -44,9 +44,10 @@ def make_worker(context: Context) -> Worker:
         rows = [_make_row(video, suffix, clips) for suffix, clips in segments.items()]
         if "" not in segments:
             spans = {video.id + suffix: _span(clips) for suffix, clips in segments.items()}
-            _write_frames(video, spans, store, config)
-        for row, clips in zip(rows, segments.values(), strict=True):
-            images = _read_images(video, [number for clip in clips for number in clip.key_frames], config)
+            timeout_seconds = config.videos.timeout_seconds
+            store_spans(video.path, spans, store, config.frames, timeout_seconds=timeout_seconds)
+        for row in rows:
+            images = _read_images(video, [number for clip in row.clips for number in clip.key_frames], config)
             store.write_key_frames(row.id, [encode_jpeg(one, config.frames.jpeg_quality) for one in images])
         # The first segment is written last: once it is on disk, the others are too.
         return rows[0] if "" in segments else rows[::-1]
@@ -69,15 +70,17 @@ def _select(video: Shots, config: Config, embed: Embed | None) -> dict[str, tupl
 def _make_row(video: Shots, suffix: str, clips: Sequence[Clip]) -> Clips:
     """The record of a video, or with a suffix that of a segment, whose times count from its own start."""
     start, end = _span(clips) if suffix else (0.0, video.duration_seconds)
-    own = [
-        {"start_seconds": clip.start_seconds - start, "end_seconds": clip.end_seconds - start}
+    moved = [
+        clip.model_copy(
+            update={"start_seconds": clip.start_seconds - start, "end_seconds": clip.end_seconds - start}
+        )
         for clip in clips
     ]
     return Clips(
         id=video.id + suffix,
         path=video.path,
         duration_seconds=end - start,
-        clips=tuple(clip.model_copy(update=times) for clip, times in zip(clips, own, strict=True)),
+        clips=tuple(moved),
         start_seconds=start,
     )
 
@@ -86,27 +89,9 @@ def _span(clips: Sequence[Clip]) -> tuple[float, float]:
     return clips[0].start_seconds, clips[-1].end_seconds
 
 
-def _write_frames(
-    video: Shots, spans: Mapping[str, tuple[float, float]], store: FrameStore, config: Config
-) -> None:
-    """Stores the frames of each segment: those of the video if they are good enough, or else new ones."""
-    stored, names = store.read(video.id), list(spans)
-    parts = [stored.cut(*span) for span in spans.values()]
-
-    def write(index: int, frames: Frames) -> None:
-        store.write(names[index], frames.jpegs, seconds=frames.seconds, fps=frames.fps)
-
-    if is_thinned(stored, config.frames) or not all(part.jpegs for part in parts):
-        sample_spans(video.path, [*spans.values()], write, config.frames, config.videos.timeout_seconds)
-    else:
-        for index, part in enumerate(parts):
-            write(index, part)
-
-
 def _read_images(video: Shots, numbers: Collection[int], config: Config) -> list[Image]:
     """The frames with these numbers, at the size of training frames; raises SkipRecord."""
-    stamps = {moment.candidate: moment.time_stamp for shot in video.shots for moment in shot.moments}
-    stamps |= {number: both for shot in video.shots for number, both in shot.time_stamps.items()}
+    stamps = {number: both for shot in video.shots for number, both in shot.time_stamps.items()}
     wanted = {number: stamps.get(number) for number in numbers}
 
     def work(watchdog: Watchdog) -> list[Image]:

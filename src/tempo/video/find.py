@@ -88,6 +88,8 @@ def make_worker(context: Context) -> Worker:
 
 
 def _describe(path: str) -> Video:
+    # Before the file is hashed, because a missing file must not stop the run.
+    check_file(path)
     return read_header(path, video_id(path))
 
 

@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 from bisect import bisect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,6 @@ class Frames:
     def images(self) -> Image:
         """The frames in RGB, uint8 [T, H, W, 3]."""
         return decode_jpegs(self.jpegs)
-
-    def cut(self, start_seconds: float, end_seconds: float) -> Frames:
-        """The frames from `start_seconds` to `end_seconds` (exclusive), with times since `start_seconds`."""
-        kept = np.flatnonzero((self.seconds >= start_seconds) & (self.seconds < end_seconds))
-        return Frames([self.jpegs[i] for i in kept], self.seconds[kept] - start_seconds, self.fps)
 
 
 def read_frames(
@@ -96,37 +91,6 @@ def sample_frames(
         detail = f"{start_seconds:g} to {end_seconds:g} of {length_seconds:g} seconds"
         raise SkipRecord("no frame in this part", detail)
     return sampler.finish()
-
-
-def sample_spans(
-    path: str | Path,
-    spans: Sequence[tuple[float, float]],
-    write: Callable[[int, Frames], None],
-    config: FramesConfig,
-    timeout_seconds: float,
-) -> None:
-    """Calls `write(index, frames)` with what a Sampler takes from each span (start and end in seconds).
-
-    Spans are in time order. The video is decoded once. Raises SkipRecord as `read_frames` does.
-    """
-    edges = [edge for span in spans for edge in span]
-
-    def work(watchdog: Watchdog) -> None:
-        decoded = decode(path, watchdog)
-        for place, frames in itertools.groupby(decoded, lambda frame: bisect(edges, frame.start_seconds)):
-            # Even places are between the spans.
-            if place % 2:
-                start, end = spans[place // 2]
-                write(place // 2, sample_frames(frames, config, start_seconds=start, end_seconds=end))
-
-    watched(work, timeout_seconds)
-
-
-def is_thinned(frames: Frames, config: FramesConfig) -> bool:
-    """Whether a video is so long that a part of it, sampled alone, would get more or larger frames."""
-    total = config.max_total_pixels
-    is_small = total is not None and total // len(frames.jpegs) < config.max_pixels
-    return is_small or frames.fps < 0.999 * config.fps
 
 
 class Sampler:
@@ -243,6 +207,33 @@ class FrameStore:
     def _load(self, video_id: str) -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = safetensors.numpy.load(self.path(video_id).read_bytes())
         return arrays
+
+
+def store_spans(
+    path: str | Path,
+    spans: Mapping[str, tuple[float, float]],
+    store: FrameStore,
+    config: FramesConfig,
+    *,
+    timeout_seconds: float,
+) -> None:
+    """Stores under each id what a Sampler takes from its span, which is a start and an end in seconds.
+
+    Spans are in time order. The video is decoded once. Raises SkipRecord as `read_frames` does.
+    """
+    names, edges = list(spans), [edge for span in spans.values() for edge in span]
+
+    def work(watchdog: Watchdog) -> None:
+        decoded = decode(path, watchdog)
+        for place, frames in itertools.groupby(decoded, lambda frame: bisect(edges, frame.start_seconds)):
+            # Even places are between the spans.
+            if place % 2:
+                name = names[place // 2]
+                start, end = spans[name]
+                sampled = sample_frames(frames, config, start_seconds=start, end_seconds=end)
+                store.write(name, sampled.jpegs, seconds=sampled.seconds, fps=sampled.fps)
+
+    watched(work, timeout_seconds)
 
 
 def encode_jpeg(image: Image, quality: int) -> bytes:

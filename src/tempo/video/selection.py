@@ -165,11 +165,14 @@ def _check_pieces(pieces: Sequence[Piece], config: ClipsConfig, divided: Divided
 def _group_pieces(pieces: Sequence[Piece], rows: np.ndarray, similarity: float) -> list[int]:
     """The group of each piece. A part of a shot is a group of its own, because the picture changed there."""
     compared = [piece.number for piece in pieces if not piece.is_part]
-    numbers = iter(group_shots(rows[compared], similarity) if compared else ())
-    fresh = itertools.count(len(pieces))
-    groups = [next(fresh if piece.is_part else numbers) for piece in pieces]
-    order = {group: number for number, group in enumerate(dict.fromkeys(groups))}
-    return [order[group] for group in groups]
+    numbers, others = iter(group_shots(rows[compared], similarity)), itertools.count(len(pieces))
+    return _renumber([next(others if piece.is_part else numbers) for piece in pieces])
+
+
+def _renumber(labels: Sequence[int]) -> list[int]:
+    """Labels as numbers from 0, in order of appearance."""
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+    return [numbers[label] for label in labels]
 
 
 def _make_clip(pieces: Sequence[Piece], group: int) -> Clip:
@@ -194,8 +197,8 @@ def group_shots(descriptors: ArrayLike, similarity: float) -> list[int]:
     merged row of the similarity matrix is the mean of the two rows, regardless of group sizes (WPGMA).
     """
     rows = np.array(descriptors, np.float64)
-    if len(rows) == 1:
-        return [0]
+    if len(rows) < 2:
+        return [0] * len(rows)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     # Rounded, so that the order of ties does not depend on the machine's BLAS.
     distance_SS = np.round(1 - rows @ rows.T, 6)
@@ -203,9 +206,7 @@ def group_shots(descriptors: ArrayLike, similarity: float) -> list[int]:
     tree = linkage(squareform(np.maximum(distance_SS, 0), checks=False), method="weighted")
     # Groups whose similarity equals the limit are not merged.
     limit = np.nextafter(round(1 - similarity, 6), 0)
-    labels = fcluster(tree, limit, criterion="distance").tolist()
-    numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
-    return [numbers[label] for label in labels]
+    return _renumber(fcluster(tree, limit, criterion="distance").tolist())
 
 
 def choose_key_frames(num_frames: int, sharpness: Mapping[int, float]) -> tuple[int, int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -36,7 +35,7 @@ ANALYSIS_PIXELS = 128
 #: recent ones, because a cut becomes known late, by up to 475 frames with TransNetV2.
 MAX_THUMBNAILS, NUM_RECENT = 2048, 512
 
-#: A shot has one candidate in each eighth, or in every 12 frames if it is short.
+#: A shot has one candidate in each eighth, or in every 12 frames if it is short, and in each of its moments.
 NUM_BUCKETS, BUCKET_FRAMES = 8, 12
 
 #: FFmpeg's value for a missing timestamp.
@@ -108,8 +107,8 @@ class ShotCutter:
         self._pts, self._key_pts = array("q"), array("q")
         self._last_pts = self._last_key_pts = NO_PTS
         self._thumbnails: list[tuple[int, Image]] = []
-        # For each moment of the open shot: its first frame and its change. Of the last three, the cells.
-        self._moments, self._changes = array("q"), array("d")
+        # The moments of the open shot, and the cells of the last three.
+        self._moments: list[Moment] = []
         self._cells: list[NDArray[np.float32]] = []
         self._next_seconds = 0.0
         self._start_frame = 0
@@ -150,12 +149,12 @@ class ShotCutter:
         # A fixed grid, because cuts become known late.
         self._next_seconds = (frame.start_seconds // MOMENT_SECONDS + 1) * MOMENT_SECONDS
         self._cells = [*self._cells[-2:], shrink(image)]
-        if self._changes:
+        if self._moments:
             # After a jump, both differences are large; the second one also finds slow changes.
             before, *later = self._cells
-            self._changes[-1] = round(fmean(measure_change(before, cells) for cells in later), 2)
-        self._moments.append(frame.index)
-        self._changes.append(0.0)
+            change = round(fmean(measure_change(before, cells) for cells in later), 2)
+            self._moments[-1] = self._moments[-1].model_copy(update={"change": change})
+        self._moments.append(Moment(start_frame=frame.index, start_seconds=frame.start_seconds, change=0.0))
 
     def finish(self) -> tuple[Shot, ...]:
         """The usable shots in time order."""
@@ -170,11 +169,16 @@ class ShotCutter:
         if num_frames <= 0:
             return
         end_seconds = self._starts[num_frames] if end_frame < self.num_frames else self.end_seconds
+        moments = [moment for moment in self._moments if moment.start_frame < end_frame]
+        self._moments = self._moments[len(moments) :]
         is_divisible = end_seconds - self._starts[0] >= 2 * MIN_SECONDS
+        # The change of the first and of the last moment may be that of a cut.
+        moments = moments[1:-1] if is_divisible else []
         middle = (start_frame + end_frame) // 2
         _, thumbnail = min(self._thumbnails, key=lambda one: abs(one[0] - middle))
         grey = cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY)
-        candidates = choose_candidates(self._sharpness[:num_frames])
+        bounds = [moment.start_frame - start_frame for moment in moments]
+        candidates = choose_candidates(self._sharpness[:num_frames], bounds)
         shot = Shot(
             start_frame=start_frame,
             end_frame=end_frame,
@@ -189,50 +193,27 @@ class ShotCutter:
                 for i in sorted({*candidates, middle - start_frame})
                 if NO_PTS not in (self._pts[i], self._key_pts[i])
             },
-            moments=self._list_moments(end_frame) if is_divisible else (),
+            moments=tuple(moments),
         )
         is_long = num_frames >= self._config.min_frames and shot.seconds >= self._config.min_seconds
         if is_long and shot.grey_range >= self._config.min_grey_range:
             self._shots.append(shot)
         for numbers in (self._starts, self._sharpness, self._pts, self._key_pts):
             del numbers[:num_frames]
-        num_moments = bisect_left(self._moments, end_frame)
-        del self._moments[:num_moments], self._changes[:num_moments]
         self._thumbnails = [one for one in self._thumbnails if one[0] >= end_frame]
         self._start_frame = end_frame
 
-    def _list_moments(self, end_frame: int) -> tuple[Moment, ...]:
-        """The moments of the open shot; the first one may be shorter than the others."""
-        known = dict(zip(self._moments, self._changes, strict=True))
-        starts = [self._start_frame, *(m for m in known if self._start_frame < m < end_frame)]
-        moments = []
-        for previous, start, end in zip([-1, *starts], starts, [*starts[1:], end_frame], strict=False):
-            offsets = range(start - self._start_frame, end - self._start_frame)
-            best = max(offsets, key=self._sharpness.__getitem__)
-            stamps = self._pts[best], self._key_pts[best]
-            moments.append(
-                Moment(
-                    start_frame=start,
-                    start_seconds=self._starts[offsets[0]],
-                    # Otherwise the change would be that of a cut.
-                    change=known[start] if previous in known and end < end_frame else 0.0,
-                    candidate=self._start_frame + best,
-                    sharpness=self._sharpness[best],
-                    time_stamp=None if NO_PTS in stamps else stamps,
-                )
-            )
-        return tuple(moments)
 
-
-def choose_candidates(sharpness: Sequence[float]) -> list[int]:
+def choose_candidates(sharpness: Sequence[float], bounds: Sequence[int] = ()) -> list[int]:
     """The frames of a shot that may become key frames, given the sharpness of each frame.
 
     These are the two key frames that the shot would have as a clip, so that a clip of one shot follows the
-    rule exactly, and, for clips of several shots, the sharpest frame of each bucket.
+    rule exactly, and, for clips of several shots or of parts between `bounds`, the
+    sharpest frame of each bucket.
     """
     num_buckets = max(1, min(NUM_BUCKETS, len(sharpness) // BUCKET_FRAMES))
     edges = np.linspace(0, len(sharpness), num_buckets + 1).round().astype(int).tolist()
-    buckets = (range(first, end) for first, end in itertools.pairwise(edges))
+    buckets = (range(first, end) for first, end in itertools.pairwise(sorted({*edges, *bounds})))
     sharpest = {max(bucket, key=sharpness.__getitem__) for bucket in buckets}
     return sorted(sharpest.union(choose_key_frames(len(sharpness), dict(enumerate(sharpness)))))
 

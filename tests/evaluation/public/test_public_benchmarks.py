@@ -94,7 +94,7 @@ def test_missing_videos_are_counted_and_named(tmp_path):
 def test_without_any_video_nothing_is_asked(tmp_path):
     case = replace(find_case("tomato"), videos=())
     with pytest.raises(
-        ValueError, match=r"tomato: no question in .* can be asked: human/0099-01\.mp4: no such"
+        ValueError, match=r"tomato: no question in .* can be asked: human/0099-01\.mp4: video not found"
     ):
         load(case, tmp_path)
 
