@@ -174,7 +174,7 @@ def test_the_command_writes_figures_and_names_what_is_left_out(tempo, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--benchmark", "mvp"], "1 --benchmark and 0 --data"),
+        (["--benchmark", "mvp"], "got --benchmark 1 times and --data 0 times"),
         (["--benchmark", "mvpp", "--download"], "unknown benchmark 'mvpp'"),
         (["--benchmark", "mvp", "--download"], "facebook/minimal_video_pairs cannot be downloaded"),
         (["--benchmark", "mvpp", "--data", "x"], "evaluation.benchmarks.0.name"),
