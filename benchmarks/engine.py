@@ -7,7 +7,7 @@
 - overhead: time per record in a pool of one process, whose worker does nothing, without the start of the
   process. The goal is 1 ms.
 
-Growing numbers of videos: benchmarks/scale.py.
+For the number of videos, see benchmarks/scale.py.
 
 Rows go into out/bench.json, except with --trial.
 """

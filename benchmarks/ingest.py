@@ -5,7 +5,7 @@
 Every form works on the same files in the same run, in a process and on a core of its own, the forms in turn:
 
 - tempo: stages `videos`, `shots` (PySceneDetect) and `clips`, from the path to the key frames on disk. - pure
-decode: every frame decoded and discarded. - released: method.md's description, implemented directly: three
+decode: every frame decoded and discarded. - released: the released method, implemented directly: three
 decodes (cuts; middle frames; key frames), each with all frames of the video at full size in memory, with the
 same detector and descriptor. Files whose frames would take more than --max-gigabytes are left out of this
 comparison. - frame store: reading a video's training frames back, compared with decoding and sampling the

@@ -141,7 +141,7 @@ def test_a_bad_row_of_a_model_is_named_with_file_and_fault(tmp_path, line, messa
     path.write_text(f"{line}\n")
     with pytest.raises(ValueError, match=r"^some\.key: .*rows\.jsonl (row|line) 1: ") as caught:
         read_rows(path, Captions, key="some.key")
-    assert str(caught.value).endswith(f" 1: {message}. 1 of 1 rows are bad. Mend or remove them")
+    assert str(caught.value).endswith(f" 1: {message}. 1 of 1 rows are bad. Fix or remove them")
 
 
 def as_it_is(row):

@@ -184,7 +184,7 @@ def test_foreign_and_null_columns_numbers_and_addresses_are_read(write, changes)
         # A sample with one option cannot be answered wrongly.
         (line(options=["Left."], answer=0), ["line 2", "at least two, this one has 1"]),
         # Outcomes are stored by id.
-        (line(), ["line 2", "already has the id 'v/0'"]),
+        (line(), ["line 2", "an earlier row has the id 'v/0'"]),
         (line(id="v/1", video="gone.mp4"), ["line 2", "gone.mp4 does not exist"]),
         # A group of one, with the same answer twice, and with different options.
         (line(id="v/1", group="g"), ["line 2", "group 'g' (line 2) needs two samples or more"]),
@@ -201,7 +201,7 @@ def test_a_bad_row_is_named_with_file_and_line_and_set_aside_up_to_a_share(write
         read_samples(path)
     for word in (str(path), *words):
         assert word in str(caught.value)
-    with pytest.warns(UserWarning, match="set aside"):
+    with pytest.warns(UserWarning, match="are skipped"):
         read = read_samples(path, max_bad_share=0.7)
     assert [*read.rows.values()] == [Sample(**SAMPLE)]
     assert len(read.faults) == second.count("\n")

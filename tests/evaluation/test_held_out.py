@@ -79,7 +79,7 @@ def test_a_run_with_imported_pairs_has_no_order_from_own_words(lm, tmp_path):
     result = held_out.answer(context, lm, video)
     assert [row.id for row in result.outcomes] == ["aa/reverse-04"]
     assert {row.kind for row in result.comparisons} == {"reverse", "shuffle", "drop", "frozen"}
-    assert "order from own words is left out" in " ".join(held_out.notes(context, videos))
+    assert "the rows `own words` are left out" in " ".join(held_out.notes(context, videos))
 
 
 def result(video, margin, first, second):
@@ -132,11 +132,14 @@ def test_pairs_whose_length_gives_the_chosen_text_away_are_not_counted(tmp_path)
     ("options", "words"),
     [
         ({"share": 0}, ["evaluation.held_out_share is 0"]),
-        ({"names": ()}, ["pairs of two videos or more are needed"]),
+        ({"names": ()}, ["at least two videos must have pairs"]),
         ({}, ["too few held-out videos for intervals: 2, but 5 are needed"]),
         ({"names": ("f-1", "f-2", "f-3", "f-4", "f-5")}, ["too few held-out videos for intervals: 1"]),
         ({"names": tuple("abcde")}, []),
-        ({"pairs": [pair("aa", chosen="w " * 30)]}, ["for intervals: 1", "no held-out pairs have balanced"]),
+        (
+            {"pairs": [pair("aa", chosen="w " * 30)]},
+            ["for intervals: 1", "no held-out pairs balance each other"],
+        ),
     ],
 )
 def test_what_cannot_be_measured_is_said(tmp_path, options, words):

@@ -65,7 +65,7 @@ def test_a_run_reads_them_names_bad_rows_and_trains_on_the_others(tmp_path, monk
         "evaluation": {"benchmark": "samples.jsonl", "held_out_share": 0},
     }
     monkeypatch.chdir(tmp_path)
-    with pytest.warns(UserWarning, match="set aside") as warned:
+    with pytest.warns(UserWarning, match="are skipped") as warned:
         done = run(parse_config(config), "run")
     named = " ".join(str(warning.message) for warning in warned)
     for words in (

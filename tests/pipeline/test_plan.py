@@ -57,8 +57,8 @@ def test_it_needs_no_weights_and_names_what_cannot_be_read(settings, tmp_path):
     assert [step.name for step in plan.steps] == ["captions", "responses", "dpo"]
     assert all(step.seconds > 0 and not step.advice for step in plan.steps)
     assert plan.disk_bytes["final model"] == plan.steps[-1].cost.weights_bytes
-    assert "1 files: cannot be opened" in plan.missing[0]
-    assert "text.mp4" in plan.missing[0]
+    assert "1 files: cannot be opened" in plan.problems[0]
+    assert "text.mp4" in plan.problems[0]
     assert not (tmp_path / "run").exists()
 
 

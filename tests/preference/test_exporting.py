@@ -244,7 +244,7 @@ def test_pairs_are_pushed_to_a_private_data_set_without_folders(run, tmp_path, l
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     out = tmp_path / "out"
     code, printed, _ = tempo("export", run[0], "--format", "parquet", "--out", out, "--push-to", "me/pairs")
-    assert (code, "uploaded them to the data set me/pairs" in printed) == (0, True)
+    assert (code, "uploaded the pairs to the data set me/pairs" in printed) == (0, True)
     files = {name: (out / name).read_bytes() for name in ("README.md", "pairs.parquet")}
     assert Hub.calls == [("me/pairs", ("dataset", True, True)), ("me/pairs", files)]
     assert {row["video"] for row in load(out)} == {os.path.basename(pair.video) for pair in run[1]}

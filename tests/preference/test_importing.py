@@ -152,7 +152,7 @@ def test_pairs_are_loaded_from_a_run_and_from_files_without_videos(tmp_path):
     file = write(file, {"chosen": "a", "rejected": "b"}, {"chosen": "a"})
     with pytest.raises(ValueError, match=r"a\.jsonl line 2: rejected should be"):
         load_pairs(file)
-    with pytest.warns(UserWarning, match=r"a\.jsonl line 2: rejected should be .* set aside"):
+    with pytest.warns(UserWarning, match=r"a\.jsonl line 2: rejected should be .* are skipped"):
         assert len(load_pairs(file, max_bad_share=0.5)) == 1
 
 

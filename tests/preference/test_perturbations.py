@@ -1,4 +1,4 @@
-"""Properties that all perturbations share, and the faults of the released rule (method.md, section 3)."""
+"""Properties that all perturbations share, and the faults of the released rule."""
 
 from __future__ import annotations
 

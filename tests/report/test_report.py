@@ -193,9 +193,9 @@ def test_sentences_of_held_out_videos_are_marked(context):
     describe(context, "bb", base="A b3. A b0. A b1. No idea.", tempo="A b0. A b2.")
     page = re.sub(r"<[^>]*>", " ", write_report(context).read_text())
     words = " ".join(page.split())
-    assert "base 2 of 4 sentences in order, 3 of 4 clips told ✗ clip 4 A b3. ✓ clip 1 A b0." in words
+    assert "base 2 of 4 sentences in order, 3 of 4 clips mentioned ✗ clip 4 A b3. ✓ clip 1 A b0." in words
     assert "? no clip No idea." in words
-    assert "tempo 2 of 2 sentences in order, 2 of 4 clips told ✓ clip 1" in words
+    assert "tempo 2 of 2 sentences in order, 2 of 4 clips mentioned ✓ clip 1" in words
 
 
 def test_curves_show_every_phase(context):

@@ -43,7 +43,7 @@ PAIRS = [
 
 @pytest.fixture
 def directory(tmp_path):
-    """A run with a film of one second in two clips, and a file that no browser plays, which was set aside."""
+    """A run with a film of one second in two clips, and a file that no browser plays, which was skipped."""
     store, frames = RunStore(tmp_path / "run"), FrameStore(tmp_path / "run" / "frames")
     films = {"aa": tmp_path / "film.mp4", "bb": tmp_path / "odd.mpg"}
     film(films["aa"])

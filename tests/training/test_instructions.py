@@ -110,7 +110,7 @@ def test_an_invalid_row_is_named_and_set_aside_up_to_a_share(tmp_path, row, word
     with pytest.raises(ValueError, match=r"^training\.instructions: .*a\.jsonl line 2: ") as caught:
         read_questions(file)
     assert words in str(caught.value)
-    with pytest.warns(UserWarning, match=r"a\.jsonl line 2: .* set aside"):
+    with pytest.warns(UserWarning, match=r"a\.jsonl line 2: .* are skipped"):
         assert len(read_questions(file, max_bad_share=0.5).rows) == 1
 
 

@@ -166,7 +166,7 @@ def test_a_stage_that_was_killed_among_segments_resumes_and_other_files_are_coun
         (folder / name).touch()
     config = Config.model_validate({"videos": {"paths": [str(folder)]}, "clips": LIMITS})
     runner.run(config, directory, until="clips", console=console)
-    text = "3 files with other extensions (.txt 2, .ogg 1) were not looked at"
+    text = "3 files with other extensions (.txt 2, .ogg 1) were ignored"
     assert text in " ".join(console.file.getvalue().split())
     store = RunStore(directory)
     whole, rows = store.path("clips").read_bytes(), store.read("clips", Clips)

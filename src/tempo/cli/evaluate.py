@@ -26,13 +26,15 @@ if TYPE_CHECKING:
 def evaluate(
     model: Annotated[str, typer.Argument(help="checkpoint, hub name, `embedded`, or run directory")],
     benchmark: Annotated[list[str], typer.Option(help="name of a public benchmark; may be repeated")],
-    data: Annotated[list[Path] | None, typer.Option(help="its folder, one for each --benchmark")] = None,
-    download: Annotated[bool, typer.Option(help="download from the hub instead of --data")] = False,
-    scoring: Annotated[str, typer.Option(help="letter, mean, sum or generate")] = "letter",
-    num_frames: Annotated[
-        int | None, typer.Option(help="frames per video; docs/evaluation.md has the defaults")
+    data: Annotated[
+        list[Path] | None, typer.Option(help="folder with its files; one for each --benchmark, in order")
     ] = None,
-    blind: Annotated[bool, typer.Option(help="ask the same questions without the videos, too")] = False,
+    download: Annotated[bool, typer.Option(help="download the files from the hub; replaces --data")] = False,
+    scoring: Annotated[str, typer.Option(help="letter, sum, mean or generate")] = "letter",
+    num_frames: Annotated[
+        int | None, typer.Option(help="frames per video; docs/evaluation.md lists the defaults")
+    ] = None,
+    blind: Annotated[bool, typer.Option(help="also ask the questions without the videos")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="maximum length of a written answer")] = 128,
     out: Annotated[Path | None, typer.Option(help="JSON file to write all figures to")] = None,
     overrides: Annotated[
@@ -49,14 +51,15 @@ def evaluate(
         raise ValueError(f"--out {out} cannot be written. Choose a file in a folder that exists")
     folders = [_download(name) for name in benchmark] if download else [str(path) for path in data or ()]
     if len(folders) != len(benchmark):
-        raise ValueError(f"{len(benchmark)} --benchmark and {len(folders)} --data. Give one --data for each")
+        counts = f"got --benchmark {len(benchmark)} times and --data {len(folders)} times"
+        raise ValueError(f"{counts}. Give one --data for each --benchmark")
     shared = {"scoring": scoring, "num_frames": num_frames, "blind": blind, "max_new_tokens": max_new_tokens}
     asked = [{"name": name, "data": path, **shared} for name, path in zip(benchmark, folders, strict=True)]
     config, models = _models(model, asked, overrides or [])
     tasks = [load_task(settings) for settings in config.evaluation.benchmarks]
     with counters(console) as show:
         for name, load in models.items():
-            # Each model is loaded once; rebinding frees the one before.
+            # Each model is loaded once; the new `lm` frees the previous model.
             lm = functools.cache(load)
             for task in tasks:
                 progress = functools.partial(show, f"{task.settings.name}: {name}")
@@ -99,6 +102,6 @@ def _download(name: str) -> str:
     hub = find_benchmark(name).hub
     try:
         return str(snapshot_download(hub, repo_type="dataset"))
-    # Errors of the hub, of the network and of the disk have no common class.
+    # Errors of the hub, the network and the disk have no common class.
     except Exception as error:
         raise ValueError(f"--download: {hub} cannot be downloaded: {error}. Use --data") from None

@@ -1,4 +1,4 @@
-"""The command line: run, status, init, export, audit, probe, evaluate, view, and one subcommand per stage."""
+"""The command line: the main commands, and one command for each stage."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ SetOption = Annotated[
     ),
 ]
 RedoOption = Annotated[
-    bool, typer.Option("--redo", help="discard stages with other settings, and run them again")
+    bool, typer.Option("--redo", help="discard stages that no longer match the settings, and run them again")
 ]
 
 
@@ -174,7 +174,7 @@ def export(
     format_name: Annotated[str, typer.Option("--format", help="trl, ms-swift, llama-factory or parquet")],
     out: Annotated[Path, typer.Option("--out", help="folder to write to; must be empty or not exist")],
     push_to: Annotated[
-        str, typer.Option(metavar="NAME", help="upload them to this data set on the Hugging Face hub")
+        str, typer.Option(metavar="NAME", help="upload the pairs to this data set on the Hugging Face hub")
     ] = "",
 ) -> None:
     """Write the pairs of a run in another trainer's format, easy pairs first."""
@@ -184,7 +184,7 @@ def export(
     num_pairs = export_pairs(directory, format_name, out, push_to=push_to)
     console().print(f"wrote {num_pairs} pairs to {out}; pairs.import_from can read them")
     if push_to:
-        console().print(f"uploaded them to the data set {push_to}")
+        console().print(f"uploaded the pairs to the data set {push_to}")
 
 
 @app.command(rich_help_panel="Main")

@@ -1,4 +1,4 @@
-"""`tempo plan`: what a run will need, and what this machine lacks, before any work."""
+"""`tempo plan`: the tokens, memory, time and disk space of a run, and problems of this machine."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from tempo.config import load_config
 
 def plan(
     config: Annotated[Path, typer.Argument(help="configuration file in TOML; `tempo init` writes one")],
-    out: Annotated[Path, typer.Option("--out", help="run directory, whose disk is looked at")] = Path(),
+    out: Annotated[Path, typer.Option("--out", help="run directory, for the free disk space")] = Path(),
     device_memory: Annotated[
-        str, typer.Option(help="memory of the device, such as 80GB; else of this one")
+        str, typer.Option(help="plan for a GPU with this memory, such as 80GB; default: this machine")
     ] = "",
     measure: Annotated[
-        bool, typer.Option("--measure", help="measure rates here, for a minute or two")
+        bool, typer.Option("--measure", help="measure the speed of this machine, in one or two minutes")
     ] = False,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="section.key=value", help="override a value; may be repeated"),
     ] = None,
 ) -> None:
-    """Estimate tokens, memory, time and disk of a run, and say what does not fit; reads no weights."""
+    """Estimate the tokens, memory, time and disk space of a run, without loading weights."""
     from tempo.pipeline.plan import make_plan
 
     try:
@@ -41,11 +41,11 @@ def plan(
         f"videos: {found.num_videos}, {found.video_seconds / 3600:.1f} h; about {found.num_kept} of them, or "
         f"segments of them, are kept ({rates.kept_per_video:.0%}; {rates.source})\n"
         f"tokens of video and prompt: {found.longest_tokens} at most, median {found.median_tokens}\n"
-        f"device: {found.device_bytes / 1e9:.1f} GB"
+        f"device memory: {found.device_bytes / 1e9:.1f} GB"
     )
     names = ("weights", "adapters", "reference", "gradients", "optimizer", "cache", "activations", "logits")
     table = Table(
-        "step", "tokens", "peak", *names, "time", title="memory of the longest batch in GB, and time"
+        "step", "tokens", "peak", *names, "time", title="peak memory of the longest batch in GB, and time"
     )
     table.add_row("shots, clips", *[""] * (len(names) + 2), _duration(found.decoding_seconds))
     for step in found.steps:
@@ -56,18 +56,18 @@ def plan(
     disk = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in found.disk_bytes.items())
     console.print(f"disk in GB: {disk}; free {found.free_bytes / 1e9:.1f}")
     if rates.disk_bytes_per_second:
-        console.print(f"writing: {rates.disk_bytes_per_second / 1e6:.0f} MB per second")
+        console.print(f"disk speed: {rates.disk_bytes_per_second / 1e6:.0f} MB per second")
     for step in found.steps:
         if step.advice:
-            console.print(f"{step.name} does not fit. It does with: {step.advice}")
+            console.print(f"{step.name} does not fit. It fits with: {step.advice}")
     if sum(found.disk_bytes.values()) > found.free_bytes:
-        console.print("the disk is too small: choose another --out")
-    for line in found.missing:
-        console.print(f"missing: {line}")
+        console.print("problem: the disk has too little free space. Choose another --out")
+    for line in found.problems:
+        console.print(f"problem: {line}")
 
 
 def _duration(seconds: float) -> str:
-    """Seconds, minutes or hours in words."""
+    """A duration in seconds, minutes or hours."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"

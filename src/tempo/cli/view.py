@@ -1,4 +1,4 @@
-"""`tempo view`: a local page for looking at all pairs of a run."""
+"""`tempo view`: a local page with the videos and pairs of a run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tempo.cli.errors import Terminated
 
 def view(
     directory: Annotated[Path, typer.Argument(help="run directory")],
-    port: Annotated[int, typer.Option(min=0, max=65535, help="port of the page; 0 is any free one")] = 0,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port of the page; 0 picks a free one")] = 0,
 ) -> None:
-    """Look at all videos and pairs of a run in a browser; keep or reject pairs."""
+    """Browse the videos and pairs of a run in a local page; keep or reject pairs."""
     from tempo.report.view import RunView
 
     try:
@@ -27,7 +27,7 @@ def view(
     console = Console(highlight=False, soft_wrap=True, markup=False)
     run = RunView(directory)
     with contextlib.suppress(Terminated):
-        serve(run, port=port, show=lambda url: console.print(f"{url}\nOpen this address; Ctrl-C ends."))
+        serve(run, port=port, show=lambda url: console.print(f"{url}\nOpen this address. Ctrl-C stops it."))
     if (reviews := directory / "reviews.jsonl").exists():
         command = f"tempo run {directory / 'config.toml'} --out {directory} --redo"
-        console.print(f"decisions are in {reviews}. This leaves the rejected pairs out: {command}")
+        console.print(f"your decisions are in {reviews}. To leave out the rejected pairs, run: {command}")

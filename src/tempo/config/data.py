@@ -105,8 +105,9 @@ class ClipsConfig(Section):
 
     With the source `shots`, similar shots form a group, and a clip is a sequence of consecutive shots of one
     group. With `change`, shots are divided where the picture changes most, into clips of at least two
-    seconds. `auto` uses shots, and divides those that are longer than `max_shot_seconds`, or all if the video
-    has too few. `min_change` is in grey levels (0 to 255), the mean over a picture of 32 x 18 cells.
+    seconds. `auto` uses shots, but divides those that are longer than `max_shot_seconds`, or all if the video
+    has too few. `min_change` is in grey levels (0 to 255): the root mean square difference of two pictures
+    of 32 x 18 cells.
 
     Videos outside the limits are skipped. With `segments`, they are first searched for sequences of
     consecutive shots within the limits; each of these is then treated like a video.
@@ -165,7 +166,6 @@ class PerturbationsConfig(Section):
     The kind `swap` exchanges two clips that are `level // 2` apart; it is not part of the published method.
     """
 
-    # Faults 1, 2 and 4 of method.md, section 3.
     rule: Literal["distinct", "paper"] = Field("distinct", description="how kind and level change the order")
     kinds: tuple[Kind, ...] = Field(("drop", "shuffle", "reverse"), description="kinds of perturbations")
     levels: tuple[int, ...] = Field((16, 8, 4, 2), description="levels from easy to hard, each at least 2")

@@ -41,7 +41,7 @@ class RunConfig(Section):
     """Settings of the whole run. Only `seed` changes results.
 
     A row of a file of pairs, instructions or samples is bad if it cannot be read, or names a video that the
-    run does not have. Bad rows are named and set aside; if they are more than `max_bad_share`, the run stops.
+    run does not have. Bad rows are named and skipped; if they are more than `max_bad_share`, the run stops.
 
     `ray_address` is the address of a Ray cluster, or `auto` on one of its machines. All of them need the
     videos, the run directory and the checkpoint under the same paths. Without it, Ray starts on this machine.
@@ -222,24 +222,25 @@ class TrainingConfig(Section):
 
 
 class PublicBenchmarkConfig(Section):
-    """A public benchmark on which all models are evaluated too: see evaluation.md.
+    """A public benchmark on which all models are also evaluated: see evaluation.md.
 
-    With `generate`, the model writes an answer, which is read strictly.
+    `scoring` is as in `[evaluation]`; with `generate`, the model writes an answer instead. It counts only if
+    it clearly names an option.
     """
 
     name: PublicBenchmark = Field(description="the benchmark")
     data: str = Field(description="folder with its files")
-    scoring: Literal[Scoring, "generate"] = Field("letter", description="as above, or written answers")
-    num_frames: int | None = Field(None, ge=1, description="frames per video; unset: see evaluation.md")
+    scoring: Literal[Scoring, "generate"] = Field("letter", description="how answers are scored: see above")
+    num_frames: int | None = Field(None, ge=1, description="frames per video; defaults: see evaluation.md")
     max_new_tokens: int = Field(128, ge=1, description="maximum length of a written answer")
-    blind: bool = Field(False, description="ask the same without the videos, too")
+    blind: bool = Field(False, description="also ask the questions without the videos")
 
 
 class EvaluationConfig(Section):
     """How all models of the run are evaluated: on held-out videos, and on a benchmark if there is one.
 
-    A share of the videos with pairs is held out: nothing about them is trained on. It is at least one video
-    if there are two. The synthetic world has its own benchmark in addition.
+    A share of the videos with pairs is held out, at least one if there are two: nothing about them is trained
+    on. A synthetic run is also evaluated on a benchmark of its own.
 
     In a benchmark the model picks the option with the highest score: the log-probability of its text, as a
     sum over tokens (`sum`, which favours short options) or as their mean (`mean`). With `letter`, the

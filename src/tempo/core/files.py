@@ -160,8 +160,8 @@ class UserFile(Generic[T]):
             text += f". {num_bad} of {num_rows} rows are bad"
             if num_bad > max_bad_share * num_rows:
                 limit = f", or raise run.max_bad_share ({max_bad_share:g})" if max_bad_share else ""
-                raise ValueError(f"{text}. Mend or remove them{limit}")
-            _warn_once(f"{text} and are set aside")
+                raise ValueError(f"{text}. Fix or remove them{limit}")
+            _warn_once(f"{text} and are skipped")
         return self
 
 

@@ -57,7 +57,7 @@ def read_samples(path: Path, *, max_bad_share: float = MAX_BAD_SHARE) -> UserFil
         sample = validate_row(Sample, row)
         video = find_on_disk(path.parent, sample.video)
         if sample.id in ids:
-            raise ValueError(f"a row before already has the id {sample.id!r}")
+            raise ValueError(f"an earlier row has the id {sample.id!r}")
         # Path.exists raises an error for a file in a folder without permission.
         if not os.path.exists(video):
             raise ValueError(f"{video} does not exist")
@@ -125,7 +125,7 @@ def benchmark_items(outcomes: Sequence[Outcome], samples: Iterable[Sample]) -> d
 
 
 def right_items(outcomes: Iterable[Outcome], videos: Mapping[str, str]) -> list[Item]:
-    """Whether each answer is right, sorted by id; `videos` has the video of each id."""
+    """Whether each answer is right, sorted by id; `videos` maps the ids of samples to videos."""
     rows = sorted(outcomes, key=attrgetter("id"))
     return [Item(row.id, videos[row.id], float(row.is_right)) for row in rows]
 
@@ -133,7 +133,7 @@ def right_items(outcomes: Iterable[Outcome], videos: Mapping[str, str]) -> list[
 def group_items(outcomes: Sequence[Outcome], videos: Mapping[str, str]) -> dict[str, list[Item]]:
     """Whether each group of conflicting videos is right, by `text`, `video` and `group`.
 
-    See EvaluationReport for their meaning. Groups that are linked by common videos have the same video.
+    See EvaluationReport for their meaning. The `video` of an item is a cluster: see `link_clusters`.
     """
     names = sorted({outcome.group for outcome in outcomes} - {""})
     groups = [[outcome for outcome in outcomes if outcome.group == name] for name in names]

@@ -1,4 +1,4 @@
-"""Evaluates models on a benchmark: questions about a video share one prefix, the most likely option wins."""
+"""Evaluates a model on a benchmark: the likeliest option is its answer. Each video is encoded once."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def make_figure(
     seed: int,
     unit: Literal["percent", "nats per token"] = "percent",
 ) -> Figure:
-    """The figure of models by name, from what each scored on the same items (at least one), in any order.
+    """The figure of several models, from their scores on the same items (at least one), in any order.
 
     Values of the unit "percent" are shares from 0 to 1.
     """

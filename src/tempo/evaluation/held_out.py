@@ -3,8 +3,8 @@
 1. The probe: how much likelier is the description that the base model gave with the real video than with a
    reversed, shuffled, cut or frozen one?
 2. Pairs: is the chosen text likelier than the rejected one?
-3. Order from own words: the base model has told the captions in order, and reversed or shuffled. With the
-   frames in these orders, these are two conflicting videos. Does each video fit its own text best?
+3. Own words: the base model's descriptions from the captions in the original order, and reversed or shuffled.
+   The frames in these orders give two conflicting videos. Is each text likelier with its own video?
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ NUM_DESCRIBED = 4
 
 
 class HeldOutResult(Record):
-    """What a model makes of a held-out video, which is its `id`."""
+    """The results of a model on the held-out video `id`."""
 
     comparisons: tuple[Comparison, ...]
     outcomes: tuple[Outcome, ...]
 
 
 class Description(Record):
-    """What a model says about a held-out video; not `is_whole` if the limit of tokens cut it off."""
+    """A model's description of a held-out video; `is_whole` is False if the token limit cut it off."""
 
     model: str
     video_id: str
@@ -62,8 +62,8 @@ class Description(Record):
 class HeldOutVideo:
     """A held-out video with its clips, which a run with imported pairs does not have.
 
-    `text` is the chosen text of its pairs: the base model's description, unless pairs were imported. Of the
-    `pairs` of all videos, as many have a longer chosen text as a shorter one. The `reordered` pairs, at most
+    `text` is the chosen text of its pairs: the base model's description, unless pairs were imported. Over all
+    held-out videos, the chosen text of `pairs` is longer as often as shorter. The `reordered` pairs, at most
     one of each kind, have all clips in another order.
     """
 
@@ -108,16 +108,16 @@ def notes(context: Context, videos: Sequence[HeldOutVideo]) -> list[str]:
     if not context.config.evaluation.held_out_share:
         return ["no held-out videos, because evaluation.held_out_share is 0"]
     if not videos:
-        return ["no held-out videos: pairs of two videos or more are needed to set one apart"]
+        return ["no held-out videos: at least two videos must have pairs before one is held out"]
     found = []
     if (count := len({file_of(video.id) for video in videos})) < MIN_VIDEOS:
         found.append(f"too few held-out videos for intervals: {count}, but {MIN_VIDEOS} are needed")
     if not any(video.clips and video.reordered for video in videos):
         found.append(
-            "order from own words is left out, because no held-out pair has its clips in another order"
+            "the rows `own words` are left out, because no held-out pair has all clips in another order"
         )
     if not any(video.pairs for video in videos):
-        found.append("pairs are left out, because no held-out pairs have balanced lengths")
+        found.append("the row `pairs` is left out, because no held-out pairs balance each other in length")
     return found
 
 
@@ -128,7 +128,7 @@ def answer_all(
     videos: Sequence[HeldOutVideo],
     progress: Callable[[int, int], None],
 ) -> list[HeldOutResult]:
-    """A model's results on all videos, with those that are in `evaluation/held_out/MODEL.jsonl` already."""
+    """A model's results on all videos; those in `evaluation/held_out/MODEL.jsonl` are reused."""
     store, table = RunStore(context.directory), f"evaluation/held_out/{model}"
     known = {row.id for row in store.read(table, HeldOutResult)}
     missing = [video for video in videos if video.id not in known]
@@ -140,7 +140,7 @@ def answer_all(
 
 
 def answer(context: Context, lm: VideoLM, video: HeldOutVideo) -> HeldOutResult:
-    """The probe of a model on a held-out video, and its likelihoods of the texts of pairs and of captions."""
+    """A model's results on a held-out video: the probe, and the likelihoods of pairs and of `own words`."""
     seed, max_tokens = context.config.run.seed, context.config.training.max_tokens
     footage = _read_footage(context, video)
     comparisons = compare(lm, footage, video.text, video=video.id, prompt=video.prompt, seed=seed)
@@ -225,7 +225,7 @@ def _items(results: Sequence[HeldOutResult]) -> dict[str, list[Item]]:
 def describe(
     context: Context, load: Callable[[], VideoLM], model: str, videos: Sequence[HeldOutVideo]
 ) -> None:
-    """Adds what a model says about the first held-out videos to `evaluation/descriptions.jsonl`."""
+    """Adds a model's descriptions of the first held-out videos to `evaluation/descriptions.jsonl`."""
     store, table = RunStore(context.directory), "evaluation/descriptions"
     known = {row.id for row in store.read(table, Description)}
     shown = {f"{video.id}/{model}": video for video in videos[:NUM_DESCRIBED]}

@@ -1,7 +1,8 @@
 """A model and tasks for lmms-eval 0.7.3: `--model tempo`, and `--include_path` with the folder `lmms_tasks`.
 
-The model loads checkpoints and reads videos as tempo does, and gives likelihoods, which lmms-eval's classes
-for Qwen do not. The tasks ask the questions of the file that TEMPO_BENCHMARK names.
+The model loads checkpoints and reads videos as tempo does, and computes likelihoods, which lmms-eval's
+classes for Qwen do not. The tasks contain the questions of the file in the environment variable
+TEMPO_BENCHMARK.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def manifest() -> ModelManifest:
 
 
 class Tempo(lmms):  # type: ignore[misc]
-    """A checkpoint in one process. A question has one video file, or none; `frames` are keys of [frames]."""
+    """A checkpoint in one process. A question has at most one video file; `frames` are keys of [frames]."""
 
     def __init__(
         self,
@@ -84,7 +85,7 @@ class Tempo(lmms):  # type: ignore[misc]
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
         """Not supported."""
-        raise NotImplementedError("the model `tempo` does not support tasks of several rounds")
+        raise NotImplementedError("the model `tempo` does not support multi-round tasks")
 
     def _read(self, doc_to_visual: Any, doc_id: int, task: str, split: str) -> dict[str, Any]:
         """Frames, rate and times of the video of a question, as arguments."""
@@ -92,7 +93,7 @@ class Tempo(lmms):  # type: ignore[misc]
         if not visuals:
             return {"frames": None}
         if len(visuals) > 1 or not isinstance(visuals[0], str):
-            raise ValueError(f"the model `tempo` takes one video file for a question, got {visuals}")
+            raise ValueError(f"the model `tempo` takes one video file per question, got {visuals}")
         frames = sample_video(visuals[0], self._frames)
         return {"frames": frames.images, "fps": frames.fps, "seconds": frames.seconds.tolist()}
 
@@ -107,7 +108,7 @@ class Questions(ConfigurableTask):  # type: ignore[misc]
         """Reads the file; raises ValueError if it is not set or has bad rows (see `read_samples`)."""
         path = Path(os.environ.get("TEMPO_BENCHMARK", ""))
         if not path.is_file():
-            raise ValueError(f"TEMPO_BENCHMARK={str(path)!r} is not a file. Set it: see docs/guide.md")
+            raise ValueError(f"TEMPO_BENCHMARK={str(path)!r} is not a file. Set it to a benchmark in JSONL")
         rows = []
         for sample in read_samples(path).rows.values():
             letters = options_of(sample, "letter")

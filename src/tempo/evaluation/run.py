@@ -32,10 +32,10 @@ Progress: TypeAlias = Callable[[int, int], None]
 
 
 def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) -> None:
-    """Compares the base model, the baselines and the result of a run; writes `evaluation.json`.
+    """Compares the base model, the baselines and the trained model; writes `evaluation.json`.
 
-    `progress` gets the name of a model and of what it is evaluated on, and the numbers of videos done and in
-    total. What was answered before a stop is not asked again.
+    `progress` gets a label with the model and what it is evaluated on, and the numbers of videos done and in
+    total. Answers that were stored before a stop are kept.
     """
     seed, config, path = context.config.run.seed, context.config.evaluation, benchmark_path(context)
     read = read_samples(path, max_bad_share=context.config.run.max_bad_share) if path else None
@@ -85,7 +85,7 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
 def _answer_benchmark(
     context: Context, load: Callable[[], VideoLM], name: str, samples: Sequence[Sample], progress: Progress
 ) -> list[Outcome]:
-    """A model's outcomes on the benchmark, with those that are in `evaluation/NAME.jsonl` already."""
+    """A model's outcomes on the benchmark; those in `evaluation/NAME.jsonl` are reused."""
     store, table, path = RunStore(context.directory), f"evaluation/{name}", benchmark_path(context)
     known, videos = {outcome.id for outcome in store.read(table, Outcome)}, by_video(samples)
     unfinished = [rows for rows in videos if any(sample.id not in known for sample in rows)]

@@ -22,11 +22,11 @@ from tempo.model.chat import VideoLM
 #: Generation settings of a checkpoint, with the only value that works with one seed per answer.
 _GENERATION = {"num_beams": 1, "num_return_sequences": 1}
 
-#: Number of tokens that a full cache is extended by.
-_ROOM = 64
+#: Number of tokens for which a full cache allocates memory at a time.
+_BLOCK_TOKENS = 64
 
-#: Every so many tokens, finished answers leave the batch if they are at least this share of it. A check makes
-#: the CPU wait for the GPU, and the cache of the other answers is copied.
+#: After every _CHECK_STEPS tokens, finished answers leave the batch if their share is at least _MIN_FINISHED.
+#: The check makes the CPU wait for the GPU, and removing answers copies the cache of the others.
 _CHECK_STEPS, _MIN_FINISHED = 4, 0.25
 
 
@@ -74,7 +74,7 @@ def _generate_batch(
         eos_token_id=ends,
         pad_token_id=lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else ends[0],
         past_key_values=_make_cache(lm.model),
-        # With a loop of one's own, `generate` does not pass on the tokenizer that its stop strings need.
+        # With a custom loop, `generate` does not pass on the tokenizer that its stop strings need.
         stop_strings=None,
         stopping_criteria=[StopStringCriteria(lm.tokenizer, stops)] if stops else [],
         # Applied in the loop, because that of transformers fails if a row leaves the batch.
@@ -110,7 +110,7 @@ def _decode(
     draws_BN: Tensor,
     **inputs: Any,
 ) -> list[list[int]]:
-    """The loop of `generate`: the new tokens of each row, some beyond its end.
+    """The loop of `generate`: the new tokens of each row, possibly with tokens after its end.
 
     Finished rows leave the batch.
     """
@@ -140,7 +140,7 @@ def _decode(
 
 
 def _penalized(scores_BV: Tensor, ids_BL: Tensor, penalty: float) -> Tensor:
-    """The scores, those of tokens in the row so far divided (or multiplied, if negative) by the penalty."""
+    """The scores; those of tokens already in the row are divided (if negative, multiplied) by the penalty."""
     seen_BL = scores_BV.gather(1, ids_BL)
     return scores_BV.scatter(1, ids_BL, torch.where(seen_BL < 0, seen_BL * penalty, seen_BL / penalty))
 
@@ -164,14 +164,14 @@ def _select_rows(inputs: dict[str, Any], kept: Tensor, shape: torch.Size) -> dic
 
 
 def _make_cache(model: Any) -> DynamicCache:
-    """The model's own cache, except that layers of full attention do not copy their keys for every token."""
+    """The model's own cache, with buffers for full attention, which is not copied for every token."""
     cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-    cache.layers = [_RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    cache.layers = [_BufferedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
 
 
-class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values [B, heads, L, size] at the start of tensors that have room for more tokens."""
+class _BufferedLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values [B, heads, L, size], views of the start of larger buffers to which tokens are added."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Appends the keys and values of new tokens; returns all."""
@@ -179,15 +179,15 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
         end = start + key_states.shape[-2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self.room = self.keys, self.values = [tensor[..., :0, :] for tensor in new]
-        if end > self.room[0].shape[-2]:
-            blank = (tensor.new_empty(*tensor.shape[:-2], _ROOM, tensor.shape[-1]) for tensor in new)
+            self.buffers = self.keys, self.values = [tensor[..., :0, :] for tensor in new]
+        if end > self.buffers[0].shape[-2]:
+            blank = (tensor.new_empty(*tensor.shape[:-2], _BLOCK_TOKENS, tensor.shape[-1]) for tensor in new)
             parts = zip((self.keys, self.values), new, blank, strict=True)
-            self.room = [torch.cat(part, dim=-2) for part in parts]
+            self.buffers = [torch.cat(part, dim=-2) for part in parts]
         else:
-            for room, tensor in zip(self.room, new, strict=True):
-                room[..., start:end, :] = tensor
-        self.keys, self.values = (room[..., :end, :] for room in self.room)
+            for buffer, tensor in zip(self.buffers, new, strict=True):
+                buffer[..., start:end, :] = tensor
+        self.keys, self.values = (buffer[..., :end, :] for buffer in self.buffers)
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -196,8 +196,8 @@ class _RoomyLayer(DynamicLayer):  # type: ignore[misc]
             # This layer uses the keys of another one.
             return
         length = self.get_seq_length()
-        self.room = [room.index_select(0, beam_idx.to(room.device)) for room in self.room]
-        self.keys, self.values = (room[..., :length, :] for room in self.room)
+        self.buffers = [buffer.index_select(0, beam_idx.to(buffer.device)) for buffer in self.buffers]
+        self.keys, self.values = (buffer[..., :length, :] for buffer in self.buffers)
 
 
 def _read_answer(lm: VideoLM, prompt: str, row: list[int], ends: list[int], stop: re.Pattern[str]) -> Answer:

@@ -38,7 +38,7 @@ CAPTION_TOKENS, ANSWER_TOKENS = 100, 300
 class Step:
     """A stage or phase: tokens of its longest prompt or packed row, memory, and time.
 
-    `advice` are settings with which it fits; empty if it does.
+    `advice` names settings with which it fits into memory; empty if it fits already.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Step:
 
 
 class Estimate:
-    """The steps of a run with one configuration; holds the model's processor and its shapes."""
+    """The steps of a run with one configuration; holds the processor, and the model without weights."""
 
     def __init__(
         self, config: Config, videos: Sequence[Video], rates: Rates, device: torch.device, device_bytes: int
@@ -66,7 +66,7 @@ class Estimate:
         )
         self._costs, self._advice = dict[str, Cost](), dict[str, str]()
         self.num_kept = max(1, round(len(videos) * rates.kept_per_video))
-        # Of a longer video, only segments are used; imported pairs are about whole videos.
+        # Longer videos are divided into segments, except that imported pairs are about whole videos.
         limit = math.inf if config.pairs.import_from else 60 * config.clips.max_minutes
         used = [v.model_copy(update={"duration_seconds": min(v.duration_seconds, limit)}) for v in videos]
         self._shapes = sorted((frame_shape(v, config.frames) for v in used), key=lambda s: math.prod(s[:3]))
@@ -181,7 +181,7 @@ class Estimate:
                 "video": (1, kinds * levels), "level": (levels, kinds), "pair": (kinds * levels, 1)
             }[phase.grouping]  # fmt: skip
             return self.num_kept * rows, [ContinuationTokens((0,) * size)] * (1 + rejected)
-        # Not written yet: about six short questions about each synthetic video.
+        # The questions of a synthetic run do not exist yet: about six short ones for each video.
         asked = [
             Question(str(n % len(self.videos)), "a " * 10, "a " * 20) for n in range(6 * len(self.videos))
         ]
@@ -194,7 +194,7 @@ class Estimate:
         return len(examples), self._lm.group(Prefix(None, ""), texts).continuations
 
     def _fitting(self, phase: PhaseConfig) -> str:
-        """The settings with which a phase fits; each is tried together with those before."""
+        """The settings with which a phase fits; each is tried in addition to those before it."""
         estimate, config, found = self, self.config, dict[str, object]()
         pixels = math.prod(self._shapes[-1][:3])
         options = [

@@ -1,4 +1,4 @@
-"""What a run will need, and what this machine lacks, before any work: from headers and shapes alone."""
+"""The plan of a run: what it will need and what this machine lacks, from video headers and tensor shapes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tempo.engine.ranks import pick_device
 from tempo.engine.types import SkipRecord, count_workers
 from tempo.model.loading import check_device
 from tempo.pipeline.estimate import Estimate, Step
-from tempo.pipeline.rates import Rates, measure_rates, num_decoded, stated_rates
+from tempo.pipeline.rates import Rates, assumed_rates, measure_rates, num_decoded
 from tempo.pipeline.stages import STAGES
 from tempo.synthetic.drawing import FPS, SHOT_FRAMES, SIZE
 from tempo.video.find import find_videos, read_header
@@ -27,7 +27,7 @@ from tempo.video.find import find_videos, read_header
 
 @dataclass(frozen=True)
 class Plan:
-    """The estimate. `disk_bytes` is by purpose; `missing` is what the machine lacks and cannot read."""
+    """The estimate. `disk_bytes` is by purpose; `problems` are unreadable files and missing requirements."""
 
     num_videos: int
     num_kept: int
@@ -39,7 +39,7 @@ class Plan:
     disk_bytes: dict[str, int]
     free_bytes: int
     device_bytes: int
-    missing: tuple[str, ...]
+    problems: tuple[str, ...]
     rates: Rates
 
 
@@ -50,12 +50,12 @@ def make_plan(config: Config, directory: Path, *, device_bytes: int = 0, measure
     takes the rates from this machine and a sample of the videos. Raises ValueError if no video can be read.
     """
     videos, unreadable = read_videos(config)
-    # A memory that is given is that of a GPU on another machine.
+    # With `device_bytes`, the plan is for a GPU of another machine.
     is_remote = bool(device_bytes) and config.model.device == "auto"
     device = torch.device("cuda") if is_remote else pick_device(config.model.device)
     while not directory.exists():
         directory = directory.absolute().parent
-    rates = measure_rates(config, videos, directory, device) if measure else stated_rates(config, device)
+    rates = measure_rates(config, videos, directory, device) if measure else assumed_rates(config, device)
     if config.synthetic:
         rates = replace(
             rates, kept_per_video=1 - config.synthetic.plain_share, source="synthetic.plain_share"
@@ -73,15 +73,15 @@ def make_plan(config: Config, directory: Path, *, device_bytes: int = 0, measure
         disk_bytes=estimate.disk_bytes(steps),
         free_bytes=shutil.disk_usage(directory).free,
         device_bytes=estimate.device_bytes,
-        missing=(*unreadable, *find_missing(config)),
+        problems=(*unreadable, *find_missing(config)),
         rates=rates,
     )
 
 
 def read_videos(config: Config) -> tuple[list[Video], list[str]]:
-    """The headers of all videos, and a line for each reason why others have none.
+    """The headers of all readable videos, and a line for each reason why other files cannot be read.
 
-    Those of a synthetic world are made up, all with the largest number of shots.
+    Headers of a synthetic world are invented, with the maximum number of shots.
     """
     if config.synthetic:
         seconds, size = config.synthetic.max_shots * SHOT_FRAMES / FPS, {"width": SIZE, "height": SIZE}
@@ -107,7 +107,7 @@ def memory_bytes(device: torch.device) -> int:
 
 
 def find_missing(config: Config) -> list[str]:
-    """What this machine lacks: extras, files, the device."""
+    """What this machine lacks: packages, files, a GPU."""
 
     def check_quantization() -> None:
         if config.model.quantization == "4bit" and importlib.util.find_spec("bitsandbytes") is None:
@@ -123,5 +123,5 @@ def find_missing(config: Config) -> list[str]:
         except ValueError as error:
             found.append(str(error))
     if pick_device(config.model.device).type == "cpu":
-        found.append("a GPU: the model runs on the CPU")
+        found.append("no GPU: the model runs on the CPU")
     return found

@@ -1,4 +1,4 @@
-"""Speeds of this machine, and what is known about videos only after decoding them: stated or measured."""
+"""Speeds of this machine, and what is known about videos only after decoding them: assumed or measured."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tempo.pipeline.stages import find_stage
 from tempo.video.decode import fit_size
 from tempo.video.find import video_id
 
-#: `measure_rates` takes no further video after this time.
+#: `measure_rates` starts no further video after this time.
 SAMPLE_SECONDS = 60.0
 
 
@@ -54,22 +54,22 @@ def frame_shape(video: Video, config: FramesConfig) -> tuple[int, int, int, floa
     return count, height, width, config.fps * count / wanted
 
 
-def stated_rates(config: Config, device: torch.device) -> Rates:
+def assumed_rates(config: Config, device: torch.device) -> Rates:
     """For a GPU 40 % of an A100's data sheet; for a CPU one core of the machine in docs/benchmarks.md."""
     flops, copied = (5e10, 1e10) if device.type == "cpu" else (0.4 * 312e12, 0.4 * 2e12)
     num_kept = 8 if config.clips.source == "shots" else 21
-    source = f"stated: {num_kept} of 28 files of benchmarks/coverage.py"
+    source = f"assumed, from {num_kept} of 28 files in benchmarks/coverage.py"
     return Rates(flops, copied, kept_per_video=num_kept / 28, source=source)
 
 
 def measure_rates(config: Config, videos: Sequence[Video], directory: Path, device: torch.device) -> Rates:
-    """Measures writing to `directory`, a product and a copy, and the stages up to clips on some videos.
+    """The rates of this machine: of writing to `directory`, and of the stages up to clips on some videos.
 
-    A device that this machine does not have keeps its stated rates.
+    Those of the device come from a matrix product and a copy; they are assumed if it is not in this machine.
     """
     payload = bytes(2**28)
     seconds = _seconds(lambda: _write(directory, payload))
-    rates = replace(stated_rates(config, device), disk_bytes_per_second=len(payload) / seconds)
+    rates = replace(assumed_rates(config, device), disk_bytes_per_second=len(payload) / seconds)
     if device.type == pick_device("auto").type:
         dtype = pick_dtype(config.model.dtype, device)
         square, large = torch.ones(2048, 2048, device=device, dtype=dtype), torch.ones(2**26, device=device)

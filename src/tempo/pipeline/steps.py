@@ -69,7 +69,7 @@ def _print_other_files(context: Context, console: Console) -> None:
     videos = context.config.videos
     if counts := count_other_files(videos.paths, videos.extensions):
         named = ", ".join(f"{suffix or 'none'} {count}" for suffix, count in counts.most_common(5))
-        text = f"{counts.total()} files with other extensions ({named}) were not looked at"
+        text = f"{counts.total()} files with other extensions ({named}) were ignored"
         console.print(f"videos: {text}. Add an extension to videos.extensions to use them")
 
 
@@ -124,7 +124,7 @@ def run_training(context: Context, console: Console) -> None:
         known, skipped = store.handled_ids("training"), match_questions(context)[1]
         store.append(SKIPPED, {row.id: row for row in skipped if row.id not in known}.values())
         for row in skipped[:1]:
-            console.print(f"training: {len(skipped)} instructions set aside, such as {row.id}: {row.reason}")
+            console.print(f"training: {len(skipped)} instructions skipped, such as {row.id}: {row.reason}")
     call_to_training(context.config.model.device, is_needed=True)
     names = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
     with counters(console) as show:

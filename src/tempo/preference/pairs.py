@@ -1,4 +1,4 @@
-"""Pairs: responses joined with their videos, filtered (method.md, section 2), and selected.
+"""Pairs: responses joined with their videos, filtered, and selected.
 
 The filter looks at one pair at a time, the selection at all of them: duplicates, held-out videos, lengths. A
 pair that is left out becomes a Skipped record with the reason. Random choices depend only on the run's seed

@@ -3,7 +3,7 @@
 A larger level r changes more. The rule `distinct` (the default) divides the clips into r segments of nearly
 equal size. It never gives the original order, gives different orders for all perturbations of a kind, and of
 several levels with the same effect uses the smallest. The rule `paper` is that of the authors' released code,
-which guarantees none of this (method.md, sections 2 and 3).
+which guarantees none of this.
 
 The kind `swap` is not part of the method: it exchanges two clips that are r // 2 apart.
 """

@@ -25,7 +25,7 @@ LICENSE = ("license", "license_name", "license_link")
 
 
 def write_cards(context: Context) -> None:
-    """Writes the card of each folder that a run trained. It has no path of this machine, and no address."""
+    """Writes the card of `model/` and of `adapter/`. Cards contain no folders and no server address."""
     from huggingface_hub import ModelCard, ModelCardData
 
     config, about = context.config, _about(context)
@@ -98,7 +98,7 @@ def _phase_rows(context: Context) -> list[list[str]]:
 
 
 def is_hub_name(path: str) -> bool:
-    """Whether a model is named as on the hub, and is not a directory."""
+    """Whether a model is a name on the hub and not a directory."""
     return not Path(resolve_model_path(path)).exists()
 
 
@@ -110,13 +110,13 @@ def base_card(path: str) -> dict[str, Any]:
     file = Path(found) if isinstance(found, str) else Path(resolve_model_path(path)) / "README.md"
     try:
         return ModelCard.load(file).data.to_dict()  # type: ignore[no-any-return]
-    # The card of somebody else: it may be missing or have no valid header.
+    # The card was written by others: it may be missing or have no valid header.
     except (OSError, ValueError):
         return {}
 
 
 def without_folders(value: Any) -> Any:
-    """Settings in which a path has only its last part; names such as `owner/model` stay."""
+    """Settings in which paths are reduced to their last part; names such as `owner/model` are kept."""
     if isinstance(value, dict):
         return {key: without_folders(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: the result, what the models say, pairs, curves, audit, what was set aside."""
+"""One self-contained HTML page: the result, descriptions, pairs, curves, audit, what was skipped, videos."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tempo.preference.perturbations import kendall_distance
 from tempo.preference.responses import frames_by_clip, key_frames_by_clip
 from tempo.report.pictures import draw_curves, film
 from tempo.report.results import MAIN, headline, main_figures
-from tempo.report.telling import match_sentences
+from tempo.report.sentences import match_sentences
 from tempo.video.frames import FrameStore
 
 #: Stages whose rows are counted on the page.
@@ -81,9 +81,9 @@ def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
         "config": context.config,
         "result": headline(next(iter(main), None)),
         "chart": [(MAIN[figure.name], figure) for figure in main],
-        "told": [
+        "descriptions": [
             {"name": names.get(video, video), "clips": strip(video), "texts": texts}
-            for video, texts in _told(store, captions).items()
+            for video, texts in _descriptions(store, captions).items()
         ],
         "counts": _counts(store, pairs),
         "pairs": [_pair(pair, strip(pair.video_id)) for pair in choose_pairs(pairs, limits.num_pairs)],
@@ -184,17 +184,17 @@ def _strip(
         }
 
 
-def _told(store: RunStore, captions: Mapping[str, Sequence[str]]) -> dict[str, list[dict[str, Any]]]:
+def _descriptions(store: RunStore, captions: Mapping[str, Sequence[str]]) -> dict[str, list[dict[str, Any]]]:
     """What each model says about each held-out video, by video."""
     # Here, because it loads torch.
     from tempo.evaluation.held_out import Description
 
-    told: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for row in store.read("evaluation/descriptions", Description):
         sentences = match_sentences(row.text, captions.get(row.video_id, ()))
         text = {"model": row.model, "sentences": sentences, "is_whole": row.is_whole}
-        told.setdefault(row.video_id, []).append(text)
-    return told
+        found.setdefault(row.video_id, []).append(text)
+    return found
 
 
 def _counts(store: RunStore, pairs: Sequence[Pair]) -> dict[str, Any]:

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 from tempo.evaluation.figures import RESULT, Figure, Value
 
-#: The figures that the page opens with, and what the model does in such a share of the cases.
+#: The figures at the top of the page, by importance, and what the model does in that share of cases.
 MAIN = {
     "conflicting, group score": "picks the right order of two conflicting videos",
     "temporal questions": "answers a question about time correctly",
     "static": "answers a question about one frame correctly",
     "accuracy": "answers a question of the benchmark correctly",
     "mean over tasks": "answers a question of the benchmark correctly",
-    "own words, group score": "tells a held-out video from its rearrangement",
-    "pairs, chosen text likelier": "prefers the right text of a held-out pair",
-    "probe, real video likelier than reordered": "notices that a held-out video was rearranged",
+    "own words, group score": "tells a held-out video from a reordered copy",
+    "pairs, chosen text likelier": "prefers the chosen text of a held-out pair",
+    "probe, real video likelier than reordered": "notices that a held-out video was reordered",
 }
 
 
@@ -49,5 +49,5 @@ def _percent(value: Value) -> str:
 
 def _interval(value: Value) -> str:
     if value.interval is None:
-        return "no interval, which needs more videos."
+        return "no interval, because there are too few videos."
     return "95 % interval {:.1f} to {:.1f}.".format(*(100 * bound for bound in value.interval))

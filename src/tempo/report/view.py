@@ -21,7 +21,7 @@ from tempo.video.frames import Frames, FrameStore
 #: Rows of the list that are sent at once.
 PAGE_SIZE = 100
 
-#: The files with pairs, and what the page calls their pairs.
+#: The files with pairs, and the name of each part on the page.
 PARTS = {"pairs": "training", HELD_OUT: "held out", REJECTED: "left out"}
 
 #: The numbers by which pairs are filtered and sorted. An audit score is positive if the baseline, which does
@@ -87,7 +87,7 @@ class RunView:
     def review(self, item: Item, decision: Any) -> None:
         """Appends a decision to `reviews.jsonl`; raises ValueError for an unknown one, or for a video."""
         if item.pair is None or decision not in ("keep", "reject"):
-            raise ValueError(f"{decision!r} is no decision on {item.id}")
+            raise ValueError(f"{decision!r} is not a decision on {item.id}. Send keep or reject for a pair")
         review = review_of(item.pair, decision)
         self._store.append(REVIEWS, [review])
         self._reviews[review.id] = review

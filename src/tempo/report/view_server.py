@@ -1,4 +1,4 @@
-"""The server of `tempo view`: its page, and the rows and videos of a run, for this machine only."""
+"""The server of `tempo view`: the page, the rows and the videos of a run. Only this machine can use it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def serve(view: RunView, *, port: int, show: Callable[[str], None]) -> None:
         raise ValueError(f"--port {port} cannot be used ({error}). Choose another one") from None
     with listener:
         show(f"http://127.0.0.1:{listener.getsockname()[1]}/?token={token}")
-        # Browsers keep connections open; nobody waits for them.
+        # Browsers keep connections open; the server does not wait for them to close.
         config = uvicorn.Config(make_app(view, token), log_level="error", timeout_graceful_shutdown=1)
         # uvicorn raises the signal again after it has stopped.
         with contextlib.suppress(KeyboardInterrupt):
@@ -95,7 +95,7 @@ def _view(request: Request) -> RunView:
 
 def _find(known: Mapping[str, T], name: str) -> T:
     if name not in known:
-        raise HTTPException(404, "this run has nothing with this id")
+        raise HTTPException(404, f"this run has no {name!r}")
     return known[name]
 
 

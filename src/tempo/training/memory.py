@@ -1,9 +1,9 @@
-"""Peak memory and operations of a training step and of generation, counted on tensors without data.
+"""Peak memory and operations of a training step and of generation, counted without weights or a GPU.
 
-The real code runs, with its packed row, gradient checkpointing and backward pass, but weights and pixels
-have only shapes (torch's FakeTensor): a 7B model needs neither its weights nor a GPU. Tokens and positions
-are real. Every storage counts from the operation that allocates it until it is freed. What a kernel uses
-within one operation, and what an allocator keeps, is not seen.
+The real code runs, with its packed row, gradient checkpointing and backward pass, but weights and pixels are
+tensors that have a shape and no data (torch's FakeTensor). Tokens and positions are real. The bytes of every
+storage are counted from its allocation until it is freed. The workspace of a kernel within one operation, and
+memory that an allocator keeps in reserve, are not counted.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from tempo.model.loading import build_model
 from tempo.model.prefix import HEAD_CHUNK, Group, encode_videos
 from tempo.training.policy import Policy, ReferenceStore
 
-#: Bytes for each answer and entry of the vocabulary when a token is sampled (`_SeededSampling`): scores and
-#: their softmax in float32, its copy and cumulative sum in float64, and the result.
+#: Bytes for each answer and entry of the vocabulary when a token is sampled: scores and their softmax in
+#: float32, its copy and cumulative sum in float64, and the result.
 SAMPLING_BYTES = 28
 
 #: bitsandbytes' NF4: half a byte per weight and a float32 scale for each 64 weights.
@@ -39,9 +39,9 @@ NF4_BYTES = 0.5 + 4 / 64
 
 @dataclass(frozen=True)
 class Cost:
-    """The parts of the memory at its peak, in bytes, and the floating-point operations of a step.
+    """The peak memory of a step by part, in bytes, and its floating-point operations.
 
-    `activations_bytes` is all that remains of the peak; the `logits_bytes` of one chunk are part of it.
+    `activations_bytes` is the rest of the peak, and includes the `logits_bytes` of one chunk.
     """
 
     weights_bytes: int
@@ -62,7 +62,7 @@ class Cost:
 
 
 class _Counter(TorchDispatchMode):
-    """Counts the bytes of living storages, at first those in `things`, and the operations of products."""
+    """Counts the bytes of allocated storages, initially those in `things`, and floating-point operations."""
 
     def __init__(self, *things: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -108,7 +108,7 @@ class Simulator:
         self._config, self._dtype, self._on_gpu, self._four_bit = config, dtype, on_gpu, four_bit
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._model = self._without_data(build_model(config, dtype=dtype))
-        #: By row, which it keeps: the features of its videos, the bytes that they take, and the operations.
+        #: By row (kept, as its key is an id): features of its videos, bytes at the peak, and operations.
         self._encoded: dict[tuple[int, ...], tuple[Any, Any, int, int]] = {}
 
     def train(self, row: Sequence[Group], phase: PhaseConfig, *, num_rows: int = 1) -> Cost:
@@ -134,7 +134,7 @@ class Simulator:
             torch.stack([logp.sum() for group in answers for logp in group]).sum().backward()
         weights = _Counter(_tensors(policy.model)).live_bytes
         reference = _Counter(_tensors(policy.frozen_copy)).live_bytes if policy.frozen_copy else 0
-        # On a GPU AdamW updates all weights at once, else one after the other.
+        # AdamW updates all weights at once on a GPU, and one after the other on a CPU.
         update = size if self._on_gpu else 2 * max(parameter.nbytes for parameter in trained)
         peak = max(counter.peak_bytes, start + vision_bytes, weights + reference + size + update)
         config, adapters = self._config.get_text_config(), size if phase.lora_rank else 0
@@ -192,7 +192,7 @@ class Simulator:
         return module
 
     def _quantized(self, cost: Cost) -> Cost:
-        """The cost with all linear layers but the head in NF4, of which one at a time is restored."""
+        """The cost with all linear layers except the head in NF4; one layer at a time is dequantized."""
         if not self._four_bit:
             return cost
         head = self._model.get_output_embeddings()

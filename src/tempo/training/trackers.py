@@ -1,7 +1,7 @@
 """Experiment trackers: TensorBoard, Weights & Biases, Trackio and MLflow show the metrics of a run.
 
-For each tracker, a thread sends what it does not have yet from the files of the run. So a tracker that is
-slow or fails does not affect the training, and a resumed run does not send a step twice.
+For each tracker, a thread reads the files of the run and sends what the tracker does not have yet. Therefore
+a slow or failing tracker does not affect the training, and a resumed run sends no step twice.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ PROJECT = "tempo"
 #: The files of metrics in a run.
 METRICS = ("train/*/metrics.jsonl", "baselines/*/*/metrics.jsonl")
 
-#: Time between two looks at the files of the run.
+#: Time between two reads of the files of the run.
 INTERVAL_SECONDS = 2.0
 #: How long the end of a stage waits for a tracker.
 TIMEOUT_SECONDS = 60.0
-#: Film strips have about this height per row, in pixels.
+#: Approximate height of each row of a film strip, in pixels.
 STRIP_HEIGHT = 96
 
 #: Tables of text by name, headings first.
@@ -54,7 +54,7 @@ def check_trackers(names: Sequence[str]) -> None:
     if missing := [name for name in names if importlib.util.find_spec(name) is None]:
         names = " ".join(missing)
         raise ValueError(f"run.trackers: not installed: {names}. Run: pip install {names}")
-    # Without a login, wandb asks for one: better now than in the middle of the training.
+    # Without a login, wandb asks for one: better now than in the middle of a run.
     if "wandb" in names and os.environ.get("WANDB_MODE", "online") == "online":
         import wandb
 
@@ -70,8 +70,8 @@ def tracked(
 ) -> Iterator[None]:
     """Sends metrics to the trackers in `run.trackers` during the block, and `tables()` at its end.
 
-    A tracker that fails is left alone after one warning; the next call sends what it lacks. The end of the
-    block waits for trackers for at most `timeout_seconds`. Only process 0 may call it.
+    A tracker that fails gives one warning and is not used any more; the next call sends what is missing. At
+    the end of the block, trackers have `timeout_seconds` to finish. Only process 0 may call it.
     """
     names, stop = dict.fromkeys(context.config.run.trackers), threading.Event()
     if names:
@@ -79,7 +79,7 @@ def tracked(
         make_accelerator(context.config.model.device)
     # Daemons, so that a tracker that hangs does not keep the process alive.
     threads = [
-        threading.Thread(target=_mirror, args=(name, context, stop, tables), name=name, daemon=True)
+        threading.Thread(target=_send, args=(name, context, stop, tables), name=name, daemon=True)
         for name in names
     ]
     for thread in threads:
@@ -99,26 +99,26 @@ def tracked(
                 _warn(thread.name, f"it did not finish within {timeout_seconds:g} seconds")
 
 
-def _mirror(name: str, context: Context, stop: threading.Event, tables: Callable[[], Tables]) -> None:
+def _send(name: str, context: Context, stop: threading.Event, tables: Callable[[], Tables]) -> None:
     try:
-        mirror = _Mirror(name, context)
+        run = _TrackerRun(name, context)
         while not stop.wait(INTERVAL_SECONDS):
-            mirror.send_metrics()
-        mirror.send_metrics()
-        mirror.send_tables(tables())
-        mirror.tracker.finish()
+            run.send_metrics()
+        run.send_metrics()
+        run.send_tables(tables())
+        run.tracker.finish()
     # Trackers raise errors of their own.
     except Exception as error:
         _warn(name, f"{type(error).__name__}: {error}")
 
 
 def _warn(name: str, problem: str) -> None:
-    advice = "The run continues without it; its next start sends what is missing"
+    advice = "The run continues; missing steps are sent when training or evaluation starts again"
     warnings.warn(f"run.trackers: {name} stopped: {problem}. {advice}", stacklevel=2)
 
 
-class _Mirror:
-    """The run of one tracker. Its id, and the number of steps that it has of each phase, are in a file."""
+class _TrackerRun:
+    """The run of one tracker. A file holds its id and the number of steps that were sent of each phase."""
 
     def __init__(self, name: str, context: Context) -> None:
         self._name, self._run, folder = name, context.directory, context.directory / "trackers"
@@ -141,7 +141,7 @@ class _Mirror:
         """The arguments of the tracker's class."""
         name, num_steps = self._state["id"], sum(self._num_sent.values())
         if self._name == "tensorboard":
-            # Hides what a killed run sent but did not note.
+            # Hides steps that a killed run had sent but not recorded.
             folder = folder / "tensorboard"
             return {"run_name": name, "logging_dir": folder, "purge_step": num_steps + 1}
         if self._name == "mlflow":

@@ -1,4 +1,4 @@
-"""Clips without cuts: divides a shot at the moments where its picture changes most.
+"""Clips of footage without cuts: divides a shot at the moments where the picture changes most.
 
 The first pass keeps a moment for each half second of a long shot.
 """
@@ -41,8 +41,8 @@ def measure_change(before: NDArray[np.float32], after: NDArray[np.float32]) -> f
 def divide(shot: Shot, config: ClipsConfig, *, min_parts: int) -> list[Shot]:
     """The parts of a shot, each at least 2 seconds long; the largest changes are considered first.
 
-    All changes above their mean count. Smaller ones count if there are fewer than `min_parts` parts, or in a
-    part longer than `max_shot_seconds`. Changes below `min_change` never count.
+    The shot is divided at all changes above their mean, and at smaller ones if there are fewer than
+    `min_parts` parts or if a part is longer than `max_shot_seconds`, but never at one below `min_change`.
     """
     bounds, edges = list[Moment](), [shot.start_seconds, shot.end_seconds]
     mean = fmean([moment.change for moment in shot.moments] or [0.0])

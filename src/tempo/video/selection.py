@@ -1,7 +1,7 @@
 """Which videos, or segments of videos, have enough events, and what their clips and key frames are.
 
-Rules and constants are those of TEMPO (arXiv 2503.16929); see method.md, section 2. Clips by change and
-segments are ours. S: shots, D: features.
+Rules and constants are those of TEMPO (arXiv 2503.16929). Clips by change (`changes.py`) and segments are
+additions of ours. S: shots, D: features.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from tempo.core.records import Clip, Shot
 from tempo.engine.types import SkipRecord
 from tempo.video.changes import MIN_SECONDS, divide
 
-#: Which shots are divided where the picture changes.
+#: Which shots are divided where the picture changes: none, those that are too long, or all.
 Divided: TypeAlias = Literal["none", "long", "all"]
 
 #: What each source tries, in order. The next one is tried only for a video with too few shots or clips.
 ATTEMPTS: dict[str, tuple[Divided, ...]] = {"shots": ("none",), "change": ("all",), "auto": ("long", "all")}
 TOO_FEW = ("too few shots", "too few clips")
 
-#: For each rule, the values of its keys without which it applies to no video.
+#: For each rule, the values of its keys with which it skips no video.
 WITHOUT_RULE: dict[str, dict[str, Any]] = {
     "too few shots": {"min_shots": 1},
     "too many shots": {"max_shots": math.inf},
@@ -100,7 +100,7 @@ def is_only_reason(skip: SkipRecord, shots: Sequence[Shot], config: ClipsConfig)
 
 def cut_pieces(shots: Sequence[Shot], config: ClipsConfig, divided: Divided) -> list[Piece]:
     """The shots in time order, with parts in place of those that are divided."""
-    # One shot that is too long gives at least two parts, a video with too few shots at least `min_clips`.
+    # A shot that is too long is divided into at least two parts, a video with too few shots into `min_clips`.
     min_parts = math.ceil(config.min_clips / max(1, len(shots))) if divided == "all" else 2
     pieces = []
     for index, shot in enumerate(shots):
@@ -113,7 +113,7 @@ def cut_pieces(shots: Sequence[Shot], config: ClipsConfig, divided: Divided) -> 
 def _find_windows(
     pieces: Sequence[Piece], rows: np.ndarray, config: ClipsConfig, divided: Divided
 ) -> Iterator[tuple[Clip, ...]]:
-    """From the start, the longest sequence of pieces that the rules allow, then the next one after it."""
+    """The longest sequence of pieces that the rules allow from the start, then from its end, and so on."""
     start = 0
     while start < len(pieces):
         for end in range(min(len(pieces), start + config.max_shots), start + 1, -1):
@@ -147,13 +147,13 @@ def _make_clips(
 
 def _check_pieces(pieces: Sequence[Piece], config: ClipsConfig, divided: Divided) -> None:
     num_shots = len(pieces)
-    # Parts of shots have a rule of their own: there must be enough clips.
+    # If all shots are divided, only the number of clips counts.
     if not pieces or (divided != "all" and num_shots < config.min_shots):
         raise SkipRecord("too few shots", f"{num_shots} usable shots, min_shots is {config.min_shots}")
     if num_shots > config.max_shots:
         raise SkipRecord("too many shots", f"{num_shots} usable shots, max_shots is {config.max_shots}")
     longest = max(piece.shot.seconds for piece in pieces)
-    # In a long piece that could not be divided, nothing happens.
+    # A long piece that could not be divided is one in which nothing happens; it is kept.
     if divided == "none" and longest > config.max_shot_seconds:
         detail = f"a shot of {longest:.2f} seconds, max_shot_seconds is {config.max_shot_seconds:g}"
         raise SkipRecord("shot too long", detail)

@@ -208,7 +208,7 @@ def choose_candidates(sharpness: Sequence[float], bounds: Sequence[int] = ()) ->
     """The frames of a shot that may become key frames, given the sharpness of each frame.
 
     These are the two key frames that the shot would have as a clip, so that a clip of one shot follows the
-    rule exactly (method.md, section 2), and, for clips of several shots or of parts between `bounds`, the
+    rule exactly, and, for clips of several shots or of parts between `bounds`, the
     sharpest frame of each bucket.
     """
     num_buckets = max(1, min(NUM_BUCKETS, len(sharpness) // BUCKET_FRAMES))

@@ -72,7 +72,7 @@ def test_the_right_caption_of_vitatecs_is_not_always_the_first_one(tmp_path):
 def test_a_row_whose_answer_is_no_option_is_left_out_and_named(tmp_path):
     (row,) = load(find_case("mlvu"), tmp_path).bad_rows
     assert (row.id, row.reason) == ("2_needle/1", "bad row")
-    assert "'Under' is none of the options" in row.detail
+    assert "'Under' is not among the options" in row.detail
 
 
 def test_missing_videos_are_counted_and_named(tmp_path):
@@ -94,7 +94,7 @@ def test_missing_videos_are_counted_and_named(tmp_path):
 def test_without_any_video_nothing_is_asked(tmp_path):
     case = replace(find_case("tomato"), videos=())
     with pytest.raises(
-        ValueError, match=r"tomato: no question in .* can be asked: human/0099-01\.mp4: no such"
+        ValueError, match=r"tomato: no question in .* can be asked: human/0099-01\.mp4: video not found"
     ):
         load(case, tmp_path)
 
@@ -110,7 +110,7 @@ def test_without_any_video_nothing_is_asked(tmp_path):
 def test_a_missing_column_is_named_with_its_file(tmp_path, name, table, column):
     case = find_case(name)
     rows = [{key: value for key, value in row.items() if key != column} for row in case.tables[table]]
-    with pytest.raises(ValueError, match=rf"{table} row 0: no column '{column}'; it has "):
+    with pytest.raises(ValueError, match=rf"{table} row 0: no column '{column}'\. The columns are "):
         load(replace(case, tables={**case.tables, table: rows}), tmp_path)
 
 

@@ -149,7 +149,7 @@ def test_a_run_evaluates_its_models_on_public_benchmarks(balanced, tmp_path):
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())
     assert [row["source"] for row in evaluation["figures"]] == ["tvbench", "tvbench, blind"]
     assert evaluation["public"][0]["num_asked"] == 4
-    assert "tvbench: 4 of 4 questions were asked; at random: accuracy 50.0" in evaluation["notes"]
+    assert "tvbench: 4 of 4 questions were asked; chance: accuracy 50.0" in evaluation["notes"]
 
 
 def test_the_command_writes_figures_and_names_what_is_left_out(tempo, tmp_path):
@@ -163,8 +163,8 @@ def test_the_command_writes_figures_and_names_what_is_left_out(tempo, tmp_path):
         command += ["--benchmark", name, "--data", folder]
     code, out, err = tempo(*command)
     assert (code, err) == (0, "")
-    assert "vinoground: left out: vinoground_videos/0_pos.mp4: no such video, questions: 1" in out
-    assert "vinoground: 7 of 8 questions were asked; at random: group score 6.2" in out
+    assert "vinoground: left out: vinoground_videos/0_pos.mp4: video not found, questions: 1" in out
+    assert "vinoground: 7 of 8 questions were asked; chance: group score 6.2" in out
     results = json.loads((tmp_path / "out.json").read_text())["results"]
     assert [row["benchmark"] for row in results] == [*folders]
     assert {row["source"] for row in results[0]["figures"]} == {"timeblind", "timeblind, blind"}
@@ -174,8 +174,8 @@ def test_the_command_writes_figures_and_names_what_is_left_out(tempo, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--benchmark", "mvp"], "1 --benchmark and 0 --data"),
-        (["--benchmark", "mvpp", "--download"], "there is no benchmark 'mvpp'"),
+        (["--benchmark", "mvp"], "got --benchmark 1 times and --data 0 times"),
+        (["--benchmark", "mvpp", "--download"], "unknown benchmark 'mvpp'"),
         (["--benchmark", "mvp", "--download"], "facebook/minimal_video_pairs cannot be downloaded"),
         (["--benchmark", "mvpp", "--data", "x"], "evaluation.benchmarks.0.name"),
         (["--benchmark", "mvp", "--data", "nowhere"], "nowhere is not a folder"),

@@ -30,17 +30,17 @@ class Row(dict[str, Any]):
         self.id = f"{self.name}/{number}"
 
     def __missing__(self, column: str) -> NoReturn:
-        raise LookupError(f"no column {column!r}; it has {', '.join(self)}")
+        raise LookupError(f"no column {column!r}. The columns are {', '.join(self)}")
 
 
 class Data:
-    """The folder of a benchmark; raises ValueError if it does not exist or has a damaged archive."""
+    """The files of a benchmark; raises ValueError if the folder does not exist or has a damaged archive."""
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
             raise ValueError(f"{folder} is not a folder. Give the folder with the files of the benchmark")
         self.folder = folder
-        self.hashes: dict[str, str] = {}  #: Of the tables that were read, by their path in the folder.
+        self.hashes: dict[str, str] = {}  #: Hashes of the tables that were read, by path in the folder.
         self._files = sorted(_walk(folder))
         self._contents: dict[str, Any] = {}
         self._footage: dict[str, list[Footage]] = {}
@@ -65,7 +65,7 @@ class Data:
         return found[1] if found else ""
 
     def find(self, name: str) -> Footage | None:
-        """The video whose path ends with `name`, folders included; its extension may be another one."""
+        """The video whose path, with its folders, ends with `name`; the extension may differ."""
         stem = posixpath.splitext(name)[0] if name.lower().endswith(VIDEO_ENDINGS) else name
         known = self._footage.get(posixpath.basename(stem), ())
         return next((one for one in known if f"/{one.stem}".endswith(f"/{stem}")), None)
@@ -75,7 +75,7 @@ class Data:
         return next((name for name in names if self.find(name)), names[0])
 
     def rows(self, patterns: Sequence[str], flatten: Callable[[Any], Iterable[Any]]) -> Iterator[Row]:
-        """The rows of all tables that match the first pattern which any file matches; raises ValueError."""
+        """The rows of all tables that match the first pattern with a match; raises ValueError for none."""
         tables = next((found for pattern in patterns if (found := self._matching(pattern))), [])
         if not tables:
             raise ValueError(f"{self.folder} has no file {' or '.join(patterns)}. Check the folder")

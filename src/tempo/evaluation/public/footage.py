@@ -1,4 +1,4 @@
-"""Videos of public benchmarks: files or folders of images; those in archives are read from there."""
+"""Videos of public benchmarks: files or folders of images, which may be inside archives."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OVERSAMPLING = 3
 
 @dataclass(frozen=True)
 class Footage:
-    """A video file or a folder of images; `stem` is its path in the benchmark's folder, without ending."""
+    """A video file or a folder of images; `stem` is its path in the benchmark's folder, without extension."""
 
     stem: str
     files: tuple[str, ...]
@@ -49,7 +49,7 @@ class Footage:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[Path]:
-        """The path of the file or folder; from an archive, that of a copy, which is removed again."""
+        """The path of the file or folder; for one in an archive, the path of a temporary copy."""
         name = "" if self.is_folder else Path(self.files[0]).name
         if self.archive is None:
             yield Path(self.files[0]).parent / name
@@ -71,7 +71,7 @@ class Footage:
     ) -> Frames:
         """Frames of the part between two times and before the frame `end_frame`; raises SkipRecord.
 
-        `num_frames` evenly spaced ones, from the middles of equal parts, or as many as `config` says.
+        These are `num_frames` frames, from the middles of equal parts, or else those that `config` selects.
         """
         with self.open() as path:
             if num_frames:
@@ -106,7 +106,7 @@ def decode_images(folder: Path) -> Iterator[Frame]:
 
 
 def open_archives(folder: Path, files: Sequence[str]) -> Iterator[tuple[str, Archive]]:
-    """All zip and tar archives by their path without ending; the parts of a split tar are one archive."""
+    """All zip and tar archives, by path without extension; the parts of a split tar are one archive."""
     parts: dict[str, list[Path]] = {}
     for name in files:
         if found := re.fullmatch(r"(.+?)\.(?:zip|tgz|tar(?:\.gz)?(?:\.part[._]?\w+)?)", name, re.IGNORECASE):

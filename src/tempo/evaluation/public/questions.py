@@ -1,4 +1,4 @@
-"""The questions of public benchmarks: reading them, the prompts that list options, and answers in words."""
+"""The questions of public benchmarks: reading them, prompts that list options, and written answers."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _LABEL = re.compile(r"\(?((?:Option |Sentence |Caption )?([A-Z]|\d))[.:)]\s*(.*)
 class Question(Sample):
     """A question about the part of a video between two times and before the frame `end_frame`.
 
-    `prompt` is the text that the model gets, with the options, and `replies` is what it should answer for
-    each option, such as its letter; `question` and `options` have no letters. `format` is the table. `units`
-    maps figures to units: a unit is right if all its questions are.
+    `prompt` is the text that the model gets, with the options, and `replies` has the answer that stands for
+    each option, such as its letter; `question` and `options` have no letters. `format` is the name of the
+    table. `units` maps figures to units: a unit is right if all its questions are right.
     """
 
     prompt: str
@@ -37,7 +37,7 @@ class Question(Sample):
     end_frame: int | None = None
 
     def sample(self, scoring: str) -> Sample:
-        """The question as it is scored: its replies after the prompt, or its options after the question."""
+        """The sample to score: the replies to the prompt (`letter`), or the options after the question."""
         if scoring != "letter":
             return self
         return self.model_copy(
@@ -78,8 +78,8 @@ def list_rows(content: Any) -> Iterable[Any]:
 class Benchmark:
     """How a benchmark is published and scored.
 
-    `read` maps a row to its questions; a ValueError leaves the row out. `group` may change the units of all
-    questions. `mean` is over questions, over tasks (aspects), or none if the authors define none.
+    `read` maps a row to its questions; if it raises a ValueError, the row is left out. `group` may set the
+    units of all questions. `mean` is over questions, over tasks (aspects), or `none` as with some authors.
     """
 
     hub: str  #: Name of the data set on the Hugging Face hub.
@@ -92,7 +92,7 @@ class Benchmark:
     needs_whole_units: bool = False  #: Whether a unit with a missing video is wrong instead of left out.
 
     def questions(self, data: Data) -> tuple[list[Question], list[Skipped]]:
-        """All questions, and the rows without a usable one; raises ValueError for a missing column."""
+        """All questions, and the rows that were left out; raises ValueError for a missing column."""
         questions, left_out = list[Question](), list[Skipped]()
         for row in data.rows(self.tables, self.rows):
             try:
@@ -162,13 +162,13 @@ def without_label(option: str) -> str:
 
 
 def index_of(answer: Any, options: Sequence[Any]) -> int:
-    """The place of an answer among the options; raises ValueError if it is none of them."""
+    """The index of an answer among the options; raises ValueError if it is not one of them."""
     names = [str(option).strip() for option in options]
     if str(answer).strip() not in names:
-        raise ValueError(f"the answer {answer!r} is none of the options {names}")
+        raise ValueError(f"the answer {answer!r} is not among the options {names}")
     return names.index(str(answer).strip())
 
 
 def letter_index(letter: str) -> int:
-    """The place of the option under a letter; raises ValueError if it is not a letter."""
+    """The index of the option under a letter; raises ValueError if it is not a letter."""
     return index_of(letter.strip("( )").upper()[:1], LETTERS)

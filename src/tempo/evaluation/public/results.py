@@ -1,4 +1,4 @@
-"""What models score on public benchmarks: the figures of the authors, and what they depend on."""
+"""Results on public benchmarks: the figures that the authors define, and everything that they depend on."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from tempo.evaluation.public.tasks import Task
 
 
 class PublicResult(Frozen):
-    """What models score on a public benchmark, and what these figures depend on.
+    """The figures of models on a public benchmark, and everything that they depend on.
 
-    `chance` has each figure for answers drawn at random. `left_out` has the rows without a usable question,
-    and the videos that are missing or cannot be read. `num_unclear` counts the answers of each model that
-    name no option or score two options equally; they are wrong.
+    `chance` has each figure for random answers. `left_out` has the rows without a usable question, and the
+    videos that are missing or cannot be read. `num_unclear` counts the answers of each model that name no
+    option, or score two options equally; they count as wrong.
     """
 
     benchmark: str
@@ -38,7 +38,7 @@ class PublicResult(Frozen):
 
 
 def figure_items(task: Task, values: Mapping[str, float]) -> dict[str, list[Item]]:
-    """The items of each figure; `values` has, by question, 1 for a right answer, or the chance of one.
+    """The items of each figure; `values` maps asked questions to 1 or 0 (right or wrong), or to their chance.
 
     First the mean, then the figures of the authors, then those of each table and aspect.
     """
@@ -66,7 +66,7 @@ def figure_items(task: Task, values: Mapping[str, float]) -> dict[str, list[Item
 
 
 def task_result(task: Task, config: Config) -> PublicResult:
-    """The figures of all models that have replied, on the questions about videos that can be read."""
+    """The figures of all models in `task.replies`, on the questions about videos that can be read."""
     asked = {question.id: question for rows in task.asked() for question in rows}
     chance = figure_items(task, {name: 1 / len(question.options) for name, question in asked.items()})
     figures, num_unclear = list[Figure](), dict[str, dict[str, int]]()
@@ -109,10 +109,10 @@ def _protocol(task: Task, config: Config) -> dict[str, Any]:
 
 
 def result_notes(result: PublicResult) -> list[str]:
-    """What a table of the figures does not say: how much was asked, chance, and what was left out."""
+    """The notes below the figures: how many questions were asked, chance, and what was left out."""
     counts = f"{result.num_asked} of {result.num_questions} questions were asked"
     chance = ", ".join(f"{name} {percent(share)}" for name, share in result.chance.items())
     left_out = [f"left out: {row.id}: {row.reason}, {row.detail}" for row in result.left_out[:NUM_NAMED]]
     if (num_others := len(result.left_out) - NUM_NAMED) > 0:
         left_out.append(f"left out: {num_others} more")
-    return [f"{result.benchmark}: {note}" for note in (f"{counts}; at random: {chance}", *left_out)]
+    return [f"{result.benchmark}: {note}" for note in (f"{counts}; chance: {chance}", *left_out)]

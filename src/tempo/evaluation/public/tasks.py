@@ -29,7 +29,7 @@ Part: TypeAlias = tuple[str, float, float, int]
 
 
 class Reply(Record):
-    """A model's answer: the chosen option (None if it is unclear), with log-likelihoods or its own words."""
+    """A model's answer: the chosen option (None if it is unclear), and log-likelihoods or a written text."""
 
     choice: int | None
     log_likelihoods: tuple[float, ...] = ()
@@ -38,9 +38,10 @@ class Reply(Record):
 
 @dataclass(frozen=True)
 class Task:
-    """A benchmark with its questions, bad rows and parts of videos that cannot be read.
+    """A benchmark with its questions, bad rows, and the parts of videos that cannot be read.
 
-    `replies` are those of each model, by what was asked: the benchmark, or the benchmark without its videos.
+    `replies` maps the name of the benchmark, and NAME, blind for questions without videos, to the replies of
+    each model.
     """
 
     settings: PublicBenchmarkConfig
@@ -76,7 +77,7 @@ class Task:
             raise ValueError(f"{where} can be asked: {reasons}")
 
     def leave_out(self, rows: Sequence[Question], reason: str, detail: str = "") -> None:
-        """Leaves out questions about one part of a video."""
+        """Marks the part of a video that these questions are about as unreadable."""
         text = ", ".join(filter(None, [detail, f"questions: {len(rows)}"]))
         skipped = Skipped(id=rows[0].video, stage="evaluation", reason=reason, detail=text)
         self.unreadable[_part(rows[0])] = skipped
@@ -89,21 +90,21 @@ def _part(question: Question) -> Part:
 def find_benchmark(name: str) -> Benchmark:
     """The benchmark with this name; raises ValueError for an unknown one."""
     if name not in (names := get_args(PublicBenchmark)):
-        raise ValueError(f"there is no benchmark {name!r}. The benchmarks are {', '.join(names)}")
+        raise ValueError(f"unknown benchmark {name!r}. The benchmarks are {', '.join(names)}")
     return import_module(f"tempo.evaluation.public.{name}").BENCHMARK  # type: ignore[no-any-return]
 
 
 def load_task(settings: PublicBenchmarkConfig) -> Task:
     """Reads the questions of a benchmark and looks for their videos.
 
-    Raises ValueError if a table or column is missing, or if no video is there.
+    Raises ValueError if a table or column is missing, or if all videos are missing.
     """
     benchmark, data = find_benchmark(settings.name), Data(Path(settings.data).expanduser())
     questions, bad_rows = benchmark.questions(data)
     task = Task(settings, benchmark, data, questions, bad_rows)
     for rows in task.asked():
         if not data.find(rows[0].video):
-            task.leave_out(rows, "no such video")
+            task.leave_out(rows, "video not found")
     task.check()
     return task
 
@@ -119,11 +120,12 @@ def answer_task(
 ) -> None:
     """Adds the replies of a model to the task, and blind ones if the settings ask for them.
 
-    Frames are those of the section [frames], except for their number if the benchmark states one. `lm` loads
-    the model if any reply is missing. With a store, replies are kept in it. `progress` gets the numbers of
-    parts of videos done and in total. Raises ValueError if no video can be read.
+    Frames are sampled as the section [frames] says, except for their number if the benchmark states one. `lm`
+    loads the model; it is called only if a reply is missing. With a store, replies are stored and reused.
+    `progress` gets the numbers of parts of videos done and in total. Raises ValueError if no question can be
+    asked.
     """
-    # Replies to other questions, or with other settings, are in other files.
+    # One file per set of questions and settings.
     name, key = task.settings.name, hash_text(task.settings.model_dump_json() + task.prompts_hash)[:8]
     for source in (name, f"{name}, blind")[: 1 + task.settings.blind]:
         table = f"evaluation/{model}-{source.replace(', ', '-')}-{key}"

@@ -1,12 +1,12 @@
 "use strict";
-// The page of `tempo view`: a list of pairs and videos, and the one of them that a person looks at.
+// The page of `tempo view`: a list of pairs and videos, and the selected one.
 
 const $ = (id) => document.getElementById(id);
 const video = $("video"), form = $("filters");
 let rows = [];        // The rows of the list so far.
-let item = null;      // What is looked at, as the server describes it.
+let item = null;      // The selected item, as the server describes it.
 let player = video;   // The <video>, or StoredFrames if the browser cannot play the file.
-let route = [];       // While the perturbed order is played: the clips to come, the current one first.
+let route = [];       // While the perturbed order is played: the remaining clips, the current one first.
 
 async function ask(path, values, options) {
   const answer = await fetch(`${path}?${new URLSearchParams(values)}`, options);
@@ -156,7 +156,7 @@ function useFrames() {
 }
 
 video.onerror = useFrames;
-// Of some files, browsers play only the sound.
+// Browsers play only the sound of some files.
 video.onloadedmetadata = () => video.videoWidth || useFrames();
 
 const play = () => player.play().catch(() => {});   // It fails if another video is opened at the same time.
@@ -212,7 +212,7 @@ const actions = {
   ArrowRight: () => move(1), ArrowDown: () => move(1), ArrowLeft: () => move(-1), ArrowUp: () => move(-1),
 };
 
-// Keys are ignored until the next item is shown, so that nobody decides on one unseen.
+// Keys are ignored until the next item is shown, so that nobody decides on an item before seeing it.
 let isBusy = false;
 async function act(key) {
   if (isBusy) return;
@@ -220,7 +220,7 @@ async function act(key) {
   try { await actions[key](); } finally { isBusy = false; }
 }
 
-// Before the controls of the <video> see it, for which arrows and space mean something else.
+// Runs before the controls of the <video>, which use arrows and space for other purposes.
 document.addEventListener("keydown", (event) => {
   const isForElement = event.target.matches(event.key === " " ? "input, select, summary, button" : "input, select");
   if (!actions[event.key] || isForElement || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -228,13 +228,13 @@ document.addEventListener("keydown", (event) => {
   event.stopPropagation();
   if (!event.repeat || event.key.startsWith("Arrow")) act(event.key);
 }, true);
-// After a click, the keys are for the page again. Who uses the keyboard keeps the focus.
+// After a click with the mouse, the page gets the keys again. With the keyboard, the focus stays.
 document.addEventListener("click", (event) => event.detail && event.target.closest("button")?.blur());
 for (const button of document.querySelectorAll("[data-key]")) button.onclick = () => act(button.dataset.key);
 
 let timer;
 form.oninput = () => { clearTimeout(timer); timer = setTimeout(load, 150); };
 form.onsubmit = (event) => event.preventDefault();
-window.onunhandledrejection = (event) => { $("status").textContent = `This did not work: ${event.reason.message}`; };
+window.onunhandledrejection = (event) => { $("status").textContent = `Error: ${event.reason.message}`; };
 history.replaceState(null, "", location.pathname);   // The token is in a cookie now.
 load();

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tempo.report.telling import match_sentences
+from tempo.report.sentences import match_sentences
 
 CAPTIONS = ("A dog runs on the beach.", "A woman cuts bread.", "Two cars stop.", "A dog runs on the beach.")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: A sentence that resembles no caption more than this is not matched.
+#: Minimum similarity of a sentence and the caption that it is matched to.
 MIN_SIMILARITY = 0.2
 
 
@@ -24,8 +24,8 @@ class Sentence:
 def match_sentences(text: str, captions: Sequence[str]) -> list[Sentence]:
     """The sentences of `text`, each with the clip whose caption it resembles most (TF-IDF, cosine).
 
-    The longest run of sentences in the order of the clips is in order. Clips with equal captions cannot be
-    distinguished; the one that makes this run longer counts.
+    `is_in_order` marks the longest run of sentences in the order of the clips. Among clips with equal
+    captions, the one that makes this run longer is chosen.
     """
     texts = [part for part in re.split(r"(?<=[.!?])\s+|(?<=[。！？])\s*|\n+", text.strip()) if part]
     if not texts or not any(caption.strip() for caption in captions):
@@ -47,7 +47,7 @@ def match_sentences(text: str, captions: Sequence[str]) -> list[Sentence]:
 
 
 def _longest_run(choices: Sequence[Sequence[int]]) -> dict[int, int]:
-    """The largest set of sentences that can have rising clips (equal ones allowed), with these clips."""
+    """The largest set of sentences whose clips can be in ascending order (or equal), with these clips."""
     runs: list[dict[int, int]] = [{}]
     for number, clips in enumerate(choices):
         earlier = runs.copy()
