@@ -1,10 +1,10 @@
-"""How many videos of some folders become clips, and which clips: a page to look at.
+"""How many videos of some folders are used, with contact sheets of their clips.
 
     python benchmarks/coverage.py [FOLDER ...] [--out out/coverage] [--source auto]
 
 Runs the stages from `videos` to `clips`. It prints a line for each file that can be decoded: its clips, or
 why it was skipped. `index.html` has a contact sheet of every file, with the two key frames of each clip; of a
-file without clips, it shows stored frames. The run remains in the folder, so a changed setting needs another.
+file without clips, it shows stored frames. The run stays in the folder, so other settings need another --out.
 Without folders, the videos in ../shared/videos are used.
 """
 

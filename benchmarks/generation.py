@@ -1,4 +1,4 @@
-"""Tokens per second of `tempo.model.generate` and of transformers' own loop, on answers of ragged lengths.
+"""Tokens per second of `tempo.model.generate` and of transformers' own loop, on answers of different lengths.
 
 The embedded model samples nearly uniformly, so that an answer ends after 20 to 800 tokens: at each token from
 the 20th on, with probability 3 in 630. Both decode the same prompts in static batches of 32; transformers'

@@ -1,11 +1,11 @@
-"""Is the memory that `tempo plan` predicts the memory that a training step takes?
+"""The memory that `tempo plan` predicts, compared with the memory that a training step takes.
 
     python benchmarks/plan.py [--frames 60] [--seven]
 
 It takes two optimizer steps of DPO on one packed row, with the embedded model and one of 31 million random
 weights, with LoRA and with all weights, without and with gradient checkpointing. Each runs in its own process
-on one thread. Measured is the largest resident size (`VmHWM`), above that of the process before it makes
-the model. glibc is told to return freed memory at once, because by default it keeps some of it.
+on one thread. The measured value is the largest resident size (`VmHWM`), minus the size of the process before
+it creates the model. glibc is set to return freed memory at once, because by default it keeps some of it.
 
 `--seven` prints the plan of a step of Qwen2.5-VL-7B in bfloat16, without weights.
 """

@@ -1,11 +1,11 @@
-"""Time and memory of the main process for growing numbers of videos; the worker of the stage does nothing.
+"""Time and memory of the main process, by number of videos; the worker of the stage does nothing.
 
     python benchmarks/scale.py [--records 1000 10000 100000] [--place pool] [--engine ray]
 
-The stage reads made-up rows of `shots` (ten shots each, about 14 kB). Each number has a process of its own.
+The stage reads invented rows of `shots` (ten shots each, about 14 kB). Each number runs in its own process.
 
 - start: seconds until the first result of a new stage; resume: the same when all videos but the last are done
-- ms a video: from the first result to the last one, written to disk
+- ms per video: from the first result to the last one, written to disk
 - finish: seconds to sort the rows
 - MB: peak resident memory of the main process, with Python and its libraries
 """
@@ -97,7 +97,7 @@ def main(given: list[str] | None = None) -> None:
         found = harness.in_fresh_process(measure, count, arguments.place, arguments.engine)
         names = {"start": 2, "resume": 2, "ms": 3, "finish": 2, "MB": 0}
         lines.append([f"{count:,}", *(f"{found[name]:.{digits}f}" for name, digits in names.items())])
-    print(harness.table(["videos", "start, s", "resume, s", "ms a video", "finish, s", "MB"], lines))
+    print(harness.table(["videos", "start, s", "resume, s", "ms per video", "finish, s", "MB"], lines))
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ def test_questions_about_skipped_videos_are_left_out_and_counted(tmp_path, films
     assert [question[:3] for question in usable] == [(first, "q0", "a"), (first, "q1", "a")]
     assert num_left_out == 3
     write(tmp_path / "rows.jsonl", plain("broken.mp4"))
-    with pytest.raises(ValueError, match="no question is about a video with stored frames"):
+    with pytest.raises(ValueError, match="no question is about a video that the run trains on"):
         usable_questions(run)
 
 

@@ -43,7 +43,7 @@ class Skipped(Record):
     stage: str
     reason: str
     detail: str = ""
-    #: Whether the record would have been kept without this one rule of `[clips]`.
+    #: Whether the video would be kept if this one rule of `[clips]` did not exist.
     is_only_reason: bool = False
 
 

@@ -26,7 +26,7 @@ _ID = re.compile(rb'\{"id": ?("(?:[^"\\]|\\.)*")')
 
 SKIPPED = "skipped"
 
-#: The file with the decisions of people; no stage writes or removes it.
+#: The file with the user's decisions on pairs; no stage writes or removes it.
 REVIEWS = "reviews"
 
 
@@ -185,7 +185,7 @@ def write_config(directory: Path, config: Mapping[str, Any]) -> None:
 
 
 class SkippedCount(NamedTuple):
-    """Records that were skipped for one reason; `num_only` of them would have been kept without it."""
+    """Records that were skipped for one reason; `num_only` would be kept if this rule did not exist."""
 
     num_records: int
     num_only: int

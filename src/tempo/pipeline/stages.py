@@ -129,7 +129,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "clips",
-        "group shots into clips; keep temporally rich videos",
+        "divide videos into clips; skip videos with too few events",
         reads=(("shots", Shots),),
         writes=Clips,
         worker="tempo.video.clips:make_worker",
@@ -236,7 +236,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "report",
-        "write report.html",
+        "write report.html and the model cards",
         function=steps.run_report,
         keys=("report", "audit"),
         is_shared=False,

@@ -56,7 +56,7 @@ def read_questions(
 
 
 def usable_questions(context: Context) -> tuple[list[Question], int]:
-    """The questions about videos with stored frames that are not held out, and the number of other questions.
+    """The questions about videos that the run trains on, and the number of other questions.
 
     At most `training.max_instructions` of them, drawn with the run's seed. Raises ValueError as
     `match_questions` does, and if no question is left.
@@ -68,7 +68,7 @@ def usable_questions(context: Context) -> tuple[list[Question], int]:
     usable = [question for question in found if is_used[question.video_id]]
     if not usable:
         raise ValueError(
-            f"{KEY}: no question is about a video with stored frames that is not held out. "
+            f"{KEY}: no question is about a video that the run trains on: all were skipped or are held out. "
             "`tempo status` shows why videos were skipped"
         )
     generator = np.random.default_rng(derive_seed(context.config.run.seed, "instructions"))

@@ -217,7 +217,7 @@ def store_spans(
     *,
     timeout_seconds: float,
 ) -> None:
-    """Stores under each id what a Sampler takes from its span, which is a start and an end in seconds.
+    """Samples each span of a video (start and end in seconds) and stores its frames under the id of the span.
 
     Spans are in time order. The video is decoded once. Raises SkipRecord as `read_frames` does.
     """
