@@ -106,5 +106,5 @@ def test_accuracies_are_shown_after_the_evaluation(shown, store):
     evaluation = {"figures": [figure.model_dump()], "notes": ["no benchmark"]}
     write_json(store.directory / "evaluation.json", evaluation)
     text = shown()
-    assert row(text, "speed") == ["speed", "1", "100.0"]
+    assert "speed 100.0" in " ".join(text.split())
     assert "evaluation: no benchmark" in text

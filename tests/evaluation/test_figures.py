@@ -1,5 +1,7 @@
 """Figures: values, paired differences with intervals by video, McNemar's test, and the table."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -84,4 +86,8 @@ def test_the_table_has_a_row_per_figure_and_the_notes():
     assert read == [shares, margins, few]
     evaluation = {"figures": [row.model_dump(mode="json") for row in read], "notes": ["no benchmark"]}
     table, note = figure_tables(evaluation)
-    assert (table.title, len(table.rows), note) == ("a benchmark, in percent", 3, "evaluation: no benchmark")
+    assert (table.title, len(table.rows), note) == ("a benchmark, in percent", 2, "evaluation: no benchmark")
+    _, first, last = figure_rows([shares, margins, few], is_short=True)
+    assert first[:3] == ["all", "50.0", "100.0"]
+    assert re.fullmatch(r"\+50\.0 \[\d\d, \d\d\]", first[3])
+    assert last == ["all", "50.0", "100.0", "+50.0"]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from tempo.core.hashing import derive_seed
@@ -121,18 +122,19 @@ def mcnemar(gains: np.ndarray) -> float:
 
 
 def figure_tables(evaluation: Mapping[str, Any]) -> list[Table | str]:
-    """The content of `evaluation.json` for a terminal: a table for each source, then the notes."""
+    """The content of `evaluation.json` for a terminal: a short table for each source, then the notes."""
     tables = [
         figure_table(f"{source}, in percent", headings, cells)
-        for source, (headings, *cells) in text_tables(evaluation).items()
+        for source, (headings, *cells) in text_tables(evaluation, is_short=True).items()
     ]
     return tables + [f"evaluation: {note}" for note in evaluation["notes"]]
 
 
-def text_tables(evaluation: Mapping[str, Any]) -> dict[str, list[list[str]]]:
+def text_tables(evaluation: Mapping[str, Any], *, is_short: bool = False) -> dict[str, list[list[str]]]:
     """The figures of `evaluation.json` as rows of text (see `figure_rows`), by their source."""
     figures = [Figure.model_validate(row) for row in evaluation.get("figures", ())]
-    return {source: figure_rows([*rows]) for source, rows in groupby(figures, key=lambda row: row.source)}
+    sources = groupby(figures, key=lambda row: row.source)
+    return {source: figure_rows([*rows], is_short=is_short) for source, rows in sources}
 
 
 def read_tables(run: Path) -> dict[str, list[list[str]]]:
@@ -141,33 +143,41 @@ def read_tables(run: Path) -> dict[str, list[list[str]]]:
     return text_tables(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
-def figure_rows(figures: Sequence[Figure]) -> list[list[str]]:
-    """Figures of the same models as rows of text, headings first; a cell has a value and its interval."""
+def figure_rows(figures: Sequence[Figure], *, is_short: bool = False) -> list[list[str]]:
+    """Figures of the same models as rows of text, headings first; a cell has a value and its interval.
+
+    Short rows fit into a terminal: only percentages, and intervals only of differences.
+    """
     models, others = [*figures[0].values], [*figures[0].differences]
-    rows = [["", "videos", *models, *(f"{RESULT} - {other}" for other in others)]]
-    for figure in figures:
+    rows = [["", *([] if is_short else ["videos"]), *models, *(f"{RESULT} - {other}" for other in others)]]
+    for figure in (figure for figure in figures if figure.unit == "percent" or not is_short):
         label = figure.name if figure.unit == "percent" else f"{figure.name} ({figure.unit})"
-        cells = [_cell(figure, value) for value in (*figure.values.values(), *figure.differences.values())]
-        rows.append([label, str(figure.num_videos), *cells])
+        cells = [] if is_short else [str(figure.num_videos)]
+        cells += [_cell(figure, value, is_short) for value in figure.values.values()]
+        rows.append([label, *cells, *(_cell(figure, gain, is_short) for gain in figure.differences.values())])
     return rows
 
 
-def _cell(figure: Figure, shown: Value) -> str:
-    """A value, the p value of a difference, and on a second line the interval."""
+def _cell(figure: Figure, shown: Value, is_short: bool) -> str:
+    """A value, the p value of a difference, and the interval, on a second line unless the row is short."""
     scale, digits = (100, 1) if figure.unit == "percent" else (1, 3)
     sign, p_value = ("+", shown.p_value) if isinstance(shown, Difference) else ("", None)
-    numbers = [f"{scale * number:{sign}.{digits}f}" for number in (shown.value, *(shown.interval or ()))]
-    text = numbers[0]
-    if p_value is not None:
+    text = f"{scale * shown.value:{sign}.{digits}f}"
+    if p_value is not None and not is_short:
         text += f", p = {p_value:.3f}" if p_value >= 0.001 else ", p < 0.001"
-    return f"{text}\n[{numbers[1]}, {numbers[2]}]" if shown.interval else text
+    if not shown.interval or (is_short and not sign):
+        return text
+    if is_short:
+        return f"{text} [{100 * shown.interval[0]:.0f}, {100 * shown.interval[1]:.0f}]"
+    low, high = (f"{scale * bound:{sign}.{digits}f}" for bound in shown.interval)
+    return f"{text}\n[{low}, {high}]"
 
 
 def figure_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A table for a terminal, with names on the left and figures on the right."""
-    table = Table(title=title)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
-        table.add_column(heading, justify="right" if heading else "left")
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=bool(heading))
     for row in rows:
         table.add_row(*row)
     return table
