@@ -29,7 +29,7 @@ from tempo.video.frames import FrameStore
 #: The file with the pairs of held-out videos. Training uses neither these pairs nor instructions about them.
 HELD_OUT = "held_out_pairs"
 
-#: The file with the pairs that a person rejected, so that they can still be looked at and kept after all.
+#: The file with the pairs that the user rejected: `tempo view` lists them, and the decision can be changed.
 REJECTED = "rejected_pairs"
 
 #: Length ratios are balanced in steps of about this relative size.
