@@ -29,12 +29,14 @@ def evaluate(
     data: Annotated[
         list[Path] | None, typer.Option(help="folder with its files; one for each --benchmark, in order")
     ] = None,
-    download: Annotated[bool, typer.Option(help="download the files from the hub; replaces --data")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="download the files from the hub; replaces --data")
+    ] = False,
     scoring: Annotated[str, typer.Option(help="letter, sum, mean or generate")] = "letter",
     num_frames: Annotated[
         int | None, typer.Option(help="frames per video; docs/evaluation.md lists the defaults")
     ] = None,
-    blind: Annotated[bool, typer.Option(help="also ask the questions without the videos")] = False,
+    blind: Annotated[bool, typer.Option("--blind", help="also ask the questions without the videos")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="maximum length of a written answer")] = 128,
     out: Annotated[Path | None, typer.Option(help="JSON file to write all figures to")] = None,
     overrides: Annotated[
