@@ -91,10 +91,10 @@ function drawStrips() {
   const order = item.order ?? [], end = item.frame_seconds.at(-1), hasClips = item.clips.length > 0;
   // Without clips, the time line has eight equal parts.
   const equal = end ? [...Array(8).keys()].map((i) => [[(i * end) / 8, ((i + 1) * end) / 8], ""]) : [];
-  item.strip = (hasClips ? item.clips : equal).map(([[start, end], caption], i) => ({ start, end, caption, name: hasClips ? i : "" }));
+  item.strip = (hasClips ? item.clips : equal).map(([[start, end], caption], i) => ({ start, end, caption, name: hasClips ? i + 1 : "" }));
   const isDropped = (i) => hasClips && order.length > 0 && !order.includes(i);
   $("clips").replaceChildren(...item.strip.map((part, i) => cell(part, isDropped(i))));
-  $("order").replaceChildren(...order.map((i) => cell(hasClips ? item.strip[i] : { name: i })));
+  $("order").replaceChildren(...order.map((i) => cell(hasClips ? item.strip[i] : { name: i + 1 })));
   $("changed").hidden = !order.length;
   $("play-order").hidden = !order.length || !hasClips;
   $("difficulty").textContent = item.difficulty;
