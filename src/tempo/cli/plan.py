@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ByteSize, TypeAdapter
@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tempo.config import load_config
+
+if TYPE_CHECKING:
+    from tempo.training.memory import Cost
 
 
 def plan(
@@ -43,15 +46,13 @@ def plan(
         f"tokens of video and prompt: {found.longest_tokens} at most, median {found.median_tokens}\n"
         f"device memory: {found.device_bytes / 1e9:.1f} GB"
     )
-    names = ("weights", "adapters", "reference", "gradients", "optimizer", "cache", "activations", "logits")
-    table = Table(
-        "step", "tokens", "peak", *names, "time", title="peak memory of the longest batch in GB, and time"
-    )
-    table.add_row("shots, clips", *[""] * (len(names) + 2), _duration(found.decoding_seconds))
+    table = Table(title="peak memory of the longest batch in GB, and time", title_justify="left")
+    for heading in ("step", "tokens", "peak", "largest parts", "time"):
+        table.add_column(heading, justify="left" if heading in ("step", "largest parts") else "right")
+    table.add_row("shots, clips", "", "", "", _duration(found.decoding_seconds))
     for step in found.steps:
-        parts = [getattr(step.cost, f"{name}_bytes") for name in names]
-        sizes = [f"{part / 1e9:.3g}" if part else "" for part in (step.cost.peak_bytes, *parts)]
-        table.add_row(step.name, str(step.num_tokens), *sizes, _duration(step.seconds))
+        peak = f"{step.cost.peak_bytes / 1e9:.3g}"
+        table.add_row(step.name, str(step.num_tokens), peak, _parts(step.cost), _duration(step.seconds))
     console.print(table)
     disk = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in found.disk_bytes.items())
     console.print(f"disk in GB: {disk}; free {found.free_bytes / 1e9:.1f}")
@@ -64,6 +65,13 @@ def plan(
         console.print("problem: the disk has too little free space. Choose another --out")
     for line in found.problems:
         console.print(f"problem: {line}")
+
+
+def _parts(cost: Cost) -> str:
+    """The two largest parts of the memory in GB."""
+    names = ("weights", "adapters", "reference", "gradients", "optimizer", "cache", "activations")
+    sizes = sorted(((getattr(cost, f"{name}_bytes"), name) for name in names), reverse=True)
+    return ", ".join(f"{name} {size / 1e9:.2g}" for size, name in sizes[:2])
 
 
 def _duration(seconds: float) -> str:
