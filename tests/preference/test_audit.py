@@ -99,6 +99,13 @@ def test_few_videos_have_figures_with_wide_intervals_and_no_verdict(num_videos, 
     assert f"No verdict: {6 * num_videos} pairs of {num_videos} videos are too few" in report.verdict
 
 
+def test_segments_of_a_film_count_as_one_video():
+    rows = [row.model_copy(update={"video_id": f"{row.video_id}-1"}) for row in fair_pairs(20)]
+    rows += [row.model_copy(update={"id": f"{row.id}b", "video_id": f"{row.video_id[:-1]}2"}) for row in rows]
+    assert audit(rows).num_videos == 40
+    assert audit([row.model_copy(update={"span": (0.0, 60.0)}) for row in rows]).num_videos == 20
+
+
 def test_whole_videos_are_drawn_up_to_the_limit_and_enough_of_them():
     rows = fair_pairs(60)
     report = audit(rows, max_pairs=200)

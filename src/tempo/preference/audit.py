@@ -19,7 +19,7 @@ from pydantic import Field
 from tempo.config import load_config
 from tempo.core.files import write_json
 from tempo.core.hashing import derive_seed
-from tempo.core.records import Frozen, Pair
+from tempo.core.records import Frozen, Pair, file_of
 from tempo.core.statistics import share_interval
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
@@ -102,7 +102,7 @@ def audit(
     """
     all_pairs = [_as_pair(pair, number) for number, pair in enumerate(pairs, 1)]
     audited = _draw_videos(all_pairs, max_pairs, seed)
-    num_pairs, num_videos = len(audited), len({pair.video_id for pair in audited})
+    num_pairs, num_videos = len(audited), len({_film(pair) for pair in audited})
     found = dict[str, tuple[Array, list[Pair]]]()
     if audited:
         found["longer_text"] = np.array([log_length_ratio(pair) for pair in audited]), audited
@@ -166,11 +166,16 @@ def _as_pair(pair: Pair | Mapping[str, Any] | Sequence[str], number: int) -> Pai
         raise ValueError(f"pair {number}: {error}") from None
 
 
+def _film(pair: Pair) -> str:
+    """The video of a pair, or the film of which it is a segment: segments of a film are not independent."""
+    return file_of(pair.video_id) if pair.span else pair.video_id
+
+
 def _draw_videos(pairs: Sequence[Pair], max_pairs: int, seed: int) -> list[Pair]:
     """All pairs of as many random videos as `max_pairs` allows, but of at least MIN_VIDEOS; sorted by id."""
     by_video: defaultdict[str, list[Pair]] = defaultdict(list)
     for pair in pairs:
-        by_video[pair.video_id].append(pair)
+        by_video[_film(pair)].append(pair)
     drawn: list[Pair] = []
     for number, video in enumerate(sorted(by_video, key=lambda name: derive_seed(seed, name, "audit"))):
         if number >= MIN_VIDEOS and len(drawn) + len(by_video[video]) > max_pairs:
@@ -223,7 +228,7 @@ def _cross_validated(features_PF: Array, pairs: Sequence[Pair], seed: int) -> Ar
         LogisticRegression(C=0.5, fit_intercept=False, max_iter=1000),
         np.concatenate([features_PF, -features_PF]),
         np.repeat([1, 0], len(pairs)),
-        groups=[pair.video_id for pair in pairs] * 2,
+        groups=[_film(pair) for pair in pairs] * 2,
         cv=GroupKFold(NUM_FOLDS, shuffle=True, random_state=derive_seed(seed, "fold") % 2**32),
         method="decision_function",
     )
@@ -236,7 +241,7 @@ def _summarize(scores_P: Array, pairs: Sequence[Pair], seed: int) -> BaselineAcc
     bootstrap_seed = derive_seed(seed, "audit", "bootstrap")
 
     def accuracy(part_P: NDArray[np.bool_]) -> Accuracy:
-        videos = [pair.video_id for pair, is_part in zip(pairs, part_P, strict=True) if is_part]
+        videos = [_film(pair) for pair, is_part in zip(pairs, part_P, strict=True) if is_part]
         low, high = share_interval(right_P[part_P], videos, seed=bootstrap_seed, min_clusters=MIN_VIDEOS)
         return Accuracy(
             accuracy=round(float(right_P[part_P].mean()), 4),
