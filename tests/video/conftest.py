@@ -20,8 +20,6 @@ def render(tmp_path):
             options = {"crf": "12"} if codec == "libx264" else {}
             stream = container.add_stream(codec, rate=fps, options=options)
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-            # With several threads, x264 does not always write the same bytes.
-            stream.codec_context.thread_count = 1
             stream.codec_context.gop_size = gop
             if aspect:
                 stream.codec_context.sample_aspect_ratio = aspect
