@@ -52,7 +52,8 @@ def test_damaged_line_in_the_middle_is_refused_by_file_and_line(store):
 
 
 def test_rows_are_read_one_by_one_by_their_ids(store):
-    assert dict(store.rows("captions", Captions)) == {}
+    missing = store.rows("captions", Captions)
+    assert (dict(missing), "a" in missing, missing.get("a")) == ({}, False, None)
     odd = Captions(id='é "映"\\\n', captions=("x",))
     store.append("captions", [*rows("b", "a"), odd])
     tear(store.path("captions"))

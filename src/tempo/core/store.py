@@ -45,9 +45,13 @@ class Rows(Mapping[str, R]):
             offset += len(line)
 
     def __getitem__(self, name: str) -> R:
+        place = self._places[name]
         with self._path.open("rb") as file:
-            file.seek(self._places[name])
+            file.seek(place)
             return files.parse_row(self._record, file.readline(), f"{self._path}: row {name!r}")
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

@@ -85,7 +85,7 @@ def read_held_out(context: Context) -> list[HeldOutVideo]:
     balanced, _ = balance_lengths(
         [pair for pair in pairs if pair.video_id in names], seed=config.run.seed, step=LENGTH_STEP
     )
-    clips = {row.id: row for row in store.read("clips", Clips) if row.id in first}
+    clips = store.rows("clips", Clips)
     # The highest level changes most.
     orders = {
         (p.video_id, p.kind): p for p in sorted(pairs, key=lambda p: p.level) if p.order and not p.frames
