@@ -71,16 +71,15 @@ def run(
     source = Path(from_run) if from_run else None
     run_stages(context, console or Console(quiet=True), until=until, source=source, redo=redo)
     store, report = RunStore(context.directory), context.directory / "report.html"
-    evaluation, figures = dict[str, Frozen](), tuple[Frozen, ...]()
-    if (path := context.directory / "evaluation.json").exists():
-        from tempo.evaluation.benchmark import EvaluationReport
-        from tempo.evaluation.figures import Figure
+    from tempo.evaluation.benchmark import EvaluationReport
+    from tempo.evaluation.figures import read_evaluation
 
-        read = json.loads(path.read_text(encoding="utf-8"))
-        evaluation = {name: EvaluationReport.model_validate(found) for name, found in read["models"].items()}
-        figures = tuple(Figure.model_validate(row) for row in read["figures"])
+    read = read_evaluation(context.directory)
+    models: dict[str, Frozen] = {
+        name: EvaluationReport.model_validate(found) for name, found in read.models.items()
+    }
     done = tuple(stage.name for stage in STAGES if store.is_done(stage.name))
-    return RunResult(context.directory, done, report if report.exists() else None, evaluation, figures)
+    return RunResult(context.directory, done, report if report.exists() else None, models, read.figures)
 
 
 def run_stages(
