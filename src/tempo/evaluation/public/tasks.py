@@ -26,7 +26,7 @@ from tempo.model.generate import generate
 from tempo.video.frames import Frames
 
 #: A video, and the bounds of the part of it that is shown.
-Part: TypeAlias = tuple[str, float, float, int]
+Part: TypeAlias = tuple[str, float, float]
 
 
 class Reply(Record):
@@ -85,7 +85,7 @@ class Task:
 
 
 def _part(question: Question) -> Part:
-    return question.video, question.start_seconds, question.end_seconds, question.end_frame or 0
+    return question.video, question.start_seconds, question.end_seconds
 
 
 def find_benchmark(name: str) -> Benchmark:
@@ -167,6 +167,5 @@ def _sample(task: Task, question: Question, config: Config) -> Frames:
         num_frames=task.num_frames,
         start_seconds=question.start_seconds,
         end_seconds=question.end_seconds,
-        end_frame=question.end_frame,
         timeout_seconds=config.videos.timeout_seconds,
     )
