@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from tempo.core.statistics import cluster_interval
-from tempo.evaluation.figures import Figure, Item, figure_rows, figure_tables, make_figure, mcnemar
+from tempo.evaluation.figures import (
+    Evaluation,
+    Figure,
+    Item,
+    figure_rows,
+    figure_tables,
+    make_figure,
+    mcnemar,
+)
 
 
 def items(*values, num_videos=6):
@@ -84,8 +92,7 @@ def test_the_table_has_a_row_per_figure_and_the_notes():
     assert figure_rows([many])[1][4].startswith("+50.0, p < 0.001")
     read = [Figure.model_validate_json(row.model_dump_json()) for row in (shares, margins, few)]
     assert read == [shares, margins, few]
-    evaluation = {"figures": [row.model_dump(mode="json") for row in read], "notes": ["no benchmark"]}
-    table, note = figure_tables(evaluation)
+    table, note = figure_tables(Evaluation(figures=tuple(read), notes=("no benchmark",)))
     assert (table.title, len(table.rows), note) == ("a benchmark, in percent", 2, "evaluation: no benchmark")
     _, first, last = figure_rows([shares, margins, few], is_short=True)
     assert first[:3] == ["all", "50.0", "100.0"]

@@ -6,16 +6,17 @@ of one video are not independent: intervals come from resampling videos.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from pydantic import ConfigDict
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from tempo.core.files import parse_row
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Frozen
 from tempo.core.statistics import cluster_interval, share_interval
@@ -68,6 +69,15 @@ class Figure(Frozen):
     num_items: int
     values: dict[str, Value]
     differences: dict[str, Difference]
+
+
+class Evaluation(Frozen):
+    """The content of `evaluation.json` that is shown."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    figures: tuple[Figure, ...]
+    notes: tuple[str, ...] = ()
 
 
 def make_figures(
@@ -123,26 +133,37 @@ def mcnemar(gains: np.ndarray) -> float:
     return round(float(binomtest(num_gains, changed).pvalue), 5) if changed else 1.0
 
 
-def figure_tables(evaluation: Mapping[str, Any]) -> list[Table | str]:
-    """The content of `evaluation.json` for a terminal: a short table for each source, then the notes."""
+def read_evaluation(run: Path) -> Evaluation:
+    """The evaluation of a run, empty before it. Raises ValueError for a file of another version of tempo."""
+    if not (path := run / "evaluation.json").exists():
+        return Evaluation(figures=())
+    try:
+        return parse_row(Evaluation, path.read_bytes(), str(path))
+    except ValueError as error:
+        marker = run / "done" / "evaluation.json"
+        raise ValueError(
+            f"{error}. Another version of tempo wrote it. Remove it and {marker}, and run `tempo run` again"
+        ) from None
+
+
+def figure_tables(evaluation: Evaluation) -> list[Table | str]:
+    """An evaluation for a terminal: a short table for each source, then the notes."""
     tables = [
         figure_table(f"{source}, in percent", headings, cells)
-        for source, (headings, *cells) in text_tables(evaluation, is_short=True).items()
+        for source, (headings, *cells) in text_tables(evaluation.figures, is_short=True).items()
     ]
-    return tables + [f"evaluation: {note}" for note in evaluation["notes"]]
+    return tables + [f"evaluation: {note}" for note in evaluation.notes]
 
 
-def text_tables(evaluation: Mapping[str, Any], *, is_short: bool = False) -> dict[str, list[list[str]]]:
-    """The figures of `evaluation.json` as rows of text (see `figure_rows`), by their source."""
-    figures = [Figure.model_validate(row) for row in evaluation.get("figures", ())]
+def text_tables(figures: Iterable[Figure], *, is_short: bool = False) -> dict[str, list[list[str]]]:
+    """Figures as rows of text (see `figure_rows`), by their source."""
     sources = groupby(figures, key=lambda row: row.source)
     return {source: figure_rows([*rows], is_short=is_short) for source, rows in sources}
 
 
 def read_tables(run: Path) -> dict[str, list[list[str]]]:
     """The `text_tables` of a run; empty before its evaluation."""
-    path = run / "evaluation.json"
-    return text_tables(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    return text_tables(read_evaluation(run).figures)
 
 
 def figure_rows(figures: Sequence[Figure], *, is_short: bool = False) -> list[list[str]]:

@@ -69,13 +69,11 @@ def run(
     source = Path(from_run) if from_run else None
     run_stages(context, console or Console(quiet=True), until=until, source=source, redo=redo)
     store, report = RunStore(context.directory), context.directory / "report.html"
-    figures = tuple[Frozen, ...]()
-    if (path := context.directory / "evaluation.json").exists():
-        from tempo.evaluation.figures import Figure
+    from tempo.evaluation.figures import read_evaluation
 
-        figures = tuple(map(Figure.model_validate, json.loads(path.read_text(encoding="utf-8"))["figures"]))
-    done = tuple(stage.name for stage in STAGES if store.is_done(stage.name))
-    return RunResult(context.directory, done, report if report.exists() else None, figures)
+    figures = read_evaluation(context.directory).figures
+    done = [stage.name for stage in STAGES if store.is_done(stage.name)]
+    return RunResult(context.directory, tuple(done), report if report.exists() else None, figures)
 
 
 def run_stages(

@@ -163,7 +163,7 @@ def run_report(context: Context, console: Console) -> None:
     from tempo.report.report import write_report
 
     write_cards(context)
-    console.print(f"report: {write_report(context)}")
+    write_report(context)
 
 
 def check_trackers(config: Config) -> None:

@@ -26,7 +26,7 @@ from tempo.model.features import FeatureStore
 from tempo.model.loading import load_model
 from tempo.model.prefix import Group, packed_log_probs
 from tempo.training.adapters import STACK, TrainedModel, only, save_checkpoint
-from tempo.training.examples import Example, check_lengths, dpo_examples, sft_examples
+from tempo.training.examples import Example, dpo_examples, fit_examples, sft_examples
 from tempo.training.instructions import usable_questions
 from tempo.training.metrics import MetricsLog, find_warning
 from tempo.training.order import load_batches, plan_batches
@@ -44,7 +44,7 @@ class Session:
     progress: Callable[[Path, int, int, dict[str, float]], None] = lambda place, step, num_steps, row: None
     #: Called with each message and warning.
     log: Callable[[str], None] = lambda text: None
-    #: Numbers of tokens of videos (`check_lengths`), measured once for all phases.
+    #: Numbers of tokens of videos (`fit_examples`), measured once for all phases.
     video_lengths: dict[tuple[str, int], int] = field(default_factory=dict)
 
 
@@ -112,7 +112,8 @@ def _run_phase(
 ) -> None:
     frames = FrameStore(session.context.directory / "frames")
     limit = session.context.config.training.max_tokens
-    check_lengths(examples, trained.lm, frames, max_tokens=limit, video_lengths=session.video_lengths)
+    lengths = session.video_lengths
+    examples = fit_examples(examples, trained.lm, frames, max_tokens=limit, video_lengths=lengths)
     reference = None
     if isinstance(phase, DpoPhase) and (phase.cache_reference or phase.reference == "fixed"):
         reference = _store_reference(session, trained, examples, phase)
