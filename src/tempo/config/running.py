@@ -24,8 +24,7 @@ Scoring = Literal["sum", "mean", "letter"]
 #: The public benchmarks, each a module of `tempo.evaluation.public`.
 PublicBenchmark = Literal[
     "tempcompass", "vinoground", "tvbench", "tomato", "mvbench", "video_mme", "mlvu", "vitatecs",
-    "temporalbench", "aotbench", "next_qa", "timeblind", "mvp", "videohallucer", "perception_test",
-    "longvideobench",
+    "temporalbench", "aotbench", "next_qa", "timeblind", "mvp", "videohallucer",
 ]  # fmt: skip
 #: Names of phases and baselines are used as folder names.
 NAME_PATTERN = r"^[A-Za-z0-9_-]+$"

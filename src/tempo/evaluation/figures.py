@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -26,6 +26,9 @@ MIN_VIDEOS = 5
 
 #: The name of the trained model among the models of a run.
 RESULT = "tempo"
+
+#: A figure with this word in its name is in nats per token; all others are shares.
+MARGIN = "margin"
 
 
 class Item(NamedTuple):
@@ -69,33 +72,31 @@ class Figure(Frozen):
 
 
 class Evaluation(Frozen):
-    """The content of `evaluation.json` that is shown; `models` are their results on a benchmark, by name."""
+    """The content of `evaluation.json` that is shown."""
 
     model_config = ConfigDict(extra="ignore")
 
     figures: tuple[Figure, ...]
     notes: tuple[str, ...] = ()
-    models: Mapping[str, Any] = Field(default_factory=dict)
 
 
-def make_figure(
-    source: str,
-    name: str,
-    items: Mapping[str, Iterable[Item]],
-    *,
-    seed: int,
-    unit: Literal["percent", "nats per token"] = "percent",
-) -> Figure:
-    """The figure of several models, from their scores on the same items (at least one), in any order.
+def make_figures(
+    source: str, items: Mapping[str, Mapping[str, Sequence[Item]]], *, seed: int
+) -> list[Figure]:
+    """The figures of several models that have items, from the items of each figure of each model."""
+    names = [name for name, own in next(iter(items.values()), {}).items() if own]
+    rows = {name: {model: own[name] for model, own in items.items()} for name in names}
+    return [make_figure(source, name, own, seed=seed) for name, own in rows.items()]
 
-    Values of the unit "percent" are shares from 0 to 1.
-    """
+
+def make_figure(source: str, name: str, items: Mapping[str, Iterable[Item]], *, seed: int) -> Figure:
+    """The figure of several models, from their scores on the same items (at least one), in any order."""
     rows = {model: sorted(own) for model, own in items.items()}
     ids, videos = zip(*((row.id, row.video) for row in next(iter(rows.values()))), strict=True)
     assert all(tuple(row.id for row in own) == ids for own in rows.values()), "models have different items"
     scores = {model: np.array([row.value for row in own], np.float64) for model, own in rows.items()}
     gains = {m: scores[RESULT] - own for m, own in scores.items() if m != RESULT and RESULT in scores}
-    draws, is_share = derive_seed(seed, "evaluation", "bootstrap"), unit == "percent"
+    draws, is_share = derive_seed(seed, "evaluation", "bootstrap"), MARGIN not in name
     has_intervals = len({*videos}) >= MIN_VIDEOS
 
     def summary(values: np.ndarray, interval_of: Callable[..., tuple[float, float]]) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def make_figure(
     return Figure(
         source=source,
         name=name,
-        unit=unit,
+        unit="percent" if is_share else "nats per token",
         num_videos=len({*videos}),
         num_items=len(ids),
         values={
@@ -175,13 +176,16 @@ def figure_rows(figures: Sequence[Figure], *, is_short: bool = False) -> list[li
     for figure in (figure for figure in figures if figure.unit == "percent" or not is_short):
         label = figure.name if figure.unit == "percent" else f"{figure.name} ({figure.unit})"
         cells = [] if is_short else [str(figure.num_videos)]
-        cells += [_cell(figure, value, is_short) for value in figure.values.values()]
-        rows.append([label, *cells, *(_cell(figure, gain, is_short) for gain in figure.differences.values())])
+        shown = (*figure.values.values(), *figure.differences.values())
+        rows.append([label, *cells, *(text_of(figure, value, is_short=is_short) for value in shown)])
     return rows
 
 
-def _cell(figure: Figure, shown: Value, is_short: bool) -> str:
-    """A value, the p value of a difference, and the interval, on a second line unless the row is short."""
+def text_of(figure: Figure, shown: Value, *, is_short: bool = False) -> str:
+    """A value, the p value of a difference, and the interval.
+
+    A short text has no p value, and the interval only of a difference.
+    """
     scale, digits = (100, 1) if figure.unit == "percent" else (1, 3)
     sign, p_value = ("+", shown.p_value) if isinstance(shown, Difference) else ("", None)
     text = f"{scale * shown.value:{sign}.{digits}f}"
@@ -189,10 +193,9 @@ def _cell(figure: Figure, shown: Value, is_short: bool) -> str:
         text += f", p = {p_value:.3f}" if p_value >= 0.001 else ", p < 0.001"
     if not shown.interval or (is_short and not sign):
         return text
-    if is_short:
-        return f"{text} [{100 * shown.interval[0]:.0f}, {100 * shown.interval[1]:.0f}]"
+    sign, digits = ("", 0) if is_short else (sign, digits)
     low, high = (f"{scale * bound:{sign}.{digits}f}" for bound in shown.interval)
-    return f"{text}\n[{low}, {high}]"
+    return f"{text}{' ' if is_short else chr(10)}[{low}, {high}]"
 
 
 def figure_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
