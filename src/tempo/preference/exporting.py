@@ -13,7 +13,7 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tempo import __version__
 from tempo.core.files import write_json, write_lines
@@ -46,8 +46,9 @@ def export_pairs(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"--out {out} already exists. Choose another folder, or remove it first")
     run = Path(source) if isinstance(source, Path | str) else None
-    pairs = source if run is None else _read_pairs(run)
-    pairs = sorted(pairs, key=lambda pair: (-pair.level, pair.id))
+    pairs = sorted(
+        _read_pairs(run) if run else cast(Sequence[Pair], source), key=lambda pair: (-pair.level, pair.id)
+    )
     if push_to:
         pairs = [pair.model_copy(update={"video": Path(pair.video).name}) for pair in pairs]
     data_set = {"repo_id": push_to, "repo_type": "dataset"}

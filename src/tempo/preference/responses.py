@@ -62,8 +62,10 @@ def make_worker(context: Context, generate: Generate | None = None) -> Worker:
         make_request = read_input(video.id)
         shown: list[tuple[str, Sequence[int], Replaced]] = [("chosen", range(video.num_clips), ())]
         shown += [(f"{p.kind}-{p.level}", p.order, p.replaced) for p in video.perturbations]
-        seeds = [derive_seed(seed, video.id, "response", name) for name, *_ in shown]
-        return [make_request(*rest, own) for (_, *rest), own in zip(shown, seeds, strict=True)]
+        return [
+            make_request(order, replaced, derive_seed(seed, video.id, "response", name))
+            for name, order, replaced in shown
+        ]
 
     def respond(videos: Sequence[Perturbations]) -> Iterator[Responses | Skipped]:
         asked = [attempt(STAGE, video, ask) for video in videos]
