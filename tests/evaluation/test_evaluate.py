@@ -178,11 +178,3 @@ def test_a_video_that_cannot_be_read_is_named_with_its_reason(own_benchmark, tmp
     video.write_bytes(b"no video")
     with pytest.raises(ValueError, match=rf"{video.name}, which cannot be read: cannot be opened: "):
         run_evaluation(context_for(own_benchmark, tmp_path), lambda *_: None)
-
-
-def test_without_a_benchmark_the_file_has_a_note(tmp_path):
-    context = Context(parse_config({"videos": {"paths": ["x"]}}), tmp_path / "run")
-    run_evaluation(context, lambda *_: None)
-    table = table_of(context)
-    assert table["figures"] == []
-    assert "evaluation.benchmark" in table["notes"][-1]

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from sample_material import is_true
 
-from tempo.preference.prompts import DESCRIBE
 from tempo.synthetic import language
 from tempo.synthetic.benchmark import conflicting_samples, story_samples
 from tempo.synthetic.world import make_story
@@ -84,15 +83,3 @@ def test_an_order_question_is_answered_truly_as_often_as_asked_for_and_by_chance
     assert len(checks) / len(drawn) == near(0.5)
     assert checks.count("Yes.") / len(checks) == near(0.5)
     assert sum(named_first) / len(choices) == near(0.5)
-
-
-def test_instructions_end_with_the_story_and_ask_about_order_where_there_is_one():
-    for story in STORIES:
-        made = language.instructions(story, np.random.default_rng(0), order_fidelity=1.0)
-        assert len(made) == 6
-        prompt, text = made[-1]
-        assert prompt in DESCRIBE
-        assert text == language.fuse([language.caption(e) for e in story.events])
-    plain = STORY.model_copy(update={"events": STORY.events[:1]})
-    made = language.instructions(plain, np.random.default_rng(0), order_fidelity=0.0)
-    assert not any("first" in question or "before" in question for question, _ in made)
