@@ -244,6 +244,8 @@ def test_a_mirrored_pair_shows_the_perturbed_frames_and_exchanges_the_texts():
     assert image == one.model_copy(update={"id": f"{one.id}/mirror", **exchanged})
     # All frames are of one clip, or of clips that are dropped.
     assert [mirror(one, np.array(clip_T)) for clip_T in ([1, 1, 1], [0, 0], [2, 3])] == [None] * 3
+    # The frames of another video cannot be shown.
+    assert mirror(pair(kind="replace"), np.array([0, 0, 1, 2])) is None
 
 
 def test_with_mirrored_pairs_each_text_is_chosen_as_often_as_rejected(run):

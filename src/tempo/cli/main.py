@@ -188,19 +188,15 @@ def export(
 
 
 @app.command(rich_help_panel="Main")
-def audit(
-    directory: RunArgument,
-    no_model: Annotated[
-        bool, typer.Option("--no-model", help="skip the language model; `tempo run` adds its result later")
-    ] = False,
-) -> None:
+def audit(directory: RunArgument) -> None:
     """Measure how well the chosen answers can be picked without the video; write audit.json."""
-    from tempo.preference.audit import audit_directory
+    from tempo.preference.audit import audit_run
     from tempo.report.report import audit_table
 
-    with counters(console()) as show:
-        progress = partial(show, "audit by the model")
-        result = audit_directory(directory, with_model=not no_model, progress=progress)
+    context, store = Context(load_config(directory / "config.toml"), directory), RunStore(directory)
+    with store.lock(), counters(console()) as show:
+        result = audit_run(context, progress=partial(show, "audit by the model"))
+        store.forget("report")  # It is out of date now.
     console().print(audit_table(result.model_dump(mode="json")))
     console().print(result.verdict)
 

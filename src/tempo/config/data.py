@@ -163,7 +163,9 @@ class PerturbationsConfig(Section):
     The level is the number of segments that a video is divided into. With many, the result is easy to tell
     from the original order; with few, it is hard. The rule `distinct` never gives the original order, and
     merges levels that have the same effect. The rule `paper` reproduces the released code with its faults.
-    The kind `swap` exchanges two clips that are `level // 2` apart; it is not part of the published method.
+    Two kinds are not part of the published method: `swap` exchanges two clips that are `level // 2` apart,
+    and `replace` shows clips of another video in place of those that `drop` would drop, so that the rejected
+    text is as long as the chosen one.
     """
 
     rule: Literal["distinct", "paper"] = Field("distinct", description="how kind and level change the order")
@@ -174,9 +176,10 @@ class PerturbationsConfig(Section):
     def _check(self) -> PerturbationsConfig:
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):
             raise ValueError(f"kinds must list at least one kind, and each only once, got {self.kinds}")
-        if self.rule == "paper" and "swap" in self.kinds:
+        unknown = [kind for kind in self.kinds if kind in ("swap", "replace")]
+        if self.rule == "paper" and unknown:
             raise ValueError(
-                "kinds: rule 'paper' does not define 'swap'. Remove 'swap', or use rule 'distinct'"
+                f"kinds: rule 'paper' does not define {unknown}. Remove them, or use rule 'distinct'"
             )
         if not self.levels or min(self.levels) < 2 or len(set(self.levels)) < len(self.levels):
             raise ValueError(

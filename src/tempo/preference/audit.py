@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from tempo.config import load_config
 from tempo.core.files import write_json
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Frozen, Pair, file_of
@@ -45,14 +43,11 @@ NUM_FOLDS = 5
 #: The file with the scores of the single pairs in a run directory.
 PAIR_SCORES = "audit_pairs.json"
 
-#: For each part of the verdict: its baselines, of which the strongest counts, and the advice.
-SUBJECTS = {
-    "Length": (
-        ("longer_text", "length"),
-        'Set pairs.length = "fair", or leave these kinds out of the phases.',
-    ),
-    "The choice of words": (("words",), "If length is not a shortcut, the texts differ in vocabulary."),
-    "The language model without the video": (("model",), "Try another responses.temperature."),
+#: The baselines: their names in the verdict, and the advice if one has found a shortcut.
+BASELINES = {
+    "length": ("Length", 'Set pairs.length = "fair", or use the kind "replace" instead of "drop".'),
+    "words": ("The choice of words", "If length is not a shortcut, the texts differ in vocabulary."),
+    "model": ("The language model without the video", "Try another responses.temperature."),
 }
 
 
@@ -73,7 +68,7 @@ class BaselineAccuracy(Accuracy):
 
 
 class AuditReport(Frozen):
-    """The content of `audit.json`; `baselines` has `longer_text`, `length`, `words` and `model`."""
+    """The content of `audit.json`; `baselines` has `length`, `words` and `model`."""
 
     num_pairs: int
     num_audited: int
@@ -104,8 +99,6 @@ def audit(
     audited = _draw_videos(all_pairs, max_pairs, seed)
     num_pairs, num_videos = len(audited), len({_film(pair) for pair in audited})
     found = dict[str, tuple[Array, list[Pair]]]()
-    if audited:
-        found["longer_text"] = np.array([log_length_ratio(pair) for pair in audited]), audited
     if num_videos >= NUM_FOLDS:
         for name, features_PF in _features(audited).items():
             found[name] = _cross_validated(features_PF, audited, seed), audited
@@ -127,14 +120,14 @@ def audit(
     )
 
 
-def audit_run(context: Context, *, progress: Progress, with_model: bool = True) -> AuditReport:
-    """Audits the pairs of a run as configured, with or without its model.
+def audit_run(context: Context, *, progress: Progress) -> AuditReport:
+    """Audits the pairs of a run as configured.
 
     Writes `audit.json`, and the scores of the single pairs to `audit_pairs.json`.
     """
     config, pairs = context.config, RunStore(context.directory).read("pairs", Pair)
     model = None
-    if with_model and pairs and config.audit.max_model_pairs:
+    if pairs and config.audit.max_model_pairs:
         from tempo.model.loading import load_model
 
         model = load_model(**config.model.model_dump())
@@ -142,17 +135,6 @@ def audit_run(context: Context, *, progress: Progress, with_model: bool = True) 
     report = audit(pairs, with_model=model, seed=config.run.seed, progress=progress, **limits)
     write_json(context.directory / PAIR_SCORES, report.pair_scores)
     write_json(context.directory / "audit.json", report.model_dump(mode="json", exclude={"pair_scores"}))
-    return report
-
-
-def audit_directory(directory: Path, *, progress: Progress, with_model: bool) -> AuditReport:
-    """Like `audit_run`, for a run that has ended. Raises ValueError if it is in use or has no config.toml."""
-    context, store = Context(load_config(directory / "config.toml"), directory), RunStore(directory)
-    with store.lock():
-        report = audit_run(context, with_model=with_model, progress=progress)
-        # The report is out of date now, and without the model the next run must repeat the audit.
-        for stage in ("report",) if with_model else ("report", "audit"):
-            store.forget(stage)
     return report
 
 
@@ -259,35 +241,29 @@ def _summarize(scores_P: Array, pairs: Sequence[Pair], seed: int) -> BaselineAcc
 
 
 def verdict(scores: Mapping[str, BaselineAccuracy], *, num_pairs: int, num_videos: int) -> str:
-    """One sentence for each of SUBJECTS that was measured, with advice if it is a shortcut."""
+    """One sentence for each baseline, with advice if it has found a shortcut."""
     if num_videos < MIN_VIDEOS:
         size = f"{num_pairs} pairs of {num_videos} videos"
         return f"No verdict: {size} are too few. At least {MIN_VIDEOS} videos are needed."
-    sentences = []
-    for subject, (names, advice) in SUBJECTS.items():
-        if found := {name: scores[name] for name in names if name in scores}:
-            name = max(found, key=lambda name: _strength(name, found[name])[0])
-            sentences.append(f"{subject} alone solves {_finding(name, found[name], advice)}")
-    return " ".join(sentences)
+    return " ".join(_finding(name, score) for name, score in scores.items())
 
 
-def _finding(name: str, score: BaselineAccuracy, advice: str) -> str:
-    strength, low = _strength(name, score)
-    finding = f"{100 * strength:.0f} % of the pairs"
+def _finding(name: str, score: BaselineAccuracy) -> str:
+    (subject, advice), (strength, low) = BASELINES[name], _strength(name, score)
+    finding = f"{subject} alone solves {100 * strength:.0f} % of the pairs"
     parts = {f"{kind} pairs": _strength(name, part) for kind, part in score.by_kind.items()}
     parts |= {f"level {level}": _strength(name, part) for level, part in score.by_level.items()}
-    shortcuts = {title: share for title, (share, part_low) in parts.items() if part_low > SHORTCUT}
-    if worst := max(shortcuts, key=lambda title: shortcuts[title], default=""):
-        finding += f", {100 * shortcuts[worst]:.0f} % of {worst}"
-    if worst or (strength > SHORTCUT and low > 0.5):
-        return f"{finding}: a shortcut. {advice}"
-    return f"{finding}: no {'clear ' if strength > SHORTCUT else ''}shortcut."
+    worst, (share, part_low) = max(parts.items(), key=lambda part: part[1][1], default=("", (0.0, 0.0)))
+    if part_low > SHORTCUT:
+        return f"{finding}, {100 * share:.0f} % of {worst}: a shortcut. {advice}"
+    if strength > SHORTCUT:
+        return f"{finding}: a shortcut. {advice}" if low > 0.5 else f"{finding}: no clear shortcut."
+    return f"{finding}: no shortcut."
 
 
 def _strength(name: str, score: Accuracy) -> tuple[float, float]:
     """The share of pairs that a baseline gets right, and the lower end of its 95 % interval."""
     low, high = score.interval if score.num_videos >= MIN_VIDEOS else (0.0, 1.0)
-    # A fitted baseline knows which text to prefer. Any other is just as informative if always wrong.
-    if name in ("length", "words"):
-        return score.accuracy, low
-    return max(score.accuracy, 1 - score.accuracy), max(low, 1 - high)
+    # The model is just as informative if it is always wrong; the other baselines are fitted.
+    is_wrong = name == "model" and score.accuracy < 0.5
+    return (1 - score.accuracy, 1 - high) if is_wrong else (score.accuracy, low)

@@ -62,7 +62,7 @@ def make_pairs(context: Context) -> Selection:
         for response in row.rejected:
             made = response.perturbation
             pair = Pair(
-                **made.model_dump(exclude={"kept_share", "kendall_distance"}),
+                **made.model_dump(exclude={"kept_share", "kendall_distance", "replaced"}),
                 id=f"{row.id}/{made.kind}-{made.level:02d}",
                 video_id=row.id,
                 video=videos[row.id].path,
@@ -210,10 +210,11 @@ def add_mirrors(pairs: Sequence[Pair], videos: Mapping[str, Clips], frames: Fram
 def mirror(pair: Pair, clip_T: NDArray[np.int64]) -> Pair | None:
     """The pair for the perturbed video, with the two texts exchanged; `clip_T` [T] is each frame's clip.
 
-    None if the perturbation does not change the frames, or leaves no frames.
+    None if the perturbation does not change the frames, leaves no frames, or shows those of other videos.
     """
     shown_T = arrange(clip_T, pair.order)
-    if not len(shown_T) or np.array_equal(shown_T, np.arange(len(clip_T))):
+    is_unchanged = np.array_equal(shown_T, np.arange(len(clip_T)))
+    if not len(shown_T) or is_unchanged or pair.kind == "replace":
         return None
     changes = {"chosen": pair.rejected, "rejected": pair.chosen, "frames": tuple(shown_T.tolist())}
     return pair.model_copy(update={"id": f"{pair.id}/mirror", **changes})
