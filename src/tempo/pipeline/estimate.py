@@ -122,10 +122,10 @@ class Estimate:
         if form == "captions":
             caption = " ".join(["a"] * min(CAPTION_TOKENS, self.config.captions.max_new_tokens))
             prompt = fusion([caption] * math.ceil(self.rates.num_clips))
-            return self._lm.inputs([self._lm.render(prompt, with_video=False)])
+            return self._lm.inputs([self._lm.template.render(prompt, with_video=False)])
         count = {"pair": 4, "clips": 2 * math.ceil(self.rates.num_clips)}.get(form, count)
         blank = np.zeros((count, height, width, 3), np.uint8)
-        return self._lm.inputs([self._lm.render(DIFFERENCE)], [blank], fps=[fps])
+        return self._lm.inputs([self._lm.template.render(DIFFERENCE)], [Prefix(blank, "", fps=fps)])
 
     def _training(self, phase: PhaseConfig, old_rank: int) -> Step:
         (num_examples, answers), row = self._examples(phase), self._row(phase)

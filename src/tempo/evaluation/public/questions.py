@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import Field
 
-from tempo.core.records import Sample, Skipped
+from tempo.core.records import Outcome, Sample, Skipped
 from tempo.evaluation.evaluate import ANSWER_WITH_LETTER
 from tempo.evaluation.public.data import Data
 from tempo.evaluation.public.data import Row as Row
@@ -21,7 +21,7 @@ _LABEL = re.compile(r"\(?((?:Option |Sentence |Caption )?([A-Z]|\d))[.:)]\s*(.*)
 
 
 class Question(Sample):
-    """A question about the part of a video between two times and before the frame `end_frame`.
+    """A question about the part of a video between two times.
 
     `prompt` is the text that the model gets, with the options, and `replies` has the answer that stands for
     each option, such as its letter; `question` and `options` have no letters. `format` is the name of the
@@ -34,7 +34,6 @@ class Question(Sample):
     units: dict[str, str] = Field({})
     start_seconds: float = 0.0
     end_seconds: float = math.inf
-    end_frame: int | None = None
 
     def sample(self, scoring: str) -> Sample:
         """The sample to score: the replies to the prompt (`letter`), or the options after the question."""
@@ -43,6 +42,12 @@ class Question(Sample):
         return self.model_copy(
             update={"question": self.prompt, "options": self.replies, "lists_options": True}
         )
+
+    def written(self, text: str) -> Outcome:
+        """The outcome of a written answer."""
+        choice, about = self.read_reply(text), self.model_dump(include={*Outcome.model_fields})
+        scores = tuple(-float(index != choice) for index in range(len(self.options)))
+        return Outcome(**about, log_likelihoods=scores, text=text)
 
     def read_reply(self, text: str) -> int | None:
         """The index of the option that a written answer names at its beginning; None if it is unclear.
