@@ -82,7 +82,7 @@ def make_run(directory, **sections):
     (first, second), (one, two) = make_videos(store, directory.parent / "films")
     pairs = [
         pair_of(first, "drop", 16, (0, 2), video=str(one)),
-        pair_of(first, "reverse", 2, (2, 3, 0, 1), video=str(one)),
+        pair_of(first, "reverse", 2, (2, 3, 0, 1), video=str(one), system="Be brief."),
         pair_of(second, "shuffle", 8, (1, 0, 3, 2), video=str(two)),
         pair_of(second, "reverse", 16, (3, 2, 1, 0), video=str(two), rejected=ODD_TEXT),
     ]
