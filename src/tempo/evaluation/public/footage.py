@@ -24,7 +24,7 @@ import cv2
 from tempo.config import FramesConfig
 from tempo.engine.types import SkipRecord
 from tempo.video.decode import Frame, decode, open_video
-from tempo.video.faults import Watchdog, watched
+from tempo.video.faults import watched
 from tempo.video.frames import Frames, sample_frames
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
@@ -79,13 +79,9 @@ class Footage:
                 seconds = min(stated, end_seconds) - start_seconds
                 fps = OVERSAMPLING * num_frames / seconds if seconds > 0 else config.fps
                 config = config.model_copy(update={"fps": fps, "max_frames": num_frames})
-
-            def work(watchdog: Watchdog) -> Frames:
-                shown = decode_images(path) if self.is_folder else decode(path, watchdog)
-                shown = itertools.islice(shown, end_frame)
-                return sample_frames(shown, config, start_seconds=start_seconds, end_seconds=end_seconds)
-
-            return watched(work, timeout_seconds)
+            shown = watched(decode_images(path) if self.is_folder else decode(path), timeout_seconds)
+            shown = itertools.islice(shown, end_frame)
+            return sample_frames(shown, config, start_seconds=start_seconds, end_seconds=end_seconds)
 
 
 def _stated_seconds(path: Path) -> float:
