@@ -165,7 +165,7 @@ class Footage:
     def sample(
         self,
         config: FramesConfig,
-        part: tuple[float, float] = (0.0, math.inf),
+        part: Sequence[float] = (0.0, math.inf),
         num_frames: int | None = None,
         *,
         timeout_seconds: float = 120.0,
