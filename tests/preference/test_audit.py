@@ -13,6 +13,7 @@ import torch
 from pairs_material import assistant, pair_of, user
 
 from tempo.config import PairsConfig
+from tempo.core.records import Captions
 from tempo.core.store import RunStore
 from tempo.model.chat import Prefix
 from tempo.model.loading import load_model
@@ -222,11 +223,27 @@ def test_the_command_audits_a_directory_by_its_config(tempo, store, tmp_path):
     report = AuditReport.model_validate_json((tmp_path / "audit.json").read_text())
     expected = audit(fair_pairs(40), seed=3, max_pairs=150)
     assert report == expected.model_copy(update={"pair_scores": {}})
+    assert report.verified is None
     scores = json.loads((tmp_path / "audit_pairs.json").read_text())
     assert scores == expected.pair_scores
     picked = [row["words"] > 0 for row in scores.values()]
     assert sum(picked) / report.num_audited == pytest.approx(report.baselines["words"].accuracy, abs=1e-4)
     assert not store.is_done("report")
+
+
+def test_the_audit_says_how_often_chosen_texts_agree_better_with_the_captions(tempo, store, tmp_path):
+    """In three of four videos the chosen text has both captions in order, in the others the rejected one."""
+    told, other = "A dog runs. A cat sleeps.", "A cat sleeps. A dog runs."
+    texts = [(other, told) if i % 4 == 0 else (told, other) for i in range(40)]
+    pairs = [pair_of(f"v{i}", chosen=c, rejected=r) for i, (c, r) in enumerate(texts)]
+    store.forget("pairs")
+    store.append("pairs", [*pairs, pairs[1].model_copy(update={"id": "mirrored", "frames": (1, 0)})])
+    store.append("captions", [Captions(id=f"v{i}", captions=told.split(". ")) for i in range(40)])
+    code, out, _ = tempo("audit", tmp_path)
+    assert code == 0
+    assert "agrees better with the captions of the clips in 75 % of the pairs" in " ".join(out.split())
+    verified = AuditReport.model_validate_json((tmp_path / "audit.json").read_text()).verified
+    assert (verified.accuracy, verified.num_pairs, verified.num_videos) == (0.75, 40, 40)
 
 
 def test_a_directory_that_cannot_be_audited_is_refused(tempo, store, tmp_path):

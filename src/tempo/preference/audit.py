@@ -17,12 +17,13 @@ from pydantic import Field
 
 from tempo.core.files import write_json
 from tempo.core.hashing import derive_seed
-from tempo.core.records import Frozen, Pair, file_of
+from tempo.core.records import Captions, Frozen, Pair, file_of
 from tempo.core.statistics import share_interval
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.preference.importing import pair_of_row
 from tempo.preference.pairs import log_length_ratio
+from tempo.preference.verify import agreement_gain
 
 if TYPE_CHECKING:
     from tempo.model.chat import VideoLM
@@ -75,6 +76,8 @@ class AuditReport(Frozen):
     num_videos: int
     baselines: dict[str, BaselineAccuracy]
     verdict: str
+    #: How often the chosen text agrees better with the captions of the clips, if there are any.
+    verified: BaselineAccuracy | None = None
     #: By id of the pair, for each baseline: positive if it picks the chosen text, and by how much.
     pair_scores: dict[str, dict[str, float]] = Field(default_factory=dict)
 
@@ -133,9 +136,23 @@ def audit_run(context: Context, *, progress: Progress) -> AuditReport:
         model = load_model(**config.model.model_dump())
     limits = config.audit.model_dump()
     report = audit(pairs, with_model=model, seed=config.run.seed, progress=progress, **limits)
+    if verified := _verify(context, pairs):
+        text = f"{report.verdict} The chosen text agrees better with the captions of the clips in "
+        text += f"{100 * verified.accuracy:.0f} % of the pairs (pairs.verify keeps only these)."
+        report = report.model_copy(update={"verified": verified, "verdict": text})
     write_json(context.directory / PAIR_SCORES, report.pair_scores)
     write_json(context.directory / "audit.json", report.model_dump(mode="json", exclude={"pair_scores"}))
     return report
+
+
+def _verify(context: Context, pairs: Sequence[Pair]) -> BaselineAccuracy | None:
+    config, captions = context.config, RunStore(context.directory).rows("captions", Captions)
+    # A mirrored pair is about the perturbed video.
+    known = [pair for pair in pairs if pair.video_id in captions and not pair.frames]
+    if not (known := _draw_videos(known, config.audit.max_pairs, config.run.seed)):
+        return None
+    gains = [agreement_gain(pair.chosen, pair.rejected, captions[pair.video_id].captions) for pair in known]
+    return _summarize(np.array(gains), known, config.run.seed)
 
 
 def _as_pair(pair: Pair | Mapping[str, Any] | Sequence[str], number: int) -> Pair:

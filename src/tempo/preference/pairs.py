@@ -19,11 +19,12 @@ from numpy.typing import NDArray
 
 from tempo.config import PairsConfig
 from tempo.core.hashing import derive_seed, hash_text
-from tempo.core.records import Clips, Pair, Responses, Review, Skipped, file_of
+from tempo.core.records import Captions, Clips, Pair, Responses, Review, Skipped, file_of
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.preference.prompts import describe_prompt
 from tempo.preference.responses import arrange, clip_of_frames
+from tempo.preference.verify import agreement_gain
 from tempo.video.frames import FrameStore
 
 #: The file with the pairs of held-out videos. Training uses neither these pairs nor instructions about them.
@@ -52,7 +53,7 @@ class Selection:
 def make_pairs(context: Context) -> Selection:
     """The pairs of a run, from its clips and responses."""
     store, seed, settings = RunStore(context.directory), context.config.run.seed, context.config.pairs
-    videos = store.rows("clips", Clips)
+    videos, captions = store.rows("clips", Clips), store.rows("captions", Captions)
     pairs: list[Pair] = []
     skipped: list[Skipped] = []
     for row in store.rows("responses", Responses).values():
@@ -71,7 +72,8 @@ def make_pairs(context: Context) -> Selection:
                 chosen=row.chosen,
                 rejected=response.text,
             )
-            if fault := pair_fault(pair, settings):
+            told = captions[row.id].captions if settings.verify else ()
+            if fault := pair_fault(pair, settings) or verify_fault(pair, told, settings):
                 skipped.append(skip(pair.id, *fault))
             else:
                 pairs.append(pair)
@@ -104,6 +106,15 @@ def pair_fault(pair: Pair, settings: PairsConfig) -> tuple[str, str] | None:
     ratio = max(chosen, rejected) / max(1, min(chosen, rejected))
     if ratio > settings.max_length_ratio:
         return "lengths differ too much", f"ratio {ratio:.2f} over {settings.max_length_ratio}"
+    return None
+
+
+def verify_fault(pair: Pair, captions: Sequence[str], settings: PairsConfig) -> tuple[str, str] | None:
+    """Why the verification rejects a pair: (reason, figure), or None if the pair is kept."""
+    if settings.verify:
+        gain = agreement_gain(pair.chosen, pair.rejected, captions)
+        if gain <= settings.verify_margin:
+            return "chosen does not agree better", f"gain {gain:.2f}, not over {settings.verify_margin:g}"
     return None
 
 
