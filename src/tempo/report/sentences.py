@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-#: Minimum similarity of a sentence and the caption that it is matched to.
-MIN_SIMILARITY = 0.2
+from tempo.preference.verify import MIN_SIMILARITY, similarities, split_sentences
 
 
 @dataclass(frozen=True)
@@ -27,16 +25,10 @@ def match_sentences(text: str, captions: Sequence[str]) -> list[Sentence]:
     `is_in_order` marks the longest run of sentences in the order of the clips. Among clips with equal
     captions, the one that makes this run longer is chosen.
     """
-    texts = [part for part in re.split(r"(?<=[.!?])\s+|(?<=[。！？])\s*|\n+", text.strip()) if part]
-    if not texts or not any(caption.strip() for caption in captions):
-        return [Sentence(part) for part in texts]
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    # Parts of words, because the forms of a word differ between a caption and a description.
-    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5)).fit(captions)
-    similarity_SC = (vectorizer.transform(texts) @ vectorizer.transform(captions).T).toarray()
+    texts = split_sentences(text)
+    similarity_SC = similarities(texts, captions)
     choices = [
-        np.flatnonzero(row_C > row_C.max() - 1e-6).tolist() if row_C.max() >= MIN_SIMILARITY else []
+        np.flatnonzero(row_C > row_C.max() - 1e-6).tolist() if row_C.max(initial=0) >= MIN_SIMILARITY else []
         for row_C in similarity_SC
     ]
     ordered = _longest_run(choices)
