@@ -182,9 +182,10 @@ class Footage:
                 fps = OVERSAMPLING * num_frames / seconds if seconds > 0 else config.fps
                 config = config.model_copy(update={"fps": fps, "max_frames": num_frames})
 
-            shown = watched(decode_images(path) if self.is_folder else decode(path), timeout_seconds)
-            shown = itertools.islice(shown, end_frame)
-            return sample_frames(shown, config, start_seconds=start_seconds, end_seconds=end_seconds)
+            frames = decode_images(paths) if self.is_folder else decode(paths[0])
+            return sample_frames(
+                watched(frames, timeout_seconds), config, start_seconds=start, end_seconds=end
+            )
 
 
 def _stated_seconds(path: Path) -> float:
