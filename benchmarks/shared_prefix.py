@@ -1,6 +1,6 @@
 """One DPO step with each video encoded once, compared with the duplicated form and trl.DPOTrainer.
 
-    python benchmarks/shared_prefix.py [--quick | --full] [--no-trl] [--threads 1]
+    python benchmarks/shared_prefix.py [--full] [--no-trl] [--rounds 1] [--threads 2]
 
 Every form gets the same checkpoint, images, texts, LoRA weights and optimizer, computes in float32 and runs
 in a fresh process, in turn with the others. The time is that of a whole step: policy, reference, backward and
@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
+import numpy as np
 from harness import (
     Measured,
     Row,
@@ -29,6 +30,7 @@ from harness import (
     in_turn,
     quiet_environment,
     rate_row,
+    relative_difference,
     rows_table,
     table,
 )
@@ -125,10 +127,12 @@ def compare(setting: Setting, names: Sequence[str], *, rounds: int) -> tuple[lis
             f"{pairs / summary.seconds:.3g}",
             f"{summary.peak_megabytes:.0f}",
             " ".join(f"{loss:.5f}" for loss in summary.losses),
+            f"{relative_difference(*map(np.array, (results['packed'].losses, summary.losses))):.1e}",
         ]
         for name, summary in results.items()
     ]
-    print(table(["form", "pairs/s", "peak MB above the model", "loss of the first steps"], lines), flush=True)
+    header = ["form", "pairs/s", "peak MB above the model", "loss of the first steps", "losses differ by"]
+    print(table(header, lines), flush=True)
     rows = [
         rate_row(
             NAME,
@@ -144,20 +148,11 @@ def compare(setting: Setting, names: Sequence[str], *, rounds: int) -> tuple[lis
     return rows, results
 
 
-def faster(names: Sequence[str], results: dict[str, Summary]) -> list[str]:
-    """The duplicated form and the fastest form of TRL."""
-    others = [name for name in names if name.startswith("trl")]
-    return ["duplicated", *sorted(others, key=lambda name: results[name].seconds)[:1]]
-
-
 def quick(make_setting: Callable[..., Setting], peers: Sequence[str], *, rounds: int) -> Iterator[Row]:
-    """All peers at 512 visual tokens, then at 2,048: the faster ones `rounds` times, the others once."""
-    rows, results = compare(make_setting(512, 3, 50, steps=3), peers, rounds=1)
-    yield from rows
-    fast = faster(peers, results)
-    setting = make_setting(2048, 3, 50, steps=1)
-    yield from compare(setting, fast, rounds=rounds)[0]
-    yield from compare(setting, [name for name in peers if name not in fast], rounds=1)[0]
+    """The pairs of a level and of a whole video at 2,048 visual tokens, and peers with one pair at a time."""
+    names = [name for name in peers if name in ("duplicated", "trl, accumulated")]
+    for rejected in (3, 12):
+        yield from compare(make_setting(2048, rejected, 50, steps=1), names, rounds=rounds)[0]
 
 
 def full(make_setting: Callable[..., Setting], peers: Sequence[str], *, rounds: int) -> Iterator[Row]:
@@ -172,13 +167,11 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="two cells of the grid (the default)")
-    size.add_argument("--full", action="store_true", help="the whole grid, about an hour or more")
+    parser.add_argument("--full", action="store_true", help="the whole grid, all peers: an hour or more")
     parser.add_argument("--model", default="embedded", help="embedded, small or a checkpoint's directory")
     parser.add_argument("--no-trl", action="store_true", help="skip trl.DPOTrainer")
-    parser.add_argument("--rounds", type=int, default=2, help="fresh processes per form")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=1, help="fresh processes per form")
+    parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
 

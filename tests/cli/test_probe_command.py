@@ -29,8 +29,7 @@ def test_figures_chart_and_descriptions_are_written_and_can_be_scored_again(temp
     own = json.loads((tmp_path / "a.json").read_text())
     assert own["prompt"] == "Describe this clip in detail."
     assert (own["text"], own["frames"]["max_pixels"]) == ("own", 4096)
-    assert {"win_rate", "win_rate_interval", "margin_per_token"} <= own["by_kind"]["reverse"].keys()
-    assert own["by_kind"]["reverse"]["by_level"]
+    assert {"win rate, reverse", "margin, reverse, r = 4"} <= {row["name"] for row in own["figures"]}
     assert "reverse" in out
     assert (tmp_path / "a.svg").exists()
     code, _, err = tempo(

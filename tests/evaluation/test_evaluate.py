@@ -146,20 +146,22 @@ def test_a_run_and_the_python_function_give_the_same_report(lm, own_benchmark, t
     count = len(own_benchmark.read_text().splitlines())
     assert table["num_samples"] == count
     assert (table["scoring"], table["transformers"]) == ("sum", transformers.__version__)
-    base = table["models"]["base"]
-    assert base["num_samples"] + base["static"]["num_samples"] == count
     calls.clear()
-    report = evaluate(
+    figures = evaluate(
         lm, own_benchmark, frames=FramesConfig(max_pixels=4096), progress=lambda *call: calls.append(call)
     )
-    assert report.model_dump(mode="json") == base
+    shares = [(row.name, row.num_items, row.values["model"].value) for row in figures]
+    assert shares == [
+        (row["name"], row["num_items"], row["values"]["base"]["value"]) for row in table["figures"]
+    ]
+    assert sum(row.num_items for row in figures if row.name in ("temporal questions", "static")) == count
     assert calls == [(1, 2), (2, 2)]
 
 
 def test_a_resumed_evaluation_asks_only_what_is_missing(own_benchmark, tmp_path):
     context = context_for(own_benchmark, tmp_path)
     run_evaluation(context, lambda *_: None)
-    whole = table_of(context)
+    num_items = [row["num_items"] for row in table_of(context)["figures"]]
     path = RunStore(context.directory).path("evaluation/base")
     rows = [Outcome.model_validate_json(line) for line in path.read_text().splitlines()]
     # All samples of the first video and one of the second. What is computed again has other likelihoods.
@@ -170,10 +172,10 @@ def test_a_resumed_evaluation_asks_only_what_is_missing(own_benchmark, tmp_path)
     calls = []
     run_evaluation(context, lambda *call: calls.append(call))
     resumed = [Outcome.model_validate_json(line) for line in path.read_text().splitlines()]
-    assert calls == [("base on the benchmark", 2, 2)]
+    assert calls == [("base on the benchmark", 1, 2), ("base on the benchmark", 2, 2)]
     assert resumed[:num_kept] == kept[:num_kept]
     assert [row.id for row in resumed] == [row.id for row in rows]
-    assert table_of(context)["models"]["base"]["num_samples"] == whole["models"]["base"]["num_samples"]
+    assert [row["num_items"] for row in table_of(context)["figures"]] == num_items
 
 
 def test_a_bad_row_is_named_before_any_work(own_benchmark):
@@ -195,5 +197,5 @@ def test_without_a_benchmark_the_file_has_a_note(tmp_path):
     context = Context(parse_config({"videos": {"paths": ["x"]}}), tmp_path / "run")
     run_evaluation(context, lambda *_: None)
     table = table_of(context)
-    assert (table["models"], table["figures"]) == ({}, [])
+    assert table["figures"] == []
     assert "evaluation.benchmark" in table["notes"][-1]

@@ -10,7 +10,18 @@ import torch
 
 from tempo.config import FramesConfig
 from tempo.evaluation import probe as module
-from tempo.evaluation.probe import NUM_SEGMENTS, compare, perturbed_views, probe, read_video
+from tempo.evaluation.probe import (
+    NUM_SEGMENTS,
+    Comparison,
+    ProbeReport,
+    compare,
+    perturbed_views,
+    probe,
+    probe_figures,
+    probe_table,
+    read_video,
+    write_chart,
+)
 from tempo.model.answers import Answer
 from tempo.model.loading import load_model
 from tempo.preference.responses import Footage
@@ -92,7 +103,7 @@ def test_a_model_that_prefers_rising_frames_wins_against_every_change_of_order(m
         assert all(row.margin > 0 for row in rows[kind])
     assert {(row.win, row.margin) for row in rows["drop"]} == {(0.5, 0.0)}
     reverse = next(row for row in rows["reverse"] if row.level == 8)
-    assert reverse.margin == pytest.approx(14.0)
+    assert reverse.margin == pytest.approx(7.0)
     assert reverse.num_tokens == 2
 
 
@@ -197,3 +208,71 @@ def test_two_probes_with_one_seed_show_the_same_perturbed_videos(films, monkeypa
 
     assert shown_with(0) == shown_with(0)
     assert shown_with(0) != shown_with(1)
+
+
+# The report
+
+
+def report_of(num_videos, seed=0):
+    """Every video wins at r = 16, half of them at r = 2, and `frozen` changes nothing."""
+    rows = [
+        Comparison(video=str(i), num_tokens=10, clean=-20.0, kind=kind, level=level, perturbed=-20.0 - margin)
+        for i in range(num_videos)
+        for kind, level, margin in (
+            ("reverse", 16, 5.0),
+            ("reverse", 2, 2.0 * (i % 2) - 1),
+            ("frozen", 0, 0.0),
+        )
+    ]
+    return ProbeReport(figures=probe_figures(rows, seed=seed), comparisons=tuple(rows))
+
+
+def test_win_rates_and_margins_by_kind_and_level_with_intervals():
+    report = report_of(20)
+    figures = {row.name: row for row in report.figures}
+    assert {name: (row.num_items, row.values["model"].value) for name, row in figures.items()} == {
+        "win rate, reverse": (40, 0.75),
+        "margin, reverse": (40, 0.25),
+        "win rate, reverse, r = 16": (20, 1.0),
+        "margin, reverse, r = 16": (20, 0.5),
+        "win rate, reverse, r = 2": (20, 0.5),
+        "margin, reverse, r = 2": (20, 0.0),
+        "win rate, frozen": (20, 0.5),
+        "margin, frozen": (20, 0.0),
+        "win rate, all": (60, pytest.approx(2 / 3, abs=1e-4)),
+        "margin, all": (60, pytest.approx(1 / 6, abs=1e-4)),
+        "win rate, all, r = 16": (20, 1.0),
+        "margin, all, r = 16": (20, 0.5),
+        "win rate, all, r = 2": (20, 0.5),
+        "margin, all, r = 2": (20, 0.0),
+    }
+    # Wilson's interval of 20 of 20.
+    assert figures["win rate, reverse, r = 16"].values["model"].interval == pytest.approx(
+        (0.8389, 1), abs=1e-3
+    )
+    low, high = figures["margin, reverse, r = 2"].values["model"].interval
+    assert low < 0 < high
+    assert report == report_of(20)
+    assert ProbeReport.model_validate_json(report.model_dump_json()) == report
+
+
+@pytest.mark.parametrize(("name", "begins"), [("c.png", b"\x89PNG"), ("c.svg", b"<?xml")])
+def test_a_chart_is_drawn_and_equal_figures_give_equal_bytes(tmp_path, name, begins):
+    # With three videos nothing has an interval, which must not stop the chart.
+    for report in (report_of(12), report_of(3)):
+        for folder in ("one", "two"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write_chart(report, tmp_path / folder / name, title="$x")
+        data = (tmp_path / "one" / name).read_bytes()
+        assert data.startswith(begins)
+        assert data == (tmp_path / "two" / name).read_bytes()
+
+
+def test_the_table_has_a_row_for_each_kind_and_level():
+    table = probe_table(report_of(12))
+    levels = ["", ", r = 16", ", r = 2"]
+    rows = [*(f"reverse{level}" for level in levels), "frozen", *(f"all{level}" for level in levels)]
+    assert list(table.columns[0].cells) == rows
+    assert [cell.split(" [")[0] for cell in table.columns[2].cells][:4] == ["75.0", "100.0", "50.0", "50.0"]
+    # Too few videos for an interval.
+    assert [*probe_table(report_of(3)).columns[2].cells][1] == "100.0"

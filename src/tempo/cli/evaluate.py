@@ -44,7 +44,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Evaluate a model, or all models of a run, on public benchmarks."""
-    from tempo.evaluation.figures import figure_tables
+    from tempo.evaluation.figures import Evaluation, figure_tables
     from tempo.evaluation.public.results import result_notes, task_result
     from tempo.evaluation.public.tasks import answer_task, load_task
 
@@ -67,12 +67,11 @@ def evaluate(
                 progress = functools.partial(show, f"{task.settings.name}: {name}")
                 answer_task(task, name, lm, config, progress=progress)
     results = [task_result(task, config) for task in tasks]
-    rows = [result.model_dump(mode="json") for result in results]
     if out:
-        write_json(out, {"model": model, "results": rows})
-    figures = [figure for row in rows for figure in row["figures"]]
-    notes = [note for result in results for note in result_notes(result)]
-    console.print(*figure_tables({"figures": figures, "notes": notes}), sep="\n")
+        write_json(out, {"model": model, "results": [result.model_dump(mode="json") for result in results]})
+    figures = tuple(figure for result in results for figure in result.figures)
+    notes = tuple(note for result in results for note in result_notes(result))
+    console.print(*figure_tables(Evaluation(figures=figures, notes=notes)), sep="\n")
 
 
 def _models(

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -23,10 +23,9 @@ from tempo.cli.probe import probe
 from tempo.cli.view import view
 from tempo.config import VideosConfig, load_config
 from tempo.config.data import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
-from tempo.core.files import read_jsonl, write_text
+from tempo.core.files import whole_lines, write_text
 from tempo.core.progress import counters
-from tempo.core.records import Skipped
-from tempo.core.store import SKIPPED, RunStore, check_run_directory, count_skipped
+from tempo.core.store import RunStore, check_run_directory, count_skipped
 from tempo.engine.ranks import process_rank
 from tempo.engine.types import Context
 from tempo.pipeline import runner
@@ -108,14 +107,16 @@ def status(directory: RunArgument) -> None:
     """Show the state of each stage, skipped records with reasons, and the latest metrics."""
     check_run_directory(directory)
     store = RunStore(directory)
-    skipped = Counter(row.stage for row in store.read(SKIPPED, Skipped))
+    counts, skipped = count_skipped(store), Counter[str]()
+    for (stage, _), found in counts.items():
+        skipped[stage] += found.num_records
     stages = Table("stage", "state", "rows", "skipped", title=str(directory))
     for name in NAMES:
         state = "done" if store.is_done(name) else "started" if store.fingerprint(name) else "-"
         rows = str(store.count(name)) if store.path(name).exists() else ""
         stages.add_row(name, state, rows, str(skipped[name] or ""))
     console().print(stages)
-    if counts := count_skipped(store):
+    if counts:
         headings = "stage", "reason", "count", "kept without this rule", "for example"
         reasons = Table(*headings, title="skipped, by reason")
         for (stage, reason), found in sorted(counts.items(), key=lambda x: NAMES.index(x[0][0])):
@@ -123,18 +124,17 @@ def status(directory: RunArgument) -> None:
             reasons.add_row(stage, reason, str(found.num_records), num_only, found.example[:100])
         console().print(reasons)
     for path in sorted(directory.glob("*/**/metrics.jsonl")):
-        for row in read_jsonl(path)[-1:]:
+        for row in map(json.loads, deque(whole_lines(path), 1)):
             figures = " ".join(f"{name} {row[name]:.3f}" for name in METRICS if name in row)
             console().print(f"{path.parent.relative_to(directory)}: step {row['step']} {figures}")
     _print_evaluation(directory)
 
 
 def _print_evaluation(directory: Path) -> None:
-    from tempo.evaluation.figures import figure_tables
+    from tempo.evaluation.figures import figure_tables, read_evaluation
 
-    if (path := directory / "evaluation.json").exists():
-        for table in figure_tables(json.loads(path.read_text(encoding="utf-8"))):
-            console().print(table)
+    for table in figure_tables(read_evaluation(directory)):
+        console().print(table)
 
 
 @app.command(rich_help_panel="Main")

@@ -49,7 +49,6 @@ def probe(
 ) -> None:
     """Measure how much a model notices when a video is reversed, shuffled, cut or frozen; needs no labels."""
     from tempo.evaluation import probe as probing
-    from tempo.evaluation.probe_report import probe_table, write_chart
     from tempo.model.limits import frame_rate_warning
     from tempo.model.loading import load_model, read_config
     from tempo.preference.prompts import DESCRIBE
@@ -92,8 +91,9 @@ def probe(
         settings |= {"prompt": prompt, "seed": seed, "frames": frames.model_dump()}
         write_json(json, settings | report.model_dump(mode="json", exclude={"descriptions"}))
     if chart:
-        write_chart(report, chart, title=f"{model} on {report.num_videos} videos of {videos}")
-    console.print(probe_table(report))
+        title = f"{model} on {report.figures[-1].num_videos} videos of {videos}"
+        probing.write_chart(report, chart, title=title)
+    console.print(probing.probe_table(report))
     for row in report.left_out:
         console.print(f"left out: {row.id}: {row.reason}: {row.detail}")
 

@@ -274,6 +274,7 @@ class Sample(Record):
 class Outcome(Record):
     """A model's result on a sample: the log-likelihood of every option, in nats."""
 
+    video: str
     aspect: str
     format: str
     answer: int

@@ -62,14 +62,12 @@ def _generate_batch(
     for request in requests:
         prompts.setdefault((request.prompt, id(request.frames)), request)
     sources = [[*prompts].index((request.prompt, id(request.frames))) for request in requests]
-    texts = [lm.render(prompt.prompt, with_video=prompt.frames is not None) for prompt in prompts.values()]
-    videos = [prompt.frames for prompt in prompts.values() if prompt.frames is not None]
-    times = [prompt.seconds for prompt in prompts.values()] if videos else []
-    inputs = lm.inputs(texts, videos or None, fps=[prompt.fps for prompt in prompts.values()], seconds=times)
+    texts = [lm.template.render(p.prompt, with_video=p.frames is not None) for p in prompts.values()]
+    inputs = lm.inputs(texts, [*prompts.values()])
     _fill_padding(inputs)
-    ends = sorted(lm.end_ids(with_video=bool(videos)))
+    ends = sorted(lm.end_ids(with_video=requests[0].frames is not None))
     # A sampled video or image placeholder would need features in the next step.
-    suppressed = {*(lm.model.generation_config.suppress_tokens or ()), *lm.media_ids} - set(ends)
+    suppressed = {*(lm.model.generation_config.suppress_tokens or ()), *lm.template.media_ids} - set(ends)
     stops = lm.model.generation_config.stop_strings or ()
     rows = lm.model.generate(
         **{name: tensor.to(lm.model.device) for name, tensor in inputs.items()},

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -234,12 +234,12 @@ def _write_card(pairs: Sequence[Pair], file: str, features: Any, folder: Path, r
     card.save(folder / "README.md")
 
 
-def count_pairs(pairs: Sequence[Pair]) -> list[list[str]]:
+def count_pairs(pairs: Iterable[Pair]) -> list[list[str]]:
     """The numbers of pairs by kind and level as rows of text, headings first."""
     counts = Counter((pair.kind, pair.level) for pair in pairs)
-    levels = sorted({pair.level for pair in pairs}, reverse=True)
+    levels = sorted({level for _, level in counts}, reverse=True)
     rows = [["kind", *(f"level {level}" if level else "no level" for level in levels), "all"]]
-    for kind in sorted({pair.kind for pair in pairs}):
+    for kind in sorted({kind for kind, _ in counts}):
         numbers = [counts[kind, level] for level in levels]
         rows.append([kind, *map(str, [*numbers, sum(numbers)])])
     return rows

@@ -108,7 +108,7 @@ def _input_reader(context: Context) -> Callable[[str], MakeRequest]:
 
 def _checked(prompt: str, lm: VideoLM, limit: int) -> str:
     """The prompt itself; raises SkipRecord if it has more tokens than `limit`, the model's positions."""
-    size = len(lm.tokenize(lm.render(prompt, with_video=False))["input_ids"])
+    size = len(lm.template.tokenize(lm.template.render(prompt, with_video=False))["input_ids"])
     if size > limit:
         detail = f"{size} tokens, max_position_embeddings is {limit}; lower captions.max_new_tokens"
         raise SkipRecord("prompt too long", detail)

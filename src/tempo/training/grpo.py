@@ -10,9 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from tempo.config import GrpoPhase, SamplingConfig
@@ -63,9 +61,8 @@ class Sampler:
 
     def load(self, example: Example) -> Group:
         """The tokens and pixels of a prompt, as in generation; it has no answers yet."""
-        frames, fps, seconds = self._shown(example)
-        text = self.lm.render(example.prompt)
-        return Group(self.lm.inputs([text], [frames], fps=[fps], seconds=[seconds]), ())
+        request = self._requests(example, 0)[0]
+        return Group(self.lm.inputs([self.lm.template.render(request.prompt)], [request]), ())
 
     def __call__(self, batch: Batch, step: int) -> Batch:
         """The batch with answers, whose tokens are those that were sampled, and metrics of their rewards.
@@ -93,12 +90,9 @@ class Sampler:
                 examples.append((replace(example, advantages=tuple(here)), part))
         return replace(batch, examples=examples, metrics=metrics)
 
-    def _shown(self, example: Example) -> tuple[NDArray[np.uint8], float, list[float]]:
-        stored = FrameStore(self.context.directory / "frames").read(example.video_id)
-        return stored.images, stored.fps, stored.seconds.tolist()
-
     def _requests(self, example: Example, step: int) -> list[Request]:
-        shown = self._shown(example)
+        stored = FrameStore(self.context.directory / "frames").read(example.video_id)
+        shown = stored.images, stored.fps, stored.seconds.tolist()
         seed = derive_seed(self.context.config.run.seed, self.phase.name, step, example.video_id)
         seeds = (derive_seed(seed, number) for number in range(self.phase.num_answers))
         return [Request(example.prompt, one, *shown) for one in seeds]

@@ -212,7 +212,6 @@ def phase_loss(
     options = phase.model_dump(include=names)
     total, metrics = policy[0][0].new_zeros(()), Metrics()
     for own, other, example in zip(policy, reference, examples, strict=True):
-        other = [answer.to(own[0].device) for answer in other]
         loss, found = dpo_loss(own, other, **options, labels=example.labels, reduction="sum")
         total = total + loss
         metrics.add(found)

@@ -393,36 +393,4 @@ CASES = [
         prompt="First he sits? Answer the question using 'yes' or 'no'.",
         replies=("yes", "no"),
     ),
-    Case(
-        "perception_test",
-        {
-            "mc_question_val/validation-00000-of-00001.parquet": table(
-                "video_name question options answer_id area",
-                ("video_12", "Where?", ["l", "m", "r"], "1", "Memory"),
-                ("video_12", "Where?", ["l", "m", "r"], "2", "Physics"),
-            ),
-            "cut_frame_mapping_valid.json": {"video_12": 3},
-        },
-        ("videos/video_12.mp4",),
-        wrong=("mc_question_val/1",),
-        figures={"accuracy": 1 / 2, "Memory": 1, "Physics": 0},
-        chance={"accuracy": 1 / 3},
-        prompt=f"Where?\nA. l\nB. m\nC. r\n{INSTRUCTION}",
-        replies=("A", "B", "C"),
-    ),
-    Case(
-        "longvideobench",
-        {
-            "validation-00000-of-00001.parquet": table(
-                "video_path question option0 option1 option2 correct_choice duration_group question_category",
-                ("abc.mp4", "What?", "a", "b", "N/A", 1, 15, "E3E"),
-                ("abc.mp4", "What?", "a", "b", "N/A", 1, 3600, "E3E"),
-            )
-        },
-        ("videos/abc.mp4",),
-        wrong=(),
-        figures={"accuracy": 1, "up to 15 seconds": 1, "up to 3600 seconds": 1},
-        chance={"accuracy": 1 / 2},
-        prompt=f"What?\nA. a\nB. b\n{INSTRUCTION}",
-    ),
 ]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import csv
+import glob
 import io
 import json
-import os
 import posixpath
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
 from tempo.config import VideosConfig
 from tempo.core.hashing import hash_file
-from tempo.evaluation.public.footage import IMAGE_ENDINGS, Archive, Footage, member_names, open_archives
+from tempo.evaluation.public.footage import IMAGE_ENDINGS, Footage
 
 VIDEO_ENDINGS = tuple(f".{extension}" for extension in VideosConfig().extensions)
 
@@ -41,14 +42,21 @@ class Data:
             raise ValueError(f"{folder} is not a folder. Give the folder with the files of the benchmark")
         self.folder = folder
         self.hashes: dict[str, str] = {}  #: Hashes of the tables that were read, by path in the folder.
-        self._files = sorted(_walk(folder))
+        # Follows links, and leaves out hidden files.
+        self._files = sorted(glob.glob("**/*", root_dir=folder, recursive=True))
         self._contents: dict[str, Any] = {}
         self._footage: dict[str, list[Footage]] = {}
         self._add("", self._files, None)
-        for path, archive in open_archives(folder, self._files):
-            self._add(f"{path}/", member_names(archive), archive)
+        for path in self._matching("*.zip"):
+            try:
+                # Archives stay open: their lists of members are read once.
+                archive = zipfile.ZipFile(path)
+            except (OSError, zipfile.BadZipFile) as error:
+                advice = "Download it again, or unpack it"
+                raise ValueError(f"{path} cannot be read: {error}. {advice}") from None
+            self._add(f"{path.relative_to(folder).with_suffix('')}/", archive.namelist(), archive)
 
-    def _add(self, start: str, files: Iterable[str], archive: Archive | None) -> None:
+    def _add(self, start: str, files: Iterable[str], archive: zipfile.ZipFile | None) -> None:
         found: dict[tuple[str, bool], list[str]] = {}
         for name in files:
             if (is_image := name.lower().endswith(IMAGE_ENDINGS)) or name.lower().endswith(VIDEO_ENDINGS):
@@ -92,14 +100,6 @@ class Data:
 
     def _matching(self, pattern: str) -> list[Path]:
         return [self.folder / name for name in self._files if PurePosixPath(name).match(pattern)]
-
-
-def _walk(folder: Path) -> Iterator[str]:
-    """The files of a folder that are not hidden, relative to it; links are followed."""
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = Path(parent).relative_to(folder)
-        yield from ((inside / name).as_posix() for name in names if not name.startswith("."))
 
 
 def read_table(path: Path) -> Any:

@@ -1,22 +1,16 @@
-"""Videos of public benchmarks: files or folders of images, which may be inside archives."""
+"""Videos of public benchmarks: files or folders of images, which may be inside zip archives."""
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import functools
-import io
-import itertools
 import math
-import os
 import re
-import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 import av
 import cv2
@@ -28,8 +22,6 @@ from tempo.video.faults import Watchdog, watched
 from tempo.video.frames import Frames, sample_frames
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
-
-Archive: TypeAlias = zipfile.ZipFile | tarfile.TarFile
 
 #: The rate of folders of images; only TVQA in MVBench has them.
 FOLDER_FPS = 3.0
@@ -45,19 +37,19 @@ class Footage:
     stem: str
     files: tuple[str, ...]
     is_folder: bool
-    archive: Archive | None
+    archive: zipfile.ZipFile | None
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[Path]:
-        """The path of the file or folder; for one in an archive, the path of a temporary copy."""
-        name = "" if self.is_folder else Path(self.files[0]).name
+    def open(self) -> Iterator[list[Path]]:
+        """The paths of the files; for those in an archive, the paths of temporary copies."""
         if self.archive is None:
-            yield Path(self.files[0]).parent / name
+            yield [*map(Path, self.files)]
             return
         with tempfile.TemporaryDirectory(prefix="tempo-") as folder:
-            for file in self.files:
-                Path(folder, Path(file).name).write_bytes(_read_member(self.archive, file))
-            yield Path(folder, name)
+            copies = [Path(folder, Path(file).name) for file in self.files]
+            for file, copy in zip(self.files, copies, strict=True):
+                copy.write_bytes(self.archive.read(file))
+            yield copies
 
     def sample(
         self,
@@ -66,24 +58,22 @@ class Footage:
         num_frames: int | None = None,
         start_seconds: float = 0.0,
         end_seconds: float = math.inf,
-        end_frame: int | None = None,
         timeout_seconds: float = 120.0,
     ) -> Frames:
-        """Frames of the part between two times and before the frame `end_frame`; raises SkipRecord.
+        """Frames of the part between two times; raises SkipRecord.
 
         These are `num_frames` frames, from the middles of equal parts, or else those that `config` selects.
         """
-        with self.open() as path:
+        with self.open() as paths:
             if num_frames:
-                stated = len(self.files) / FOLDER_FPS if self.is_folder else _stated_seconds(path)
+                stated = len(paths) / FOLDER_FPS if self.is_folder else _stated_seconds(paths[0])
                 seconds = min(stated, end_seconds) - start_seconds
                 fps = OVERSAMPLING * num_frames / seconds if seconds > 0 else config.fps
                 config = config.model_copy(update={"fps": fps, "max_frames": num_frames})
 
             def work(watchdog: Watchdog) -> Frames:
-                shown = decode_images(path) if self.is_folder else decode(path, watchdog)
-                shown = itertools.islice(shown, end_frame)
-                return sample_frames(shown, config, start_seconds=start_seconds, end_seconds=end_seconds)
+                frames = decode_images(paths) if self.is_folder else decode(paths[0], watchdog)
+                return sample_frames(frames, config, start_seconds=start_seconds, end_seconds=end_seconds)
 
             return watched(work, timeout_seconds)
 
@@ -93,62 +83,12 @@ def _stated_seconds(path: Path) -> float:
         return float((container.duration or 0) / av.time_base)
 
 
-def decode_images(folder: Path) -> Iterator[Frame]:
-    """The images of a folder as frames of a video, in the order of the numbers in their names."""
-    images = (path for path in folder.iterdir() if path.suffix.lower() in IMAGE_ENDINGS)
+def decode_images(paths: list[Path]) -> Iterator[Frame]:
+    """Images as frames of a video, in the order of the numbers in their names."""
     padded = functools.partial(re.sub, r"\d+", lambda number: number[0].zfill(12))
-    for index, path in enumerate(sorted(images, key=lambda path: padded(path.name))):
+    for index, path in enumerate(sorted(paths, key=lambda path: padded(path.name))):
         if (image := cv2.imread(str(path))) is None:
             raise SkipRecord("not an image", str(path))
         decoded = av.VideoFrame.from_ndarray(image, format="bgr24")
         size = (image.shape[1], image.shape[0])
         yield Frame(index, index / FOLDER_FPS, (index + 1) / FOLDER_FPS, size, decoded)
-
-
-def open_archives(folder: Path, files: Sequence[str]) -> Iterator[tuple[str, Archive]]:
-    """All zip and tar archives, by path without extension; the parts of a split tar are one archive."""
-    parts: dict[str, list[Path]] = {}
-    for name in files:
-        if found := re.fullmatch(r"(.+?)\.(?:zip|tgz|tar(?:\.gz)?(?:\.part[._]?\w+)?)", name, re.IGNORECASE):
-            parts.setdefault(found[1], []).append(folder / name)
-    for stem, paths in parts.items():
-        try:
-            is_zip = paths[0].suffix.lower() == ".zip"
-            # Archives stay open: their lists of members are read once.
-            yield stem, zipfile.ZipFile(paths[0]) if is_zip else tarfile.open(fileobj=_Joined(paths))  # noqa: SIM115
-        except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
-            raise ValueError(f"{paths[0]} cannot be read: {error}. Download it again, or unpack it") from None
-
-
-def member_names(archive: Archive) -> list[str]:
-    """The names of all members of an archive."""
-    return archive.namelist() if isinstance(archive, zipfile.ZipFile) else archive.getnames()
-
-
-def _read_member(archive: Archive, name: str) -> bytes:
-    member = archive.open(name) if isinstance(archive, zipfile.ZipFile) else archive.extractfile(name)
-    assert member, f"{name} is not a file"
-    return member.read()
-
-
-class _Joined(io.RawIOBase):
-    """Files read as one, in order."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths, self._at = paths, 0
-        self._ends = list(itertools.accumulate(path.stat().st_size for path in paths))
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + (0, self._at, self._ends[-1])[whence]
-        return self._at
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(0, self._ends[-1] - self._at)
-        data, size = b"", left if size < 0 else min(left, size)
-        while len(data) < size:
-            number = bisect.bisect_right(self._ends, self._at)
-            with self._paths[number].open("rb") as file:
-                file.seek(self._at - self._ends[number], os.SEEK_END)
-                part = file.read(size - len(data))
-            data, self._at = data + part, self._at + len(part)
-        return data

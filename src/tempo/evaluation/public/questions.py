@@ -21,7 +21,7 @@ _LABEL = re.compile(r"\(?((?:Option |Sentence |Caption )?([A-Z]|\d))[.:)]\s*(.*)
 
 
 class Question(Sample):
-    """A question about the part of a video between two times and before the frame `end_frame`.
+    """A question about the part of a video between two times.
 
     `prompt` is the text that the model gets, with the options, and `replies` has the answer that stands for
     each option, such as its letter; `question` and `options` have no letters. `format` is the name of the
@@ -34,7 +34,6 @@ class Question(Sample):
     units: dict[str, str] = Field({})
     start_seconds: float = 0.0
     end_seconds: float = math.inf
-    end_frame: int | None = None
 
     def sample(self, scoring: str) -> Sample:
         """The sample to score: the replies to the prompt (`letter`), or the options after the question."""

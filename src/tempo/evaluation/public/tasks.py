@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
@@ -16,7 +17,7 @@ from tempo.core.hashing import hash_text
 from tempo.core.records import Record, Skipped
 from tempo.core.store import RunStore
 from tempo.engine.types import SkipRecord
-from tempo.evaluation.evaluate import ask
+from tempo.evaluation.evaluate import answer_parts, ask, shown
 from tempo.evaluation.public.data import Data
 from tempo.evaluation.public.questions import Benchmark, Question
 from tempo.model.answers import Request
@@ -25,7 +26,7 @@ from tempo.model.generate import generate
 from tempo.video.frames import Frames
 
 #: A video, and the bounds of the part of it that is shown.
-Part: TypeAlias = tuple[str, float, float, int]
+Part: TypeAlias = tuple[str, float, float]
 
 
 class Reply(Record):
@@ -84,7 +85,7 @@ class Task:
 
 
 def _part(question: Question) -> Part:
-    return question.video, question.start_seconds, question.end_seconds, question.end_frame or 0
+    return question.video, question.start_seconds, question.end_seconds
 
 
 def find_benchmark(name: str) -> Benchmark:
@@ -129,40 +130,32 @@ def answer_task(
     name, key = task.settings.name, hash_text(task.settings.model_dump_json() + task.prompts_hash)[:8]
     for source in (name, f"{name}, blind")[: 1 + task.settings.blind]:
         table = f"evaluation/{model}-{source.replace(', ', '-')}-{key}"
-        known = store.read(table, Reply) if store else []
-        answered, parts = {reply.id for reply in known}, task.asked()
-        for done, part in enumerate(parts, 1):
-            if rows := [question for question in part if question.id not in answered]:
-                known += (found := _answer(lm, task, rows, config, is_blind=source != name))
-                if store:
-                    store.append(table, found)
-            progress(done, len(parts))
-        task.replies.setdefault(source, {})[model] = known
+        answer = partial(_answer, lm, task, config, source != name)
+        replies = answer_parts(task.asked(), answer, Reply, store=store, table=table, progress=progress)
+        task.replies.setdefault(source, {})[model] = replies
     task.check()
 
 
 def _answer(
-    lm: Callable[[], VideoLM], task: Task, rows: Sequence[Question], config: Config, *, is_blind: bool
+    lm: Callable[[], VideoLM], task: Task, config: Config, is_blind: bool, rows: Sequence[Question]
 ) -> list[Reply]:
     """The answers to questions about one part of a video; none if it cannot be read."""
-    frames, settings = None, task.settings
+    settings, video = task.settings, dict[str, Any](frames=None)
     if not is_blind:
         try:
-            frames = _sample(task, rows[0], config)
+            video = shown(_sample(task, rows[0], config))
         except SkipRecord as skip:
             task.leave_out(rows, skip.reason, skip.detail)
             return []
-    images = frames.images if frames else None
-    times: dict[str, Any] = {"fps": frames.fps, "seconds": frames.seconds.tolist()} if frames else {}
     if settings.scoring == "generate":
         greedy = SamplingConfig(temperature=0, repetition_penalty=1, batch_size=8)
-        requests = [Request(row.prompt, 0, images, **times) for row in rows]
+        requests = [Request(row.prompt, 0, **video) for row in rows]
         written = generate(lm(), requests, sampling=greedy, max_new_tokens=settings.max_new_tokens)
         answers = zip(rows, (answer.text for answer in written), strict=True)
         return [Reply(id=row.id, choice=row.read_reply(text), text=text) for row, text in answers]
     samples = [row.sample(settings.scoring) for row in rows]
     limit = config.training.max_tokens
-    outcomes = ask(lm(), samples, images, **times, scoring=settings.scoring, max_tokens=limit)
+    outcomes = ask(lm(), samples, **video, scoring=settings.scoring, max_tokens=limit)
     return [Reply(id=row.id, choice=row.choice, log_likelihoods=row.log_likelihoods) for row in outcomes]
 
 
@@ -174,6 +167,5 @@ def _sample(task: Task, question: Question, config: Config) -> Frames:
         num_frames=task.num_frames,
         start_seconds=question.start_seconds,
         end_seconds=question.end_seconds,
-        end_frame=question.end_frame,
         timeout_seconds=config.videos.timeout_seconds,
     )
