@@ -272,7 +272,10 @@ class Sample(Record):
 
 
 class Outcome(Record):
-    """A model's result on a sample: the log-likelihood of every option, in nats."""
+    """A model's result on a sample: the log-likelihood of every option, in nats.
+
+    For a written answer (`text`) it is 0 for the option that the answer names, and -1 for all others.
+    """
 
     video: str
     aspect: str
@@ -280,6 +283,7 @@ class Outcome(Record):
     answer: int
     log_likelihoods: tuple[float, ...]
     group: str = ""
+    text: str = ""
 
     @property
     def choice(self) -> int | None:

@@ -12,7 +12,7 @@ from tempo.config import parse_config
 from tempo.config.running import PublicBenchmarkConfig
 from tempo.evaluation.public.questions import Question, yes_or_no
 from tempo.evaluation.public.results import task_result
-from tempo.evaluation.public.tasks import Reply, load_task
+from tempo.evaluation.public.tasks import load_task
 
 CONFIG = parse_config({"videos": {"paths": ["x"]}})
 
@@ -24,8 +24,9 @@ def load(case, folder, **settings):
 def figures_of(task, wrong=()):
     """The figures of a model that answers all questions rightly, except for some."""
     rows = [question for part in task.asked() for question in part]
-    choices = {q.id: q.answer if q.id not in wrong else 1 - min(q.answer, 1) for q in rows}
-    task.replies[task.settings.name] = {"m": [Reply(id=name, choice=c) for name, c in choices.items()]}
+    choices = [q.answer if q.id not in wrong else 1 - min(q.answer, 1) for q in rows]
+    written = [q.written(q.replies[choice]) for q, choice in zip(rows, choices, strict=True)]
+    task.replies[task.settings.name] = {"m": written}
     result = task_result(task, CONFIG)
     return {figure.name: figure.values["m"].value for figure in result.figures}, result
 

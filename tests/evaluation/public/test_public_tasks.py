@@ -12,7 +12,7 @@ from tempo.config.running import PublicBenchmarkConfig
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.public.results import task_result
-from tempo.evaluation.public.tasks import Reply, answer_task, load_task
+from tempo.evaluation.public.tasks import answer_task, load_task
 from tempo.evaluation.run import run_evaluation
 from tempo.model.loading import load_model
 from tempo.synthetic.benchmark import story_samples
@@ -134,8 +134,8 @@ def test_the_differences_of_a_run_are_paired(lm, balanced):
     task = load_task(PublicBenchmarkConfig(name="tvbench", data=str(balanced)))
     questions = [question for (question,) in task.asked()]
     task.replies["tvbench"] = {
-        "base": [Reply(id=question.id, choice=0) for question in questions],
-        "tempo": [Reply(id=question.id, choice=question.answer) for question in questions],
+        "base": [question.written(question.replies[0]) for question in questions],
+        "tempo": [question.written(question.replies[question.answer]) for question in questions],
     }
     (figure,) = task_result(task, CONFIG).figures
     assert (figure.values["base"].value, figure.differences["base"].value) == (0.5, 0.5)

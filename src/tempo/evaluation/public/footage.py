@@ -54,26 +54,26 @@ class Footage:
     def sample(
         self,
         config: FramesConfig,
-        *,
+        part: tuple[float, float] = (0.0, math.inf),
         num_frames: int | None = None,
-        start_seconds: float = 0.0,
-        end_seconds: float = math.inf,
+        *,
         timeout_seconds: float = 120.0,
     ) -> Frames:
-        """Frames of the part between two times; raises SkipRecord.
+        """Frames of the part between two times (seconds); raises SkipRecord.
 
         These are `num_frames` frames, from the middles of equal parts, or else those that `config` selects.
         """
+        start, end = part
         with self.open() as paths:
             if num_frames:
                 stated = len(paths) / FOLDER_FPS if self.is_folder else _stated_seconds(paths[0])
-                seconds = min(stated, end_seconds) - start_seconds
+                seconds = min(stated, end) - start
                 fps = OVERSAMPLING * num_frames / seconds if seconds > 0 else config.fps
                 config = config.model_copy(update={"fps": fps, "max_frames": num_frames})
 
             def work(watchdog: Watchdog) -> Frames:
                 frames = decode_images(paths) if self.is_folder else decode(paths[0], watchdog)
-                return sample_frames(frames, config, start_seconds=start_seconds, end_seconds=end_seconds)
+                return sample_frames(frames, config, start_seconds=start, end_seconds=end)
 
             return watched(work, timeout_seconds)
 
