@@ -37,13 +37,13 @@ def measure_peer(lm: VideoLM, prompts: list[str], max_tokens: int) -> float:
     num_tokens, start = 0, time.perf_counter()
     ends = sorted(lm.end_ids(with_video=False))
     for first in range(0, len(prompts), BATCH):
-        texts = [lm.render(prompt, with_video=False) for prompt in prompts[first : first + BATCH]]
+        texts = [lm.template.render(prompt, with_video=False) for prompt in prompts[first : first + BATCH]]
         inputs = lm.inputs(texts)
         options = {
             "do_sample": True,
             "top_k": 0,
             "temperature": TEMPERATURE,
-            "suppress_tokens": [*lm.media_ids],
+            "suppress_tokens": [*lm.template.media_ids],
         }
         rows = lm.model.generate(**inputs, **options, max_new_tokens=max_tokens, eos_token_id=ends)
         new = rows[:, inputs["input_ids"].shape[1] :]

@@ -111,7 +111,7 @@ def test_bad_value_is_named_by_its_key_and_shown(data, key, value):
         ({"perturbations": {"levels": []}}, ["perturbations: levels", "()"]),
         ({"perturbations": {"levels": [4, 1]}}, ["perturbations: levels", "(4, 1)"]),
         ({"perturbations": {"kinds": ["drop", "drop"]}}, ["perturbations: kinds", "('drop', 'drop')"]),
-        ({"perturbations": {"kinds": ["swap"], "rule": "paper"}}, ["'swap'", "'paper'"]),
+        ({"perturbations": {"kinds": ["replace"], "rule": "paper"}}, ["'replace'", "'paper'"]),
         (phases(DPO, DPO), ["training: phases must have different names", "dpo-16"]),
         (phases(DPO, baselines={"a": ["dpo-3"]}), ["baselines.a", "dpo-3", "dpo-16"]),
         (phases(DPO, baselines={"../a": ["dpo-16"]}), ["baselines.../a"]),
@@ -135,7 +135,7 @@ def test_values_that_would_mislead_or_fail_later_are_errors(data, words):
         *({"endpoint": {**SERVER, "url": url}} for url in ("https://h.example:1/v1/", "http://[::1]:80/a/b")),
         {"pairs": {"import_from": "p.jsonl"}, **phases({**DPO, "levels": [5]})},
         phases({**DPO, "lora_rank": 0, "lora_alpha": 8, "ld_alpha": 0.1, "mastered_accuracy": 0.5}),
-        phases({**DPO, "reference": "fixed", "cache_reference": True}),
+        phases({**DPO, "reference": "fixed"}),
         phases(DPO, instructions="i.jsonl", max_instructions=9),
     ],
 )

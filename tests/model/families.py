@@ -9,7 +9,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from tempo.model.chat import VideoLM
+from tempo.model.chat import Prefix, VideoLM
 from tempo.model.loading import repair_torchvision
 from tempo.model.prefix import ContinuationTokens, Group
 from tempo.model.support import use_shared_prefix
@@ -202,7 +202,7 @@ def make_group(family: str, *, num_steps: int, lengths: list[int], context: int 
     """
     generator = np.random.default_rng(seed)
     lm = VideoLM(None, make_processor(family))
-    text = lm.render(" ".join(map(str, generator.choice(WORDS, 4))), with_video=num_steps > 0)
-    videos = [make_frames(family, num_steps, generator)] if num_steps else None
+    text = lm.template.render(" ".join(map(str, generator.choice(WORDS, 4))), with_video=num_steps > 0)
+    frames = make_frames(family, num_steps, generator) if num_steps else None
     continuations = [ContinuationTokens(tuple(generator.choice(WORDS, n).tolist()), context) for n in lengths]
-    return Group(lm.inputs([text], videos, fps=[1.0]), tuple(continuations))
+    return Group(lm.inputs([text], [Prefix(frames, "")]), tuple(continuations))

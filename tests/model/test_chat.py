@@ -163,7 +163,7 @@ def test_a_sentencepiece_like_tokenizer_adds_no_space_before_a_question():
     lm = VideoLM(None, processor)
     rows = [Continuation("Red.", "Why?"), Continuation("Blue.", "Why?")]
     tokens = whole(lm.group(Prefix(None, "What? "), rows))
-    text = lm.render("What? Why?", answer="Red.", with_video=False)
+    text = lm.template.render("What? Why?", answer="Red.", with_video=False)
     assert tokens == processor.tokenizer(text)["input_ids"][: len(tokens)]
 
 
@@ -175,7 +175,9 @@ def test_a_template_that_writes_the_first_token_gets_no_second_one():
     lm = VideoLM(None, processor)
     first = processor.tokenizer.bos_token_id
     assert whole(lm.group(Prefix(None, "What?"), ["Red."])).count(first) == 1
-    assert lm.inputs([lm.render("What?", with_video=False)])["input_ids"][0].tolist().count(first) == 1
+    assert (
+        lm.inputs([lm.template.render("What?", with_video=False)])["input_ids"][0].tolist().count(first) == 1
+    )
 
 
 @pytest.mark.parametrize("in_tokenizer", [True, False])

@@ -72,9 +72,9 @@ def test_a_penalty_applies_to_the_tokens_so_far():
     """Equal to transformers' own loop, which decodes greedily with the same penalty."""
     lm = make_lm("qwen2_5_vl")
     prompt, options = "3 4 5", {"repetition_penalty": 1.3, "max_new_tokens": 30, "do_sample": False}
-    inputs = lm.inputs([lm.render(prompt, with_video=False)])
+    inputs = lm.inputs([lm.template.render(prompt, with_video=False)])
     ends = sorted(lm.end_ids(with_video=False))
-    suppressed = sorted(lm.media_ids)
+    suppressed = sorted(lm.template.media_ids)
     row = lm.model.generate(**inputs, **options, eos_token_id=ends, suppress_tokens=suppressed)
     text = lm.tokenizer.decode(row[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     (answer,) = sample(lm, [Request(prompt, 0)], temperature=0.0, penalty=1.3, max_new_tokens=30)
@@ -118,7 +118,7 @@ def test_generation_settings_of_a_checkpoint_are_honoured_or_refused_by_name():
 def test_tokens_have_the_models_probabilities(temperature):
     lm = make_lm("qwen2_5_vl")
     request, count = Request("3 4 5", 0), 3000
-    inputs = lm.inputs([lm.render(request.prompt, with_video=False)])
+    inputs = lm.inputs([lm.template.render(request.prompt, with_video=False)])
     with torch.no_grad():
         shares = (lm.model(**inputs).logits[0, -1] / temperature).softmax(dim=-1)
     requests = [replace(request, seed=seed) for seed in range(count)]

@@ -44,9 +44,7 @@ def questions_example(index, questions=(("What?", "A ring."), ("Is it?", "Yes.")
     return Example(f"v{index}/sft", f"v{index}", questions=tuple(questions))
 
 
-def train(
-    frames, directory, settings, examples, *, progress=None, log=None, model=None, caches=None, **training
-):
+def train(frames, directory, settings, examples, *, progress=None, log=None, model=None, **training):
     """The `TrainedModel` after a phase, and the rows of metrics; `training` are keys of the section."""
     config = {"videos": {"paths": ["x"]}, "training": {"max_tokens": 4096} | training}
     config = parse_config(config | {"model": (model or ModelConfig()).model_dump()})
@@ -54,7 +52,7 @@ def train(
     callbacks = {name: callback for name, callback in callbacks.items() if callback}
     session = Session(Context(config, frames.directory.parent), **callbacks)
     trained = TrainedModel(config.model, directory / "adapter")
-    weights = train_phase(trained, settings, examples, session, directory, **caches or {})
+    weights = train_phase(trained, settings, examples, session, directory)
     if process_rank() == 0:
         trained.save_phase(settings, weights, directory)
         trained.finish_phase(settings, directory)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ByteSize, TypeAdapter
-from rich.console import Console
 from rich.table import Table
 
+from tempo.cli.terminal import ConfigArgument, SetOption, console
 from tempo.config import load_config
 
 if TYPE_CHECKING:
@@ -18,15 +18,12 @@ if TYPE_CHECKING:
 
 
 def plan(
-    config: Annotated[Path, typer.Argument(help="configuration file in TOML; `tempo init` writes one")],
+    config: ConfigArgument,
     out: Annotated[Path, typer.Option("--out", help="run directory, for the free disk space")] = Path(),
     device_memory: Annotated[
         str, typer.Option(help="plan for a GPU with this memory, such as 80GB; default: this machine")
     ] = "",
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="section.key=value", help="override a value; may be repeated"),
-    ] = None,
+    overrides: SetOption = None,
 ) -> None:
     """Estimate the tokens, memory, time and disk space of a run, without loading weights."""
     from tempo.pipeline.plan import make_plan
@@ -36,10 +33,10 @@ def plan(
     except ValueError:
         raise ValueError(f"--device-memory {device_memory!r}: write it as 80GB or 80GiB") from None
     found = make_plan(load_config(config, overrides or ()), device_bytes=size)
-    console = Console(highlight=False, soft_wrap=True, markup=False)
-    rates, num_seconds = found.rates, sum(video.duration_seconds for video in found.videos)
+    show, rates = console().print, found.rates
+    num_seconds = sum(video.duration_seconds for video in found.videos)
     longest, median = found.longest.lengths[0], found.median.lengths[0]
-    console.print(
+    show(
         f"videos: {len(found.videos)}, {num_seconds / 3600:.1f} h; about {found.num_kept} of them, or "
         f"segments of them, are kept ({rates.kept_per_video:.0%}; {rates.source})\n"
         f"tokens of video and prompt: {longest} at most, median {median}\n"
@@ -52,20 +49,20 @@ def plan(
     for step in (steps := [*found.steps()]):
         peak = f"{step.cost.peak_bytes / 1e9:.3g}"
         table.add_row(step.name, str(step.num_tokens), peak, _parts(step.cost), _duration(step.seconds))
-    console.print(table)
+    show(table)
     needed = found.disk_bytes(steps)
     # The directory need not exist yet.
     folder = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(folder).free
     sizes = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in needed.items())
-    console.print(f"disk in GB: {sizes}; free {free / 1e9:.1f}")
+    show(f"disk in GB: {sizes}; free {free / 1e9:.1f}")
     for step in steps:
         if step.advice:
-            console.print(f"{step.name} does not fit. It fits with: {step.advice}")
+            show(f"{step.name} does not fit. It fits with: {step.advice}")
     if sum(needed.values()) > free:
-        console.print("problem: the disk has too little free space. Choose another --out")
+        show("problem: the disk has too little free space. Choose another --out")
     for line in found.problems:
-        console.print(f"problem: {line}")
+        show(f"problem: {line}")
 
 
 def _parts(cost: Cost) -> str:

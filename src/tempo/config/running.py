@@ -24,8 +24,7 @@ Scoring = Literal["sum", "mean", "letter"]
 #: The public benchmarks, each a module of `tempo.evaluation.public`.
 PublicBenchmark = Literal[
     "tempcompass", "vinoground", "tvbench", "tomato", "mvbench", "video_mme", "mlvu", "vitatecs",
-    "temporalbench", "aotbench", "next_qa", "timeblind", "mvp", "videohallucer", "perception_test",
-    "longvideobench",
+    "temporalbench", "aotbench", "next_qa", "timeblind", "mvp", "videohallucer",
 ]  # fmt: skip
 #: Names of phases and baselines are used as folder names.
 NAME_PATTERN = r"^[A-Za-z0-9_-]+$"
@@ -150,11 +149,10 @@ class DpoPhase(_Phase):
 
     `grouping` decides which pairs share one encoding of the video and prompt: all pairs of a video, those of
     one level, or none (`pair`). `reference` is the model before this phase (`reset`) or before the first one
-    (`fixed`, with its log-probabilities always stored on disk). `logp_reduction` reduces the
-    log-probabilities of a text to one number: their sum, their mean, or LD-DPO's sum, in which `ld_alpha`
-    weights the tokens beyond the length of the shorter text. `ipo` with `mean` is TRL's `ipo`. The order
-    `adaptive` goes from easy to hard: the next level starts when rewards/accuracies reaches
-    `mastered_accuracy`.
+    (`fixed`). `logp_reduction` reduces the log-probabilities of a text to one number: their sum, their mean,
+    or LD-DPO's sum, in which `ld_alpha` weights the tokens beyond the length of the shorter text. `ipo` with
+    `mean` is TRL's `ipo`. The order `adaptive` goes from easy to hard: the next level starts when
+    rewards/accuracies reaches `mastered_accuracy`.
     """
 
     objective: Literal["dpo"] = Field(description="trains on pairs")
@@ -168,7 +166,6 @@ class DpoPhase(_Phase):
     logp_reduction: LogpReduction = Field("sum", description="how token log-probabilities are combined")
     ld_alpha: float = Field(0.5, ge=0, le=1, description="weight of tokens beyond the shorter text (`ld`)")
     reference: Literal["reset", "fixed"] = Field("reset", description="see above")
-    cache_reference: bool = Field(False, description="store the log-probabilities of the reference on disk")
     order: Literal["random", "adaptive"] = Field("random", description="order of the pairs: see above")
     mastered_accuracy: float = Field(
         0.9, gt=0, le=1, description="accuracy at which a level ends (`adaptive`)"

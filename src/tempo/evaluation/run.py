@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import transformers
 
@@ -15,9 +15,9 @@ from tempo.core.records import Outcome, Sample
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation import held_out
-from tempo.evaluation.benchmark import benchmark_items, read_samples, score_outcomes
-from tempo.evaluation.evaluate import ask, by_video, read_video
-from tempo.evaluation.figures import RESULT, make_figure
+from tempo.evaluation.benchmark import benchmark_items, read_samples
+from tempo.evaluation.evaluate import answer_parts, ask, by_video, read_video, shown
+from tempo.evaluation.figures import RESULT, Item, make_figures
 from tempo.evaluation.held_out import HeldOutResult
 from tempo.evaluation.public.results import result_notes, task_result
 from tempo.evaluation.public.tasks import answer_task, load_task
@@ -26,9 +26,6 @@ from tempo.training.adapters import TrainedModel
 from tempo.training.phases import trained_models
 from tempo.video.find import video_id
 from tempo.video.frames import Frames, FrameStore
-
-#: Gets the numbers of videos done and in total.
-Progress: TypeAlias = Callable[[int, int], None]
 
 
 def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) -> None:
@@ -44,37 +41,36 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
     tasks = [load_task(settings) for settings in config.benchmarks]
     if not path and not tasks:
         notes.append("no benchmark: evaluation.benchmark can name a JSONL file of samples")
-    outcomes, results = dict[str, list[Outcome]](), dict[str, list[HeldOutResult]]()
+    store, items = RunStore(context.directory), dict[str, dict[str, list[Item]]]()
+    held_out_items = dict[str, dict[str, list[Item]]]()
     models = {"base": TrainedModel(context.config.model, Path()), **trained_models(context)}
     for name, model in models.items():
         # Loaded only if something is missing; the previous model is freed first.
         load = functools.cache(model.for_inference)
-        show = partial(progress, f"{name} on held-out videos")
-        results[name] = held_out.answer_all(context, load, name, videos, show)
+        parts, make = [[video] for video in videos], partial(held_out.answer, context, load)
+        table, show = f"evaluation/held_out/{name}", partial(progress, f"{name} on held-out videos")
+        results = answer_parts(parts, make, HeldOutResult, store=store, table=table, progress=show)
+        held_out_items[name] = held_out.result_items(results)
         if name in ("base", RESULT):
             held_out.describe(context, load, name, videos)
-        show = partial(progress, f"{name} on the benchmark")
-        outcomes[name] = _answer_benchmark(context, load, name, samples, show)
+        table, show = f"evaluation/{name}", partial(progress, f"{name} on the benchmark")
+        answer = partial(_answer, context, load)
+        found = answer_parts(by_video(samples), answer, Outcome, store=store, table=table, progress=show)
+        items[name] = benchmark_items(found)
         for task in tasks:
             show = partial(progress, f"{name} on {task.settings.name}")
-            answer_task(task, name, load, context.config, store=RunStore(context.directory), progress=show)
-    figures = held_out.held_out_figures(results, seed=seed)
-    items = {name: benchmark_items(rows, samples) for name, rows in outcomes.items()}
-    figures += [
-        make_figure("benchmark", figure, {name: own[figure] for name, own in items.items()}, seed=seed)
-        for figure in items["base"]
-    ]
+            answer_task(task, name, load, context.config, store=store, progress=show)
     public = [task_result(task, context.config) for task in tasks]
+    figures = make_figures("held-out videos", held_out_items, seed=seed)
+    figures += make_figures("benchmark", items, seed=seed)
     figures += [figure for result in public for figure in result.figures]
     notes += [note for result in public for note in result_notes(result)]
-    reports = {name: score_outcomes(rows, samples, seed=seed) for name, rows in outcomes.items()}
     evaluation: dict[str, Any] = {
         "benchmark": path and str(path),
         "num_samples": len(samples),
         "bad_rows": read.faults if read else {},
         "scoring": config.scoring,
         "transformers": transformers.__version__,
-        "models": {name: report.model_dump(mode="json") for name, report in reports.items() if samples},
         "public": [result.model_dump(mode="json", exclude={"figures"}) for result in public],
         "figures": [figure.model_dump(mode="json") for figure in figures],
         "notes": notes,
@@ -82,24 +78,13 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
     write_json(context.directory / "evaluation.json", evaluation)
 
 
-def _answer_benchmark(
-    context: Context, load: Callable[[], VideoLM], name: str, samples: Sequence[Sample], progress: Progress
-) -> list[Outcome]:
-    """A model's outcomes on the benchmark; those in `evaluation/NAME.jsonl` are reused."""
-    store, table, path = RunStore(context.directory), f"evaluation/{name}", benchmark_path(context)
-    known, videos = {outcome.id for outcome in store.read(table, Outcome)}, by_video(samples)
-    unfinished = [rows for rows in videos if any(sample.id not in known for sample in rows)]
+def _answer(context: Context, load: Callable[[], VideoLM], rows: Sequence[Sample]) -> list[Outcome]:
+    """A model's outcomes for questions of the benchmark about one video."""
+    path = benchmark_path(context)
+    assert path is not None, "without a benchmark there are no questions"
+    frames = benchmark_frames(context, path.parent / rows[0].video)
     scoring, max_tokens = context.config.evaluation.scoring, context.config.training.max_tokens
-    for number, rows in enumerate(unfinished, len(videos) - len(unfinished) + 1):
-        assert path is not None
-        frames = benchmark_frames(context, path.parent / rows[0].video)
-        missing = [sample for sample in rows if sample.id not in known]
-        times = {"fps": frames.fps, "seconds": frames.seconds.tolist()}
-        found = ask(load(), missing, frames.images, **times, scoring=scoring, max_tokens=max_tokens)
-        store.append(table, found)
-        progress(number, len(videos))
-    wanted = {sample.id for sample in samples}
-    return [outcome for outcome in store.read(table, Outcome) if outcome.id in wanted]
+    return ask(load(), rows, **shown(frames), scoring=scoring, max_tokens=max_tokens)
 
 
 def benchmark_path(context: Context) -> Path | None:

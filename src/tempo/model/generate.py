@@ -57,14 +57,14 @@ def generate(
 def _generate_batch(
     lm: VideoLM, requests: Sequence[Request], sampling: SamplingConfig, max_new_tokens: int
 ) -> list[Answer]:
-    texts = [lm.render(request.prompt, with_video=request.frames is not None) for request in requests]
-    videos = [request.frames for request in requests if request.frames is not None]
-    times = [request.seconds for request in requests] if videos else []
-    inputs = lm.inputs(texts, videos or None, fps=[request.fps for request in requests], seconds=times)
+    texts = [
+        lm.template.render(request.prompt, with_video=request.frames is not None) for request in requests
+    ]
+    inputs = lm.inputs(texts, requests)
     _fill_padding(inputs)
-    ends = sorted(lm.end_ids(with_video=bool(videos)))
+    ends = sorted(lm.end_ids(with_video=requests[0].frames is not None))
     # A sampled video or image placeholder would need features in the next step.
-    suppressed = {*(lm.model.generation_config.suppress_tokens or ()), *lm.media_ids} - set(ends)
+    suppressed = {*(lm.model.generation_config.suppress_tokens or ()), *lm.template.media_ids} - set(ends)
     stops = lm.model.generation_config.stop_strings or ()
     rows = lm.model.generate(
         **{name: tensor.to(lm.model.device) for name, tensor in inputs.items()},

@@ -30,7 +30,7 @@ from tempo.engine.ranks import pick_device
 from tempo.engine.types import SkipRecord, count_workers
 from tempo.model.chat import Continuation, Prefix, VideoLM
 from tempo.model.loading import check_device, load_processor, pick_dtype, read_config
-from tempo.model.prefix import ContinuationTokens, Group
+from tempo.model.prefix import ContinuationTokens, Group, split_group
 from tempo.pipeline.stages import STAGES, find_stage
 from tempo.preference.prompts import DIFFERENCE, fusion
 from tempo.synthetic.drawing import FPS, SHOT_FRAMES, SIZE
@@ -169,10 +169,10 @@ class Plan:
         if form == "captions":
             caption = " ".join(["a"] * min(CAPTION_TOKENS, self.config.captions.max_new_tokens))
             prompt = fusion([caption] * math.ceil(self.rates.num_clips))
-            return self._lm.inputs([self._lm.render(prompt, with_video=False)])
+            return self._lm.inputs([self._lm.template.render(prompt, with_video=False)])
         count = {"pair": 4, "clips": 2 * math.ceil(self.rates.num_clips)}.get(form, count)
         blank = np.zeros((count, height, width, 3), np.uint8)
-        return self._lm.inputs([self._lm.render(DIFFERENCE)], [blank], fps=[fps])
+        return self._lm.inputs([self._lm.template.render(DIFFERENCE)], [Prefix(blank, "", fps=fps)])
 
     def _training(self, phase: PhaseConfig, old_rank: int) -> Step:
         (num_examples, answers), row = self._examples(phase), self._row(phase)
@@ -201,12 +201,17 @@ class Plan:
 
     def _row(self, phase: PhaseConfig) -> list[Group]:
         """The longest packed row: as many of the longest videos as fit, then median ones."""
-        answers = tuple(self._examples(phase)[1])
-        longest, median = (Group(group.inputs, answers) for group in (self.longest, self.median))
+        answers, limit = tuple(self._examples(phase)[1]), self.config.training.max_tokens
+
+        def shortened(group: Group) -> Group:
+            # As many answers as fit, but at least one pair.
+            most = max(limit, _size(Group(group.inputs, answers[:2])))
+            return split_group(Group(group.inputs, answers), max_tokens=most)[0]
+
+        longest, median = shortened(self.longest), shortened(self.median)
         row = [longest]
         for group in (longest, median):
-            most = self.config.training.max_tokens - _size(group)
-            while len(row) < phase.batch_size and sum(map(_size, row)) <= most:
+            while len(row) < phase.batch_size and sum(map(_size, [*row, group])) <= limit:
                 row.append(group)
         return row
 

@@ -178,7 +178,6 @@ def phase_loss(
     options = phase.model_dump(include=names)
     total, metrics = policy[0][0].new_zeros(()), Metrics()
     for own, other, own_labels in zip(policy, reference, labels, strict=True):
-        other = [answer.to(own[0].device) for answer in other]
         loss, found = dpo_loss(own, other, **options, labels=own_labels, reduction="sum")
         total = total + loss
         metrics.add(found)

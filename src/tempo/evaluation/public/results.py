@@ -14,7 +14,7 @@ from tempo.config import Config
 from tempo.core.files import NUM_NAMED
 from tempo.core.records import Frozen, Skipped
 from tempo.evaluation.benchmark import link_clusters
-from tempo.evaluation.figures import Figure, Item, make_figure, percent
+from tempo.evaluation.figures import Figure, Item, make_figures, percent
 from tempo.evaluation.public.questions import Question
 from tempo.evaluation.public.tasks import Task
 
@@ -74,13 +74,10 @@ def task_result(task: Task, config: Config) -> PublicResult:
         kept = {model: [row for row in rows if row.id in asked] for model, rows in replies.items()}
         num_unclear[source] = {m: sum(row.choice is None for row in rows) for m, rows in kept.items()}
         items = {
-            model: figure_items(task, {row.id: float(row.choice == asked[row.id].answer) for row in rows})
+            model: figure_items(task, {row.id: float(row.is_right) for row in rows})
             for model, rows in kept.items()
         }
-        figures += [
-            make_figure(source, name, {m: own[name] for m, own in items.items()}, seed=config.run.seed)
-            for name in chance
-        ]
+        figures += make_figures(source, items, seed=config.run.seed)
     return PublicResult(
         benchmark=task.settings.name,
         protocol=_protocol(task, config),

@@ -4,36 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, get_args
 
 from tempo.config import Config, SamplingConfig
 from tempo.config.running import PublicBenchmark, PublicBenchmarkConfig
 from tempo.core.files import NUM_NAMED
 from tempo.core.hashing import hash_text
-from tempo.core.records import Record, Skipped
+from tempo.core.records import Outcome, Skipped
 from tempo.core.store import RunStore
 from tempo.engine.types import SkipRecord
-from tempo.evaluation.evaluate import ask
+from tempo.evaluation.evaluate import answer_parts, ask, shown
 from tempo.evaluation.public.data import Data
 from tempo.evaluation.public.questions import Benchmark, Question
 from tempo.model.answers import Request
 from tempo.model.chat import VideoLM
 from tempo.model.generate import generate
-from tempo.video.frames import Frames
-
-#: A video, and the bounds of the part of it that is shown.
-Part: TypeAlias = tuple[str, float, float, int]
-
-
-class Reply(Record):
-    """A model's answer: the chosen option (None if it is unclear), and log-likelihoods or a written text."""
-
-    choice: int | None
-    log_likelihoods: tuple[float, ...] = ()
-    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,8 +38,8 @@ class Task:
     data: Data
     questions: list[Question]
     bad_rows: list[Skipped]
-    unreadable: dict[Part, Skipped] = field(default_factory=dict)
-    replies: dict[str, dict[str, list[Reply]]] = field(default_factory=dict)
+    unreadable: dict[tuple[Any, ...], Skipped] = field(default_factory=dict)
+    replies: dict[str, dict[str, list[Outcome]]] = field(default_factory=dict)
 
     @property
     def num_frames(self) -> int | None:
@@ -64,9 +53,9 @@ class Task:
 
     def asked(self) -> list[list[Question]]:
         """The questions about each part of a video that can be read, sorted by part."""
-        asked = [question for question in self.questions if _part(question) not in self.unreadable]
-        asked.sort(key=lambda question: (_part(question), question.id))
-        return [list(rows) for _, rows in groupby(asked, key=_part)]
+        asked = [question for question in self.questions if question.part not in self.unreadable]
+        asked.sort(key=lambda question: (question.part, question.id))
+        return [list(rows) for _, rows in groupby(asked, key=lambda question: question.part)]
 
     def check(self) -> None:
         """Raises ValueError with some reasons if no question can be asked."""
@@ -80,18 +69,14 @@ class Task:
         """Marks the part of a video that these questions are about as unreadable."""
         text = ", ".join(filter(None, [detail, f"questions: {len(rows)}"]))
         skipped = Skipped(id=rows[0].video, stage="evaluation", reason=reason, detail=text)
-        self.unreadable[_part(rows[0])] = skipped
-
-
-def _part(question: Question) -> Part:
-    return question.video, question.start_seconds, question.end_seconds, question.end_frame or 0
+        self.unreadable[rows[0].part] = skipped
 
 
 def find_benchmark(name: str) -> Benchmark:
     """The benchmark with this name; raises ValueError for an unknown one."""
     if name not in (names := get_args(PublicBenchmark)):
         raise ValueError(f"unknown benchmark {name!r}. The benchmarks are {', '.join(names)}")
-    return import_module(f"tempo.evaluation.public.{name}").BENCHMARK  # type: ignore[no-any-return]
+    return getattr(import_module(f"tempo.evaluation.public.{name}"), name)  # type: ignore[no-any-return]
 
 
 def load_task(settings: PublicBenchmarkConfig) -> Task:
@@ -129,51 +114,29 @@ def answer_task(
     name, key = task.settings.name, hash_text(task.settings.model_dump_json() + task.prompts_hash)[:8]
     for source in (name, f"{name}, blind")[: 1 + task.settings.blind]:
         table = f"evaluation/{model}-{source.replace(', ', '-')}-{key}"
-        known = store.read(table, Reply) if store else []
-        answered, parts = {reply.id for reply in known}, task.asked()
-        for done, part in enumerate(parts, 1):
-            if rows := [question for question in part if question.id not in answered]:
-                known += (found := _answer(lm, task, rows, config, is_blind=source != name))
-                if store:
-                    store.append(table, found)
-            progress(done, len(parts))
-        task.replies.setdefault(source, {})[model] = known
+        answer = partial(_answer, lm, task, config, source != name)
+        replies = answer_parts(task.asked(), answer, Outcome, store=store, table=table, progress=progress)
+        task.replies.setdefault(source, {})[model] = replies
     task.check()
 
 
 def _answer(
-    lm: Callable[[], VideoLM], task: Task, rows: Sequence[Question], config: Config, *, is_blind: bool
-) -> list[Reply]:
+    lm: Callable[[], VideoLM], task: Task, config: Config, is_blind: bool, rows: Sequence[Question]
+) -> list[Outcome]:
     """The answers to questions about one part of a video; none if it cannot be read."""
-    frames, settings = None, task.settings
-    if not is_blind:
+    settings, video, seconds = task.settings, dict[str, Any](frames=None), config.videos.timeout_seconds
+    name, *part = rows[0].part
+    footage = task.data.find(name)
+    if footage and not is_blind:
         try:
-            frames = _sample(task, rows[0], config)
+            video = shown(footage.sample(config.frames, part, task.num_frames, timeout_seconds=seconds))
         except SkipRecord as skip:
             task.leave_out(rows, skip.reason, skip.detail)
             return []
-    images = frames.images if frames else None
-    times: dict[str, Any] = {"fps": frames.fps, "seconds": frames.seconds.tolist()} if frames else {}
-    if settings.scoring == "generate":
-        greedy = SamplingConfig(temperature=0, repetition_penalty=1, batch_size=8)
-        requests = [Request(row.prompt, 0, images, **times) for row in rows]
-        written = generate(lm(), requests, sampling=greedy, max_new_tokens=settings.max_new_tokens)
-        answers = zip(rows, (answer.text for answer in written), strict=True)
-        return [Reply(id=row.id, choice=row.read_reply(text), text=text) for row, text in answers]
-    samples = [row.sample(settings.scoring) for row in rows]
-    limit = config.training.max_tokens
-    outcomes = ask(lm(), samples, images, **times, scoring=settings.scoring, max_tokens=limit)
-    return [Reply(id=row.id, choice=row.choice, log_likelihoods=row.log_likelihoods) for row in outcomes]
-
-
-def _sample(task: Task, question: Question, config: Config) -> Frames:
-    footage = task.data.find(question.video)
-    assert footage, f"{question.video} was not left out"
-    return footage.sample(
-        config.frames,
-        num_frames=task.num_frames,
-        start_seconds=question.start_seconds,
-        end_seconds=question.end_seconds,
-        end_frame=question.end_frame,
-        timeout_seconds=config.videos.timeout_seconds,
-    )
+    if settings.scoring != "generate":
+        samples, limit = [row.sample(settings.scoring) for row in rows], config.training.max_tokens
+        return ask(lm(), samples, **video, scoring=settings.scoring, max_tokens=limit)
+    greedy = SamplingConfig(temperature=0, repetition_penalty=1, batch_size=8)
+    requests = [Request(row.prompt, 0, **video) for row in rows]
+    written = generate(lm(), requests, sampling=greedy, max_new_tokens=settings.max_new_tokens)
+    return [row.written(answer.text) for row, answer in zip(rows, written, strict=True)]
