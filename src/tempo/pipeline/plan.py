@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempo.config import Config, DpoPhase, FramesConfig, PhaseConfig
+from tempo.config import Config, DpoPhase, FramesConfig, GrpoPhase, PhaseConfig
 from tempo.core.records import Video
 from tempo.engine.pool import check_engine
 from tempo.engine.ranks import pick_device
@@ -188,6 +188,11 @@ class Plan:
         if num_tokens > self.config.training.max_tokens:
             advice = f"training.max_tokens = {num_tokens}, or a smaller frames.max_total_pixels"
         seconds = num_steps * cost.flops * share / self.rates.flops_per_second
+        if isinstance(phase, GrpoPhase):
+            # Sampling: each new token of a batch reads all weights.
+            num_batches = math.ceil(phase.batch_size * len(answers) / self.config.responses.batch_size)
+            reading = ANSWER_TOKENS * cost.weights_bytes / self.rates.memory_bytes_per_second
+            seconds = seconds * phase.num_updates + num_steps * num_batches * reading
         return Step(phase.name, num_tokens, cost, seconds, advice)
 
     def _cost(self, phase: PhaseConfig) -> Cost:
@@ -224,6 +229,9 @@ class Plan:
                 "video": (1, kinds * levels), "level": (levels, kinds), "pair": (kinds * levels, 1)
             }[phase.grouping]  # fmt: skip
             return self.num_kept * rows, [ContinuationTokens((0,) * size)] * (1 + rejected)
+        if isinstance(phase, GrpoPhase):
+            size = self.config.responses.max_new_tokens
+            return self.num_kept, [ContinuationTokens((0,) * size)] * phase.num_answers
         # The questions of a synthetic run do not exist yet: about six short ones for each video.
         count = 6 * len(self.videos)
         asked = [Question(str(n % len(self.videos)), "a " * 10, "a " * 20) for n in range(count)]
