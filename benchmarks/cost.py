@@ -59,8 +59,11 @@ def costs(device_bytes: int) -> None:
     video = Video(id="", path="", **facts)
     with tempfile.TemporaryDirectory() as folder:
         write_checkpoint(Path(folder) / "model")
-        changes = [f"model.path='{folder}/model'", "training.instructions=''", "run.num_workers=1"]
+        changes = [f"model.path='{folder}/model'", "run.num_workers=1"]
         config = load_config(Path(__file__).parents[1] / "configs" / "paper.toml", changes)
+        # Six short questions per video, at most 60,000.
+        training = config.training.model_copy(update={"instructions": ""})
+        config = config.model_copy(update={"training": training})
         plan = Plan(config, [video], torch.device("cuda"), device_bytes)
         lines: dict[str, list[str]] = {}
         for count in COUNTS:
@@ -87,16 +90,16 @@ def measure(folder: Path) -> None:
     from tempo.engine.types import Context, SkipRecord, flatten, load
     from tempo.pipeline.plan import frame_shape
     from tempo.pipeline.stages import find_stage
-    from tempo.video.find import find_videos, read_header
+    from tempo.video.find import find_videos, read_header, video_id
 
     config = Config.model_validate({"videos": {"paths": [str(folder)]}, "run": {"num_workers": 1}})
     pixels, stored, num_files, num_kept, num_bytes, start = 0.0, 0.0, 0, 0, 0, time.perf_counter()
     with tempfile.TemporaryDirectory() as out:
         context = Context(config, Path(out))
         workers = [load(find_stage(name).worker)(context) for name in ("shots", "clips")]
-        for number, path in enumerate(find_videos([folder], config.videos.extensions)):
+        for path in find_videos([folder], config.videos.extensions):
             try:
-                rows: list[Any] = [video := read_header(str(path), f"v{number}")]
+                rows: list[Any] = [video := read_header(str(path), video_id(path))]
             except SkipRecord:
                 continue
             for name, worker in zip(("shots", "clips"), workers, strict=True):
