@@ -17,10 +17,8 @@ def scaled(frame, size=(8, 8)):
 
 
 def test_every_frame_comes_once_in_order_with_its_time(render):
-    path = render([numbered(i) for i in range(40)])
-    frames = list(decode(path))
-    shown = [(frame.index, number_of(scaled(frame, frame.size))) for frame in frames]
-    assert shown == [(i, i) for i in range(40)]
+    frames = list(decode(render([numbered(i) for i in range(40)])))
+    assert [(frame.index, number_of(scaled(frame))) for frame in frames] == [(i, i) for i in range(40)]
     assert [frame.start_seconds for frame in frames] == pytest.approx([i / 25 for i in range(40)])
     assert frames[-1].end_seconds == pytest.approx(40 / 25)
 

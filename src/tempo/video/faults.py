@@ -19,7 +19,7 @@ import av
 import cv2
 
 from tempo.core.records import Record, Skipped
-from tempo.engine.types import Batch, Result, SkipRecord, Worker
+from tempo.engine.types import SkipRecord, Worker
 
 T = TypeVar("T")
 
@@ -35,11 +35,7 @@ NUM_AHEAD = 4
 
 def per_record(stage: str, function: Callable[[Any], Record | Sequence[Record]]) -> Worker:
     """A worker that applies `function` to each record; a record for which it fails becomes Skipped."""
-
-    def worker(batch: Batch) -> Result:
-        return [attempt(stage, record, function) for record in batch]
-
-    return worker
+    return lambda batch: [attempt(stage, record, function) for record in batch]
 
 
 def attempt(stage: str, record: Record, function: Callable[[Any], T]) -> T | Skipped:
