@@ -71,7 +71,9 @@ def _share(processes: Sequence[Any], batches: Iterator[Batch], stage: str) -> It
     # No more processes are started than there are batches.
     first = list(itertools.islice(batches, len(processes)))
     batches, are_left = itertools.chain(first, batches), True
-    running = {process.submit(()): (process, (), 1) for process, _ in zip(processes, first, strict=False)}
+    running: dict[Any, tuple[Any, Batch, int]] = {}
+    for process, _ in zip(processes, first, strict=False):
+        running[process.submit(())] = process, (), 1
     while are_left or any(batch for _, batch, _ in running.values()):
         for call in processes[0].wait(list(running)):
             process, batch, attempt = running.pop(call)
