@@ -66,21 +66,17 @@ def hash_tensors(named: Iterable[tuple[str, Tensor]]) -> Any:
 
 def _pack(output: dict[str, Any]) -> dict[str, Tensor]:
     ((modality, features),) = output.items()
-    layers = {"pooled": features.pooler_output}
-    deepstack = getattr(features, "deepstack_features", None) or []
-    layers |= {f"deepstack{number}": layer for number, layer in enumerate(deepstack)}
     tensors = {}
-    for name, layer in layers.items():
+    for number, layer in enumerate(
+        [features.pooler_output, *(getattr(features, "deepstack_features", None) or [])]
+    ):
         # Some families return one tensor, others a list with one tensor per video; here it has length one.
         tensor, form = (layer, "tensor") if isinstance(layer, Tensor) else (torch.cat([*layer]), "list")
-        tensors[f"{modality}/{name}/{form}"] = tensor.contiguous()
+        tensors[f"{modality}/{number:03d}/{form}"] = tensor.contiguous()
     return tensors
 
 
 def _unpack(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    layers = {}
-    for key, tensor in sorted(tensors.items()):
-        modality, name, form = key.split("/")
-        layers[name] = tensor if form == "tensor" else (tensor,)
-    deepstack = [layers[name] for name in sorted(layers) if name != "pooled"]
-    return {modality: SimpleNamespace(pooler_output=layers["pooled"], deepstack_features=deepstack or None)}
+    layers = [tensors[key] if key.endswith("/tensor") else (tensors[key],) for key in sorted(tensors)]
+    (modality,) = {key.split("/")[0] for key in tensors}
+    return {modality: SimpleNamespace(pooler_output=layers[0], deepstack_features=layers[1:] or None)}
