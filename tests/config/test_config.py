@@ -111,7 +111,7 @@ def test_bad_value_is_named_by_its_key_and_shown(data, key, value):
         ({"perturbations": {"levels": []}}, ["perturbations: levels", "()"]),
         ({"perturbations": {"levels": [4, 1]}}, ["perturbations: levels", "(4, 1)"]),
         ({"perturbations": {"kinds": ["drop", "drop"]}}, ["perturbations: kinds", "('drop', 'drop')"]),
-        ({"perturbations": {"kinds": ["swap"], "rule": "paper"}}, ["'swap'", "'paper'"]),
+        ({"perturbations": {"kinds": ["replace"], "rule": "paper"}}, ["'replace'", "'paper'"]),
         (phases(DPO, DPO), ["training: phases must have different names", "dpo-16"]),
         (phases(DPO, baselines={"a": ["dpo-3"]}), ["baselines.a", "dpo-3", "dpo-16"]),
         (phases(DPO, baselines={"../a": ["dpo-16"]}), ["baselines.../a"]),

@@ -121,30 +121,22 @@ def line(**changes):
     return json.dumps({**SAMPLE, **changes}, ensure_ascii=False) + "\n"
 
 
-def test_samples_are_read_in_order(write):
-    pair = ({"id": "v/1", "group": "g", "answer": 1}, {"id": "v/2", "group": "g", "answer": 0})
-    # The last line needs no newline.
-    samples = read_samples(write(line(), line(**pair[0]), line(**pair[1]).rstrip())).rows
-    assert [*samples.values()] == [
-        Sample(**SAMPLE), *(Sample(**{**SAMPLE, **one}) for one in pair)
-    ]  # fmt: skip
-
-
 @pytest.mark.parametrize(
     "changes",
     [
+        {},
         {"kind": "a foreign column", "level": "hard", "frames": 3},
         {"group": None},
         {"id": 7, "options": [1, 2.5]},
         {"video": "file:v.mp4"},
     ],
 )
-def test_foreign_and_null_columns_numbers_and_addresses_are_read(write, changes):
-    (sample,) = read_samples(write(line(**changes))).rows.values()
-    texts = {"id": str(changes.get("id", "v/0"))} | {
-        "options": tuple(map(str, changes.get("options", SAMPLE["options"])))
-    }
-    assert sample == Sample(**{**SAMPLE, **texts})
+def test_samples_are_read_in_order_with_foreign_and_null_columns_numbers_and_addresses(write, changes):
+    pair = [{"id": f"v/{i}", "group": "g", "answer": i % 2} for i in (1, 2)]
+    # The last line needs no newline.
+    read = read_samples(write(line(**changes), line(**pair[0]), line(**pair[1]).rstrip())).rows.values()
+    first = SAMPLE | {key: changes[key] for key in ("id", "options") if key in changes}
+    assert [*read] == [Sample(**row) for row in (first, SAMPLE | pair[0], SAMPLE | pair[1])]
 
 
 @pytest.mark.parametrize(

@@ -30,20 +30,6 @@ def lm():
     return load_model("embedded")
 
 
-def test_scores_over_one_prefix_are_those_of_full_sequences(lm):
-    samples = benchmark.story_samples(STORY, seed=0, number=0)[:4]
-    outcomes = ask(lm, samples, FRAMES, fps=1.0)
-    rows = [Continuation(option, sample.question) for sample in samples for option in sample.options]
-    group = lm.group(Prefix(FRAMES, ""), rows)
-    with torch.no_grad():
-        plain = [float(logp.sum()) for logp in duplicated_log_probs(lm.model, [group])[0]]
-    ours = [score for outcome in outcomes for score in outcome.log_likelihoods]
-    assert ours == pytest.approx(plain, abs=2e-3)
-    for one, other in zip(outcomes, ask(lm, samples[::-1], FRAMES, fps=1.0)[::-1], strict=True):
-        assert one.id == other.id
-        assert one.log_likelihoods == pytest.approx(other.log_likelihoods, abs=2e-3)
-
-
 def scores(lm, samples, **options):
     outcomes = ask(lm, samples, FRAMES, fps=1.0, **options)
     return [score for outcome in outcomes for score in outcome.log_likelihoods]
@@ -56,11 +42,12 @@ def plain_scores(lm, rows):
         return duplicated_log_probs(lm.model, [group])[0]
 
 
-def test_the_mean_does_not_favour_short_options(lm):
-    samples = benchmark.story_samples(STORY, seed=0, number=0)[:2]
+@pytest.mark.parametrize("scoring", ["sum", "mean"])
+def test_scores_over_one_prefix_are_those_of_full_sequences(lm, scoring):
+    samples = benchmark.story_samples(STORY, seed=0, number=0)[:4]
     rows = [Continuation(option, sample.question) for sample in samples for option in sample.options]
-    expected = [float(logp.mean()) for logp in plain_scores(lm, rows)]
-    assert scores(lm, samples, scoring="mean") == pytest.approx(expected, abs=2e-3)
+    expected = [float(getattr(logp, scoring)()) for logp in plain_scores(lm, rows)]
+    assert scores(lm, samples, scoring=scoring) == pytest.approx(expected, abs=2e-3)
 
 
 def test_a_letter_is_scored_without_its_end_of_turn_after_a_question_that_lists_the_options(lm):
@@ -191,11 +178,3 @@ def test_a_video_that_cannot_be_read_is_named_with_its_reason(own_benchmark, tmp
     video.write_bytes(b"no video")
     with pytest.raises(ValueError, match=rf"{video.name}, which cannot be read: cannot be opened: "):
         run_evaluation(context_for(own_benchmark, tmp_path), lambda *_: None)
-
-
-def test_without_a_benchmark_the_file_has_a_note(tmp_path):
-    context = Context(parse_config({"videos": {"paths": ["x"]}}), tmp_path / "run")
-    run_evaluation(context, lambda *_: None)
-    table = table_of(context)
-    assert table["figures"] == []
-    assert "evaluation.benchmark" in table["notes"][-1]

@@ -11,6 +11,7 @@ from tempo.core.records import Clip, Clips, Outcome, Pair
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation import held_out
+from tempo.evaluation.figures import make_figures
 from tempo.evaluation.held_out import HeldOutResult
 from tempo.evaluation.probe import Comparison
 from tempo.evaluation.run import run_evaluation
@@ -54,7 +55,7 @@ def test_outcomes_are_likelihoods_of_pairs_and_own_words_with_both_videos(lm, tm
     first = pair("aa", level=16, chosen=told[0], rejected=told[1])
     context = context_of(tmp_path, pairs=[first, pair("aa"), pair("aa", "drop", order=(0, 1)), pair("bb")])
     (video, _) = held_out.read_held_out(context)
-    found = {row.id: row for row in held_out.answer(context, lm, video).outcomes}
+    found = {row.id: row for row in held_out.answer(context, lambda: lm, [video])[0].outcomes}
     assert set(found) == {
         *("aa/reverse-04", "aa/reverse-16", "aa/drop-04"),
         *("aa/reverse-16/own-words/0", "aa/reverse-16/own-words/1"),
@@ -76,7 +77,7 @@ def test_outcomes_are_likelihoods_of_pairs_and_own_words_with_both_videos(lm, tm
 def test_a_run_with_imported_pairs_has_no_order_from_own_words(lm, tmp_path):
     context = context_of(tmp_path, clips=False)
     (video, _) = videos = held_out.read_held_out(context)
-    result = held_out.answer(context, lm, video)
+    (result,) = held_out.answer(context, lambda: lm, [video])
     assert [row.id for row in result.outcomes] == ["aa/reverse-04"]
     assert {row.kind for row in result.comparisons} == {"reverse", "shuffle", "drop", "frozen"}
     assert "the rows `own words` are left out" in " ".join(held_out.notes(context, videos))
@@ -105,7 +106,8 @@ def test_the_figures_compare_the_models_and_count_units_of_a_film_as_one_video()
         "base": [result(name, -1.0, (-1.0, -2.0), (-1.0, -2.0)) for name in names],
         "tempo": [result(name, 3.0, (-1.0, -2.0), (-2.0, -1.0)) for name in names],
     }
-    figures = {row.name: row for row in held_out.held_out_figures(models, seed=0)}
+    items = {model: held_out.result_items(rows) for model, rows in models.items()}
+    figures = {row.name: row for row in make_figures("held-out videos", items, seed=0)}
     values = {name: tuple(value.value for value in row.values.values()) for name, row in figures.items()}
     assert values == {
         "probe, real video likelier than reordered": (0, 1),

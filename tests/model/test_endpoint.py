@@ -303,7 +303,7 @@ def test_a_run_skips_no_video_while_the_server_is_down_and_never_writes_the_key(
 REQUESTS = """
 import sys
 from pathlib import Path
-from tempo.cli.errors import terminable
+from tempo.cli.terminal import terminable
 from tempo.config import EndpointConfig, SamplingConfig
 from tempo.model.answers import Request
 from tempo.model.endpoint import Endpoint

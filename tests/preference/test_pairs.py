@@ -12,7 +12,7 @@ from pairs_material import clips_of, grey_jpegs, pair_of, perturbation
 from rich.console import Console
 
 from tempo.config import PairsConfig, parse_config
-from tempo.core.records import Pair, Response, Responses, Skipped, Unanswered, file_of
+from tempo.core.records import Captions, Pair, Response, Responses, Skipped, Unanswered, file_of
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.pipeline.runner import discard_files
@@ -115,6 +115,33 @@ def test_pairs_are_joined_by_id_and_those_left_out_have_a_reason(run):
         ("pairs", "shuffle-04", "lengths differ too much", "ratio 3.00 over 1.5"),
         ("pairs", "drop-02", "no rejected answer", "empty"),
     }
+
+
+def test_pairs_that_agree_no_better_with_the_captions_are_set_aside(run, tmp_path):
+    """The true order is 0 to 3; the first rejected text misses a clip, the second is in another order."""
+    told = [f"{name} {name} thing." for name in ("red", "green", "blue", "white")]
+    store = RunStore(tmp_path)
+    store.append("clips", [clips_of(*FOUR, name="d")])
+    store.append("captions", [Captions(id="d", captions=told)])
+    texts = {
+        "drop": told[:3],
+        "reverse": [told[2], told[3], told[0], told[1]],
+        "shuffle": [told[0], "Look!", *told[1:]],
+    }
+    made = [
+        Response(perturbation=perturbation(kind, 2, (1, 0), 4), text=" ".join(text))
+        for kind, text in texts.items()
+    ]
+    store.path("responses").unlink()
+    store.append("responses", [Responses(id="d", num_clips=4, chosen=" ".join(told), rejected=made)])
+    kept = {margin: make_pairs(run(verify=True, verify_margin=margin)) for margin in (0, 0.3)}
+    assert {margin: ids(found.pairs) for margin, found in kept.items()} == {
+        0: {"d/drop-02", "d/reverse-02"}, 0.3: {"d/reverse-02"}
+    }  # fmt: skip
+    (skipped,) = kept[0].skipped
+    assert (skipped.id, skipped.reason) == ("d/shuffle-02", "chosen does not agree better")
+    assert skipped.detail == "gain 0.00, not over 0"
+    assert ids(make_pairs(run()).pairs) == {f"d/{kind}-02" for kind in texts}
 
 
 def test_pairs_of_a_segment_name_its_part_of_the_file(run, tmp_path):
@@ -244,6 +271,8 @@ def test_a_mirrored_pair_shows_the_perturbed_frames_and_exchanges_the_texts():
     assert image == one.model_copy(update={"id": f"{one.id}/mirror", **exchanged})
     # All frames are of one clip, or of clips that are dropped.
     assert [mirror(one, np.array(clip_T)) for clip_T in ([1, 1, 1], [0, 0], [2, 3])] == [None] * 3
+    # The frames of another video cannot be shown.
+    assert mirror(pair(kind="replace"), np.array([0, 0, 1, 2])) is None
 
 
 def test_with_mirrored_pairs_each_text_is_chosen_as_often_as_rejected(run):

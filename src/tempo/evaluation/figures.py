@@ -6,10 +6,10 @@ of one video are not independent: intervals come from resampling videos.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import ConfigDict
@@ -40,20 +40,14 @@ class Item(NamedTuple):
 
 
 class Value(Frozen):
-    """A mean over items and its 95 % interval, which is None for fewer than MIN_VIDEOS videos."""
+    """A mean over items and its 95 % interval, which is None for fewer than MIN_VIDEOS videos.
+
+    A difference of shares has the p value of the exact McNemar test, which counts items as independent.
+    """
 
     value: float
     interval: tuple[float, float] | None
-
-
-class Difference(Value):
-    """The mean of the result minus that of another model, item by item.
-
-    `p_value` is that of the exact McNemar test, which counts every item as independent; None for fewer than
-    MIN_VIDEOS videos, and for values that are not shares.
-    """
-
-    p_value: float | None
+    p_value: float | None = None
 
 
 class Figure(Frozen):
@@ -68,7 +62,7 @@ class Figure(Frozen):
     num_videos: int
     num_items: int
     values: dict[str, Value]
-    differences: dict[str, Difference]
+    differences: dict[str, Value]
 
 
 class Evaluation(Frozen):
@@ -99,10 +93,14 @@ def make_figure(source: str, name: str, items: Mapping[str, Iterable[Item]], *, 
     draws, is_share = derive_seed(seed, "evaluation", "bootstrap"), MARGIN not in name
     has_intervals = len({*videos}) >= MIN_VIDEOS
 
-    def summary(values: np.ndarray, interval_of: Callable[..., tuple[float, float]]) -> dict[str, Any]:
-        bounds = interval_of(values, videos, seed=draws) if has_intervals else None
-        interval = bounds and (round(bounds[0], 5), round(bounds[1], 5))
-        return {"value": round(float(values.mean()), 5), "interval": interval}
+    def summary(values: np.ndarray, *, is_gain: bool = False) -> Value:
+        interval_of = share_interval if is_share and not is_gain else cluster_interval
+        low, high = interval_of(values, videos, seed=draws) if has_intervals else (0.0, 0.0)
+        return Value(
+            value=round(float(values.mean()), 5),
+            interval=(round(low, 5), round(high, 5)) if has_intervals else None,
+            p_value=mcnemar(values) if is_share and is_gain and has_intervals else None,
+        )
 
     return Figure(
         source=source,
@@ -110,17 +108,8 @@ def make_figure(source: str, name: str, items: Mapping[str, Iterable[Item]], *, 
         unit="percent" if is_share else "nats per token",
         num_videos=len({*videos}),
         num_items=len(ids),
-        values={
-            model: Value(**summary(own, share_interval if is_share else cluster_interval))
-            for model, own in scores.items()
-        },
-        differences={
-            model: Difference(
-                **summary(gain, cluster_interval),
-                p_value=mcnemar(gain) if is_share and has_intervals else None,
-            )
-            for model, gain in gains.items()
-        },
+        values={model: summary(own) for model, own in scores.items()},
+        differences={model: summary(gain, is_gain=True) for model, gain in gains.items()},
     )
 
 
@@ -176,26 +165,26 @@ def figure_rows(figures: Sequence[Figure], *, is_short: bool = False) -> list[li
     for figure in (figure for figure in figures if figure.unit == "percent" or not is_short):
         label = figure.name if figure.unit == "percent" else f"{figure.name} ({figure.unit})"
         cells = [] if is_short else [str(figure.num_videos)]
-        shown = (*figure.values.values(), *figure.differences.values())
-        rows.append([label, *cells, *(text_of(figure, value, is_short=is_short) for value in shown)])
+        cells += [text_of(figure, value, is_short=is_short) for value in figure.values.values()]
+        gains = figure.differences.values()
+        rows.append([label, *cells, *(text_of(figure, gain, sign="+", is_short=is_short) for gain in gains)])
     return rows
 
 
-def text_of(figure: Figure, shown: Value, *, is_short: bool = False) -> str:
-    """A value, the p value of a difference, and the interval.
+def text_of(figure: Figure, shown: Value, *, sign: str = "", is_short: bool = False) -> str:
+    """A value, its p value and its interval; `sign` is "+" for differences. Short texts have no p value.
 
-    A short text has no p value, and the interval only of a difference.
+    They have an interval only of differences, without decimals.
     """
     scale, digits = (100, 1) if figure.unit == "percent" else (1, 3)
-    sign, p_value = ("+", shown.p_value) if isinstance(shown, Difference) else ("", None)
     text = f"{scale * shown.value:{sign}.{digits}f}"
-    if p_value is not None and not is_short:
-        text += f", p = {p_value:.3f}" if p_value >= 0.001 else ", p < 0.001"
+    if shown.p_value is not None and not is_short:
+        text += f", p = {shown.p_value:.3f}" if shown.p_value >= 0.001 else ", p < 0.001"
     if not shown.interval or (is_short and not sign):
         return text
-    sign, digits = ("", 0) if is_short else (sign, digits)
-    low, high = (f"{scale * bound:{sign}.{digits}f}" for bound in shown.interval)
-    return f"{text}{' ' if is_short else chr(10)}[{low}, {high}]"
+    form, space = (".0f", " ") if is_short else (f"{sign}.{digits}f", "\n")
+    low, high = (f"{scale * bound:{form}}" for bound in shown.interval)
+    return f"{text}{space}[{low}, {high}]"
 
 
 def figure_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -18,8 +18,8 @@ from tempo.core.records import Clips, Kind, Outcome, Pair, Record, Sample, file_
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.benchmark import group_items, right_items
-from tempo.evaluation.evaluate import answer_parts, ask
-from tempo.evaluation.figures import MARGIN, MIN_VIDEOS, Figure, Item, make_figures
+from tempo.evaluation.evaluate import ask
+from tempo.evaluation.figures import MARGIN, MIN_VIDEOS, Item
 from tempo.evaluation.probe import Comparison, compare, comparison_items, segment
 from tempo.model.answers import Request
 from tempo.model.chat import VideoLM
@@ -27,8 +27,6 @@ from tempo.model.generate import generate
 from tempo.preference.pairs import HELD_OUT, balance_lengths
 from tempo.preference.responses import Footage, arrange, frames_by_clip
 from tempo.video.frames import FrameStore
-
-SOURCE = "held-out videos"
 
 #: The kinds of pairs that have all clips in another order.
 REORDERINGS: tuple[Kind, ...] = ("reverse", "shuffle")
@@ -52,7 +50,6 @@ class Description(Record):
 
     model: str
     video_id: str
-    prompt: str
     text: str
     is_whole: bool
 
@@ -118,42 +115,21 @@ def notes(context: Context, videos: Sequence[HeldOutVideo]) -> list[str]:
     return found
 
 
-def answer_all(
-    context: Context,
-    load: Callable[[], VideoLM],
-    model: str,
-    videos: Sequence[HeldOutVideo],
-    progress: Callable[[int, int], None],
+def answer(
+    context: Context, load: Callable[[], VideoLM], part: Sequence[HeldOutVideo]
 ) -> list[HeldOutResult]:
-    """A model's results on all videos; those in `evaluation/held_out/MODEL.jsonl` are reused."""
-    table, parts = f"evaluation/held_out/{model}", [[video] for video in videos]
-
-    def make(part: Sequence[HeldOutVideo]) -> list[HeldOutResult]:
-        return [answer(context, load(), video) for video in part]
-
-    store = RunStore(context.directory)
-    return answer_parts(parts, make, HeldOutResult, store=store, table=table, progress=progress)
-
-
-def answer(context: Context, lm: VideoLM, video: HeldOutVideo) -> HeldOutResult:
     """A model's results on a held-out video: the probe, and the likelihoods of pairs and of `own words`."""
-    seed, max_tokens = context.config.run.seed, context.config.training.max_tokens
-    footage = _read_footage(context, video)
+    (video,), lm, limit = part, load(), context.config.training.max_tokens
+    footage, seed = _read_footage(context, video), context.config.run.seed
+    times: dict[str, Any] = {"fps": footage.fps, "seconds": footage.seconds}
     comparisons = compare(lm, footage, video.text, video=video.id, prompt=video.prompt, seed=seed)
     asked = sorted(_samples(video, footage), key=lambda row: row[0])
     outcomes: list[Outcome] = []
     for (shown, system), rows in groupby(asked, key=lambda row: row[0]):
         frames = footage.frames[list(shown)] if shown else footage.frames
-        outcomes += ask(
-            lm,
-            [sample for _, sample in rows],
-            frames,
-            fps=footage.fps,
-            seconds=footage.seconds,
-            system=system,
-            max_tokens=max_tokens,
-        )
-    return HeldOutResult(id=video.id, comparisons=tuple(comparisons), outcomes=tuple(outcomes))
+        samples = [sample for _, sample in rows]
+        outcomes += ask(lm, samples, frames, **times, system=system, max_tokens=limit)
+    return [HeldOutResult(id=video.id, comparisons=tuple(comparisons), outcomes=tuple(outcomes))]
 
 
 def _read_footage(context: Context, video: HeldOutVideo) -> Footage:
@@ -180,13 +156,8 @@ def _samples(video: HeldOutVideo, footage: Footage) -> Iterator[tuple[tuple[tupl
                 yield (frames, ""), sample(pair, f"{group}/{number}", "own words", answer=number, group=group)
 
 
-def held_out_figures(results: Mapping[str, Sequence[HeldOutResult]], *, seed: int) -> list[Figure]:
-    """The figures of the models by name."""
-    return make_figures(SOURCE, {model: _items(rows) for model, rows in results.items()}, seed=seed)
-
-
-def _items(results: Sequence[HeldOutResult]) -> dict[str, list[Item]]:
-    """What a model scores on each item of each figure."""
+def result_items(results: Sequence[HeldOutResult]) -> dict[str, list[Item]]:
+    """What a model scores on each item of each figure, by the name of the figure."""
     found: dict[str, list[Item]] = {}
     for label, kinds in (("reordered", REORDERINGS), ("cut or frozen", ("drop", "frozen"))):
         rows = [row for result in results for row in result.comparisons if row.kind in kinds]
@@ -214,14 +185,7 @@ def describe(
     greedy = SamplingConfig(temperature=0, repetition_penalty=settings.repetition_penalty)
     answers = generate(load(), requests, sampling=greedy, max_new_tokens=settings.max_new_tokens)
     rows = [
-        Description(
-            id=name,
-            model=model,
-            video_id=video.id,
-            prompt=video.prompt,
-            text=answer.text,
-            is_whole=answer.is_whole,
-        )
+        Description(id=name, model=model, video_id=video.id, text=answer.text, is_whole=answer.is_whole)
         for (name, video), answer in zip(shown.items(), answers, strict=True)
     ]
     store.append(table, [row for row in rows if row.id not in known])

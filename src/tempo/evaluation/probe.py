@@ -165,7 +165,7 @@ def perturbed_views(footage: Footage, *, prompt: str, seed: int) -> Iterator[tup
     ask = frame_requests(footage, prompt=prompt)
     for made in perturb_all(footage.num_clips, PerturbationsConfig(), seed=seed):
         # None if the order of frames is unchanged, because only clips without frames moved.
-        if request := ask(made.order, 0):
+        if request := ask(made.order, (), 0):
             yield made.kind, made.level, request
     middle_T = np.full(len(footage.frames), len(footage.frames) // 2)
     yield "frozen", 0, Request(prompt, 0, footage.frames[middle_T], footage.fps, footage.seconds)

@@ -17,7 +17,7 @@ from tempo.engine.types import Context
 from tempo.evaluation import held_out
 from tempo.evaluation.benchmark import benchmark_items, read_samples
 from tempo.evaluation.evaluate import answer_parts, ask, by_video, read_video, shown
-from tempo.evaluation.figures import RESULT, make_figures
+from tempo.evaluation.figures import RESULT, Item, make_figures
 from tempo.evaluation.held_out import HeldOutResult
 from tempo.evaluation.public.results import result_notes, task_result
 from tempo.evaluation.public.tasks import answer_task, load_task
@@ -41,26 +41,28 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
     tasks = [load_task(settings) for settings in config.benchmarks]
     if not path and not tasks:
         notes.append("no benchmark: evaluation.benchmark can name a JSONL file of samples")
-    outcomes, results = dict[str, list[Outcome]](), dict[str, list[HeldOutResult]]()
-    store = RunStore(context.directory)
+    store, items = RunStore(context.directory), dict[str, dict[str, list[Item]]]()
+    held_out_items = dict[str, dict[str, list[Item]]]()
     models = {"base": TrainedModel(context.config.model, Path()), **trained_models(context)}
     for name, model in models.items():
         # Loaded only if something is missing; the previous model is freed first.
         load = functools.cache(model.for_inference)
-        show = partial(progress, f"{name} on held-out videos")
-        results[name] = held_out.answer_all(context, load, name, videos, show)
+        parts, make = [[video] for video in videos], partial(held_out.answer, context, load)
+        table, show = f"evaluation/held_out/{name}", partial(progress, f"{name} on held-out videos")
+        results = answer_parts(parts, make, HeldOutResult, store=store, table=table, progress=show)
+        held_out_items[name] = held_out.result_items(results)
         if name in ("base", RESULT):
             held_out.describe(context, load, name, videos)
-        answer, show = partial(_answer, context, load), partial(progress, f"{name} on the benchmark")
-        outcomes[name] = answer_parts(
-            by_video(samples), answer, Outcome, store=store, table=f"evaluation/{name}", progress=show
-        )
+        table, show = f"evaluation/{name}", partial(progress, f"{name} on the benchmark")
+        answer = partial(_answer, context, load)
+        found = answer_parts(by_video(samples), answer, Outcome, store=store, table=table, progress=show)
+        items[name] = benchmark_items(found)
         for task in tasks:
             show = partial(progress, f"{name} on {task.settings.name}")
             answer_task(task, name, load, context.config, store=store, progress=show)
-    items = {name: benchmark_items(rows) for name, rows in outcomes.items()}
     public = [task_result(task, context.config) for task in tasks]
-    figures = held_out.held_out_figures(results, seed=seed) + make_figures("benchmark", items, seed=seed)
+    figures = make_figures("held-out videos", held_out_items, seed=seed)
+    figures += make_figures("benchmark", items, seed=seed)
     figures += [figure for result in public for figure in result.figures]
     notes += [note for result in public for note in result_notes(result)]
     evaluation: dict[str, Any] = {

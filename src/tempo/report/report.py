@@ -176,6 +176,7 @@ def describe_order(pair: Pair) -> str:
     if pair.order == tuple(range(pair.num_clips)):
         return "order unchanged, which can happen under the rule `paper`"
     kept = f"{len(pair.order)} of {pair.num_clips} clips kept"
+    kept += ", the others replaced by clips of another video" if pair.kind == "replace" else ""
     inverted = kendall_distance(pair.order)
     return f"{kept}, order of {inverted:.0%} of clip pairs inverted" if inverted else kept
 

@@ -12,7 +12,7 @@ from tempo.config import parse_config
 from tempo.config.running import PublicBenchmarkConfig
 from tempo.evaluation.public.questions import Question, yes_or_no
 from tempo.evaluation.public.results import task_result
-from tempo.evaluation.public.tasks import Reply, load_task
+from tempo.evaluation.public.tasks import load_task
 
 CONFIG = parse_config({"videos": {"paths": ["x"]}})
 
@@ -24,8 +24,9 @@ def load(case, folder, **settings):
 def figures_of(task, wrong=()):
     """The figures of a model that answers all questions rightly, except for some."""
     rows = [question for part in task.asked() for question in part]
-    choices = {q.id: q.answer if q.id not in wrong else 1 - min(q.answer, 1) for q in rows}
-    task.replies[task.settings.name] = {"m": [Reply(id=name, choice=c) for name, c in choices.items()]}
+    choices = [q.answer if q.id not in wrong else 1 - min(q.answer, 1) for q in rows]
+    written = [q.written(q.replies[choice]) for q, choice in zip(rows, choices, strict=True)]
+    task.replies[task.settings.name] = {"m": written}
     result = task_result(task, CONFIG)
     return {figure.name: figure.values["m"].value for figure in result.figures}, result
 
@@ -132,35 +133,21 @@ def test_the_hub_form_of_tempcompass_gives_the_figures_of_the_repository(tmp_pat
     assert figures == pytest.approx(case.figures, abs=1e-4)
 
 
+CHOICE = {"options": ["a dog runs", "a cat runs"], "replies": ["A", "B"], "question": "?", "prompt": "?"}
+
+
 @pytest.mark.parametrize(
-    ("text", "choice"),
+    ("fields", "choice", "texts"),
     [
-        ("B", 1),
-        ("b", 1),
-        ("(B)", 1),
-        ("B. a cat runs", 1),
-        ("B) because", 1),
-        ("a cat runs", 1),
-        ("A cat runs.", 1),
-        ("The best answer is: B", 1),
-        ("Best option:(A) a dog", 0),
+        (CHOICE, 1, ["B", "b", "(B)", "B. a cat runs", "B) because", "A cat runs.", "The best answer is: B"]),
+        (CHOICE, 0, ["Best option:(A) a dog"]),
         # An article is not an option, and neither is a letter inside an answer.
-        ("A bird flies.", None),
-        ("a bird flies, so B", None),
-        ("C", None),
-        ("", None),
+        (CHOICE, None, ["A bird flies.", "a bird flies, so B", "C", ""]),
+        (yes_or_no("?", "?"), 0, ["yes", "Yes, he does."]),
+        (yes_or_no("?", "?"), 1, ["no", "NO."]),
+        (yes_or_no("?", "?"), None, ["Nobody", "He does"]),
     ],
 )
-def test_a_written_answer_is_read_strictly(text, choice):
-    fields = {"options": ["a dog runs", "a cat runs"], "replies": ["A", "B"], "question": "?", "prompt": "?"}
+def test_a_written_answer_is_read_strictly(fields, choice, texts):
     question = Question(id="q", video="v", format="", answer=0, **fields)
-    assert question.read_reply(text) == choice
-
-
-@pytest.mark.parametrize(
-    ("text", "choice"),
-    [("yes", 0), ("Yes, he does.", 0), ("NO.", 1), ("no", 1), ("Nobody", None), ("He does", None)],
-)
-def test_yes_and_no_are_whole_words(text, choice):
-    question = Question(id="q", video="v", format="", answer=0, **yes_or_no("?", "?"))
-    assert question.read_reply(text) == choice
+    assert [question.written(text).choice for text in texts] == [choice] * len(texts)

@@ -67,8 +67,8 @@ def test_a_damaged_archive_is_named(tmp_path):
     ("options", "expected", "seconds"),
     [
         ({"num_frames": 2}, [62, 66], [0.25, 0.75]),
-        ({"num_frames": 4, "start_seconds": 0.5}, [64, 65, 66, 67], None),
-        ({"start_seconds": 0.25, "end_seconds": 0.5}, [62, 63], [0.0625, 0.1875]),
+        ({"num_frames": 4, "part": (0.5, 9.0)}, [64, 65, 66, 67], None),
+        ({"part": (0.25, 0.5)}, [62, 63], [0.0625, 0.1875]),
     ],
 )
 def test_only_the_asked_part_is_shown(tmp_path, options, expected, seconds):
@@ -81,7 +81,7 @@ def test_only_the_asked_part_is_shown(tmp_path, options, expected, seconds):
 def test_a_part_after_the_end_has_no_frames(tmp_path):
     write_video(tmp_path / "v.mp4")
     with pytest.raises(SkipRecord, match="no frame in this part"):
-        levels(Data(tmp_path).find("v"), start_seconds=5.0, end_seconds=6.0, num_frames=4)
+        levels(Data(tmp_path).find("v"), part=(5.0, 6.0), num_frames=4)
 
 
 def test_a_snapshot_of_the_hub_has_a_revision_and_tables_have_hashes(tmp_path):

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import Field
 
-from tempo.core.records import Sample, Skipped
+from tempo.core.records import Outcome, Sample, Skipped
 from tempo.evaluation.evaluate import ANSWER_WITH_LETTER
 from tempo.evaluation.public.data import Data
 from tempo.evaluation.public.data import Row as Row
@@ -42,6 +42,12 @@ class Question(Sample):
         return self.model_copy(
             update={"question": self.prompt, "options": self.replies, "lists_options": True}
         )
+
+    def written(self, text: str) -> Outcome:
+        """The outcome of a written answer."""
+        choice, about = self.read_reply(text), self.model_dump(include={*Outcome.model_fields})
+        scores = tuple(-float(index != choice) for index in range(len(self.options)))
+        return Outcome(**about, log_likelihoods=scores, text=text)
 
     def read_reply(self, text: str) -> int | None:
         """The index of the option that a written answer names at its beginning; None if it is unclear.

@@ -74,7 +74,7 @@ def task_result(task: Task, config: Config) -> PublicResult:
         kept = {model: [row for row in rows if row.id in asked] for model, rows in replies.items()}
         num_unclear[source] = {m: sum(row.choice is None for row in rows) for m, rows in kept.items()}
         items = {
-            model: figure_items(task, {row.id: float(row.choice == asked[row.id].answer) for row in rows})
+            model: figure_items(task, {row.id: float(row.is_right) for row in rows})
             for model, rows in kept.items()
         }
         figures += make_figures(source, items, seed=config.run.seed)

@@ -14,7 +14,7 @@ from tempo.config import Config, SamplingConfig
 from tempo.config.running import PublicBenchmark, PublicBenchmarkConfig
 from tempo.core.files import NUM_NAMED
 from tempo.core.hashing import hash_text
-from tempo.core.records import Record, Skipped
+from tempo.core.records import Outcome, Skipped
 from tempo.core.store import RunStore
 from tempo.engine.types import SkipRecord
 from tempo.evaluation.evaluate import answer_parts, ask, shown
@@ -23,18 +23,9 @@ from tempo.evaluation.public.questions import Benchmark, Question
 from tempo.model.answers import Request
 from tempo.model.chat import VideoLM
 from tempo.model.generate import generate
-from tempo.video.frames import Frames
 
 #: A video, and the bounds of the part of it that is shown.
 Part: TypeAlias = tuple[str, float, float]
-
-
-class Reply(Record):
-    """A model's answer: the chosen option (None if it is unclear), and log-likelihoods or a written text."""
-
-    choice: int | None
-    log_likelihoods: tuple[float, ...] = ()
-    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -51,7 +42,7 @@ class Task:
     questions: list[Question]
     bad_rows: list[Skipped]
     unreadable: dict[Part, Skipped] = field(default_factory=dict)
-    replies: dict[str, dict[str, list[Reply]]] = field(default_factory=dict)
+    replies: dict[str, dict[str, list[Outcome]]] = field(default_factory=dict)
 
     @property
     def num_frames(self) -> int | None:
@@ -131,41 +122,27 @@ def answer_task(
     for source in (name, f"{name}, blind")[: 1 + task.settings.blind]:
         table = f"evaluation/{model}-{source.replace(', ', '-')}-{key}"
         answer = partial(_answer, lm, task, config, source != name)
-        replies = answer_parts(task.asked(), answer, Reply, store=store, table=table, progress=progress)
+        replies = answer_parts(task.asked(), answer, Outcome, store=store, table=table, progress=progress)
         task.replies.setdefault(source, {})[model] = replies
     task.check()
 
 
 def _answer(
     lm: Callable[[], VideoLM], task: Task, config: Config, is_blind: bool, rows: Sequence[Question]
-) -> list[Reply]:
+) -> list[Outcome]:
     """The answers to questions about one part of a video; none if it cannot be read."""
-    settings, video = task.settings, dict[str, Any](frames=None)
-    if not is_blind:
+    settings, video, seconds = task.settings, dict[str, Any](frames=None), config.videos.timeout_seconds
+    footage, part = task.data.find(rows[0].video), _part(rows[0])[1:]
+    if footage and not is_blind:
         try:
-            video = shown(_sample(task, rows[0], config))
+            video = shown(footage.sample(config.frames, part, task.num_frames, timeout_seconds=seconds))
         except SkipRecord as skip:
             task.leave_out(rows, skip.reason, skip.detail)
             return []
-    if settings.scoring == "generate":
-        greedy = SamplingConfig(temperature=0, repetition_penalty=1, batch_size=8)
-        requests = [Request(row.prompt, 0, **video) for row in rows]
-        written = generate(lm(), requests, sampling=greedy, max_new_tokens=settings.max_new_tokens)
-        answers = zip(rows, (answer.text for answer in written), strict=True)
-        return [Reply(id=row.id, choice=row.read_reply(text), text=text) for row, text in answers]
-    samples = [row.sample(settings.scoring) for row in rows]
-    limit = config.training.max_tokens
-    outcomes = ask(lm(), samples, **video, scoring=settings.scoring, max_tokens=limit)
-    return [Reply(id=row.id, choice=row.choice, log_likelihoods=row.log_likelihoods) for row in outcomes]
-
-
-def _sample(task: Task, question: Question, config: Config) -> Frames:
-    footage = task.data.find(question.video)
-    assert footage, f"{question.video} was not left out"
-    return footage.sample(
-        config.frames,
-        num_frames=task.num_frames,
-        start_seconds=question.start_seconds,
-        end_seconds=question.end_seconds,
-        timeout_seconds=config.videos.timeout_seconds,
-    )
+    if settings.scoring != "generate":
+        samples, limit = [row.sample(settings.scoring) for row in rows], config.training.max_tokens
+        return ask(lm(), samples, **video, scoring=settings.scoring, max_tokens=limit)
+    greedy = SamplingConfig(temperature=0, repetition_penalty=1, batch_size=8)
+    requests = [Request(row.prompt, 0, **video) for row in rows]
+    written = generate(lm(), requests, sampling=greedy, max_new_tokens=settings.max_new_tokens)
+    return [row.written(answer.text) for row, answer in zip(rows, written, strict=True)]
