@@ -22,7 +22,6 @@ from tempo.core.records import Pair
 from tempo.core.store import RunStore
 from tempo.engine.ranks import num_processes, process_rank, shards_weights, wait_for_all
 from tempo.engine.types import Context
-from tempo.model.features import FeatureStore
 from tempo.model.loading import load_model
 from tempo.model.prefix import Group, packed_log_probs
 from tempo.training.adapters import TrainedModel, only, save_checkpoint
@@ -144,9 +143,8 @@ def train_phase(
     frames = FrameStore(run / "frames")
     seed, num_steps = config.run.seed, phase.epochs * math.ceil(len(examples) / phase.batch_size)
     torch.manual_seed(derive_seed(seed, phase.name, "weights"))
-    features = FeatureStore(run / "train" / "features", lm.model) if phase.cache_features else None
     first = _first_model(trained, phase, config.model)
-    policy = Policy(lm.model, phase, dtype=trained.dtype, first=first, features=features)
+    policy = Policy(lm.model, phase, dtype=trained.dtype, first=first)
     counts = policy.count_trained()
     session.log(
         f"training: phase {phase.name!r} trains "
