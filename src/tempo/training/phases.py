@@ -111,8 +111,8 @@ def _run_phase(
 ) -> None:
     frames = FrameStore(session.context.directory / "frames")
     limit = session.context.config.training.max_tokens
-    lengths = session.video_lengths
-    examples = fit_examples(examples, trained.lm, frames, max_tokens=limit, video_lengths=lengths)
+    known = session.video_lengths
+    examples = fit_examples(examples, trained.lm, frames, max_tokens=limit, video_lengths=known)
     weights = train_phase(trained, phase, examples, session, target)
     if process_rank() == 0:
         trained.save_phase(phase, weights, target)
@@ -138,12 +138,10 @@ def train_phase(
     stop. Returns what `TrainedModel.save_phase` needs. Raises ValueError if the loss or its gradient is not
     finite; the last saved state is kept.
     """
-    lm = trained.lm
-    run, config, state = session.context.directory, session.context.config, directory / "state.safetensors"
-    frames = FrameStore(run / "frames")
+    lm, config, frames = trained.lm, session.context.config, FrameStore(session.context.directory / "frames")
     seed, num_steps = config.run.seed, phase.epochs * math.ceil(len(examples) / phase.batch_size)
-    torch.manual_seed(derive_seed(seed, phase.name, "weights"))
     first = _first_model(trained, phase, config.model)
+    torch.manual_seed(derive_seed(seed, phase.name, "weights"))
     policy = Policy(lm.model, phase, dtype=trained.dtype, first=first)
     counts = policy.count_trained()
     session.log(
@@ -153,6 +151,7 @@ def train_phase(
         + ("; LoRA does not reach experts" if phase.lora_rank and "experts" in counts else "")
     )
     trainer = Trainer(policy, phase, num_steps=num_steps, seed=seed, max_tokens=config.training.max_tokens)
+    state = directory / "state.safetensors"
     trainer.restore(state)
     log = MetricsLog(directory / "metrics.jsonl", num_steps=trainer.num_steps_done)
     batches = load_batches(

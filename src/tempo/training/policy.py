@@ -30,14 +30,7 @@ class Policy(nn.Module):
     or the other model `first`.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        phase: PhaseConfig,
-        *,
-        dtype: torch.dtype,
-        first: Any = None,
-    ) -> None:
+    def __init__(self, model: Any, phase: PhaseConfig, *, dtype: torch.dtype, first: Any = None) -> None:
         super().__init__()
         self._phase = phase
         #: The dtype of matrix products.
