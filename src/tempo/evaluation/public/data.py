@@ -28,7 +28,7 @@ from tempo.config import FramesConfig, VideosConfig
 from tempo.core.hashing import hash_file
 from tempo.engine.types import SkipRecord
 from tempo.video.decode import Frame, decode, open_video
-from tempo.video.faults import Watchdog, watched
+from tempo.video.faults import watched
 from tempo.video.frames import Frames, sample_frames
 
 VIDEO_ENDINGS = tuple(f".{extension}" for extension in VideosConfig().extensions)
@@ -165,7 +165,7 @@ class Footage:
     def sample(
         self,
         config: FramesConfig,
-        part: tuple[float, float] = (0.0, math.inf),
+        part: Sequence[float] = (0.0, math.inf),
         num_frames: int | None = None,
         *,
         timeout_seconds: float = 120.0,
@@ -182,11 +182,10 @@ class Footage:
                 fps = OVERSAMPLING * num_frames / seconds if seconds > 0 else config.fps
                 config = config.model_copy(update={"fps": fps, "max_frames": num_frames})
 
-            def work(watchdog: Watchdog) -> Frames:
-                frames = decode_images(paths) if self.is_folder else decode(paths[0], watchdog)
-                return sample_frames(frames, config, start_seconds=start, end_seconds=end)
-
-            return watched(work, timeout_seconds)
+            frames = decode_images(paths) if self.is_folder else decode(paths[0])
+            return sample_frames(
+                watched(frames, timeout_seconds), config, start_seconds=start, end_seconds=end
+            )
 
 
 def _stated_seconds(path: Path) -> float:

@@ -35,6 +35,11 @@ class Question(Sample):
     start_seconds: float = 0.0
     end_seconds: float = math.inf
 
+    @property
+    def part(self) -> tuple[str, float, float]:
+        """The video, and the bounds of the part of it that is shown."""
+        return self.video, self.start_seconds, self.end_seconds
+
     def sample(self, scoring: str) -> Sample:
         """The sample to score: the replies to the prompt (`letter`), or the options after the question."""
         if scoring != "letter":
@@ -90,7 +95,7 @@ class Benchmark:
     hub: str  #: Name of the data set on the Hugging Face hub.
     tables: tuple[str, ...]  #: Patterns of file names; the first that matches counts.
     read: Callable[[Row], Questions]
-    num_frames: int | None = None  #: Evenly spaced frames; None samples at the rate frames.fps.
+    num_frames: int | None = 16  #: Evenly spaced frames; None samples at the rate frames.fps.
     mean: Literal["questions", "tasks", "none"] = "questions"
     rows: Callable[[Any], Iterable[Any]] = list_rows  #: The rows in the content of a table.
     group: Callable[[list[Question]], list[Question]] = list
@@ -107,6 +112,11 @@ class Benchmark:
             except ValueError as error:
                 left_out.append(Skipped(id=row.id, stage="evaluation", reason="bad row", detail=str(error)))
         return self.group(questions), left_out
+
+
+def benchmark(hub: str, *tables: str, **settings: Any) -> Callable[[Callable[[Row], Questions]], Benchmark]:
+    """Makes the benchmark whose rows the decorated function reads, from the other fields of a Benchmark."""
+    return lambda read: Benchmark(hub, tables, read, **settings)
 
 
 def question_of(row: Row, video: str, answer: int, *, number: int = 0, **fields: Any) -> Question:

@@ -8,7 +8,7 @@ from functools import partial
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, get_args
 
 from tempo.config import Config, SamplingConfig
 from tempo.config.running import PublicBenchmark, PublicBenchmarkConfig
@@ -24,9 +24,6 @@ from tempo.model.answers import Request
 from tempo.model.chat import VideoLM
 from tempo.model.generate import generate
 
-#: A video, and the bounds of the part of it that is shown.
-Part: TypeAlias = tuple[str, float, float]
-
 
 @dataclass(frozen=True)
 class Task:
@@ -41,7 +38,7 @@ class Task:
     data: Data
     questions: list[Question]
     bad_rows: list[Skipped]
-    unreadable: dict[Part, Skipped] = field(default_factory=dict)
+    unreadable: dict[tuple[Any, ...], Skipped] = field(default_factory=dict)
     replies: dict[str, dict[str, list[Outcome]]] = field(default_factory=dict)
 
     @property
@@ -56,9 +53,9 @@ class Task:
 
     def asked(self) -> list[list[Question]]:
         """The questions about each part of a video that can be read, sorted by part."""
-        asked = [question for question in self.questions if _part(question) not in self.unreadable]
-        asked.sort(key=lambda question: (_part(question), question.id))
-        return [list(rows) for _, rows in groupby(asked, key=_part)]
+        asked = [question for question in self.questions if question.part not in self.unreadable]
+        asked.sort(key=lambda question: (question.part, question.id))
+        return [list(rows) for _, rows in groupby(asked, key=lambda question: question.part)]
 
     def check(self) -> None:
         """Raises ValueError with some reasons if no question can be asked."""
@@ -72,18 +69,14 @@ class Task:
         """Marks the part of a video that these questions are about as unreadable."""
         text = ", ".join(filter(None, [detail, f"questions: {len(rows)}"]))
         skipped = Skipped(id=rows[0].video, stage="evaluation", reason=reason, detail=text)
-        self.unreadable[_part(rows[0])] = skipped
-
-
-def _part(question: Question) -> Part:
-    return question.video, question.start_seconds, question.end_seconds
+        self.unreadable[rows[0].part] = skipped
 
 
 def find_benchmark(name: str) -> Benchmark:
     """The benchmark with this name; raises ValueError for an unknown one."""
     if name not in (names := get_args(PublicBenchmark)):
         raise ValueError(f"unknown benchmark {name!r}. The benchmarks are {', '.join(names)}")
-    return import_module(f"tempo.evaluation.public.{name}").BENCHMARK  # type: ignore[no-any-return]
+    return getattr(import_module(f"tempo.evaluation.public.{name}"), name)  # type: ignore[no-any-return]
 
 
 def load_task(settings: PublicBenchmarkConfig) -> Task:
@@ -132,7 +125,8 @@ def _answer(
 ) -> list[Outcome]:
     """The answers to questions about one part of a video; none if it cannot be read."""
     settings, video, seconds = task.settings, dict[str, Any](frames=None), config.videos.timeout_seconds
-    footage, part = task.data.find(rows[0].video), _part(rows[0])[1:]
+    name, *part = rows[0].part
+    footage = task.data.find(name)
     if footage and not is_blind:
         try:
             video = shown(footage.sample(config.frames, part, task.num_frames, timeout_seconds=seconds))
