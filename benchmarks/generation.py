@@ -29,7 +29,7 @@ def measure_ours(lm: VideoLM, prompts: list[str], max_tokens: int) -> float:
     start = time.perf_counter()
     answers = generate(lm, requests, sampling=sampling, max_new_tokens=max_tokens)
     seconds = time.perf_counter() - start
-    return sum(answer.num_tokens for answer in answers) / seconds
+    return sum(len(answer.token_ids) for answer in answers) / seconds
 
 
 def measure_peer(lm: VideoLM, prompts: list[str], max_tokens: int) -> float:

@@ -1,6 +1,6 @@
 """One DPO step with each video encoded once, compared with the duplicated form and trl.DPOTrainer.
 
-    python benchmarks/shared_prefix.py [--full] [--no-trl] [--rounds 1] [--threads 2]
+    python benchmarks/shared_prefix.py [--full | --grpo] [--no-trl] [--rounds 1] [--threads 2]
 
 Every form gets the same checkpoint, images, texts, LoRA weights and optimizer, computes in float32 and runs
 in a fresh process, in turn with the others. The time is that of a whole step: policy, reference, backward and
@@ -10,6 +10,8 @@ optimizer, without the processor's work on the images. Peers:
     duplicated, one batch    the same, all pairs in one backward pass, as a device batch of all pairs
     trl                      trl.DPOTrainer, all pairs of the video in one batch
     trl, accumulated         trl.DPOTrainer, one pair at a time with gradient accumulation
+
+`--grpo` compares an update of GRPO on eight answers, without sampling them, with one full sequence each.
 """
 
 from __future__ import annotations
@@ -89,6 +91,24 @@ def duplicated_step(policy: Any, group: Any, *, one_batch: bool) -> float:
     return float(total.detach())
 
 
+def grpo_step(policy: Any, group: Any, *, is_packed: bool) -> float:
+    """An update of GRPO on the answers of a group: one row, or one sequence and backward pass per answer."""
+    from tempo.model.prefix import Group, packed_log_probs
+    from tempo.model.support import duplicated_log_probs
+    from tempo.training.grpo import grpo_loss
+
+    answers, total = group.continuations, 0.0
+    score = packed_log_probs if is_packed else duplicated_log_probs
+    for number, part in enumerate([answers] if is_packed else [(answer,) for answer in answers]):
+        own = score(policy.model, [Group(group.inputs, part)])[0]
+        advantages = [(-1.0) ** (number + index) for index in range(len(part))]
+        summed, _ = grpo_loss(own, [logp.detach() for logp in own], advantages, reduction="sum")
+        loss = summed / sum(answer.num_scored for answer in answers)
+        loss.backward()
+        total += float(loss.detach())
+    return total
+
+
 def pairs_of(group: Any) -> Iterator[Any]:
     """One group per rejected answer."""
     from tempo.model.prefix import Group
@@ -113,6 +133,12 @@ FORMS: dict[str, Callable[[Setting], Measured]] = {
     "duplicated, one batch": functools.partial(measure, functools.partial(duplicated_step, one_batch=True)),
     "trl": functools.partial(measure_trl, accumulate=False),
     "trl, accumulated": functools.partial(measure_trl, accumulate=True),
+}
+
+
+GRPO_FORMS: dict[str, Callable[[Setting], Measured]] = {
+    name: functools.partial(measure, functools.partial(grpo_step, is_packed=name == "packed"))
+    for name in ("packed", "duplicated")
 }
 
 
@@ -155,6 +181,14 @@ def quick(make_setting: Callable[..., Setting], peers: Sequence[str], *, rounds:
         yield from compare(make_setting(2048, rejected, 50, steps=1), names, rounds=rounds)[0]
 
 
+def grpo(make_setting: Callable[..., Setting], peers: Sequence[str], *, rounds: int) -> Iterator[Row]:
+    """Eight sampled answers at 2,048 visual tokens."""
+    setting = make_setting(2048, 7, 50, steps=2)
+    ours, peer = in_turn(GRPO_FORMS, setting, rounds=rounds).values()
+    name, unit = "embedded, 2048 visual tokens, 8 answers of 50 tokens", "answers/s"
+    yield rate_row("grpo_step", name, ours=ours, peer=peer, peer_name="duplicated", count=8, unit=unit)
+
+
 def full(make_setting: Callable[..., Setting], peers: Sequence[str], *, rounds: int) -> Iterator[Row]:
     """The whole grid with all peers; one rejected answer is one pair, with nothing to accumulate."""
     for visual, rejected, answer in GRID:
@@ -167,7 +201,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--full", action="store_true", help="the whole grid, all peers: an hour or more")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--full", action="store_true", help="the whole grid, all peers: an hour or more")
+    which.add_argument("--grpo", action="store_true", help="a step of GRPO")
     parser.add_argument("--model", default="embedded", help="embedded, small or a checkpoint's directory")
     parser.add_argument("--no-trl", action="store_true", help="skip trl.DPOTrainer")
     parser.add_argument("--rounds", type=int, default=1, help="fresh processes per form")
@@ -186,7 +222,8 @@ def main() -> None:
     path = checkpoint(arguments.model)
     make_setting = functools.partial(Setting, arguments.model, path, threads=arguments.threads)
     rows = []
-    for row in (full if arguments.full else quick)(make_setting, peers, rounds=arguments.rounds):
+    part = full if arguments.full else grpo if arguments.grpo else quick
+    for row in part(make_setting, peers, rounds=arguments.rounds):
         rows.append(row)
         add_rows([row])
     print("\n" + rows_table(rows))

@@ -110,7 +110,7 @@ def test_our_form_is_the_step_of_a_training_phase(packed):
     material = make_material(TINY)
     policy, group = make_policy(material.lm.model), make_group(material)
     phase = DpoPhase(name="p", objective="dpo", learning_rate=1e-4, nll_weight=0)
-    loss, _ = phase_loss(phase, *policy([group]), [()])
+    loss, _ = phase_loss(phase, *policy([group]), [Example("", "")])
     mean = loss / TINY.num_rejected
     mean.backward()
     assert mean.item() == pytest.approx(packed.losses[0], rel=1e-6)

@@ -45,15 +45,16 @@ def sample(lm, requests, *, batch_size=4, temperature=0.7, max_new_tokens=20, pe
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
 @pytest.mark.parametrize("family", each_of(PROCESSORS.keys() - REJECTED.keys()))
 def test_an_answer_does_not_depend_on_its_batch(family, temperature):
-    """Videos, text alone, prompts of different lengths; answers end at different times."""
+    """Videos, text alone, prompts of various lengths, some with two answers; they end at different times."""
     lm = make_lm(family)
     lm.model.generation_config.eos_token_id = [*range(20, 32)]
     generator = np.random.default_rng(0)
     videos = [*(make_frames(family, count, generator) for count in (3, 3, 3, 3, 4)), *[None] * 5]
     requests = [Request("3 4" + " 5" * index, index, frames) for index, frames in enumerate(videos)]
+    requests += [replace(request, seed=20 + request.seed) for request in requests[1:6]]
     options = {"temperature": temperature, "penalty": 1.3, "max_new_tokens": 70}
     alone = sample(lm, requests, batch_size=1, **options)
-    assert sample(lm, requests, batch_size=10, **options) == alone
+    assert sample(lm, requests, batch_size=20, **options) == alone
     assert sample(lm, requests[::-1], batch_size=3, **options) == alone[::-1]
     assert len({len(answer.text.split()) for answer in alone}) > 2
 

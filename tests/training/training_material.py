@@ -44,9 +44,12 @@ def questions_example(index, questions=(("What?", "A ring."), ("Is it?", "Yes.")
     return Example(f"v{index}/sft", f"v{index}", questions=tuple(questions))
 
 
-def train(frames, directory, settings, examples, *, progress=None, log=None, model=None, **training):
+def train(
+    frames, directory, settings, examples, *, progress=None, log=None, model=None, responses=None, **training
+):
     """The `TrainedModel` after a phase, and the rows of metrics; `training` are keys of the section."""
     config = {"videos": {"paths": ["x"]}, "training": {"max_tokens": 4096} | training}
+    config |= {"responses": responses or {}}
     config = parse_config(config | {"model": (model or ModelConfig()).model_dump()})
     callbacks = {"progress": progress, "log": log}
     callbacks = {name: callback for name, callback in callbacks.items() if callback}

@@ -43,8 +43,7 @@ def evaluate(
 ) -> None:
     """Evaluate a model, or all models of a run, on public benchmarks."""
     from tempo.evaluation.figures import Evaluation, figure_tables
-    from tempo.evaluation.public.results import result_notes, task_result
-    from tempo.evaluation.public.tasks import answer_task, load_task
+    from tempo.evaluation.public.tasks import answer_task, load_task, result_notes, task_result
 
     check_output(out)
     folders = [_download(name) for name in benchmark] if download else [str(path) for path in data or ()]

@@ -113,10 +113,12 @@ class _Phase(Section):
     """The keys that all phases have."""
 
     name: str = Field(pattern=NAME_PATTERN, description="name of its folder: letters, digits, `_` and `-`")
-    objective: Literal["dpo", "sft"] = Field(description="`dpo` trains on pairs, `sft` on instructions")
+    objective: Literal["dpo", "sft", "grpo"] = Field(
+        description="what it trains on: `dpo` on pairs, `sft` on instructions, `grpo` on its own descriptions"
+    )
     learning_rate: float = Field(gt=0, description="peak value; it decays to 0 along a cosine")
     epochs: int = Field(1, ge=1, description="passes over the data of the phase")
-    batch_size: int = Field(4, ge=1, description="groups per optimizer step: see `grouping`")
+    batch_size: int = Field(4, ge=1, description="groups per step: see `grouping`; for `grpo`, videos")
     warmup_share: float = Field(0.05, ge=0, le=1, description="share of steps for the warm-up")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     lora_rank: int = Field(32, ge=0, description="rank of LoRA; 0 trains all weights of the language model")
@@ -178,7 +180,28 @@ class SftPhase(_Phase):
     grouping: Literal["video", "pair"] = Field("video", description="questions that share a prefix")
 
 
-PhaseConfig: TypeAlias = Annotated[DpoPhase | SftPhase, Field(discriminator="objective")]
+class GrpoPhase(_Phase):
+    """Reinforcement learning on descriptions that the model writes during training, without labels.
+
+    A step samples `num_answers` descriptions of each clean video from the present model, at temperature 1 and
+    with at most `responses.max_new_tokens` tokens. Each is compared with the captions of the stage
+    `captions`: the reward is `recall_weight` times the share of captions that it tells, plus `order_weight`
+    times 1 minus the Kendall distance of their order. One that is empty or cut off has reward 0.
+    """
+
+    objective: Literal["grpo"] = Field(description="trains on the model's own descriptions")
+    num_answers: int = Field(8, ge=2, description="descriptions per video and step")
+    num_updates: int = Field(1, ge=1, description="optimizer updates per step, on the same descriptions")
+    recall_weight: float = Field(1.0, ge=0, description="weight of recall in the reward")
+    order_weight: float = Field(1.0, ge=0, description="weight of order in the reward")
+    loss_type: Literal["dapo", "grpo"] = Field(
+        "dapo", description="mean over all tokens of the step, or over the answers' means, as in TRL"
+    )
+    epsilon: float = Field(0.2, gt=0, lt=1, description="ratios are clipped at 1 minus this")
+    epsilon_high: float = Field(0.28, gt=0, description="ratios are clipped at 1 plus this")
+
+
+PhaseConfig: TypeAlias = Annotated[DpoPhase | SftPhase | GrpoPhase, Field(discriminator="objective")]
 
 
 class TrainingConfig(Section):

@@ -231,9 +231,9 @@ def probe_table(report: ProbeReport) -> Table:
         part = figure.name.partition(", ")[2]
         text = text_of(figure, figure.values["model"]).replace("\n", " ")
         rows.setdefault(part, [str(figure.num_videos)]).append(text)
-    title = "how often, and by how much, a description is more likely with the clean video"
-    headings = ("", "videos", "win %, 95 % interval", "nats per token, 95 % interval")
-    return figure_table(title, headings, ([part, *cells] for part, cells in rows.items()))
+    title = "how often, and by how much, a description is more likely with the clean video [95 % intervals]"
+    cells = ([part, *texts] for part, texts in rows.items())
+    return figure_table(title, ("", "videos", "win %", "nats per token"), cells)
 
 
 def write_chart(report: ProbeReport, path: Path, *, title: str) -> None:
@@ -247,18 +247,17 @@ def write_chart(report: ProbeReport, path: Path, *, title: str) -> None:
         # A file name may contain dollar signs.
         chart.suptitle(title, parse_math=False)
         for axes, name in zip(chart.subplots(1, 2), (WIN_RATE, MARGIN), strict=True):
-            # A line has the levels of a kind; `frozen` has none and is a point.
-            for kind in (*KINDS, "all"):
+            # `frozen` has no levels and is a point; "all" comes first, because it has all levels, in order.
+            for kind in ("all", *KINDS):
                 start = f"{name}, {kind}" if kind == "frozen" else f"{name}, {kind}, r = "
-                points = {
-                    row.name.removeprefix(start) or kind: row.values["model"]
-                    for row in report.figures
-                    if row.name.startswith(start)
-                }
-                means = np.array([point.value for point in points.values()])
-                bounds = [point.interval or (np.nan, np.nan) for point in points.values()]
+                found = [row for row in report.figures if row.name.startswith(start)]
+                values = [row.values["model"] for row in found]
+                means = np.array([value.value for value in values])
+                bounds = [value.interval or (np.nan, np.nan) for value in values]
                 errors = np.abs(np.reshape(bounds, (-1, 2)) - means[:, None]).T
-                axes.errorbar(list(points), means, yerr=errors, marker="o", capsize=3, label=kind)
+                places = [row.name.removeprefix(start) or kind for row in found]
+                if found:
+                    axes.errorbar(places, means, yerr=errors, marker="o", capsize=3, label=kind)
             axes.set(xlabel="level", ylabel=name)
             axes.grid(alpha=0.3)
         axes.legend(fontsize="small")

@@ -19,8 +19,7 @@ from tempo.evaluation.benchmark import benchmark_items, read_samples
 from tempo.evaluation.evaluate import answer_parts, ask, by_video, read_video, shown
 from tempo.evaluation.figures import RESULT, Item, make_figures
 from tempo.evaluation.held_out import HeldOutResult
-from tempo.evaluation.public.results import result_notes, task_result
-from tempo.evaluation.public.tasks import answer_task, load_task
+from tempo.evaluation.public.tasks import answer_task, load_task, result_notes, task_result
 from tempo.model.chat import VideoLM
 from tempo.training.adapters import TrainedModel
 from tempo.training.phases import trained_models

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempo.config import Config, DpoPhase, PhaseConfig
+from tempo.config import Config, DpoPhase, GrpoPhase, PhaseConfig
 from tempo.core.records import Video
 from tempo.model.chat import Continuation, Prefix, VideoLM
 from tempo.model.loading import load_processor, pick_dtype, read_config
@@ -144,13 +144,18 @@ class Estimate:
         if num_tokens > self.config.training.max_tokens:
             advice = f"training.max_tokens = {num_tokens}, or a smaller frames.max_total_pixels"
         seconds = num_steps * cost.flops * share / self.rates.flops_per_second
+        if isinstance(phase, GrpoPhase):
+            # Sampling: each new token of a batch reads all weights.
+            num_batches = math.ceil(phase.batch_size * len(answers) / self.config.responses.batch_size)
+            reading = ANSWER_TOKENS * cost.weights_bytes / self.rates.memory_bytes_per_second
+            seconds = seconds * phase.num_updates + num_steps * num_batches * reading
         return Step(phase.name, num_tokens, cost, seconds, advice)
 
     def _key(self, phase: PhaseConfig) -> str:
         """The same for phases that differ only in data and rate."""
         others = {"name", "learning_rate", "epochs", "beta", "loss", "nll_weight"}
         # With grouping "video", the number of levels determines the size of a row.
-        num_levels = len(getattr(phase, "levels", ())) if phase.grouping == "video" else 0
+        num_levels = len(getattr(phase, "levels", ())) if getattr(phase, "grouping", "") == "video" else 0
         return phase.model_dump_json(exclude={*others, "levels"}) + str(num_levels)
 
     def training_cost(self, phase: PhaseConfig) -> Cost:
@@ -186,6 +191,9 @@ class Estimate:
                 "video": (1, kinds * levels), "level": (levels, kinds), "pair": (kinds * levels, 1)
             }[phase.grouping]  # fmt: skip
             return self.num_kept * rows, [ContinuationTokens((0,) * size)] * (1 + rejected)
+        if isinstance(phase, GrpoPhase):
+            size = self.config.responses.max_new_tokens
+            return self.num_kept, [ContinuationTokens((0,) * size)] * phase.num_answers
         # The questions of a synthetic run do not exist yet: about six short ones for each video.
         asked = [
             Question(str(n % len(self.videos)), "a " * 10, "a " * 20) for n in range(6 * len(self.videos))

@@ -126,7 +126,8 @@ def run_training(context: Context, console: Console) -> None:
         for row in skipped[:1]:
             console.print(f"training: {len(skipped)} instructions skipped, such as {row.id}: {row.reason}")
     call_to_training(context.config.model.device, is_needed=True)
-    names = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
+    names = {"loss": "loss", "reward": "reward"}
+    names |= {"rewards/accuracies": "accuracy", "rewards/margins": "margin"}
     with counters(console) as show, tracked(context) as send:
 
         def show_step(directory: Path, step: int, num_steps: int, row: dict[str, float]) -> None:

@@ -27,9 +27,10 @@ class Example:
     """One video with its prompt (the shared prefix) and its answers, before frames and tokens are loaded.
 
     For DPO, `answers` holds the chosen answer to `prompt`, then the rejected ones, and `labels` the kind and
-    level of each rejected one. For SFT, `questions` holds (question, answer) pairs. `frames` are indices into
-    the stored frames, for a pair that shows the perturbed video; empty means all of them in order. If
-    `system` is empty, the chat template chooses the system prompt.
+    level of each rejected one. For SFT, `questions` holds (question, answer) pairs. For GRPO, `advantages`
+    has that of each sampled answer. `frames` are indices into the stored frames, for a pair that shows the
+    perturbed video; empty means all of them in order. If `system` is empty, the chat template chooses the
+    system prompt.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Example:
     questions: tuple[tuple[str, str], ...] = ()
     frames: tuple[int, ...] = ()
     system: str = ""
+    advantages: tuple[float, ...] = ()
 
     def load(self, lm: VideoLM, frames: FrameStore | None) -> Group:
         """The tokens and pixels of this example; without `frames`, only the tokens of its text."""

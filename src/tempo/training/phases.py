@@ -15,7 +15,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from tempo.config import DpoPhase, ModelConfig, PhaseConfig, SftPhase
+from tempo.config import DpoPhase, GrpoPhase, ModelConfig, PhaseConfig, SftPhase
 from tempo.core.files import write_json
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Pair
@@ -26,6 +26,7 @@ from tempo.model.loading import load_model
 from tempo.model.prefix import Group, packed_log_probs
 from tempo.training.adapters import TrainedModel, only, save_checkpoint
 from tempo.training.examples import Example, dpo_examples, fit_examples, sft_examples
+from tempo.training.grpo import Sampler, grpo_examples
 from tempo.training.instructions import usable_questions
 from tempo.training.metrics import MetricsLog, find_warning
 from tempo.training.order import load_batches, plan_batches
@@ -53,6 +54,8 @@ def run_training(session: Session) -> None:
     Raises ValueError if there are no pairs for DPO phases, or no questions for SFT phases.
     """
     context, training = session.context, session.context.config.training
+    if shards_weights() and any(isinstance(phase, GrpoPhase) for phase in training.phases):
+        raise ValueError("objective 'grpo' samples from the model, which FSDP2 shards. Use ddp.yaml")
     if any(isinstance(phase, SftPhase) for phase in training.phases):
         _, num_left_out = usable_questions(context)
         if num_left_out:
@@ -95,6 +98,8 @@ def run_phases(
     for number, phase in enumerate(phases, 1):
         if isinstance(phase, DpoPhase):
             examples = dpo_examples(pairs, phase)
+        elif isinstance(phase, GrpoPhase):
+            examples = grpo_examples(context)
         else:
             examples = sft_examples(usable_questions(context)[0], phase)
         if not examples:
@@ -150,13 +155,15 @@ def train_phase(
         + f" {'LoRA parameters' if phase.lora_rank else 'parameters'}"
         + ("; LoRA does not reach experts" if phase.lora_rank and "experts" in counts else "")
     )
-    trainer = Trainer(policy, phase, num_steps=num_steps, seed=seed, max_tokens=config.training.max_tokens)
+    sampler = Sampler(session.context, phase, lm, policy) if isinstance(phase, GrpoPhase) else None
+    limits = {"num_steps": num_steps, "seed": seed, "max_tokens": config.training.max_tokens}
+    trainer = Trainer(policy, phase, **limits, sampler=sampler)
     state = directory / "state.safetensors"
     trainer.restore(state)
     log = MetricsLog(directory / "metrics.jsonl", num_steps=trainer.num_steps_done)
     batches = load_batches(
         itertools.islice(plan_batches(examples, phase, log.rows, seed=seed), trainer.num_steps_done, None),
-        lambda example: example.load(lm, frames),
+        sampler.load if sampler else lambda example: example.load(lm, frames),
         rank=process_rank(),
         num_processes=num_processes(),
     )

@@ -82,8 +82,17 @@ class Policy(nn.Module):
         with torch.no_grad(), only(model, self._reference_adapters):
             yield model
 
+    @contextlib.contextmanager
+    def in_evaluation(self) -> Iterator[None]:
+        """Without dropout and gradient checkpointing, which generation cannot use."""
+        modules = [module for module in self.model.modules() if module.training]
+        self.model.eval()
+        yield
+        for module in modules:
+            module.training = True
+
     def forward(self, row: Sequence[Group]) -> tuple[LogProbs, LogProbs]:
-        """Log-probabilities of a row under policy and reference; those of the reference are empty for SFT.
+        """Log-probabilities of a row under policy and reference; those of the reference only for DPO.
 
         A frozen vision tower runs once for both.
         """

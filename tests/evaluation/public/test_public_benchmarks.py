@@ -11,8 +11,7 @@ from published import CASES
 from tempo.config import parse_config
 from tempo.config.running import PublicBenchmarkConfig
 from tempo.evaluation.public.questions import Question, yes_or_no
-from tempo.evaluation.public.results import task_result
-from tempo.evaluation.public.tasks import load_task
+from tempo.evaluation.public.tasks import load_task, task_result
 
 CONFIG = parse_config({"videos": {"paths": ["x"]}})
 

@@ -12,8 +12,7 @@ from tempo.config import parse_config
 from tempo.config.running import PublicBenchmarkConfig
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.evaluation.public.results import task_result
-from tempo.evaluation.public.tasks import answer_task, load_task
+from tempo.evaluation.public.tasks import answer_task, load_task, task_result
 from tempo.evaluation.run import run_evaluation
 from tempo.model.loading import load_model
 from tempo.synthetic.benchmark import story_samples

@@ -27,8 +27,9 @@ import cv2
 from tempo.config import FramesConfig, VideosConfig
 from tempo.core.hashing import hash_file
 from tempo.engine.types import SkipRecord
-from tempo.video.decode import Frame, decode, open_video
+from tempo.video.decode import Frame, decode
 from tempo.video.faults import watched
+from tempo.video.find import read_header
 from tempo.video.frames import Frames, sample_frames
 
 VIDEO_ENDINGS = tuple(f".{extension}" for extension in VideosConfig().extensions)
@@ -157,10 +158,7 @@ class Footage:
             yield [*map(Path, self.files)]
             return
         with tempfile.TemporaryDirectory(prefix="tempo-") as folder:
-            copies = [Path(folder, Path(file).name) for file in self.files]
-            for file, copy in zip(self.files, copies, strict=True):
-                copy.write_bytes(self.archive.read(file))
-            yield copies
+            yield [Path(self.archive.extract(file, folder)) for file in self.files]
 
     def sample(
         self,
@@ -177,8 +175,8 @@ class Footage:
         start, end = part
         with self.open() as paths:
             if num_frames:
-                stated = len(paths) / FOLDER_FPS if self.is_folder else _stated_seconds(paths[0])
-                seconds = min(stated, end) - start
+                header = None if self.is_folder else read_header(str(paths[0]), self.stem)
+                seconds = min(header.duration_seconds if header else len(paths) / FOLDER_FPS, end) - start
                 fps = OVERSAMPLING * num_frames / seconds if seconds > 0 else config.fps
                 config = config.model_copy(update={"fps": fps, "max_frames": num_frames})
 
@@ -186,11 +184,6 @@ class Footage:
             return sample_frames(
                 watched(frames, timeout_seconds), config, start_seconds=start, end_seconds=end
             )
-
-
-def _stated_seconds(path: Path) -> float:
-    with open_video(path) as (container, _):
-        return float((container.duration or 0) / av.time_base)
 
 
 def decode_images(paths: list[Path]) -> Iterator[Frame]:
