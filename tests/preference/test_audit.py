@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from pairs_material import assistant, pair_of, user
+from pairs_material import assistant, pair_of, select, user
 
-from tempo.config import PairsConfig
 from tempo.core.records import Captions
 from tempo.core.store import RunStore
 from tempo.model.chat import Prefix
@@ -20,7 +19,6 @@ from tempo.model.loading import load_model
 from tempo.model.support import duplicated_log_probs
 from tempo.preference.audit import Accuracy, AuditReport, BaselineAccuracy, audit, verdict
 from tempo.preference.importing import load_pairs
-from tempo.preference.pairs import select_pairs
 
 WORDS = [f"w{i}" for i in range(40)]
 KINDS = ("drop", "shuffle", "reverse")
@@ -55,7 +53,7 @@ def test_length_is_found_in_drop_pairs_and_gone_from_fair_pairs():
     assert report.baselines["length"].accuracy > 0.6
     assert report.baselines["length"].by_kind["drop"].accuracy > 0.95
     assert "a shortcut. Set pairs.length" in report.verdict
-    fair = audit(select_pairs(rows, PairsConfig(length="fair"), seed=0).pairs)
+    fair = audit(select(rows, length="fair").pairs)
     assert fair.baselines["length"].accuracy <= 0.55
     assert "Set pairs.length" not in fair.verdict
 

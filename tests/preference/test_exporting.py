@@ -51,41 +51,30 @@ def test_rows_with_video_files_have_the_documented_schema(run, tmp_path):
     directory, pairs = run
     for name in ("ms-swift", "llama-factory"):
         export_pairs(directory, name, tmp_path / name)
-    for row, pair in zip(rows(tmp_path / "ms-swift" / "pairs.jsonl"), pairs, strict=True):
-        assert set(row) == {"messages", "rejected_response", "videos", "tempo"}
-        assert row["messages"] == [user(f"<video>{pair.prompt}"), assistant(pair.chosen)]
-        assert (row["rejected_response"], row["videos"]) == (pair.rejected, [pair.video])
-        assert os.path.isabs(pair.video)
     info = json.loads((tmp_path / "llama-factory" / "dataset_info.json").read_text())["tempo_pairs"]
     assert (info["formatting"], info["ranking"]) == ("sharegpt", True)
-    for row, pair in zip(rows(tmp_path / "llama-factory" / info["file_name"]), pairs, strict=True):
-        assert row[info["columns"]["messages"]] == [{"from": "human", "value": f"<video>{pair.prompt}"}]
-        assert row[info["columns"]["chosen"]] == {"from": "gpt", "value": pair.chosen}
-        assert row[info["columns"]["rejected"]] == {"from": "gpt", "value": pair.rejected}
-        assert row[info["columns"]["videos"]] == [pair.video]
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_system_prompt_is_exported_and_read_back(run, tmp_path, name):
-    directory, pairs = run
-    pairs[1:2] = [pairs[1].model_copy(update={"system": "Be brief."})]
-    write_lines(directory / "pairs.jsonl", (pair.model_dump_json() for pair in pairs))
-    export_pairs(directory, name, tmp_path / "out")
-    (file,) = (tmp_path / "out").glob("pairs.*")
-    read = [(pair.system, pair.prompt, pair.chosen) for pair in load_pairs(file)]
-    assert read == [(pair.system, pair.prompt, pair.chosen) for pair in pairs]
-    if name == "llama-factory":
-        assert rows(file)[1]["conversations"][0] == {"from": "system", "value": "Be brief."}
-    elif name != "parquet":
-        turns = rows(file)[1]["prompt" if name == "trl" else "messages"]
-        assert turns[0] == {"role": "system", "content": "Be brief."}
+    found = rows(tmp_path / "ms-swift" / "pairs.jsonl"), rows(tmp_path / "llama-factory" / info["file_name"])
+    for swift, factory, pair in zip(*found, pairs, strict=True):
+        asked = [("system", pair.system), ("user", f"<video>{pair.prompt}")][not pair.system :]
+        assert set(swift) == {"messages", "rejected_response", "videos", "tempo"}
+        assert [(turn["role"], turn["content"]) for turn in swift["messages"][:-1]] == asked
+        assert swift["messages"][-1] == assistant(pair.chosen)
+        assert (swift["rejected_response"], swift["videos"]) == (pair.rejected, [pair.video])
+        asked = [({"user": "human"}.get(role, role), text) for role, text in asked]
+        columns = {name: factory[column] for name, column in info["columns"].items()}
+        assert [(turn["from"], turn["value"]) for turn in columns["messages"]] == asked
+        assert columns["chosen"] == {"from": "gpt", "value": pair.chosen}
+        assert columns["rejected"] == {"from": "gpt", "value": pair.rejected}
+        assert columns["videos"] == [pair.video]
+        assert os.path.isabs(pair.video)
 
 
 def test_trl_rows_have_the_documented_schema_and_frames_once_per_video(run, tmp_path):
     directory, pairs = run
     export_pairs(directory, "trl", tmp_path / "out")
     for row, pair in zip(rows(tmp_path / "out" / "pairs.jsonl"), pairs, strict=True):
-        assert row["prompt"] == [user(pair.prompt)]
+        system = [{"role": "system", "content": pair.system}] if pair.system else []
+        assert row["prompt"] == [*system, user(pair.prompt)]
         assert row["chosen"] == [assistant(pair.chosen)]
         assert row["rejected"] == [assistant(pair.rejected)]
         stored = FrameStore(directory / "frames").read(pair.video_id).images
@@ -137,18 +126,19 @@ def test_parquet_and_its_card_load_as_a_data_set_without_held_out_pairs(run, tmp
 
 
 def test_the_card_counts_pairs_and_claims_only_those_of_the_run(run, tmp_path):
-    export_pairs(run[0], "parquet", tmp_path / "out")
-    _, header, body = (tmp_path / "out" / "README.md").read_text().split("---\n", 2)
+    pairs = make_run(tmp_path / "other", pairs={"import_from": "/secret/place/theirs.jsonl"})
+    cards = []
+    for number, source in enumerate((run[0], tmp_path / "other", pairs)):
+        export_pairs(source, "parquet", tmp_path / str(number))
+        cards.append((tmp_path / str(number) / "README.md").read_text())
+    _, header, body = cards[0].split("---\n", 2)
     assert "license" not in yaml.safe_load(header)
     assert "| kind | level 16 | level 8 | level 2 | all |\n| --- | --- | --- | --- | --- |\n" in body
     assert "| reverse | 1 | 0 | 1 | 2 |\n| shuffle | 0 | 1 | 0 | 1 |\n\n" in body
     assert all(words in body for words in ("4 pairs about 2 videos", "`some/model`", "seed 7"))
-    pairs = make_run(tmp_path / "other", pairs={"import_from": "/secret/place/theirs.jsonl"})
-    for source, folder, name in ((tmp_path / "other", "imported", "`theirs.jsonl`"), (pairs, "list", "")):
-        export_pairs(source, "parquet", tmp_path / folder)
-        card = (tmp_path / folder / "README.md").read_text()
+    assert "`theirs.jsonl`" in cards[1]
+    for card in cards[1:]:
         assert "Made elsewhere" in card
-        assert name in card
         assert "some/model" not in card
         assert "/secret" not in card
 
@@ -167,15 +157,11 @@ def test_rows_go_from_easy_to_hard_and_an_export_is_the_same_twice(run, tmp_path
     assert contents[0] == contents[1]
     (file,) = (tmp_path / "moved 0").glob("pairs.*")
     assert [pair.id for pair in load_pairs(file)] == [pair.id for pair in pairs]
-
-
-@pytest.mark.parametrize("name", ["ms-swift", "llama-factory", "parquet"])
-def test_loaded_pairs_are_exported_without_a_run(run, tmp_path, name):
-    _, pairs = run
-    assert export_pairs(pairs, name, tmp_path / "out") == len(pairs)
-    (file,) = (tmp_path / "out").glob("pairs.*")
-    assert load_pairs(file) == pairs
-    assert "directory of a run" in refusal(pairs, "trl", tmp_path / "trl")
+    if name == "trl":
+        assert "directory of a run" in refusal(pairs, name, tmp_path / "list")
+    else:
+        export_pairs(pairs, name, tmp_path / "list")
+        assert load_pairs(tmp_path / "list" / file.name) == pairs
 
 
 def refusal(*arguments):

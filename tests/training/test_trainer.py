@@ -120,7 +120,7 @@ def test_a_loss_that_is_not_finite_stops_the_phase(frames, tmp_path):
         ({"lora_rank": 4, "epochs": 3}, PAIRS, (2, 5)),
         ({"objective": "sft", "lora_rank": 4, "epochs": 3}, QUESTIONS, (2, 5)),
         (
-            {"order": "adaptive", "mastered_accuracy": 0.4, "batch_size": 1},
+            {"order": "adaptive", "grouping": "level", "mastered_accuracy": 0.4, "batch_size": 1},
             # Two levels of eight examples each.
             [
                 pairs_example(i, level=level, rejected=("No.",), video=f"v{i % 4}")

@@ -151,7 +151,7 @@ class DpoPhase(_Phase):
     objective: Literal["dpo"] = Field(description="trains on pairs")
     levels: tuple[int, ...] = Field((), description="levels to train on; empty selects all")
     kinds: tuple[Kind, ...] = Field((), description="kinds to train on; empty selects all")
-    grouping: Literal["video", "level", "pair"] = Field("level", description="pairs that share a prefix")
+    grouping: Literal["video", "level", "pair"] = Field("video", description="pairs that share a prefix")
     beta: float = Field(0.1, gt=0, description="higher values keep the model closer to the reference")
     nll_weight: float = Field(1.0, ge=0, description="weight of the NLL of the chosen text; 0 is plain DPO")
     loss: Loss = Field("sigmoid", description="`sigmoid` is DPO, `hinge` is SLiC")

@@ -13,11 +13,11 @@ import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from tempo import __version__
 from tempo.core.files import write_json, write_lines
-from tempo.core.records import Pair, Video, file_of
+from tempo.core.records import Pair
 from tempo.core.store import RunStore, read_config
 from tempo.preference.importing import ORIGIN, TAGS, VIDEO_TAG, Row
 from tempo.video.frames import FrameStore
@@ -46,11 +46,12 @@ def export_pairs(
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"--out {out} already exists. Choose another folder, or remove it first")
     run = Path(source) if isinstance(source, Path | str) else None
-    pairs = sorted(
-        _read_pairs(run) if run else cast(Sequence[Pair], source), key=lambda pair: (-pair.level, pair.id)
-    )
-    if push_to:
-        pairs = [pair.model_copy(update={"video": Path(pair.video).name}) for pair in pairs]
+    pairs = [*source] if not isinstance(source, Path | str) else RunStore(Path(source)).read("pairs", Pair)
+    if not pairs:
+        raise ValueError(f"{source} has no pairs to export. `tempo status` shows what a run has")
+    place = os.path.basename if push_to else os.path.abspath
+    pairs = [pair.model_copy(update={"video": pair.video and place(pair.video)}) for pair in pairs]
+    pairs.sort(key=lambda pair: (-pair.level, pair.id))
     data_set = {"repo_id": push_to, "repo_type": "dataset"}
     if push_to:
         from huggingface_hub import HfApi
@@ -86,20 +87,6 @@ def _hub_errors(repository: str, advice: str = "") -> Iterator[None]:
     # The client also raises errors of its HTTP library.
     except Exception as error:
         raise ValueError(f"--push-to {repository}: {error}{advice}") from error
-
-
-def _read_pairs(run: Path) -> list[Pair]:
-    store = RunStore(run)
-    # Videos may have moved since the pairs were made.
-    paths = {video.id: os.path.abspath(video.path) for video in store.read("videos", Video)}
-    pairs = store.read("pairs", Pair)
-    if not pairs:
-        raise ValueError(
-            f"{run} has no pairs to export. `tempo status {run}` shows what is done and what was skipped"
-        )
-    return [
-        pair.model_copy(update={"video": paths.get(file_of(pair.video_id), pair.video)}) for pair in pairs
-    ]
 
 
 def _write_parquet(pairs: Sequence[Pair], folder: Path, run: Path | None) -> None:

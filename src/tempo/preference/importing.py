@@ -96,11 +96,7 @@ def import_pairs(context: Context) -> Selection:
             skipped.append(skip(f"{path.name} {place}", reason, pair.id))
         else:
             pairs[pair.id] = pair
-    config, reviews = context.config, RunStore(context.directory).reviews()
-    share = config.evaluation.held_out_share
-    selected = select_pairs(
-        pairs.values(), config.pairs, held_out_share=share, seed=config.run.seed, reviews=reviews
-    )
+    selected = select_pairs(pairs.values(), context.config, RunStore(context.directory).reviews())
     return replace(selected, skipped=[*skipped, *selected.skipped])
 
 

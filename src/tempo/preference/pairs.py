@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tempo.config import PairsConfig
+from tempo.config import Config, PairsConfig
 from tempo.core.hashing import derive_seed, hash_text
 from tempo.core.records import Captions, Clips, Pair, Responses, Review, Skipped, file_of
 from tempo.core.store import RunStore
@@ -77,8 +77,7 @@ def make_pairs(context: Context) -> Selection:
                 skipped.append(skip(pair.id, *fault))
             else:
                 pairs.append(pair)
-    share, reviews = context.config.evaluation.held_out_share, store.reviews()
-    selected = select_pairs(pairs, settings, held_out_share=share, seed=seed, reviews=reviews)
+    selected = select_pairs(pairs, context.config, store.reviews())
     kept, held_out = selected.pairs, selected.held_out
     if settings.mirror:
         frames = FrameStore(context.directory / "frames")
@@ -123,15 +122,9 @@ def log_length_ratio(pair: Pair) -> float:
     return math.log(max(1, len(pair.chosen.split())) / max(1, len(pair.rejected.split())))
 
 
-def select_pairs(
-    pairs: Iterable[Pair],
-    settings: PairsConfig,
-    *,
-    held_out_share: float = 0.0,
-    seed: int,
-    reviews: Mapping[str, Review] | None = None,
-) -> Selection:
-    """The pairs that settings and `reviews` keep, split by video into training and held-out pairs."""
+def select_pairs(pairs: Iterable[Pair], config: Config, reviews: Mapping[str, Review]) -> Selection:
+    """The pairs that the settings and reviews keep, split by video into training and held-out pairs."""
+    settings, share, seed = config.pairs, config.evaluation.held_out_share, config.run.seed
     kept, skipped = list(pairs), []
     if settings.drop_duplicates:
         # A pair that occurs at several levels is kept at the hardest of them.
@@ -142,10 +135,10 @@ def select_pairs(
             if known is not pair:
                 skipped.append(skip(pair.id, "duplicate", f"same texts as {known.id}"))
         kept = list(first.values())
-    rejected = [pair for pair in kept if decision_on(pair, reviews or {}) == "reject"]
+    rejected = [pair for pair in kept if decision_on(pair, reviews) == "reject"]
     skipped += [skip(pair.id, "rejected by a person", "see reviews.jsonl") for pair in rejected]
-    kept = [pair for pair in kept if decision_on(pair, reviews or {}) != "reject"]
-    files = held_out_files((pair.video_id for pair in kept), held_out_share, seed=seed)
+    kept = [pair for pair in kept if decision_on(pair, reviews) != "reject"]
+    files = held_out_files((pair.video_id for pair in kept), share, seed=seed)
     held_out = [pair for pair in kept if file_of(pair.video_id) in files]
     training = [pair for pair in kept if file_of(pair.video_id) not in files]
     if settings.length == "fair":

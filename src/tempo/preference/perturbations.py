@@ -12,7 +12,7 @@ many clips as `drop`, but shows clips of another video in place of the others: b
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import combinations
+from itertools import combinations, count
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from tempo.core.hashing import derive_seed
@@ -105,9 +105,8 @@ def perturb(
 ) -> Perturbation:
     """One perturbation of `num_clips` clips; its `order` lists the remaining clip indices in their new order.
 
-    For the kind `replace` these are the clips that are kept.
-    Under the rule `distinct` it is never the original order; under `paper`, a shuffle may be. Raises
-    ValueError if the kind at this level cannot change so few clips.
+    For the kind `replace` these are the clips that are kept. Under the rule `distinct` it is never the
+    original order; under `paper`, a shuffle may be. Raises ValueError if the kind cannot change so few clips.
     """
     kinds = PAPER_KINDS if rule == "paper" else tuple(_LEAST_EFFECT)
     if kind not in kinds or level < 2:
@@ -150,9 +149,11 @@ def _perturb(
 
     # Independent of the other kinds and levels, so that changing these does not affect this one.
     rng = np.random.default_rng(derive_seed(seed, kind, level))
-    order = _draw_order(num_clips, kind, level, rng, rule)
-    while order in taken:
-        order = _draw_order(num_clips, kind, level, rng, rule)
+    draws = (_draw_order(num_clips, kind, level, rng, rule) for _ in count())
+    refused = {*taken}
+    if kind == "shuffle" and rule == "distinct":
+        refused |= {tuple(range(num_clips)), _draw_order(num_clips, "reverse", level, rng, rule)}
+    order = next(order for order in draws if order not in refused)
     return Perturbation(
         kind=kind,
         level=level,
@@ -178,10 +179,5 @@ def _draw_order(
     # The released rule uses blocks of max(1, num_clips // level) clips, the last of which may be shorter.
     size = max(1, num_clips // level)
     segments = np.array_split(clips, range(size, num_clips, size) if rule == "paper" else effect)
-    original = list(range(len(segments)))
-    places = original[::-1]
-    if kind == "shuffle":
-        places = rng.permutation(len(segments)).tolist()
-        while rule == "distinct" and places in (original, original[::-1]):
-            places = rng.permutation(len(segments)).tolist()
+    places = rng.permutation(len(segments)) if kind == "shuffle" else range(len(segments))[::-1]
     return tuple(np.concatenate([segments[place] for place in places]).tolist())
