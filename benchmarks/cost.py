@@ -6,8 +6,8 @@ The table is `tempo plan` of configs/paper.toml for invented headers (120 s, 128
 with the configuration of Qwen2.5-VL-7B and the processor of the embedded model at patches of 14 pixels, so no
 weights or files are needed. GPU rates are those that `tempo plan` assumes: **they have not been measured**.
 
-`--videos DIR` measures, on one core of this machine and for about a minute, the stages up to clips on the
-files in DIR: decoded pixels per second, bytes per pixel of stored frames, the share of files that give clips,
+`--videos DIR` measures, for about a minute of processor time, the stages up to clips on the
+files in DIR: decoded pixels per second of processor time, bytes per pixel of stored frames, the share of files that give clips,
 and bytes of the rows of `shots`.
 """
 
@@ -93,7 +93,7 @@ def measure(folder: Path) -> None:
     from tempo.video.find import find_videos, read_header, video_id
 
     config = Config.model_validate({"videos": {"paths": [str(folder)]}, "run": {"num_workers": 1}})
-    pixels, stored, num_files, num_kept, num_bytes, start = 0.0, 0.0, 0, 0, 0, time.perf_counter()
+    pixels, stored, num_files, num_kept, num_bytes, start = 0.0, 0.0, 0, 0, 0, time.process_time()
     with tempfile.TemporaryDirectory() as out:
         context = Context(config, Path(out))
         workers = [load(find_stage(name).worker)(context) for name in ("shots", "clips")]
@@ -108,7 +108,7 @@ def measure(folder: Path) -> None:
             num_files, num_kept = num_files + 1, num_kept + bool(rows)
             pixels += video.duration_seconds * video.fps * video.width * video.height
             stored += math.prod(frame_shape(video, config.frames)[:3])
-            if (seconds := time.perf_counter() - start) > 60:
+            if (seconds := time.process_time() - start) > 60:
                 break
         size = sum(file.stat().st_size for file in Path(out).rglob("*.safetensors"))
     rate, row = pixels / seconds / 1e6, num_bytes / num_files / 1e3
