@@ -6,9 +6,9 @@ The table is `tempo plan` of configs/paper.toml for invented headers (120 s, 128
 with the configuration of Qwen2.5-VL-7B and the processor of the embedded model at patches of 14 pixels, so no
 weights or files are needed. GPU rates are those that `tempo plan` assumes: **they have not been measured**.
 
-`--videos DIR` measures, for about a minute of processor time, the stages up to clips on the
-files in DIR: decoded pixels per second of processor time, bytes per pixel of stored frames, the share of files that give clips,
-and bytes of the rows of `shots`.
+`--videos DIR` measures the stages up to clips on the files in DIR, for about a minute of processor time:
+decoded pixels per second of processor time, bytes per pixel of stored frames, the share of files that give
+clips, and bytes of the rows of `shots`.
 """
 
 from __future__ import annotations
