@@ -11,6 +11,7 @@ tokens and answers of 300. Both use LoRA of rank 32; recomputation for checkpoin
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -54,16 +55,22 @@ def seven_flops(examples: Sequence[Example]) -> float:
     return sum(packed_step_flops(config, row, size.grid, lora_rank=LORA["lora_rank"]) for row in lengths)
 
 
-def operations(directory: Path, phases: Sequence[dict[str, Any]]) -> tuple[float, float]:
+@functools.cache
+def epoch_flops(directory: Path, grouping: str, levels: tuple[int, ...]) -> tuple[float, float]:
+    """Operations of one epoch on the pairs of a run: of the 7B model, and of the embedded one."""
+    options = {"grouping": grouping, "levels": levels, "learning_rate": 1.0}
+    phase = DpoPhase.model_validate({"name": "dpo", "objective": "dpo", **options})
+    examples = dpo_examples(RunStore(directory).read("pairs", Pair), phase)
+    return seven_flops(examples), embedded_flops(directory, examples)
+
+
+def operations(directory: Path, phases: Sequence[dict[str, Any]]) -> tuple[float, ...]:
     """Operations of all phases on the pairs of a run: of the 7B model, and of the embedded one."""
-    pairs = list(RunStore(directory).read("pairs", Pair))
-    seven = embedded = 0.0
-    for values in phases:
-        phase = DpoPhase.model_validate(values)
-        examples = dpo_examples(pairs, phase)
-        seven += phase.epochs * seven_flops(examples)
-        embedded += phase.epochs * embedded_flops(directory, examples)
-    return seven, embedded
+    each = [
+        (phase.epochs, epoch_flops(directory, phase.grouping, phase.levels))
+        for phase in map(DpoPhase.model_validate, phases)
+    ]
+    return tuple(sum(epochs * flops[index] for epochs, flops in each) for index in (0, 1))
 
 
 def main() -> None:

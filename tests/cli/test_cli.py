@@ -247,7 +247,7 @@ def test_init_writes_a_configuration_that_loads_for_any_name_of_the_folder(tempo
     ]
     config = load_config(out)
     assert config.videos.paths == (str(folder),)
-    assert [phase.levels for phase in config.training.phases] == [(16,), (8,), (4,), (2,)]
+    assert [(phase.levels, phase.grouping) for phase in config.training.phases] == [((), "video")]
 
 
 @pytest.mark.parametrize("model", ["embedded", "Qwen/Qwen2.5-VL-7B-Instruct", 'own\\models/"q"'])

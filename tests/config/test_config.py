@@ -13,6 +13,7 @@ from tempo.core.store import write_config
 CONFIGS = Path(__file__).parents[2] / "configs"
 OWN = {"videos": {"paths": ["films"]}}
 DPO = {"name": "dpo-16", "objective": "dpo", "learning_rate": 5e-6}
+ADAPTIVE = {**DPO, "order": "adaptive", "grouping": "level"}
 SFT = {"name": "sft", "objective": "sft", "learning_rate": 1e-4}
 SERVER = {"url": "http://localhost:8000/v1", "model": "m"}
 
@@ -68,13 +69,12 @@ def write(tmp_path):
         # These would fail, or find nothing, after hours.
         (phases({**DPO, "levels": [16, 5]}), ["'dpo-16'", "levels [5]", "perturbations.levels"]),
         (phases({**DPO, "kinds": ["swap"]}), ["'dpo-16'", "kinds ['swap']", "perturbations.kinds"]),
-        (phases({**DPO, "order": "adaptive", "grouping": "video"}), ["training.phases.0: order 'adaptive'"]),
+        (phases({**DPO, "order": "adaptive"}), ["training.phases.0: order 'adaptive'"]),
         ({**phases(DPO), "model": {"dtype": "float16"}}, ["model.dtype 'float16'", "bfloat16"]),
         (
             {**phases({**DPO, "lora_rank": 0}), "model": {"quantization": "4bit"}},
             ["'dpo-16'", "lora_rank 0", "model.quantization '4bit'"],
         ),
-        (phases({**DPO, "cache_features": True, "train": ["merger"]}), ["cache_features", "train = "]),
         ({"shots": {"detector": "transnet", "threshold": 27.0}}, ["shots: threshold 27", "probability"]),
         ({"clips": {"min_shots": 9, "max_shots": 5}}, ["clips: min_shots 9", "max_shots 5"]),
         ({"frames": {"max_total_pixels": 38399}}, ["frames: max_total_pixels must be at least 38400"]),
@@ -100,7 +100,10 @@ def test_a_mistake_is_an_error_that_names_its_key(data, words):
     [
         {"responses": {"input_form": "video"}, "captions": {"retries": 1}},
         {"pairs": {"import_from": "p.jsonl", "mirror": True}, "clips": {"min_clips": 6}, "endpoint": SERVER},
-        {"perturbations": {"kinds": ["drop"], "levels": [4]}, **phases({**DPO, "order": "adaptive"})},
+        {
+            "perturbations": {"kinds": ["drop"], "levels": [4]},
+            **phases({**DPO, "order": "adaptive", "grouping": "level", "reference": "fixed"}),
+        },
         {"run": {"ray_address": "auto"}},
         *({"endpoint": {**SERVER, "url": url}} for url in ("https://h.example:1/v1/", "http://[::1]:80/a/b")),
         {"pairs": {"import_from": "p.jsonl"}, **phases({**DPO, "levels": [5]})},
@@ -216,7 +219,18 @@ def test_missing_file_and_folder_are_named(tmp_path):
         {"synthetic": {}, **phases(DPO, SFT, baselines={"sft-only": ["sft"]})},
         {**OWN, "shots": {"threshold": 20.0}, "endpoint": {**SERVER, "api_key_env": "KEY"}},
         {**OWN, **phases({**DPO, "lora_rank": 0}, {**DPO, "name": "half", "levels": [4], "kinds": ["drop"]})},
-        {**OWN, **phases({**DPO, "logp_reduction": "ld", "order": "adaptive", "reference": "fixed"})},
+        {
+            **OWN,
+            **phases(
+                {
+                    **DPO,
+                    "logp_reduction": "ld",
+                    "order": "adaptive",
+                    "grouping": "level",
+                    "reference": "fixed",
+                }
+            ),
+        },
     ],
 )
 def test_configuration_written_into_a_run_starts_the_same_run_again(tmp_path, data):

@@ -129,21 +129,12 @@ class _Phase(Section):
     train: tuple[Part, ...] = Field(
         ("language_model",), min_length=1, description="parts to train; `merger` is the projector"
     )
-    cache_features: bool = Field(False, description="store the features of the frozen vision tower on disk")
     gradient_checkpointing: bool = Field(False, description="saves memory but takes more time")
 
     @property
     def trains_vision(self) -> bool:
         """Whether the phase changes the features of a video."""
         return bool({"vision_tower", "merger"} & {*self.train})
-
-    @model_validator(mode="after")
-    def _check_features(self) -> _Phase:
-        if self.cache_features and self.trains_vision:
-            raise ValueError(
-                "cache_features needs train = ['language_model']: training other parts changes the features"
-            )
-        return self
 
 
 class DpoPhase(_Phase):
@@ -160,7 +151,7 @@ class DpoPhase(_Phase):
     objective: Literal["dpo"] = Field(description="trains on pairs")
     levels: tuple[int, ...] = Field((), description="levels to train on; empty selects all")
     kinds: tuple[Kind, ...] = Field((), description="kinds to train on; empty selects all")
-    grouping: Literal["video", "level", "pair"] = Field("level", description="pairs that share a prefix")
+    grouping: Literal["video", "level", "pair"] = Field("video", description="pairs that share a prefix")
     beta: float = Field(0.1, gt=0, description="higher values keep the model closer to the reference")
     nll_weight: float = Field(1.0, ge=0, description="weight of the NLL of the chosen text; 0 is plain DPO")
     loss: Loss = Field("sigmoid", description="`sigmoid` is DPO, `hinge` is SLiC")
