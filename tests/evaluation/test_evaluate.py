@@ -142,7 +142,7 @@ def test_a_run_and_the_python_function_give_the_same_report(lm, own_benchmark, t
     calls = []
     run_evaluation(context, lambda *call: calls.append(call))
     table = table_of(context)
-    assert calls == [("base on the benchmark", 1, 2), ("base on the benchmark", 2, 2)]
+    assert calls == [("base", 1, 2), ("base", 2, 2)]
     count = len(own_benchmark.read_text().splitlines())
     assert table["num_samples"] == count
     assert (table["scoring"], table["transformers"]) == ("sum", transformers.__version__)
@@ -170,7 +170,7 @@ def test_a_resumed_evaluation_asks_only_what_is_missing(own_benchmark, tmp_path)
     calls = []
     run_evaluation(context, lambda *call: calls.append(call))
     resumed = [Outcome.model_validate_json(line) for line in path.read_text().splitlines()]
-    assert calls == [("base on the benchmark", 2, 2)]
+    assert calls == [("base", 2, 2)]
     assert resumed[:num_kept] == kept[:num_kept]
     assert [row.id for row in resumed] == [row.id for row in rows]
     assert table_of(context)["models"]["base"]["num_samples"] == whole["models"]["base"]["num_samples"]

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -121,24 +121,6 @@ def notes(context: Context, videos: Sequence[HeldOutVideo]) -> list[str]:
     return found
 
 
-def answer_all(
-    context: Context,
-    load: Callable[[], VideoLM],
-    model: str,
-    videos: Sequence[HeldOutVideo],
-    progress: Callable[[int, int], None],
-) -> list[HeldOutResult]:
-    """A model's results on all videos; those in `evaluation/held_out/MODEL.jsonl` are reused."""
-    store, table = RunStore(context.directory), f"evaluation/held_out/{model}"
-    known = {row.id for row in store.read(table, HeldOutResult)}
-    missing = [video for video in videos if video.id not in known]
-    for number, video in enumerate(missing, len(videos) - len(missing) + 1):
-        store.append(table, [answer(context, load(), video)])
-        progress(number, len(videos))
-    wanted = {video.id for video in videos}
-    return [row for row in store.read(table, HeldOutResult) if row.id in wanted]
-
-
 def answer(context: Context, lm: VideoLM, video: HeldOutVideo) -> HeldOutResult:
     """A model's results on a held-out video: the probe, and the likelihoods of pairs and of `own words`."""
     seed, max_tokens = context.config.run.seed, context.config.training.max_tokens
@@ -222,30 +204,17 @@ def _items(results: Sequence[HeldOutResult]) -> dict[str, list[Item]]:
     return found | {f"own words, {name} score": items for name, items in scores.items()}
 
 
-def describe(
-    context: Context, load: Callable[[], VideoLM], model: str, videos: Sequence[HeldOutVideo]
-) -> None:
-    """Adds a model's descriptions of the first held-out videos to `evaluation/descriptions.jsonl`."""
-    store, table = RunStore(context.directory), "evaluation/descriptions"
-    known = {row.id for row in store.read(table, Description)}
-    shown = {f"{video.id}/{model}": video for video in videos[:NUM_DESCRIBED]}
-    if {*shown} <= known:
-        return
-    settings, requests = context.config.responses, []
-    for video in shown.values():
-        footage = _read_footage(context, video)
-        requests.append(Request(video.prompt, 0, footage.frames, footage.fps, footage.seconds))
+def describe(context: Context, lm: VideoLM, model: str, video: HeldOutVideo) -> Description:
+    """A model's description of a held-out video, decoded greedily."""
+    settings, footage = context.config.responses, _read_footage(context, video)
+    request = Request(video.prompt, 0, footage.frames, footage.fps, footage.seconds)
     greedy = SamplingConfig(temperature=0, repetition_penalty=settings.repetition_penalty)
-    answers = generate(load(), requests, sampling=greedy, max_new_tokens=settings.max_new_tokens)
-    rows = [
-        Description(
-            id=name,
-            model=model,
-            video_id=video.id,
-            prompt=video.prompt,
-            text=answer.text,
-            is_whole=answer.is_whole,
-        )
-        for (name, video), answer in zip(shown.items(), answers, strict=True)
-    ]
-    store.append(table, [row for row in rows if row.id not in known])
+    (answer,) = generate(lm, [request], sampling=greedy, max_new_tokens=settings.max_new_tokens)
+    return Description(
+        id=f"{video.id}/{model}",
+        model=model,
+        video_id=video.id,
+        prompt=video.prompt,
+        text=answer.text,
+        is_whole=answer.is_whole,
+    )

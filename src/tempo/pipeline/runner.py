@@ -112,6 +112,7 @@ def run_stages(
     for stage in left:
         stage.check(config)
     if any(stage.needs_model(config) for stage in left):
+        engine.prepare_processes(config)
         steps.check_model(config)
         steps.check_limits(config, console, [stage.name for stage in left])
     with store.lock():
