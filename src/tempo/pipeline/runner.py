@@ -162,8 +162,9 @@ def map_stage(stage: Stage, context: Context, console: Console) -> None:
         console, stage.name, len(rows), done=len(rows) - sum(map(len, unfinished))
     ).live() as counter:
         for result in engine.map_batches(stage.worker, context, left, place=place, stage=stage.name):
-            store.append(stage.name, (row for row in flatten(result) if row.id not in handled))
-            counter.advance(len(result))
+            made = flatten(result)
+            store.append(stage.name, (row for row in made if row.id not in handled))
+            counter.advance(len(result), num_tokens=sum(getattr(row, "num_tokens", 0) for row in made))
 
 
 def _settle(context: Context, console: Console, *, redo: bool) -> None:
