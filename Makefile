@@ -37,6 +37,7 @@ docs: $(DOCS_READY)
 
 bench: $(BENCH_READY)
 	$(BIN)/python benchmarks/shared_prefix.py
+	$(BIN)/python benchmarks/packing.py
 	$(BIN)/python benchmarks/sft.py
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/engine.py

@@ -49,7 +49,7 @@ def measure_ours(lm: VideoLM, prompts: list[str], name: str, max_tokens: int) ->
     sampling = SamplingConfig(temperature=temperature, repetition_penalty=penalty, batch_size=BATCH)
     start = time.perf_counter()
     answers = generate(lm, requests, sampling=sampling, max_new_tokens=max_tokens)
-    return sum(answer.num_tokens for answer in answers) / (time.perf_counter() - start)
+    return sum(len(answer.token_ids) for answer in answers) / (time.perf_counter() - start)
 
 
 def measure_peer(lm: VideoLM, prompts: list[str], name: str, max_tokens: int) -> float:
@@ -58,9 +58,9 @@ def measure_peer(lm: VideoLM, prompts: list[str], name: str, max_tokens: int) ->
     ends, (temperature, penalty) = sorted(lm.end_ids(with_video=False)), SETTINGS[name]
     options = {"do_sample": True, "top_k": 0, "temperature": temperature, "repetition_penalty": penalty}
     for first in range(0, len(prompts), BATCH):
-        texts = [lm.render(prompt, with_video=False) for prompt in prompts[first : first + BATCH]]
+        texts = [lm.template.render(prompt, with_video=False) for prompt in prompts[first : first + BATCH]]
         inputs = lm.inputs(texts)
-        options |= {"suppress_tokens": [*lm.media_ids], "eos_token_id": ends}
+        options |= {"suppress_tokens": [*lm.template.media_ids], "eos_token_id": ends}
         rows = lm.model.generate(**inputs, **options, max_new_tokens=max_tokens)
         new = rows[:, inputs["input_ids"].shape[1] :]
         is_end = torch.isin(new, torch.tensor(ends))

@@ -117,7 +117,7 @@ def seven() -> None:
 
     size = gpu_model.SEVEN_B
     row = [gpu_model.make_video_group(size, torch.bfloat16)]
-    parts = ("weights", "adapters", "reference", "gradients", "optimizer", "activations", "logits")
+    parts = ("weights", "adapters", "reference", "gradients", "optimizer", "activations")
     lines = []
     for four_bit in (False, True):
         simulator = Simulator(

@@ -54,7 +54,7 @@ def make_questions(setting: SftSetting) -> tuple[Any, Any]:
             make_answer(
                 lm.tokenizer,
                 setting.num_answer_tokens,
-                lm.after_answer(with_video=True).strip(),
+                lm.template.after_answer[True].strip(),
                 seed=2 * index + 1,
             ),
             make_answer(lm.tokenizer, setting.num_question_tokens, "", seed=2 * index),

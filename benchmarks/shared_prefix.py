@@ -1,6 +1,6 @@
 """One DPO step with each video encoded once, compared with the duplicated form and trl.DPOTrainer.
 
-    python benchmarks/shared_prefix.py [--quick | --full] [--no-trl] [--threads 1]
+    python benchmarks/shared_prefix.py [--full | --grpo] [--no-trl] [--rounds 1] [--threads 2]
 
 Every form gets the same checkpoint, images, texts, LoRA weights and optimizer, computes in float32 and runs
 in a fresh process, in turn with the others. The time is that of a whole step: policy, reference, backward and
@@ -10,6 +10,8 @@ optimizer, without the processor's work on the images. Peers:
     duplicated, one batch    the same, all pairs in one backward pass, as a device batch of all pairs
     trl                      trl.DPOTrainer, all pairs of the video in one batch
     trl, accumulated         trl.DPOTrainer, one pair at a time with gradient accumulation
+
+`--grpo` compares an update of GRPO on eight answers, without sampling them, with one full sequence each.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from typing import Any
 
+import numpy as np
 from harness import (
     Measured,
     Row,
@@ -29,6 +32,7 @@ from harness import (
     in_turn,
     quiet_environment,
     rate_row,
+    relative_difference,
     rows_table,
     table,
 )
@@ -87,6 +91,24 @@ def duplicated_step(policy: Any, group: Any, *, one_batch: bool) -> float:
     return float(total.detach())
 
 
+def grpo_step(policy: Any, group: Any, *, is_packed: bool) -> float:
+    """An update of GRPO on the answers of a group: one row, or one sequence and backward pass per answer."""
+    from tempo.model.prefix import Group, packed_log_probs
+    from tempo.model.support import duplicated_log_probs
+    from tempo.training.grpo import grpo_loss
+
+    answers, total = group.continuations, 0.0
+    score = packed_log_probs if is_packed else duplicated_log_probs
+    for number, part in enumerate([answers] if is_packed else [(answer,) for answer in answers]):
+        own = score(policy.model, [Group(group.inputs, part)])[0]
+        advantages = [(-1.0) ** (number + index) for index in range(len(part))]
+        summed, _ = grpo_loss(own, [logp.detach() for logp in own], advantages, reduction="sum")
+        loss = summed / sum(answer.num_scored for answer in answers)
+        loss.backward()
+        total += float(loss.detach())
+    return total
+
+
 def pairs_of(group: Any) -> Iterator[Any]:
     """One group per rejected answer."""
     from tempo.model.prefix import Group
@@ -114,6 +136,12 @@ FORMS: dict[str, Callable[[Setting], Measured]] = {
 }
 
 
+GRPO_FORMS: dict[str, Callable[[Setting], Measured]] = {
+    name: functools.partial(measure, functools.partial(grpo_step, is_packed=name == "packed"))
+    for name in ("packed", "duplicated")
+}
+
+
 def compare(setting: Setting, names: Sequence[str], *, rounds: int) -> tuple[list[Row], dict[str, Summary]]:
     """Compares packed with the named peers; prints the results, returns the rows and all summaries."""
     results = in_turn({name: FORMS[name] for name in ("packed", *names)}, setting, rounds=rounds)
@@ -125,10 +153,12 @@ def compare(setting: Setting, names: Sequence[str], *, rounds: int) -> tuple[lis
             f"{pairs / summary.seconds:.3g}",
             f"{summary.peak_megabytes:.0f}",
             " ".join(f"{loss:.5f}" for loss in summary.losses),
+            f"{relative_difference(*map(np.array, (results['packed'].losses, summary.losses))):.1e}",
         ]
         for name, summary in results.items()
     ]
-    print(table(["form", "pairs/s", "peak MB above the model", "loss of the first steps"], lines), flush=True)
+    header = ["form", "pairs/s", "peak MB above the model", "loss of the first steps", "losses differ by"]
+    print(table(header, lines), flush=True)
     rows = [
         rate_row(
             NAME,
@@ -144,20 +174,19 @@ def compare(setting: Setting, names: Sequence[str], *, rounds: int) -> tuple[lis
     return rows, results
 
 
-def faster(names: Sequence[str], results: dict[str, Summary]) -> list[str]:
-    """The duplicated form and the fastest form of TRL."""
-    others = [name for name in names if name.startswith("trl")]
-    return ["duplicated", *sorted(others, key=lambda name: results[name].seconds)[:1]]
-
-
 def quick(make_setting: Callable[..., Setting], peers: Sequence[str], *, rounds: int) -> Iterator[Row]:
-    """All peers at 512 visual tokens, then at 2,048: the faster ones `rounds` times, the others once."""
-    rows, results = compare(make_setting(512, 3, 50, steps=3), peers, rounds=1)
-    yield from rows
-    fast = faster(peers, results)
-    setting = make_setting(2048, 3, 50, steps=1)
-    yield from compare(setting, fast, rounds=rounds)[0]
-    yield from compare(setting, [name for name in peers if name not in fast], rounds=1)[0]
+    """The pairs of a level and of a whole video at 2,048 visual tokens, and peers with one pair at a time."""
+    names = [name for name in peers if name in ("duplicated", "trl, accumulated")]
+    for rejected in (3, 12):
+        yield from compare(make_setting(2048, rejected, 50, steps=1), names, rounds=rounds)[0]
+
+
+def grpo(make_setting: Callable[..., Setting], peers: Sequence[str], *, rounds: int) -> Iterator[Row]:
+    """Eight sampled answers at 2,048 visual tokens."""
+    setting = make_setting(2048, 7, 50, steps=2)
+    ours, peer = in_turn(GRPO_FORMS, setting, rounds=rounds).values()
+    name, unit = "embedded, 2048 visual tokens, 8 answers of 50 tokens", "answers/s"
+    yield rate_row("grpo_step", name, ours=ours, peer=peer, peer_name="duplicated", count=8, unit=unit)
 
 
 def full(make_setting: Callable[..., Setting], peers: Sequence[str], *, rounds: int) -> Iterator[Row]:
@@ -172,13 +201,13 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    size = parser.add_mutually_exclusive_group()
-    size.add_argument("--quick", action="store_true", help="two cells of the grid (the default)")
-    size.add_argument("--full", action="store_true", help="the whole grid, about an hour or more")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--full", action="store_true", help="the whole grid, all peers: an hour or more")
+    which.add_argument("--grpo", action="store_true", help="a step of GRPO")
     parser.add_argument("--model", default="embedded", help="embedded, small or a checkpoint's directory")
     parser.add_argument("--no-trl", action="store_true", help="skip trl.DPOTrainer")
-    parser.add_argument("--rounds", type=int, default=2, help="fresh processes per form")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=1, help="fresh processes per form")
+    parser.add_argument("--threads", type=int, default=2)
     return parser.parse_args()
 
 
@@ -193,7 +222,8 @@ def main() -> None:
     path = checkpoint(arguments.model)
     make_setting = functools.partial(Setting, arguments.model, path, threads=arguments.threads)
     rows = []
-    for row in (full if arguments.full else quick)(make_setting, peers, rounds=arguments.rounds):
+    part = full if arguments.full else grpo if arguments.grpo else quick
+    for row in part(make_setting, peers, rounds=arguments.rounds):
         rows.append(row)
         add_rows([row])
     print("\n" + rows_table(rows))

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from tempo.config import Config, DpoPhase, SftPhase
+from tempo.config import Config, DpoPhase, GrpoPhase, SftPhase
 from tempo.config.running import PublicBenchmarkConfig
 
 TYPES = {int: "whole number", float: "number", str: "text", bool: "true or false"}
@@ -63,7 +63,7 @@ def _phases() -> Iterator[tuple[str, str, Mapping[str, FieldInfo]]]:
     """The keys that all phases share, then those of each objective."""
     shared = DpoPhase.__base__.model_fields
     yield "`[[training.phases]]`", PHASES, shared
-    for model in (DpoPhase, SftPhase):
+    for model in (DpoPhase, SftPhase, GrpoPhase):
         (objective,) = get_args(model.model_fields["objective"].annotation)
         own = {key: field for key, field in model.model_fields.items() if key not in shared}
         yield (

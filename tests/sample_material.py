@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from tempo.core.records import Outcome, Sample
 from tempo.model.loading import embedded_path
 from tempo.synthetic import language
 from tempo.synthetic.world import ACTIONS, Event
@@ -30,23 +29,6 @@ def short_model(directory: Path, num_positions: int) -> str:
     text = text.replace('"max_position_embeddings": 4096', f'"max_position_embeddings": {num_positions}')
     (path / "config.json").write_text(text)
     return str(path)
-
-
-def samples_of(outcomes: Sequence[Outcome], video: Callable[[str], str] = str) -> list[Sample]:
-    """The samples that outcomes belong to; `video` maps a sample's id to its video, by default its own."""
-    return [
-        Sample(
-            id=row.id,
-            video=video(row.id),
-            aspect=row.aspect,
-            format=row.format,
-            question="?",
-            options=tuple(map(str, range(len(row.log_likelihoods)))),
-            answer=row.answer,
-            group=row.group,
-        )
-        for row in outcomes
-    ]
 
 
 def is_true(shown: Sequence[Event], question: str, option: str) -> bool:

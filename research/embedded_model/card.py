@@ -14,8 +14,8 @@ from research.embedded_model.models import FRAME_SIZE
 from research.embedded_model.vision import FRAME_TIMES
 from tempo.config import SamplingConfig
 from tempo.core.files import write_json, write_text
-from tempo.core.records import Outcome, Sample
-from tempo.evaluation.benchmark import score_outcomes
+from tempo.core.hashing import derive_seed
+from tempo.core.statistics import share_interval
 from tempo.evaluation.evaluate import ask
 from tempo.model.answers import Request
 from tempo.model.chat import VideoLM
@@ -36,15 +36,20 @@ TEXTS = ("first_captions", "differential_captions", "fusions", "fused_clauses")
 def measure(lm: VideoLM, *, num_stories: int, seed: int = CARD_SEED) -> dict[str, Any]:
     """Accuracies on the questions about new stories, and the shares of TEXTS, all from 0 to 1."""
     stories = [make_story(seed, index, num_shots=(4, 16)) for index in range(num_stories)]
-    samples: list[Sample] = []
-    outcomes: list[Outcome] = []
+    asked: dict[str, list[tuple[str, bool]]] = {}
     for number, story in enumerate(stories):
         own, other = benchmark.conflicting_samples(story)
-        asked = benchmark.story_samples(story, seed=seed, number=number)
-        for video, group in ((story, asked), (story, [own]), (benchmark.twin(story), [other])):
-            samples += group
-            outcomes += ask(lm, group, story_frames(video), fps=1.0)
-    return score_outcomes(outcomes, samples).model_dump(mode="json") | _text_shares(lm, stories)
+        plain = benchmark.story_samples(story, seed=seed, number=number)
+        for video, group in ((story, plain), (story, [own]), (benchmark.twin(story), [other])):
+            for sample, outcome in zip(group, ask(lm, group, story_frames(video), fps=1.0), strict=True):
+                asked.setdefault(sample.aspect, []).append((sample.video, outcome.is_right))
+    by_aspect, draws = {}, derive_seed(0, "evaluation", "bootstrap")
+    for aspect, rows in sorted(asked.items()):
+        videos, rights = zip(*rows, strict=True)
+        bounds = [round(bound, 4) for bound in share_interval(rights, videos, seed=draws)]
+        accuracy = round(float(np.mean(rights)), 4)
+        by_aspect[aspect] = {"accuracy": accuracy, "num_samples": len(rows), "interval": bounds}
+    return {"by_aspect": by_aspect, **_text_shares(lm, stories)}
 
 
 def story_frames(story: Story) -> np.ndarray:

@@ -176,7 +176,7 @@ def _guess_by_frame(lm: VideoLM, batch: list[Tensor], tables: list[Tensor], shar
     text = language_model(lm.model)
     # The last token of a video is a separator.
     tokens_BLC = _visual_tokens(lm, frames)[:, :-1]
-    prompt = lm.tokenize(lm.render("").split("<|video_pad|>")[0])["input_ids"]
+    prompt = lm.template.tokenize(lm.template.render("").split("<|video_pad|>")[0])["input_ids"]
     words_BLC = text.embed_tokens(torch.tensor([prompt], device=tokens_BLC.device)).expand(num_videos, -1, -1)
     whole_BLC = torch.cat([words_BLC, tokens_BLC], dim=1)
     hidden = text(inputs_embeds=whole_BLC, use_cache=False, output_hidden_states=True).hidden_states

@@ -10,12 +10,11 @@ blocks `<!-- study:NAME --> ... <!-- /study -->` of documents with the results o
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from research.study.config import load_study
 from research.study.output import block, read_results, write_documents
-from tempo.cli.errors import Terminated, fail, terminable
+from tempo.cli.terminal import readable_errors
 
 
 def run(given: argparse.Namespace) -> None:
@@ -44,7 +43,6 @@ def write(config: Path, results: Path, *documents: Path) -> None:
     write_documents(read_results(study, results), documents, plots=results.with_suffix(""))
 
 
-@terminable()
 def main() -> None:
     """Runs the command."""
     parser = argparse.ArgumentParser(
@@ -66,12 +64,8 @@ def main() -> None:
         "--workers", type=int, default=0, help="processes, each for one seed; 0: one per core, one on a GPU"
     )
     given = parser.parse_args()
-    try:
+    with readable_errors(can_resume=True):
         run(given) if given.out else write(given.config, *given.write)
-    except ValueError as error:
-        fail(str(error))
-    except (KeyboardInterrupt, Terminated):
-        sys.exit("Stopped. Run the same command again to continue.")
 
 
 if __name__ == "__main__":

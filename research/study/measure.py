@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import groupby
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -10,16 +10,25 @@ import numpy as np
 from tempo.core.records import Clips, Outcome, Pair
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.evaluation.benchmark import STATIC_ASPECTS, read_samples, score_outcomes
-from tempo.evaluation.evaluate import ask
-from tempo.evaluation.probe import compare
-from tempo.evaluation.probe_report import ProbeReport, ProbeScore, report_comparisons
+from tempo.evaluation.benchmark import STATIC_ASPECTS, benchmark_items, read_samples
+from tempo.evaluation.evaluate import ask, by_video, shown
+from tempo.evaluation.figures import MARGIN
+from tempo.evaluation.probe import KINDS, compare, probe_figures
 from tempo.evaluation.run import benchmark_frames, benchmark_path
 from tempo.model.chat import VideoLM
 from tempo.model.loading import load_model
 from tempo.preference.pairs import held_out_draw
 from tempo.preference.responses import frames_by_clip
 from tempo.video.frames import FrameStore
+
+#: The names in `study.json` of some figures of the benchmark.
+NAMES = {
+    "temporal questions": "temporal",
+    "conflicting, one by one": "conflicting",
+    "event order": "event_order",
+    "attribute change": "attribute_change",
+    **{f"conflicting, {name} score": f"{name}_score" for name in ("text", "video", "group")},
+}
 
 
 def measure(
@@ -34,18 +43,17 @@ def measure(
     benchmark = benchmark_path(context)
     assert benchmark is not None, "the embedded world comes with a benchmark"
     samples, outcomes = [*read_samples(benchmark).rows.values()], list[Outcome]()
-    for video, rows in groupby(sorted(samples, key=lambda row: row.video), key=lambda row: row.video):
-        stored = benchmark_frames(context, benchmark.parent / video)
-        frames = np.zeros_like(stored.images) if blind else stored.images
-        outcomes += ask(lm, list(rows), frames, fps=stored.fps, seconds=stored.seconds.tolist())
-    report = score_outcomes(outcomes, samples)
-    scores = {"temporal": report, **report.by_aspect}
-    scores |= {name: getattr(report, name) for name in ("group_score", "text_score", "video_score")}
+    for rows in by_video(samples):
+        video = shown(benchmark_frames(context, benchmark.parent / rows[0].video))
+        video["frames"] = np.zeros_like(video["frames"]) if blind else video["frames"]
+        outcomes += ask(lm, rows, **video)
+    scores = {NAMES.get(name, name): rows for name, rows in benchmark_items(outcomes).items() if rows}
+    accuracy = {name: round(fmean(row.value for row in rows), 4) for name, rows in scores.items()}
     chances = [1 / len(sample.options) for sample in samples if sample.aspect not in STATIC_ASPECTS]
     return {
-        "accuracy": {name: score.accuracy for name, score in scores.items() if name != "static"},
-        "num_samples": {name: score.num_samples for name, score in scores.items()},
-        "static_accuracy": report.static.accuracy,
+        "static_accuracy": accuracy.pop("static", None),
+        "accuracy": accuracy,
+        "num_samples": {name: len(rows) for name, rows in scores.items()},
         "chance": {"temporal": float(np.mean(chances))},
         "probe": None if blind else _probe(lm, context, held_out_share, num_videos),
     }
@@ -63,11 +71,13 @@ def _probe(lm: VideoLM, context: Context, share: float, num_videos: int) -> dict
         comparisons += compare(lm, footage, pair.chosen, video=name, prompt=pair.prompt, seed=seed)
     if not comparisons:
         return None
-    report = report_comparisons(comparisons, seed=seed)
+    figures = {row.name: row for row in probe_figures(comparisons, seed=seed)}
 
-    def figures(score: ProbeScore | ProbeReport) -> dict[str, float]:
+    def scores(kind: str) -> dict[str, float]:
         # The margin is in nats per token.
-        return {"win_rate": score.win_rate, "margin": score.margin_per_token}
+        names = {"win_rate": f"win rate, {kind}", "margin": f"{MARGIN}, {kind}"}
+        return {key: figures[name].values["model"].value for key, name in names.items()}
 
-    by_kind = {kind: figures(score) for kind, score in report.by_kind.items()}
-    return {**figures(report), "num_videos": report.num_videos, "by_kind": by_kind}
+    kinds = [kind for kind in KINDS if f"win rate, {kind}" in figures]
+    num_videos = figures["win rate, all"].num_videos
+    return {**scores("all"), "num_videos": num_videos, "by_kind": {kind: scores(kind) for kind in kinds}}

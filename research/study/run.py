@@ -43,6 +43,7 @@ from tempo.model.loading import check_model_path
 from tempo.pipeline.runner import run, run_stages
 from tempo.pipeline.stages import fingerprints
 from tempo.preference.pairs import held_out_draw
+from tempo.preference.responses import captions_shown
 from tempo.synthetic import language
 from tempo.synthetic.world import Story
 
@@ -248,15 +249,16 @@ def _write_true_captions(context: Context) -> None:
 def _write_true_responses(context: Context) -> None:
     """Finishes the responses stage with the captions fused in the true order and in every perturbed one."""
     store = RunStore(context.directory)
-    captions = {row.id: row.captions for row in store.read("captions", Captions)}
+    captions = store.rows("captions", Captions)
     rows = []
     for row in store.read("perturbations", Perturbations):
-        texts = captions[row.id]
         rejected = [
-            Response(perturbation=made, text=language.fuse([texts[index] for index in made.order]))
-            for made in row.perturbations
+            Response(
+                perturbation=p, text=language.fuse(captions_shown(captions, row.id, p.order, p.replaced))
+            )
+            for p in row.perturbations
         ]
-        chosen = language.fuse(texts[: row.num_clips])
+        chosen = language.fuse(captions[row.id].captions[: row.num_clips])
         rows.append(Responses(id=row.id, num_clips=row.num_clips, chosen=chosen, rejected=tuple(rejected)))
     _finish(context, "responses", rows)
 

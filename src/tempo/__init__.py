@@ -7,7 +7,7 @@ neither torch nor any other heavy package.
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _MODULES = {
     "Config": "tempo.config",

@@ -17,8 +17,10 @@ import flops
 import generation
 import gpu
 import gpu_model
+import grouping
 import harness
 import ingest
+import packing
 import scale
 import sft
 import shared_prefix
@@ -27,7 +29,9 @@ from material import Setting, count_tokens, load_lm, make_answer, make_group, ma
 from policies import flat_gradient, make_policy
 from tiny_film import film
 
+from research.study.config import load_study
 from tempo.config import DpoPhase
+from tempo.training.examples import Example
 from tempo.training.trainer import phase_loss
 
 TINY = Setting("embedded", "embedded", 16, 2, 8, steps=2, side=64)
@@ -108,11 +112,34 @@ def test_our_form_is_the_step_of_a_training_phase(packed):
     material = make_material(TINY)
     policy, group = make_policy(material.lm.model), make_group(material)
     phase = DpoPhase(name="p", objective="dpo", learning_rate=1e-4, nll_weight=0)
-    loss, _ = phase_loss(phase, *policy([group]), [()])
+    loss, _ = phase_loss(phase, *policy([group]), [Example("", "")])
     mean = loss / TINY.num_rejected
     mean.backward()
     assert mean.item() == pytest.approx(packed.losses[0], rel=1e-6)
     assert harness.relative_difference(flat_gradient(policy.trained.values()), packed.gradient) < 1e-6
+
+
+def test_rows_without_padding_have_the_gradients_of_padded_and_of_separate_rows():
+    setting = packing.PackingSetting((16, 32), (8, 6, 7), steps=1, side=64, threads=1)
+    packed, *others = (form(setting) for form in packing.FORMS.values())
+    for other in others:
+        assert other.losses == pytest.approx(packed.losses, rel=1e-5)
+        assert harness.relative_difference(packed.gradient, other.gradient) < 1e-5
+    groups = packing.make_groups(setting)[1]
+    sizes = {form: packing.num_tokens(packing.rows_of(groups, form)) for form in packing.FORMS}
+    assert sizes["packed"] == sizes["a row each"] < sizes["padded"] == 2 * sum(groups[1].lengths)
+
+
+def test_the_study_of_groupings_names_its_rows_by_their_phases():
+    study, _ = load_study(grouping.CONFIG)
+    for name, row in study.rows.items():
+        made, rows, epochs = name.split("_")
+        if made != "levels":
+            options = {"grouping": made, "batch_size": int(rows), "epochs": int(epochs)}
+            assert {key: row.dpo[key] for key in options} == options
+    examples = [Example("e", "v", answers=("a",) * count) for count in (2, 4, 13)]
+    pair, level, video = (grouping.seven_flops([example]) for example in examples)
+    assert 3 < 4 * level / video < 12 * pair / video < 10
 
 
 def test_questions_over_one_prefix_give_the_gradients_of_one_per_row():

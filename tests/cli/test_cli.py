@@ -15,11 +15,10 @@ import tomli_w
 from tiny_film import film
 
 from tempo import __version__
-from tempo.cli.errors import terminable
+from tempo.cli.terminal import terminable
 from tempo.config import load_config, parse_config
 from tempo.core.records import Skipped, Video
 from tempo.core.store import SKIPPED, RunStore
-from tempo.engine import pool as engine
 from tempo.pipeline import runner
 from tempo.pipeline.stages import NAMES
 
@@ -80,19 +79,11 @@ def test_importing_the_command_line_imports_no_heavy_package():
 def test_help_names_every_command_and_stage(tempo):
     code, out, _ = tempo("--help")
     assert code == 0
+    # rich would read brackets as markup.
+    assert "[synthetic]" in out
     for name in ("run", "status", "init", *NAMES):
         assert f" {name} " in out
     assert tempo("--version") == (0, f"tempo {__version__}\n", "")
-
-
-@pytest.mark.parametrize(
-    ("command", "sections"), [(("--help",), ["[synthetic]"]), (("probe", "--help"), ["[model]", "[frames]"])]
-)
-def test_help_shows_sections_in_brackets(tempo, command, sections):
-    """rich would read `[synthetic]` as markup."""
-    shown = tempo(*command)[1]
-    for name in sections:
-        assert name in shown
 
 
 @pytest.mark.parametrize(
@@ -147,67 +138,32 @@ def test_directory_in_use_is_refused(tempo, write, tmp_path):
         assert_refused(tempo("videos", write(), "--out", tmp_path / "out"), "in use", str(tmp_path / "out"))
 
 
-SFT = {"name": "sft", "objective": "sft", "learning_rate": 1e-4}
-
-
-@pytest.mark.parametrize(
-    ("key", "sections"),
-    [
-        ("model.path", {"model": {"path": "/no/such/model"}}),
-        ("evaluation.benchmark", {"evaluation": {"benchmark": "/no/such/benchmark.jsonl"}}),
-        ("training.instructions", {"training": {"instructions": "/no/such/rows.jsonl", "phases": [SFT]}}),
-    ],
-)
-def test_missing_input_of_a_late_stage_is_refused_before_any_decoding(
-    tempo, write, tmp_path, monkeypatch, key, sections
-):
-    def decode(*_, **__):
-        raise AssertionError("decoding has begun")
-
-    monkeypatch.setattr(engine, "map_batches", decode)
-    assert_refused(tempo("run", write(**sections), "--out", tmp_path / "out"), key, "/no/such/")
-
-
 def test_run_until_videos_keeps_the_videos_and_names_the_reason_for_the_rest(tempo, write, tmp_path, films):
     config, out = write(), tmp_path / "out"
     code, shown, _ = tempo("run", config, "--out", out, "--until", "videos")
     assert code == 0
     assert f"tempo status {out}" in shown
     store = RunStore(out)
-    assert [row.path for row in sorted(store.read("videos", Video), key=lambda row: row.path)] == [
-        str(films / "a.mp4"),
-        str(films / "b.mp4"),
-    ]
+    assert {row.path for row in store.read("videos", Video)} == {str(films / "a.mp4"), str(films / "b.mp4")}
     reasons = {row.id: row.reason for row in store.read(SKIPPED, Skipped)}
     assert reasons.keys() == {str(films / "broken.mp4"), str(films / "copy of a.mp4")}
     assert reasons[str(films / "copy of a.mp4")] == "duplicate"
     assert load_config(out / "config.toml") == load_config(config)
     assert json.loads((out / "environment.json").read_text())["python"]
+    assert "duplicate" in tempo("status", out)[1]
 
-    # A second run, and the stage alone, change nothing.
+    # The stage alone changes nothing; other settings are refused without --redo.
     before = tree(out)
-    for again in (("run", config, "--out", out, "--until", "videos"), ("videos", config, "--out", out)):
-        assert tempo(*again)[0] == 0
-        assert tree(out) == before
-
-    # Keys that change no row may change; others are refused.
-    assert tempo("videos", config, "--out", out, "--set", "run.num_workers=2")[0] == 0
-    before = tree(out)
+    assert tempo("videos", config, "--out", out)[0] == 0
     for override, key in (("run.seed=1", "seed"), ('videos.extensions=["mp4"]', "videos.extensions")):
         refused = tempo("run", config, "--out", out, "--until", "videos", "--set", override)
         assert_refused(refused, str(out), "other settings", key, "--redo")
-        assert tree(out) == before
-
-    # With --redo the stage is made again, under the new configuration.
+    assert tree(out) == before
     code, shown, _ = tempo("videos", config, "--out", out, "--set", "run.seed=1", "--redo")
     assert code == 0
     assert "videos: discarded" in shown
     assert tomllib.loads((out / "config.toml").read_text())["run"]["seed"] == 1
     assert len(store.read("videos", Video)) == 2
-
-    code, shown, _ = tempo("status", out)
-    assert code == 0
-    assert "duplicate" in shown
 
 
 def test_a_new_file_after_the_videos_are_done_is_named_and_not_used(tempo, write, tmp_path, films):
@@ -249,7 +205,7 @@ def test_failure_of_disk_or_memory_is_one_message(tempo, write, tmp_path, monkey
         (["run", "{config}", "--out", "{out}"], "tempo.pipeline.runner.run_stages", True),
         (["clips", "{config}", "--out", "{out}"], "tempo.pipeline.runner.run_stages", True),
         (["probe", "embedded", "films"], "tempo.cli.probe.check_model_path", False),
-        (["audit", "{out}"], "tempo.preference.audit.audit_directory", False),
+        (["audit", "{out}"], "tempo.cli.main.load_config", False),
         (["export", "{out}", "--format", "trl", "--out", "x"], "tempo.cli.main.check_run_directory", False),
     ],
 )
@@ -291,7 +247,7 @@ def test_init_writes_a_configuration_that_loads_for_any_name_of_the_folder(tempo
     ]
     config = load_config(out)
     assert config.videos.paths == (str(folder),)
-    assert [phase.levels for phase in config.training.phases] == [(16,), (8,), (4,), (2,)]
+    assert [(phase.levels, phase.grouping) for phase in config.training.phases] == [((), "video")]
 
 
 @pytest.mark.parametrize("model", ["embedded", "Qwen/Qwen2.5-VL-7B-Instruct", 'own\\models/"q"'])

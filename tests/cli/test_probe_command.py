@@ -23,23 +23,21 @@ def test_figures_chart_and_descriptions_are_written_and_can_be_scored_again(temp
     common = ("--set", "frames.max_pixels=4096", "--describe-with", "Describe this clip in detail.")
     code, out, err = tempo(
         *("probe", "embedded", films, *common, "--json", tmp_path / "a.json", "--chart", tmp_path / "a.svg"),
-        *("--save-text", tmp_path / "texts.jsonl"),
     )
     assert (code, err) == (0, "")
     own = json.loads((tmp_path / "a.json").read_text())
     assert own["prompt"] == "Describe this clip in detail."
     assert (own["text"], own["frames"]["max_pixels"]) == ("own", 4096)
-    assert {"win_rate", "win_rate_interval", "margin_per_token"} <= own["by_kind"]["reverse"].keys()
-    assert own["by_kind"]["reverse"]["by_level"]
+    assert {"win rate, reverse", "margin, reverse, r = 4"} <= {row["name"] for row in own["figures"]}
     assert "reverse" in out
     assert (tmp_path / "a.svg").exists()
     code, _, err = tempo(
         *("probe", "embedded", films, *common, "--json", tmp_path / "b.json"),
-        *("--text", tmp_path / "texts.jsonl"),
+        *("--text", tmp_path / "a.json"),
     )
     assert (code, err) == (0, "")
     given = json.loads((tmp_path / "b.json").read_text())
-    assert given["text"] == str(tmp_path / "texts.jsonl")
+    assert given["text"] == str(tmp_path / "a.json")
     assert given["comparisons"] == own["comparisons"]
 
 
@@ -51,7 +49,7 @@ def test_figures_chart_and_descriptions_are_written_and_can_be_scored_again(temp
         (("--set", "frames.fps=-1"), "frames.fps"),
         (("--set", "model.device=gpu"), "model.device"),
         (("--set", "clips.min_clips=2"), "--set clips: only the sections"),
-        (("--text", "absent.jsonl"), "--text: absent.jsonl cannot be read"),
+        (("--text", "absent.jsonl"), "--text absent.jsonl has no descriptions"),
     ],
 )
 def test_bad_options_are_one_message_before_any_model_is_loaded(
@@ -75,13 +73,14 @@ def test_a_missing_model_or_folder_is_named(tempo, films, tmp_path, monkeypatch,
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ('{"id": "a"}\n', "line 1: text: Field required"),
-        ('{"id": "a", "text": " "}\n', "the text of 'a' is empty"),
-        ('{"id": "a", "text": "x"}\n{"id": "a", "text": "y"}\n', "2 rows for 1 videos"),
+        ('{"id": "a"}', "'descriptions'"),
+        ('{"descriptions": {"a": " "}}', "String should match pattern"),
+        ('{"descriptions": ["a"]}', "valid dictionary"),
+        ("First, a dog.", "Expecting value"),
     ],
 )
-def test_bad_rows_of_descriptions_are_refused(tmp_path, lines, message):
-    path = tmp_path / "texts.jsonl"
+def test_a_file_without_descriptions_is_refused(tmp_path, lines, message):
+    path = tmp_path / "texts.json"
     path.write_text(lines)
     with pytest.raises(ValueError, match=message):
         read_texts(path)

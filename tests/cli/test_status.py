@@ -108,3 +108,10 @@ def test_accuracies_are_shown_after_the_evaluation(shown, store):
     text = shown()
     assert "speed 100.0" in " ".join(text.split())
     assert "evaluation: no benchmark" in text
+
+
+def test_an_evaluation_of_another_version_is_named(tempo, store):
+    write_json(store.directory / "evaluation.json", {"models": {}})
+    code, _, err = tempo("status", store.directory)
+    assert code == 2
+    assert "evaluation.json is not a valid evaluation: figures: Field required. Another version" in err

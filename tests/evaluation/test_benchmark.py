@@ -6,35 +6,26 @@ import json
 import math
 
 import pytest
-from sample_material import SAMPLE, samples_of
+from sample_material import SAMPLE
 
 from tempo.core.records import Outcome, Sample
-from tempo.evaluation.benchmark import (
-    EvaluationReport,
-    benchmark_items,
-    read_samples,
-    score_outcomes,
-)
+from tempo.evaluation.benchmark import benchmark_items, read_samples
 
 LIKELY, UNLIKELY = -1.0, -9.0
 
-#: The first caption is likelier with both videos; each caption prefers its own video.
-CONFLICT = ((-1.0, -5.0), (-2.0, -4.0))
+
+def outcome(name, *likelihoods, answer=0, aspect="direction", group="", video=""):
+    about = {"video": video or name, "aspect": aspect, "format": "yes_no", "group": group}
+    return Outcome(id=name, answer=answer, log_likelihoods=likelihoods, **about)
 
 
-def outcome(name, *likelihoods, answer=0, aspect="direction", form="yes_no", group=""):
-    return Outcome(
-        id=name, aspect=aspect, format=form, answer=answer, log_likelihoods=likelihoods, group=group
-    )
-
-
-def outcomes(num_right, num_wrong, **fields):
+def outcomes(num_right, num_wrong, aspect):
     rows = [(LIKELY, UNLIKELY)] * num_right + [(UNLIKELY, LIKELY)] * num_wrong
-    return [outcome(f"{fields}-{i}", *row, **fields) for i, row in enumerate(rows)]
+    return [outcome(f"{aspect}-{i}", *row, aspect=aspect) for i, row in enumerate(rows)]
 
 
-def report_of(rows, video=str):
-    return score_outcomes(rows, samples_of(rows, video))
+def values_of(rows):
+    return {name: [item.value for item in own] for name, own in benchmark_items(rows).items() if own}
 
 
 @pytest.mark.parametrize(
@@ -50,7 +41,7 @@ def report_of(rows, video=str):
     ],
 )
 def test_the_likeliest_option_wins_and_a_tie_is_wrong(likelihoods, answer, is_right):
-    assert report_of([outcome("a", *likelihoods, answer=answer)]).accuracy == is_right
+    assert values_of([outcome("a", *likelihoods, answer=answer)])["direction"] == [is_right]
 
 
 @pytest.mark.parametrize(
@@ -70,65 +61,48 @@ def test_the_likeliest_option_wins_and_a_tie_is_wrong(likelihoods, answer, is_ri
     ids=["both", "constant", "video only", "text only", "none", "a tie of videos", "a tie of captions"],
 )
 def test_text_video_and_group_score_of_two_conflicting_videos(first, second, scores):
-    rows = [outcome(str(i), *row, answer=i, group="g") for i, row in enumerate((first, second))]
-    report = report_of(rows)
-    assert tuple(getattr(report, f"{name}_score").accuracy for name in ("text", "video", "group")) == scores
+    values = values_of([outcome(str(i), *row, answer=i, group="g") for i, row in enumerate((first, second))])
+    assert tuple(values[f"conflicting, {name} score"] for name in ("text", "video", "group")) == tuple(
+        [score] for score in scores
+    )
 
 
-def test_static_questions_do_not_count_as_temporal():
+def test_every_figure_has_its_items_and_static_questions_do_not_count_as_temporal():
+    known = {"aspect": "conflicting", "group": "g"}
     rows = [
-        *outcomes(3, 1, aspect="direction", form="yes_no"),
-        *outcomes(0, 2, aspect="speed", form="multiple_choice"),
-        *outcomes(4, 0, aspect="static", form="multiple_choice"),
-        *outcomes(1, 0, aspect="conflicting", form="caption_matching", group="g"),
+        *outcomes(1, 1, aspect="direction"),
+        *outcomes(0, 2, aspect="event_order"),
+        *outcomes(3, 1, aspect="static"),
+        outcome("c0", -1.0, -5.0, answer=0, **known),
+        outcome("c1", -2.0, -4.0, answer=1, **known),
     ]
-    report = report_of(rows)
-    assert (report.accuracy, report.num_samples) == (round(4 / 7, 4), 7)
-    assert (report.static.accuracy, report.static.num_samples) == (1.0, 4)
-    assert {name: (part.accuracy, part.num_samples) for name, part in report.by_aspect.items()} == {
-        "conflicting": (1.0, 1),
-        "direction": (0.75, 4),
-        "speed": (0.0, 2),
-        "static": (1.0, 4),
+    values = values_of(rows)
+    assert values == {
+        "temporal questions": [1, 0, 0, 0, 1, 0],
+        "direction": [1, 0],
+        "event order": [0, 0],
+        "conflicting, one by one": [1, 0],
+        "conflicting, text score": [0],
+        "conflicting, video score": [1],
+        "conflicting, group score": [0],
+        "static": [1, 1, 1, 0],
     }
-    assert {name: part.num_samples for name, part in report.by_format.items()} == {
-        "caption_matching": 1,
-        "multiple_choice": 2,
-        "yes_no": 4,
-    }
-
-
-def test_a_report_survives_json_and_does_not_depend_on_the_order_of_outcomes():
-    rows = [*outcomes(3, 4, group="a"), *outcomes(2, 5, aspect="static", group="b"), *outcomes(9, 7)]
-    report = report_of(rows)
-    assert report == report_of(rows[::-1])
-    assert EvaluationReport.model_validate_json(report.model_dump_json()) == report
-    empty = report_of([])
-    assert (empty.accuracy, empty.num_samples, empty.interval, empty.by_aspect) == (None, 0, (0, 1), {})
-
-
-def test_questions_of_one_video_widen_the_interval():
-    """Twenty videos with ten answers each, all right or all wrong: as uncertain as twenty answers."""
-    rows = [
-        outcome(f"{v}/{i}", *((LIKELY, UNLIKELY)[:: 1 if v % 2 else -1]))
-        for v in range(20)
-        for i in range(10)
-    ]
-    low, high = report_of(rows, lambda name: name.split("/")[0]).interval
-    assert high - low == pytest.approx(2 * 1.96 * math.sqrt(0.25 / 20), rel=0.2)
+    assert list(values)[-1] == "static"
+    assert values_of([]) == {}
 
 
 @pytest.mark.parametrize("videos", [lambda g, i: f"{g % 5}-{i}", lambda g, i: f"{g % 5}-{i * g}"])
-def test_groups_with_common_videos_widen_the_interval(videos):
-    """Forty groups over five sets of linked videos, all right or all wrong within a set."""
+def test_groups_with_common_videos_are_one_cluster(videos):
+    """Forty groups over five sets of linked videos."""
     rows = [
-        outcome(f"{g}/{i}", *((-1.0, -2.0), (-2.0, -1.0))[(i + g % 5) % 2], answer=i, group=str(g))
+        outcome(f"{g}/{i}", -1.0, -2.0, answer=i, group=str(g), video=videos(g, i))
         for g in range(40)
         for i in range(2)
     ]
-    named = {f"{g}/{i}": videos(g, i) for g in range(40) for i in range(2)}
-    low, high = report_of(rows, named.get).group_score.interval
-    assert high - low > 0.6
+    items = benchmark_items(rows)["conflicting, group score"]
+    assert {int(item.id) % 5: item.video for item in items}.keys() == set(range(5))
+    assert len({item.video for item in items}) == 5
+    assert len({(int(item.id) % 5, item.video) for item in items}) == 5
 
 
 @pytest.fixture
@@ -147,30 +121,22 @@ def line(**changes):
     return json.dumps({**SAMPLE, **changes}, ensure_ascii=False) + "\n"
 
 
-def test_samples_are_read_in_order(write):
-    pair = ({"id": "v/1", "group": "g", "answer": 1}, {"id": "v/2", "group": "g", "answer": 0})
-    # The last line needs no newline.
-    samples = read_samples(write(line(), line(**pair[0]), line(**pair[1]).rstrip())).rows
-    assert [*samples.values()] == [
-        Sample(**SAMPLE), *(Sample(**{**SAMPLE, **one}) for one in pair)
-    ]  # fmt: skip
-
-
 @pytest.mark.parametrize(
     "changes",
     [
+        {},
         {"kind": "a foreign column", "level": "hard", "frames": 3},
         {"group": None},
         {"id": 7, "options": [1, 2.5]},
         {"video": "file:v.mp4"},
     ],
 )
-def test_foreign_and_null_columns_numbers_and_addresses_are_read(write, changes):
-    (sample,) = read_samples(write(line(**changes))).rows.values()
-    texts = {"id": str(changes.get("id", "v/0"))} | {
-        "options": tuple(map(str, changes.get("options", SAMPLE["options"])))
-    }
-    assert sample == Sample(**{**SAMPLE, **texts})
+def test_samples_are_read_in_order_with_foreign_and_null_columns_numbers_and_addresses(write, changes):
+    pair = [{"id": f"v/{i}", "group": "g", "answer": i % 2} for i in (1, 2)]
+    # The last line needs no newline.
+    read = read_samples(write(line(**changes), line(**pair[0]), line(**pair[1]).rstrip())).rows.values()
+    first = SAMPLE | {key: changes[key] for key in ("id", "options") if key in changes}
+    assert [*read] == [Sample(**row) for row in (first, SAMPLE | pair[0], SAMPLE | pair[1])]
 
 
 @pytest.mark.parametrize(
@@ -210,27 +176,3 @@ def test_a_bad_row_is_named_with_file_and_line_and_set_aside_up_to_a_share(write
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"evaluation\.benchmark: .*none\.jsonl cannot be read"):
         read_samples(tmp_path / "none.jsonl")
-
-
-def test_every_figure_of_a_benchmark_has_its_items():
-    rows = [
-        *outcomes(1, 1, aspect="direction"),
-        *outcomes(0, 2, aspect="event_order"),
-        *outcomes(3, 1, aspect="static"),
-        *(
-            outcome(f"c{i}", *row, answer=i, aspect="conflicting", group="g")
-            for i, row in enumerate(CONFLICT)
-        ),
-    ]
-    items = benchmark_items(rows, samples_of(rows))
-    assert {name: [item.value for item in own] for name, own in items.items()} == {
-        "temporal questions": [1, 0, 1, 0, 0, 0],
-        "direction": [1, 0],
-        "event order": [0, 0],
-        "conflicting, one by one": [1, 0],
-        "conflicting, text score": [0],
-        "conflicting, video score": [1],
-        "conflicting, group score": [0],
-        "static": [1, 1, 1, 0],
-    }
-    assert list(items)[-1] == "static"

@@ -9,10 +9,10 @@ import transformers
 
 from research.embedded_model.card import story_frames
 from tempo.config import FramesConfig, parse_config
-from tempo.core.records import Outcome
+from tempo.core.records import Record
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.evaluation.evaluate import ask, evaluate
+from tempo.evaluation.evaluate import answer_parts, ask, evaluate
 from tempo.evaluation.run import run_evaluation
 from tempo.model.chat import Continuation, Prefix
 from tempo.model.loading import load_model
@@ -30,20 +30,6 @@ def lm():
     return load_model("embedded")
 
 
-def test_scores_over_one_prefix_are_those_of_full_sequences(lm):
-    samples = benchmark.story_samples(STORY, seed=0, number=0)[:4]
-    outcomes = ask(lm, samples, FRAMES, fps=1.0)
-    rows = [Continuation(option, sample.question) for sample in samples for option in sample.options]
-    group = lm.group(Prefix(FRAMES, ""), rows)
-    with torch.no_grad():
-        plain = [float(logp.sum()) for logp in duplicated_log_probs(lm.model, [group])[0]]
-    ours = [score for outcome in outcomes for score in outcome.log_likelihoods]
-    assert ours == pytest.approx(plain, abs=2e-3)
-    for one, other in zip(outcomes, ask(lm, samples[::-1], FRAMES, fps=1.0)[::-1], strict=True):
-        assert one.id == other.id
-        assert one.log_likelihoods == pytest.approx(other.log_likelihoods, abs=2e-3)
-
-
 def scores(lm, samples, **options):
     outcomes = ask(lm, samples, FRAMES, fps=1.0, **options)
     return [score for outcome in outcomes for score in outcome.log_likelihoods]
@@ -56,11 +42,12 @@ def plain_scores(lm, rows):
         return duplicated_log_probs(lm.model, [group])[0]
 
 
-def test_the_mean_does_not_favour_short_options(lm):
-    samples = benchmark.story_samples(STORY, seed=0, number=0)[:2]
+@pytest.mark.parametrize("scoring", ["sum", "mean"])
+def test_scores_over_one_prefix_are_those_of_full_sequences(lm, scoring):
+    samples = benchmark.story_samples(STORY, seed=0, number=0)[:4]
     rows = [Continuation(option, sample.question) for sample in samples for option in sample.options]
-    expected = [float(logp.mean()) for logp in plain_scores(lm, rows)]
-    assert scores(lm, samples, scoring="mean") == pytest.approx(expected, abs=2e-3)
+    expected = [float(getattr(logp, scoring)()) for logp in plain_scores(lm, rows)]
+    assert scores(lm, samples, scoring=scoring) == pytest.approx(expected, abs=2e-3)
 
 
 def test_a_letter_is_scored_without_its_end_of_turn_after_a_question_that_lists_the_options(lm):
@@ -142,38 +129,36 @@ def test_a_run_and_the_python_function_give_the_same_report(lm, own_benchmark, t
     calls = []
     run_evaluation(context, lambda *call: calls.append(call))
     table = table_of(context)
-    assert calls == [("base", 1, 2), ("base", 2, 2)]
+    assert calls == [("base on the benchmark", 1, 2), ("base on the benchmark", 2, 2)]
     count = len(own_benchmark.read_text().splitlines())
     assert table["num_samples"] == count
     assert (table["scoring"], table["transformers"]) == ("sum", transformers.__version__)
-    base = table["models"]["base"]
-    assert base["num_samples"] + base["static"]["num_samples"] == count
     calls.clear()
-    report = evaluate(
+    figures = evaluate(
         lm, own_benchmark, frames=FramesConfig(max_pixels=4096), progress=lambda *call: calls.append(call)
     )
-    assert report.model_dump(mode="json") == base
+    shares = [(row.name, row.num_items, row.values["model"].value) for row in figures]
+    assert shares == [
+        (row["name"], row["num_items"], row["values"]["base"]["value"]) for row in table["figures"]
+    ]
+    assert sum(row.num_items for row in figures if row.name in ("temporal questions", "static")) == count
     assert calls == [(1, 2), (2, 2)]
 
 
-def test_a_resumed_evaluation_asks_only_what_is_missing(own_benchmark, tmp_path):
-    context = context_for(own_benchmark, tmp_path)
-    run_evaluation(context, lambda *_: None)
-    whole = table_of(context)
-    path = RunStore(context.directory).path("evaluation/base")
-    rows = [Outcome.model_validate_json(line) for line in path.read_text().splitlines()]
-    # All samples of the first video and one of the second. What is computed again has other likelihoods.
-    num_kept = sum("78-00000" in row.id for row in rows) + 1
-    lower = [tuple(value - 7.0 for value in row.log_likelihoods) for row in rows]
-    kept = [row.model_copy(update={"log_likelihoods": own}) for row, own in zip(rows, lower, strict=True)]
-    path.write_text("".join(row.model_dump_json() + "\n" for row in kept[:num_kept]))
-    calls = []
-    run_evaluation(context, lambda *call: calls.append(call))
-    resumed = [Outcome.model_validate_json(line) for line in path.read_text().splitlines()]
-    assert calls == [("base", 2, 2)]
-    assert resumed[:num_kept] == kept[:num_kept]
-    assert [row.id for row in resumed] == [row.id for row in rows]
-    assert table_of(context)["models"]["base"]["num_samples"] == whole["models"]["base"]["num_samples"]
+def test_only_rows_that_are_not_stored_are_asked_for(tmp_path):
+    parts, asked = [[Record(id="a"), Record(id="b")], [Record(id="c")]], []
+
+    def answer(part):
+        asked.append([row.id for row in part])
+        return part
+
+    store = RunStore(tmp_path)
+    store.append("rows", [Record(id="b"), Record(id="an old one")])
+    for _ in range(2):
+        rows = answer_parts(parts, answer, Record, store=store, table="rows")
+        assert [row.id for row in rows] == ["b", "a", "c"]
+    assert asked == [["a"], ["c"]]
+    assert [row.id for row in answer_parts(parts, answer, Record)] == ["a", "b", "c"]
 
 
 def test_a_bad_row_is_named_before_any_work(own_benchmark):
@@ -189,11 +174,3 @@ def test_a_video_that_cannot_be_read_is_named_with_its_reason(own_benchmark, tmp
     video.write_bytes(b"no video")
     with pytest.raises(ValueError, match=rf"{video.name}, which cannot be read: cannot be opened: "):
         run_evaluation(context_for(own_benchmark, tmp_path), lambda *_: None)
-
-
-def test_without_a_benchmark_the_file_has_a_note(tmp_path):
-    context = Context(parse_config({"videos": {"paths": ["x"]}}), tmp_path / "run")
-    run_evaluation(context, lambda *_: None)
-    table = table_of(context)
-    assert (table["models"], table["figures"]) == ({}, [])
-    assert "evaluation.benchmark" in table["notes"][-1]

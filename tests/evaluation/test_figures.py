@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from tempo.core.statistics import cluster_interval
-from tempo.evaluation.figures import Figure, Item, figure_rows, figure_tables, make_figure, mcnemar
+from tempo.evaluation.figures import (
+    Evaluation,
+    Figure,
+    Item,
+    figure_rows,
+    figure_tables,
+    make_figure,
+    mcnemar,
+)
 
 
 def items(*values, num_videos=6):
@@ -14,9 +22,9 @@ def items(*values, num_videos=6):
     return [Item(f"{i:03d}", f"v{i % num_videos}", value) for i, value in enumerate(values)][::-1]
 
 
-def figure(*, num_videos=6, unit="percent", name="all", **values):
+def figure(*, num_videos=6, name="all", **values):
     models = {model: items(*own, num_videos=num_videos) for model, own in values.items()}
-    return make_figure("a benchmark", name, models, seed=0, unit=unit)
+    return make_figure("a benchmark", name, models, seed=0)
 
 
 def test_differences_are_those_of_the_same_items_resampled_by_video():
@@ -71,7 +79,7 @@ def test_models_with_different_items_are_refused():
 
 def test_the_table_has_a_row_per_figure_and_the_notes():
     shares = figure(base=[0.0, 1.0] * 6, tempo=[1.0] * 12)
-    margins = figure(unit="nats per token", name="margin", base=[0.5] * 12, tempo=[0.25, 0.5] * 6)
+    margins = figure(name="margin", base=[0.5] * 12, tempo=[0.25, 0.5] * 6)
     few = figure(num_videos=2, base=[0.0, 1.0], tempo=[1.0, 1.0])
     rows = figure_rows([shares, margins, few])
     assert rows[0] == ["", "videos", "base", "tempo", "tempo - base"]
@@ -84,8 +92,7 @@ def test_the_table_has_a_row_per_figure_and_the_notes():
     assert figure_rows([many])[1][4].startswith("+50.0, p < 0.001")
     read = [Figure.model_validate_json(row.model_dump_json()) for row in (shares, margins, few)]
     assert read == [shares, margins, few]
-    evaluation = {"figures": [row.model_dump(mode="json") for row in read], "notes": ["no benchmark"]}
-    table, note = figure_tables(evaluation)
+    table, note = figure_tables(Evaluation(figures=tuple(read), notes=("no benchmark",)))
     assert (table.title, len(table.rows), note) == ("a benchmark, in percent", 2, "evaluation: no benchmark")
     _, first, last = figure_rows([shares, margins, few], is_short=True)
     assert first[:3] == ["all", "50.0", "100.0"]

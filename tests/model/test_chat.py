@@ -11,11 +11,10 @@ import jinja2
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, make_frames, make_lm, make_processor
+from families import FAMILIES, make_frames, make_processor
 
 from tempo import Continuation, Prefix, load_model, log_probs
 from tempo.model.chat import VideoLM
-from tempo.model.prefix import packed_log_probs
 from tempo.model.support import duplicated_log_probs
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), np.uint8)
@@ -163,7 +162,7 @@ def test_a_sentencepiece_like_tokenizer_adds_no_space_before_a_question():
     lm = VideoLM(None, processor)
     rows = [Continuation("Red.", "Why?"), Continuation("Blue.", "Why?")]
     tokens = whole(lm.group(Prefix(None, "What? "), rows))
-    text = lm.render("What? Why?", answer="Red.", with_video=False)
+    text = lm.template.render("What? Why?", answer="Red.", with_video=False)
     assert tokens == processor.tokenizer(text)["input_ids"][: len(tokens)]
 
 
@@ -175,7 +174,9 @@ def test_a_template_that_writes_the_first_token_gets_no_second_one():
     lm = VideoLM(None, processor)
     first = processor.tokenizer.bos_token_id
     assert whole(lm.group(Prefix(None, "What?"), ["Red."])).count(first) == 1
-    assert lm.inputs([lm.render("What?", with_video=False)])["input_ids"][0].tolist().count(first) == 1
+    assert (
+        lm.inputs([lm.template.render("What?", with_video=False)])["input_ids"][0].tolist().count(first) == 1
+    )
 
 
 @pytest.mark.parametrize("in_tokenizer", [True, False])
@@ -203,20 +204,6 @@ def test_a_text_needs_no_frames(lm):
     group = lm.group(Prefix(None, "Describe."), ["x"])
     assert "pixel_values_videos" not in group.inputs
     assert "video_pad" not in decode(lm, group.inputs["input_ids"][0])
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_both_forms_are_exact_in_every_family(family):
-    lm = make_lm(family)
-    frames = make_frames(family, 5, np.random.default_rng(0))
-    groups = [
-        lm.group(Prefix(frames, "3 4 5", fps=2.0), ["6 7", "8 9 10 11", "12"]),
-        lm.group(Prefix(frames, "", fps=2.0), [Continuation("15", "13 14"), Continuation("17 18", "16")]),
-    ]
-    with torch.no_grad():
-        packed, duplicated = packed_log_probs(lm.model, groups), duplicated_log_probs(lm.model, groups)
-    for ours, theirs in zip(packed, duplicated, strict=True):
-        assert torch.allclose(torch.cat(ours), torch.cat(theirs), atol=1e-5)
 
 
 @pytest.mark.parametrize(

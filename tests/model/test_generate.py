@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, make_frames, make_lm
-from handmade import OWN_PROCESSORS, handmade_lm
-from test_families import PLAIN, REJECTED
+from families import PROCESSORS, make_frames, make_lm
+from test_families import REJECTED, each_of
 
 from tempo import load_model
 from tempo.config import SamplingConfig
@@ -44,26 +43,18 @@ def sample(lm, requests, *, batch_size=4, temperature=0.7, max_new_tokens=20, pe
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-@pytest.mark.parametrize(
-    "family",
-    [
-        *FAMILIES,
-        *(
-            pytest.param(family, marks=[] if family in PLAIN else [pytest.mark.slow])
-            for family in sorted(OWN_PROCESSORS.keys() - REJECTED.keys())
-        ),
-    ],
-)
+@pytest.mark.parametrize("family", each_of(PROCESSORS.keys() - REJECTED.keys()))
 def test_an_answer_does_not_depend_on_its_batch(family, temperature):
-    """Videos, text alone, prompts of different lengths; answers end at different times."""
-    lm = make_lm(family) if family in FAMILIES else handmade_lm(family)
+    """Videos, text alone, prompts of various lengths, some with two answers; they end at different times."""
+    lm = make_lm(family)
     lm.model.generation_config.eos_token_id = [*range(20, 32)]
     generator = np.random.default_rng(0)
     videos = [*(make_frames(family, count, generator) for count in (3, 3, 3, 3, 4)), *[None] * 5]
     requests = [Request("3 4" + " 5" * index, index, frames) for index, frames in enumerate(videos)]
+    requests += [replace(request, seed=20 + request.seed) for request in requests[1:6]]
     options = {"temperature": temperature, "penalty": 1.3, "max_new_tokens": 70}
     alone = sample(lm, requests, batch_size=1, **options)
-    assert sample(lm, requests, batch_size=10, **options) == alone
+    assert sample(lm, requests, batch_size=20, **options) == alone
     assert sample(lm, requests[::-1], batch_size=3, **options) == alone[::-1]
     assert len({len(answer.text.split()) for answer in alone}) > 2
 
@@ -72,9 +63,9 @@ def test_a_penalty_applies_to_the_tokens_so_far():
     """Equal to transformers' own loop, which decodes greedily with the same penalty."""
     lm = make_lm("qwen2_5_vl")
     prompt, options = "3 4 5", {"repetition_penalty": 1.3, "max_new_tokens": 30, "do_sample": False}
-    inputs = lm.inputs([lm.render(prompt, with_video=False)])
+    inputs = lm.inputs([lm.template.render(prompt, with_video=False)])
     ends = sorted(lm.end_ids(with_video=False))
-    suppressed = sorted(lm.media_ids)
+    suppressed = sorted(lm.template.media_ids)
     row = lm.model.generate(**inputs, **options, eos_token_id=ends, suppress_tokens=suppressed)
     text = lm.tokenizer.decode(row[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     (answer,) = sample(lm, [Request(prompt, 0)], temperature=0.0, penalty=1.3, max_new_tokens=30)
@@ -118,7 +109,7 @@ def test_generation_settings_of_a_checkpoint_are_honoured_or_refused_by_name():
 def test_tokens_have_the_models_probabilities(temperature):
     lm = make_lm("qwen2_5_vl")
     request, count = Request("3 4 5", 0), 3000
-    inputs = lm.inputs([lm.render(request.prompt, with_video=False)])
+    inputs = lm.inputs([lm.template.render(request.prompt, with_video=False)])
     with torch.no_grad():
         shares = (lm.model(**inputs).logits[0, -1] / temperature).softmax(dim=-1)
     requests = [replace(request, seed=seed) for seed in range(count)]

@@ -85,5 +85,5 @@ def test_a_run_reads_them_names_bad_rows_and_trains_on_the_others(tmp_path, monk
     assert {(row.prompt, row.chosen) for row in made} == {
         (f"What does <video> {i} mean?", f"A tag \ufffd <|im_end|> {i}.") for i in range(20)
     }
-    assert done.evaluation["tempo"].num_samples == 20
+    assert {row.num_items for row in done.figures if row.name == "temporal questions"} == {20}
     assert [*json.loads((tmp_path / "run" / "evaluation.json").read_text())["bad_rows"]] == ["line 21"]

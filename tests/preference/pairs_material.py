@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import tomli_w
 
+from tempo.config import parse_config
 from tempo.core.records import Clip, Clips, Pair, Perturbation, Video
 from tempo.core.store import RunStore
+from tempo.preference.pairs import select_pairs
 from tempo.video import find
 from tempo.video.frames import FrameStore, encode_jpeg
 
@@ -82,7 +84,7 @@ def make_run(directory, **sections):
     (first, second), (one, two) = make_videos(store, directory.parent / "films")
     pairs = [
         pair_of(first, "drop", 16, (0, 2), video=str(one)),
-        pair_of(first, "reverse", 2, (2, 3, 0, 1), video=str(one)),
+        pair_of(first, "reverse", 2, (2, 3, 0, 1), video=str(one), system="Be brief."),
         pair_of(second, "shuffle", 8, (1, 0, 3, 2), video=str(two)),
         pair_of(second, "reverse", 16, (3, 2, 1, 0), video=str(two), rejected=ODD_TEXT),
     ]
@@ -92,3 +94,9 @@ def make_run(directory, **sections):
     config = {"run": {"seed": 7}, "model": {"path": "some/model"}, "frames": {"fps": 1.0}, **sections}
     (directory / "config.toml").write_text(tomli_w.dumps(config))
     return pairs
+
+
+def select(pairs, *, share=0, seed=0, **settings):
+    """The selection of pairs under these settings, without reviews."""
+    sections = {"pairs": settings, "evaluation": {"held_out_share": share}, "run": {"seed": seed}}
+    return select_pairs(pairs, parse_config({"videos": {"paths": ["x"]}, **sections}), {})

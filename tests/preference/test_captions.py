@@ -118,7 +118,6 @@ def cleaned(text, **options):
         ("Caption: A screen with a caption: hello.", "A screen with a caption: hello."),
         ("Caption: A sign reads Caption: hello world.", "A sign reads Caption: hello world."),
         ("caption (clip 2): A sign reads Caption: hello.", "A sign reads Caption: hello."),
-        ("Caption: A slide.\nCaption of the slide: Results.", "A slide. Caption of the slide: Results."),
     ],
 )
 @pytest.mark.parametrize("is_differential", [False, True])

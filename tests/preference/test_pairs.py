@@ -8,11 +8,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from pairs_material import clips_of, grey_jpegs, pair_of, perturbation
+from pairs_material import clips_of, grey_jpegs, pair_of, perturbation, select
 from rich.console import Console
 
 from tempo.config import PairsConfig, parse_config
-from tempo.core.records import Pair, Response, Responses, Skipped, Unanswered, file_of
+from tempo.core.records import Captions, Pair, Response, Responses, Skipped, Unanswered, file_of
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.pipeline.runner import discard_files
@@ -27,7 +27,6 @@ from tempo.preference.pairs import (
     mirror,
     pair_fault,
     review_of,
-    select_pairs,
 )
 from tempo.preference.prompts import describe_prompt
 from tempo.video.frames import FrameStore
@@ -117,6 +116,33 @@ def test_pairs_are_joined_by_id_and_those_left_out_have_a_reason(run):
     }
 
 
+def test_pairs_that_agree_no_better_with_the_captions_are_set_aside(run, tmp_path):
+    """The true order is 0 to 3; the first rejected text misses a clip, the second is in another order."""
+    told = [f"{name} {name} thing." for name in ("red", "green", "blue", "white")]
+    store = RunStore(tmp_path)
+    store.append("clips", [clips_of(*FOUR, name="d")])
+    store.append("captions", [Captions(id="d", captions=told)])
+    texts = {
+        "drop": told[:3],
+        "reverse": [told[2], told[3], told[0], told[1]],
+        "shuffle": [told[0], "Look!", *told[1:]],
+    }
+    made = [
+        Response(perturbation=perturbation(kind, 2, (1, 0), 4), text=" ".join(text))
+        for kind, text in texts.items()
+    ]
+    store.path("responses").unlink()
+    store.append("responses", [Responses(id="d", num_clips=4, chosen=" ".join(told), rejected=made)])
+    kept = {margin: make_pairs(run(verify=True, verify_margin=margin)) for margin in (0, 0.3)}
+    assert {margin: ids(found.pairs) for margin, found in kept.items()} == {
+        0: {"d/drop-02", "d/reverse-02"}, 0.3: {"d/reverse-02"}
+    }  # fmt: skip
+    (skipped,) = kept[0].skipped
+    assert (skipped.id, skipped.reason) == ("d/shuffle-02", "chosen does not agree better")
+    assert skipped.detail == "gain 0.00, not over 0"
+    assert ids(make_pairs(run()).pairs) == {f"d/{kind}-02" for kind in texts}
+
+
 def test_pairs_of_a_segment_name_its_part_of_the_file(run, tmp_path):
     store, segment = RunStore(tmp_path), clips_of(*FOUR, name="film-2")
     store.append("clips", [segment.model_copy(update={"start_seconds": 30.0})])
@@ -165,20 +191,20 @@ def test_rejected_pairs_are_left_out_until_the_last_review_keeps_them(run):
 def test_of_duplicates_the_hardest_level_remains():
     rows = [pair(level=level, rejected="same") for level in (16, 2, 8)]
     others = [pair("w", rejected="same"), pair(kind="drop", chosen="other", rejected="same")]
-    made = select_pairs([*rows, *others], PairsConfig(), seed=0)
+    made = select([*rows, *others])
     assert ids(made.pairs) == {"v/shuffle-02", *ids(others)}
     assert ids(made.skipped) == {"v/shuffle-08", "v/shuffle-16"}
     assert {row.detail for row in made.skipped} == {"same texts as v/shuffle-02"}
-    assert len(select_pairs(rows, PairsConfig(drop_duplicates=False), seed=0).pairs) == 3
+    assert len(select(rows, drop_duplicates=False).pairs) == 3
 
 
 def test_about_the_share_of_videos_is_held_out_independently_of_the_others():
     rows = [row for i in range(400) for row in (pair(f"v{i}"), pair(f"v{i}", "drop"))]
-    made = select_pairs(rows, PairsConfig(), held_out_share=0.25, seed=0)
+    made = select(rows, share=0.25)
     held_out, kept = ({row.video_id for row in part} for part in (made.held_out, made.pairs))
     assert not held_out & kept
     assert 70 <= len(held_out) <= 130
-    half = select_pairs(rows[:400], PairsConfig(), held_out_share=0.25, seed=0)
+    half = select(rows[:400], share=0.25)
     assert ids(half.held_out) == ids(made.held_out) & ids(rows[:400])
 
 
@@ -195,7 +221,7 @@ def test_about_the_share_of_videos_is_held_out_independently_of_the_others():
     ],
 )
 def test_of_two_files_one_is_held_out_and_one_is_trained_on(names, share, num_held_out):
-    made = select_pairs([pair(name) for name in names], PairsConfig(), held_out_share=share, seed=0)
+    made = select([pair(name) for name in names], share=share)
     held_out, kept = ({file_of(row.video_id) for row in part} for part in (made.held_out, made.pairs))
     assert len(held_out) == num_held_out
     assert kept == {*map(file_of, names)} - held_out
@@ -208,8 +234,7 @@ def test_fair_lengths_are_balanced_in_every_kind_and_level_at_every_ratio():
         pair(f"v{i}", kind, level, chosen="c " * 80, rejected=f"{kind}{level} " * draw.randint(least, 95))
         for i, (kind, least), level in itertools.product(range(60), shortest.items(), (16, 8, 4, 2))
     ]
-    settings = PairsConfig(length="fair")
-    made = select_pairs(rows, settings, held_out_share=0.2, seed=0)
+    made = select(rows, share=0.2, length="fair")
     assert ids(made.pairs) | ids(made.held_out) | ids(made.skipped) == ids(rows)
     assert len(made.pairs) + len(made.held_out) + len(made.skipped) == len(rows)
     balance = Counter()
@@ -219,8 +244,8 @@ def test_fair_lengths_are_balanced_in_every_kind_and_level_at_every_ratio():
     assert set(balance.values()) == {0}
     assert {row.kind for row in made.pairs} == set(shortest)
     shuffled = random.Random(0).sample(rows, len(rows))
-    assert ids(select_pairs(shuffled, settings, held_out_share=0.2, seed=0).pairs) == ids(made.pairs)
-    assert ids(select_pairs(rows, settings, held_out_share=0.2, seed=1).pairs) != ids(made.pairs)
+    assert ids(select(shuffled, share=0.2, length="fair").pairs) == ids(made.pairs)
+    assert ids(select(rows, share=0.2, seed=1, length="fair").pairs) != ids(made.pairs)
 
 
 def test_fair_keeps_equal_lengths_and_explains_the_others():
@@ -229,7 +254,7 @@ def test_fair_keeps_equal_lengths_and_explains_the_others():
     # Pairs of another kind or level do not balance them, and empty texts have a length, too.
     rows += [pair("e", "drop", chosen="c " * 20), pair("f", "drop", 2, rejected="r " * 20)]
     rows += [pair("g", level=8, chosen=""), pair("h", level=8, rejected="")]
-    made = select_pairs(rows, PairsConfig(length="fair"), seed=0)
+    made = select(rows, length="fair")
     assert {"a/shuffle-04", "d/shuffle-04", "g/shuffle-08", "h/shuffle-08"} < ids(made.pairs)
     assert len(made.pairs) == 5
     (row,) = (row for row in made.skipped if row.id[0] in "bc")
@@ -244,6 +269,8 @@ def test_a_mirrored_pair_shows_the_perturbed_frames_and_exchanges_the_texts():
     assert image == one.model_copy(update={"id": f"{one.id}/mirror", **exchanged})
     # All frames are of one clip, or of clips that are dropped.
     assert [mirror(one, np.array(clip_T)) for clip_T in ([1, 1, 1], [0, 0], [2, 3])] == [None] * 3
+    # The frames of another video cannot be shown.
+    assert mirror(pair(kind="replace"), np.array([0, 0, 1, 2])) is None
 
 
 def test_with_mirrored_pairs_each_text_is_chosen_as_often_as_rejected(run):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tempo.config import Config, PerturbationsConfig
 from tempo.core.records import Captions, Clip, Clips
+from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.preference.perturbations import (
     distinct_levels,
@@ -22,7 +23,7 @@ from tempo.preference.perturbations import (
 )
 
 RELEASED = ("drop", "shuffle", "reverse")
-KINDS = (*RELEASED, "swap")
+KINDS = (*RELEASED, "replace", "swap")
 LEVELS = (16, 8, 4, 2)
 
 counts = st.integers(2, 64)
@@ -50,7 +51,7 @@ def test_a_perturbation_has_its_form_and_is_never_the_original_order(num_clips, 
         segments = np.array_split(original, min(made.level, num_clips))
         in_reverse = tuple(np.concatenate(segments[::-1]))
         assert order != tuple(original)
-        if made.kind == "drop":
+        if made.kind in ("drop", "replace"):
             assert list(order) == sorted(set(order) & set(original))
             assert len(order) == max(1, num_clips // made.level)
         else:
@@ -138,9 +139,9 @@ def test_a_shuffle_with_the_order_of_a_smaller_level_is_drawn_again():
     [
         (1, "reverse", 4, "distinct", "cannot change 1 clips"),
         (2, "shuffle", 4, "distinct", "cannot change 2 clips"),
-        (8, "rotate", 4, "distinct", "drop, shuffle, reverse, swap"),
+        (8, "rotate", 4, "distinct", "drop, replace, swap, reverse, shuffle"),
         (8, "drop", 1, "distinct", "at least 2"),
-        (8, "swap", 4, "paper", "drop, shuffle, reverse,"),
+        (8, "replace", 4, "paper", "drop, shuffle, reverse,"),
     ],
 )
 def test_what_cannot_be_perturbed_is_refused(num_clips, kind, level, rule, message):
@@ -193,9 +194,9 @@ def test_half_of_the_paper_rules_hardest_shuffles_change_nothing_and_others_over
     assert as_released(5)["reverse", 2] == (4, 2, 3, 0, 1)
 
 
-def worker(**sections):
+def worker(directory="unused", **sections):
     config = Config.model_validate({"videos": {"paths": ["unused"]}, **sections})
-    return make_worker(Context(config, Path("unused")))
+    return make_worker(Context(config, Path(directory)))
 
 
 def captions(name, count):
@@ -219,3 +220,26 @@ def test_a_video_without_perturbations_is_skipped_with_its_figures():
     (skipped,) = worker(perturbations={"kinds": ["shuffle"]})([captions("a", 2)])
     assert (skipped.id, skipped.stage, skipped.reason) == ("a", "perturbations", "nothing to perturb")
     assert "2 clips" in skipped.detail
+
+
+def test_clips_are_replaced_by_those_of_one_other_film(tmp_path):
+    """The film `a` has two segments, which do not replace each other; `short` has too few clips."""
+    rows = [captions(name, count) for name, count in (("a-1", 8), ("a-2", 9), ("long", 20), ("short", 2))]
+    RunStore(tmp_path).append("captions", rows)
+    work = worker(tmp_path, perturbations={"kinds": ["replace"]})
+    (row, *_), (other_seed,) = (
+        work(rows),
+        worker(tmp_path, run={"seed": 1}, perturbations={"kinds": ["replace"]})(rows[:1]),
+    )
+    assert [(p.level, len(p.order), p.kept_share, p.kendall_distance) for p in row.perturbations] == [
+        (8, 1, 0.125, 0), (4, 2, 0.25, 0), (2, 4, 0.5, 0)
+    ]  # fmt: skip
+    for made in row.perturbations:
+        places, names, clips = zip(*made.replaced, strict=True)
+        assert sorted([*made.order, *places]) == [*range(8)]
+        assert set(names) == {"long"}
+        assert [*clips] == sorted({*clips} & {*range(20)})
+    assert work(rows[:1]) == [row]
+    assert other_seed.perturbations[0].replaced != row.perturbations[0].replaced
+    # No other film has 19 clips; the smallest perturbation needs ten.
+    assert work([rows[2]])[0].reason == "nothing to perturb"

@@ -15,6 +15,7 @@ from tempo.model.answers import Answer
 from tempo.preference.prompts import DESCRIBE, describe_prompt, fusion
 from tempo.preference.responses import (
     Footage,
+    captions_shown,
     frame_requests,
     frames_by_clip,
     key_frames_by_clip,
@@ -74,7 +75,7 @@ def test_frames_are_arranged_by_clip_at_the_rate_of_the_original(store):
         (key_frames, (2, 0), [140, 150, 100, 110]),
         (key_frames, (0, 1, 2), [100, 110, 120, 130, 140, 150]),
     ):
-        request = frame_requests(read, prompt="p")(order, 7)
+        request = frame_requests(read, prompt="p")(order, (), 7)
         assert (greys(request), request.fps) == (expected, read.fps)
         assert (request.prompt, request.seed) == ("p", 7)
 
@@ -83,8 +84,26 @@ def test_a_perturbation_that_shows_the_original_or_nothing_is_not_asked():
     """Clip 1 has no frame."""
     footage = Footage(np.zeros((4, 1, 1, 1), np.uint8), np.array([0, 0, 2, 2]), 3, fps=1.0)
     make = frame_requests(footage, prompt="p")
-    assert all(make(order, 0) for order in ((0, 1, 2), (0, 1), (2, 1, 0)))
-    assert not any(make(order, 0) for order in ((1, 0, 2), (0, 2), (1,)))
+    assert all(make(order, (), 0) for order in ((0, 1, 2), (0, 1), (2, 1, 0)))
+    assert not any(make(order, (), 0) for order in ((1, 0, 2), (0, 2), (1,)))
+    # Neither is one that replaces only a clip without frames.
+    assert not make((0, 2), ((1, "other", 0),), 0)
+
+
+def test_a_replaced_clip_has_as_many_captions_and_frames_as_before():
+    captions = {name: Captions(id=name, captions=[f"{name}{i}" for i in range(3)]) for name in "vw"}
+    replaced = ((0, "w", 1), (2, "w", 2))
+    assert captions_shown(captions, "v", (1,), replaced) == ["w1", "v1", "w2"]
+    assert captions_shown(captions, "v", (2, 0, 1), ()) == ["v2", "v0", "v1"]
+    own = Footage(np.zeros((6, 8, 4, 3), np.uint8), np.array([0, 0, 0, 1, 1, 2]), 3, 2.0, (0.1, 0.2))
+    levels = np.arange(100, 106, dtype=np.uint8)[:, None, None, None]
+    # The second clip has two frames, the third has none: the last frame stands for it.
+    other = Footage(np.broadcast_to(levels, (6, 2, 2, 3)), np.array([0, 0, 0, 0, 1, 1]), 3, 1.0)
+    request = frame_requests(own, prompt="p", read_other=lambda name: other)((1,), replaced, 7)
+    assert greys(request) == [104, 104, 105, 0, 0, 105]
+    assert request.frames.shape == own.frames.shape
+    assert (request.fps, request.seconds, request.seed) == (2.0, (0.1, 0.2), 7)
+    assert not own.frames.any()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tempo.preference.verify import agreement, match_captions, similarities
+from tempo.preference.verify import agreement, agreement_gain, match_captions, similarities
 
 CAPTIONS = ("A dog runs on the beach.", "A woman cuts bread.", "Two cars stop.", "A dog runs on the beach.")
 DOG, BREAD, CARS, _ = CAPTIONS
@@ -34,6 +34,23 @@ def test_a_paraphrase_counts_with_its_similarity():
     found = agreement(f"A woman is cutting the bread. {CARS}", CAPTIONS)
     assert 0.2 < similarity < 1
     assert found == pytest.approx(((similarity + 1) / 4, (similarity + 1) / 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "gain"),
+    [
+        # Of six caption pairs, one is told in the wrong order.
+        (" ".join(CAPTIONS), f"{DOG} {CARS} {BREAD} {DOG}", 1 - 5 / 6),
+        (f"{CARS} {BREAD}", " ".join(CAPTIONS), 0 - 1),
+        # A single sentence is in the order of chance.
+        (f"{BREAD} {CARS} {DOG}", BREAD, 3 / 4 - 1 / 4 * 1 / 2),
+        (" ".join(CAPTIONS), f"{DOG} {BREAD} Zulu! Yankee!", 1 - 1 / 2),
+        ("Zulu!", "Yankee!", 0),
+    ],
+)
+def test_the_gain_of_a_pair_counts_captions_and_their_order(chosen, rejected, gain):
+    assert agreement_gain(chosen, rejected, CAPTIONS) == pytest.approx(gain)
+    assert agreement_gain(rejected, chosen, CAPTIONS) == pytest.approx(-gain)
 
 
 def test_the_matching_is_the_best_as_a_whole():

@@ -70,7 +70,7 @@ def context(tmp_path):
 
 def describe(context, video, **texts):
     """Adds what the models say about a held-out video."""
-    shared = {"video_id": video, "prompt": "Describe.", "is_whole": True}
+    shared = {"video_id": video, "is_whole": True}
     rows = [Description(id=model, model=model, text=text, **shared) for model, text in texts.items()]
     RunStore(context.directory).append("evaluation/descriptions", rows)
 

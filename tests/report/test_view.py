@@ -154,7 +154,7 @@ def test_a_segment_is_shown_in_the_time_of_its_file(directory):
     store = RunStore(directory)
     (row,) = store.read("clips", Clips)
     store.append("clips", [row.model_copy(update={"id": "aa-1", "start_seconds": 30.0})])
-    shown = RunView(directory).detail(RunView(directory).items["aa-1"])
+    shown = RunView(directory).detail("aa-1")
     assert (shown["start"], shown["name"]) == (30.0, "film.mp4, from 30 s")
     assert [span for span, _ in shown["clips"]] == [(30.0, 30.5), (30.5, 31.0)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 import sys
 import time
@@ -70,35 +69,22 @@ def test_videos_that_exist_are_kept_and_the_rest_is_made_with_equal_bytes(world,
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-MAKE_LARGE = """
-from pathlib import Path
-from tempo.config import SyntheticConfig
-from tempo.synthetic.dataset import make_dataset
-
-if __name__ == "__main__":
-    config = SyntheticConfig(num_videos=2000, num_held_out=1)
-    make_dataset(config, Path("out"), seed=0, num_workers=1, progress=lambda: None)
-"""
-
-
 def test_rendering_ends_with_the_process_that_started_it(tmp_path):
-    script = tmp_path / "make_large.py"
-    script.write_text(MAKE_LARGE)
-    parent = subprocess.Popen([sys.executable, str(script)], cwd=tmp_path, stderr=subprocess.DEVNULL)
-    workers = []
-    try:
-        deadline = time.monotonic() + 60
-        while not any(tmp_path.glob("out/videos/*.mp4")):
-            assert parent.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        workers = psutil.Process(parent.pid).children()
-        parent.kill()
-        parent.wait()
-        assert workers
-        assert not psutil.wait_procs(workers, timeout=10)[1]
-    finally:
-        parent.kill()
-        for worker in workers:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                worker.kill()
+    code = (
+        "from tempo.synthetic.dataset import *; config = SyntheticConfig(num_videos=2000, num_held_out=1); "
+    )
+    code += "make_dataset(config, Path('out'), seed=0, num_workers=1, progress=lambda: None)"
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not any(tmp_path.glob("out/videos/*.mp4")):
+        assert parent.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workers = psutil.Process(parent.pid).children()
+    parent.kill()
+    parent.wait()
+    left = psutil.wait_procs(workers, timeout=10)[1]
+    for worker in left:
+        worker.kill()
+    assert workers
+    assert not left

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections import Counter
 
 import numpy as np
 import pytest
 from sample_material import is_true
 
-from tempo.preference.prompts import DESCRIBE
 from tempo.synthetic import language
 from tempo.synthetic.benchmark import conflicting_samples, story_samples
-from tempo.synthetic.world import COLOURS, SHAPES, make_story
+from tempo.synthetic.world import make_story
 
 STORY = make_story(0, 0, num_shots=(6, 6))
 STORIES = [make_story(2, index, num_shots=(4, 12)) for index in range(200)]
@@ -41,15 +39,6 @@ def test_no_text_of_the_world_has_changed():
     )
 
 
-@pytest.mark.parametrize("count", [1, 2, 16])
-def test_a_fused_paragraph_has_all_captions_in_the_order_given(count):
-    captions = [f"A thing {chr(97 + i)} grows." for i in range(count)]
-    text = language.fuse(captions)
-    assert re.findall(r"a thing (\w) grows\.", text) == [chr(97 + i) for i in range(count)]
-    # A model that writes the paragraph sees from its own words how far it has come.
-    assert len(set(re.findall(r"(\w+), a", text))) == text.count(".") == count
-
-
 @pytest.mark.parametrize(
     ("ask", "shares"),
     [
@@ -67,16 +56,6 @@ def test_questions_are_answered_truly_and_yes_and_no_are_balanced(ask, shares):
         assert not question.endswith(f"turn {events[0].colour}?")
         counts[answer.rpartition(" ")[0] or answer] += 1
     assert {kind: count / NUM_DRAWS for kind, count in counts.items()} == shares
-
-
-def test_an_absent_thing_is_never_seen_not_even_after_a_change_of_colour():
-    rng = np.random.default_rng(0)
-    for story in STORIES:
-        absent = language.absent_thing(story.events, rng)
-        assert absent in {f"{colour} {shape}" for colour in COLOURS for shape in SHAPES}
-        for shown in story.events:
-            turned = shown.action.removeprefix("turns ")
-            assert absent not in (shown.thing, f"{turned} {shown.shape}")
 
 
 @pytest.mark.parametrize("count", [2, 3, 6])
@@ -104,15 +83,3 @@ def test_an_order_question_is_answered_truly_as_often_as_asked_for_and_by_chance
     assert len(checks) / len(drawn) == near(0.5)
     assert checks.count("Yes.") / len(checks) == near(0.5)
     assert sum(named_first) / len(choices) == near(0.5)
-
-
-def test_instructions_end_with_the_story_and_ask_about_order_where_there_is_one():
-    for story in STORIES:
-        made = language.instructions(story, np.random.default_rng(0), order_fidelity=1.0)
-        assert len(made) == 6
-        prompt, text = made[-1]
-        assert prompt in DESCRIBE
-        assert text == language.fuse([language.caption(e) for e in story.events])
-    plain = STORY.model_copy(update={"events": STORY.events[:1]})
-    made = language.instructions(plain, np.random.default_rng(0), order_fidelity=0.0)
-    assert not any("first" in question or "before" in question for question, _ in made)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter, defaultdict
 
@@ -90,13 +89,9 @@ def test_a_text_only_baseline_scores_near_chance(baseline):
 
 
 def test_a_conflicting_group_shares_its_options_and_each_video_has_its_own_order():
-    groups = [conflicting_samples(story) for story in STORIES]
-    for story, group in zip(STORIES, groups, strict=True):
-        assert twin(story).events == story.events[::-1]
-        one, other = group
+    for story in STORIES:
+        one, other = conflicting_samples(story)
         assert (one.group, one.question, one.options) == (other.group, other.question, other.options)
-        for shown, sample in zip((story, twin(story)), group, strict=True):
+        for shown, sample in ((story, one), (twin(story), other)):
             truth = language.fuse([language.caption(event) for event in shown.events])
             assert (sample.options[sample.answer], sample.video) == (truth, f"{shown.id}.mp4")
-    everything = [*itertools.chain(*groups), *SAMPLES]
-    assert len({sample.id for sample in everything}) == len(everything)

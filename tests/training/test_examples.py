@@ -22,8 +22,8 @@ from tempo.pipeline.stages import NAMES, fingerprints
 from tempo.pipeline.steps import check_trainable
 from tempo.training.examples import (
     Example,
-    check_lengths,
     dpo_examples,
+    fit_examples,
     pack_rows,
     sft_examples,
 )
@@ -117,21 +117,28 @@ def lm():
 
 
 @pytest.mark.parametrize(
-    "examples",
+    "example",
     [
-        [Example(f"v0/{i}", "v0", "Describe.", ("A ring.", "No." * i)) for i in (1, 2, 9)],
-        [Example(f"v1/{i}", "v1", questions=(("What?" * i, "A."), ("Is it?", "Yes."))) for i in (1, 2, 9)],
+        Example("v0/1", "v0", "Describe.", ("A ring.", *["No." * i for i in (1, 2, 9)]), (("drop", 2),) * 3),
+        Example("v0/1", "v0", questions=(("What?", "A."), ("Is it?" * 9, "Yes."), ("Is it?", "No."))),
     ],
     ids=["pairs", "questions"],
 )
-def test_the_longest_example_is_named_and_its_video_read_once(lm, tmp_path, examples):
-    frames, known = write_frames(tmp_path, [1, 1]), {}
-    size = max(sum(example.load(lm, frames).lengths) for example in examples)
-    check_lengths(examples, lm, frames, max_tokens=size, video_lengths=known)
+def test_a_row_that_is_too_long_is_divided_and_a_part_that_is_too_long_is_named(lm, tmp_path, example):
+    frames, known = write_frames(tmp_path, [1]), {}
+    size = sum(example.load(lm, frames).lengths)
+    assert fit_examples([example], lm, frames, max_tokens=size, video_lengths=known) == [example]
+    parts = fit_examples([example], lm, frames, max_tokens=size - 1, video_lengths=known)
+    assert len(parts) == 2 == len({part.id for part in parts})
+    assert all(sum(part.load(lm, frames).lengths) < size for part in parts)
+    assert {part.answers[:1] for part in parts} == {example.answers[:1]}
+    for name, first in (("answers", 1), ("labels", 0), ("questions", 0)):
+        assert sum((getattr(part, name)[first:] for part in parts), ()) == getattr(example, name)[first:]
     shutil.rmtree(frames.directory)
-    words = rf"^{examples[-1].id}: its packed row has {size} tokens, .*grouping = 'pair'"
-    with pytest.raises(ValueError, match=words):
-        check_lengths(examples, lm, frames, max_tokens=size - 1, video_lengths=known)
+    with pytest.raises(
+        ValueError, match=r"^v0/1.*: its packed row has \d+ tokens, but training.max_tokens is 9"
+    ):
+        fit_examples(parts, lm, frames, max_tokens=9, video_lengths=known)
 
 
 def test_a_row_may_be_longer_than_the_model_but_not_one_answer(lm, tmp_path):
@@ -139,11 +146,11 @@ def test_a_row_may_be_longer_than_the_model_but_not_one_answer(lm, tmp_path):
     example = Example("v0/0", "v0", "Describe.", answers)
     prefix, *sizes = example.load(lm, frames).lengths
     limits, limit = {"max_tokens": 9999, "video_lengths": {}}, prefix + max(sizes)
-    check_lengths([example], lm, frames, limit=limit, **limits)
+    fit_examples([example], lm, frames, limit=limit, **limits)
     with pytest.raises(
         ValueError, match=rf"v0/0: prompt and answer have {limit} tokens, .* Shorten its texts"
     ):
-        check_lengths([example], lm, frames, limit=limit - 1, **limits)
+        fit_examples([example], lm, frames, limit=limit - 1, **limits)
 
 
 @pytest.mark.parametrize(

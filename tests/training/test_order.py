@@ -17,7 +17,7 @@ from tempo.training.order import NUM_RECENT, load_batches, plan_batches
 
 
 def adaptive(**changes):
-    return phase(**{"order": "adaptive"} | changes)
+    return phase(**{"order": "adaptive", "grouping": "level"} | changes)
 
 
 def examples_of(num_pairs=1, **sizes):
@@ -116,7 +116,7 @@ def test_every_example_comes_once_per_epoch_and_a_stop_anywhere_changes_nothing(
     sizes, batch_size, stop, seed, order
 ):
     examples = examples_of(_16=sizes[0], _4=sizes[1], _2=sizes[2])
-    settings = phase(order=order, batch_size=batch_size, epochs=2, mastered_accuracy=0.6)
+    settings = adaptive(order=order, batch_size=batch_size, epochs=2, mastered_accuracy=0.6)
 
     def by_chance(example):
         return derive_seed(seed, example.id) % 2

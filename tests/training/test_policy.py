@@ -1,4 +1,4 @@
-"""What a phase trains, what its reference is, and the reference's log-probabilities on disk."""
+"""What a phase trains, and what its reference is."""
 
 from typing import get_args
 
@@ -8,9 +8,8 @@ from training_material import phase
 
 from tempo.config.running import Part
 from tempo.model.loading import load_model, repair_torchvision
-from tempo.model.prefix import ContinuationTokens, Group
 from tempo.training.adapters import NEWEST
-from tempo.training.policy import Policy, ReferenceStore
+from tempo.training.policy import Policy
 
 
 def unwrapped(name):
@@ -58,34 +57,3 @@ def test_a_part_that_a_model_lacks_is_named_and_experts_are_counted():
     headless.model.visual.merger = None
     with pytest.raises(ValueError, match=r"phase 'p': Qwen2_5_VL.* has no merger\. Remove it from `train`"):
         Policy(headless, phase(train=["merger"]), dtype=torch.float32)
-
-
-def group(pixel=0.5, answers=((5, 6), (7,)), context=0):
-    inputs = {"input_ids": torch.tensor([[1, 2]]), "pixel_values_videos": torch.tensor([[pixel]])}
-    return Group(inputs, tuple(ContinuationTokens(answer, context) for answer in answers))
-
-
-LOGPS = [torch.tensor([-0.1, -1 / 3]), torch.tensor([-2.5])]
-
-
-def test_log_probabilities_are_restored_exactly_also_after_a_torn_line_and_of_all_processes(tmp_path):
-    ReferenceStore(tmp_path, key="m").add(group(), LOGPS)
-    with next(tmp_path.iterdir()).open("a") as file:
-        file.write('["abc", [[-0.')
-    ReferenceStore(tmp_path, key="m").add(group(pixel=0.25), LOGPS)
-    ReferenceStore(tmp_path, key="m", rank=1).add(group(pixel=0.75), LOGPS)
-    assert len(list(tmp_path.iterdir())) == 2
-    for one in (group(), group(pixel=0.25), group(pixel=0.75)):
-        found = ReferenceStore(tmp_path, key="m").get(one)
-        assert all(torch.equal(value, other) for value, other in zip(found, LOGPS, strict=True))
-
-
-@pytest.mark.parametrize(
-    "other",
-    [group(pixel=0.25), group(answers=((5, 6), (8,))), group(answers=((5,), (7,))), group(context=1)],
-)
-def test_another_video_answer_or_model_is_unknown(tmp_path, other):
-    store = ReferenceStore(tmp_path, key="m")
-    store.add(group(), LOGPS)
-    assert store.get(other) is None
-    assert ReferenceStore(tmp_path, key="n").get(group()) is None

@@ -13,10 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from train_in_processes import train_as_process
-from training_material import pairs_example, phase, questions_example, train, write_frames
+from training_material import PROMPT, pairs_example, phase, questions_example, train, write_frames
 
 from tempo.config import ModelConfig
+from tempo.core.records import Captions
+from tempo.core.store import RunStore
 from tempo.training.adapters import save_checkpoint
+from tempo.training.examples import Example
 
 FSDP2 = Path(__file__).parents[2] / "configs" / "accelerate" / "fsdp2.yaml"
 PRINT_ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
@@ -24,14 +27,19 @@ PRINT_ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
 
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory):
-    """Five videos of two or four frames."""
-    return write_frames(tmp_path_factory.mktemp("run"), [2, 4, 2, 4, 2])
+    """Five videos of two or four frames, with captions."""
+    directory = tmp_path_factory.mktemp("run")
+    texts = ("A red circle moves left in the sea.", "A blue ring grows in the cave.")
+    RunStore(directory).append("captions", [Captions(id=f"v{i}", captions=texts) for i in range(5)])
+    return write_frames(directory, [2, 4, 2, 4, 2])
 
 
 #: Ragged: one to three rejected answers, and one to three questions.
 PAIRS = [pairs_example(i, rejected=("No.", "A blue ring.", "A b.")[: i % 3 + 1]) for i in range(5)]
 ASKED = (("What?", "A ring."), ("Is it there?", "Yes, it is."), ("Who?", "A cross."))
 QUESTIONS = [questions_example(i, ASKED[: i % 3 + 1]) for i in range(5)]
+
+VIDEOS = [Example(f"v{i}/grpo", f"v{i}", PROMPT, ("",)) for i in range(5)]
 
 
 def read(out):
@@ -111,6 +119,7 @@ def assert_equal(one, two, *, num_steps):
         ({"batch_size": 3}, PAIRS, 4096),
         ({"batch_size": 4}, PAIRS, 70),
         ({"batch_size": 4, "objective": "sft"}, QUESTIONS, 4096),
+        ({"batch_size": 4, "objective": "grpo", "num_answers": 2}, VIDEOS, 4096),
     ],
 )
 def test_two_processes_equal_one(processes, frames, tmp_path, settings, examples, max_tokens):

@@ -1,8 +1,7 @@
-"""Trackers show every step of a run once, and cannot hold it up. Files on disk only, no server."""
+"""Trackers show every step of a run once, and cannot stop it. Files on disk only, no server."""
 
 import json
 import sqlite3
-import threading
 import time
 
 import numpy as np
@@ -49,8 +48,9 @@ def train_with_a_stop(context):
     with tracked(context):
         write_metrics(run, "train/01-dpo", 5)
     write_metrics(run, "train/01-dpo", 3)
-    with tracked(context, lambda: TABLE):
+    with tracked(context, lambda: TABLE) as send:
         write_metrics(run, "train/01-dpo", 6)
+        send()
         write_metrics(run, "train/02-sft", 2)
         write_metrics(run, "baselines/sft_only/01-sft", 2)
 
@@ -175,26 +175,17 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(tempo, tmp
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("hangs", "words"), [(False, "OSError: full"), (True, "did not finish within 0.5 s")]
-)
-def test_a_tracker_that_fails_or_hangs_gives_one_warning_and_is_complete_later(
-    tmp_path, monkeypatch, hangs, words
-):
+def test_a_tracker_that_fails_gives_one_warning_and_is_complete_later(tmp_path, monkeypatch):
     class Bad(TensorBoardTracker):
         def log(self, values, step=None, **options):
-            if hangs:
-                threading.Event().wait()
             raise OSError("full")
 
     context = run_of(tmp_path / "run", "tensorboard")
+    write_metrics(tmp_path / "run", "train/01-dpo", 3)
     with monkeypatch.context() as patch:
         patch.setitem(LOGGER_TYPE_TO_CLASS, "tensorboard", Bad)
-        with (
-            pytest.warns(UserWarning, match=words) as caught,
-            tracked(context, timeout_seconds=0.5 if hangs else 20),
-        ):
-            write_metrics(tmp_path / "run", "train/01-dpo", 3)
+        with pytest.warns(UserWarning, match="OSError: full") as caught, tracked(context) as send:
+            send()
     assert len(caught) == 1
     with tracked(context):
         write_metrics(tmp_path / "run", "train/01-dpo", 4)

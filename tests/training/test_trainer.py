@@ -19,10 +19,8 @@ from training_material import (
 )
 
 from tempo.config import ModelConfig
-from tempo.model import features as features_module
 from tempo.model.loading import embedded_path, load_model
 from tempo.training import policy as policy_module
-from tempo.training.policy import ReferenceStore, unfreeze
 
 PAIRS = [pairs_example(i) for i in range(4)]
 QUESTIONS = [questions_example(i) for i in range(4)]
@@ -81,30 +79,18 @@ def with_dropout(directory):
     return directory
 
 
-def reference_store(frames, directory, settings, phase):
-    """The log-probabilities of a phase's reference, on disk."""
-    lm, store = load_model(**settings.model_dump()), ReferenceStore(directory / "reference", key="m")
-    dtype = lm.model.dtype
-    if not phase.lora_rank:
-        unfreeze(lm.model, phase)
-    store.fill(lm.model, [example.load(lm, frames) for example in PAIRS], dtype=dtype)
-    return store
-
-
 @pytest.mark.parametrize(
     "changes", [{"lora_rank": 0}, {"lora_dropout": 0.5}, {"gradient_checkpointing": True}]
 )
 @pytest.mark.parametrize("model", [{"dtype": "bfloat16"}, {"path": "dropout"}])
-@pytest.mark.parametrize("is_stored", [False, True])
-def test_the_first_margin_is_zero(frames, tmp_path, changes, model, is_stored):
+@pytest.mark.parametrize("reference", ["reset", "fixed"])
+def test_the_first_margin_is_zero(frames, tmp_path, changes, model, reference):
     """Policy and reference compute alike in half precision, and draw no dropout masks."""
     settings = ModelConfig(**model)
     if model.get("path"):
         settings = ModelConfig(path=str(with_dropout(tmp_path / "model")))
-    # An answer per row, because padding and kernels of other shapes round differently.
-    own = phase(batch_size=1, **changes)
-    caches = {"reference": reference_store(frames, tmp_path, settings, own)} if is_stored else {}
-    _, (row, *_) = train(frames, tmp_path / "out", own, PAIRS, model=settings, caches=caches)
+    own = phase(reference=reference, **changes)
+    _, (row, *_) = train(frames, tmp_path / "out", own, PAIRS, model=settings)
     assert row["rewards/margins"] == row["rewards/chosen"] == 0.0
 
 
@@ -134,7 +120,7 @@ def test_a_loss_that_is_not_finite_stops_the_phase(frames, tmp_path):
         ({"lora_rank": 4, "epochs": 3}, PAIRS, (2, 5)),
         ({"objective": "sft", "lora_rank": 4, "epochs": 3}, QUESTIONS, (2, 5)),
         (
-            {"order": "adaptive", "mastered_accuracy": 0.4, "batch_size": 1},
+            {"order": "adaptive", "grouping": "level", "mastered_accuracy": 0.4, "batch_size": 1},
             # Two levels of eight examples each.
             [
                 pairs_example(i, level=level, rejected=("No.",), video=f"v{i % 4}")
@@ -160,27 +146,17 @@ def test_a_stop_in_the_middle_changes_no_bit(frames, tmp_path, settings, example
         assert any("rewards/accuracies/level_2" in row for row in rows[:8]), "level 16 was never mastered"
 
 
-@pytest.mark.parametrize("cache", [False, True])
-def test_a_frozen_tower_runs_once_and_caches_change_nothing(frames, tmp_path, monkeypatch, cache):
-    lm, seen = load_model("embedded"), []
-    store = ReferenceStore(tmp_path / "reference", key="m")
-    store.fill(lm.model, [example.load(lm, frames) for example in PAIRS], dtype=torch.float32)
-    encode_videos = features_module.encode_videos
+def test_a_frozen_tower_runs_once_for_policy_and_reference(frames, tmp_path, monkeypatch):
+    seen, encode_videos = [], policy_module.encode_videos
 
     def encode(model, groups):
         seen.extend(groups)
         return encode_videos(model, groups)
 
-    _, live = train(frames, tmp_path / "live", phase(epochs=2), PAIRS)
     monkeypatch.setattr(policy_module, "encode_videos", encode)
-    monkeypatch.setattr(features_module, "encode_videos", encode)
-    settings = phase(epochs=2, cache_features=cache)
-    _, rows = train(frames, tmp_path, settings, PAIRS, caches={"reference": store} if cache else {})
-    # Two epochs over four videos; nothing is encoded twice if features are cached.
-    assert len(seen) == (4 if cache else 8)
-    # Equal but for rounding: caches are computed group by group, a row packs several.
-    for one, other in zip(timeless(live), timeless(rows), strict=True):
-        assert other == pytest.approx(one, rel=1e-3, abs=1e-4)
+    train(frames, tmp_path, phase(epochs=2), PAIRS)
+    # Two epochs over four videos.
+    assert len(seen) == 8
 
 
 @pytest.mark.parametrize("lora_rank", [0, 4])

@@ -45,16 +45,17 @@ def questions_example(index, questions=(("What?", "A ring."), ("Is it?", "Yes.")
 
 
 def train(
-    frames, directory, settings, examples, *, progress=None, log=None, model=None, caches=None, **training
+    frames, directory, settings, examples, *, progress=None, log=None, model=None, responses=None, **training
 ):
     """The `TrainedModel` after a phase, and the rows of metrics; `training` are keys of the section."""
     config = {"videos": {"paths": ["x"]}, "training": {"max_tokens": 4096} | training}
+    config |= {"responses": responses or {}}
     config = parse_config(config | {"model": (model or ModelConfig()).model_dump()})
     callbacks = {"progress": progress, "log": log}
     callbacks = {name: callback for name, callback in callbacks.items() if callback}
     session = Session(Context(config, frames.directory.parent), **callbacks)
     trained = TrainedModel(config.model, directory / "adapter")
-    weights = train_phase(trained, settings, examples, session, directory, **caches or {})
+    weights = train_phase(trained, settings, examples, session, directory)
     if process_rank() == 0:
         trained.save_phase(settings, weights, directory)
         trained.finish_phase(settings, directory)

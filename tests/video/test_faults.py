@@ -71,37 +71,28 @@ def test_a_missing_file_is_skipped_and_a_missing_or_empty_folder_stops_the_run(t
         check_file(folder / "a.mp4")
 
 
-def test_an_error_of_watched_work_is_raised():
-    with pytest.raises(TimeoutError, match="of the drive"):
-        watched(failing(TimeoutError("of the drive")), 5)
+def test_watched_items_come_until_the_first_error():
+    items = watched(map(int, ["1", "2", "x"]), 5)
+    assert [next(items), next(items)] == [1, 2]
+    with pytest.raises(ValueError, match="'x'"):
+        next(items)
+    # Nothing is computed ahead, and time between items does not count.
+    slow = watched(map(time.sleep, [0.1] * 3), 0.3)
+    assert [time.sleep(0.4) for _ in slow] == [None] * 3
 
 
-def test_work_without_progress_is_given_up_and_ends_at_its_next_step():
+def test_an_item_that_takes_too_long_is_given_up_and_its_thread_ends():
     released, ended = threading.Event(), threading.Event()
 
-    def work(watchdog):
-        released.wait()
+    def work():
         try:
-            watchdog.tick()
-        except SkipRecord:
+            yield released.wait()
+        finally:
             ended.set()
 
     start = time.monotonic()
     with pytest.raises(SkipRecord, match=r"decoder hangs: .*0\.2 seconds"):
-        watched(work, 0.2)
+        list(watched(work(), 0.2))
     assert time.monotonic() - start < 5
     released.set()
     assert ended.wait(10)
-
-
-def test_slow_work_with_progress_or_a_stopped_clock_is_waited_for():
-    def work(watchdog):
-        for _ in range(8):
-            time.sleep(0.2)
-            watchdog.tick()
-        watchdog.pause()
-        time.sleep(1.3)
-        watchdog.tick()
-        return "done"
-
-    assert watched(work, 1.0) == "done"

@@ -14,9 +14,8 @@ from tempo.core.records import Clips, Moment
 from tempo.core.store import RunStore
 from tempo.engine.types import SkipRecord
 from tempo.pipeline import runner
-from tempo.video.changes import divide
 from tempo.video.frames import FrameStore, decode_jpegs
-from tempo.video.selection import find_clips, find_segments, is_only_reason
+from tempo.video.selection import divide, find_clips, find_segments, is_only_reason
 from tempo.video.shots import find_shots
 
 #: No cut is ever found.

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
-from tempo.cli.probe import SET_HELP, inference_config
+from tempo.cli.probe import inference_config
+from tempo.cli.terminal import SetOption, check_output, console
 from tempo.config import Config, parse_config
 from tempo.config.load import override
 from tempo.core.files import write_json
@@ -39,18 +39,13 @@ def evaluate(
     blind: Annotated[bool, typer.Option("--blind", help="also ask the questions without the videos")] = False,
     max_new_tokens: Annotated[int, typer.Option(help="maximum length of a written answer")] = 128,
     out: Annotated[Path | None, typer.Option(help="JSON file to write all figures to")] = None,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="section.key=value", help=SET_HELP)
-    ] = None,
+    overrides: SetOption = None,
 ) -> None:
     """Evaluate a model, or all models of a run, on public benchmarks."""
-    from tempo.evaluation.figures import figure_tables
-    from tempo.evaluation.public.results import result_notes, task_result
-    from tempo.evaluation.public.tasks import answer_task, load_task
+    from tempo.evaluation.figures import Evaluation, figure_tables
+    from tempo.evaluation.public.tasks import answer_task, load_task, result_notes, task_result
 
-    console = Console(highlight=False, soft_wrap=True, markup=False)
-    if out and (out.is_dir() or not out.absolute().parent.is_dir()):
-        raise ValueError(f"--out {out} cannot be written. Choose a file in a folder that exists")
+    check_output(out)
     folders = [_download(name) for name in benchmark] if download else [str(path) for path in data or ()]
     if len(folders) != len(benchmark):
         counts = f"got --benchmark {len(benchmark)} times and --data {len(folders)} times"
@@ -59,7 +54,7 @@ def evaluate(
     asked = [{"name": name, "data": path, **shared} for name, path in zip(benchmark, folders, strict=True)]
     config, models = _models(model, asked, overrides or [])
     tasks = [load_task(settings) for settings in config.evaluation.benchmarks]
-    with counters(console) as show:
+    with counters(console()) as show:
         for name, load in models.items():
             # Each model is loaded once; the new `lm` frees the previous model.
             lm = functools.cache(load)
@@ -67,12 +62,11 @@ def evaluate(
                 progress = functools.partial(show, f"{task.settings.name}: {name}")
                 answer_task(task, name, lm, config, progress=progress)
     results = [task_result(task, config) for task in tasks]
-    rows = [result.model_dump(mode="json") for result in results]
     if out:
-        write_json(out, {"model": model, "results": rows})
-    figures = [figure for row in rows for figure in row["figures"]]
-    notes = [note for result in results for note in result_notes(result)]
-    console.print(*figure_tables({"figures": figures, "notes": notes}), sep="\n")
+        write_json(out, {"model": model, "results": [result.model_dump(mode="json") for result in results]})
+    figures = tuple(figure for result in results for figure in result.figures)
+    notes = tuple(note for result in results for note in result_notes(result))
+    console().print(*figure_tables(Evaluation(figures=figures, notes=notes)), sep="\n")
 
 
 def _models(

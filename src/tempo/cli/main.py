@@ -6,27 +6,32 @@ import json
 import shlex
 import sys
 import warnings
-from collections import Counter
+from collections import Counter, deque
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from tempo import __version__
-from tempo.cli.errors import INTERRUPTED, Terminated, fail, machine_fault, stop, terminable
 from tempo.cli.evaluate import evaluate
 from tempo.cli.plan import plan
 from tempo.cli.probe import probe
+from tempo.cli.terminal import (
+    INTERRUPTED,
+    ConfigArgument,
+    RunArgument,
+    SetOption,
+    console,
+    readable_errors,
+)
 from tempo.cli.view import view
 from tempo.config import VideosConfig, load_config
 from tempo.config.data import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
-from tempo.core.files import read_jsonl, write_text
+from tempo.core.files import whole_lines, write_text
 from tempo.core.progress import counters
-from tempo.core.records import Skipped
-from tempo.core.store import SKIPPED, RunStore, check_run_directory, count_skipped
+from tempo.core.store import RunStore, check_run_directory, count_skipped
 from tempo.engine.ranks import process_rank
 from tempo.engine.types import Context
 from tempo.pipeline import runner
@@ -51,23 +56,10 @@ HUB_PIXELS = f"""\
 max_pixels = {HUB_MAX_PIXELS}      # per frame
 max_total_pixels = {HUB_TOTAL_PIXELS:_}  # per video: about 6,000 tokens for Qwen2.5-VL"""
 
-ConfigArgument = Annotated[Path, typer.Argument(help="configuration file in TOML; `tempo init` writes one")]
-RunArgument = Annotated[Path, typer.Argument(help="run directory")]
 OutOption = Annotated[Path, typer.Option("--out", help="run directory; created if it does not exist")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="section.key=value", help="override a value, in TOML syntax; may be repeated"
-    ),
-]
 RedoOption = Annotated[
     bool, typer.Option("--redo", help="discard stages that no longer match the settings, and run them again")
 ]
-
-
-def console() -> Console:
-    """The console for output. Markup is off: file names and FFmpeg's messages may contain brackets."""
-    return Console(highlight=False, soft_wrap=True, markup=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -108,14 +100,16 @@ def status(directory: RunArgument) -> None:
     """Show the state of each stage, skipped records with reasons, and the latest metrics."""
     check_run_directory(directory)
     store = RunStore(directory)
-    skipped = Counter(row.stage for row in store.read(SKIPPED, Skipped))
+    counts, skipped = count_skipped(store), Counter[str]()
+    for (stage, _), found in counts.items():
+        skipped[stage] += found.num_records
     stages = Table("stage", "state", "rows", "skipped", title=str(directory))
     for name in NAMES:
         state = "done" if store.is_done(name) else "started" if store.fingerprint(name) else "-"
         rows = str(store.count(name)) if store.path(name).exists() else ""
         stages.add_row(name, state, rows, str(skipped[name] or ""))
     console().print(stages)
-    if counts := count_skipped(store):
+    if counts:
         headings = "stage", "reason", "count", "kept without this rule", "for example"
         reasons = Table(*headings, title="skipped, by reason")
         for (stage, reason), found in sorted(counts.items(), key=lambda x: NAMES.index(x[0][0])):
@@ -123,18 +117,17 @@ def status(directory: RunArgument) -> None:
             reasons.add_row(stage, reason, str(found.num_records), num_only, found.example[:100])
         console().print(reasons)
     for path in sorted(directory.glob("*/**/metrics.jsonl")):
-        for row in read_jsonl(path)[-1:]:
+        for row in map(json.loads, deque(whole_lines(path), 1)):
             figures = " ".join(f"{name} {row[name]:.3f}" for name in METRICS if name in row)
             console().print(f"{path.parent.relative_to(directory)}: step {row['step']} {figures}")
     _print_evaluation(directory)
 
 
 def _print_evaluation(directory: Path) -> None:
-    from tempo.evaluation.figures import figure_tables
+    from tempo.evaluation.figures import figure_tables, read_evaluation
 
-    if (path := directory / "evaluation.json").exists():
-        for table in figure_tables(json.loads(path.read_text(encoding="utf-8"))):
-            console().print(table)
+    for table in figure_tables(read_evaluation(directory)):
+        console().print(table)
 
 
 @app.command(rich_help_panel="Main")
@@ -188,19 +181,15 @@ def export(
 
 
 @app.command(rich_help_panel="Main")
-def audit(
-    directory: RunArgument,
-    no_model: Annotated[
-        bool, typer.Option("--no-model", help="skip the language model; `tempo run` adds its result later")
-    ] = False,
-) -> None:
+def audit(directory: RunArgument) -> None:
     """Measure how well the chosen answers can be picked without the video; write audit.json."""
-    from tempo.preference.audit import audit_directory
+    from tempo.preference.audit import audit_run
     from tempo.report.report import audit_table
 
-    with counters(console()) as show:
-        progress = partial(show, "audit by the model")
-        result = audit_directory(directory, with_model=not no_model, progress=progress)
+    context, store = Context(load_config(directory / "config.toml"), directory), RunStore(directory)
+    with store.lock(), counters(console()) as show:
+        result = audit_run(context, progress=partial(show, "audit by the model"))
+        store.forget("report")  # It is out of date now.
     console().print(audit_table(result.model_dump(mode="json")))
     console().print(result.verdict)
 
@@ -227,28 +216,15 @@ for _stage in STAGES:
         _add_stage(_stage)
 
 
-@terminable()
 def main() -> None:
     """The entry point. Bad input gives one message and exit code 2; Ctrl-C a message on how to resume."""
     # Users can do nothing about deprecations inside libraries.
     warnings.simplefilter("ignore", FutureWarning)
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
-    try:
+    with readable_errors(can_resume=any(name in RESUMABLE for name in sys.argv[1:2])):
         # typer returns this code for Ctrl-C.
         if app(standalone_mode=False) == INTERRUPTED:
             raise KeyboardInterrupt
-    except ValueError as error:
-        fail(str(error))
-    except (KeyboardInterrupt, typer.Abort, Terminated) as error:
-        stop(error, can_resume=any(name in RESUMABLE for name in sys.argv[1:2]))
-    except Exception as error:
-        # A wrong command line. The class is not checked, as typer has its own copy of click's errors.
-        if hasattr(error, "show") and hasattr(error, "exit_code"):
-            error.show()
-            sys.exit(2)
-        if not (text := machine_fault(error)):
-            raise
-        fail(text)
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ByteSize, TypeAdapter
-from rich.console import Console
 from rich.table import Table
 
+from tempo.cli.terminal import ConfigArgument, SetOption, console
 from tempo.config import load_config
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def plan(
-    config: Annotated[Path, typer.Argument(help="configuration file in TOML; `tempo init` writes one")],
+    config: ConfigArgument,
     out: Annotated[Path, typer.Option("--out", help="run directory, for the free disk space")] = Path(),
     device_memory: Annotated[
         str, typer.Option(help="plan for a GPU with this memory, such as 80GB; default: this machine")
@@ -25,10 +25,7 @@ def plan(
     measure: Annotated[
         bool, typer.Option("--measure", help="measure the speed of this machine, in one or two minutes")
     ] = False,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="section.key=value", help="override a value; may be repeated"),
-    ] = None,
+    overrides: SetOption = None,
 ) -> None:
     """Estimate the tokens, memory, time and disk space of a run, without loading weights."""
     from tempo.pipeline.plan import make_plan
@@ -38,9 +35,9 @@ def plan(
     except ValueError:
         raise ValueError(f"--device-memory {device_memory!r}: write it as 80GB or 80GiB") from None
     found = make_plan(load_config(config, overrides or ()), out, device_bytes=size, measure=measure)
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    show = console().print
     rates = found.rates
-    console.print(
+    show(
         f"videos: {found.num_videos}, {found.video_seconds / 3600:.1f} h; about {found.num_kept} of them, or "
         f"segments of them, are kept ({rates.kept_per_video:.0%}; {rates.source})\n"
         f"tokens of video and prompt: {found.longest_tokens} at most, median {found.median_tokens}\n"
@@ -53,18 +50,18 @@ def plan(
     for step in found.steps:
         peak = f"{step.cost.peak_bytes / 1e9:.3g}"
         table.add_row(step.name, str(step.num_tokens), peak, _parts(step.cost), _duration(step.seconds))
-    console.print(table)
+    show(table)
     disk = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in found.disk_bytes.items())
-    console.print(f"disk in GB: {disk}; free {found.free_bytes / 1e9:.1f}")
+    show(f"disk in GB: {disk}; free {found.free_bytes / 1e9:.1f}")
     if rates.disk_bytes_per_second:
-        console.print(f"disk speed: {rates.disk_bytes_per_second / 1e6:.0f} MB per second")
+        show(f"disk speed: {rates.disk_bytes_per_second / 1e6:.0f} MB per second")
     for step in found.steps:
         if step.advice:
-            console.print(f"{step.name} does not fit. It fits with: {step.advice}")
+            show(f"{step.name} does not fit. It fits with: {step.advice}")
     if sum(found.disk_bytes.values()) > found.free_bytes:
-        console.print("problem: the disk has too little free space. Choose another --out")
+        show("problem: the disk has too little free space. Choose another --out")
     for line in found.problems:
-        console.print(f"problem: {line}")
+        show(f"problem: {line}")
 
 
 def _parts(cost: Cost) -> str:

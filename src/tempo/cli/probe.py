@@ -2,77 +2,61 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from pydantic import Field, TypeAdapter
 
+from tempo.cli.terminal import SetOption, check_output, console
 from tempo.config import Config
 from tempo.config.data import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
 from tempo.config.load import override, parse_config
-from tempo.core.files import read_rows, write_json, write_lines
+from tempo.core.files import write_json
 from tempo.core.progress import counters
-from tempo.core.records import Record
 from tempo.model.loading import EMBEDDED, check_model_path
-
-#: The backslashes prevent rich from parsing the section names as markup.
-SET_HELP = r"override a value of \[model] or \[frames], in TOML syntax; may be repeated"
-
-
-class Description(Record):
-    """A row of the `--text` file: a description of the video `id`."""
-
-    text: str
 
 
 def probe(
     model: Annotated[str, typer.Argument(help="checkpoint directory or hub name, or `embedded`")],
     videos: Annotated[Path, typer.Argument(help="folder of videos, or one video")],
-    json: Annotated[Path | None, typer.Option(help="file to write all results to")] = None,
+    json: Annotated[Path | None, typer.Option(help="file for all results and descriptions")] = None,
     chart: Annotated[Path | None, typer.Option(help="file to write a chart to, .png or .svg")] = None,
     text: Annotated[
-        Path | None, typer.Option(help="JSONL file with id and text: descriptions to score")
-    ] = None,
-    save_text: Annotated[
-        Path | None, typer.Option(help="file to write the descriptions to, for use with --text")
+        Path | None, typer.Option(help="--json file of another probe, whose descriptions are scored")
     ] = None,
     describe_with: Annotated[str, typer.Option(metavar="PROMPT", help="prompt for the descriptions")] = "",
     num_videos: Annotated[int, typer.Option(min=1, help="maximum number of videos, drawn at random")] = 100,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="maximum length of a description")] = 512,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="section.key=value", help=SET_HELP)
-    ] = None,
+    overrides: SetOption = None,
     seed: Annotated[int, typer.Option(min=0, help="seed of all random choices")] = 0,
 ) -> None:
     """Measure how much a model notices when a video is reversed, shuffled, cut or frozen; needs no labels."""
     from tempo.evaluation import probe as probing
-    from tempo.evaluation.probe_report import probe_table, write_chart
     from tempo.model.limits import frame_rate_warning
     from tempo.model.loading import load_model, read_config
     from tempo.preference.prompts import DESCRIBE
     from tempo.video.find import find_videos
 
-    console = Console(highlight=False, soft_wrap=True, markup=False)
     check_model_path(model)
     if chart and chart.suffix.lower() not in (".png", ".svg"):
         raise ValueError(f"--chart {chart}: the file name must end with .png or .svg")
-    for path in (json, chart, save_text):
-        if path and (path.is_dir() or not path.absolute().parent.is_dir()):
-            raise ValueError(f"{path} cannot be written. Choose a file in a folder that exists")
+    for path in (json, chart):
+        check_output(path)
     config = inference_config(model, {"videos": {"paths": [str(videos)]}}, overrides or ())
     find_videos([videos], config.videos.extensions)
     frames, prompt, texts = config.frames, describe_with or DESCRIBE[1], read_texts(text) if text else None
-    console.print(
+    console().print(
         f"frames: {frames.fps:g} per second, at most {frames.max_frames} per video, "
         f"at most {frames.max_pixels} pixels each"
     )
     checkpoint = read_config(model, trust_remote_code=config.model.trust_remote_code)
     if warning := frame_rate_warning(checkpoint, frames.fps):
-        console.print(warning)
-    with counters(console) as show:
+        console().print(warning)
+    with counters(console()) as show:
         report = probing.probe(
             load_model(**config.model.model_dump()),
             videos,
@@ -84,18 +68,16 @@ def probe(
             seed=seed,
             progress=partial(show, "probe"),
         )
-    if save_text:
-        rows = (Description(id=name, text=found) for name, found in report.descriptions.items())
-        write_lines(save_text, (row.model_dump_json() for row in rows))
     if json:
         settings: dict[str, Any] = {"model": model, "videos": str(videos), "text": str(text or "own")}
         settings |= {"prompt": prompt, "seed": seed, "frames": frames.model_dump()}
-        write_json(json, settings | report.model_dump(mode="json", exclude={"descriptions"}))
+        write_json(json, settings | report.model_dump(mode="json"))
     if chart:
-        write_chart(report, chart, title=f"{model} on {report.num_videos} videos of {videos}")
-    console.print(probe_table(report))
+        title = f"{model} on {report.figures[-1].num_videos} videos of {videos}"
+        probing.write_chart(report, chart, title=title)
+    console().print(probing.probe_table(report))
     for row in report.left_out:
-        console.print(f"left out: {row.id}: {row.reason}: {row.detail}")
+        console().print(f"left out: {row.id}: {row.reason}: {row.detail}")
 
 
 def inference_config(model: str, settings: dict[str, Any], overrides: Sequence[str]) -> Config:
@@ -114,13 +96,11 @@ def inference_config(model: str, settings: dict[str, Any], overrides: Sequence[s
 
 
 def read_texts(path: Path) -> dict[str, str]:
-    """Descriptions by video id from a JSONL file with `id` and `text`; raises ValueError for a bad row."""
-    rows = read_rows(path, Description, key="--text")
-    texts = {row.id: row.text for row in rows}
-    if len(texts) < len(rows):
+    """The descriptions by video id from a file that `tempo probe --json` wrote; raises ValueError."""
+    try:
+        found = json.loads(path.read_bytes())["descriptions"]
+        return TypeAdapter(dict[str, Annotated[str, Field(pattern=r"\S")]]).validate_python(found)
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise ValueError(
-            f"--text {path} has {len(rows)} rows for {len(texts)} videos. Keep one row per video"
-        )
-    if empty := [row.id for row in rows if not row.text.strip()]:
-        raise ValueError(f"--text {path}: the text of {empty[0]!r} is empty. Remove the row")
-    return texts
+            f"--text {path} has no descriptions ({error}). Give a file that `tempo probe --json` wrote"
+        ) from None

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from tempo.cli.errors import Terminated
+from tempo.cli.terminal import RunArgument, Terminated, console
 
 
 def view(
-    directory: Annotated[Path, typer.Argument(help="run directory")],
+    directory: RunArgument,
     port: Annotated[int, typer.Option(min=0, max=65535, help="port of the page; 0 picks a free one")] = 0,
 ) -> None:
     """Browse the videos and pairs of a run in a local page; keep or reject pairs."""
@@ -24,10 +22,9 @@ def view(
     except ModuleNotFoundError as error:
         text = "tempo view needs starlette and uvicorn. Install them with: pip install starlette uvicorn"
         raise ValueError(f"{text} ({error})") from None
-    console = Console(highlight=False, soft_wrap=True, markup=False)
     run = RunView(directory)
     with contextlib.suppress(Terminated):
-        serve(run, port=port, show=lambda url: console.print(f"{url}\nOpen this address. Ctrl-C stops it."))
+        serve(run, port=port, show=lambda url: console().print(f"{url}\nOpen this address. Ctrl-C stops it."))
     if (reviews := directory / "reviews.jsonl").exists():
         command = f"tempo run {directory / 'config.toml'} --out {directory} --redo"
-        console.print(f"your decisions are in {reviews}. To leave out the rejected pairs, run: {command}")
+        console().print(f"your decisions are in {reviews}. To leave out the rejected pairs, run: {command}")

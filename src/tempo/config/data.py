@@ -150,7 +150,7 @@ class SamplingConfig(Section):
 class CaptionsConfig(SamplingConfig):
     """A caption for each clip: what changed since the previous clip.
 
-    Used only with `responses.input_form = "captions"`.
+    Used only with `responses.input_form = "captions"` or `pairs.verify`.
     """
 
     max_new_tokens: int = Field(512, ge=1, description="maximum length of a caption")
@@ -163,7 +163,9 @@ class PerturbationsConfig(Section):
     The level is the number of segments that a video is divided into. With many, the result is easy to tell
     from the original order; with few, it is hard. The rule `distinct` never gives the original order, and
     merges levels that have the same effect. The rule `paper` reproduces the released code with its faults.
-    The kind `swap` exchanges two clips that are `level // 2` apart; it is not part of the published method.
+    Two kinds are not part of the published method: `swap` exchanges two clips that are `level // 2` apart,
+    and `replace` shows clips of another video in place of those that `drop` would drop, so that the rejected
+    text is as long as the chosen one.
     """
 
     rule: Literal["distinct", "paper"] = Field("distinct", description="how kind and level change the order")
@@ -174,9 +176,10 @@ class PerturbationsConfig(Section):
     def _check(self) -> PerturbationsConfig:
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):
             raise ValueError(f"kinds must list at least one kind, and each only once, got {self.kinds}")
-        if self.rule == "paper" and "swap" in self.kinds:
+        unknown = [kind for kind in self.kinds if kind in ("swap", "replace")]
+        if self.rule == "paper" and unknown:
             raise ValueError(
-                "kinds: rule 'paper' does not define 'swap'. Remove 'swap', or use rule 'distinct'"
+                f"kinds: rule 'paper' does not define {unknown}. Remove them, or use rule 'distinct'"
             )
         if not self.levels or min(self.levels) < 2 or len(set(self.levels)) < len(self.levels):
             raise ValueError(
@@ -215,6 +218,11 @@ class PairsConfig(Section):
     `mirror` adds the mirror image of each pair: the perturbed video, with chosen and rejected text exchanged.
     Each text is then chosen as often as rejected. A mirrored pair needs a separate pass over its video.
 
+    `verify` sets pairs aside whose chosen text does not agree better with the captions of the clips, in their
+    order, than the rejected text does: by more than `verify_margin`, from -1 to 1. Agreement is the share of
+    captions that the text tells, multiplied by the share of caption pairs that it tells in order. It helps if
+    `responses.input_form` is `clips` or `video`, and makes the model caption the clips there too.
+
     `import_from` reads pairs from a JSONL, JSON or Parquet file of tempo, TRL, ms-swift or LLaMA-Factory. For
     these, only `drop_duplicates` and `length = "fair"` have an effect. Pairs without a kind get the kind
     `other` and level 0.
@@ -226,6 +234,8 @@ class PairsConfig(Section):
         1.5, ge=1, description="maximum ratio of word counts, except for drop pairs"
     )
     drop_duplicates: bool = Field(True, description="keep only the hardest of pairs with the same texts")
+    verify: bool = Field(False, description="keep only pairs that agree with the captions: see above")
+    verify_margin: float = Field(0.0, ge=-1, lt=1, description="minimum gain in agreement (`verify`)")
     mirror: bool = Field(False, description="add the mirror image of each pair")
 
 

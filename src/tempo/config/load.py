@@ -52,8 +52,14 @@ class Config(running.Section):
                     f"phase {phase.name!r}: lora_rank 0 trains the weights, which model.quantization "
                     f"{self.model.quantization!r} does not allow. Set lora_rank, for example to 32"
                 )
+            has_captions = self.responses.input_form == "captions" and not self.pairs.import_from
+            if phase.objective == "grpo" and not has_captions:
+                raise ValueError(
+                    f"phase {phase.name!r}: objective 'grpo' compares descriptions with the clips' captions. "
+                    "They need responses.input_form = 'captions', and no pairs.import_from"
+                )
             # The levels and kinds of imported pairs are not known yet.
-            if phase.objective == "sft" or self.pairs.import_from:
+            if phase.objective != "dpo" or self.pairs.import_from:
                 continue
             for key in ("levels", "kinds"):
                 made = getattr(self.perturbations, key)

@@ -24,8 +24,7 @@ Scoring = Literal["sum", "mean", "letter"]
 #: The public benchmarks, each a module of `tempo.evaluation.public`.
 PublicBenchmark = Literal[
     "tempcompass", "vinoground", "tvbench", "tomato", "mvbench", "video_mme", "mlvu", "vitatecs",
-    "temporalbench", "aotbench", "next_qa", "timeblind", "mvp", "videohallucer", "perception_test",
-    "longvideobench",
+    "temporalbench", "aotbench", "next_qa", "timeblind", "mvp", "videohallucer",
 ]  # fmt: skip
 #: Names of phases and baselines are used as folder names.
 NAME_PATTERN = r"^[A-Za-z0-9_-]+$"
@@ -116,10 +115,12 @@ class _Phase(Section):
     """The keys that all phases have."""
 
     name: str = Field(pattern=NAME_PATTERN, description="name of its folder: letters, digits, `_` and `-`")
-    objective: Literal["dpo", "sft"] = Field(description="`dpo` trains on pairs, `sft` on instructions")
+    objective: Literal["dpo", "sft", "grpo"] = Field(
+        description="what it trains on: `dpo` on pairs, `sft` on instructions, `grpo` on its own descriptions"
+    )
     learning_rate: float = Field(gt=0, description="peak value; it decays to 0 along a cosine")
     epochs: int = Field(1, ge=1, description="passes over the data of the phase")
-    batch_size: int = Field(4, ge=1, description="groups per optimizer step: see `grouping`")
+    batch_size: int = Field(4, ge=1, description="groups per step: see `grouping`; for `grpo`, videos")
     warmup_share: float = Field(0.05, ge=0, le=1, description="share of steps for the warm-up")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     lora_rank: int = Field(32, ge=0, description="rank of LoRA; 0 trains all weights of the language model")
@@ -130,7 +131,6 @@ class _Phase(Section):
     train: tuple[Part, ...] = Field(
         ("language_model",), min_length=1, description="parts to train; `merger` is the projector"
     )
-    cache_features: bool = Field(False, description="store the features of the frozen vision tower on disk")
     gradient_checkpointing: bool = Field(False, description="saves memory but takes more time")
 
     @property
@@ -138,31 +138,22 @@ class _Phase(Section):
         """Whether the phase changes the features of a video."""
         return bool({"vision_tower", "merger"} & {*self.train})
 
-    @model_validator(mode="after")
-    def _check_features(self) -> _Phase:
-        if self.cache_features and self.trains_vision:
-            raise ValueError(
-                "cache_features needs train = ['language_model']: training other parts changes the features"
-            )
-        return self
-
 
 class DpoPhase(_Phase):
     """Preference optimization on the pairs of the run.
 
     `grouping` decides which pairs share one encoding of the video and prompt: all pairs of a video, those of
     one level, or none (`pair`). `reference` is the model before this phase (`reset`) or before the first one
-    (`fixed`, with its log-probabilities always stored on disk). `logp_reduction` reduces the
-    log-probabilities of a text to one number: their sum, their mean, or LD-DPO's sum, in which `ld_alpha`
-    weights the tokens beyond the length of the shorter text. `ipo` with `mean` is TRL's `ipo`. The order
-    `adaptive` goes from easy to hard: the next level starts when rewards/accuracies reaches
-    `mastered_accuracy`.
+    (`fixed`). `logp_reduction` reduces the log-probabilities of a text to one number: their sum, their mean,
+    or LD-DPO's sum, in which `ld_alpha` weights the tokens beyond the length of the shorter text. `ipo` with
+    `mean` is TRL's `ipo`. The order `adaptive` goes from easy to hard: the next level starts when
+    rewards/accuracies reaches `mastered_accuracy`.
     """
 
     objective: Literal["dpo"] = Field(description="trains on pairs")
     levels: tuple[int, ...] = Field((), description="levels to train on; empty selects all")
     kinds: tuple[Kind, ...] = Field((), description="kinds to train on; empty selects all")
-    grouping: Literal["video", "level", "pair"] = Field("level", description="pairs that share a prefix")
+    grouping: Literal["video", "level", "pair"] = Field("video", description="pairs that share a prefix")
     beta: float = Field(0.1, gt=0, description="higher values keep the model closer to the reference")
     nll_weight: float = Field(1.0, ge=0, description="weight of the NLL of the chosen text; 0 is plain DPO")
     loss: Loss = Field("sigmoid", description="`sigmoid` is DPO, `hinge` is SLiC")
@@ -170,7 +161,6 @@ class DpoPhase(_Phase):
     logp_reduction: LogpReduction = Field("sum", description="how token log-probabilities are combined")
     ld_alpha: float = Field(0.5, ge=0, le=1, description="weight of tokens beyond the shorter text (`ld`)")
     reference: Literal["reset", "fixed"] = Field("reset", description="see above")
-    cache_reference: bool = Field(False, description="store the log-probabilities of the reference on disk")
     order: Literal["random", "adaptive"] = Field("random", description="order of the pairs: see above")
     mastered_accuracy: float = Field(
         0.9, gt=0, le=1, description="accuracy at which a level ends (`adaptive`)"
@@ -192,7 +182,28 @@ class SftPhase(_Phase):
     grouping: Literal["video", "pair"] = Field("video", description="questions that share a prefix")
 
 
-PhaseConfig: TypeAlias = Annotated[DpoPhase | SftPhase, Field(discriminator="objective")]
+class GrpoPhase(_Phase):
+    """Reinforcement learning on descriptions that the model writes during training, without labels.
+
+    A step samples `num_answers` descriptions of each clean video from the present model, at temperature 1 and
+    with at most `responses.max_new_tokens` tokens. Each is compared with the captions of the stage
+    `captions`: the reward is `recall_weight` times the share of captions that it tells, plus `order_weight`
+    times 1 minus the Kendall distance of their order. One that is empty or cut off has reward 0.
+    """
+
+    objective: Literal["grpo"] = Field(description="trains on the model's own descriptions")
+    num_answers: int = Field(8, ge=2, description="descriptions per video and step")
+    num_updates: int = Field(1, ge=1, description="optimizer updates per step, on the same descriptions")
+    recall_weight: float = Field(1.0, ge=0, description="weight of recall in the reward")
+    order_weight: float = Field(1.0, ge=0, description="weight of order in the reward")
+    loss_type: Literal["dapo", "grpo"] = Field(
+        "dapo", description="mean over all tokens of the step, or over the answers' means, as in TRL"
+    )
+    epsilon: float = Field(0.2, gt=0, lt=1, description="ratios are clipped at 1 minus this")
+    epsilon_high: float = Field(0.28, gt=0, description="ratios are clipped at 1 plus this")
+
+
+PhaseConfig: TypeAlias = Annotated[DpoPhase | SftPhase | GrpoPhase, Field(discriminator="objective")]
 
 
 class TrainingConfig(Section):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import difflib
-import functools
 import json
 import os
 import re
@@ -13,6 +12,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args
 
@@ -120,18 +120,31 @@ def whole_lines(path: Path) -> Iterator[bytes]:
             yield from (line for line in file if line.endswith(b"\n"))
 
 
-def sort_lines(path: Path, key: Callable[[bytes], Any]) -> None:
-    """Replaces `path`, if it exists, with its whole lines sorted by key; only the keys are in memory."""
+def count_lines(path: Path) -> int:
+    """The number of lines that end with a newline; 0 for a missing file."""
     if not path.exists():
-        return
+        return 0
+    with path.open("rb") as file:
+        return sum(block.count(b"\n") for block in iter(partial(file.read, 2**20), b""))
+
+
+def sort_lines(path: Path, key: Callable[[bytes], Any]) -> int:
+    """Replaces `path` with its whole lines sorted by key, and returns their number; 0 for a missing file.
+
+    Only the keys are in memory.
+    """
     places, offset = [], 0
     for line in whole_lines(path):
         places.append((key(line), offset))
         offset += len(line)
+    # Rows are often in order already.
+    if places == (ordered := sorted(places)) and (not path.exists() or offset == path.stat().st_size):
+        return len(places)
     with replace_file(path) as temporary, path.open("rb") as old, temporary.open("wb") as new:
-        for _, place in sorted(places):
+        for _, place in ordered:
             old.seek(place)
             new.write(old.readline())
+    return len(places)
 
 
 def read_jsonl(path: Path) -> list[Any]:
@@ -165,7 +178,7 @@ class UserFile(Generic[T]):
         return self
 
 
-@functools.cache  # A run reads the same file at several stages.
+@cache  # A run reads the same file at several stages.
 def _warn_once(text: str) -> None:
     warnings.warn(text, stacklevel=3)
 
@@ -235,7 +248,7 @@ def _parse_json(data: bytes) -> Any:
 
 def read_rows(path: Path, model: type[M], *, key: str) -> list[M]:
     """The rows of a user's file, each a `model`; raises ValueError that names `key`, file and bad rows."""
-    return [*read_user_file(path, key, functools.partial(validate_row, model)).check(0).rows.values()]
+    return [*read_user_file(path, key, partial(validate_row, model)).check(0).rows.values()]
 
 
 def validate_row(model: type[M], row: Any) -> M:

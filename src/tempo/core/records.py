@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-Kind = Literal["drop", "shuffle", "reverse", "swap"]
+Kind = Literal["drop", "replace", "shuffle", "reverse", "swap"]
 
 #: `other` is for imported pairs of an unknown kind.
 PairKind = Literal[Kind, "other"]
@@ -162,6 +162,8 @@ class Captions(Record):
 class Perturbation(Frozen):
     """A list of clip indices. Only under the rule `paper` can it be the original order.
 
+    For the kind `replace`, `order` lists the clips that are kept, and `replaced` has for each of the others
+    its index, the id of another video, and the index of that video's clip that is shown in its place.
     `kept_share` is the share of clips that remain, `kendall_distance` the share of clip pairs in reversed
     order (0 for a drop, 1 for a full reversal).
     """
@@ -172,6 +174,7 @@ class Perturbation(Frozen):
     num_clips: int
     kept_share: float
     kendall_distance: float
+    replaced: tuple[tuple[int, str, int], ...] = ()
 
 
 class Perturbations(Record):
@@ -278,13 +281,18 @@ class Sample(Record):
 
 
 class Outcome(Record):
-    """A model's result on a sample: the log-likelihood of every option, in nats."""
+    """A model's result on a sample: the log-likelihood of every option, in nats.
 
+    For a written answer (`text`) it is 0 for the option that the answer names, and -1 for all others.
+    """
+
+    video: str
     aspect: str
     format: str
     answer: int
     log_likelihoods: tuple[float, ...]
     group: str = ""
+    text: str = ""
 
     @property
     def choice(self) -> int | None:

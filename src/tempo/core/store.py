@@ -11,6 +11,7 @@ import fcntl
 import json
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from operator import itemgetter
 from pathlib import Path
@@ -72,16 +73,21 @@ class RunStore:
 
     def read(self, name: str, record: type[R]) -> list[R]:
         """All complete rows of `name`, in file order; empty for a missing file."""
-        lines = enumerate(files.whole_lines(path := self.path(name)), 1)
-        return [files.parse_row(record, line, f"{path} line {number}") for number, line in lines]
+        return [*self.stream(name, record)]
+
+    def stream(self, name: str, record: type[R]) -> Iterator[R]:
+        """Like `read`, with one row in memory at a time."""
+        for number, line in enumerate(files.whole_lines(path := self.path(name)), 1):
+            yield files.parse_row(record, line, f"{path} line {number}")
 
     def rows(self, name: str, record: type[R]) -> Rows[R]:
         """All complete rows of `name` by id, read from disk one by one; empty for a missing file."""
         return Rows(self.path(name), record)
 
     def count(self, name: str) -> int:
-        """The number of complete rows of `name`."""
-        return sum(1 for _ in files.whole_lines(self.path(name)))
+        """The number of complete rows of `name`; that of a finished stage is in its marker."""
+        known = self._read_marker(name).get("num_rows")
+        return files.count_lines(self.path(name)) if known is None else int(known)
 
     def append(self, name: str, rows: Iterable[Record]) -> None:
         """Appends rows, and skipped records to a separate file; all are on disk when the call returns."""
@@ -92,13 +98,12 @@ class RunStore:
 
     def handled_ids(self, stage: str) -> set[str]:
         """The ids for which `stage` has a row or a skipped record."""
-        return {*self.rows(stage, Record)} | {
-            row.id for row in self.read(SKIPPED, Skipped) if row.stage == stage
-        }
+        skipped = (row.id for row in self.stream(SKIPPED, Skipped) if row.stage == stage)
+        return {*self.rows(stage, Record), *skipped}
 
     def reviews(self) -> dict[str, Review]:
         """The last review of each reviewed pair, by id."""
-        return {review.id: review for review in self.read(REVIEWS, Review)}
+        return {review.id: review for review in self.stream(REVIEWS, Review)}
 
     def is_done(self, stage: str) -> bool:
         """Whether `stage` is finished."""
@@ -119,19 +124,20 @@ class RunStore:
 
     def finish(self, stage: str, fingerprint: str, versions: Mapping[str, str] | None = None) -> None:
         """Sorts the rows of `stage` and the skipped records, each atomically, and writes the marker last."""
-        files.sort_lines(self.path(stage), _row_id)
+        num_rows = files.sort_lines(self.path(stage), _row_id)
         files.sort_lines(
             self.path(SKIPPED), lambda line: itemgetter("stage", "id", "reason")(json.loads(line))
         )
-        files.write_json(self._marker(stage), {"fingerprint": fingerprint, "versions": dict(versions or {})})
+        marker = {"fingerprint": fingerprint, "versions": dict(versions or {}), "num_rows": num_rows}
+        files.write_json(self._marker(stage), marker)
 
     def forget(self, stage: str) -> None:
         """Removes the rows, skipped records and markers of `stage`."""
         # The marker first: a stage that is only partly removed must not count as done.
         self._marker(stage).unlink(missing_ok=True)
         self.path(stage).unlink(missing_ok=True)
-        kept = [row for row in self.read(SKIPPED, Skipped) if row.stage != stage]
         if self.path(SKIPPED).exists():
+            kept = (row for row in self.stream(SKIPPED, Skipped) if row.stage != stage)
             files.write_lines(self.path(SKIPPED), (row.model_dump_json() for row in kept))
         self._marker(f"{stage}.begun").unlink(missing_ok=True)
 
@@ -197,18 +203,20 @@ class SkippedCount(NamedTuple):
 
 
 def count_skipped(store: RunStore) -> dict[tuple[str, str], SkippedCount]:
-    """The skipped records of each stage and reason, with an example that names the file."""
-    paths = {video.id: video.path for video in store.read("videos", Video)}
-    rows: dict[tuple[str, str], list[Skipped]] = {}
-    for row in store.read(SKIPPED, Skipped):
-        rows.setdefault((row.stage, row.reason), []).append(row)
-    counts = {}
-    for key, found in rows.items():
+    """The skipped records of each stage and reason, with the last one as an example that names the file."""
+    counts, num_only, last = Counter[tuple[str, str]](), Counter[tuple[str, str]](), dict[Any, Skipped]()
+    for row in store.stream(SKIPPED, Skipped):
+        key = row.stage, row.reason
+        counts[key] += 1
+        num_only[key] += row.is_only_reason
+        last[key] = row
+    videos = store.rows("videos", Video)
+
+    def example(row: Skipped) -> str:
         # An id is a path or a video id, or it begins with a video id.
-        unit, slash, rest = found[-1].id.partition("/")
-        video = file_of(unit)
-        name = f"{Path(paths[video]).name}{slash}{rest}" if video in paths else found[-1].id
-        name = Path(found[-1].id).name if key[0] == "videos" else name
-        num_only = sum(row.is_only_reason for row in found)
-        counts[key] = SkippedCount(len(found), num_only, f"{name}: {found[-1].detail}")
-    return counts
+        unit, slash, rest = row.id.partition("/")
+        video = videos.get(file_of(unit))
+        name = Path(row.id).name if row.stage == "videos" else row.id
+        return f"{Path(video.path).name + slash + rest if video else name}: {row.detail}"
+
+    return {key: SkippedCount(counts[key], num_only[key], example(row)) for key, row in last.items()}

@@ -6,22 +6,27 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from string import ascii_uppercase as LETTERS
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 
 from tempo.config import FramesConfig, VideosConfig
 from tempo.config.running import Scoring
-from tempo.core.records import Outcome, Sample
+from tempo.core.records import Outcome, Record, Sample
+from tempo.core.store import RunStore
 from tempo.engine.types import SkipRecord
-from tempo.evaluation.benchmark import EvaluationReport, read_samples, score_outcomes
+from tempo.evaluation.benchmark import benchmark_items, read_samples
+from tempo.evaluation.figures import Figure, make_figures
 from tempo.model.chat import Continuation, Prefix, VideoLM, log_probs
 from tempo.model.prefix import MAX_TOKENS
 from tempo.video.frames import Frames, sample_video
 
 #: The instruction after a question that lists its options under letters.
 ANSWER_WITH_LETTER = "Answer with the letter of the right option."
+
+T = TypeVar("T", bound=Record)
+R = TypeVar("R", bound=Record)
 
 
 def evaluate(
@@ -32,24 +37,50 @@ def evaluate(
     scoring: Scoring = "sum",
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> EvaluationReport:
-    """The accuracies of a model on a benchmark, a JSONL file of samples next to its videos.
+) -> list[Figure]:
+    """The figures of a model (called `model`) on a benchmark, a JSONL file of samples next to its videos.
 
     Frames are sampled with `frames`, by default with the defaults of the section [frames]. `scoring` is as in
     the section [evaluation], `seed` for the intervals; `progress` gets the numbers of videos done and in
     total. A warning names bad samples. Raises ValueError before any work if more than 5 % are bad, and later
     for a video that cannot be read.
     """
-    path, outcomes = Path(benchmark), list[Outcome]()
+    path = Path(benchmark)
     samples = [*read_samples(path).rows.values()]
-    videos = by_video(samples)
-    for number, rows in enumerate(videos, 1):
+
+    def answer(rows: Sequence[Sample]) -> list[Outcome]:
         video = path.parent / rows[0].video
         sampled = read_video(video, frames or FramesConfig(), VideosConfig().timeout_seconds)
-        times = {"fps": sampled.fps, "seconds": sampled.seconds.tolist()}
-        outcomes += ask(model, rows, sampled.images, **times, scoring=scoring)
-        progress(number, len(videos))
-    return score_outcomes(outcomes, samples, seed=seed)
+        return ask(model, rows, **shown(sampled), scoring=scoring)
+
+    outcomes = answer_parts(by_video(samples), answer, Outcome, progress=progress)
+    return make_figures("benchmark", {"model": benchmark_items(outcomes)}, seed=seed)
+
+
+def answer_parts(
+    parts: Sequence[Sequence[T]],
+    answer: Callable[[Sequence[T]], Sequence[R]],
+    record: type[R],
+    *,
+    store: RunStore | None = None,
+    table: str = "",
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[R]:
+    """The rows about everything in `parts`, whose elements have the ids of their rows.
+
+    `answer` makes the rows of one part, such as the questions about a video. With a store, rows of `table`
+    are reused, and new ones added. `progress` gets the numbers of parts done and in total.
+    """
+    rows = store.read(table, record) if store else []
+    known = {row.id for row in rows}
+    for done, part in enumerate(parts, 1):
+        if missing := [one for one in part if one.id not in known]:
+            rows += (found := answer(missing))
+            if store:
+                store.append(table, found)
+        progress(done, len(parts))
+    wanted = {one.id for part in parts for one in part}
+    return [row for row in rows if row.id in wanted]
 
 
 @torch.no_grad()
@@ -83,7 +114,7 @@ def ask(
         if scoring == "letter":
             count = _letter_length(model, options_of(sample, scoring))
             logps = [logp[:count].sum() for logp in logps]
-        shared = {name: getattr(sample, name) for name in ("id", "aspect", "format", "answer", "group")}
+        shared = sample.model_dump(include={*Outcome.model_fields})
         scores = tuple(round(float(logp), 4) for logp in logps)
         outcomes.append(Outcome(**shared, log_likelihoods=scores))
     return outcomes
@@ -112,6 +143,11 @@ def by_video(samples: Sequence[Sample]) -> list[list[Sample]]:
     """The samples of each video, sorted by video."""
     ordered = sorted(samples, key=lambda sample: sample.video)
     return [list(rows) for _, rows in groupby(ordered, key=lambda sample: sample.video)]
+
+
+def shown(frames: Frames) -> dict[str, Any]:
+    """The arguments of `ask`, a Prefix or a Request that show these frames."""
+    return {"frames": frames.images, "fps": frames.fps, "seconds": frames.seconds.tolist()}
 
 
 def read_video(video: Path, frames: FramesConfig, timeout_seconds: float) -> Frames:

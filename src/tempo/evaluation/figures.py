@@ -6,16 +6,17 @@ of one video are not independent: intervals come from resampling videos.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+from pydantic import ConfigDict
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from tempo.core.files import parse_row
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Frozen
 from tempo.core.statistics import cluster_interval, share_interval
@@ -25,6 +26,9 @@ MIN_VIDEOS = 5
 
 #: The name of the trained model among the models of a run.
 RESULT = "tempo"
+
+#: A figure with this word in its name is in nats per token; all others are shares.
+MARGIN = "margin"
 
 
 class Item(NamedTuple):
@@ -36,20 +40,14 @@ class Item(NamedTuple):
 
 
 class Value(Frozen):
-    """A mean over items and its 95 % interval, which is None for fewer than MIN_VIDEOS videos."""
+    """A mean over items and its 95 % interval, which is None for fewer than MIN_VIDEOS videos.
+
+    A difference of shares has the p value of the exact McNemar test, which counts items as independent.
+    """
 
     value: float
     interval: tuple[float, float] | None
-
-
-class Difference(Value):
-    """The mean of the result minus that of another model, item by item.
-
-    `p_value` is that of the exact McNemar test, which counts every item as independent; None for fewer than
-    MIN_VIDEOS videos, and for values that are not shares.
-    """
-
-    p_value: float | None
+    p_value: float | None = None
 
 
 class Figure(Frozen):
@@ -64,51 +62,54 @@ class Figure(Frozen):
     num_videos: int
     num_items: int
     values: dict[str, Value]
-    differences: dict[str, Difference]
+    differences: dict[str, Value]
 
 
-def make_figure(
-    source: str,
-    name: str,
-    items: Mapping[str, Iterable[Item]],
-    *,
-    seed: int,
-    unit: Literal["percent", "nats per token"] = "percent",
-) -> Figure:
-    """The figure of several models, from their scores on the same items (at least one), in any order.
+class Evaluation(Frozen):
+    """The content of `evaluation.json` that is shown."""
 
-    Values of the unit "percent" are shares from 0 to 1.
-    """
+    model_config = ConfigDict(extra="ignore")
+
+    figures: tuple[Figure, ...]
+    notes: tuple[str, ...] = ()
+
+
+def make_figures(
+    source: str, items: Mapping[str, Mapping[str, Sequence[Item]]], *, seed: int
+) -> list[Figure]:
+    """The figures of several models that have items, from the items of each figure of each model."""
+    names = [name for name, own in next(iter(items.values()), {}).items() if own]
+    rows = {name: {model: own[name] for model, own in items.items()} for name in names}
+    return [make_figure(source, name, own, seed=seed) for name, own in rows.items()]
+
+
+def make_figure(source: str, name: str, items: Mapping[str, Iterable[Item]], *, seed: int) -> Figure:
+    """The figure of several models, from their scores on the same items (at least one), in any order."""
     rows = {model: sorted(own) for model, own in items.items()}
     ids, videos = zip(*((row.id, row.video) for row in next(iter(rows.values()))), strict=True)
     assert all(tuple(row.id for row in own) == ids for own in rows.values()), "models have different items"
     scores = {model: np.array([row.value for row in own], np.float64) for model, own in rows.items()}
     gains = {m: scores[RESULT] - own for m, own in scores.items() if m != RESULT and RESULT in scores}
-    draws, is_share = derive_seed(seed, "evaluation", "bootstrap"), unit == "percent"
+    draws, is_share = derive_seed(seed, "evaluation", "bootstrap"), MARGIN not in name
     has_intervals = len({*videos}) >= MIN_VIDEOS
 
-    def summary(values: np.ndarray, interval_of: Callable[..., tuple[float, float]]) -> dict[str, Any]:
-        bounds = interval_of(values, videos, seed=draws) if has_intervals else None
-        interval = bounds and (round(bounds[0], 5), round(bounds[1], 5))
-        return {"value": round(float(values.mean()), 5), "interval": interval}
+    def summary(values: np.ndarray, *, is_gain: bool = False) -> Value:
+        interval_of = share_interval if is_share and not is_gain else cluster_interval
+        low, high = interval_of(values, videos, seed=draws) if has_intervals else (0.0, 0.0)
+        return Value(
+            value=round(float(values.mean()), 5),
+            interval=(round(low, 5), round(high, 5)) if has_intervals else None,
+            p_value=mcnemar(values) if is_share and is_gain and has_intervals else None,
+        )
 
     return Figure(
         source=source,
         name=name,
-        unit=unit,
+        unit="percent" if is_share else "nats per token",
         num_videos=len({*videos}),
         num_items=len(ids),
-        values={
-            model: Value(**summary(own, share_interval if is_share else cluster_interval))
-            for model, own in scores.items()
-        },
-        differences={
-            model: Difference(
-                **summary(gain, cluster_interval),
-                p_value=mcnemar(gain) if is_share and has_intervals else None,
-            )
-            for model, gain in gains.items()
-        },
+        values={model: summary(own) for model, own in scores.items()},
+        differences={model: summary(gain, is_gain=True) for model, gain in gains.items()},
     )
 
 
@@ -121,26 +122,37 @@ def mcnemar(gains: np.ndarray) -> float:
     return round(float(binomtest(num_gains, changed).pvalue), 5) if changed else 1.0
 
 
-def figure_tables(evaluation: Mapping[str, Any]) -> list[Table | str]:
-    """The content of `evaluation.json` for a terminal: a short table for each source, then the notes."""
+def read_evaluation(run: Path) -> Evaluation:
+    """The evaluation of a run, empty before it. Raises ValueError for a file of another version of tempo."""
+    if not (path := run / "evaluation.json").exists():
+        return Evaluation(figures=())
+    try:
+        return parse_row(Evaluation, path.read_bytes(), str(path))
+    except ValueError as error:
+        marker = run / "done" / "evaluation.json"
+        raise ValueError(
+            f"{error}. Another version of tempo wrote it. Remove it and {marker}, and run `tempo run` again"
+        ) from None
+
+
+def figure_tables(evaluation: Evaluation) -> list[Table | str]:
+    """An evaluation for a terminal: a short table for each source, then the notes."""
     tables = [
         figure_table(f"{source}, in percent", headings, cells)
-        for source, (headings, *cells) in text_tables(evaluation, is_short=True).items()
+        for source, (headings, *cells) in text_tables(evaluation.figures, is_short=True).items()
     ]
-    return tables + [f"evaluation: {note}" for note in evaluation["notes"]]
+    return tables + [f"evaluation: {note}" for note in evaluation.notes]
 
 
-def text_tables(evaluation: Mapping[str, Any], *, is_short: bool = False) -> dict[str, list[list[str]]]:
-    """The figures of `evaluation.json` as rows of text (see `figure_rows`), by their source."""
-    figures = [Figure.model_validate(row) for row in evaluation.get("figures", ())]
+def text_tables(figures: Iterable[Figure], *, is_short: bool = False) -> dict[str, list[list[str]]]:
+    """Figures as rows of text (see `figure_rows`), by their source."""
     sources = groupby(figures, key=lambda row: row.source)
     return {source: figure_rows([*rows], is_short=is_short) for source, rows in sources}
 
 
 def read_tables(run: Path) -> dict[str, list[list[str]]]:
     """The `text_tables` of a run; empty before its evaluation."""
-    path = run / "evaluation.json"
-    return text_tables(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    return text_tables(read_evaluation(run).figures)
 
 
 def figure_rows(figures: Sequence[Figure], *, is_short: bool = False) -> list[list[str]]:
@@ -153,24 +165,26 @@ def figure_rows(figures: Sequence[Figure], *, is_short: bool = False) -> list[li
     for figure in (figure for figure in figures if figure.unit == "percent" or not is_short):
         label = figure.name if figure.unit == "percent" else f"{figure.name} ({figure.unit})"
         cells = [] if is_short else [str(figure.num_videos)]
-        cells += [_cell(figure, value, is_short) for value in figure.values.values()]
-        rows.append([label, *cells, *(_cell(figure, gain, is_short) for gain in figure.differences.values())])
+        cells += [text_of(figure, value, is_short=is_short) for value in figure.values.values()]
+        gains = figure.differences.values()
+        rows.append([label, *cells, *(text_of(figure, gain, sign="+", is_short=is_short) for gain in gains)])
     return rows
 
 
-def _cell(figure: Figure, shown: Value, is_short: bool) -> str:
-    """A value, the p value of a difference, and the interval, on a second line unless the row is short."""
+def text_of(figure: Figure, shown: Value, *, sign: str = "", is_short: bool = False) -> str:
+    """A value, its p value and its interval; `sign` is "+" for differences. Short texts have no p value.
+
+    They have an interval only of differences, without decimals.
+    """
     scale, digits = (100, 1) if figure.unit == "percent" else (1, 3)
-    sign, p_value = ("+", shown.p_value) if isinstance(shown, Difference) else ("", None)
     text = f"{scale * shown.value:{sign}.{digits}f}"
-    if p_value is not None and not is_short:
-        text += f", p = {p_value:.3f}" if p_value >= 0.001 else ", p < 0.001"
+    if shown.p_value is not None and not is_short:
+        text += f", p = {shown.p_value:.3f}" if shown.p_value >= 0.001 else ", p < 0.001"
     if not shown.interval or (is_short and not sign):
         return text
-    if is_short:
-        return f"{text} [{100 * shown.interval[0]:.0f}, {100 * shown.interval[1]:.0f}]"
-    low, high = (f"{scale * bound:{sign}.{digits}f}" for bound in shown.interval)
-    return f"{text}\n[{low}, {high}]"
+    form, space = (".0f", " ") if is_short else (f"{sign}.{digits}f", "\n")
+    low, high = (f"{scale * bound:{form}}" for bound in shown.interval)
+    return f"{text}{space}[{low}, {high}]"
 
 
 def figure_table(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:

@@ -9,9 +9,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 from tempo.config import SamplingConfig
 from tempo.core.records import Clips, Kind, Outcome, Pair, Record, Sample, file_of
@@ -19,17 +19,14 @@ from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.benchmark import group_items, right_items
 from tempo.evaluation.evaluate import ask
-from tempo.evaluation.figures import MIN_VIDEOS, Figure, Item, make_figure
-from tempo.evaluation.probe import compare, segment
-from tempo.evaluation.probe_report import Comparison
+from tempo.evaluation.figures import MARGIN, MIN_VIDEOS, Item
+from tempo.evaluation.probe import Comparison, compare, comparison_items, segment
 from tempo.model.answers import Request
 from tempo.model.chat import VideoLM
 from tempo.model.generate import generate
 from tempo.preference.pairs import HELD_OUT, balance_lengths
 from tempo.preference.responses import Footage, arrange, frames_by_clip
 from tempo.video.frames import FrameStore
-
-SOURCE, MARGIN = "held-out videos", "margin over"
 
 #: The kinds of pairs that have all clips in another order.
 REORDERINGS: tuple[Kind, ...] = ("reverse", "shuffle")
@@ -53,13 +50,11 @@ class Description(Record):
 
     model: str
     video_id: str
-    prompt: str
     text: str
     is_whole: bool
 
 
-@dataclass(frozen=True)
-class HeldOutVideo:
+class HeldOutVideo(Record):
     """A held-out video with its clips, which a run with imported pairs does not have.
 
     `text` is the chosen text of its pairs: the base model's description, unless pairs were imported. Over all
@@ -67,7 +62,6 @@ class HeldOutVideo:
     one of each kind, have all clips in another order.
     """
 
-    id: str
     text: str
     prompt: str
     pairs: tuple[Pair, ...]
@@ -92,12 +86,12 @@ def read_held_out(context: Context) -> list[HeldOutVideo]:
     }
     return [
         HeldOutVideo(
-            name,
-            first[name].chosen,
-            first[name].prompt,
-            tuple(pair for pair in balanced if pair.video_id == name),
-            tuple(orders[name, kind] for kind in REORDERINGS if (name, kind) in orders),
-            clips.get(name),
+            id=name,
+            text=first[name].chosen,
+            prompt=first[name].prompt,
+            pairs=tuple(pair for pair in balanced if pair.video_id == name),
+            reordered=tuple(orders[name, kind] for kind in REORDERINGS if (name, kind) in orders),
+            clips=clips.get(name),
         )
         for name in names
     ]
@@ -121,25 +115,21 @@ def notes(context: Context, videos: Sequence[HeldOutVideo]) -> list[str]:
     return found
 
 
-def answer(context: Context, lm: VideoLM, video: HeldOutVideo) -> HeldOutResult:
+def answer(
+    context: Context, load: Callable[[], VideoLM], part: Sequence[HeldOutVideo]
+) -> list[HeldOutResult]:
     """A model's results on a held-out video: the probe, and the likelihoods of pairs and of `own words`."""
-    seed, max_tokens = context.config.run.seed, context.config.training.max_tokens
-    footage = _read_footage(context, video)
+    (video,), lm, limit = part, load(), context.config.training.max_tokens
+    footage, seed = _read_footage(context, video), context.config.run.seed
+    times: dict[str, Any] = {"fps": footage.fps, "seconds": footage.seconds}
     comparisons = compare(lm, footage, video.text, video=video.id, prompt=video.prompt, seed=seed)
     asked = sorted(_samples(video, footage), key=lambda row: row[0])
     outcomes: list[Outcome] = []
     for (shown, system), rows in groupby(asked, key=lambda row: row[0]):
         frames = footage.frames[list(shown)] if shown else footage.frames
-        outcomes += ask(
-            lm,
-            [sample for _, sample in rows],
-            frames,
-            fps=footage.fps,
-            seconds=footage.seconds,
-            system=system,
-            max_tokens=max_tokens,
-        )
-    return HeldOutResult(id=video.id, comparisons=tuple(comparisons), outcomes=tuple(outcomes))
+        samples = [sample for _, sample in rows]
+        outcomes += ask(lm, samples, frames, **times, system=system, max_tokens=limit)
+    return [HeldOutResult(id=video.id, comparisons=tuple(comparisons), outcomes=tuple(outcomes))]
 
 
 def _read_footage(context: Context, video: HeldOutVideo) -> Footage:
@@ -150,71 +140,52 @@ def _read_footage(context: Context, video: HeldOutVideo) -> Footage:
 
 def _samples(video: HeldOutVideo, footage: Footage) -> Iterator[tuple[tuple[tuple[int, ...], str], Sample]]:
     """The questions about a video, each with the indices of its frames (empty: all) and its system prompt."""
+
+    def sample(pair: Pair, name: str, aspect: str, **fields: Any) -> Sample:
+        about = {"video": file_of(video.id), "aspect": aspect, "format": pair.kind, "question": pair.prompt}
+        return Sample(id=name, options=(pair.chosen, pair.rejected), **about, **fields)
+
     for pair in video.pairs:
-        about = {"id": pair.id, "aspect": "pairs", "format": pair.kind, "question": pair.prompt}
-        options = (pair.chosen, pair.rejected)
-        yield (pair.frames, pair.system), Sample(video=video.id, options=options, answer=0, **about)
+        yield (pair.frames, pair.system), sample(pair, pair.id, "pairs", answer=0)
     for pair in video.reordered if video.clips else ():
-        shown, texts = tuple(arrange(footage.clip_T, pair.order).tolist()), (pair.chosen, pair.rejected)
+        shown = tuple(arrange(footage.clip_T, pair.order).tolist())
         # Clips shorter than the time between two frames may have none.
-        if shown == tuple(range(len(footage.frames))):
-            continue
-        group = f"{pair.id}/own-words"
-        about = {"aspect": "own words", "format": pair.kind, "question": pair.prompt}
-        for number, frames in enumerate(((), shown)):
-            sample = Sample(
-                id=f"{group}/{number}", video=video.id, options=texts, answer=number, group=group, **about
-            )
-            yield (frames, ""), sample
+        if shown != tuple(range(len(footage.frames))):
+            group = f"{pair.id}/own-words"
+            for number, frames in enumerate(((), shown)):
+                yield (frames, ""), sample(pair, f"{group}/{number}", "own words", answer=number, group=group)
 
 
-def held_out_figures(results: Mapping[str, Sequence[HeldOutResult]], *, seed: int) -> list[Figure]:
-    """The figures of the models by name, without those that have no items."""
-    found = {model: _items(rows) for model, rows in results.items()}
-    return [
-        make_figure(
-            SOURCE,
-            name,
-            {model: items[name] for model, items in found.items()},
-            seed=seed,
-            unit="nats per token" if MARGIN in name else "percent",
-        )
-        for name, items in next(iter(found.values())).items()
-        if items
-    ]
-
-
-def _items(results: Sequence[HeldOutResult]) -> dict[str, list[Item]]:
-    """What a model scores on each item of each figure."""
+def result_items(results: Sequence[HeldOutResult]) -> dict[str, list[Item]]:
+    """What a model scores on each item of each figure, by the name of the figure."""
     found: dict[str, list[Item]] = {}
     for label, kinds in (("reordered", REORDERINGS), ("cut or frozen", ("drop", "frozen"))):
         rows = [row for result in results for row in result.comparisons if row.kind in kinds]
-        names = [(f"{row.video}/{row.kind}-{row.level:02d}", file_of(row.video)) for row in rows]
-        margins = [row.margin / row.num_tokens for row in rows]
-        found[f"probe, real video likelier than {label}"] = [
-            Item(*name, row.win) for name, row in zip(names, rows, strict=True)
-        ]
-        found[f"probe, {MARGIN} {label}"] = [
-            Item(*name, margin) for name, margin in zip(names, margins, strict=True)
-        ]
+        found[f"probe, real video likelier than {label}"] = comparison_items(rows, "win")
+        found[f"probe, {MARGIN} over {label}"] = comparison_items(rows, "margin")
     outcomes = [outcome for result in results for outcome in result.outcomes]
-    files = {row.id: file_of(result.id) for result in results for row in result.outcomes}
-    found["pairs, chosen text likelier"] = right_items([row for row in outcomes if not row.group], files)
-    scores = group_items([row for row in outcomes if row.group], files)
+    found["pairs, chosen text likelier"] = right_items(row for row in outcomes if not row.group)
+    scores = group_items([row for row in outcomes if row.group])
     return found | {f"own words, {name} score": items for name, items in scores.items()}
 
 
-def describe(context: Context, lm: VideoLM, model: str, video: HeldOutVideo) -> Description:
-    """A model's description of a held-out video, decoded greedily."""
-    settings, footage = context.config.responses, _read_footage(context, video)
-    request = Request(video.prompt, 0, footage.frames, footage.fps, footage.seconds)
+def describe(
+    context: Context, load: Callable[[], VideoLM], model: str, videos: Sequence[HeldOutVideo]
+) -> None:
+    """Adds a model's descriptions of the first held-out videos to `evaluation/descriptions.jsonl`."""
+    store, table = RunStore(context.directory), "evaluation/descriptions"
+    known = {row.id for row in store.read(table, Description)}
+    shown = {f"{video.id}/{model}": video for video in videos[:NUM_DESCRIBED]}
+    if {*shown} <= known:
+        return
+    settings, requests = context.config.responses, []
+    for video in shown.values():
+        footage = _read_footage(context, video)
+        requests.append(Request(video.prompt, 0, footage.frames, footage.fps, footage.seconds))
     greedy = SamplingConfig(temperature=0, repetition_penalty=settings.repetition_penalty)
-    (answer,) = generate(lm, [request], sampling=greedy, max_new_tokens=settings.max_new_tokens)
-    return Description(
-        id=f"{video.id}/{model}",
-        model=model,
-        video_id=video.id,
-        prompt=video.prompt,
-        text=answer.text,
-        is_whole=answer.is_whole,
-    )
+    answers = generate(load(), requests, sampling=greedy, max_new_tokens=settings.max_new_tokens)
+    rows = [
+        Description(id=name, model=model, video_id=video.id, text=answer.text, is_whole=answer.is_whole)
+        for (name, video), answer in zip(shown.items(), answers, strict=True)
+    ]
+    store.append(table, [row for row in rows if row.id not in known])

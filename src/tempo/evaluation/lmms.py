@@ -23,7 +23,7 @@ from lmms_eval.models.registry_v2 import ModelManifest
 
 from tempo.config import FramesConfig, SamplingConfig
 from tempo.evaluation.benchmark import STATIC_ASPECTS, read_samples
-from tempo.evaluation.evaluate import options_of
+from tempo.evaluation.evaluate import options_of, shown
 from tempo.model.answers import Request
 from tempo.model.chat import Continuation, Prefix, log_probs
 from tempo.model.generate import generate
@@ -94,8 +94,7 @@ class Tempo(lmms):  # type: ignore[misc]
             return {"frames": None}
         if len(visuals) > 1 or not isinstance(visuals[0], str):
             raise ValueError(f"the model `tempo` takes one video file per question, got {visuals}")
-        frames = sample_video(visuals[0], self._frames)
-        return {"frames": frames.images, "fps": frames.fps, "seconds": frames.seconds.tolist()}
+        return shown(sample_video(visuals[0], self._frames))
 
 
 class Questions(ConfigurableTask):  # type: ignore[misc]

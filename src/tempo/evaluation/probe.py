@@ -7,17 +7,20 @@ its order finds it equally likely. A probe measures how much a model notices, no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import Field
+from rich.table import Table
 
 from tempo.config import FramesConfig, PerturbationsConfig, SamplingConfig, VideosConfig
 from tempo.core.hashing import derive_seed
-from tempo.core.records import Skipped
+from tempo.core.records import Frozen, Kind, Skipped, file_of
 from tempo.engine.types import SkipRecord
-from tempo.evaluation.probe_report import Comparison, ProbeKind, ProbeReport, report_comparisons
+from tempo.evaluation.figures import MARGIN, Figure, Item, figure_table, make_figures, text_of
 from tempo.model.answers import Request
 from tempo.model.chat import Prefix, VideoLM, log_probs
 from tempo.model.generate import generate
@@ -33,6 +36,53 @@ BATCH_SIZE = 8
 
 #: Number of segments that are perturbed instead of clips: as many as the easiest level distinguishes.
 NUM_SEGMENTS = max(PerturbationsConfig().levels)
+
+#: `frozen`: every frame is the middle one; its level is written as 0.
+ProbeKind = Literal[Kind, "frozen"]
+
+#: In the order of tables and charts.
+KINDS: tuple[ProbeKind, ...] = ("reverse", "shuffle", "drop", "frozen")
+
+#: The name of the share of comparisons in which the clean video is likelier; a tie is half a win.
+WIN_RATE = "win rate"
+
+
+class Comparison(Frozen):
+    """Log-likelihoods (nats) of the description of `video`, given the clean and one perturbed video.
+
+    `num_tokens` counts the tokens of the description, end of turn included.
+    """
+
+    video: str
+    kind: ProbeKind
+    level: int
+    num_tokens: int
+    clean: float
+    perturbed: float
+
+    @property
+    def margin(self) -> float:
+        """How many nats per token more likely the description is with the clean video."""
+        return (self.clean - self.perturbed) / self.num_tokens
+
+    @property
+    def win(self) -> float:
+        """1 if it is more likely with the clean video, 0 if with the perturbed one, 0.5 for a tie."""
+        return 0.5 + 0.5 * float(np.sign(self.margin))
+
+
+class ProbeReport(Frozen):
+    """The results of a probe: a win rate and a margin of each kind, each kind and level, and all comparisons.
+
+    A tie is half a win: a win rate of 50 % means that the model does not notice the change. `left_out` are
+    videos that were not probed, each with its path as `id`; `descriptions` are the texts that were scored, by
+    video id.
+    """
+
+    figures: tuple[Figure, ...]
+    comparisons: tuple[Comparison, ...]
+    left_out: tuple[Skipped, ...] = ()
+    descriptions: dict[str, str] = Field({})
 
 
 def probe(
@@ -81,8 +131,12 @@ def probe(
     if not comparisons:
         first = left_out[0]
         raise ValueError(f"no video can be probed: {first.id}: {first.reason}: {first.detail}")
-    report = report_comparisons(comparisons, seed=seed)
-    return report.model_copy(update={"left_out": tuple(left_out), "descriptions": descriptions})
+    return ProbeReport(
+        figures=probe_figures(comparisons, seed=seed),
+        comparisons=tuple(comparisons),
+        left_out=tuple(left_out),
+        descriptions=descriptions,
+    )
 
 
 def compare(
@@ -111,7 +165,7 @@ def perturbed_views(footage: Footage, *, prompt: str, seed: int) -> Iterator[tup
     ask = frame_requests(footage, prompt=prompt)
     for made in perturb_all(footage.num_clips, PerturbationsConfig(), seed=seed):
         # None if the order of frames is unchanged, because only clips without frames moved.
-        if request := ask(made.order, 0):
+        if request := ask(made.order, (), 0):
             yield made.kind, made.level, request
     middle_T = np.full(len(footage.frames), len(footage.frames) // 2)
     yield "frozen", 0, Request(prompt, 0, footage.frames[middle_T], footage.fps, footage.seconds)
@@ -149,3 +203,62 @@ def _describe(
     names = (name for name, _ in batch.values())
     # A truncated answer is not scored, because the model did not end its turn there.
     return {name: answer.text for name, answer in zip(names, answers, strict=True) if answer.is_whole}
+
+
+def probe_figures(comparisons: Sequence[Comparison], *, seed: int) -> tuple[Figure, ...]:
+    """The win rate and the margin of each kind, of each kind and level, easiest first, and of all."""
+    items: dict[str, list[Item]] = {}
+    for kind in (*KINDS, "all"):
+        rows = [row for row in comparisons if kind in (row.kind, "all")]
+        levels = sorted({row.level for row in rows} - {0}, reverse=True)
+        parts = {f"{kind}, r = {level}": [row for row in rows if row.level == level] for level in levels}
+        for part, own in {kind: rows, **parts}.items():
+            items[f"{WIN_RATE}, {part}"] = comparison_items(own, "win")
+            items[f"{MARGIN}, {part}"] = comparison_items(own, "margin")
+    return tuple(make_figures("probe", {"model": items}, seed=seed))
+
+
+def comparison_items(comparisons: Iterable[Comparison], key: Literal["win", "margin"]) -> list[Item]:
+    """The value of each comparison."""
+    names = [(f"{row.video}/{row.kind}-{row.level:02d}", file_of(row.video)) for row in comparisons]
+    return [Item(*name, getattr(row, key)) for name, row in zip(names, comparisons, strict=True)]
+
+
+def probe_table(report: ProbeReport) -> Table:
+    """One row per kind and level, and one for all, with intervals if there are enough videos."""
+    rows: dict[str, list[str]] = {}
+    for figure in report.figures:
+        part = figure.name.partition(", ")[2]
+        text = text_of(figure, figure.values["model"]).replace("\n", " ")
+        rows.setdefault(part, [str(figure.num_videos)]).append(text)
+    title = "how often, and by how much, a description is more likely with the clean video [95 % intervals]"
+    cells = ([part, *texts] for part, texts in rows.items())
+    return figure_table(title, ("", "videos", "win %", "nats per token"), cells)
+
+
+def write_chart(report: ProbeReport, path: Path, *, title: str) -> None:
+    """Draws win rates and margins by kind and level (.png or .svg); equal reports give equal bytes."""
+    import matplotlib
+    from matplotlib.figure import Figure as Chart
+
+    # A fixed salt and no date or version in the metadata, so that the bytes depend only on the figures.
+    with matplotlib.rc_context({"svg.hashsalt": "tempo"}):
+        chart = Chart(figsize=(10, 3.5), layout="constrained")
+        # A file name may contain dollar signs.
+        chart.suptitle(title, parse_math=False)
+        for axes, name in zip(chart.subplots(1, 2), (WIN_RATE, MARGIN), strict=True):
+            # `frozen` has no levels and is a point; "all" comes first, because it has all levels, in order.
+            for kind in ("all", *KINDS):
+                start = f"{name}, {kind}" if kind == "frozen" else f"{name}, {kind}, r = "
+                found = [row for row in report.figures if row.name.startswith(start)]
+                values = [row.values["model"] for row in found]
+                means = np.array([value.value for value in values])
+                bounds = [value.interval or (np.nan, np.nan) for value in values]
+                errors = np.abs(np.reshape(bounds, (-1, 2)) - means[:, None]).T
+                places = [row.name.removeprefix(start) or kind for row in found]
+                if found:
+                    axes.errorbar(places, means, yerr=errors, marker="o", capsize=3, label=kind)
+            axes.set(xlabel="level", ylabel=name)
+            axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+        chart.savefig(path, metadata={"Date" if path.suffix.lower() == ".svg" else "Software": None})

@@ -34,13 +34,13 @@ class Request:
 class Answer:
     """A sampled text. `is_whole` is False if the token limit cut it off; `failure` is a server's error.
 
-    `num_tokens` is the number of sampled tokens; 0 if a server sampled them.
+    `token_ids` are the sampled tokens, with the one that ends the answer; empty if a server sampled them.
     """
 
     text: str
     is_whole: bool
     failure: str = ""
-    num_tokens: int = field(default=0, compare=False)
+    token_ids: tuple[int, ...] = field(default=(), compare=False)
 
 
 class Generate(Protocol):

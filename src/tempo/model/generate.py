@@ -35,6 +35,7 @@ def generate(
 ) -> list[Answer]:
     """One answer per request, in order; all requests of a batch have the same number of frames.
 
+    Requests of a batch with the same prompt and the same array of frames are encoded once.
     Raises ValueError if the checkpoint's generation_config.json asks for beam search.
     """
     for name, value in _GENERATION.items():
@@ -57,14 +58,16 @@ def generate(
 def _generate_batch(
     lm: VideoLM, requests: Sequence[Request], sampling: SamplingConfig, max_new_tokens: int
 ) -> list[Answer]:
-    texts = [lm.render(request.prompt, with_video=request.frames is not None) for request in requests]
-    videos = [request.frames for request in requests if request.frames is not None]
-    times = [request.seconds for request in requests] if videos else []
-    inputs = lm.inputs(texts, videos or None, fps=[request.fps for request in requests], seconds=times)
+    prompts: dict[tuple[str, int], Request] = {}
+    for request in requests:
+        prompts.setdefault((request.prompt, id(request.frames)), request)
+    sources = [[*prompts].index((request.prompt, id(request.frames))) for request in requests]
+    texts = [lm.template.render(p.prompt, with_video=p.frames is not None) for p in prompts.values()]
+    inputs = lm.inputs(texts, [*prompts.values()])
     _fill_padding(inputs)
-    ends = sorted(lm.end_ids(with_video=bool(videos)))
+    ends = sorted(lm.end_ids(with_video=requests[0].frames is not None))
     # A sampled video or image placeholder would need features in the next step.
-    suppressed = {*(lm.model.generation_config.suppress_tokens or ()), *lm.media_ids} - set(ends)
+    suppressed = {*(lm.model.generation_config.suppress_tokens or ()), *lm.template.media_ids} - set(ends)
     stops = lm.model.generation_config.stop_strings or ()
     rows = lm.model.generate(
         **{name: tensor.to(lm.model.device) for name, tensor in inputs.items()},
@@ -81,10 +84,11 @@ def _generate_batch(
         repetition_penalty=1.0,
         custom_generate=_decode,
         sampling=sampling,
+        sources_B=torch.tensor(sources, device=lm.model.device),
         draws_BN=_draw(requests, max_new_tokens).to(lm.model.device),
     )
     stop = re.compile("|".join(map(re.escape, [stops] if isinstance(stops, str) else stops)) or "(?!)")
-    return [_read_answer(lm, text, row, ends, stop) for text, row in zip(texts, rows, strict=True)]
+    return [_read_answer(lm, texts[i], row, ends, stop) for i, row in zip(sources, rows, strict=True)]
 
 
 def _fill_padding(inputs: dict[str, Tensor]) -> None:
@@ -107,21 +111,26 @@ def _decode(
     stopping_criteria: Any,
     generation_config: Any,
     sampling: SamplingConfig,
+    sources_B: Tensor,
     draws_BN: Tensor,
     **inputs: Any,
 ) -> list[list[int]]:
     """The loop of `generate`: the new tokens of each row, possibly with tokens after its end.
 
-    Finished rows leave the batch.
+    `sources_B` is the index of the prompt of each row. Finished rows leave the batch.
     """
     num_prompt, answers = ids_BL.shape[1], dict[int, list[int]]()
-    rows_B = torch.arange(len(ids_BL), device=ids_BL.device)
-    is_finished_B = ids_BL.new_zeros(len(ids_BL), dtype=torch.bool)
+    rows_B = torch.arange(len(sources_B), device=ids_BL.device)
+    is_finished_B = ids_BL.new_zeros(len(sources_B), dtype=torch.bool)
     model_inputs = model.prepare_inputs_for_generation(ids_BL, is_first_iteration=True, **inputs)
     while True:
         outputs = model(**model_inputs, return_dict=True)
-        inputs = model._update_model_kwargs_for_generation(outputs, inputs)
-        scores_BV = _penalized(outputs.logits[:, -1].float(), ids_BL, sampling.repetition_penalty)
+        inputs, logits_BV = model._update_model_kwargs_for_generation(outputs, inputs), outputs.logits[:, -1]
+        if len(ids_BL) < len(rows_B):
+            # The prompts have been read; now each answer gets a row.
+            inputs = _select_rows(inputs, sources_B, (len(ids_BL), ids_BL.shape[1] + 1))
+            ids_BL, logits_BV = ids_BL[sources_B], logits_BV[sources_B]
+        scores_BV = _penalized(logits_BV.float(), ids_BL, sampling.repetition_penalty)
         scores_BV = logits_processor(ids_BL, scores_BV)
         chosen_B = _choose(scores_BV, draws_BN[:, ids_BL.shape[1] - num_prompt], sampling.temperature)
         ids_BL = torch.cat([ids_BL, chosen_B[:, None]], dim=1)
@@ -154,11 +163,13 @@ def _choose(scores_BV: Tensor, draws_B: Tensor, temperature: float) -> Tensor:
     return chosen_B1[:, 0].clamp(max=scores_BV.shape[1] - 1)
 
 
-def _select_rows(inputs: dict[str, Any], kept: Tensor, shape: torch.Size) -> dict[str, Any]:
+def _select_rows(inputs: dict[str, Any], kept: Tensor, shape: Sequence[int]) -> dict[str, Any]:
     """The cache and the inputs [..., B, L] (mask, positions, types of tokens) of the rows `kept`."""
     inputs["past_key_values"].reorder_cache(kept)
     return {
-        name: value[..., kept, :] if isinstance(value, Tensor) and value.shape[-2:] == shape else value
+        name: value[..., kept, :]
+        if isinstance(value, Tensor) and value.shape[-2:] == torch.Size(shape)
+        else value
         for name, value in inputs.items()
     }
 
@@ -211,5 +222,5 @@ def _read_answer(lm: VideoLM, prompt: str, row: list[int], ends: list[int], stop
         text = END_OF_THINKING + lm.tokenizer.decode(row[cut:], skip_special_tokens=True)
     is_whole = row[-1] in ends or bool(stop.search(text))
     text = stop.split(text, maxsplit=1)[0].rstrip()
-    answer = Answer(text, is_whole, num_tokens=len(row))
+    answer = Answer(text, is_whole, token_ids=tuple(row))
     return without_reasoning(answer, is_open=prompt.rstrip().endswith(THINK))

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempo.config import Config, DpoPhase, PhaseConfig
+from tempo.config import Config, DpoPhase, GrpoPhase, PhaseConfig
 from tempo.core.records import Video
 from tempo.model.chat import Continuation, Prefix, VideoLM
 from tempo.model.loading import load_processor, pick_dtype, read_config
-from tempo.model.prefix import ContinuationTokens, Group
+from tempo.model.prefix import ContinuationTokens, Group, split_group
 from tempo.pipeline.rates import Rates, frame_shape
 from tempo.pipeline.stages import find_stage
 from tempo.preference.prompts import DIFFERENCE, fusion
@@ -122,10 +122,10 @@ class Estimate:
         if form == "captions":
             caption = " ".join(["a"] * min(CAPTION_TOKENS, self.config.captions.max_new_tokens))
             prompt = fusion([caption] * math.ceil(self.rates.num_clips))
-            return self._lm.inputs([self._lm.render(prompt, with_video=False)])
+            return self._lm.inputs([self._lm.template.render(prompt, with_video=False)])
         count = {"pair": 4, "clips": 2 * math.ceil(self.rates.num_clips)}.get(form, count)
         blank = np.zeros((count, height, width, 3), np.uint8)
-        return self._lm.inputs([self._lm.render(DIFFERENCE)], [blank], fps=[fps])
+        return self._lm.inputs([self._lm.template.render(DIFFERENCE)], [Prefix(blank, "", fps=fps)])
 
     def _training(self, phase: PhaseConfig, old_rank: int) -> Step:
         (num_examples, answers), row = self._examples(phase), self._row(phase)
@@ -144,13 +144,18 @@ class Estimate:
         if num_tokens > self.config.training.max_tokens:
             advice = f"training.max_tokens = {num_tokens}, or a smaller frames.max_total_pixels"
         seconds = num_steps * cost.flops * share / self.rates.flops_per_second
+        if isinstance(phase, GrpoPhase):
+            # Sampling: each new token of a batch reads all weights.
+            num_batches = math.ceil(phase.batch_size * len(answers) / self.config.responses.batch_size)
+            reading = ANSWER_TOKENS * cost.weights_bytes / self.rates.memory_bytes_per_second
+            seconds = seconds * phase.num_updates + num_steps * num_batches * reading
         return Step(phase.name, num_tokens, cost, seconds, advice)
 
     def _key(self, phase: PhaseConfig) -> str:
         """The same for phases that differ only in data and rate."""
         others = {"name", "learning_rate", "epochs", "beta", "loss", "nll_weight"}
         # With grouping "video", the number of levels determines the size of a row.
-        num_levels = len(getattr(phase, "levels", ())) if phase.grouping == "video" else 0
+        num_levels = len(getattr(phase, "levels", ())) if getattr(phase, "grouping", "") == "video" else 0
         return phase.model_dump_json(exclude={*others, "levels"}) + str(num_levels)
 
     def training_cost(self, phase: PhaseConfig) -> Cost:
@@ -163,12 +168,17 @@ class Estimate:
 
     def _row(self, phase: PhaseConfig) -> list[Group]:
         """The longest packed row: as many of the longest videos as fit, then median ones."""
-        answers = tuple(self._examples(phase)[1])
-        longest, median = (Group(group.inputs, answers) for group in (self.longest, self.median))
+        answers, limit = tuple(self._examples(phase)[1]), self.config.training.max_tokens
+
+        def shortened(group: Group) -> Group:
+            # As many answers as fit, but at least one pair.
+            most = max(limit, _size(Group(group.inputs, answers[:2])))
+            return split_group(Group(group.inputs, answers), max_tokens=most)[0]
+
+        longest, median = shortened(self.longest), shortened(self.median)
         row = [longest]
         for group in (longest, median):
-            most = self.config.training.max_tokens - _size(group)
-            while len(row) < phase.batch_size and sum(map(_size, row)) <= most:
+            while len(row) < phase.batch_size and sum(map(_size, [*row, group])) <= limit:
                 row.append(group)
         return row
 
@@ -181,6 +191,9 @@ class Estimate:
                 "video": (1, kinds * levels), "level": (levels, kinds), "pair": (kinds * levels, 1)
             }[phase.grouping]  # fmt: skip
             return self.num_kept * rows, [ContinuationTokens((0,) * size)] * (1 + rejected)
+        if isinstance(phase, GrpoPhase):
+            size = self.config.responses.max_new_tokens
+            return self.num_kept, [ContinuationTokens((0,) * size)] * phase.num_answers
         # The questions of a synthetic run do not exist yet: about six short ones for each video.
         asked = [
             Question(str(n % len(self.videos)), "a " * 10, "a " * 20) for n in range(6 * len(self.videos))

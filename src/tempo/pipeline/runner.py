@@ -40,14 +40,12 @@ class RunResult:
     """The state of a run directory after a run.
 
     `stages` are the names of the finished stages, and `report` is the path of report.html if it exists.
-    `figures` is the table of the evaluation, and `evaluation` maps model names to their `EvaluationReport` on
-    the benchmark; both are empty before the evaluation.
+    `figures` is the table of the evaluation; it is empty before it.
     """
 
     directory: Path
     stages: tuple[str, ...]
     report: Path | None
-    evaluation: dict[str, Frozen]
     figures: tuple[Frozen, ...]
 
 
@@ -71,16 +69,11 @@ def run(
     source = Path(from_run) if from_run else None
     run_stages(context, console or Console(quiet=True), until=until, source=source, redo=redo)
     store, report = RunStore(context.directory), context.directory / "report.html"
-    evaluation, figures = dict[str, Frozen](), tuple[Frozen, ...]()
-    if (path := context.directory / "evaluation.json").exists():
-        from tempo.evaluation.benchmark import EvaluationReport
-        from tempo.evaluation.figures import Figure
+    from tempo.evaluation.figures import read_evaluation
 
-        read = json.loads(path.read_text(encoding="utf-8"))
-        evaluation = {name: EvaluationReport.model_validate(found) for name, found in read["models"].items()}
-        figures = tuple(Figure.model_validate(row) for row in read["figures"])
-    done = tuple(stage.name for stage in STAGES if store.is_done(stage.name))
-    return RunResult(context.directory, done, report if report.exists() else None, evaluation, figures)
+    figures = read_evaluation(context.directory).figures
+    done = [stage.name for stage in STAGES if store.is_done(stage.name)]
+    return RunResult(context.directory, tuple(done), report if report.exists() else None, figures)
 
 
 def run_stages(

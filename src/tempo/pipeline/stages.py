@@ -88,7 +88,8 @@ def _imported(config: Config) -> str:
 
 def _not_captioned(config: Config) -> str:
     form = config.responses.input_form
-    return _imported(config) or ("" if form == "captions" else f"responses.input_form is {form!r}")
+    needs_captions = form == "captions" or config.pairs.verify
+    return _imported(config) or ("" if needs_captions else f"responses.input_form is {form!r}")
 
 
 def _compares_models(config: Config) -> bool:

@@ -126,15 +126,16 @@ def run_training(context: Context, console: Console) -> None:
         for row in skipped[:1]:
             console.print(f"training: {len(skipped)} instructions skipped, such as {row.id}: {row.reason}")
     call_to_training(context.config.model.device, is_needed=True)
-    names = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
-    with counters(console) as show:
+    names = {"loss": "loss", "reward": "reward"}
+    names |= {"rewards/accuracies": "accuracy", "rewards/margins": "margin"}
+    with counters(console) as show, tracked(context) as send:
 
         def show_step(directory: Path, step: int, num_steps: int, row: dict[str, float]) -> None:
             figures = (f"{short} {row[name]:.3f}" for name, short in names.items() if name in row)
             show(str(directory.relative_to(context.directory)), step, num_steps, " ".join(figures))
+            send()
 
-        with tracked(context):
-            phases.run_training(phases.Session(context, show_step, console.print))
+        phases.run_training(phases.Session(context, show_step, console.print))
 
 
 def join_training(context: Context) -> None:
@@ -163,7 +164,7 @@ def run_report(context: Context, console: Console) -> None:
     from tempo.report.report import write_report
 
     write_cards(context)
-    console.print(f"report: {write_report(context)}")
+    write_report(context)
 
 
 def check_trackers(config: Config) -> None:

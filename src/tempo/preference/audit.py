@@ -9,22 +9,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from tempo.config import load_config
 from tempo.core.files import write_json
 from tempo.core.hashing import derive_seed
-from tempo.core.records import Frozen, Pair, file_of
+from tempo.core.records import Captions, Frozen, Pair, file_of
 from tempo.core.statistics import share_interval
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.preference.importing import pair_of_row
 from tempo.preference.pairs import log_length_ratio
+from tempo.preference.verify import agreement_gain
 
 if TYPE_CHECKING:
     from tempo.model.chat import VideoLM
@@ -45,14 +44,11 @@ NUM_FOLDS = 5
 #: The file with the scores of the single pairs in a run directory.
 PAIR_SCORES = "audit_pairs.json"
 
-#: For each part of the verdict: its baselines, of which the strongest counts, and the advice.
-SUBJECTS = {
-    "Length": (
-        ("longer_text", "length"),
-        'Set pairs.length = "fair", or leave these kinds out of the phases.',
-    ),
-    "The choice of words": (("words",), "If length is not a shortcut, the texts differ in vocabulary."),
-    "The language model without the video": (("model",), "Try another responses.temperature."),
+#: The baselines: their names in the verdict, and the advice if one has found a shortcut.
+BASELINES = {
+    "length": ("Length", 'Set pairs.length = "fair", or use the kind "replace" instead of "drop".'),
+    "words": ("The choice of words", "If length is not a shortcut, the texts differ in vocabulary."),
+    "model": ("The language model without the video", "Try another responses.temperature."),
 }
 
 
@@ -73,13 +69,15 @@ class BaselineAccuracy(Accuracy):
 
 
 class AuditReport(Frozen):
-    """The content of `audit.json`; `baselines` has `longer_text`, `length`, `words` and `model`."""
+    """The content of `audit.json`; `baselines` has `length`, `words` and `model`."""
 
     num_pairs: int
     num_audited: int
     num_videos: int
     baselines: dict[str, BaselineAccuracy]
     verdict: str
+    #: How often the chosen text agrees better with the captions of the clips, if there are any.
+    verified: BaselineAccuracy | None = None
     #: By id of the pair, for each baseline: positive if it picks the chosen text, and by how much.
     pair_scores: dict[str, dict[str, float]] = Field(default_factory=dict)
 
@@ -104,8 +102,6 @@ def audit(
     audited = _draw_videos(all_pairs, max_pairs, seed)
     num_pairs, num_videos = len(audited), len({_film(pair) for pair in audited})
     found = dict[str, tuple[Array, list[Pair]]]()
-    if audited:
-        found["longer_text"] = np.array([log_length_ratio(pair) for pair in audited]), audited
     if num_videos >= NUM_FOLDS:
         for name, features_PF in _features(audited).items():
             found[name] = _cross_validated(features_PF, audited, seed), audited
@@ -127,33 +123,36 @@ def audit(
     )
 
 
-def audit_run(context: Context, *, progress: Progress, with_model: bool = True) -> AuditReport:
-    """Audits the pairs of a run as configured, with or without its model.
+def audit_run(context: Context, *, progress: Progress) -> AuditReport:
+    """Audits the pairs of a run as configured.
 
     Writes `audit.json`, and the scores of the single pairs to `audit_pairs.json`.
     """
     config, pairs = context.config, RunStore(context.directory).read("pairs", Pair)
     model = None
-    if with_model and pairs and config.audit.max_model_pairs:
+    if pairs and config.audit.max_model_pairs:
         from tempo.model.loading import load_model
 
         model = load_model(**config.model.model_dump())
     limits = config.audit.model_dump()
     report = audit(pairs, with_model=model, seed=config.run.seed, progress=progress, **limits)
+    if verified := _verify(context, pairs):
+        text = f"{report.verdict} The chosen text agrees better with the captions of the clips in "
+        text += f"{100 * verified.accuracy:.0f} % of the pairs (pairs.verify keeps only these)."
+        report = report.model_copy(update={"verified": verified, "verdict": text})
     write_json(context.directory / PAIR_SCORES, report.pair_scores)
     write_json(context.directory / "audit.json", report.model_dump(mode="json", exclude={"pair_scores"}))
     return report
 
 
-def audit_directory(directory: Path, *, progress: Progress, with_model: bool) -> AuditReport:
-    """Like `audit_run`, for a run that has ended. Raises ValueError if it is in use or has no config.toml."""
-    context, store = Context(load_config(directory / "config.toml"), directory), RunStore(directory)
-    with store.lock():
-        report = audit_run(context, with_model=with_model, progress=progress)
-        # The report is out of date now, and without the model the next run must repeat the audit.
-        for stage in ("report",) if with_model else ("report", "audit"):
-            store.forget(stage)
-    return report
+def _verify(context: Context, pairs: Sequence[Pair]) -> BaselineAccuracy | None:
+    config, captions = context.config, RunStore(context.directory).rows("captions", Captions)
+    # A mirrored pair is about the perturbed video.
+    known = [pair for pair in pairs if pair.video_id in captions and not pair.frames]
+    if not (known := _draw_videos(known, config.audit.max_pairs, config.run.seed)):
+        return None
+    gains = [agreement_gain(pair.chosen, pair.rejected, captions[pair.video_id].captions) for pair in known]
+    return _summarize(np.array(gains), known, config.run.seed)
 
 
 def _as_pair(pair: Pair | Mapping[str, Any] | Sequence[str], number: int) -> Pair:
@@ -259,35 +258,29 @@ def _summarize(scores_P: Array, pairs: Sequence[Pair], seed: int) -> BaselineAcc
 
 
 def verdict(scores: Mapping[str, BaselineAccuracy], *, num_pairs: int, num_videos: int) -> str:
-    """One sentence for each of SUBJECTS that was measured, with advice if it is a shortcut."""
+    """One sentence for each baseline, with advice if it has found a shortcut."""
     if num_videos < MIN_VIDEOS:
         size = f"{num_pairs} pairs of {num_videos} videos"
         return f"No verdict: {size} are too few. At least {MIN_VIDEOS} videos are needed."
-    sentences = []
-    for subject, (names, advice) in SUBJECTS.items():
-        if found := {name: scores[name] for name in names if name in scores}:
-            name = max(found, key=lambda name: _strength(name, found[name])[0])
-            sentences.append(f"{subject} alone solves {_finding(name, found[name], advice)}")
-    return " ".join(sentences)
+    return " ".join(_finding(name, score) for name, score in scores.items())
 
 
-def _finding(name: str, score: BaselineAccuracy, advice: str) -> str:
-    strength, low = _strength(name, score)
-    finding = f"{100 * strength:.0f} % of the pairs"
+def _finding(name: str, score: BaselineAccuracy) -> str:
+    (subject, advice), (strength, low) = BASELINES[name], _strength(name, score)
+    finding = f"{subject} alone solves {100 * strength:.0f} % of the pairs"
     parts = {f"{kind} pairs": _strength(name, part) for kind, part in score.by_kind.items()}
     parts |= {f"level {level}": _strength(name, part) for level, part in score.by_level.items()}
-    shortcuts = {title: share for title, (share, part_low) in parts.items() if part_low > SHORTCUT}
-    if worst := max(shortcuts, key=lambda title: shortcuts[title], default=""):
-        finding += f", {100 * shortcuts[worst]:.0f} % of {worst}"
-    if worst or (strength > SHORTCUT and low > 0.5):
-        return f"{finding}: a shortcut. {advice}"
-    return f"{finding}: no {'clear ' if strength > SHORTCUT else ''}shortcut."
+    worst, (share, part_low) = max(parts.items(), key=lambda part: part[1][1], default=("", (0.0, 0.0)))
+    if part_low > SHORTCUT:
+        return f"{finding}, {100 * share:.0f} % of {worst}: a shortcut. {advice}"
+    if strength > SHORTCUT:
+        return f"{finding}: a shortcut. {advice}" if low > 0.5 else f"{finding}: no clear shortcut."
+    return f"{finding}: no shortcut."
 
 
 def _strength(name: str, score: Accuracy) -> tuple[float, float]:
     """The share of pairs that a baseline gets right, and the lower end of its 95 % interval."""
     low, high = score.interval if score.num_videos >= MIN_VIDEOS else (0.0, 1.0)
-    # A fitted baseline knows which text to prefer. Any other is just as informative if always wrong.
-    if name in ("length", "words"):
-        return score.accuracy, low
-    return max(score.accuracy, 1 - score.accuracy), max(low, 1 - high)
+    # The model is just as informative if it is always wrong; the other baselines are fitted.
+    is_wrong = name == "model" and score.accuracy < 0.5
+    return (1 - score.accuracy, 1 - high) if is_wrong else (score.accuracy, low)

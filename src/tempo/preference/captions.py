@@ -23,15 +23,10 @@ STAGE = "captions"
 
 _WORD = re.escape(CAPTION_MARK.rstrip(":"))
 
-#: The mark at the start of a line, with any capitalization and Markdown; %s is what may follow the word.
-_AT_START = rf"(?m:^)[ \t#>*_`-]*(?i:{_WORD})%s[*_` \t]*:[*_`]*"
-
-#: Forms of the mark, the most reliable first: "Caption:"; "Caption (clip 2):" or "Caption of the clip:"; and
-#: "Caption:" within a line. If a more reliable form is found, less reliable ones are part of the caption,
-#: which may mention captions. Within a line, "Caption:" after a quotation mark is text visible in a frame.
+#: Forms of the mark, the more reliable first: at the start of a line, such as "**Caption:**", or "Caption of
+#: the clip:"; and "Caption:" within a line, but not after a quotation mark, where it is text in a frame.
 _MARKS = (
-    re.compile(_AT_START % ""),
-    re.compile(_AT_START % r"(?:[ \t]*\([^)\n]{0,40}\)|[ \t]+(?:of|for)[ \t][^:\n]{0,40})"),
+    re.compile(rf"^[ \t#>*_`-]*{_WORD}\b[^:\n]{{0,40}}:[*_`]*", re.IGNORECASE | re.MULTILINE),
     re.compile(rf"(?<![\"'“‘«*_`])[*_`]*\b{_WORD}[*_`]*:[*_`]*"),
 )
 
@@ -99,7 +94,7 @@ def _collect(video_id: str, drawn: Sequence[tuple[Answer, str | None]]) -> Capti
             fault = "empty" if answer.is_whole else "cut off at captions.max_new_tokens"
             detail = f"clip {index} of {len(drawn)}: {fault}"
             return Skipped(stage=STAGE, id=video_id, reason="no caption", detail=detail)
-    num_tokens = sum(answer.num_tokens for answer, _ in drawn)
+    num_tokens = sum(len(answer.token_ids) for answer, _ in drawn)
     return Captions(
         id=video_id, captions=tuple(caption for _, caption in drawn if caption), num_tokens=num_tokens
     )
@@ -108,9 +103,9 @@ def _collect(video_id: str, drawn: Sequence[tuple[Answer, str | None]]) -> Capti
 def clean_caption(answer: Answer, is_differential: bool, *, is_last_try: bool = True) -> str | None:
     """The caption in an answer, on one line; None if it is empty or was cut off at the token limit.
 
-    It is the text after the last of the most reliable marks. Without a mark, a differential answer describes
-    both clips: the result is None, or on the last attempt its longest paragraph. Any other answer without a
-    mark is the caption itself.
+    It is the text after the last mark of the more reliable form. Without a mark, a differential answer
+    describes both clips: the result is None, or on the last attempt its longest paragraph. Any other answer
+    without a mark is the caption itself.
     """
     if not answer.is_whole:
         return None

@@ -6,17 +6,18 @@ Rows are sorted from easy to hard: their order is the only curriculum that other
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import shutil
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tempo import __version__
 from tempo.core.files import write_json, write_lines
-from tempo.core.records import Pair, Video, file_of
+from tempo.core.records import Pair
 from tempo.core.store import RunStore, read_config
 from tempo.preference.importing import ORIGIN, TAGS, VIDEO_TAG, Row
 from tempo.video.frames import FrameStore
@@ -33,80 +34,59 @@ def export_pairs(
     """Writes a run's pairs, or a list of pairs, into the new folder `out`; returns their number.
 
     `format_name` is "trl", "ms-swift", "llama-factory" or "parquet". After an error there is no folder.
-    `push_to` is the name of a data set on the Hugging Face hub to which the folder is uploaded ("parquet"
-    only); its pairs name videos without their folders. Raises ValueError for an unknown format, if there are
-    no pairs, if a video that the format needs is missing, or if the hub refuses the upload.
+    `push_to` is the name of a data set on the Hugging Face hub, private if it is new, to which the folder is
+    uploaded ("parquet" only); its pairs name videos without their folders. Raises ValueError for an unknown
+    format, if there are no pairs, if a video that the format needs is missing, or if the hub refuses.
     """
     if format_name not in FORMATS:
         raise ValueError(f"--format {format_name!r} is unknown. The formats are {', '.join(FORMATS)}")
+    if push_to and format_name != "parquet":
+        raise ValueError(f"--push-to needs --format parquet: {format_name!r} refers to files on this machine")
     target = Path(os.path.abspath(out))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ValueError(f"--out {out} already exists. Choose another folder, or remove it first")
-    hub = _open_hub(push_to, format_name) if push_to else None
     run = Path(source) if isinstance(source, Path | str) else None
-    pairs = _read_pairs(Path(source)) if isinstance(source, Path | str) else source
-    pairs = sorted(pairs, key=lambda pair: (-pair.level, pair.id))
-    if hub:
-        pairs = [pair.model_copy(update={"video": Path(pair.video).name}) for pair in pairs]
-    folder = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    pairs = [*source] if not isinstance(source, Path | str) else RunStore(Path(source)).read("pairs", Pair)
+    if not pairs:
+        raise ValueError(f"{source} has no pairs to export. `tempo status` shows what a run has")
+    place = os.path.basename if push_to else os.path.abspath
+    pairs = [pair.model_copy(update={"video": pair.video and place(pair.video)}) for pair in pairs]
+    pairs.sort(key=lambda pair: (-pair.level, pair.id))
+    data_set = {"repo_id": push_to, "repo_type": "dataset"}
+    if push_to:
+        from huggingface_hub import HfApi
+
+        # First, because a wrong name or missing access is found here.
+        with _hub_errors(push_to):
+            hub = HfApi(token=True)
+            hub.create_repo(**data_set, private=True, exist_ok=True)
     try:
-        folder.mkdir(parents=True)
-        if format_name == "parquet":
-            _write_parquet(pairs, folder, run)
-        else:
-            _write_jsonl(pairs, format_name, folder, target, run)
-        # This also replaces an empty folder.
-        os.replace(folder, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+            folder = Path(temporary, "out")
+            folder.mkdir()
+            if format_name == "parquet":
+                _write_parquet(pairs, folder, run)
+            else:
+                _write_jsonl(pairs, format_name, folder, target, run)
+            # This also replaces an empty folder.
+            os.replace(folder, target)
     except OSError as error:
         raise ValueError(f"--out {out} cannot be written: {error}") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    if hub:
-        _push(hub, target, push_to)
+    if push_to:
+        retry = f"hf upload {push_to} {target} --repo-type dataset"
+        with _hub_errors(push_to, f". The pairs are in {target}; retry with: {retry}"):
+            hub.upload_folder(**data_set, folder_path=target)
     return len(pairs)
 
 
-def _open_hub(repository: str, format_name: str) -> Any:
-    """The Hugging Face hub; raises ValueError for a wrong name, or without access."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.utils import validate_repo_id
-
-    if format_name != "parquet":
-        raise ValueError(f"--push-to needs --format parquet: {format_name!r} refers to files on this machine")
-    hub = HfApi()
+@contextlib.contextmanager
+def _hub_errors(repository: str, advice: str = "") -> Iterator[None]:
     try:
-        validate_repo_id(repository)
-        hub.whoami()
+        yield
     # The client also raises errors of its HTTP library.
     except Exception as error:
-        raise ValueError(f"--push-to {repository}: {error}") from error
-    return hub
-
-
-def _push(hub: Any, folder: Path, repository: str) -> None:
-    """Uploads a folder to a data set, which is private if it is new."""
-    try:
-        hub.create_repo(repository, repo_type="dataset", private=True, exist_ok=True)
-        hub.upload_folder(repo_id=repository, folder_path=folder, repo_type="dataset")
-    except Exception as error:
-        retry = f"hf upload {repository} {folder} --repo-type dataset"
-        raise ValueError(
-            f"--push-to {repository}: {error}. The pairs are in {folder}; retry with: {retry}"
-        ) from error
-
-
-def _read_pairs(run: Path) -> list[Pair]:
-    store = RunStore(run)
-    # Videos may have moved since the pairs were made.
-    paths = {video.id: os.path.abspath(video.path) for video in store.read("videos", Video)}
-    pairs = store.read("pairs", Pair)
-    if not pairs:
-        raise ValueError(
-            f"{run} has no pairs to export. `tempo status {run}` shows what is done and what was skipped"
-        )
-    return [
-        pair.model_copy(update={"video": paths.get(file_of(pair.video_id), pair.video)}) for pair in pairs
-    ]
+        raise ValueError(f"--push-to {repository}: {error}{advice}") from error
 
 
 def _write_parquet(pairs: Sequence[Pair], folder: Path, run: Path | None) -> None:
@@ -144,55 +124,47 @@ def _write_jsonl(
 
 
 def _row(pair: Pair, format_name: str, images: Mapping[str, list[str]]) -> Row:
-    def message(role: str, content: str) -> dict[str, str]:
-        return {"role": role, "content": content}
-
-    def turns(user: str, *answers: str) -> list[dict[str, str]]:
-        system = [message("system", pair.system)] if pair.system else []
-        return [*system, message("user", user), *(message("assistant", answer) for answer in answers)]
+    def messages(*turns: tuple[str, str]) -> list[dict[str, str]]:
+        return [{"role": role, "content": text} for role, text in turns]
 
     # `datasets` cannot infer the type of a list that is empty in all rows.
     tempo = {name: value for name in ORIGIN if (value := getattr(pair, name)) != ()}
+    system = [("system", pair.system)] if pair.system else []
+    chosen, rejected = ("assistant", pair.chosen), ("assistant", pair.rejected)
     if format_name == "trl":
         original = images[pair.video_id]
         return {
-            "prompt": turns(pair.prompt),
-            "chosen": [message("assistant", pair.chosen)],
-            "rejected": [message("assistant", pair.rejected)],
+            "prompt": messages(*system, ("user", pair.prompt)),
+            "chosen": messages(chosen),
+            "rejected": messages(rejected),
             "images": [original[number] for number in pair.frames] or original,
             "tempo": tempo,
         }
-    # The other two trainers open the video file themselves.
-    texts = (pair.system, pair.prompt, pair.chosen, pair.rejected)
-    tags = [tag for tag in TAGS if any(tag in text for text in texts)]
-    advice = "Export as trl or parquet"
-    if pair.frames:
-        raise ValueError(f"pair {pair.id!r} is about a perturbed video (pairs.mirror). {advice}")
-    if pair.span:
-        raise ValueError(
-            f"pair {pair.id!r} is about a segment of its video ({pair.span[0]:.1f} to {pair.span[1]:.1f} s). "
-            f"{advice}, or set clips.segments = false in another run"
-        )
-    if tags:
-        raise ValueError(
-            f"pair {pair.id!r}: its text contains {tags[0]}, which the format reserves for files. {advice}"
-        )
-    if not os.path.isfile(pair.video):
-        raise ValueError(f"pair {pair.id!r}: {pair.video} is missing. {advice}")
-    prompt, videos = VIDEO_TAG + pair.prompt, [pair.video]
+    _check_video(pair)
+    asked, files = [*system, ("user", VIDEO_TAG + pair.prompt)], {"videos": [pair.video], "tempo": tempo}
     if format_name == "ms-swift":
-        messages = turns(prompt, pair.chosen)
-        return {"messages": messages, "rejected_response": pair.rejected, "videos": videos, "tempo": tempo}
+        return {"messages": messages(*asked, chosen), "rejected_response": pair.rejected, **files}
+    names = {"user": "human", "system": "system"}
     return {
-        "conversations": [
-            *([{"from": "system", "value": pair.system}] if pair.system else []),
-            {"from": "human", "value": prompt},
-        ],
+        "conversations": [{"from": names[role], "value": text} for role, text in asked],
         "chosen": {"from": "gpt", "value": pair.chosen},
         "rejected": {"from": "gpt", "value": pair.rejected},
-        "videos": videos,
-        "tempo": tempo,
+        **files,
     }
+
+
+def _check_video(pair: Pair) -> None:
+    """Raises ValueError for a pair that a trainer which opens the video file itself would misread."""
+    texts = " ".join((pair.system, pair.prompt, pair.chosen, pair.rejected))
+    tag = next((tag for tag in TAGS if tag in texts), "")
+    faults = {
+        "is about a perturbed video (pairs.mirror)": pair.frames,
+        "is about a segment of its video (clips.segments)": pair.span,
+        f"contains {tag}, which the format reserves for files": tag,
+        f"needs {pair.video}, which is missing": not os.path.isfile(pair.video),
+    }
+    if fault := next((fault for fault, applies in faults.items() if applies), ""):
+        raise ValueError(f"pair {pair.id!r} {fault}. Export as trl or parquet")
 
 
 def _write_frames(
@@ -201,15 +173,15 @@ def _write_frames(
     """Writes the frames of each video once; returns their absolute paths in the target, by video id."""
     if run is None:
         raise ValueError("the format 'trl' needs the frames of a run. Give the directory of a run")
-    store, images = FrameStore(run / "frames"), {}
+    store, images = FrameStore(run / "frames"), defaultdict[str, list[str]](list)
     for video_id in {pair.video_id for pair in pairs}:
         if not store.has(video_id):
             raise ValueError(f"the frames of video {video_id} are missing from {store.directory}")
         (folder / "frames" / video_id).mkdir(parents=True)
-        jpegs = {f"frames/{video_id}/{i:04d}.jpg": jpeg for i, jpeg in enumerate(store.read(video_id).jpegs)}
-        for name, jpeg in jpegs.items():
+        for number, jpeg in enumerate(store.read(video_id).jpegs):
+            name = f"frames/{video_id}/{number:04d}.jpg"
             (folder / name).write_bytes(jpeg)
-        images[video_id] = [str(target / name) for name in jpegs]
+            images[video_id].append(str(target / name))
     return images
 
 
@@ -234,12 +206,12 @@ def _write_card(pairs: Sequence[Pair], file: str, features: Any, folder: Path, r
     card.save(folder / "README.md")
 
 
-def count_pairs(pairs: Sequence[Pair]) -> list[list[str]]:
+def count_pairs(pairs: Iterable[Pair]) -> list[list[str]]:
     """The numbers of pairs by kind and level as rows of text, headings first."""
     counts = Counter((pair.kind, pair.level) for pair in pairs)
-    levels = sorted({pair.level for pair in pairs}, reverse=True)
+    levels = sorted({level for _, level in counts}, reverse=True)
     rows = [["kind", *(f"level {level}" if level else "no level" for level in levels), "all"]]
-    for kind in sorted({pair.kind for pair in pairs}):
+    for kind in sorted({kind for kind, _ in counts}):
         numbers = [counts[kind, level] for level in levels]
         rows.append([kind, *map(str, [*numbers, sum(numbers)])])
     return rows

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -97,11 +96,7 @@ def import_pairs(context: Context) -> Selection:
             skipped.append(skip(f"{path.name} {place}", reason, pair.id))
         else:
             pairs[pair.id] = pair
-    config, reviews = context.config, RunStore(context.directory).reviews()
-    share = config.evaluation.held_out_share
-    selected = select_pairs(
-        pairs.values(), config.pairs, held_out_share=share, seed=config.run.seed, reviews=reviews
-    )
+    selected = select_pairs(pairs.values(), context.config, RunStore(context.directory).reviews())
     return replace(selected, skipped=[*skipped, *selected.skipped])
 
 
@@ -117,61 +112,55 @@ def _read_row(row: Row) -> Pair:
     with contextlib.suppress(ValidationError):
         # A row in tempo's own format has a column for each value.
         return Pair.model_validate({name: row[name] for name in Pair.model_fields if name in row})
-    turns, rejected = _read_texts(row)
-    system, turns = split_system(row, turns)
-    roles = [role for role, _ in turns]
-    if roles not in (["user", "assistant"], ["assistant"]):
-        raise ValueError(f"a pair has one question and one answer, but this row has messages of {roles}")
-    _, other = split_system({}, read_turns(row.get(rejected), rejected))
-    if not other or other[-1][0] != "assistant":
-        raise ValueError(f"{rejected} should end with an answer, got {[role for role, _ in other]}")
-    prompts = {text for role, text in [*turns, *other] if role == "user"}
-    if len(prompts) > 1:
-        raise ValueError(f"the two answers are for different questions: {sorted(prompts)}")
-    prompt, origin = "".join(prompts), row["tempo"] if isinstance(row.get("tempo"), dict) else {}
-    # TRL's format has no placeholder, and tempo does not write one.
-    is_foreign = not (origin and rejected == "rejected" and "prompt" in row)
-    values = ORIGIN | {"video_id": str(row.get("video_id", ""))}
-    values |= {name: origin[name] for name in ORIGIN if origin.get(name) is not None}
-    values |= {"prompt": untagged(prompt) if is_foreign else prompt, "system": system}
-    values |= {"chosen": turns[-1][1], "rejected": other[-1][1], "video": read_video(row)}
-    return validate_row(Pair, values)
-
-
-def _read_texts(row: Row) -> tuple[list[tuple[str, str]], str]:
-    """The conversation that ends with the chosen answer, and the column of the rejected one."""
-    for rejected in ("rejected_response", "rejected_messages"):
-        if "messages" in row and rejected in row:
-            return read_turns(row["messages"], "messages"), rejected
-    if "chosen" not in row:
+    swift = next((name for name in ("rejected_response", "rejected_messages") if name in row), "")
+    columns = ("messages", swift) if swift and "messages" in row else ("chosen", "rejected")
+    if columns[0] not in row:
         raise ValueError(
             "not a known format: a row has prompt, chosen and rejected (TRL), messages and rejected_response "
             f"(ms-swift), or conversations, chosen and rejected (LLaMA-Factory); this one has {list(row)}"
         )
-    turns = read_turns(row["chosen"], "chosen")
-    start = next((name for name in _PROMPTS if row.get(name)), "")
+    (system, chosen), (_, rejected) = (read_turns(row, column) for column in columns)
+    asked = next((name for name in _PROMPTS if row.get(name)), "")
     # `chosen` and `rejected` may begin with the prompt (TRL's implicit prompt).
-    if start and "user" not in dict(turns):
-        turns = [*read_turns(row[start], start, "user"), *turns]
-    return turns, "rejected"
+    if asked and "user" not in dict(chosen):
+        system, question = read_turns(row, asked, "user")
+        chosen = [*question, *chosen]
+    roles = [role for role, _ in chosen]
+    if roles not in (["user", "assistant"], ["assistant"]):
+        raise ValueError(f"a pair has one question and one answer, but this row has messages of {roles}")
+    if not rejected or rejected[-1][0] != "assistant":
+        raise ValueError(f"{columns[1]} should end with an answer, got {[role for role, _ in rejected]}")
+    prompts = {text for role, text in [*chosen, *rejected] if role == "user"}
+    if len(prompts) > 1:
+        raise ValueError(f"the two answers are for different questions: {sorted(prompts)}")
+    prompt, origin = "".join(prompts), row["tempo"] if isinstance(row.get("tempo"), dict) else {}
+    # TRL's format has no placeholder, and tempo does not write one.
+    is_own = origin and columns[0] == "chosen" and "prompt" in row
+    values = ORIGIN | {"video_id": str(row.get("video_id", ""))}
+    values |= {name: origin[name] for name in ORIGIN if origin.get(name) is not None}
+    values |= {"prompt": prompt if is_own else untagged(prompt), "system": system, "video": read_video(row)}
+    return validate_row(Pair, values | {"chosen": chosen[-1][1], "rejected": rejected[-1][1]})
 
 
-def read_turns(messages: Any, column: str, role: str = "assistant") -> list[tuple[str, str]]:
-    """The role and text of each message of a conversation; a lone text is one message of `role`.
+def read_turns(row: Row, column: str, role: str = "assistant") -> tuple[str, list[tuple[str, str]]]:
+    """The system prompt of a row, and the role and text of each message of the conversation in a column.
 
+    A lone text is one message of `role`. The system prompt is the first message, or the column `system`.
     Raises ValueError that names the column.
     """
+    turns: list[tuple[str, str]] = []
+    messages: Any = row.get(column)
     messages = [messages] if isinstance(messages, dict) else messages
-    if not isinstance(messages, list) or not all(
-        isinstance(m, dict) and {"role", "from"} & {*m} for m in messages
-    ):
-        return [(role, read_text(messages, column))]
-    turns = []
+    is_list = isinstance(messages, list) and all(isinstance(m, dict) for m in messages)
+    if not is_list or not all({"role", "from"} & {*m} for m in messages):
+        messages = [{"role": role, "content": messages}]
     for message in messages:
         name, content = str(message.get("role") or message.get("from")), message.get("content")
-        content = message.get("value") if content is None else content
-        turns.append((_ROLES.get(name, name), read_text(content, column)))
-    return turns
+        text = read_text(message.get("value") if content is None else content, column)
+        turns.append((_ROLES.get(name, name), text))
+    if turns and turns[0][0] == "system":
+        return turns[0][1], turns[1:]
+    return read_text(row.get("system", ""), "system"), turns
 
 
 def read_text(value: Any, column: str) -> str:
@@ -184,13 +173,6 @@ def read_text(value: Any, column: str) -> str:
     raise ValueError(f"{column} should be text or a list of messages, got {str(value)[:60]!r}")
 
 
-def split_system(row: Row, turns: list[tuple[str, str]]) -> tuple[str, list[tuple[str, str]]]:
-    """The system prompt of a row, from the first turn or the column `system`, and the other turns."""
-    if turns and turns[0][0] == "system":
-        return turns[0][1], turns[1:]
-    return read_text(row.get("system", ""), "system"), turns
-
-
 def untagged(prompt: str) -> str:
     """The prompt without the placeholder of its video at the beginning or end. Others are ordinary text."""
     return _PLACEHOLDER.sub("", prompt, count=1)
@@ -201,16 +183,13 @@ def read_video(row: Row) -> str:
 
     It is in a column `videos` or `video`, or in a part of a message, as in Qwen's format.
     """
-    videos = row.get("videos") or row.get("video") or list(_videos_of_parts(row))
+    videos = row.get("videos") or row.get("video") or []
+    columns = [row[name] for name in ("messages", "conversations", "prompt") if not videos and name in row]
+    for message in [m for column in columns if isinstance(column, list) for m in column]:
+        content = message.get("content") if isinstance(message, dict) else None
+        parts = content if isinstance(content, list) else [message]
+        videos += [part["video"] for part in parts if isinstance(part, dict) and part.get("video")]
     videos = videos if isinstance(videos, list) else [videos]
     if len(videos) > 1 or not all(isinstance(path, str) for path in videos):
         raise ValueError(f"a row is about one video file, got {str(videos)[:80]}")
     return videos[0] if videos else ""
-
-
-def _videos_of_parts(row: Row) -> Iterator[Any]:
-    for name in ("messages", "conversations", "prompt"):
-        for message in row[name] if isinstance(row.get(name), list) else []:
-            content = message.get("content") if isinstance(message, dict) else None
-            parts = content if isinstance(content, list) else [message]
-            yield from (p["video"] for p in parts if isinstance(p, dict) and p.get("video"))

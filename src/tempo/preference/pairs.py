@@ -17,13 +17,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from tempo.config import PairsConfig
+from tempo.config import Config, PairsConfig
 from tempo.core.hashing import derive_seed, hash_text
-from tempo.core.records import Clips, Pair, Responses, Review, Skipped, file_of
+from tempo.core.records import Captions, Clips, Pair, Responses, Review, Skipped, file_of
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.preference.prompts import describe_prompt
 from tempo.preference.responses import arrange, clip_of_frames
+from tempo.preference.verify import agreement_gain
 from tempo.video.frames import FrameStore
 
 #: The file with the pairs of held-out videos. Training uses neither these pairs nor instructions about them.
@@ -52,7 +53,7 @@ class Selection:
 def make_pairs(context: Context) -> Selection:
     """The pairs of a run, from its clips and responses."""
     store, seed, settings = RunStore(context.directory), context.config.run.seed, context.config.pairs
-    videos = store.rows("clips", Clips)
+    videos, captions = store.rows("clips", Clips), store.rows("captions", Captions)
     pairs: list[Pair] = []
     skipped: list[Skipped] = []
     for row in store.rows("responses", Responses).values():
@@ -62,7 +63,7 @@ def make_pairs(context: Context) -> Selection:
         for response in row.rejected:
             made = response.perturbation
             pair = Pair(
-                **made.model_dump(exclude={"kept_share", "kendall_distance"}),
+                **made.model_dump(exclude={"kept_share", "kendall_distance", "replaced"}),
                 id=f"{row.id}/{made.kind}-{made.level:02d}",
                 video_id=row.id,
                 video=videos[row.id].path,
@@ -71,12 +72,12 @@ def make_pairs(context: Context) -> Selection:
                 chosen=row.chosen,
                 rejected=response.text,
             )
-            if fault := pair_fault(pair, settings):
+            told = captions[row.id].captions if settings.verify else ()
+            if fault := pair_fault(pair, settings) or verify_fault(pair, told, settings):
                 skipped.append(skip(pair.id, *fault))
             else:
                 pairs.append(pair)
-    share, reviews = context.config.evaluation.held_out_share, store.reviews()
-    selected = select_pairs(pairs, settings, held_out_share=share, seed=seed, reviews=reviews)
+    selected = select_pairs(pairs, context.config, store.reviews())
     kept, held_out = selected.pairs, selected.held_out
     if settings.mirror:
         frames = FrameStore(context.directory / "frames")
@@ -107,20 +108,23 @@ def pair_fault(pair: Pair, settings: PairsConfig) -> tuple[str, str] | None:
     return None
 
 
+def verify_fault(pair: Pair, captions: Sequence[str], settings: PairsConfig) -> tuple[str, str] | None:
+    """Why the verification rejects a pair: (reason, figure), or None if the pair is kept."""
+    if settings.verify:
+        gain = agreement_gain(pair.chosen, pair.rejected, captions)
+        if gain <= settings.verify_margin:
+            return "chosen does not agree better", f"gain {gain:.2f}, not over {settings.verify_margin:g}"
+    return None
+
+
 def log_length_ratio(pair: Pair) -> float:
     """Logarithm of the ratio of chosen to rejected length in words; positive if the chosen text is longer."""
     return math.log(max(1, len(pair.chosen.split())) / max(1, len(pair.rejected.split())))
 
 
-def select_pairs(
-    pairs: Iterable[Pair],
-    settings: PairsConfig,
-    *,
-    held_out_share: float = 0.0,
-    seed: int,
-    reviews: Mapping[str, Review] | None = None,
-) -> Selection:
-    """The pairs that settings and `reviews` keep, split by video into training and held-out pairs."""
+def select_pairs(pairs: Iterable[Pair], config: Config, reviews: Mapping[str, Review]) -> Selection:
+    """The pairs that the settings and reviews keep, split by video into training and held-out pairs."""
+    settings, share, seed = config.pairs, config.evaluation.held_out_share, config.run.seed
     kept, skipped = list(pairs), []
     if settings.drop_duplicates:
         # A pair that occurs at several levels is kept at the hardest of them.
@@ -131,10 +135,10 @@ def select_pairs(
             if known is not pair:
                 skipped.append(skip(pair.id, "duplicate", f"same texts as {known.id}"))
         kept = list(first.values())
-    rejected = [pair for pair in kept if decision_on(pair, reviews or {}) == "reject"]
+    rejected = [pair for pair in kept if decision_on(pair, reviews) == "reject"]
     skipped += [skip(pair.id, "rejected by a person", "see reviews.jsonl") for pair in rejected]
-    kept = [pair for pair in kept if decision_on(pair, reviews or {}) != "reject"]
-    files = held_out_files((pair.video_id for pair in kept), held_out_share, seed=seed)
+    kept = [pair for pair in kept if decision_on(pair, reviews) != "reject"]
+    files = held_out_files((pair.video_id for pair in kept), share, seed=seed)
     held_out = [pair for pair in kept if file_of(pair.video_id) in files]
     training = [pair for pair in kept if file_of(pair.video_id) not in files]
     if settings.length == "fair":
@@ -210,10 +214,11 @@ def add_mirrors(pairs: Sequence[Pair], videos: Mapping[str, Clips], frames: Fram
 def mirror(pair: Pair, clip_T: NDArray[np.int64]) -> Pair | None:
     """The pair for the perturbed video, with the two texts exchanged; `clip_T` [T] is each frame's clip.
 
-    None if the perturbation does not change the frames, or leaves no frames.
+    None if the perturbation does not change the frames, leaves no frames, or shows those of other videos.
     """
     shown_T = arrange(clip_T, pair.order)
-    if not len(shown_T) or np.array_equal(shown_T, np.arange(len(clip_T))):
+    is_unchanged = np.array_equal(shown_T, np.arange(len(clip_T)))
+    if not len(shown_T) or is_unchanged or pair.kind == "replace":
         return None
     changes = {"chosen": pair.rejected, "rejected": pair.chosen, "frames": tuple(shown_T.tolist())}
     return pair.model_copy(update={"id": f"{pair.id}/mirror", **changes})

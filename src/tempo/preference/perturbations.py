@@ -5,17 +5,19 @@ equal size. It never gives the original order, gives different orders for all pe
 several levels with the same effect uses the smallest. The rule `paper` is that of the authors' released code,
 which guarantees none of this.
 
-The kind `swap` is not part of the method: it exchanges two clips that are r // 2 apart.
+Two kinds are not part of the method. `swap` exchanges two clips that are r // 2 apart. `replace` keeps as
+many clips as `drop`, but shows clips of another video in place of the others: both texts are equally long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import combinations
+from collections.abc import Callable, Sequence
+from itertools import combinations, count
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from tempo.core.hashing import derive_seed
-from tempo.core.records import Captions, Clips, Kind, Perturbation, Perturbations, Skipped
+from tempo.core.records import Captions, Clips, Kind, Perturbation, Perturbations, Skipped, file_of
+from tempo.core.store import RunStore
 
 if TYPE_CHECKING:
     # Only for types, because `tempo.perturb` must import quickly.
@@ -30,22 +32,57 @@ Rule: TypeAlias = Literal["distinct", "paper"]
 
 #: The smallest effect (see `_effect`) with which a kind changes anything. Shuffling needs three segments,
 #: because the only other order of two is the reverse.
-_LEAST_EFFECT = {"drop": 1, "swap": 1, "reverse": 2, "shuffle": 3}
+_LEAST_EFFECT = {"drop": 1, "replace": 1, "swap": 1, "reverse": 2, "shuffle": 3}
+
+#: The kinds that the rule `paper` defines.
+PAPER_KINDS = ("drop", "shuffle", "reverse")
 
 
 def make_worker(context: Context) -> Worker:
     """A worker that maps Captions, or Clips if the run has no captions, to Perturbations."""
     settings, seed = context.config.perturbations, context.config.run.seed
+    replace = _replacer(context) if "replace" in settings.kinds else None
 
     def perturb_video(video: Captions | Clips) -> Perturbations | Skipped:
-        count = len(video.captions if isinstance(video, Captions) else video.clips)
-        made = tuple(perturb_all(count, settings, seed=derive_seed(seed, video.id, STAGE)))
-        if not made:
-            detail = f"{count} clips, kinds {settings.kinds}, levels {settings.levels}"
+        size = _num_clips(video)
+        every = perturb_all(size, settings, seed=derive_seed(seed, video.id, STAGE))
+        made = [replace(video.id, one) if replace and one.kind == "replace" else one for one in every]
+        if not (usable := tuple(one for one in made if one)):
+            detail = f"{size} clips, kinds {settings.kinds}, levels {settings.levels}"
             return Skipped(stage=STAGE, id=video.id, reason="nothing to perturb", detail=detail)
-        return Perturbations(id=video.id, num_clips=count, perturbations=made)
+        return Perturbations(id=video.id, num_clips=size, perturbations=usable)
 
     return lambda batch: [perturb_video(video) for video in batch]
+
+
+def _num_clips(video: Captions | Clips) -> int:
+    return len(video.captions if isinstance(video, Captions) else video.clips)
+
+
+def _replacer(context: Context) -> Callable[[str, Perturbation], Perturbation | None]:
+    """A function that chooses the clips of one other video for a perturbation; None if no video has enough.
+
+    Clips of several videos would repeat words more often than those of one video do, which gives them away.
+    """
+    import numpy as np
+
+    store, seed = RunStore(context.directory), context.config.run.seed
+    is_captioned = context.config.responses.input_form == "captions"
+    rows = store.rows("captions", Captions) if is_captioned else store.rows("clips", Clips)
+    counts = {name: _num_clips(rows[name]) for name in sorted(rows)}
+    names = list(counts)
+
+    def replace(video_id: str, made: Perturbation) -> Perturbation | None:
+        rng = np.random.default_rng(derive_seed(seed, video_id, made.kind, made.level, "other"))
+        places, start = sorted({*range(made.num_clips)} - {*made.order}), int(rng.integers(len(names)))
+        for name in (names[(start + step) % len(names)] for step in range(len(names))):
+            if counts[name] >= len(places) and file_of(name) != file_of(video_id):
+                clips = sorted(rng.permutation(counts[name])[: len(places)].tolist())
+                replaced = ((place, name, clip) for place, clip in zip(places, clips, strict=True))
+                return made.model_copy(update={"replaced": tuple(replaced)})
+        return None
+
+    return replace
 
 
 def perturb_all(num_clips: int, settings: PerturbationsConfig, *, seed: int) -> list[Perturbation]:
@@ -68,13 +105,14 @@ def perturb(
 ) -> Perturbation:
     """One perturbation of `num_clips` clips; its `order` lists the remaining clip indices in their new order.
 
-    Under the rule `distinct` it is never the original order; under `paper`, a shuffle may be. Raises
-    ValueError if the kind at this level cannot change so few clips.
+    For the kind `replace` these are the clips that are kept. Under the rule `distinct` it is never the
+    original order; under `paper`, a shuffle may be. Raises ValueError if the kind cannot change so few clips.
     """
-    if kind not in _LEAST_EFFECT or level < 2 or (rule == "paper" and kind == "swap"):
+    kinds = PAPER_KINDS if rule == "paper" else tuple(_LEAST_EFFECT)
+    if kind not in kinds or level < 2:
         raise ValueError(
-            f"kind {kind!r} at level {level}: under rule {rule!r}, kind must be one of drop, shuffle, reverse"
-            f"{'' if rule == 'paper' else ', swap'}, and level at least 2"
+            f"kind {kind!r} at level {level}: under rule {rule!r}, kind must be one of {', '.join(kinds)}, "
+            "and level at least 2"
         )
     if rule == "distinct" and not distinct_levels(num_clips, kind, [level]):
         raise ValueError(
@@ -86,7 +124,7 @@ def perturb(
 def distinct_levels(num_clips: int, kind: Kind, levels: Sequence[int]) -> list[int]:
     """The smallest level for each different effect on `num_clips` clips, largest first; may be empty."""
     smallest = {_effect(num_clips, kind, level): level for level in sorted(levels, reverse=True)}
-    most = num_clips - 1 if kind == "drop" else num_clips
+    most = num_clips - 1 if kind in ("drop", "replace") else num_clips
     return [level for effect, level in smallest.items() if _LEAST_EFFECT[kind] <= effect <= most]
 
 
@@ -97,8 +135,8 @@ def kendall_distance(order: Sequence[int]) -> float:
 
 
 def _effect(num_clips: int, kind: Kind, level: int) -> int:
-    """The number of clips kept (drop), the distance of the two clips (swap), or the number of segments."""
-    if kind == "drop":
+    """The number of clips kept (drop, replace) or of segments, or the distance of the two clips (swap)."""
+    if kind in ("drop", "replace"):
         return max(1, num_clips // level)
     # A swap of the two ends of three clips would be the reverse.
     return min(level // 2, num_clips - 2) if kind == "swap" else min(level, num_clips)
@@ -111,9 +149,11 @@ def _perturb(
 
     # Independent of the other kinds and levels, so that changing these does not affect this one.
     rng = np.random.default_rng(derive_seed(seed, kind, level))
-    order = _draw_order(num_clips, kind, level, rng, rule)
-    while order in taken:
-        order = _draw_order(num_clips, kind, level, rng, rule)
+    draws = (_draw_order(num_clips, kind, level, rng, rule) for _ in count())
+    refused = {*taken}
+    if kind == "shuffle" and rule == "distinct":
+        refused |= {tuple(range(num_clips)), _draw_order(num_clips, "reverse", level, rng, rule)}
+    order = next(order for order in draws if order not in refused)
     return Perturbation(
         kind=kind,
         level=level,
@@ -130,7 +170,7 @@ def _draw_order(
     import numpy as np
 
     effect, clips = _effect(num_clips, kind, level), np.arange(num_clips)
-    if kind == "drop":
+    if kind in ("drop", "replace"):
         return tuple(sorted(rng.permutation(num_clips)[:effect].tolist()))
     if kind == "swap":
         first = int(rng.integers(num_clips - effect))
@@ -139,10 +179,5 @@ def _draw_order(
     # The released rule uses blocks of max(1, num_clips // level) clips, the last of which may be shorter.
     size = max(1, num_clips // level)
     segments = np.array_split(clips, range(size, num_clips, size) if rule == "paper" else effect)
-    original = list(range(len(segments)))
-    places = original[::-1]
-    if kind == "shuffle":
-        places = rng.permutation(len(segments)).tolist()
-        while rule == "distinct" and places in (original, original[::-1]):
-            places = rng.permutation(len(segments)).tolist()
+    places = rng.permutation(len(segments)) if kind == "shuffle" else range(len(segments))[::-1]
     return tuple(np.concatenate([segments[place] for place in places]).tolist())

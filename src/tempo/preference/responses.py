@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,8 +33,12 @@ if TYPE_CHECKING:
 
 STAGE = "responses"
 
-#: Maps an order of clips and a seed to a request; None if the order leaves no frames or changes nothing.
-MakeRequest: TypeAlias = Callable[[Sequence[int], int], Request | None]
+#: Clips to show in place of others, as in `Perturbation.replaced`.
+Replaced: TypeAlias = Sequence[tuple[int, str, int]]
+
+#: Maps an order of clips, replaced clips and a seed to a request; None if the order leaves no frames or
+#: changes nothing.
+MakeRequest: TypeAlias = Callable[[Sequence[int], Replaced, int], Request | None]
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,12 @@ def make_worker(context: Context, generate: Generate | None = None) -> Worker:
 
     def ask(video: Perturbations) -> list[Request | None]:
         make_request = read_input(video.id)
-        orders: list[tuple[str, Sequence[int]]] = [("chosen", range(video.num_clips))]
-        orders += [(f"{p.kind}-{p.level}", p.order) for p in video.perturbations]
-        return [make_request(order, derive_seed(seed, video.id, "response", name)) for name, order in orders]
+        shown: list[tuple[str, Sequence[int], Replaced]] = [("chosen", range(video.num_clips), ())]
+        shown += [(f"{p.kind}-{p.level}", p.order, p.replaced) for p in video.perturbations]
+        return [
+            make_request(order, replaced, derive_seed(seed, video.id, "response", name))
+            for name, order, replaced in shown
+        ]
 
     def respond(videos: Sequence[Perturbations]) -> Iterator[Responses | Skipped]:
         asked = [attempt(STAGE, video, ask) for video in videos]
@@ -96,38 +104,76 @@ def _input_reader(context: Context) -> Callable[[str], MakeRequest]:
             check = functools.partial(_checked, lm=lm, limit=limit)
 
         def make_requests(name: str) -> MakeRequest:
-            captions = texts[name].captions
-            return lambda order, seed: Request(check(fusion([captions[clip] for clip in order])), seed)
+            def make(order: Sequence[int], replaced: Replaced, seed: int) -> Request:
+                return Request(check(fusion(captions_shown(texts, name, order, replaced))), seed)
+
+            return make
 
         return make_requests
     clips = store.rows("clips", Clips)
     read = key_frames_by_clip if form == "clips" else frames_by_clip
     choose = functools.partial(describe_prompt, prompts=prompts, seed=context.config.run.seed)
-    return lambda name: frame_requests(read(clips[name], frames), prompt=choose(name))
+
+    def footage(name: str) -> Footage:
+        return read(clips[name], frames)
+
+    return lambda name: frame_requests(footage(name), prompt=choose(name), read_other=footage)
+
+
+def captions_shown(
+    captions: Mapping[str, Captions], name: str, order: Sequence[int], replaced: Replaced
+) -> list[str]:
+    """The captions of a video's clips in this order, with those of other videos for replaced clips."""
+    own = captions[name].captions
+    told = {clip: own[clip] for clip in order}
+    told |= {place: captions[other].captions[clip] for place, other, clip in replaced}
+    return [told[place] for place in (sorted(told) if replaced else order)]
 
 
 def _checked(prompt: str, lm: VideoLM, limit: int) -> str:
     """The prompt itself; raises SkipRecord if it has more tokens than `limit`, the model's positions."""
-    size = len(lm.tokenize(lm.render(prompt, with_video=False))["input_ids"])
+    size = len(lm.template.tokenize(lm.template.render(prompt, with_video=False))["input_ids"])
     if size > limit:
         detail = f"{size} tokens, max_position_embeddings is {limit}; lower captions.max_new_tokens"
         raise SkipRecord("prompt too long", detail)
     return prompt
 
 
-def frame_requests(video: Footage, *, prompt: str) -> MakeRequest:
-    """Makes requests that show the frames of the clips in a given order, at the times of the original."""
+def frame_requests(
+    video: Footage, *, prompt: str, read_other: Callable[[str], Footage] | None = None
+) -> MakeRequest:
+    """Makes requests that show the frames of the clips in a given order, at the times of the original.
 
-    def make(order: Sequence[int], seed: int) -> Request | None:
+    `read_other` gives the footage of another video, from which clips are replaced. A clip has as many frames
+    as the one that it replaces, of the same size.
+    """
+
+    def make(order: Sequence[int], replaced: Replaced, seed: int) -> Request | None:
         shown_T = arrange(video.clip_T, order)
         # A clip shorter than 1 / fps seconds may have no frame; dropping or moving it then changes nothing.
         looks_original = np.array_equal(shown_T, np.arange(len(video.clip_T)))
         is_original = list(order) == list(range(video.num_clips))
         if not len(shown_T) or looks_original != is_original:
             return None
-        return Request(prompt, seed, video.frames[shown_T], video.fps, video.seconds)
+        if not replaced or not read_other:
+            return Request(prompt, seed, video.frames[shown_T], video.fps, video.seconds)
+        frames = video.frames.copy()
+        for place, name, clip in replaced:
+            places = np.flatnonzero(video.clip_T == place)
+            frames[places] = _frames_of_clip(read_other(name), clip, len(places), frames.shape[1:3])
+        return Request(prompt, seed, frames, video.fps, video.seconds)
 
     return make
+
+
+def _frames_of_clip(video: Footage, clip: int, count: int, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Frames [count, H, W, 3] of a clip, evenly spaced, in another size; the next frame if it has none."""
+    first, end = np.searchsorted(video.clip_T, [clip, clip + 1])
+    picked = (
+        np.linspace(first, max(first, end - 1), count).round().astype(int).clip(max=len(video.clip_T) - 1)
+    )
+    scaled = [cv2.resize(video.frames[i], size[::-1], interpolation=cv2.INTER_AREA) for i in picked]
+    return np.array(scaled, np.uint8).reshape(count, *size, 3)
 
 
 def arrange(clip_T: NDArray[np.int64], order: Sequence[int]) -> NDArray[np.int64]:
@@ -176,7 +222,7 @@ def _collect(video: Perturbations, answers: Sequence[Answer | None]) -> Response
         chosen=chosen,
         rejected=rejected,
         unanswered=unanswered,
-        num_tokens=sum(answer.num_tokens for answer in answers if answer),
+        num_tokens=sum(len(answer.token_ids) for answer in answers if answer),
     )
 
 

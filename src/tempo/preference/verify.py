@@ -5,6 +5,7 @@ Sentences and captions are matched one to one. S: sentences of a description   C
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -42,6 +43,22 @@ def agreement(text: str, captions: Sequence[str]) -> Agreement:
     told = sum(float(similarity_SC[match]) for match in matches)
     order = kendall_distance([clip for _, clip in matches]) if len(matches) > 1 else None
     return Agreement(told / max(1, len(captions)), told / max(1, len(sentences)), order)
+
+
+def agreement_gain(chosen: str, rejected: str, captions: Sequence[str]) -> float:
+    """By how much the chosen text agrees better with the captions than the rejected text does, -1 to 1.
+
+    The agreement is the recall multiplied by 1 minus the Kendall distance. Fewer than two matches are in the
+    order of chance, 0.5.
+    """
+    better, worse = (_agreement(text, tuple(captions)) for text in (chosen, rejected))
+    return better - worse
+
+
+@functools.lru_cache(maxsize=16)  # The pairs of a video share their chosen text.
+def _agreement(text: str, captions: tuple[str, ...]) -> float:
+    found = agreement(text, captions)
+    return found.recall * (1 - (0.5 if found.order is None else found.order))
 
 
 def match_captions(similarity_SC: NDArray[np.float64]) -> list[tuple[int, int]]:

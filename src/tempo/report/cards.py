@@ -9,13 +9,14 @@ from typing import Any
 import tomli_w
 
 from tempo import __version__
-from tempo.core.files import read_jsonl, whole_lines
+from tempo.core.files import count_lines
 from tempo.core.records import Pair
 from tempo.core.store import RunStore, count_skipped
 from tempo.engine.types import Context
 from tempo.evaluation.figures import read_tables
 from tempo.model.loading import resolve_model_path
 from tempo.preference.exporting import count_pairs, markdown_table
+from tempo.report.report import COUNTED_STAGES
 
 #: Folders with a card, and the library that loads them.
 LIBRARIES = {"model": "transformers", "adapter": "peft"}
@@ -51,12 +52,11 @@ def write_cards(context: Context) -> None:
 def _about(context: Context) -> dict[str, Any]:
     """What the card says besides its header, from the files of the run."""
     store, run, config = RunStore(context.directory), context.directory, context.config
-    pairs, audit = store.read("pairs", Pair), run / "audit.json"
     skipped = [
         [f"{stage}: {reason}", str(found.num_records)]
         for (stage, reason), found in sorted(count_skipped(store).items())
     ]
-    names = ("videos", "shots", "clips", "captions", "responses", "pairs")
+    audit = run / "audit.json"
     environment = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     private = {"endpoint": {"url", "api_key_env"}}
     settings = config.model_dump(mode="json", exclude_none=True, exclude_defaults=True, exclude=private)
@@ -66,8 +66,8 @@ def _about(context: Context) -> dict[str, Any]:
         "version": __version__,
         "tables": {name: markdown_table(rows) for name, rows in read_tables(run).items()},
         "phases": markdown_table(_phase_rows(context)),
-        "stages": {name: sum(1 for _ in whole_lines(store.path(name))) for name in names},
-        "pairs": markdown_table(count_pairs(pairs)),
+        "stages": {name: store.count(name) for name in COUNTED_STAGES},
+        "pairs": markdown_table(count_pairs(store.stream("pairs", Pair))),
         "skipped": markdown_table([["skipped", "records"], *skipped]),
         "verdict": json.loads(audit.read_text(encoding="utf-8"))["verdict"] if audit.exists() else "",
         "settings": tomli_w.dumps(without_folders(settings)),
@@ -78,19 +78,11 @@ def _about(context: Context) -> dict[str, Any]:
 def _phase_rows(context: Context) -> list[list[str]]:
     """The finished phases as rows of text, headings first."""
     keys = ("learning_rate", "epochs", "batch_size", "lora_rank", "beta", "nll_weight")
-    rows = [
-        [
-            "phase",
-            "objective",
-            "pairs of level",
-            "examples",
-            "steps",
-            *(key.replace("_", " ") for key in keys),
-        ]
-    ]
+    names = ("phase", "objective", "pairs of level", "examples", "steps", *keys)
+    rows = [[name.replace("_", " ") for name in names]]
     for path in sorted(context.directory.glob("train/*/done.json")):
         done = json.loads(path.read_text(encoding="utf-8"))
-        phase, num_steps = done["phase"], len(read_jsonl(path.with_name("metrics.jsonl")))
+        phase, num_steps = done["phase"], count_lines(path.with_name("metrics.jsonl"))
         levels = ", ".join(map(str, phase.get("levels", ()))) or ("all" if "levels" in phase else "-")
         cells = [phase["name"], phase["objective"], levels, done["num_examples"], num_steps]
         rows.append([str(cell) for cell in (*cells, *(phase.get(key, "-") for key in keys))])

@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+#: Points of a curve; a phase of more steps is thinned out, so that the page stays small.
+NUM_POINTS = 500
+
 #: Height of an image on the page, in pixels.
 IMAGE_HEIGHT = 88
 
@@ -47,9 +50,10 @@ def draw_curves(phases: Mapping[str, Sequence[Mapping[str, float]]], keys: Seque
         for axes, key in zip(figure.subplots(len(keys), sharex=True), keys, strict=True):
             num_steps = 0.0
             for name, rows in phases.items():
-                steps = [num_steps + row["step"] for row in rows]
+                shown = rows[:: len(rows) // NUM_POINTS + 1]
+                steps = [num_steps + row["step"] for row in shown]
                 # Without values, the phase still has its color.
-                axes.plot(steps, [row.get(key, np.nan) for row in rows], marker=".", label=name)
+                axes.plot(steps, [row.get(key, np.nan) for row in shown], marker=".", label=name)
                 num_steps += rows[-1]["step"]
             axes.set(title=key, facecolor="none")
             axes.grid(alpha=0.3)

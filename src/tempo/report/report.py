@@ -7,10 +7,11 @@ import functools
 import html
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby, islice
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
@@ -19,7 +20,8 @@ from tempo.core.files import read_jsonl, write_text
 from tempo.core.records import Captions, Clips, Pair
 from tempo.core.store import RunStore, count_skipped
 from tempo.engine.types import Context
-from tempo.evaluation.figures import Figure, figure_table, percent, text_tables
+from tempo.evaluation.figures import figure_table, percent, read_evaluation, text_tables
+from tempo.preference.exporting import count_pairs
 from tempo.preference.perturbations import kendall_distance
 from tempo.preference.responses import frames_by_clip, key_frames_by_clip
 from tempo.report.pictures import draw_curves, film
@@ -27,8 +29,15 @@ from tempo.report.results import MAIN, headline, main_figures
 from tempo.report.sentences import match_sentences
 from tempo.video.frames import FrameStore
 
+if TYPE_CHECKING:
+    # It loads torch.
+    from tempo.evaluation.held_out import Description
+
 #: Stages whose rows are counted on the page.
 COUNTED_STAGES = ("videos", "shots", "clips", "captions", "responses", "pairs")
+
+#: The number of pairs from which those on the page are chosen.
+NUM_CANDIDATES = 10_000
 
 #: The metrics whose curves are drawn.
 CURVES = ("loss", "rewards/accuracies")
@@ -44,8 +53,9 @@ def write_report(context: Context) -> Path:
     # Explicit, because select_autoescape() does not recognize the suffix `.html.jinja`.
     environment = Environment(loader=PackageLoader("tempo.report"), autoescape=True, trim_blocks=True)
     template = environment.get_template("report.html.jinja")
+    kinds = count_pairs(RunStore(context.directory).stream("pairs", Pair))
     for num_frames in (6, 2, 0):
-        page = template.render(**report_data(context, num_frames=num_frames))
+        page = template.render(**report_data(context, num_frames=num_frames), kinds=kinds)
         if len(page.encode()) < MAX_BYTES:
             break
     path = context.directory / "report.html"
@@ -59,21 +69,23 @@ def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
     Parts that the run does not have yet are empty.
     """
     store, directory, limits = RunStore(context.directory), context.directory, context.config.report
-    clips = {row.id: row for row in store.read("clips", Clips)}
-    captions = {row.id: row.captions for row in store.read("captions", Captions)}
+    clips, captions = store.rows("clips", Clips), store.rows("captions", Captions)
     frames = FrameStore(directory / "frames")
+
+    def captions_of(video_id: str) -> Sequence[str]:
+        return captions[video_id].captions if video_id in captions else ()
 
     @functools.cache
     def strip(video_id: str) -> list[dict[str, Any]]:
         # Imported pairs may have videos without clips.
         row = clips.get(video_id)
-        return [*_strip(row, captions.get(video_id, ()), frames, num_frames)] if row else []
+        return [*_strip(row, captions_of(video_id), frames, num_frames)] if row else []
 
-    pairs = store.read("pairs", Pair)
-    audit, evaluation = (_read(directory / f"{name}.json") for name in ("audit", "evaluation"))
-    figures = [Figure.model_validate(row) for row in evaluation.get("figures", ())]
-    main = main_figures(figures)
-    names = {row.id: row.name for row in clips.values()}
+    # Pairs are sorted by the hash of their video, so the first ones are a random sample.
+    pairs = choose_pairs([*islice(store.stream("pairs", Pair), NUM_CANDIDATES)], limits.num_pairs)
+    path, evaluation = directory / "audit.json", read_evaluation(directory)
+    audit = json.loads(path.read_bytes()) if path.exists() else {}
+    main = main_figures(evaluation.figures)
     metrics = sorted(directory.glob("train/*/metrics.jsonl"))
     phases = {path.parent.name: rows for path in metrics if (rows := read_jsonl(path))}
     return {
@@ -82,23 +94,27 @@ def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
         "result": headline(next(iter(main), None)),
         "chart": [(MAIN[figure.name], figure) for figure in main],
         "descriptions": [
-            {"name": names.get(video, video), "clips": strip(video), "texts": texts}
-            for video, texts in _descriptions(store, captions).items()
+            {
+                "name": clips[video].name if video in clips else video,
+                "clips": strip(video),
+                "texts": [(row, match_sentences(row.text, captions_of(video))) for row in rows],
+            }
+            for video, rows in _descriptions(store)
         ],
-        "counts": _counts(store, pairs),
-        "pairs": [_pair(pair, strip(pair.video_id)) for pair in choose_pairs(pairs, limits.num_pairs)],
+        "stages": {name: store.count(name) for name in COUNTED_STAGES},
+        "pairs": [_pair(pair, strip(pair.video_id)) for pair in pairs],
         "phases": phases,
         "curves": phases and draw_curves(phases, CURVES),
-        "figures": text_tables(evaluation),
-        "notes": evaluation.get("notes", ["The models have not been compared yet."]),
+        "figures": text_tables(evaluation.figures),
+        "notes": evaluation.notes if evaluation.figures else ["The models have not been compared yet."],
         "audit": audit and {"verdict": audit["verdict"], "rows": audit_rows(audit)},
         "skipped": [
             (stage, reason, found.num_records, found.example)
             for (stage, reason), found in sorted(count_skipped(store).items())
         ],
         "videos": [
-            {"name": names[row], "num_shots": clips[row].num_shots, "clips": strip(row)}
-            for row in [*clips][: limits.num_videos]
+            {"name": clips[row].name, "num_shots": clips[row].num_shots, "clips": strip(row)}
+            for row in islice(clips, limits.num_videos)
         ],
     }
 
@@ -160,12 +176,9 @@ def describe_order(pair: Pair) -> str:
     if pair.order == tuple(range(pair.num_clips)):
         return "order unchanged, which can happen under the rule `paper`"
     kept = f"{len(pair.order)} of {pair.num_clips} clips kept"
+    kept += ", the others replaced by clips of another video" if pair.kind == "replace" else ""
     inverted = kendall_distance(pair.order)
     return f"{kept}, order of {inverted:.0%} of clip pairs inverted" if inverted else kept
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_bytes())) if path.exists() else {}
 
 
 def _strip(
@@ -184,28 +197,13 @@ def _strip(
         }
 
 
-def _descriptions(store: RunStore, captions: Mapping[str, Sequence[str]]) -> dict[str, list[dict[str, Any]]]:
+def _descriptions(store: RunStore) -> Iterator[tuple[str, list[Description]]]:
     """What each model says about each held-out video, by video."""
-    # Here, because it loads torch.
     from tempo.evaluation.held_out import Description
 
-    found: dict[str, list[dict[str, Any]]] = {}
-    for row in store.read("evaluation/descriptions", Description):
-        sentences = match_sentences(row.text, captions.get(row.video_id, ()))
-        text = {"model": row.model, "sentences": sentences, "is_whole": row.is_whole}
-        found.setdefault(row.video_id, []).append(text)
-    return found
-
-
-def _counts(store: RunStore, pairs: Sequence[Pair]) -> dict[str, Any]:
-    """The number of rows of each stage, and of pairs by kind and level."""
-    counts = Counter((pair.kind, pair.level) for pair in pairs)
-    levels, kinds = sorted({p.level for p in pairs}, reverse=True), sorted({p.kind for p in pairs})
-    return {
-        "stages": {name: store.count(name) for name in COUNTED_STAGES},
-        "levels": levels,
-        "kinds": [[kind, *(counts[kind, level] for level in levels)] for kind in kinds],
-    }
+    key = attrgetter("video_id")
+    rows = sorted(store.stream("evaluation/descriptions", Description), key=key)
+    return ((video, [*own]) for video, own in groupby(rows, key=key))
 
 
 def _pair(pair: Pair, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import bisect
 import functools
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import sqlite3
+from collections.abc import Iterator, Mapping
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +28,16 @@ PARTS = {"pairs": "training", HELD_OUT: "held out", REJECTED: "left out"}
 #: not see the video, picks the chosen text.
 MEASURES = {"length": "length ratio", "words": "audit score, words", "model": "audit score, model"}
 
-
-@dataclass(frozen=True)
-class Item:
-    """A row of the list: a pair, or a video, of which `kind` is `video`. `searched` is in lower case."""
-
-    id: str
-    video_id: str
-    kind: str
-    part: str
-    searched: str
-    level: int = 0
-    measures: dict[str, float] = field(default_factory=dict)
-    pair: Pair | None = None
+#: One row for each pair, and for each video, of which `kind` is `video`. `searched` is in lower case.
+TABLE = """CREATE TABLE items (id TEXT PRIMARY KEY, video_id TEXT, kind TEXT, level INTEGER DEFAULT 0,
+part TEXT DEFAULT '', searched TEXT, decision TEXT DEFAULT '', length REAL, words REAL, model REAL)"""
 
 
 class RunView:
     """The videos, pairs and reviews of a run.
 
-    Raises ValueError if `directory` is not a run directory, or if its pairs have not been made yet.
+    They are listed in a temporary database on disk, and only those that are shown are read whole. Raises
+    ValueError if `directory` is not a run directory, or if its pairs have not been made yet.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -55,112 +46,113 @@ class RunView:
         if not store.is_done("pairs"):
             command = f"tempo run {directory / 'config.toml'} --out {directory} --until pairs"
             raise ValueError(f"{directory} has no pairs yet. Make them first: {command}")
-        self._clips = {row.id: row for row in store.read("clips", Clips)}
-        self._captions = {row.id: row.captions for row in store.read("captions", Captions)}
-        self.paths = {row.id: Path(row.path) for row in store.read("videos", Video)}
-        self.paths |= {row.id: Path(row.path) for row in self._clips.values()}
-        self._reviews = store.reviews()
-        self.items = {item.id: item for item in (*self._pairs(), *self._videos())}
+        self._frames = FrameStore(directory / "frames")
+        self._videos, self._clips = store.rows("videos", Video), store.rows("clips", Clips)
+        self._captions = store.rows("captions", Captions)
+        self._pairs = [store.rows(name, Pair) for name in PARTS]
+        # SQLite keeps a database without a name in a temporary file, and removes it at the end.
+        self._table = sqlite3.connect("", check_same_thread=False)
+        self._table.row_factory = sqlite3.Row
+        self._fill()
 
-    def _pairs(self) -> list[Item]:
-        path = self.directory / PAIR_SCORES
+    def _fill(self) -> None:
+        fill, stream = self._table.executemany, self._store.stream
+        self._table.execute(TABLE)
+        fill("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._pair_rows())
+        videos = (
+            (row.id, row.path)
+            for row in chain[Video | Clips](stream("videos", Video), stream("clips", Clips))
+        )
+        new = "INSERT OR IGNORE INTO items (id, video_id, kind, searched) VALUES (?1, ?1, 'video', ?2)"
+        fill(new, ((name, f"{name} {path}".lower()) for name, path in videos))
+        texts = ((row.id, " ".join(row.captions).lower()) for row in stream("captions", Captions))
+        fill("UPDATE items SET searched = searched || ' ' || ?2 WHERE id = ?1", texts)
+        reasons = ((row.id, f"{row.reason}: {row.detail}") for row in stream(SKIPPED, Skipped))
+        change = "UPDATE items SET part = ?2, searched = searched || ' ' || lower(?2)"
+        fill(f"{change} WHERE id = ?1 AND kind = 'video'", reasons)
+
+    def _pair_rows(self) -> Iterator[tuple[Any, ...]]:
+        path, reviews = self.directory / PAIR_SCORES, self._store.reviews()
         scores = json.loads(path.read_bytes()) if path.exists() else {}
-        items = []
         for name, part in PARTS.items():
-            for pair in self._store.read(name, Pair):
+            for pair in self._store.stream(name, Pair):
                 searched = " ".join((pair.id, pair.video, pair.prompt, pair.chosen, pair.rejected)).lower()
                 measures = scores.get(pair.id, {}) | {"length": math.exp(log_length_ratio(pair))}
-                measures = {key: round(measures[key], 3) for key in MEASURES if key in measures}
-                own = (pair.id, pair.video_id, pair.kind, part, searched, pair.level, measures, pair)
-                items.append(Item(*own))
-        return items
+                numbers = (round(measures[key], 3) if key in measures else None for key in MEASURES)
+                shown = (pair.id, pair.video_id, pair.kind, pair.level, part, searched)
+                yield *shown, decision_on(pair, reviews), *numbers
 
-    def _videos(self) -> list[Item]:
-        reasons = {row.id: f"{row.reason}: {row.detail}" for row in self._store.read(SKIPPED, Skipped)}
-        items = []
-        for name, path in self.paths.items():
-            part = reasons.get(name, "")
-            searched = " ".join((name, str(path), part, *self._captions.get(name, ()))).lower()
-            items.append(Item(name, name, "video", part, searched))
-        return items
-
-    def review(self, item: Item, decision: Any) -> None:
+    def review(self, name: str, decision: Any) -> None:
         """Appends a decision to `reviews.jsonl`; raises ValueError for an unknown one, or for a video."""
-        if item.pair is None or decision not in ("keep", "reject"):
-            raise ValueError(f"{decision!r} is not a decision on {item.id}. Send keep or reject for a pair")
-        review = review_of(item.pair, decision)
+        pair = self._pair(name)
+        if pair is None or decision not in ("keep", "reject"):
+            raise ValueError(f"{decision!r} is not a decision on {name}. Send keep or reject for a pair")
+        review = review_of(pair, decision)
         self._store.append(REVIEWS, [review])
-        self._reviews[review.id] = review
+        both = (decision, review.id, f"{review.id}/mirror")
+        self._table.execute("UPDATE items SET decision = ? WHERE id IN (?, ?)", both)
 
     def choices(self) -> dict[str, Any]:
         """The values that the page offers as filters: kinds, levels, parts, and names of measures by key."""
-        pairs = [item for item in self.items.values() if item.pair]
+
+        def values(column: str, order: str = "") -> list[Any]:
+            found = f"SELECT DISTINCT {column} FROM items WHERE kind != 'video' ORDER BY {column} {order}"
+            return [value for (value,) in self._table.execute(found)]
+
+        counts = self._table.execute(f"SELECT {', '.join(f'count({key})' for key in MEASURES)} FROM items")
+        known = zip(MEASURES.items(), counts.fetchone(), strict=True)
         return {
-            "kinds": sorted({item.kind for item in pairs}),
-            "levels": sorted({item.level for item in pairs}, reverse=True),
-            "parts": sorted({item.part for item in pairs}),
-            "measures": {
-                key: MEASURES[key] for key in MEASURES if any(key in item.measures for item in pairs)
-            },
+            "kinds": values("kind"),
+            "levels": values("level", "DESC"),
+            "parts": values("part"),
+            "measures": dict(item for item, count in known if count),
         }
 
     def select(self, query: Mapping[str, str]) -> dict[str, Any]:
         """The first rows of the list that pass the filters of `query`, or those after the item `after`."""
-        order, sign = query.get("sort", "").removeprefix("-"), -1 if query.get("sort", "")[:1] == "-" else 1
-
-        def key(item: Item) -> tuple[bool, float, str]:
-            value = item.level if order == "level" else item.measures.get(order)
-            return value is None, sign * (value or 0), item.id
-
         wanted = {name: value for name, value in query.items() if value}
-        found = sorted(filter(self._filter(wanted), self.items.values()), key=key)
-        last = self.items.get(query.get("after", ""))
-        start = bisect.bisect_right(found, key(last), key=key) if last else 0
-        return {"total": len(found), "rows": [self._row(item) for item in found[start : start + PAGE_SIZE]]}
+        tests: list[tuple[str, Any]] = [("(kind = 'video') = ?", wanted.get("kind") == "video")]
+        tests += [(f"{name} = ?", wanted[name]) for name in ("kind", "level", "part") if name in wanted]
+        if "decision" in wanted:
+            tests.append(("decision = ?", wanted["decision"].replace("none", "")))
+        bounds = {"min": ">=", "max": "<="}
+        for name, (bound, sign) in product(MEASURES, bounds.items()):
+            if value := wanted.get(f"{bound}-{name}"):
+                tests.append((f"{name} {sign} ?", float(value)))
+        tests += [("instr(searched, ?)", word) for word in wanted.get("search", "").lower().split()]
+        passing, values = " AND ".join(test for test, _ in tests), [value for _, value in tests]
+        total = self._table.execute(f"SELECT count(*) FROM items WHERE {passing}", values).fetchone()[0]
+        order, sort = "id", wanted.get("sort", "")
+        if (column := sort.removeprefix("-")) in ("level", *MEASURES):
+            order = f"{column} IS NULL, ifnull({sort}, 0), id"
+        if "after" in wanted:
+            passing += f" AND ({order}) > (SELECT {order} FROM items WHERE id = ?)"
+            values.append(wanted["after"])
+        found = f"SELECT * FROM items WHERE {passing} ORDER BY {order} LIMIT {PAGE_SIZE}"
+        return {"total": total, "rows": [*map(self._shown, self._table.execute(found, values))]}
 
-    def _filter(self, wanted: Mapping[str, str]) -> Callable[[Item], bool]:
-        """Tells whether an item passes the filters that are set."""
-        words, ranges = wanted.get("search", "").lower().split(), dict[str, tuple[float, float]]()
-        for name in MEASURES:
-            if wanted.keys() & {f"min-{name}", f"max-{name}"}:
-                ranges[name] = (
-                    float(wanted.get(f"min-{name}", "-inf")),
-                    float(wanted.get(f"max-{name}", "inf")),
-                )
-        exact = [name for name in ("kind", "level", "part") if name in wanted]
+    def _shown(self, item: sqlite3.Row) -> dict[str, Any]:
+        """What the list shows of an item."""
+        row, path = self._clips.get(item["video_id"]), self.path(item["video_id"])
+        shown = {key: item[key] for key in ("id", "video_id", "kind", "level", "part", "decision")}
+        measures = {MEASURES[key]: item[key] for key in MEASURES if item[key] is not None}
+        return shown | {"name": row.name if row else path.name, "measures": measures}
 
-        def passes(item: Item) -> bool:
-            return (
-                (item.kind == "video") == (wanted.get("kind") == "video")
-                and all(str(getattr(item, name)) == wanted[name] for name in exact)
-                and ("decision" not in wanted or (self._decision(item) or "none") == wanted["decision"])
-                and all(
-                    low <= item.measures.get(name, math.nan) <= high for name, (low, high) in ranges.items()
-                )
-                and all(word in item.searched for word in words)
-            )
+    def detail(self, name: str) -> dict[str, Any]:
+        """What the page shows of an item. Differences between the texts of a pair are marked, as HTML.
 
-        return passes
-
-    def _decision(self, item: Item) -> str:
-        return decision_on(item.pair, self._reviews) if item.pair else ""
-
-    def _row(self, item: Item) -> dict[str, Any]:
-        row, path = self._clips.get(item.video_id), self.paths.get(item.video_id, Path(item.video_id))
-        name = row.name if row else path.name
-        shown = {key: getattr(item, key) for key in ("id", "video_id", "kind", "level", "part")}
-        measures = {MEASURES[key]: value for key, value in item.measures.items()}
-        return shown | {"name": name, "decision": self._decision(item), "measures": measures}
-
-    def detail(self, item: Item) -> dict[str, Any]:
-        """What the page shows of an item. Differences between the texts of a pair are marked, as HTML."""
-        stored, pair = self.frames(item.video_id), item.pair
-        row = self._clips.get(item.video_id)
+        Raises LookupError for an unknown name.
+        """
+        item = self._table.execute("SELECT * FROM items WHERE id = ?", (name,)).fetchone()
+        if not item:
+            raise LookupError(f"this run has no {name!r}")
+        video_id = item["video_id"]
+        stored, pair, row = self.frames(video_id), self._pair(name), self._clips.get(video_id)
         # The player shows the whole file, so the times of a segment count from the start of the file.
         clips, start = (row.clips, row.start_seconds) if row else ((), 0.0)
-        captions = self._captions.get(item.video_id) or ("",) * len(clips)
+        captions = self._captions[video_id].captions if video_id in self._captions else ("",) * len(clips)
         spans = [(start + clip.start_seconds, start + clip.end_seconds) for clip in clips]
-        shown = self._row(item) | {
+        shown = self._shown(item) | {
             "start": start,
             "clips": [*zip(spans, captions, strict=True)],
             "frame_seconds": (start + stored.seconds).tolist() if stored else [],
@@ -172,12 +164,17 @@ class RunView:
             shown |= {"rejected": mark_differences(pair.rejected, pair.chosen)}
         return shown
 
+    def _pair(self, name: str) -> Pair | None:
+        return next((rows[name] for rows in self._pairs if name in rows), None)
+
+    def path(self, video_id: str) -> Path:
+        """The file of a video or segment; raises LookupError for an unknown id."""
+        if not (row := self._clips.get(video_id) or self._videos.get(video_id)):
+            raise LookupError(f"this run has no video {video_id!r}")
+        return Path(row.path)
+
+    @functools.lru_cache(maxsize=4)  # noqa: B019 - a server has one view
     def frames(self, video_id: str) -> Frames | None:
-        """The stored frames of a video, if it has any."""
-        return _read_frames(self.directory / "frames", video_id) if video_id in self.paths else None
-
-
-@functools.lru_cache(maxsize=4)
-def _read_frames(directory: Path, video_id: str) -> Frames | None:
-    store = FrameStore(directory)
-    return store.read(video_id) if store.has(video_id) else None
+        """The stored frames of a video, if it has any; raises LookupError for an unknown id."""
+        self.path(video_id)
+        return self._frames.read(video_id) if self._frames.has(video_id) else None

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import secrets
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import uvicorn
 from jinja2 import Environment, PackageLoader
@@ -29,14 +28,13 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 
-T = TypeVar("T")
-
 
 def make_app(view: RunView, token: str) -> Starlette:
     """The application. It answers only requests to this machine that have the token.
 
     The token is in the address that a person opens, and from then on in a cookie.
     """
+    environment = Environment(loader=PackageLoader("tempo.report"), autoescape=True, trim_blocks=True)
 
     async def guard(request: Request, call_next: RequestResponseEndpoint) -> Response:
         # All ports of a host share their cookies.
@@ -49,24 +47,57 @@ def make_app(view: RunView, token: str) -> Starlette:
             response.set_cookie(name, token, httponly=True, samesite="strict")
         return response
 
-    app = Starlette(
+    def page(request: Request) -> Response:
+        name = view.directory.resolve().name
+        return HTMLResponse(environment.get_template("view.html.jinja").render(name=name, **view.choices()))
+
+    def script(request: Request) -> Response:
+        return FileResponse(Path(__file__).with_name("templates") / "view.js")
+
+    def rows(request: Request) -> Response:
+        return JSONResponse(view.select(request.query_params))
+
+    def item(request: Request) -> Response:
+        return JSONResponse(view.detail(request.query_params.get("id", "")))
+
+    def video(request: Request) -> Response:
+        if not (path := view.path(request.query_params.get("id", ""))).is_file():
+            raise LookupError(f"{path} does not exist any more")
+        return FileResponse(path)
+
+    def frame(request: Request) -> Response:
+        stored, number = (
+            view.frames(request.query_params.get("id", "")),
+            request.query_params.get("number", ""),
+        )
+        frames = {str(place): jpeg for place, jpeg in enumerate(stored.jpegs if stored else ())}
+        return Response(frames[number], media_type="image/jpeg")
+
+    async def review(request: Request) -> Response:
+        # A page of another server cannot send this type: its browser would first ask this one, which refuses.
+        if request.headers.get("content-type") != "application/json":
+            raise HTTPException(415)
+        sent = await request.json()
+        view.review(sent["id"], sent["decision"])
+        return JSONResponse({})
+
+    return Starlette(
         routes=[
-            Route("/", _page),
-            Route("/view.js", _script),
-            Route("/list", _list),
-            Route("/item", _item),
-            Route("/video", _video),
-            Route("/frame", _frame),
-            Route("/review", _review, methods=["POST"]),
+            Route("/", page),
+            Route("/view.js", script),
+            Route("/list", rows),
+            *(Route(f"/{answer.__name__}", answer) for answer in (item, video, frame)),
+            Route("/review", review, methods=["POST"]),
         ],
         middleware=[
             Middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"]),
             Middleware(BaseHTTPMiddleware, dispatch=guard),
         ],
-        exception_handlers={ValueError: _bad_request},
+        exception_handlers={
+            ValueError: lambda request, error: PlainTextResponse(str(error), 400),
+            LookupError: lambda request, error: PlainTextResponse(str(error), 404),
+        },
     )
-    app.state.view = view
-    return app
 
 
 def serve(view: RunView, *, port: int, show: Callable[[str], None]) -> None:
@@ -86,62 +117,3 @@ def serve(view: RunView, *, port: int, show: Callable[[str], None]) -> None:
         # uvicorn raises the signal again after it has stopped.
         with contextlib.suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
-
-
-def _view(request: Request) -> RunView:
-    view: RunView = request.app.state.view
-    return view
-
-
-def _find(known: Mapping[str, T], name: str) -> T:
-    if name not in known:
-        raise HTTPException(404, f"this run has no {name!r}")
-    return known[name]
-
-
-def _bad_request(request: Request, error: Exception) -> Response:
-    return PlainTextResponse(str(error), 400)
-
-
-def _page(request: Request) -> Response:
-    environment = Environment(loader=PackageLoader("tempo.report"), autoescape=True, trim_blocks=True)
-    view = _view(request)
-    name = view.directory.resolve().name
-    return HTMLResponse(environment.get_template("view.html.jinja").render(name=name, **view.choices()))
-
-
-def _script(request: Request) -> Response:
-    return FileResponse(Path(__file__).with_name("templates") / "view.js")
-
-
-def _list(request: Request) -> Response:
-    return JSONResponse(_view(request).select(request.query_params))
-
-
-def _item(request: Request) -> Response:
-    view = _view(request)
-    return JSONResponse(view.detail(_find(view.items, request.query_params.get("id", ""))))
-
-
-def _video(request: Request) -> Response:
-    path = _find(_view(request).paths, request.query_params.get("id", ""))
-    if not path.is_file():
-        raise HTTPException(404, f"{path} does not exist any more")
-    return FileResponse(path)
-
-
-def _frame(request: Request) -> Response:
-    stored = _view(request).frames(request.query_params.get("id", ""))
-    frames = {str(number): jpeg for number, jpeg in enumerate(stored.jpegs)} if stored else {}
-    jpeg = _find(frames, request.query_params.get("number", ""))
-    return Response(jpeg, media_type="image/jpeg")
-
-
-async def _review(request: Request) -> Response:
-    # A page of another server cannot send this type: its browser would first ask this one, which refuses.
-    if request.headers.get("content-type") != "application/json":
-        raise HTTPException(415)
-    sent = await request.json()
-    view = _view(request)
-    view.review(_find(view.items, sent["id"]), sent["decision"])
-    return JSONResponse({})

@@ -47,7 +47,12 @@ def make_dataset(
             progress()
     samples = [s for i, story in enumerate(held_out) for s in story_samples(story, seed=seed, number=i)]
     samples += [sample for story in held_out for sample in conflicting_samples(story)]
-    asked = [row for story in train for row in _instructions(story, seed, config.order_fidelity)]
+    asked = [
+        Instruction(id=f"{story.id}/{i}", video=f"videos/{story.id}.mp4", question=question, answer=answer)
+        for story in train
+        for rng in [np.random.default_rng(derive_seed(seed, story.id, "instructions"))]
+        for i, (question, answer) in enumerate(instructions(story, rng, order_fidelity=config.order_fidelity))
+    ]
     files: dict[Path, Sequence[Record]] = {path / "scripts.jsonl": rows for path, rows in folders.items()}
     files |= {directory / "held_out/benchmark.jsonl": samples, directory / "instructions.jsonl": asked}
     for path, rows in files.items():
@@ -57,12 +62,3 @@ def make_dataset(
 def _render(story: Story, path: Path) -> None:
     if not path.exists():
         render_story(story, path)
-
-
-def _instructions(story: Story, seed: int, order_fidelity: float) -> list[Instruction]:
-    rng = np.random.default_rng(derive_seed(seed, story.id, "instructions"))
-    made = instructions(story, rng, order_fidelity=order_fidelity)
-    return [
-        Instruction(id=f"{story.id}/{index}", video=f"videos/{story.id}.mp4", question=asked, answer=answer)
-        for index, (asked, answer) in enumerate(made)
-    ]

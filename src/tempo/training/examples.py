@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
 from operator import attrgetter
 from typing import TypeAlias
 
@@ -27,9 +27,10 @@ class Example:
     """One video with its prompt (the shared prefix) and its answers, before frames and tokens are loaded.
 
     For DPO, `answers` holds the chosen answer to `prompt`, then the rejected ones, and `labels` the kind and
-    level of each rejected one. For SFT, `questions` holds (question, answer) pairs. `frames` are indices into
-    the stored frames, for a pair that shows the perturbed video; empty means all of them in order. If
-    `system` is empty, the chat template chooses the system prompt.
+    level of each rejected one. For SFT, `questions` holds (question, answer) pairs. For GRPO, `advantages`
+    has that of each sampled answer. `frames` are indices into the stored frames, for a pair that shows the
+    perturbed video; empty means all of them in order. If `system` is empty, the chat template chooses the
+    system prompt.
     """
 
     id: str
@@ -40,6 +41,7 @@ class Example:
     questions: tuple[tuple[str, str], ...] = ()
     frames: tuple[int, ...] = ()
     system: str = ""
+    advantages: tuple[float, ...] = ()
 
     def load(self, lm: VideoLM, frames: FrameStore | None) -> Group:
         """The tokens and pixels of this example; without `frames`, only the tokens of its text."""
@@ -98,7 +100,7 @@ def sft_examples(questions: Iterable[Question], phase: SftPhase) -> list[Example
     return examples
 
 
-def check_lengths(
+def fit_examples(
     examples: Sequence[Example],
     lm: VideoLM,
     frames: FrameStore,
@@ -106,32 +108,53 @@ def check_lengths(
     max_tokens: int,
     limit: int | None = None,
     video_lengths: dict[tuple[str, int], int],
-) -> None:
-    """Raises ValueError that names an example that is too long.
+) -> list[Example]:
+    """The examples, with those that exceed a row of `max_tokens` tokens divided into several of that video.
 
-    The row of an example may have at most `max_tokens` tokens, and its prompt and longest answer at most
-    `limit`, by default the number of positions of the model.
+    Each part has the chosen answer and some rejected ones, or some of the questions. Raises ValueError that
+    names an example if a single pair or question is too long for a row, or its prompt and answer have more
+    tokens than `limit`, by default the number of positions of the model.
 
     `video_lengths` maps video and number of frames to a number of tokens. It is filled here: frames are read
     only for missing keys, so that the phases of a run measure each video once.
     """
-    sizes, limit = [], limit or max_positions(lm.model.config)
+    sizes, limit, parts = [], limit or max_positions(lm.model.config), list[Example]()
     for example in examples:
         prefix, *answers = example.load(lm, None).lengths
-        text = prefix + sum(answers)
         key = example.video_id, len(example.frames)
         if key not in video_lengths:
-            video_lengths[key] = sum(example.load(lm, frames).lengths) - text
+            video_lengths[key] = sum(example.load(lm, frames).lengths) - prefix - sum(answers)
         num_video, num_text = video_lengths[key], prefix + max(answers)
         check_positions(example.id, num_video=num_video, num_text=num_text, limit=limit)
-        sizes.append((num_video + text, example.id))
+        # All parts have the chosen answer.
+        shared, divided = (0, answers) if example.questions else (answers[0], answers[1:])
+        shared += num_video + prefix
+        sizes.append((shared + max(divided, default=0), example.id))
+        starts, size = [0], shared
+        for index, length in enumerate(divided):
+            if size + length > max_tokens and size > shared:
+                starts.append(index)
+                size = shared
+            size += length
+        parts += [_part(example, *ends) for ends in pairwise([*starts, len(divided)])]
     size, name = max(sizes)
     if size > max_tokens:
         raise ValueError(
             f"{name}: its packed row has {size} tokens, but training.max_tokens is {max_tokens}. "
-            "Raise it, set grouping = 'pair' in the phase if a row has several answers, or lower frames.fps, "
-            "frames.max_frames, frames.max_pixels or frames.max_total_pixels"
+            "Raise it, or lower frames.fps, frames.max_frames, frames.max_pixels or frames.max_total_pixels"
         )
+    return parts
+
+
+def _part(example: Example, start: int, end: int) -> Example:
+    """The example with some of its rejected answers or questions."""
+    return replace(
+        example,
+        id=f"{example.id}/{start}" if start else example.id,
+        answers=(*example.answers[:1], *example.answers[1 + start : 1 + end]),
+        labels=example.labels[start:end],
+        questions=example.questions[start:end],
+    )
 
 
 def check_longest(context: Context, questions: Sequence[Question]) -> None:
@@ -160,7 +183,7 @@ def check_longest(context: Context, questions: Sequence[Question]) -> None:
     max_tokens = training.max_tokens if training.phases else sys.maxsize
     # Before videos are decoded, only the text counts.
     lengths = {(row.video_id, 0): 0 for row in examples if not frames.has(row.video_id)}
-    check_lengths(examples, lm, frames, max_tokens=max_tokens, limit=limit, video_lengths=lengths)
+    fit_examples(examples, lm, frames, max_tokens=max_tokens, limit=limit, video_lengths=lengths)
 
 
 def _largest_videos(context: Context) -> list[Example]:

@@ -19,7 +19,7 @@ from tempo.core.hashing import derive_seed
 from tempo.core.records import Pair, Skipped, file_of
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.preference.importing import read_text, read_turns, read_video, split_system, untagged
+from tempo.preference.importing import read_text, read_turns, read_video, untagged
 from tempo.preference.pairs import HELD_OUT
 from tempo.video.find import find_video, read_library
 from tempo.video.frames import FrameStore
@@ -104,7 +104,7 @@ def _read_texts(row: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
     """The system prompt, and the questions and answers of a row."""
     column = next((name for name in ("conversations", "messages") if row.get(name)), None)
     if column:
-        system, turns = split_system(row, read_turns(row[column], column))
+        system, turns = read_turns(row, column)
         roles = [role for role, _ in turns]
         if not turns or roles != ["user", "assistant"] * (len(turns) // 2):
             raise ValueError(f"{column} must alternate between user and assistant, got {roles}")
@@ -112,5 +112,7 @@ def _read_texts(row: dict[str, Any]) -> tuple[str, list[tuple[str, str]]]:
         return system, [(question, reply) for (_, question), (_, reply) in pairs]
     if "question" not in row or "answer" not in row:
         raise ValueError(f"a row needs question and answer, conversations, or messages; it has {list(row)}")
-    texts = [(read_text(row["question"], "question"), read_text(row["answer"], "answer"))]
-    return split_system(row, [])[0], texts
+    system, question, answer = (
+        read_text(row.get(name, ""), name) for name in ("system", "question", "answer")
+    )
+    return system, [(question, answer)]

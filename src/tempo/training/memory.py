@@ -9,12 +9,10 @@ memory that an allocator keeps in reserve, are not counted.
 from __future__ import annotations
 
 import inspect
-import os
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,10 +22,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from tempo.config import DpoPhase, PhaseConfig
+from tempo.config import PhaseConfig
 from tempo.model.loading import build_model
-from tempo.model.prefix import HEAD_CHUNK, Group, encode_videos
-from tempo.training.policy import Policy, ReferenceStore
+from tempo.model.prefix import Group
+from tempo.training.policy import Policy
 
 #: Bytes for each answer and entry of the vocabulary when a token is sampled: scores and their softmax in
 #: float32, its copy and cumulative sum in float64, and the result.
@@ -41,7 +39,7 @@ NF4_BYTES = 0.5 + 4 / 64
 class Cost:
     """The peak memory of a step by part, in bytes, and its floating-point operations.
 
-    `activations_bytes` is the rest of the peak, and includes the `logits_bytes` of one chunk.
+    `activations_bytes` is the rest of the peak.
     """
 
     weights_bytes: int
@@ -51,7 +49,6 @@ class Cost:
     gradients_bytes: int = 0
     optimizer_bytes: int = 0
     cache_bytes: int = 0
-    logits_bytes: int = 0
     flops: int = 0
 
     @property
@@ -108,37 +105,26 @@ class Simulator:
         self._config, self._dtype, self._on_gpu, self._four_bit = config, dtype, on_gpu, four_bit
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._model = self._without_data(build_model(config, dtype=dtype))
-        #: By row (kept, as its key is an id): features of its videos, bytes at the peak, and operations.
-        self._encoded: dict[tuple[int, ...], tuple[Any, Any, int, int]] = {}
 
     def train(self, row: Sequence[Group], phase: PhaseConfig, *, num_rows: int = 1) -> Cost:
         """The cost of an optimizer step on `num_rows` packed rows like this one."""
-        vision_bytes, flops, features = 0, 0, None
-        if not phase.trains_vision:
-            features = self.encode(self._model, row)
-            *_, vision_bytes, flops = self._encoded[_key(row)]
-        store = None
-        if isinstance(phase, DpoPhase) and (phase.cache_reference or phase.reference == "fixed"):
-            store = ReferenceStore(Path(os.devnull), key="")
-        known: Any = None if phase.trains_vision else self
         model = build_model(self._config, dtype=self._dtype)
-        policy = self._without_data(Policy(model, phase, dtype=self._dtype, store=store, features=known))
+        policy = self._without_data(Policy(model, phase, dtype=self._dtype))
         trained = list(policy.trained.values())
         # Gradients of further rows are added to those of the first one.
         for parameter in trained if num_rows > 1 else ():
             parameter.grad = torch.empty_like(parameter)
-        counter = _Counter(_tensors(policy), [parameter.grad for parameter in trained], features)
-        start, size = counter.live_bytes, sum(parameter.nbytes for parameter in trained)
+        counter = _Counter(_tensors(policy), [parameter.grad for parameter in trained])
         with counter:
             answers, _ = policy(row)
             torch.stack([logp.sum() for group in answers for logp in group]).sum().backward()
+        size = sum(parameter.nbytes for parameter in trained)
         weights = _Counter(_tensors(policy.model)).live_bytes
-        reference = _Counter(_tensors(policy.frozen_copy)).live_bytes if policy.frozen_copy else 0
+        reference = _Counter(_tensors(policy.frozen)).live_bytes if policy.frozen else 0
         # AdamW updates all weights at once on a GPU, and one after the other on a CPU.
         update = size if self._on_gpu else 2 * max(parameter.nbytes for parameter in trained)
-        peak = max(counter.peak_bytes, start + vision_bytes, weights + reference + size + update)
-        config, adapters = self._config.get_text_config(), size if phase.lora_rank else 0
-        num_scored = sum(answer.num_scored for group in row for answer in group.continuations)
+        adapters = size if phase.lora_rank else 0
+        peak = max(counter.peak_bytes, weights + reference + size + update)
         return self._quantized(
             Cost(
                 weights_bytes=weights - adapters,
@@ -147,8 +133,7 @@ class Simulator:
                 gradients_bytes=size,
                 optimizer_bytes=2 * size,
                 activations_bytes=peak - weights - reference - size,
-                logits_bytes=min(HEAD_CHUNK, num_scored) * config.vocab_size * (self._dtype.itemsize + 8),
-                flops=num_rows * (counter.flops + flops),
+                flops=num_rows * counter.flops,
             )
         )
 
@@ -168,20 +153,7 @@ class Simulator:
             batch_size * (counter.peak_bytes - weights), size + size // config.num_hidden_layers + logits
         )
         flops = batch_size * counter.flops
-        return self._quantized(Cost(weights, peak - size, cache_bytes=size, logits_bytes=logits, flops=flops))
-
-    def encode(self, model: Any, row: Sequence[Group]) -> Any:
-        """The features of a row's videos from the frozen tower, as from a FeatureStore."""
-        if (key := _key(row)) not in self._encoded:
-            counter = _Counter(_tensors(self._model))
-            weights = counter.live_bytes
-            with counter, torch.no_grad():
-                features = encode_videos(self._model, row)
-            pixels = (
-                sum(tensor.nbytes for group in row for tensor in group.inputs.values()) if self._on_gpu else 0
-            )
-            self._encoded[key] = row, features, counter.peak_bytes - weights + pixels, counter.flops
-        return self._encoded[key][1]
+        return self._quantized(Cost(weights, peak - size, cache_bytes=size, flops=flops))
 
     def _without_data(self, module: nn.Module) -> Any:
         with self._fake:
@@ -200,10 +172,6 @@ class Simulator:
         saved = sum(weight.nbytes - weight.numel() * NF4_BYTES for weight in layers)
         more = cost.activations_bytes + max(weight.nbytes for weight in layers)
         return replace(cost, weights_bytes=cost.weights_bytes - int(saved), activations_bytes=more)
-
-
-def _key(row: Sequence[Group]) -> tuple[int, ...]:
-    return tuple(id(group.inputs) for group in row)
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

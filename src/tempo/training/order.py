@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -14,7 +14,7 @@ from tempo.config import DpoPhase, PhaseConfig
 from tempo.core.hashing import derive_seed
 from tempo.model.prefix import Group
 from tempo.training.examples import Example, LoadedExample
-from tempo.training.metrics import ACCURACIES
+from tempo.training.metrics import ACCURACIES, Metrics
 
 #: Number of batches that a level's accuracy is averaged over. In the first step of a phase, policy and
 #: reference are equal and every accuracy is 0: a mean over all batches would include it. One is too few.
@@ -84,6 +84,8 @@ class Batch:
     examples: Sequence[LoadedExample]
     is_filler: bool = False
     waiting_seconds: float = 0.0
+    #: Metrics of the examples themselves, such as the rewards of sampled answers.
+    metrics: Metrics = field(default_factory=Metrics)
 
 
 def load_batches(

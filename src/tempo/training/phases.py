@@ -15,22 +15,22 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from tempo.config import DpoPhase, PhaseConfig, SftPhase
+from tempo.config import DpoPhase, GrpoPhase, ModelConfig, PhaseConfig, SftPhase
 from tempo.core.files import write_json
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Pair
 from tempo.core.store import RunStore
 from tempo.engine.ranks import num_processes, process_rank, shards_weights, wait_for_all
 from tempo.engine.types import Context
-from tempo.model.features import FeatureStore
 from tempo.model.loading import load_model
 from tempo.model.prefix import Group, packed_log_probs
-from tempo.training.adapters import STACK, TrainedModel, only, save_checkpoint
-from tempo.training.examples import Example, check_lengths, dpo_examples, sft_examples
+from tempo.training.adapters import TrainedModel, only, save_checkpoint
+from tempo.training.examples import Example, dpo_examples, fit_examples, sft_examples
+from tempo.training.grpo import Sampler, grpo_examples
 from tempo.training.instructions import usable_questions
 from tempo.training.metrics import MetricsLog, find_warning
 from tempo.training.order import load_batches, plan_batches
-from tempo.training.policy import Policy, ReferenceStore, model_key, unfreeze
+from tempo.training.policy import Policy, unfreeze
 from tempo.training.trainer import Trainer
 from tempo.video.frames import FrameStore
 
@@ -44,7 +44,7 @@ class Session:
     progress: Callable[[Path, int, int, dict[str, float]], None] = lambda place, step, num_steps, row: None
     #: Called with each message and warning.
     log: Callable[[str], None] = lambda text: None
-    #: Numbers of tokens of videos (`check_lengths`), measured once for all phases.
+    #: Numbers of tokens of videos (`fit_examples`), measured once for all phases.
     video_lengths: dict[tuple[str, int], int] = field(default_factory=dict)
 
 
@@ -54,6 +54,8 @@ def run_training(session: Session) -> None:
     Raises ValueError if there are no pairs for DPO phases, or no questions for SFT phases.
     """
     context, training = session.context, session.context.config.training
+    if shards_weights() and any(isinstance(phase, GrpoPhase) for phase in training.phases):
+        raise ValueError("objective 'grpo' samples from the model, which FSDP2 shards. Use ddp.yaml")
     if any(isinstance(phase, SftPhase) for phase in training.phases):
         _, num_left_out = usable_questions(context)
         if num_left_out:
@@ -96,6 +98,8 @@ def run_phases(
     for number, phase in enumerate(phases, 1):
         if isinstance(phase, DpoPhase):
             examples = dpo_examples(pairs, phase)
+        elif isinstance(phase, GrpoPhase):
+            examples = grpo_examples(context)
         else:
             examples = sft_examples(usable_questions(context)[0], phase)
         if not examples:
@@ -112,11 +116,9 @@ def _run_phase(
 ) -> None:
     frames = FrameStore(session.context.directory / "frames")
     limit = session.context.config.training.max_tokens
-    check_lengths(examples, trained.lm, frames, max_tokens=limit, video_lengths=session.video_lengths)
-    reference = None
-    if isinstance(phase, DpoPhase) and (phase.cache_reference or phase.reference == "fixed"):
-        reference = _store_reference(session, trained, examples, phase)
-    weights = train_phase(trained, phase, examples, session, target, reference=reference)
+    known = session.video_lengths
+    examples = fit_examples(examples, trained.lm, frames, max_tokens=limit, video_lengths=known)
+    weights = train_phase(trained, phase, examples, session, target)
     if process_rank() == 0:
         trained.save_phase(phase, weights, target)
         write_json(
@@ -134,23 +136,18 @@ def train_phase(
     examples: Sequence[Example],
     session: Session,
     directory: Path,
-    *,
-    reference: ReferenceStore | None = None,
 ) -> dict[str, Tensor]:
     """Trains a phase on top of `trained`; writes the metrics of each step to `directory/metrics.jsonl`.
 
     A phase that was stopped resumes from its last state in `directory`, with the same results as without the
-    stop. `reference` has the reference's log-probabilities if these were computed in advance. Returns what
-    `TrainedModel.save_phase` needs. Raises ValueError if the loss or its gradient is not finite; the last
-    saved state is kept.
+    stop. Returns what `TrainedModel.save_phase` needs. Raises ValueError if the loss or its gradient is not
+    finite; the last saved state is kept.
     """
-    lm = trained.lm
-    run, config, state = session.context.directory, session.context.config, directory / "state.safetensors"
-    frames = FrameStore(run / "frames")
+    lm, config, frames = trained.lm, session.context.config, FrameStore(session.context.directory / "frames")
     seed, num_steps = config.run.seed, phase.epochs * math.ceil(len(examples) / phase.batch_size)
+    first = _first_model(trained, phase, config.model)
     torch.manual_seed(derive_seed(seed, phase.name, "weights"))
-    features = FeatureStore(run / "train" / "features", lm.model) if phase.cache_features else None
-    policy = Policy(lm.model, phase, dtype=trained.dtype, store=reference, features=features)
+    policy = Policy(lm.model, phase, dtype=trained.dtype, first=first)
     counts = policy.count_trained()
     session.log(
         f"training: phase {phase.name!r} trains "
@@ -158,12 +155,15 @@ def train_phase(
         + f" {'LoRA parameters' if phase.lora_rank else 'parameters'}"
         + ("; LoRA does not reach experts" if phase.lora_rank and "experts" in counts else "")
     )
-    trainer = Trainer(policy, phase, num_steps=num_steps, seed=seed, max_tokens=config.training.max_tokens)
+    sampler = Sampler(session.context, phase, lm, policy) if isinstance(phase, GrpoPhase) else None
+    limits = {"num_steps": num_steps, "seed": seed, "max_tokens": config.training.max_tokens}
+    trainer = Trainer(policy, phase, **limits, sampler=sampler)
+    state = directory / "state.safetensors"
     trainer.restore(state)
     log = MetricsLog(directory / "metrics.jsonl", num_steps=trainer.num_steps_done)
     batches = load_batches(
         itertools.islice(plan_batches(examples, phase, log.rows, seed=seed), trainer.num_steps_done, None),
-        lambda example: example.load(lm, frames),
+        sampler.load if sampler else lambda example: example.load(lm, frames),
         rank=process_rank(),
         num_processes=num_processes(),
     )
@@ -185,28 +185,16 @@ def train_phase(
     return trainer.full_tensors(policy.trained) if needs_weights else {}
 
 
-def _store_reference(
-    session: Session, trained: TrainedModel, examples: Sequence[Example], phase: DpoPhase
-) -> ReferenceStore:
-    """The log-probabilities of all examples under the reference of a phase, computed by all processes."""
-    run, config, lm = session.context.directory, session.context.config.model, trained.lm
-    names, path = [STACK], trained.base
-    if phase.reference == "fixed":
-        # Without the stack this is the model before the first phase, if all phases so far are LoRA phases.
-        names, path = [], config.path
-        if trained.base != path or not phase.lora_rank:
-            lm = load_model(**config.model_dump())
-    frames, directory = FrameStore(run / "frames"), run / "train" / "reference"
-    key = model_key(lm.model, path, adapters=names) + ("" if phase.lora_rank else "-float32")
+def _first_model(trained: TrainedModel, phase: PhaseConfig, config: ModelConfig) -> Any:
+    """The model before the first phase, if it is the reference and not `trained` without its adapters."""
+    is_fixed = isinstance(phase, DpoPhase) and phase.reference == "fixed"
+    if not is_fixed or (trained.base == config.path and (phase.lora_rank or not trained.rank)):
+        return None
+    model = load_model(**config.model_dump()).model
     if not phase.lora_rank:
-        # Like the policy, so that both round in the same way.
-        unfreeze(lm.model, phase)
-    own = examples[process_rank() :: num_processes()]
-    with only(lm.model, names) as model:
-        groups = (example.load(lm, frames) for example in own)
-        ReferenceStore(directory, key=key, rank=process_rank()).fill(model, groups, dtype=trained.dtype)
-    wait_for_all()
-    return ReferenceStore(directory, key=key)
+        # With the same dtypes as the policy, so that both round in the same way.
+        unfreeze(model, phase)
+    return model.requires_grad_(False)
 
 
 def _write_result(session: Session, trained: TrainedModel, examples: Sequence[Example]) -> None:

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
 import torch
-import transformers
 from torch import Tensor, nn
 
 from tempo.config import DpoPhase, PhaseConfig
 from tempo.config.running import Part
-from tempo.core.files import append_jsonl, read_jsonl
-from tempo.core.hashing import hash_checkpoint, hash_text
-from tempo.model.features import FeatureStore, hash_tensors
-from tempo.model.loading import resolve_model_path
 from tempo.model.prefix import Group, encode_videos, language_model, packed_log_probs
 from tempo.training.adapters import NEWEST, STACK, add_adapter, only, remove_adapters
 
@@ -31,38 +24,30 @@ _MERGER = re.compile(r"merger|projector|connector|resampler|aligner")
 
 
 class Policy(nn.Module):
-    """A model in training and its reference, which has the weights from the start of the phase.
+    """A model in training and its reference, in one module: DDP and FSDP2 see one call per packed row.
 
-    Both are in one module, whose forward pass is everything that a training step computes: DDP and FSDP2 wrap
-    it, and see one call per packed row. The reference comes from `store` if there is one, and features of the
-    frozen vision tower come from `features`.
+    The reference is the model at the start of the phase, or without adapters if `phase.reference` is "fixed",
+    or the other model `first`.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        phase: PhaseConfig,
-        *,
-        dtype: torch.dtype,
-        store: ReferenceStore | None = None,
-        features: FeatureStore | None = None,
-    ) -> None:
+    def __init__(self, model: Any, phase: PhaseConfig, *, dtype: torch.dtype, first: Any = None) -> None:
         super().__init__()
         self._phase = phase
-        self._store = store
-        self._features = features
         #: The dtype of matrix products.
         self.dtype = dtype
-        #: The reference, unless it is the model without its newest adapter, stored, or not needed.
-        self.frozen_copy: Any = None
+        #: The reference, unless it is the model with some of its adapters, or not needed.
+        self.frozen: Any = first
+        self._reference_adapters = [STACK]
+        if isinstance(phase, DpoPhase) and phase.reference == "fixed":
+            self._reference_adapters = []
         self.model = model
         if phase.lora_rank:
             _add_lora(model, phase)
         else:
             unfreeze(model, phase)
-            if isinstance(phase, DpoPhase) and store is None:
+            if isinstance(phase, DpoPhase) and first is None:
                 # With the same dtypes as the policy, so that both round in the same way.
-                self.frozen_copy = copy.deepcopy(model).requires_grad_(False)
+                self.frozen = copy.deepcopy(model).requires_grad_(False)
         if phase.gradient_checkpointing:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
         # Dropout is off, because policy and reference would draw different masks. The dropout of LoRA
@@ -93,29 +78,30 @@ class Policy(nn.Module):
     @contextlib.contextmanager
     def reference(self) -> Iterator[Any]:
         """The reference model, without gradients."""
-        with torch.no_grad():
-            if self.frozen_copy is not None:
-                yield self.frozen_copy
-            else:
-                with only(self.model, [STACK]):
-                    yield self.model
+        model = self.model if self.frozen is None else self.frozen
+        with torch.no_grad(), only(model, self._reference_adapters):
+            yield model
+
+    @contextlib.contextmanager
+    def in_evaluation(self) -> Iterator[None]:
+        """Without dropout and gradient checkpointing, which generation cannot use."""
+        modules = [module for module in self.model.modules() if module.training]
+        self.model.eval()
+        yield
+        for module in modules:
+            module.training = True
 
     def forward(self, row: Sequence[Group]) -> tuple[LogProbs, LogProbs]:
-        """Log-probabilities of a row under policy and reference; those of the reference are empty for SFT.
+        """Log-probabilities of a row under policy and reference; those of the reference only for DPO.
 
         A frozen vision tower runs once for both.
         """
         trains_vision = self._phase.trains_vision
         reference: LogProbs = []
         with autocast(next(self.model.parameters()).device, self.dtype):
-            if self._features is not None:
-                features = self._features.encode(self.model, row)
-            else:
-                with torch.set_grad_enabled(trains_vision and torch.is_grad_enabled()):
-                    features = encode_videos(self.model, row)
-            if self._store is not None:
-                reference = [self._store.get(group) or [] for group in row]
-            elif isinstance(self._phase, DpoPhase):
+            with torch.set_grad_enabled(trains_vision and torch.is_grad_enabled()):
+                features = encode_videos(self.model, row)
+            if isinstance(self._phase, DpoPhase):
                 # If the tower is trained, the reference has different features.
                 shared = None if trains_vision else features
                 with self.reference() as model:
@@ -183,61 +169,3 @@ def _kept_by_peft(model: Any, names: Sequence[str]) -> list[str]:
 def autocast(device: torch.device, dtype: torch.dtype) -> Any:
     """Computes products in `dtype`, even if trained weights are kept in float32."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-
-
-class ReferenceStore:
-    """The reference's token log-probabilities of whole groups on disk, computed once for a run.
-
-    One JSON line per group, in a file per model (`model_key`) and process.
-    """
-
-    def __init__(self, directory: Path, *, key: str, rank: int = 0) -> None:
-        self._path = directory / f"{key}-{rank}.jsonl"
-        self._known: dict[str, list[list[float]]] = {
-            name: rows for path in sorted(directory.glob(f"{key}-*.jsonl")) for name, rows in read_jsonl(path)
-        }
-
-    def get(self, group: Group) -> list[Tensor] | None:
-        """Per continuation the log-probabilities [num_scored] in float32; None for an unknown group."""
-        found = self._known.get(group_key(group))
-        return None if found is None else [torch.tensor(row) for row in found]
-
-    def add(self, group: Group, logps: Sequence[Tensor]) -> None:
-        """Stores the log-probabilities of a group. float32 values are restored exactly."""
-        key, rows = group_key(group), [logp.tolist() for logp in logps]
-        self._known[key] = rows
-        append_jsonl(self._path, [json.dumps([key, rows])])
-
-    def fill(self, model: Any, groups: Iterable[Group], *, dtype: torch.dtype) -> None:
-        """Computes missing entries with the reference `model` and products in `dtype`."""
-        device = model.get_input_embeddings().weight.device
-        for group in groups:
-            if self.get(group) is None:
-                with torch.no_grad(), autocast(device, dtype):
-                    self.add(group, packed_log_probs(model, [group])[0])
-
-
-def group_key(group: Group) -> str:
-    """A hash of everything but the model that the log-probabilities depend on: pixels, prompt and answers."""
-    digest = hash_tensors(sorted(group.inputs.items()))
-    digest.update(json.dumps([[c.token_ids, c.num_context] for c in group.continuations]).encode())
-    return str(digest.hexdigest()[:32])
-
-
-def model_key(model: Any, path: str | Path, *, adapters: Sequence[str] = ()) -> str:
-    """A hash of a loaded checkpoint and of its adapters with these names.
-
-    For a directory its files are hashed, for a hub name the name and commit.
-    """
-    directory = Path(resolve_model_path(str(path)))
-    source = hash_checkpoint(directory) if directory.is_dir() else [str(path), model.config._commit_hash]
-    is_quantized = bool(getattr(model, "is_quantized", False))
-    weights = ((n, p) for n, p in model.named_parameters() if any(f".{name}." in n for name in adapters))
-    facts = [
-        transformers.__version__,
-        source,
-        str(model.dtype),
-        is_quantized,
-        hash_tensors(weights).hexdigest(),
-    ]
-    return hash_text(json.dumps(facts))

@@ -1,7 +1,7 @@
 """Experiment trackers: TensorBoard, Weights & Biases, Trackio and MLflow show the metrics of a run.
 
-For each tracker, a thread reads the files of the run and sends what the tracker does not have yet. Therefore
-a slow or failing tracker does not affect the training, and a resumed run sends no step twice.
+What a tracker does not have yet is read from the files of the run, so a resumed run sends no step twice, and
+a failing tracker does not affect the training.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import contextlib
 import importlib
 import importlib.util
 import json
+import math
 import os
 import re
 import secrets
-import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,8 +40,6 @@ METRICS = ("train/*/metrics.jsonl", "baselines/*/*/metrics.jsonl")
 
 #: Time between two reads of the files of the run.
 INTERVAL_SECONDS = 2.0
-#: How long the end of a stage waits for a tracker.
-TIMEOUT_SECONDS = 60.0
 #: Approximate height of each row of a film strip, in pixels.
 STRIP_HEIGHT = 96
 
@@ -65,56 +63,40 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def tracked(
-    context: Context, tables: Callable[[], Tables] = dict, *, timeout_seconds: float = TIMEOUT_SECONDS
-) -> Iterator[None]:
-    """Sends metrics to the trackers in `run.trackers` during the block, and `tables()` at its end.
+def tracked(context: Context, tables: Callable[[], Tables] = dict) -> Iterator[Callable[[], None]]:
+    """Yields a function that sends new metrics to the trackers in `run.trackers`, at most every two seconds.
 
-    A tracker that fails gives one warning and is not used any more; the next call sends what is missing. At
-    the end of the block, trackers have `timeout_seconds` to finish. Only process 0 may call it.
+    The end of the block sends the rest, and `tables()`. A tracker that fails gives one warning and is not
+    used any more; the next call of `tracked` sends what is missing. Only process 0 may call it.
     """
-    names, stop = dict.fromkeys(context.config.run.trackers), threading.Event()
+    names, runs, sent_at = [*context.config.run.trackers], dict[str, _TrackerRun](), -math.inf
     if names:
         # The trackers of accelerate need its state.
         make_accelerator(context.config.model.device)
-    # Daemons, so that a tracker that hangs does not keep the process alive.
-    threads = [
-        threading.Thread(target=_send, args=(name, context, stop, tables), name=name, daemon=True)
-        for name in names
-    ]
-    for thread in threads:
-        thread.start()
+
+    def for_each(act: Callable[[_TrackerRun], None]) -> None:
+        for name in tuple(names):
+            try:
+                if name not in runs:
+                    runs[name] = _TrackerRun(name, context)
+                act(runs[name])
+            # Trackers raise errors of their own.
+            except Exception as error:
+                names.remove(name)
+                advice = "The run continues; missing steps are sent when training or evaluation starts again"
+                problem = f"{name} stopped: {type(error).__name__}: {error}"
+                warnings.warn(f"run.trackers: {problem}. {advice}", stacklevel=2)
+
+    def send() -> None:
+        nonlocal sent_at
+        if time.monotonic() - sent_at >= INTERVAL_SECONDS:
+            for_each(_TrackerRun.send_metrics)
+            sent_at = time.monotonic()
+
     try:
-        yield
-    except BaseException:
-        # A run that is stopped must end soon.
-        timeout_seconds = min(timeout_seconds, 5.0)
-        raise
+        yield send
     finally:
-        stop.set()
-        end = time.monotonic() + timeout_seconds
-        for thread in threads:
-            thread.join(max(0.0, end - time.monotonic()))
-            if thread.is_alive():
-                _warn(thread.name, f"it did not finish within {timeout_seconds:g} seconds")
-
-
-def _send(name: str, context: Context, stop: threading.Event, tables: Callable[[], Tables]) -> None:
-    try:
-        run = _TrackerRun(name, context)
-        while not stop.wait(INTERVAL_SECONDS):
-            run.send_metrics()
-        run.send_metrics()
-        run.send_tables(tables())
-        run.tracker.finish()
-    # Trackers raise errors of their own.
-    except Exception as error:
-        _warn(name, f"{type(error).__name__}: {error}")
-
-
-def _warn(name: str, problem: str) -> None:
-    advice = "The run continues; missing steps are sent when training or evaluation starts again"
-    warnings.warn(f"run.trackers: {name} stopped: {problem}. {advice}", stacklevel=2)
+        for_each(lambda run: run.finish(tables()))
 
 
 class _TrackerRun:
@@ -148,7 +130,7 @@ class _TrackerRun:
             return {"experiment_name": PROJECT, "run_id": self._state.get("mlflow_id"), "run_name": name}
         options = {"run_name": PROJECT, "name": name, "resume": "allow", "config": settings}
         if self._name == "wandb":
-            own = self._module.Settings(console="off", finish_timeout=TIMEOUT_SECONDS)
+            own = self._module.Settings(console="off", finish_timeout=60.0)
             options |= {"id": name, "dir": str(folder), "settings": own}
         return options
 
@@ -189,8 +171,9 @@ class _TrackerRun:
                 self._num_sent[phase] = step
                 write_json(self._path, self._state)
 
-    def send_tables(self, tables: Tables) -> None:
-        """Sends tables at the last step."""
+    def finish(self, tables: Tables) -> None:
+        """Sends the last metrics, and tables at the last step."""
+        self.send_metrics()
         step = sum(self._num_sent.values())
         for name, (headings, *rows) in tables.items():
             if self._name in ("trackio", "wandb"):
@@ -198,6 +181,7 @@ class _TrackerRun:
                 self.tracker.log({name: table}, step=step)
             else:
                 self._send_text(name, markdown_table([headings, *rows]), step=step)
+        self.tracker.finish()
 
     def _send_text(self, name: str, text: str, *, step: int) -> None:
         if self._name == "tensorboard":

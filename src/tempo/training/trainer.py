@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from accelerate.utils import gather_object
@@ -16,11 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from tempo.config import DpoPhase, PhaseConfig, SftPhase
+from tempo.config import DpoPhase, GrpoPhase, PhaseConfig, SftPhase
 from tempo.core.files import replace_file
 from tempo.core.hashing import derive_seed
 from tempo.engine.ranks import make_accelerator, num_processes, process_rank
-from tempo.training.examples import pack_rows
+from tempo.training.examples import Example, pack_rows
+from tempo.training.grpo import Sampler, grpo_loss
 from tempo.training.losses import dpo_loss, sft_loss
 from tempo.training.metrics import Metrics
 from tempo.training.order import Batch
@@ -28,15 +30,27 @@ from tempo.training.policy import LogProbs, Policy
 
 
 class Trainer:
-    """Trains a policy with AdamW and a cosine schedule. Every process must make every call."""
+    """Trains a policy with AdamW and a cosine schedule. Every process must make every call.
+
+    At the start of a step, `sampler` replaces its batch by one with answers of the present policy (GRPO).
+    """
 
     def __init__(
-        self, policy: Policy, phase: PhaseConfig, *, num_steps: int, seed: int, max_tokens: int
+        self,
+        policy: Policy,
+        phase: PhaseConfig,
+        *,
+        num_steps: int,
+        seed: int,
+        max_tokens: int,
+        sampler: Sampler | None = None,
     ) -> None:
         from transformers import get_cosine_schedule_with_warmup
 
         self._policy, self._phase = policy, phase
-        self._seed, self._max_tokens = seed, max_tokens
+        self._seed, self._max_tokens, self._sampler = seed, max_tokens, sampler
+        #: For each packed row of a GRPO step, its log-probabilities before the first update.
+        self._old: list[LogProbs] = []
         self.num_steps_done = 0
         trained = list(policy.trained.values())
         device = trained[0].device.type
@@ -50,31 +64,33 @@ class Trainer:
         self._module, self._optimizer = self._accelerator.prepare(policy, self._adam)
 
     def step(self, batch: Batch) -> dict[str, float]:
-        """Takes one optimizer step; `batch` has this process's share of the examples.
+        """Takes one optimizer step, or `num_updates`; `batch` has this process's share of the examples.
 
-        Returns the metrics of all processes together. Raises ValueError if the loss or its gradient is not
-        finite; the weights are unchanged then.
+        Returns the metrics of all processes together, those of losses from the last update. Raises ValueError
+        if the loss or its gradient is not finite.
         """
         start = time.perf_counter()
         torch.manual_seed(derive_seed(self._seed, self._phase.name, "step", self.num_steps_done + 1))
-        metrics = self._accumulate(batch)
-        row = metrics.means() | {"learning_rate": self._schedule.get_last_lr()[0]}
-        norm = self._accelerator.clip_grad_norm_(self._policy.trained.values(), self._phase.max_grad_norm)
-        row["grad_norm"] = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
-        if not math.isfinite(row["loss"]) or not math.isfinite(row["grad_norm"]):
-            found = f"the loss is {row['loss']:g} and the norm of its gradient {row['grad_norm']:g}"
-            raise ValueError(f"phase {self._phase.name!r}: {found}. Lower its learning_rate")
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        if self._sampler:
+            batch, self._old = self._sampler(batch, self.num_steps_done + 1), []
+        for _ in range(getattr(self._phase, "num_updates", 1)):
+            metrics = self._accumulate(batch)
+            row = metrics.means() | {"learning_rate": self._schedule.get_last_lr()[0]}
+            norm = self._accelerator.clip_grad_norm_(self._policy.trained.values(), self._phase.max_grad_norm)
+            row["grad_norm"] = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+            if not math.isfinite(row["loss"]) or not math.isfinite(row["grad_norm"]):
+                found = f"the loss is {row['loss']:g} and the norm of its gradient {row['grad_norm']:g}"
+                raise ValueError(f"phase {self._phase.name!r}: {found}. Lower its learning_rate")
+            self._optimizer.step()
+            self._optimizer.zero_grad()
         self._schedule.step()
         self.num_steps_done += 1
         seconds = time.perf_counter() - start + batch.waiting_seconds
-        unit = "pairs" if isinstance(self._phase, DpoPhase) else "tokens"
         return row | {
             "step": self.num_steps_done,
             "seconds": seconds,
             "seconds/waiting": batch.waiting_seconds,
-            f"{unit}_per_second": metrics.sums["loss"][1] / seconds,
+            f"{unit_of(self._phase)}_per_second": metrics.sums["loss"][1] / seconds,
         }
 
     def save(self, path: Path) -> None:
@@ -112,19 +128,22 @@ class Trainer:
         self.num_steps_done = int(place["step"])
 
     def _accumulate(self, batch: Batch) -> Metrics:
-        """Adds the gradients of the batch's mean loss over pairs (DPO) or tokens (SFT); returns all metrics.
+        """Adds the gradients of the batch's mean loss over its units (`unit_of`); returns all metrics.
 
         All processes call the model equally often, because sharded weights require it. A process with fewer
         rows repeats its first row with weight 0.
         """
         rows = pack_rows(batch.examples, max_tokens=self._max_tokens)
         groups = [] if batch.is_filler else [group.continuations for _, group in batch.examples]
-        own = sum(len(answers) - 1 for answers in groups)
-        if isinstance(self._phase, SftPhase):
-            own = sum(answer.num_scored for answers in groups for answer in answers)
+        num_answers = sum(map(len, groups))
+        own = {
+            "pairs": num_answers - len(groups),
+            "answers": num_answers,
+            "tokens": sum(answer.num_scored for answers in groups for answer in answers),
+        }[unit_of(self._phase)]
         shares, row_counts = zip(*gather_object([(own, len(rows))]), strict=True)
         total, num_rows = sum(shares), max(row_counts)
-        metrics, loss_sum = Metrics(), 0.0
+        metrics, loss_sum = Metrics({} if batch.is_filler else dict(batch.metrics.sums)), 0.0
         for number in range(num_rows):
             is_real = number < len(rows) and not batch.is_filler
             row = rows[number] if number < len(rows) else rows[0]
@@ -133,8 +152,11 @@ class Trainer:
             is_waiting = number < num_rows - 1 and not self._accelerator.is_fsdp2
             with self._accelerator.no_sync(self._module) if is_waiting else contextlib.nullcontext():
                 policy, reference = self._module([group for _, group in row])
-                labels = [example.labels for example, _ in row]
-                loss, found = phase_loss(self._phase, policy, reference, labels)
+                if isinstance(self._phase, GrpoPhase):
+                    if number == len(self._old):
+                        self._old.append([[logp.detach() for logp in group] for group in policy])
+                    reference = self._old[number]
+                loss, found = phase_loss(self._phase, policy, reference, [example for example, _ in row])
                 # Processes average their gradients, but the mean over the whole batch needs their sum.
                 self._accelerator.backward(loss * (num_processes() * is_real / total))
             if is_real:
@@ -165,21 +187,32 @@ def _place_like(full: Tensor, parameter: nn.Parameter) -> Tensor:
     return moved
 
 
-def phase_loss(
-    phase: PhaseConfig, policy: LogProbs, reference: LogProbs, labels: Sequence[Sequence[tuple[str, int]]]
-) -> tuple[Tensor, Metrics]:
-    """The loss of one packed row under the options of a phase, summed over pairs (DPO) or tokens (SFT).
+def unit_of(phase: PhaseConfig) -> Literal["pairs", "tokens", "answers"]:
+    """What the loss of a step is the mean over."""
+    if isinstance(phase, DpoPhase):
+        return "pairs"
+    return "answers" if isinstance(phase, GrpoPhase) and phase.loss_type == "grpo" else "tokens"
 
-    `labels` are kind and level of the rejected answers of each group; they may be empty.
+
+def phase_loss(
+    phase: PhaseConfig, policy: LogProbs, reference: LogProbs, examples: Sequence[Example]
+) -> tuple[Tensor, Metrics]:
+    """The loss of one packed row under the options of a phase, summed over its units (`unit_of`).
+
+    `examples` are those of the row's groups. For GRPO, `reference` is the policy that sampled the answers.
     """
+    own, other = ([answer for group in groups for answer in group] for groups in (policy, reference))
     if isinstance(phase, SftPhase):
-        return sft_loss([answer for group in policy for answer in group], reduction="sum")
+        return sft_loss(own, reduction="sum")
+    if isinstance(phase, GrpoPhase):
+        advantages = [value for example in examples for value in example.advantages]
+        options = phase.model_dump(include={"loss_type", "epsilon", "epsilon_high"})
+        return grpo_loss(own, other, advantages, **options, reduction="sum")
     names = {"beta", "loss", "label_smoothing", "logp_reduction", "ld_alpha", "nll_weight"}
     options = phase.model_dump(include=names)
     total, metrics = policy[0][0].new_zeros(()), Metrics()
-    for own, other, own_labels in zip(policy, reference, labels, strict=True):
-        other = [answer.to(own[0].device) for answer in other]
-        loss, found = dpo_loss(own, other, **options, labels=own_labels, reduction="sum")
+    for own, other, example in zip(policy, reference, examples, strict=True):
+        loss, found = dpo_loss(own, other, **options, labels=example.labels, reduction="sum")
         total = total + loss
         metrics.add(found)
     return total, metrics

@@ -12,7 +12,7 @@ from tempo.config import Config
 from tempo.core.records import Clip, Clips, Shots
 from tempo.engine.types import Context, SkipRecord, Worker
 from tempo.video.decode import Image, Scaler, decode_at, fit_size
-from tempo.video.faults import Watchdog, per_record, watched
+from tempo.video.faults import per_record, watched
 from tempo.video.find import check_unchanged
 from tempo.video.frames import FrameStore, encode_jpeg, store_spans
 from tempo.video.selection import find_segments, is_only_reason
@@ -93,16 +93,12 @@ def _read_images(video: Shots, numbers: Collection[int], config: Config) -> list
     """The frames with these numbers, at the size of training frames; raises SkipRecord."""
     stamps = {number: both for shot in video.shots for number, both in shot.time_stamps.items()}
     wanted = {number: stamps.get(number) for number in numbers}
-
-    def work(watchdog: Watchdog) -> list[Image]:
-        images, scaler, fitted = dict[int, Image](), Scaler(), None
-        for number, size, decoded in decode_at(video.path, wanted, watchdog):
-            # All frames get the size of the first one, so that they can be stacked.
-            fitted = fitted or fit_size(*size, max_pixels=config.frames.max_pixels)
-            images[number] = scaler.scale(decoded, fitted)
-        return [images[number] for number in numbers]
-
-    return watched(work, config.videos.timeout_seconds)
+    images, scaler, fitted = dict[int, Image](), Scaler(), None
+    for number, size, decoded in watched(decode_at(video.path, wanted), config.videos.timeout_seconds):
+        # All frames get the size of the first one, so that they can be stacked.
+        fitted = fitted or fit_size(*size, max_pixels=config.frames.max_pixels)
+        images[number] = scaler.scale(decoded, fitted)
+    return [images[number] for number in numbers]
 
 
 def load_embedder(checkpoint: str, device: str = "auto") -> Embed:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempo.engine.types import SkipRecord
-from tempo.video.faults import Watchdog, check_file
+from tempo.video.faults import check_file
 
 log = logging.getLogger(__name__)
 
@@ -80,22 +80,20 @@ class Scaler:
         return np.ascontiguousarray(np.rot90(image, turns) if turns else image, np.uint8)
 
 
-def decode(path: str | Path, watchdog: Watchdog | None = None) -> Generator[Frame, None, None]:
+def decode(path: str | Path) -> Iterator[Frame]:
     """All frames that can be decoded, in order of presentation; damaged packets are skipped and logged.
 
-    The watchdog's clock runs only while the decoder works. Raises SkipRecord if there are no frames.
+    Raises SkipRecord if there are none.
     """
     errors: list[str] = []
     index, first_pts, start, end, coded_size, size = -1, None, 0.0, 0.0, None, (0, 0)
-    watchdog = watchdog or Watchdog()
-    watchdog.tick()
     with open_video(path) as (container, stream):
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         # A damaged file may state one frame in a million years, and some files state no rate.
         default_seconds = 1 / (fps if fps * MAX_GAP_SECONDS >= 1 else 25.0)
         # Integers, because arithmetic with Fraction objects is slow.
         ticks, per_second = stream.time_base.as_integer_ratio() if stream.time_base else (0, 1)
-        for index, decoded in enumerate(_frames(container, stream, errors, watchdog)):
+        for index, decoded in enumerate(_frames(container, stream, errors)):
             pts, stated = decoded.pts, end
             if pts is not None and ticks:
                 first_pts = pts if first_pts is None else first_pts
@@ -114,7 +112,7 @@ def decode(path: str | Path, watchdog: Watchdog | None = None) -> Generator[Fram
 
 
 def decode_at(
-    path: str | Path, wanted: Mapping[int, tuple[int, int] | None], watchdog: Watchdog | None = None
+    path: str | Path, wanted: Mapping[int, tuple[int, int] | None]
 ) -> Iterator[tuple[int, tuple[int, int], av.VideoFrame]]:
     """The frames with these numbers, in order, each with its number and its size as players show it.
 
@@ -123,10 +121,10 @@ def decode_at(
     decoding the file from its start and counting. Raises SkipRecord as `decode` does, or "frame not found".
     """
     missing = dict(sorted(wanted.items()))
-    for number, size, decoded in _seek(path, dict(missing), watchdog or Watchdog()):
+    for number, size, decoded in _seek(path, dict(missing)):
         del missing[number]
         yield number, size, decoded
-    for frame in decode(path, watchdog) if missing else ():
+    for frame in decode(path) if missing else ():
         if frame.index in missing:
             del missing[frame.index]
             yield frame.index, frame.size, frame.decoded
@@ -137,10 +135,9 @@ def decode_at(
 
 
 def _seek(
-    path: str | Path, wanted: dict[int, tuple[int, int] | None], watchdog: Watchdog
+    path: str | Path, wanted: dict[int, tuple[int, int] | None]
 ) -> Iterator[tuple[int, tuple[int, int], av.VideoFrame]]:
     """Stops at the first frame that is not found at its timestamp."""
-    watchdog.tick()
     at: int | None = None
     frames: Iterator[av.VideoFrame] = iter(())
     wanted_pts = {stamps[0] for stamps in wanted.values() if stamps}
@@ -152,7 +149,7 @@ def _seek(
             # Within a group of pictures, decoding continues from the previous frame.
             if at is None or key_pts > at:
                 container.seek(pts, stream=stream)
-                frames = _frames(container, stream, [], watchdog, wanted_pts)
+                frames = _frames(container, stream, [], wanted_pts)
                 first = next(frames, None)
                 # Decoding must start at a key frame that is not after the wanted frame.
                 if first is None or not first.key_frame or first.pts is None or first.pts > pts:
@@ -203,27 +200,22 @@ def _shown_size(decoded: av.VideoFrame, stream: Any) -> tuple[int, int]:
 
 
 def _frames(
-    container: Any, stream: Any, errors: list[str], watchdog: Watchdog, wanted_pts: set[int] | None = None
+    container: Any, stream: Any, errors: list[str], wanted_pts: set[int] | None = None
 ) -> Iterator[av.VideoFrame]:
     """All frames, or those in `wanted_pts` and their references; errors of packets are added to `errors`."""
     packets = container.demux(stream)
     while True:
         try:
-            watchdog.tick()
             # None at the end, and also after an error of the container.
             packet = next(packets, None)
             if packet is None:
-                break
+                return
             if wanted_pts is not None:
                 is_wanted = packet.pts is None or packet.pts in wanted_pts
                 stream.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
-            for frame in packet.decode():
-                watchdog.pause()
-                yield frame
-                watchdog.tick()
+            yield from packet.decode()
         except IndexError:
             # PyAV raises this for a stream that starts in the middle of the file. The rest can be decoded.
             packets = container.demux(stream)
         except av.error.FFmpegError as error:
             errors.append(str(error))
-    watchdog.pause()

@@ -7,11 +7,10 @@ be resumed later. After a damaged file or a decoder that hangs, only that record
 from __future__ import annotations
 
 import errno
+import queue
 import re
 import threading
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, wait
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -87,43 +86,32 @@ def check_file(path: str | Path) -> None:
         raise SkipRecord("cannot be opened", str(error)) from None
 
 
-class Watchdog:
-    """Records when the decoder last made progress; `last_seconds` is None during other work."""
-
-    def __init__(self) -> None:
-        self.last_seconds: float | None = time.monotonic()
-        self.is_given_up = False
-
-    def tick(self) -> None:
-        """Records progress and restarts the clock; raises SkipRecord if the work was given up."""
-        self.last_seconds = time.monotonic()
-        if self.is_given_up:
-            raise SkipRecord("decoder hangs")
-
-    def pause(self) -> None:
-        """Stops the clock until the next tick."""
-        self.last_seconds = None
-
-
-def watched(work: Callable[[Watchdog], T], timeout_seconds: float) -> T:
-    """Runs `work(watchdog)`; raises SkipRecord("decoder hangs") if it makes no progress for too long."""
-    watchdog, result = Watchdog(), Future[T]()
+def watched(items: Iterator[T], timeout_seconds: float) -> Iterator[T]:
+    """The items of an iterator; raises SkipRecord("decoder hangs") if one of them takes too long."""
+    asked, answers = queue.SimpleQueue[bool](), queue.SimpleQueue[Any]()
 
     def run() -> None:
-        try:
-            result.set_result(work(watchdog))
-        except BaseException as error:
-            result.set_exception(error)
+        while asked.get():
+            try:
+                answers.put((next(items), None))
+            except BaseException as error:
+                answers.put((None, error))
+                return
 
-    # In a thread, because a call into a library cannot be interrupted. A thread that hangs ends at its next
-    # tick or, as a daemon, with the process.
+    # In a thread, because a call into a library cannot be interrupted. A thread that hangs ends when the call
+    # returns or, as a daemon, with the process.
     threading.Thread(target=run, daemon=True).start()
-    idle_seconds = 0.0
-    while not wait([result], timeout=timeout_seconds - idle_seconds).done:
-        last_seconds = watchdog.last_seconds
-        idle_seconds = 0.0 if last_seconds is None else time.monotonic() - last_seconds
-        if idle_seconds >= timeout_seconds:
-            watchdog.is_given_up = True
-            detail = f"no frame for {timeout_seconds:g} seconds (videos.timeout_seconds)"
-            raise SkipRecord("decoder hangs", detail)
-    return result.result()
+    try:
+        while True:
+            asked.put(True)
+            item, error = answers.get(timeout=timeout_seconds)
+            if isinstance(error, StopIteration):
+                return
+            if error:
+                raise error
+            yield item
+    except queue.Empty:
+        detail = f"no frame for {timeout_seconds:g} seconds (videos.timeout_seconds)"
+        raise SkipRecord("decoder hangs", detail) from None
+    finally:
+        asked.put(False)

@@ -84,7 +84,7 @@ def check_unchanged(path: str, expected_id: str) -> None:
 def make_worker(context: Context) -> Worker:
     """A worker that maps VideoFile to Video, or to a Skipped whose id is the path."""
     timeout_seconds = context.config.videos.timeout_seconds
-    return per_record("videos", lambda file: watched(lambda _: _describe(file.id), timeout_seconds))
+    return per_record("videos", lambda file: next(watched(map(_describe, [file.id]), timeout_seconds)))
 
 
 def _describe(path: str) -> Video:

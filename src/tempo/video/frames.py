@@ -20,7 +20,7 @@ from tempo.config import FramesConfig
 from tempo.core.files import write_bytes
 from tempo.engine.types import SkipRecord
 from tempo.video.decode import Frame, Image, Scaler, decode, fit_size
-from tempo.video.faults import Watchdog, watched
+from tempo.video.faults import watched
 
 #: During decoding, frames are thinned out when there are more than this many times `max_frames`.
 MAX_SURPLUS = 4
@@ -64,7 +64,7 @@ def read_frames(
 
 def sample_video(path: str | Path, config: FramesConfig, timeout_seconds: float = 120.0) -> Frames:
     """The frames that a Sampler takes from a whole video; raises SkipRecord as `read_frames` does."""
-    return watched(lambda watchdog: sample_frames(decode(path, watchdog), config), timeout_seconds)
+    return sample_frames(watched(decode(path), timeout_seconds), config)
 
 
 def sample_frames(
@@ -222,18 +222,14 @@ def store_spans(
     Spans are in time order. The video is decoded once. Raises SkipRecord as `read_frames` does.
     """
     names, edges = list(spans), [edge for span in spans.values() for edge in span]
-
-    def work(watchdog: Watchdog) -> None:
-        decoded = decode(path, watchdog)
-        for place, frames in itertools.groupby(decoded, lambda frame: bisect(edges, frame.start_seconds)):
-            # Even places are between the spans.
-            if place % 2:
-                name = names[place // 2]
-                start, end = spans[name]
-                sampled = sample_frames(frames, config, start_seconds=start, end_seconds=end)
-                store.write(name, sampled.jpegs, seconds=sampled.seconds, fps=sampled.fps)
-
-    watched(work, timeout_seconds)
+    decoded = watched(decode(path), timeout_seconds)
+    for place, frames in itertools.groupby(decoded, lambda frame: bisect(edges, frame.start_seconds)):
+        # Even places are between the spans.
+        if place % 2:
+            name = names[place // 2]
+            start, end = spans[name]
+            sampled = sample_frames(frames, config, start_seconds=start, end_seconds=end)
+            store.write(name, sampled.jpegs, seconds=sampled.seconds, fps=sampled.fps)
 
 
 def encode_jpeg(image: Image, quality: int) -> bytes:

@@ -1,15 +1,17 @@
 """Which videos, or segments of videos, have enough events, and what their clips and key frames are.
 
-Rules and constants are those of TEMPO (arXiv 2503.16929). Clips by change (`changes.py`) and segments are
-additions of ours. S: shots, D: features.
+Rules and constants are those of TEMPO (arXiv 2503.16929). Clips by change, which divide a shot at the moments
+where the picture changes most, and segments are additions of ours. S: shots, D: features.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -18,9 +20,8 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
 from tempo.config import ClipsConfig
-from tempo.core.records import Clip, Shot
+from tempo.core.records import Clip, Moment, Shot
 from tempo.engine.types import SkipRecord
-from tempo.video.changes import MIN_SECONDS, divide
 
 #: Which shots are divided where the picture changes: none, those that are too long, or all.
 Divided: TypeAlias = Literal["none", "long", "all"]
@@ -28,6 +29,9 @@ Divided: TypeAlias = Literal["none", "long", "all"]
 #: What each source tries, in order. The next one is tried only for a video with too few shots or clips.
 ATTEMPTS: dict[str, tuple[Divided, ...]] = {"shots": ("none",), "change": ("all",), "auto": ("long", "all")}
 TOO_FEW = ("too few shots", "too few clips")
+
+#: Minimum length of a part of a shot. Shorter events can hardly be described.
+MIN_SECONDS = 2.0
 
 #: For each rule, the values of its keys with which it skips no video.
 WITHOUT_RULE: dict[str, dict[str, Any]] = {
@@ -108,6 +112,41 @@ def cut_pieces(shots: Sequence[Shot], config: ClipsConfig, divided: Divided) -> 
         parts = divide(shot, config, min_parts=min_parts) if is_divided else [shot]
         pieces += [Piece(part, index, part.num_frames < shot.num_frames) for part in parts]
     return pieces
+
+
+def divide(shot: Shot, config: ClipsConfig, *, min_parts: int) -> list[Shot]:
+    """The parts of a shot, each at least 2 seconds long; the largest changes are considered first.
+
+    The shot is divided at all changes above their mean, and at smaller ones if there are fewer than
+    `min_parts` parts or if a part is longer than `max_shot_seconds`, but never at one below `min_change`.
+    """
+    ends = (shot.start_frame, shot.start_seconds), (shot.end_frame, shot.end_seconds)
+    bounds = [Moment(start_frame=frame, start_seconds=seconds, change=0.0) for frame, seconds in ends]
+    mean = fmean([moment.change for moment in shot.moments] or [0.0])
+    moments = [moment for moment in shot.moments if moment.change >= config.min_change]
+    for moment in sorted(moments, key=lambda moment: moment.change, reverse=True):
+        at = bisect(bounds, moment.start_frame, key=lambda bound: bound.start_frame)
+        before, after = (bound.start_seconds for bound in bounds[at - 1 : at + 1])
+        is_needed = len(bounds) <= min_parts or after - before > config.max_shot_seconds
+        is_apart = min(moment.start_seconds - before, after - moment.start_seconds) >= MIN_SECONDS
+        if is_apart and (is_needed or moment.change > mean):
+            bounds.insert(at, moment)
+    return [_part(shot, start, end) for start, end in itertools.pairwise(bounds)]
+
+
+def _part(shot: Shot, start: Moment, end: Moment) -> Shot:
+    rows = zip(shot.candidates, shot.sharpness, strict=True)
+    inside = [row for row in rows if start.start_frame <= row[0] < end.start_frame]
+    changed = {
+        "start_frame": start.start_frame,
+        "end_frame": end.start_frame,
+        "start_seconds": start.start_seconds,
+        "end_seconds": end.start_seconds,
+        "candidates": tuple(number for number, _ in inside),
+        "sharpness": tuple(value for _, value in inside),
+        "moments": (),
+    }
+    return shot.model_copy(update=changed)
 
 
 def _find_windows(

@@ -7,10 +7,12 @@ does not grow with the length of a video. H: height, W: width, D: size of a desc
 from __future__ import annotations
 
 import itertools
+import math
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,13 +21,12 @@ from numpy.typing import NDArray
 from tempo.config import FramesConfig, ShotsConfig
 from tempo.core.records import Moment, Shot, Shots, Video
 from tempo.engine.types import Context, Worker
-from tempo.video.changes import MIN_SECONDS, MOMENT_SECONDS, measure_change, shrink
 from tempo.video.decode import Frame, Image, Scaler, decode
 from tempo.video.detectors import Detector, check_detector, make_detector
-from tempo.video.faults import Watchdog, per_record, watched
+from tempo.video.faults import per_record, watched
 from tempo.video.find import check_unchanged
 from tempo.video.frames import Frames, FrameStore, Sampler
-from tempo.video.selection import choose_key_frames
+from tempo.video.selection import MIN_SECONDS, choose_key_frames
 
 #: Longer side, in pixels, of the image on which cuts and sharpness are measured. 160 pixels gave the same
 #: cuts on all real videos; with 256, one of the 132 cuts of `content` in bbb_full_596s.mp4 differed.
@@ -38,8 +39,9 @@ MAX_THUMBNAILS, NUM_RECENT = 2048, 512
 #: A shot has one candidate in each eighth, or in every 12 frames if it is short, and in each of its moments.
 NUM_BUCKETS, BUCKET_FRAMES = 8, 12
 
-#: FFmpeg's value for a missing timestamp.
-NO_PTS = -(2**63)
+#: Moments are this far apart. Their brightness is compared in 32 x 18 cells: large enough to average noise
+#: away, small enough to see one person.
+MOMENT_SECONDS, CELLS = 0.5, (32, 18)
 
 
 def find_shots(
@@ -84,16 +86,11 @@ def make_worker(context: Context) -> Worker:
 def _analyse(
     path: str | Path, shots: ShotsConfig, frames: FramesConfig, timeout_seconds: float
 ) -> tuple[ShotCutter, Frames]:
-    def work(watchdog: Watchdog) -> tuple[ShotCutter, Frames]:
-        # Loading a learned detector may take longer than decoding a frame.
-        watchdog.pause()
-        cutter, sampler = ShotCutter(make_detector(shots), shots), Sampler(frames)
-        for frame in decode(path, watchdog):
-            sampler.add(frame)
-            cutter.add(frame)
-        return cutter, sampler.finish()
-
-    return watched(work, timeout_seconds)
+    cutter, sampler = ShotCutter(make_detector(shots), shots), Sampler(frames)
+    for frame in watched(decode(path), timeout_seconds):
+        sampler.add(frame)
+        cutter.add(frame)
+    return cutter, sampler.finish()
 
 
 class ShotCutter:
@@ -102,10 +99,9 @@ class ShotCutter:
     def __init__(self, detector: Detector, config: ShotsConfig) -> None:
         self._detector, self._config, self._scaler = detector, config, Scaler()
         self._size: tuple[int, int] | None = None
-        # For each frame of the open shot: start, sharpness, its timestamp and that of the last key frame.
-        self._starts, self._sharpness = array("d"), array("d")
-        self._pts, self._key_pts = array("q"), array("q")
-        self._last_pts = self._last_key_pts = NO_PTS
+        # For each frame of the open shot: start, sharpness, timestamp and that of the last key frame, or NaN.
+        self._facts = array("d")
+        self._last_pts, self._key_pts = -math.inf, math.nan
         self._thumbnails: list[tuple[int, Image]] = []
         # The moments of the open shot, and the cells of the last three.
         self._moments: list[Moment] = []
@@ -122,25 +118,21 @@ class ShotCutter:
             scale = min(1.0, ANALYSIS_PIXELS / max(frame.size))
             self._size = max(1, round(frame.size[0] * scale)), max(1, round(frame.size[1] * scale))
         image = self._scaler.scale(frame.decoded, self._size)
-        self._starts.append(frame.start_seconds)
-        # Rounded as in the record, so that the choice of frames can be reproduced from it.
-        self._sharpness.append(round(measure_sharpness(image), 4))
-        pts = frame.decoded.pts
+        pts = math.nan if frame.decoded.pts is None else float(frame.decoded.pts)
         # A timestamp that repeats cannot identify a frame.
-        pts = NO_PTS if pts is None or pts <= self._last_pts else pts
-        if frame.decoded.key_frame:
-            self._last_key_pts = pts
+        pts = pts if pts > self._last_pts else math.nan
         self._last_pts = max(self._last_pts, pts)
-        self._pts.append(pts)
-        self._key_pts.append(self._last_key_pts)
+        self._key_pts = pts if frame.decoded.key_frame else self._key_pts
+        # Rounded as in the record, so that the choice of frames can be reproduced from it.
+        sharpness = round(measure_sharpness(image), 4)
+        self._facts.extend((frame.start_seconds, sharpness, pts, self._key_pts))
         # At half the size, because noise would widen the grey range of a larger image.
         half = max(1, self._size[0] // 2), max(1, self._size[1] // 2)
-        thumbnail = cv2.resize(image, half, interpolation=cv2.INTER_AREA)
-        self._thumbnails.append((frame.index, np.asarray(thumbnail, np.uint8)))
-        if frame.start_seconds >= self._next_seconds:
-            self._add_moment(frame, image)
+        self._thumbnails.append((frame.index, _shrink(image, half)))
         if len(self._thumbnails) > MAX_THUMBNAILS:
             del self._thumbnails[:-NUM_RECENT:2]
+        if frame.start_seconds >= self._next_seconds:
+            self._add_moment(frame, image)
         self.num_frames, self.end_seconds = frame.index + 1, frame.end_seconds
         for cut in self._detector.add(image, frame.start_seconds):
             self._close(cut)
@@ -148,12 +140,13 @@ class ShotCutter:
     def _add_moment(self, frame: Frame, image: Image) -> None:
         # A fixed grid, because cuts become known late.
         self._next_seconds = (frame.start_seconds // MOMENT_SECONDS + 1) * MOMENT_SECONDS
-        self._cells = [*self._cells[-2:], shrink(image)]
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        self._cells = [*self._cells[-2:], _shrink(grey, CELLS)]
         if self._moments:
             # After a jump, both differences are large; the second one also finds slow changes.
             before, *later = self._cells
-            change = round(fmean(measure_change(before, cells) for cells in later), 2)
-            self._moments[-1] = self._moments[-1].model_copy(update={"change": change})
+            change = fmean(cv2.norm(before, cells, cv2.NORM_L2) / before.size**0.5 for cells in later)
+            self._moments[-1] = self._moments[-1].model_copy(update={"change": round(change, 2)})
         self._moments.append(Moment(start_frame=frame.index, start_seconds=frame.start_seconds, change=0.0))
 
     def finish(self) -> tuple[Shot, ...]:
@@ -164,44 +157,41 @@ class ShotCutter:
 
     def _close(self, end_frame: int) -> None:
         """Ends the open shot at `end_frame` (exclusive), and keeps it if it passes the shot filter."""
-        start_frame = self._start_frame
-        num_frames = end_frame - start_frame
-        if num_frames <= 0:
+        first, self._start_frame = self._start_frame, end_frame
+        if end_frame <= first:
             return
-        end_seconds = self._starts[num_frames] if end_frame < self.num_frames else self.end_seconds
+        facts = np.reshape(self._facts[: 4 * (end_frame - first)], (-1, 4))
+        del self._facts[: facts.size]
+        start_seconds, end_seconds = facts[0, 0], self._facts[0] if self._facts else self.end_seconds
         moments = [moment for moment in self._moments if moment.start_frame < end_frame]
         self._moments = self._moments[len(moments) :]
-        is_divisible = end_seconds - self._starts[0] >= 2 * MIN_SECONDS
         # The change of the first and of the last moment may be that of a cut.
-        moments = moments[1:-1] if is_divisible else []
-        middle = (start_frame + end_frame) // 2
+        moments = moments[1:-1] if end_seconds - start_seconds >= 2 * MIN_SECONDS else []
+        middle = (first + end_frame) // 2
         _, thumbnail = min(self._thumbnails, key=lambda one: abs(one[0] - middle))
+        self._thumbnails = [one for one in self._thumbnails if one[0] >= end_frame]
         grey = cv2.cvtColor(thumbnail, cv2.COLOR_RGB2GRAY)
-        bounds = [moment.start_frame - start_frame for moment in moments]
-        candidates = choose_candidates(self._sharpness[:num_frames], bounds)
+        sharpness, stamps = facts[:, 1].tolist(), facts[:, 2:]
+        candidates = choose_candidates(sharpness, [moment.start_frame - first for moment in moments])
         shot = Shot(
-            start_frame=start_frame,
+            start_frame=first,
             end_frame=end_frame,
-            start_seconds=self._starts[0],
+            start_seconds=start_seconds,
             end_seconds=end_seconds,
             grey_range=int(grey.max()) - int(grey.min()),
             descriptor=tuple(np.round(describe(thumbnail), 4).tolist()),
-            candidates=tuple(start_frame + i for i in candidates),
-            sharpness=tuple(self._sharpness[i] for i in candidates),
+            candidates=tuple(first + i for i in candidates),
+            sharpness=tuple(sharpness[i] for i in candidates),
             time_stamps={
-                start_frame + i: (self._pts[i], self._key_pts[i])
-                for i in sorted({*candidates, middle - start_frame})
-                if NO_PTS not in (self._pts[i], self._key_pts[i])
+                first + i: (int(stamps[i, 0]), int(stamps[i, 1]))
+                for i in sorted({*candidates, middle - first})
+                if not np.isnan(stamps[i]).any()
             },
             moments=tuple(moments),
         )
-        is_long = num_frames >= self._config.min_frames and shot.seconds >= self._config.min_seconds
+        is_long = shot.num_frames >= self._config.min_frames and shot.seconds >= self._config.min_seconds
         if is_long and shot.grey_range >= self._config.min_grey_range:
             self._shots.append(shot)
-        for numbers in (self._starts, self._sharpness, self._pts, self._key_pts):
-            del numbers[:num_frames]
-        self._thumbnails = [one for one in self._thumbnails if one[0] >= end_frame]
-        self._start_frame = end_frame
 
 
 def choose_candidates(sharpness: Sequence[float], bounds: Sequence[int] = ()) -> list[int]:
@@ -235,10 +225,15 @@ def describe(image: Image) -> NDArray[np.float64]:
     levels = (image >> 6).reshape(-1, 3).astype(np.int64) @ np.array([16, 4, 1])
     colour = np.sqrt(np.bincount(levels, minlength=64) / len(levels))
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    layout = cv2.resize(grey, (8, 8), interpolation=cv2.INTER_AREA).astype(np.float64).ravel()
+    layout = _shrink(grey, (8, 8)).astype(np.float64).ravel()
     layout -= layout.mean()
     length = np.linalg.norm(layout)
     # A contrast of less than one grey level is codec noise.
     layout = layout / length if length / 8 >= 1 else np.zeros_like(layout)
     both = np.concatenate([colour, layout])
     return np.asarray(both / np.linalg.norm(both), np.float64)
+
+
+def _shrink(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """The image averaged to this width and height."""
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA))

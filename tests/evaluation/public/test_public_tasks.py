@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from published import CASES, mc, write_table
@@ -11,8 +12,7 @@ from tempo.config import parse_config
 from tempo.config.running import PublicBenchmarkConfig
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.evaluation.public.results import task_result
-from tempo.evaluation.public.tasks import Reply, answer_task, load_task
+from tempo.evaluation.public.tasks import answer_task, load_task, task_result
 from tempo.evaluation.run import run_evaluation
 from tempo.model.loading import load_model
 from tempo.synthetic.benchmark import story_samples
@@ -66,27 +66,12 @@ def accuracy(result, source="tvbench"):
     return next(row for row in result.figures if row.source == source).values["tempo"].value
 
 
-def test_three_runs_give_the_same_result_and_a_stopped_one_resumes(lm, stories, tmp_path):
+def test_three_runs_give_the_same_result_and_the_last_needs_no_model(lm, stories, tmp_path):
     _, first = evaluated(lm, stories)
-    assert evaluated(lm, stories)[1] == first
-    store = RunStore(tmp_path)
-    evaluated(lm, stories, store=store)
-    (path,) = (tmp_path / "evaluation").iterdir()
-    lines = path.read_text().splitlines(keepends=True)
-    path.write_text("".join(lines[:5]))
-    assert evaluated(lm, stories, store=store)[1] == first
-    # Nothing is missing, so no model is loaded.
-    assert evaluated(None, stories, store=store)[1] == first
+    assert evaluated(lm, stories, store=RunStore(tmp_path))[1] == first
+    assert evaluated(None, stories, store=RunStore(tmp_path))[1] == first
     assert first.protocol["frames"] == "16 evenly spaced"
-    assert {*first.protocol} >= {
-        "revision",
-        "files",
-        "prompts",
-        "scoring",
-        "max_pixels",
-        "transformers",
-        "torch",
-    }
+    assert {*first.protocol} >= {"revision", "files", "prompts", "scoring", "max_pixels", "torch"}
 
 
 def test_options_scored_by_their_text_are_answered_well_by_the_embedded_model(lm, stories):
@@ -109,36 +94,19 @@ def test_written_answers_are_kept_and_unclear_ones_are_counted(lm, balanced):
     assert result.num_unclear["tvbench"] == {"tempo": sum(reply.choice is None for reply in replies)}
 
 
-def test_a_video_that_cannot_be_read_is_left_out_with_its_reason(lm, balanced, tmp_path):
-    folder = tmp_path / "data"
-    write_table(folder / "json/direction.json", json.loads((balanced / "json/direction.json").read_text()))
-    (folder / "video/direction").mkdir(parents=True)
-    for number, path in enumerate(sorted((balanced / "video/direction").iterdir())):
-        (folder / "video/direction" / path.name).write_bytes(path.read_bytes() if number else b"no video")
+@pytest.mark.parametrize("num_damaged", [1, 4])
+def test_videos_that_cannot_be_read_are_left_out_unless_they_are_all(lm, balanced, tmp_path, num_damaged):
+    folder = shutil.copytree(balanced, tmp_path / "data")
+    for path in sorted((folder / "video/direction").iterdir())[:num_damaged]:
+        path.write_bytes(b"no video")
+    if num_damaged == 4:
+        with pytest.raises(ValueError, match=r"no question in .* can be asked: .* cannot be opened"):
+            evaluated(lm, folder)
+        return
     _, result = evaluated(lm, folder, blind=True)
     (row,) = result.left_out
     assert (row.reason, result.num_asked, result.num_questions) == ("cannot be opened", 3, 4)
     assert row.detail.endswith("questions: 1")
-
-
-def test_it_stops_with_the_reason_if_no_video_can_be_read(lm, balanced, tmp_path):
-    write_table(tmp_path / "json/direction.json", json.loads((balanced / "json/direction.json").read_text()))
-    (tmp_path / "video/direction").mkdir(parents=True)
-    for path in (balanced / "video/direction").iterdir():
-        (tmp_path / "video/direction" / path.name).write_bytes(b"no video")
-    with pytest.raises(ValueError, match=r"no question in .* can be asked: .* cannot be opened"):
-        evaluated(lm, tmp_path)
-
-
-def test_the_differences_of_a_run_are_paired(lm, balanced):
-    task = load_task(PublicBenchmarkConfig(name="tvbench", data=str(balanced)))
-    questions = [question for (question,) in task.asked()]
-    task.replies["tvbench"] = {
-        "base": [Reply(id=question.id, choice=0) for question in questions],
-        "tempo": [Reply(id=question.id, choice=question.answer) for question in questions],
-    }
-    (figure,) = task_result(task, CONFIG).figures
-    assert (figure.values["base"].value, figure.differences["base"].value) == (0.5, 0.5)
 
 
 def test_a_run_evaluates_its_models_on_public_benchmarks(balanced, tmp_path):

@@ -1,1 +1,1 @@
-"""Public benchmarks, one module each; `data`, `footage`, `questions`, `tasks` and `results` are shared."""
+"""Public benchmarks, one module each; `data`, `questions` and `tasks` are shared."""

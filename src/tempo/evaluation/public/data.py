@@ -1,22 +1,45 @@
-"""The data of a public benchmark as its authors publish it: its tables, and its videos by name."""
+"""The data of a public benchmark as its authors publish it: its tables, and its videos by name.
+
+Videos are files or folders of images, which may be inside zip archives.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import functools
+import glob
 import io
 import json
-import os
+import math
 import posixpath
 import re
+import tempfile
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from tempo.config import VideosConfig
+import av
+import cv2
+
+from tempo.config import FramesConfig, VideosConfig
 from tempo.core.hashing import hash_file
-from tempo.evaluation.public.footage import IMAGE_ENDINGS, Archive, Footage, member_names, open_archives
+from tempo.engine.types import SkipRecord
+from tempo.video.decode import Frame, decode
+from tempo.video.faults import watched
+from tempo.video.find import read_header
+from tempo.video.frames import Frames, sample_frames
 
 VIDEO_ENDINGS = tuple(f".{extension}" for extension in VideosConfig().extensions)
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
+
+#: The rate of folders of images; only TVQA in MVBench has them.
+FOLDER_FPS = 3.0
+
+#: Sampled frames per wanted frame, so that the wanted ones can be taken from the middles of equal parts.
+OVERSAMPLING = 3
 
 
 class Row(dict[str, Any]):
@@ -41,14 +64,21 @@ class Data:
             raise ValueError(f"{folder} is not a folder. Give the folder with the files of the benchmark")
         self.folder = folder
         self.hashes: dict[str, str] = {}  #: Hashes of the tables that were read, by path in the folder.
-        self._files = sorted(_walk(folder))
+        # Follows links, and leaves out hidden files.
+        self._files = sorted(glob.glob("**/*", root_dir=folder, recursive=True))
         self._contents: dict[str, Any] = {}
         self._footage: dict[str, list[Footage]] = {}
         self._add("", self._files, None)
-        for path, archive in open_archives(folder, self._files):
-            self._add(f"{path}/", member_names(archive), archive)
+        for path in self._matching("*.zip"):
+            try:
+                # Archives stay open: their lists of members are read once.
+                archive = zipfile.ZipFile(path)
+            except (OSError, zipfile.BadZipFile) as error:
+                advice = "Download it again, or unpack it"
+                raise ValueError(f"{path} cannot be read: {error}. {advice}") from None
+            self._add(f"{path.relative_to(folder).with_suffix('')}/", archive.namelist(), archive)
 
-    def _add(self, start: str, files: Iterable[str], archive: Archive | None) -> None:
+    def _add(self, start: str, files: Iterable[str], archive: zipfile.ZipFile | None) -> None:
         found: dict[tuple[str, bool], list[str]] = {}
         for name in files:
             if (is_image := name.lower().endswith(IMAGE_ENDINGS)) or name.lower().endswith(VIDEO_ENDINGS):
@@ -94,14 +124,6 @@ class Data:
         return [self.folder / name for name in self._files if PurePosixPath(name).match(pattern)]
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    """The files of a folder that are not hidden, relative to it; links are followed."""
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        inside = Path(parent).relative_to(folder)
-        yield from ((inside / name).as_posix() for name in names if not name.startswith("."))
-
-
 def read_table(path: Path) -> Any:
     """The rows of a Parquet, CSV or JSONL file, or the content of a JSON file; raises ValueError."""
     import pyarrow
@@ -118,3 +140,58 @@ def read_table(path: Path) -> Any:
         return json.loads(text)
     except (OSError, ValueError, pyarrow.ArrowException) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+@dataclass(frozen=True)
+class Footage:
+    """A video file or a folder of images; `stem` is its path in the benchmark's folder, without extension."""
+
+    stem: str
+    files: tuple[str, ...]
+    is_folder: bool
+    archive: zipfile.ZipFile | None
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[list[Path]]:
+        """The paths of the files; for those in an archive, the paths of temporary copies."""
+        if self.archive is None:
+            yield [*map(Path, self.files)]
+            return
+        with tempfile.TemporaryDirectory(prefix="tempo-") as folder:
+            yield [Path(self.archive.extract(file, folder)) for file in self.files]
+
+    def sample(
+        self,
+        config: FramesConfig,
+        part: Sequence[float] = (0.0, math.inf),
+        num_frames: int | None = None,
+        *,
+        timeout_seconds: float = 120.0,
+    ) -> Frames:
+        """Frames of the part between two times (seconds); raises SkipRecord.
+
+        These are `num_frames` frames, from the middles of equal parts, or else those that `config` selects.
+        """
+        start, end = part
+        with self.open() as paths:
+            if num_frames:
+                header = None if self.is_folder else read_header(str(paths[0]), self.stem)
+                seconds = min(header.duration_seconds if header else len(paths) / FOLDER_FPS, end) - start
+                fps = OVERSAMPLING * num_frames / seconds if seconds > 0 else config.fps
+                config = config.model_copy(update={"fps": fps, "max_frames": num_frames})
+
+            frames = decode_images(paths) if self.is_folder else decode(paths[0])
+            return sample_frames(
+                watched(frames, timeout_seconds), config, start_seconds=start, end_seconds=end
+            )
+
+
+def decode_images(paths: list[Path]) -> Iterator[Frame]:
+    """Images as frames of a video, in the order of the numbers in their names."""
+    padded = functools.partial(re.sub, r"\d+", lambda number: number[0].zfill(12))
+    for index, path in enumerate(sorted(paths, key=lambda path: padded(path.name))):
+        if (image := cv2.imread(str(path))) is None:
+            raise SkipRecord("not an image", str(path))
+        decoded = av.VideoFrame.from_ndarray(image, format="bgr24")
+        size = (image.shape[1], image.shape[0])
+        yield Frame(index, index / FOLDER_FPS, (index + 1) / FOLDER_FPS, size, decoded)

@@ -4,7 +4,8 @@ from tempo.evaluation.public import questions as q
 from tempo.evaluation.public.tvbench import STYLE
 
 
-def _read(row: q.Row) -> q.Questions:
+@q.benchmark("MLVU/MVLU", "json/*.json", "data/*.json", "test*.json", num_frames=64, mean="tasks")
+def mlvu(row: q.Row) -> q.Questions:
     if (task := row["question_type"]) in ("sub_scene", "subPlot", "summary"):
         return
     options, answer = row["candidates"], row["answer"]
@@ -14,7 +15,3 @@ def _read(row: q.Row) -> q.Questions:
     place = q.letter_index(answer) if is_letter else q.index_of(answer, options)
     fields = q.list_options(row["question"], options, **STYLE | {"head": "{}", "reply": "Best Option: ({}"})
     yield q.question_of(row, video, place, aspect=task, format="", **fields)
-
-
-TABLES = ("json/*.json", "data/*.json", "test*.json")
-BENCHMARK = q.Benchmark("MLVU/MVLU", TABLES, _read, num_frames=64, mean="tasks")

@@ -17,12 +17,10 @@ FOLDERS = {
 }
 
 
-def _read(row: q.Row) -> q.Questions:
+@q.benchmark("OpenGVLab/MVBench", "json/*.json", mean="tasks")
+def mvbench(row: q.Row) -> q.Questions:
     names = [f"{folder}/{row['video']}" for folder in FOLDERS.get(row.name, ())] or [row["video"]]
     video, options = row.data.first(*names), row["candidates"]
     bounds = {f"{name}_seconds": row[name] for name in ("start", "end") if name in row and video == names[0]}
     fields = q.list_options(row["question"], options, **STYLE)
     yield q.question_of(row, video, q.index_of(row["answer"], options), aspect=row.name, **bounds, **fields)
-
-
-BENCHMARK = q.Benchmark("OpenGVLab/MVBench", ("json/*.json",), _read, num_frames=16, mean="tasks")

@@ -5,7 +5,8 @@ import ast
 from tempo.evaluation.public import questions as q
 
 
-def _read(row: q.Row) -> q.Questions:
+@q.benchmark("facebook/minimal_video_pairs", "*/mini-*.parquet", "*/full-*.parquet")
+def mvp(row: q.Row) -> q.Questions:
     try:
         options = ast.literal_eval(row["candidates"])  # A list in Python's notation.
     except SyntaxError as error:
@@ -13,7 +14,3 @@ def _read(row: q.Row) -> q.Questions:
     fields, answer = q.list_options(row["question"], options), q.index_of(row["answer"], options)
     pair = f"{row.name}/{row['video_id'].rpartition('_')[0]}"
     yield q.question_of(row, row["video_path"], answer, units={"pair accuracy": pair}, **fields)
-
-
-TABLES = ("*/mini-*.parquet", "*/full-*.parquet")
-BENCHMARK = q.Benchmark("facebook/minimal_video_pairs", TABLES, _read, num_frames=16)

@@ -5,14 +5,11 @@ from tempo.evaluation.public import questions as q
 GROUPS = {"C": "causal", "T": "temporal", "D": "descriptive"}
 
 
-def _read(row: q.Row) -> q.Questions:
+@q.benchmark("lmms-eval/NExTQA", "MC/test-*.parquet", "test.csv", "val.csv")
+def next_qa(row: q.Row) -> q.Questions:
     name = str(row["video"])
     # VidOR's folders, if the videos come from there.
     video = row.data.first(name, str(row.data.json("map_vid_vidorID.json").get(name, name)))
     units = {GROUPS[row["type"][0]]: row.id}
     fields = q.list_options(row["question"], [row[f"a{number}"] for number in range(5)])
     yield q.question_of(row, video, int(row["answer"]), aspect=row["type"], units=units, **fields)
-
-
-TABLES = ("MC/test-*.parquet", "test.csv", "val.csv")
-BENCHMARK = q.Benchmark("lmms-eval/NExTQA", TABLES, _read, num_frames=16)

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import Field
 
-from tempo.core.records import Sample, Skipped
+from tempo.core.records import Outcome, Sample, Skipped
 from tempo.evaluation.evaluate import ANSWER_WITH_LETTER
 from tempo.evaluation.public.data import Data
 from tempo.evaluation.public.data import Row as Row
@@ -21,7 +21,7 @@ _LABEL = re.compile(r"\(?((?:Option |Sentence |Caption )?([A-Z]|\d))[.:)]\s*(.*)
 
 
 class Question(Sample):
-    """A question about the part of a video between two times and before the frame `end_frame`.
+    """A question about the part of a video between two times.
 
     `prompt` is the text that the model gets, with the options, and `replies` has the answer that stands for
     each option, such as its letter; `question` and `options` have no letters. `format` is the name of the
@@ -34,7 +34,11 @@ class Question(Sample):
     units: dict[str, str] = Field({})
     start_seconds: float = 0.0
     end_seconds: float = math.inf
-    end_frame: int | None = None
+
+    @property
+    def part(self) -> tuple[str, float, float]:
+        """The video, and the bounds of the part of it that is shown."""
+        return self.video, self.start_seconds, self.end_seconds
 
     def sample(self, scoring: str) -> Sample:
         """The sample to score: the replies to the prompt (`letter`), or the options after the question."""
@@ -43,6 +47,12 @@ class Question(Sample):
         return self.model_copy(
             update={"question": self.prompt, "options": self.replies, "lists_options": True}
         )
+
+    def written(self, text: str) -> Outcome:
+        """The outcome of a written answer."""
+        choice, about = self.read_reply(text), self.model_dump(include={*Outcome.model_fields})
+        scores = tuple(-float(index != choice) for index in range(len(self.options)))
+        return Outcome(**about, log_likelihoods=scores, text=text)
 
     def read_reply(self, text: str) -> int | None:
         """The index of the option that a written answer names at its beginning; None if it is unclear.
@@ -85,7 +95,7 @@ class Benchmark:
     hub: str  #: Name of the data set on the Hugging Face hub.
     tables: tuple[str, ...]  #: Patterns of file names; the first that matches counts.
     read: Callable[[Row], Questions]
-    num_frames: int | None = None  #: Evenly spaced frames; None samples at the rate frames.fps.
+    num_frames: int | None = 16  #: Evenly spaced frames; None samples at the rate frames.fps.
     mean: Literal["questions", "tasks", "none"] = "questions"
     rows: Callable[[Any], Iterable[Any]] = list_rows  #: The rows in the content of a table.
     group: Callable[[list[Question]], list[Question]] = list
@@ -102,6 +112,11 @@ class Benchmark:
             except ValueError as error:
                 left_out.append(Skipped(id=row.id, stage="evaluation", reason="bad row", detail=str(error)))
         return self.group(questions), left_out
+
+
+def benchmark(hub: str, *tables: str, **settings: Any) -> Callable[[Callable[[Row], Questions]], Benchmark]:
+    """Makes the benchmark whose rows the decorated function reads, from the other fields of a Benchmark."""
+    return lambda read: Benchmark(hub, tables, read, **settings)
 
 
 def question_of(row: Row, video: str, answer: int, *, number: int = 0, **fields: Any) -> Question:

@@ -14,18 +14,7 @@ def _rows(content: Any) -> Any:
     return [{"video_id": video, "dim": dim, **row} for video, dim, rows in parts for row in rows]
 
 
-def _read(row: q.Row) -> q.Questions:
-    if row.name == "captioning":
-        return  # Captions have no options.
-    if row.name == "yes_no":
-        fields = q.yes_or_no(row["question"], f"{row['question']}\nPlease answer yes or no:")
-    else:
-        fields = q.options_in(row["question"], "Please directly give the best option:")
-    answer = q.index_of(q.without_label(row["answer"]), fields["options"])
-    yield q.question_of(row, row["video_id"], answer, aspect=f"{row.name}, {row['dim']}", **fields)
-
-
-def _conflicting(questions: list[q.Question]) -> list[q.Question]:
+def _units(questions: list[q.Question]) -> list[q.Question]:
     """Makes a unit of the same question about several videos, if each video has another answer."""
     groups = defaultdict(list)
     for question in questions:
@@ -38,5 +27,15 @@ def _conflicting(questions: list[q.Question]) -> list[q.Question]:
     return grouped
 
 
-TABLES = ("questions/*.json", "*/test-*.parquet")
-BENCHMARK = q.Benchmark("lmms-lab/TempCompass", TABLES, _read, rows=_rows, group=_conflicting)
+@q.benchmark(
+    "lmms-lab/TempCompass", "questions/*.json", "*/test-*.parquet", num_frames=None, rows=_rows, group=_units
+)
+def tempcompass(row: q.Row) -> q.Questions:
+    if row.name == "captioning":
+        return  # Captions have no options.
+    if row.name == "yes_no":
+        fields = q.yes_or_no(row["question"], f"{row['question']}\nPlease answer yes or no:")
+    else:
+        fields = q.options_in(row["question"], "Please directly give the best option:")
+    answer = q.index_of(q.without_label(row["answer"]), fields["options"])
+    yield q.question_of(row, row["video_id"], answer, aspect=f"{row.name}, {row['dim']}", **fields)

@@ -9,11 +9,9 @@ CATEGORIES = {
 }  # fmt: skip
 
 
-def _read(row: q.Row) -> q.Questions:
+@q.benchmark("microsoft/TemporalBench", "temporalbench_*_qa.json", num_frames=32)
+def temporalbench(row: q.Row) -> q.Questions:
     category, video = row.get("category", ""), row["video_name"]
     name = str(CATEGORIES.get(category, category)).replace("_", " ").lower()
     units, fields = {f"{row.name}, MBA": video}, q.options_in(row["question"])
     yield q.question_of(row, video, q.letter_index(row["GT"]), aspect=name, units=units, **fields)
-
-
-BENCHMARK = q.Benchmark("microsoft/TemporalBench", ("temporalbench_*_qa.json",), _read, num_frames=32)

@@ -3,7 +3,8 @@
 from tempo.evaluation.public import questions as q
 
 
-def _read(row: q.Row) -> q.Questions:
+@q.benchmark("BaiqiL/TimeBlind", "data.jsonl", needs_whole_units=True)
+def timeblind(row: q.Row) -> q.Questions:
     instance, role = divmod(int(row["index"]), 4)
     # Four rows in order: the first question about both videos, then the second one.
     question, video = divmod(role, 2)
@@ -16,6 +17,3 @@ def _read(row: q.Row) -> q.Questions:
         fields = q.options_in(row["question"], "Please output A or B.")
         answer = q.letter_index(row["answer"])
     yield q.question_of(row, row["video_path"], answer, aspect=row["type"], units=units, **fields)
-
-
-BENCHMARK = q.Benchmark("BaiqiL/TimeBlind", ("data.jsonl",), _read, num_frames=16, needs_whole_units=True)

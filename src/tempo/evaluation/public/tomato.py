@@ -3,10 +3,8 @@
 from tempo.evaluation.public import questions as q
 
 
-def _read(row: q.Row) -> q.Questions:
+@q.benchmark("yale-nlp/TOMATO", "data/*.json", "data/*.parquet")
+def tomato(row: q.Row) -> q.Questions:
     video = row.get("video_path") or f"{row['demonstration_type']}/{row['key']}.mp4"
     fields = q.list_options(row["question"], row["options"])
     yield q.question_of(row, video, int(row["answer"]), aspect=row.name, **fields)
-
-
-BENCHMARK = q.Benchmark("yale-nlp/TOMATO", ("data/*.json", "data/*.parquet"), _read, num_frames=16)

@@ -13,11 +13,9 @@ STYLE = {
 }
 
 
-def _read(row: q.Row) -> q.Questions:
+@q.benchmark("FunAILab/TVBench", "json/*.json")
+def tvbench(row: q.Row) -> q.Questions:
     video, answer = f"{row.name}/{row['video']}", q.index_of(row["answer"], row["candidates"])
     bounds = {"start_seconds": row.get("start", 0.0), "end_seconds": row.get("end", math.inf)}
     fields = q.list_options(row["question"], row["candidates"], **STYLE)
     yield q.question_of(row, video, answer, aspect=row.name, **bounds, **fields)
-
-
-BENCHMARK = q.Benchmark("FunAILab/TVBench", ("json/*.json",), _read, num_frames=16)

@@ -8,11 +8,9 @@ Respond with only the letter (A, B, C, or D) of the correct option.
 {}"""
 
 
-def _read(row: q.Row) -> q.Questions:
+@q.benchmark("lmms-lab/Video-MME", "test-*.parquet", num_frames=64)
+def video_mme(row: q.Row) -> q.Questions:
     options = [q.without_label(option) for option in row["options"]]
     fields = q.list_options(row["question"], options, head=HEAD, end="The best answer is:")
     units, answer = {f"{row['duration']} videos": row.id}, q.letter_index(row["answer"])
     yield q.question_of(row, row["videoID"], answer, aspect=row["task_type"], units=units, **fields)
-
-
-BENCHMARK = q.Benchmark("lmms-lab/Video-MME", ("test-*.parquet",), _read, num_frames=64)

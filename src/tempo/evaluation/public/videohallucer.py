@@ -3,7 +3,8 @@
 from tempo.evaluation.public import questions as q
 
 
-def _read(row: q.Row) -> q.Questions:
+@q.benchmark("ColorfulAI/VideoHallucer", "temporal/temporal.json")
+def videohallucer(row: q.Row) -> q.Questions:
     units = {"pair accuracy": row.id}
     for number, part in enumerate(("basic", "hallucination")):
         one = row[part]
@@ -12,6 +13,3 @@ def _read(row: q.Row) -> q.Questions:
         answer = q.index_of(one["answer"].lower(), ("yes", "no"))
         video = f"temporal/videos/{one['video']}"
         yield q.question_of(row, video, answer, number=number, aspect=row["type"], units=units, **fields)
-
-
-BENCHMARK = q.Benchmark("ColorfulAI/VideoHallucer", ("temporal/temporal.json",), _read, num_frames=16)

@@ -3,12 +3,9 @@
 from tempo.evaluation.public import questions as q
 
 
-def _read(row: q.Row) -> q.Questions:
+@q.benchmark("HanSolo9682/Vinoground", "vinoground_*score.json", num_frames=32, mean="none")
+def vinoground(row: q.Row) -> q.Questions:
     part, pair = row.name.removeprefix("vinoground_").removesuffix("score"), row["idx"].partition("_")[0]
     units = {f"{part} score": pair, "group score": pair}
     fields = q.options_in(row["question"])
     yield q.question_of(row, row["video_name"], q.letter_index(row["GT"]), units=units, **fields)
-
-
-TABLES = ("vinoground_*score.json",)
-BENCHMARK = q.Benchmark("HanSolo9682/Vinoground", TABLES, _read, num_frames=32, mean="none")
