@@ -50,8 +50,8 @@ class Counter:
         else:
             yield self
         seconds = time.perf_counter() - self._start
-        figures = f"{self.done}/{self.total} in {seconds:.1f} s {self._token_rate()}"
-        self.console.print(f"{self.name}: {figures.rstrip()}")
+        text = f"{self.name}: {self.done}/{self.total} in {seconds:.1f} s {self._token_rate()}"
+        self.console.print(text.rstrip())
 
     def _token_rate(self) -> str:
         seconds = time.perf_counter() - self._start
