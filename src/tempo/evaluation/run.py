@@ -47,7 +47,7 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
     asked = _asked(videos, samples)
     if count_local(context.config, "model") > 1:
         # Processes that share the cores answer; below, their answers are read.
-        units = [[Record(id=f"{name}/{source}")] for name in models for source in asked]
+        units = [[Record(id=f"{name}/{source}")] for name in models for source in asked if asked[source][0]]
         worker = "tempo.evaluation.run:make_worker"
         for done, _ in enumerate(map_batches(worker, context, units, place="model", stage="evaluation"), 1):
             progress("all models", done, len(units))
