@@ -75,7 +75,6 @@ def write(tmp_path):
             {**phases({**DPO, "lora_rank": 0}), "model": {"quantization": "4bit"}},
             ["'dpo-16'", "lora_rank 0", "model.quantization '4bit'"],
         ),
-        (phases({**DPO, "cache_features": True, "train": ["merger"]}), ["cache_features", "train = "]),
         ({"shots": {"detector": "transnet", "threshold": 27.0}}, ["shots: threshold 27", "probability"]),
         ({"clips": {"min_shots": 9, "max_shots": 5}}, ["clips: min_shots 9", "max_shots 5"]),
         ({"frames": {"max_total_pixels": 38399}}, ["frames: max_total_pixels must be at least 38400"]),

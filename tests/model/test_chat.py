@@ -11,11 +11,10 @@ import jinja2
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, make_frames, make_lm, make_processor
+from families import FAMILIES, make_frames, make_processor
 
 from tempo import Continuation, Prefix, load_model, log_probs
 from tempo.model.chat import VideoLM
-from tempo.model.prefix import packed_log_probs
 from tempo.model.support import duplicated_log_probs
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), np.uint8)
@@ -205,20 +204,6 @@ def test_a_text_needs_no_frames(lm):
     group = lm.group(Prefix(None, "Describe."), ["x"])
     assert "pixel_values_videos" not in group.inputs
     assert "video_pad" not in decode(lm, group.inputs["input_ids"][0])
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_both_forms_are_exact_in_every_family(family):
-    lm = make_lm(family)
-    frames = make_frames(family, 5, np.random.default_rng(0))
-    groups = [
-        lm.group(Prefix(frames, "3 4 5", fps=2.0), ["6 7", "8 9 10 11", "12"]),
-        lm.group(Prefix(frames, "", fps=2.0), [Continuation("15", "13 14"), Continuation("17 18", "16")]),
-    ]
-    with torch.no_grad():
-        packed, duplicated = packed_log_probs(lm.model, groups), duplicated_log_probs(lm.model, groups)
-    for ours, theirs in zip(packed, duplicated, strict=True):
-        assert torch.allclose(torch.cat(ours), torch.cat(theirs), atol=1e-5)
 
 
 @pytest.mark.parametrize(

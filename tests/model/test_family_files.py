@@ -2,19 +2,15 @@
 
 import pytest
 import torch
-from families import CONFIGS, make_group, make_model
-from handmade import HANDMADE, handmade_group, make_handmade
+from families import MODELS, make_group, make_model
 from peft import PeftModel
-from test_families import PLAIN, REJECTED
+from test_families import REJECTED, each_of
 
 from tempo.config import DpoPhase, ModelConfig
 from tempo.model.chat import VideoLM
 from tempo.model.support import duplicated_log_probs
 from tempo.training import adapters
 from tempo.training.policy import Policy
-
-MAKERS = {family: (make_model, make_group, {"num_steps": 3}) for family in CONFIGS}
-MAKERS |= {family: (make_handmade, handmade_group, {"steps": 3}) for family in HANDMADE}
 
 
 class NoProcessor:
@@ -24,17 +20,10 @@ class NoProcessor:
         pass
 
 
-@pytest.mark.parametrize(
-    "family",
-    [
-        pytest.param(family, marks=[] if family in PLAIN | CONFIGS.keys() else [pytest.mark.slow], id=family)
-        for family in sorted(MAKERS.keys() - REJECTED.keys())
-    ],
-)
+@pytest.mark.parametrize("family", each_of(MODELS.keys() - REJECTED.keys()))
 def test_the_files_of_a_run_are_the_model_that_was_trained(family, tmp_path, monkeypatch):
-    make, make_a_group, size = MAKERS[family]
-    groups = [make_a_group(family, lengths=[4, 7], seed=1, **size)]
-    base = make(family, attention=False)
+    groups = [make_group(family, num_steps=3, lengths=[4, 7])]
+    base = make_model(family, attention=False)
     base.save_pretrained(tmp_path / "base")
 
     def load(path, **options):

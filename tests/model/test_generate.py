@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, make_frames, make_lm
-from handmade import OWN_PROCESSORS, handmade_lm
-from test_families import PLAIN, REJECTED
+from families import PROCESSORS, make_frames, make_lm
+from test_families import REJECTED, each_of
 
 from tempo import load_model
 from tempo.config import SamplingConfig
@@ -44,19 +43,10 @@ def sample(lm, requests, *, batch_size=4, temperature=0.7, max_new_tokens=20, pe
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-@pytest.mark.parametrize(
-    "family",
-    [
-        *FAMILIES,
-        *(
-            pytest.param(family, marks=[] if family in PLAIN else [pytest.mark.slow])
-            for family in sorted(OWN_PROCESSORS.keys() - REJECTED.keys())
-        ),
-    ],
-)
+@pytest.mark.parametrize("family", each_of(PROCESSORS.keys() - REJECTED.keys()))
 def test_an_answer_does_not_depend_on_its_batch(family, temperature):
     """Videos, text alone, prompts of various lengths, some with two answers; they end at different times."""
-    lm = make_lm(family) if family in FAMILIES else handmade_lm(family)
+    lm = make_lm(family)
     lm.model.generation_config.eos_token_id = [*range(20, 32)]
     generator = np.random.default_rng(0)
     videos = [*(make_frames(family, count, generator) for count in (3, 3, 3, 3, 4)), *[None] * 5]

@@ -1,11 +1,10 @@
 """The shared prefix equals the duplicated form: the same values, loss and gradients in every family."""
 
-import dataclasses
+import functools
 
 import pytest
 import torch
-import torch.nn.functional as F
-from families import FAMILIES, VOCABULARY, make_group, make_model
+from families import FAMILIES, VOCABULARY, assert_same, dpo_loss, make_group, make_model, step
 from torch import nn
 
 from tempo.model.prefix import ContinuationTokens, Group, encode_videos, language_model, packed_log_probs
@@ -15,28 +14,9 @@ QWEN = "qwen2_5_vl"
 
 #: More time steps than the video's grid is wide: wrong positions show only then.
 LONG = 33
-BETA = 0.5
 
 
-@dataclasses.dataclass
-class Pair:
-    """A policy with trained parameters, and a reference that differs from it."""
-
-    policy: nn.Module
-    reference: nn.Module
-
-    @property
-    def parameters(self):
-        return [p for p in self.policy.parameters() if p.requires_grad]
-
-    def take_gradients(self):
-        """The gradients of the last backward pass, which are removed from the parameters."""
-        found = [p.grad.clone() for p in self.parameters if p.grad is not None]
-        self.policy.zero_grad(set_to_none=True)
-        return found
-
-
-def make_pair(family, *, lora=False, vision=False, checkpointing=False):
+def make_policy(family, *, lora=False, vision=False, checkpointing=False):
     model = make_model(family)
     if checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -44,7 +24,7 @@ def make_pair(family, *, lora=False, vision=False, checkpointing=False):
     if not lora:
         language_model(model).requires_grad_(True)
         model.get_output_embeddings().requires_grad_(True)
-    return Pair(policy.train(), make_model(family, seed=1).requires_grad_(False))
+    return policy.train()
 
 
 def with_lora(model, vision):
@@ -65,111 +45,59 @@ def with_lora(model, vision):
     return policy
 
 
-def dpo_loss(policy, reference):
-    """The sum over all pairs; the first answer of each group is the chosen one."""
-    total = 0.0
-    for own, other in zip(policy, reference, strict=True):
-        chosen, *rejected = [a.sum() - b.sum() for a, b in zip(own, other, strict=True)]
-        total = total - F.logsigmoid(BETA * (chosen - torch.stack(rejected))).sum()
-    return total
+def assert_equal_steps(policy, groups, *, loss=None, family=QWEN):
+    """One packed row gives the loss and all gradients of one full sequence per answer."""
+    if not loss:
+        with torch.no_grad():
+            reference = duplicated_log_probs(make_model(family, seed=1), groups)
+        loss = functools.partial(dpo_loss, reference=reference)
+    steps = [step(compute, policy, loss, groups) for compute in (packed_log_probs, duplicated_log_probs)]
+    trained = {name for name, p in policy.named_parameters() if p.requires_grad and "language" in name}
+    assert trained <= steps[0][2].keys()
+    assert_same(*steps)
 
 
-def packed_step(pair, groups, *, vision=False):
-    """Loss and gradients of one packed row; a frozen tower encodes a video once for both models."""
-    features = None
-    with torch.no_grad():
-        if not vision:
-            features = encode_videos(pair.policy, groups)
-        reference = packed_log_probs(pair.reference, groups)
-    loss = dpo_loss(packed_log_probs(pair.policy, groups, video_features=features), reference)
-    loss.backward()
-    return float(loss.detach()), pair.take_gradients()
-
-
-def duplicated_step(pair, groups):
-    """Loss and gradients of two full sequences per preference pair."""
-    total = 0.0
-    for group in groups:
-        for rejected in group.continuations[1:]:
-            two = [Group(group.inputs, (group.continuations[0], rejected))]
-            with torch.no_grad():
-                reference = duplicated_log_probs(pair.reference, two)
-            loss = dpo_loss(duplicated_log_probs(pair.policy, two), reference)
-            loss.backward()
-            total += float(loss.detach())
-    return total, pair.take_gradients()
-
-
-def sft_step(score, pair, group):
-    """Mean loss over the scored tokens and its gradients, with either form as `score`."""
-    loss = -torch.cat(score(pair.policy, [group])[0]).mean()
-    loss.backward()
-    return float(loss.detach()), pair.take_gradients()
-
-
-def assert_equal_steps(ours, theirs):
-    assert ours[0] == pytest.approx(theirs[0], rel=1e-5)
-    assert len(ours[1]) == len(theirs[1]) > 0
-    scale = torch.cat([gradient.flatten() for gradient in theirs[1]]).norm()
-    differences = [(a - b).flatten() for a, b in zip(ours[1], theirs[1], strict=True)]
-    assert float(torch.cat(differences).norm() / scale) <= 1e-5
+def sft_loss(logps):
+    return -torch.cat(logps[0]).mean()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 @pytest.mark.parametrize(("num_rejected", "checkpointing"), [(1, False), (3, False), (3, True)])
 def test_dpo_loss_and_gradients_equal_the_duplicated_form(family, lora, num_rejected, checkpointing):
-    pair = make_pair(family, lora=lora, checkpointing=checkpointing)
+    policy = make_policy(family, lora=lora, checkpointing=checkpointing)
     group = make_group(family, num_steps=LONG, lengths=[11, 8, 14, 5][: num_rejected + 1])
-    ours = packed_step(pair, [group])
-    assert len(ours[1]) == len(pair.parameters)
-    assert_equal_steps(ours, duplicated_step(pair, [group]))
+    assert_equal_steps(policy, [group], family=family)
 
 
 def test_gradients_through_the_head_in_chunks_equal_those_of_the_whole_head():
     """The head runs on 512 answer tokens at a time; the duplicated form calls it once per sequence."""
-    pair, group = make_pair(QWEN), make_group(QWEN, num_steps=2, lengths=[700, 500])
-    ours, theirs = (sft_step(score, pair, group) for score in (packed_log_probs, duplicated_log_probs))
-    assert_equal_steps(ours, theirs)
+    assert_equal_steps(make_policy(QWEN), [make_group(QWEN, num_steps=2, lengths=[700, 500])], loss=sft_loss)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("lora", [False, True], ids=["full", "lora"])
 def test_a_row_of_several_videos_trains_the_vision_tower_too(family, lora):
     """Videos and answers of different lengths, and one group without a video."""
-    pair = make_pair(family, lora=lora, vision=True)
     groups = [make_group(family, num_steps=n, lengths=[6, 1 + n, 3], seed=n) for n in (3, 0, 9, 5)]
-    assert_equal_steps(packed_step(pair, groups, vision=True), duplicated_step(pair, groups))
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_vision_tower_gets_gradients_only_if_it_is_trained(family):
-    group = make_group(family, num_steps=4, lengths=[6, 3])
-    for vision in (False, True):
-        pair = make_pair(family, vision=vision)
-        _, gradients = packed_step(pair, [group], vision=vision)
-        language = (language_model(pair.policy), pair.policy.get_output_embeddings())
-        num_language = sum(parameter.numel() for part in language for parameter in part.parameters())
-        assert (sum(gradient.numel() for gradient in gradients) > num_language) is vision
+    assert_equal_steps(make_policy(family, lora=lora, vision=True), groups, family=family)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_questions_over_one_prefix_train_as_if_each_had_its_own_row(family):
-    pair, group = make_pair(family), make_group(family, num_steps=LONG, lengths=[8, 6, 9], context=4)
-    ours, theirs = (sft_step(score, pair, group) for score in (packed_log_probs, duplicated_log_probs))
-    assert_equal_steps(ours, theirs)
+    group = make_group(family, num_steps=LONG, lengths=[8, 6, 9], context=4)
+    assert_equal_steps(make_policy(family), [group], loss=sft_loss)
 
 
-def test_a_frozen_tower_runs_once_for_all_videos_policy_and_reference():
-    pair = make_pair(QWEN)
-    passes = []
-    for model in (pair.policy, pair.reference):
-        model.model.visual.register_forward_hook(lambda *_: passes.append(1))
+def test_one_pass_of_the_tower_serves_all_videos_policy_and_reference():
+    models, passes = [make_model(QWEN, seed=seed) for seed in (0, 1)], []
     groups = [make_group(QWEN, num_steps=n, lengths=[5, 4, 6], seed=n) for n in (3, 4)]
+    for model in models:
+        model.model.visual.register_forward_hook(lambda *_: passes.append(1))
     with torch.no_grad():
-        features = encode_videos(pair.policy, groups)
-    for model in (pair.policy, pair.reference):
-        packed_log_probs(model, groups, video_features=features)
+        features = encode_videos(models[0], groups)
+        for model in models:
+            packed_log_probs(model, groups, video_features=features)
     assert len(passes) == 1
 
 

@@ -88,8 +88,3 @@ def test_the_temperature_reaches_the_model(url, tmp_path):
     requests = [Request("Describe the clip.", seed) for seed in range(2)]
     cold, hot = (ask(url, tmp_path, requests, temperature=t) for t in (0.0, 5.0))
     assert [len({answer.text for answer in answers}) for answers in (cold, hot)] == [1, 2]
-
-
-def test_a_model_that_it_does_not_serve_stops_the_run(url, tmp_path):
-    with pytest.raises(ValueError, match="does not answer for model '/no/such/model'"):
-        ask(url, tmp_path, REQUESTS, model="/no/such/model")

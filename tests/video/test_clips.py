@@ -154,12 +154,9 @@ def test_key_frames_are_sharp_and_close_to_the_thirds(changed, expected):
     assert choose_key_frames(30, dict.fromkeys(range(30), 1.0) | changed) == expected
 
 
-def test_only_candidates_are_chosen_the_nearest_if_a_window_holds_none():
+def test_key_frames_are_two_different_candidates_in_order_the_nearest_if_a_window_holds_none():
     for candidates, expected in (([8, 9, 21, 23], (9, 21)), ([0, 28, 29], (0, 28)), ([29], (29, 29))):
         assert choose_key_frames(30, dict.fromkeys(candidates, 1.0)) == expected
-
-
-def test_key_frames_are_two_different_frames_of_the_clip_in_order():
     for num_frames in range(2, 60):
         sharpness = np.random.default_rng(num_frames).random(num_frames).tolist()
         first, second = choose_key_frames(num_frames, dict(enumerate(sharpness)))

@@ -129,21 +129,12 @@ class _Phase(Section):
     train: tuple[Part, ...] = Field(
         ("language_model",), min_length=1, description="parts to train; `merger` is the projector"
     )
-    cache_features: bool = Field(False, description="store the features of the frozen vision tower on disk")
     gradient_checkpointing: bool = Field(False, description="saves memory but takes more time")
 
     @property
     def trains_vision(self) -> bool:
         """Whether the phase changes the features of a video."""
         return bool({"vision_tower", "merger"} & {*self.train})
-
-    @model_validator(mode="after")
-    def _check_features(self) -> _Phase:
-        if self.cache_features and self.trains_vision:
-            raise ValueError(
-                "cache_features needs train = ['language_model']: training other parts changes the features"
-            )
-        return self
 
 
 class DpoPhase(_Phase):

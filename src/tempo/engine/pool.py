@@ -25,9 +25,6 @@ from tempo.engine.types import Batch, Context, ProcessDied, Result, Worker, coun
 #: Where a stage runs: in this process, in several processes, or where the model is loaded.
 Place: TypeAlias = Literal["here", "pool", "model"]
 
-#: The largest number of Ray actors of a stage.
-MAX_ACTORS = 512
-
 
 def check_engine(run: RunConfig) -> None:
     """Raises ValueError if the configured engine is not installed."""
@@ -43,28 +40,23 @@ def map_batches(
     A batch is taken from `batches` when a process is free. Raises whatever a worker raises, and ValueError if
     processes die while they create their worker.
     """
-    run = context.config.run
-    if place == "here" or (place == "model" and run.engine == "local"):
-        worker: Worker | None = None
-        for batch in batches:
-            worker = worker or load(reference)(context)
-            yield worker(batch)
+    run, batches = context.config.run, iter(batches)
+    # Nothing is started if there is no batch.
+    first = next(batches, None)
+    if first is None:
         return
-    # No more processes are started than there are batches.
-    later = iter(batches)
-    first = list(
-        itertools.islice(later, MAX_ACTORS if run.engine == "ray" else count_workers(run.num_workers))
-    )
-    if not first:
+    batches = itertools.chain([first], batches)
+    if place == "here" or (place == "model" and run.engine == "local"):
+        yield from map(load(reference)(context), batches)
         return
     if run.engine == "ray":
         from tempo.engine.ray import make_processes
 
-        processes = make_processes(reference, context, len(first), holds_model=place == "model")
+        processes = make_processes(reference, context, holds_model=place == "model")
     else:
-        processes = [_PoolProcess(reference, context) for _ in first]
+        processes = [_PoolProcess(reference, context) for _ in range(count_workers(run.num_workers))]
     try:
-        yield from _share(processes, itertools.chain(first, later), stage)
+        yield from _share(processes, batches, stage)
     finally:
         for process in processes:
             process.stop()
@@ -76,8 +68,12 @@ def _share(processes: Sequence[Any], batches: Iterator[Batch], stage: str) -> It
     A process gets its first batch only after it has created its worker, so a process that starts late delays
     no batch. If the process of a batch dies twice, each record of the batch becomes Skipped.
     """
-    running: dict[Any, tuple[Any, Batch, int]] = {p.submit(()): (p, (), 1) for p in processes}
-    are_left = True
+    # No more processes are started than there are batches.
+    first = list(itertools.islice(batches, len(processes)))
+    batches, are_left = itertools.chain(first, batches), True
+    running: dict[Any, tuple[Any, Batch, int]] = {}
+    for process, _ in zip(processes, first, strict=False):
+        running[process.submit(())] = process, (), 1
     while are_left or any(batch for _, batch, _ in running.values()):
         for call in processes[0].wait(list(running)):
             process, batch, attempt = running.pop(call)

@@ -52,12 +52,12 @@ def connect(run: RunConfig) -> None:
     signal.signal(signal.SIGTERM, on_sigterm)
 
 
-def make_processes(reference: str, context: Context, limit: int, *, holds_model: bool) -> list[Any]:
-    """As many actors as the cluster has resources for, at most `limit`."""
+def make_processes(reference: str, context: Context, *, holds_model: bool) -> list[Any]:
+    """As many actors as the cluster has resources for."""
     connect(context.config.run)
     num_actors, num_gpus = plan_actors(context.config, holds_model=holds_model)
     arguments = reference, context, os.getcwd(), os.environ.get("OMP_NUM_THREADS")
-    return [RayProcess(arguments, num_gpus) for _ in range(min(num_actors, limit))]
+    return [RayProcess(arguments, num_gpus) for _ in range(num_actors)]
 
 
 def plan_actors(config: Config, *, holds_model: bool) -> tuple[int, int]:

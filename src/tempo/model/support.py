@@ -137,7 +137,6 @@ def prepare(lm: VideoLM) -> None:
     _refuse(lm.model, _structure(lm.model) or _text_settings(lm.model))
     try:
         groups = _example_groups(lm)
-        _check_inputs(lm.model, groups[0])
         with torch.no_grad():
             expected = duplicated_log_probs(lm.model, groups, answer_logits_only=True)
         use_shared_prefix(lm.model)
@@ -158,15 +157,6 @@ def _example_groups(lm: VideoLM) -> list[Group]:
     answers = ("First a red ball rolls away, then a door opens slowly.", "A door opens.")
     videos = (generator.integers(0, 256, (8, *size, 3), dtype=np.uint8) for _ in range(2))
     return [lm.group(Prefix(video, "Describe the video in order.", fps=2.0), answers) for video in videos]
-
-
-def _check_inputs(model: Any, group: Group) -> None:
-    """Raises ValueError if the processor returns types of tokens that the model does not accept."""
-    core = inner_model(model)
-    functions = (model.forward, core.forward, getattr(core, "get_rope_index", core.forward))
-    known = {name for function in functions for name in inspect.signature(function).parameters}
-    if unknown := sorted(token_types(group.inputs).keys() - known):
-        _refuse(model, f"its processor returns {unknown}, which its forward pass does not accept")
 
 
 @torch.no_grad()

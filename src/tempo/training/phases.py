@@ -22,7 +22,6 @@ from tempo.core.records import Pair
 from tempo.core.store import RunStore
 from tempo.engine.ranks import num_processes, process_rank, shards_weights, wait_for_all
 from tempo.engine.types import Context
-from tempo.model.features import FeatureStore
 from tempo.model.loading import load_model
 from tempo.model.prefix import Group, packed_log_probs
 from tempo.training.adapters import TrainedModel, only, save_checkpoint
@@ -117,8 +116,8 @@ def _run_phase(
 ) -> None:
     frames = FrameStore(session.context.directory / "frames")
     limit = session.context.config.training.max_tokens
-    lengths = session.video_lengths
-    examples = fit_examples(examples, trained.lm, frames, max_tokens=limit, video_lengths=lengths)
+    known = session.video_lengths
+    examples = fit_examples(examples, trained.lm, frames, max_tokens=limit, video_lengths=known)
     weights = train_phase(trained, phase, examples, session, target)
     if process_rank() == 0:
         trained.save_phase(phase, weights, target)
@@ -144,14 +143,11 @@ def train_phase(
     stop. Returns what `TrainedModel.save_phase` needs. Raises ValueError if the loss or its gradient is not
     finite; the last saved state is kept.
     """
-    lm = trained.lm
-    run, config, state = session.context.directory, session.context.config, directory / "state.safetensors"
-    frames = FrameStore(run / "frames")
+    lm, config, frames = trained.lm, session.context.config, FrameStore(session.context.directory / "frames")
     seed, num_steps = config.run.seed, phase.epochs * math.ceil(len(examples) / phase.batch_size)
-    torch.manual_seed(derive_seed(seed, phase.name, "weights"))
-    features = FeatureStore(run / "train" / "features", lm.model) if phase.cache_features else None
     first = _first_model(trained, phase, config.model)
-    policy = Policy(lm.model, phase, dtype=trained.dtype, first=first, features=features)
+    torch.manual_seed(derive_seed(seed, phase.name, "weights"))
+    policy = Policy(lm.model, phase, dtype=trained.dtype, first=first)
     counts = policy.count_trained()
     session.log(
         f"training: phase {phase.name!r} trains "
@@ -162,6 +158,7 @@ def train_phase(
     sampler = Sampler(session.context, phase, lm, policy) if isinstance(phase, GrpoPhase) else None
     limits = {"num_steps": num_steps, "seed": seed, "max_tokens": config.training.max_tokens}
     trainer = Trainer(policy, phase, **limits, sampler=sampler)
+    state = directory / "state.safetensors"
     trainer.restore(state)
     log = MetricsLog(directory / "metrics.jsonl", num_steps=trainer.num_steps_done)
     batches = load_batches(

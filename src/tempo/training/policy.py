@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from tempo.config import DpoPhase, PhaseConfig
 from tempo.config.running import Part
-from tempo.model.features import FeatureStore
 from tempo.model.prefix import Group, encode_videos, language_model, packed_log_probs
 from tempo.training.adapters import NEWEST, STACK, add_adapter, only, remove_adapters
 
@@ -28,21 +27,12 @@ class Policy(nn.Module):
     """A model in training and its reference, in one module: DDP and FSDP2 see one call per packed row.
 
     The reference is the model at the start of the phase, or without adapters if `phase.reference` is "fixed",
-    or the other model `first`. Features of a frozen vision tower come from `features` if there is one.
+    or the other model `first`.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        phase: PhaseConfig,
-        *,
-        dtype: torch.dtype,
-        first: Any = None,
-        features: FeatureStore | None = None,
-    ) -> None:
+    def __init__(self, model: Any, phase: PhaseConfig, *, dtype: torch.dtype, first: Any = None) -> None:
         super().__init__()
         self._phase = phase
-        self._features = features
         #: The dtype of matrix products.
         self.dtype = dtype
         #: The reference, unless it is the model with some of its adapters, or not needed.
@@ -109,11 +99,8 @@ class Policy(nn.Module):
         trains_vision = self._phase.trains_vision
         reference: LogProbs = []
         with autocast(next(self.model.parameters()).device, self.dtype):
-            if self._features is not None:
-                features = self._features.encode(self.model, row)
-            else:
-                with torch.set_grad_enabled(trains_vision and torch.is_grad_enabled()):
-                    features = encode_videos(self.model, row)
+            with torch.set_grad_enabled(trains_vision and torch.is_grad_enabled()):
+                features = encode_videos(self.model, row)
             if isinstance(self._phase, DpoPhase):
                 # If the tower is trained, the reference has different features.
                 shared = None if trains_vision else features

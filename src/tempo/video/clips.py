@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import itertools
+from bisect import bisect
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,10 +13,10 @@ from numpy.typing import NDArray
 from tempo.config import Config
 from tempo.core.records import Clip, Clips, Shots
 from tempo.engine.types import Context, SkipRecord, Worker
-from tempo.video.decode import Image, Scaler, decode_at, fit_size
+from tempo.video.decode import Image, Scaler, decode, decode_at, fit_size
 from tempo.video.faults import per_record, watched
 from tempo.video.find import check_unchanged
-from tempo.video.frames import FrameStore, encode_jpeg, store_spans
+from tempo.video.frames import FrameStore, encode_jpeg, sample_frames
 from tempo.video.selection import find_segments, is_only_reason
 
 #: Maps S images to features [S, D].
@@ -44,8 +46,7 @@ def make_worker(context: Context) -> Worker:
         rows = [_make_row(video, suffix, clips) for suffix, clips in segments.items()]
         if "" not in segments:
             spans = {video.id + suffix: _span(clips) for suffix, clips in segments.items()}
-            timeout_seconds = config.videos.timeout_seconds
-            store_spans(video.path, spans, store, config.frames, timeout_seconds=timeout_seconds)
+            _store_spans(video, spans, store, config)
         for row in rows:
             images = _read_images(video, [number for clip in row.clips for number in clip.key_frames], config)
             store.write_key_frames(row.id, [encode_jpeg(one, config.frames.jpeg_quality) for one in images])
@@ -87,6 +88,20 @@ def _make_row(video: Shots, suffix: str, clips: Sequence[Clip]) -> Clips:
 
 def _span(clips: Sequence[Clip]) -> tuple[float, float]:
     return clips[0].start_seconds, clips[-1].end_seconds
+
+
+def _store_spans(
+    video: Shots, spans: Mapping[str, tuple[float, float]], store: FrameStore, config: Config
+) -> None:
+    """Samples each span (start and end in seconds, in time order) and stores its frames under its id."""
+    names, edges = list(spans), [edge for span in spans.values() for edge in span]
+    decoded = watched(decode(video.path), config.videos.timeout_seconds)
+    for place, frames in itertools.groupby(decoded, lambda frame: bisect(edges, frame.start_seconds)):
+        # Even places are between the spans.
+        if place % 2:
+            start, end = edges[place - 1 : place + 1]
+            sampled = sample_frames(frames, config.frames, start_seconds=start, end_seconds=end)
+            store.write(names[place // 2], sampled.jpegs, seconds=sampled.seconds, fps=sampled.fps)
 
 
 def _read_images(video: Shots, numbers: Collection[int], config: Config) -> list[Image]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from bisect import bisect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -207,29 +206,6 @@ class FrameStore:
     def _load(self, video_id: str) -> dict[str, NDArray[Any]]:
         arrays: dict[str, NDArray[Any]] = safetensors.numpy.load(self.path(video_id).read_bytes())
         return arrays
-
-
-def store_spans(
-    path: str | Path,
-    spans: Mapping[str, tuple[float, float]],
-    store: FrameStore,
-    config: FramesConfig,
-    *,
-    timeout_seconds: float,
-) -> None:
-    """Samples each span of a video (start and end in seconds) and stores its frames under the id of the span.
-
-    Spans are in time order. The video is decoded once. Raises SkipRecord as `read_frames` does.
-    """
-    names, edges = list(spans), [edge for span in spans.values() for edge in span]
-    decoded = watched(decode(path), timeout_seconds)
-    for place, frames in itertools.groupby(decoded, lambda frame: bisect(edges, frame.start_seconds)):
-        # Even places are between the spans.
-        if place % 2:
-            name = names[place // 2]
-            start, end = spans[name]
-            sampled = sample_frames(frames, config, start_seconds=start, end_seconds=end)
-            store.write(name, sampled.jpegs, seconds=sampled.seconds, fps=sampled.fps)
 
 
 def encode_jpeg(image: Image, quality: int) -> bytes:
