@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempo.config import Config, DpoPhase, GrpoPhase, PhaseConfig
+from tempo.config import Config, DpoPhase, PhaseConfig
+from tempo.config.running import GrpoPhase
 from tempo.core.records import Video
 from tempo.model.chat import Continuation, Prefix, VideoLM
 from tempo.model.loading import load_processor, pick_dtype, read_config
