@@ -42,6 +42,7 @@ bench: $(BENCH_READY)
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/scale.py
 
 # torch first: with the other packages pip would take its CUDA build. torchvision without dependencies for the
 # same reason; transformers uses only its Python part.

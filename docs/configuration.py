@@ -13,8 +13,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from tempo.config import Config, DpoPhase, SftPhase
-from tempo.config.running import GrpoPhase, PublicBenchmarkConfig
+from tempo.config import Config, DpoPhase, GrpoPhase, SftPhase
+from tempo.config.running import PublicBenchmarkConfig
 
 TYPES = {int: "whole number", float: "number", str: "text", bool: "true or false"}
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}

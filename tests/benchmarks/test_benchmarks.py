@@ -174,8 +174,8 @@ def test_attended_pairs_are_those_of_the_mask():
 def test_the_engine_benchmarks_measure_a_pool_and_an_empty_stage():
     assert 0 < engine_benchmark.overhead_seconds(3) < 1
     found = scale.measure(9, "model", "local")
-    assert 0 < found["resume"] < found["start"] + 1
-    assert found["MB"] > 0
+    assert 0 < found["resume, s"] < found["start, s"] + 1
+    assert scale.measure_reading(8)["report, s"] > 0
 
 
 def test_the_ingest_benchmark_accepts_its_own_videos_and_measures_every_form(tmp_path, capsys):

@@ -141,6 +141,12 @@ def test_pairs_that_agree_no_better_with_the_captions_are_set_aside(run, tmp_pat
     assert (skipped.id, skipped.reason) == ("d/shuffle-02", "chosen does not agree better")
     assert skipped.detail == "gain 0.00, not over 0"
     assert ids(make_pairs(run()).pairs) == {f"d/{kind}-02" for kind in texts}
+    # Then the clips are captioned, although the responses do not need it.
+    video = {"videos": {"paths": ["x"]}, "responses": {"input_form": "video"}}
+    idle = [
+        find_stage("captions").idle(parse_config({**video, "pairs": {"verify": on}})) for on in (True, False)
+    ]
+    assert idle == ["", "responses.input_form is 'video'"]
 
 
 def test_pairs_of_a_segment_name_its_part_of_the_file(run, tmp_path):

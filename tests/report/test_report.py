@@ -95,23 +95,23 @@ def test_strips_are_those_of_their_own_video_and_follow_the_perturbation(context
     """The viewer released with the paper joins pairs and videos by position."""
     data, frames = report_data(context), FrameStore(context.directory / "frames")
     videos = {video["name"]: video["clips"] for video in data["videos"]}
-    shown = {pair["kind"]: pair for pair in data["pairs"]}
+    shown = {pair.kind: cells for pair, cells in data["pairs"]}
     for kind, video, captions in (("reverse", "bb", ["b0", "b1", "b2", "b3"]), ("drop", "aa", [""] * 4)):
         keys, images = frames.read_key_frames(video), frames.read(video).images
         # Of each clip the first key frame, then the stored frames.
         films = [film([keys[2 * i], *images[2 * i : 2 * i + 2]]) for i in range(4)]
-        assert [cell["film"] for cell in shown[kind]["clean"]] == films
+        assert [cell["film"] for cell in shown[kind]] == films
         assert [cell["film"] for cell in videos[f"{video}.mp4"]] == films
         assert [cell["caption"] for cell in videos[f"{video}.mp4"]] == captions
-    assert [cell["number"] for cell in shown["reverse"]["perturbed"]] == [4, 3, 2, 1]
-    assert [cell["number"] for cell in shown["drop"]["perturbed"]] == [1, 3]
-    assert [cell["is_dropped"] for cell in shown["drop"]["clean"]] == [False, True, False, True]
+    drop, reverse = write_report(context).read_text().split('id="training"')[0].split("<h3>")[-2:]
+    for pair, kept, order in ((drop, ["", "dropped", "", "dropped"], "13"), (reverse, [""] * 4, "4321")):
+        chosen, rejected = pair.split("rejected")[0], pair.split("rejected", 1)[1]
+        assert re.findall('<li class="(.*?)">', chosen) == kept
+        assert "".join(re.findall('alt="clip (.)"', rejected)) == order
 
 
 def test_imported_pairs_are_shown_without_strips(tmp_path):
     RunStore(tmp_path).append("pairs", [pair("aa", "other", 0, ()).model_copy(update={"num_clips": 0})])
-    (shown,) = report_data(Context(CONFIG, tmp_path))["pairs"]
-    assert (shown["clean"], shown["perturbed"]) == ([], [])
     assert "One." in write_report(Context(CONFIG, tmp_path)).read_text()
 
 

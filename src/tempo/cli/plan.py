@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,9 +23,6 @@ def plan(
     device_memory: Annotated[
         str, typer.Option(help="plan for a GPU with this memory, such as 80GB; default: this machine")
     ] = "",
-    measure: Annotated[
-        bool, typer.Option("--measure", help="measure the speed of this machine, in one or two minutes")
-    ] = False,
     overrides: SetOption = None,
 ) -> None:
     """Estimate the tokens, memory, time and disk space of a run, without loading weights."""
@@ -34,31 +32,34 @@ def plan(
         size = TypeAdapter(ByteSize).validate_python(device_memory or 0)
     except ValueError:
         raise ValueError(f"--device-memory {device_memory!r}: write it as 80GB or 80GiB") from None
-    found = make_plan(load_config(config, overrides or ()), out, device_bytes=size, measure=measure)
-    show = console().print
-    rates = found.rates
+    found = make_plan(load_config(config, overrides or ()), device_bytes=size)
+    show, rates = console().print, found.rates
+    num_seconds = sum(video.duration_seconds for video in found.videos)
+    longest, median = found.longest.lengths[0], found.median.lengths[0]
     show(
-        f"videos: {found.num_videos}, {found.video_seconds / 3600:.1f} h; about {found.num_kept} of them, or "
+        f"videos: {len(found.videos)}, {num_seconds / 3600:.1f} h; about {found.num_kept} of them, or "
         f"segments of them, are kept ({rates.kept_per_video:.0%}; {rates.source})\n"
-        f"tokens of video and prompt: {found.longest_tokens} at most, median {found.median_tokens}\n"
+        f"tokens of video and prompt: {longest} at most, median {median}\n"
         f"device memory: {found.device_bytes / 1e9:.1f} GB"
     )
     table = Table(title="peak memory of the longest batch in GB, and time", title_justify="left")
     for heading in ("step", "tokens", "peak", "largest parts", "time"):
         table.add_column(heading, justify="left" if heading in ("step", "largest parts") else "right")
     table.add_row("shots, clips", "", "", "", _duration(found.decoding_seconds))
-    for step in found.steps:
+    for step in (steps := [*found.steps()]):
         peak = f"{step.cost.peak_bytes / 1e9:.3g}"
         table.add_row(step.name, str(step.num_tokens), peak, _parts(step.cost), _duration(step.seconds))
     show(table)
-    disk = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in found.disk_bytes.items())
-    show(f"disk in GB: {disk}; free {found.free_bytes / 1e9:.1f}")
-    if rates.disk_bytes_per_second:
-        show(f"disk speed: {rates.disk_bytes_per_second / 1e6:.0f} MB per second")
-    for step in found.steps:
+    needed = found.disk_bytes(steps)
+    # The directory need not exist yet.
+    folder = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(folder).free
+    sizes = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in needed.items())
+    show(f"disk in GB: {sizes}; free {free / 1e9:.1f}")
+    for step in steps:
         if step.advice:
             show(f"{step.name} does not fit. It fits with: {step.advice}")
-    if sum(found.disk_bytes.values()) > found.free_bytes:
+    if sum(needed.values()) > free:
         show("problem: the disk has too little free space. Choose another --out")
     for line in found.problems:
         show(f"problem: {line}")

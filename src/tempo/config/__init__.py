@@ -11,7 +11,15 @@ from tempo.config.data import (
     VideosConfig,
 )
 from tempo.config.load import Config, load_config, parse_config
-from tempo.config.running import DpoPhase, EndpointConfig, ModelConfig, PhaseConfig, RunConfig, SftPhase
+from tempo.config.running import (
+    DpoPhase,
+    EndpointConfig,
+    GrpoPhase,
+    ModelConfig,
+    PhaseConfig,
+    RunConfig,
+    SftPhase,
+)
 
 __all__ = [
     "ClipsConfig",
@@ -19,6 +27,7 @@ __all__ = [
     "DpoPhase",
     "EndpointConfig",
     "FramesConfig",
+    "GrpoPhase",
     "ModelConfig",
     "PairsConfig",
     "PerturbationsConfig",

@@ -1,81 +1,321 @@
-"""The plan of a run: what it will need and what this machine lacks, from video headers and tensor shapes."""
+"""The plan of a run: tokens, memory, time and disk of its steps, and what this machine lacks.
+
+It is made from video headers and tensor shapes: videos become blank frames of the size that a run would
+store, and go through the model's own processor. Memory comes from `tempo.training.memory`, time from assumed
+`Rates`. No text exists yet: for memory, answers are as long as `max_new_tokens` allows; for time, they have
+CAPTION_TOKENS or ANSWER_TOKENS tokens.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import math
 import os
-import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 
-from tempo.config import Config
+from tempo.config import Config, DpoPhase, FramesConfig, GrpoPhase, PhaseConfig
 from tempo.core.records import Video
 from tempo.engine.pool import check_engine
 from tempo.engine.ranks import pick_device
 from tempo.engine.types import SkipRecord, count_workers
-from tempo.model.loading import check_device
-from tempo.pipeline.estimate import Estimate, Step
-from tempo.pipeline.rates import Rates, assumed_rates, measure_rates, num_decoded
-from tempo.pipeline.stages import STAGES
+from tempo.model.chat import Continuation, Prefix, VideoLM
+from tempo.model.loading import check_device, load_processor, pick_dtype, read_config
+from tempo.model.prefix import ContinuationTokens, Group, split_group
+from tempo.pipeline.stages import STAGES, find_stage
+from tempo.preference.prompts import DIFFERENCE, fusion
 from tempo.synthetic.drawing import FPS, SHOT_FRAMES, SIZE
+from tempo.training.examples import sft_examples
+from tempo.training.instructions import Question, read_questions
+from tempo.training.memory import Cost, Simulator
+from tempo.video.decode import fit_size
 from tempo.video.find import find_videos, read_header
+
+#: Usual numbers of tokens of a caption and of an answer.
+CAPTION_TOKENS, ANSWER_TOKENS = 100, 300
 
 
 @dataclass(frozen=True)
+class Rates:
+    """Speeds of one device and one process, and what is known about videos only after decoding them.
+
+    `kept_per_video` counts segments of videos, and may be above 1. `num_clips` is for each of them.
+    """
+
+    flops_per_second: float
+    memory_bytes_per_second: float
+    kept_per_video: float
+    source: str
+    decoded_pixels_per_second: float = 1.5e8
+    num_clips: float = 8.0
+    jpeg_bytes_per_pixel: float = 0.5
+
+
+def assumed_rates(config: Config, device: torch.device) -> Rates:
+    """For a GPU 40 % of an A100's data sheet; for a CPU one core of the machine in docs/benchmarks.md."""
+    speeds = (5e10, 1e10) if device.type == "cpu" else (0.4 * 312e12, 0.4 * 2e12)
+    if config.synthetic:
+        return Rates(*speeds, 1 - config.synthetic.plain_share, "synthetic.plain_share")
+    num_kept = 8 if config.clips.source == "shots" else 21
+    return Rates(*speeds, num_kept / 28, f"assumed, from {num_kept} of 28 files in benchmarks/coverage.py")
+
+
+class Step(NamedTuple):
+    """A stage or phase: tokens of its longest prompt or packed row, memory, and time.
+
+    `advice` names settings with which it fits into memory; empty if it fits already.
+    """
+
+    name: str
+    num_tokens: int
+    cost: Cost
+    seconds: float
+    advice: str
+
+
 class Plan:
-    """The estimate. `disk_bytes` is by purpose; `problems` are unreadable files and missing requirements."""
+    """The plan of a run about `videos` with one configuration, on one device with `device_bytes` of memory.
 
-    num_videos: int
-    num_kept: int
-    video_seconds: float
-    longest_tokens: int
-    median_tokens: int
-    decoding_seconds: float
-    steps: tuple[Step, ...]
-    disk_bytes: dict[str, int]
-    free_bytes: int
-    device_bytes: int
-    problems: tuple[str, ...]
-    rates: Rates
+    Holds the processor, and the model without weights. `problems` are files that cannot be read and
+    requirements that this machine does not meet.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        videos: Sequence[Video],
+        device: torch.device,
+        device_bytes: int,
+        rates: Rates | None = None,
+        problems: Sequence[str] = (),
+    ) -> None:
+        self.config, self.videos, self.problems = config, videos, problems
+        self.device, self.device_bytes = device, device_bytes
+        self.rates = rates = rates or assumed_rates(config, device)
+        path, trust = config.model.path, config.model.trust_remote_code
+        self._lm = VideoLM(None, load_processor(path, trust_remote_code=trust))
+        self._simulator = Simulator(
+            read_config(path, trust_remote_code=trust),
+            dtype=pick_dtype(config.model.dtype, device),
+            on_gpu=device.type != "cpu",
+            four_bit=config.model.quantization == "4bit",
+        )
+        self.num_kept = max(1, round(len(videos) * rates.kept_per_video))
+        num_pixels = sum(video.duration_seconds * video.fps * video.width * video.height for video in videos)
+        num_workers = count_workers(config.run.num_workers)
+        self.decoding_seconds = num_pixels / rates.decoded_pixels_per_second / num_workers
+        # Longer videos are divided into segments, except that imported pairs are about whole videos.
+        limit = math.inf if config.pairs.import_from else 60 * config.clips.max_minutes
+        used = [v.model_copy(update={"duration_seconds": min(v.duration_seconds, limit)}) for v in videos]
+        self._shapes = sorted((frame_shape(v, config.frames) for v in used), key=lambda s: math.prod(s[:3]))
+        most = config.frames.max_pixels
+        sizes = {fit_size(video.width, video.height, max_pixels=most)[::-1] for video in videos}
+        self._key_frame_size = max(sizes, key=math.prod)
+        # Whether the video with most pixels or that with most frames has more tokens depends on the model.
+        groups = [self._group(shape) for shape in {self._shapes[-1], max(self._shapes)}]
+        self.longest = max(groups, key=lambda group: group.lengths[0])
+        self.median = self._group(self._shapes[len(videos) // 2])
+
+    def _group(self, shape: tuple[int, int, int, float]) -> Group:
+        """The prompt of a video with blank frames of this shape, and a short answer."""
+        blank = np.zeros((*shape[:3], 3), np.uint8)
+        return self._lm.group(Prefix(blank, self.config.responses.prompts[0], fps=shape[3]), ["."])
+
+    def steps(self) -> Iterator[Step]:
+        """The stages in which the model of this machine generates text, and the training phases, in order."""
+        made, rank = self.config.perturbations, 0
+        num_answers = {"captions": self.rates.num_clips, "responses": 1 + len(made.kinds) * len(made.levels)}
+        for stage, count in num_answers.items():
+            if self.config.endpoint is None and not find_stage(stage).idle(self.config):
+                yield self._generation(stage, count * self.num_kept)
+        for phase in self.config.training.phases:
+            yield self._training(phase, rank)
+            rank = rank + phase.lora_rank if phase.lora_rank else 0
+
+    def _generation(self, stage: str, num_answers: float) -> Step:
+        settings, inputs, advice = getattr(self.config, stage), self._inputs(stage), ""
+        cost = smaller = self._simulator.generate(
+            inputs, batch_size=(size := settings.batch_size), max_new_tokens=(most := settings.max_new_tokens)
+        )
+        while smaller.peak_bytes > self.device_bytes and size > 1:
+            size //= 2
+            smaller = self._simulator.generate(inputs, batch_size=size, max_new_tokens=most)
+            advice = f"{stage}.batch_size = {size}"
+        if smaller.peak_bytes > self.device_bytes:
+            advice = 'model.quantization = "4bit", or a smaller frames.max_total_pixels'
+        # Each new token reads all weights and the cache.
+        num_tokens = min(most, CAPTION_TOKENS if stage == "captions" else ANSWER_TOKENS)
+        reading = num_tokens * (cost.weights_bytes + cost.cache_bytes) / self.rates.memory_bytes_per_second
+        seconds = math.ceil(num_answers / settings.batch_size) * (
+            cost.flops / self.rates.flops_per_second + reading
+        )
+        return Step(stage, inputs["input_ids"].shape[1], cost, seconds, advice)
+
+    def _inputs(self, stage: str) -> dict[str, Tensor]:
+        """The longest prompt: key frames of two clips or of all, frames of the whole video, or captions."""
+        form = "pair" if stage == "captions" else self.config.responses.input_form
+        count, height, width, fps = self._shapes[-1]
+        if form != "video":
+            height, width = self._key_frame_size
+        if form == "captions":
+            caption = " ".join(["a"] * min(CAPTION_TOKENS, self.config.captions.max_new_tokens))
+            prompt = fusion([caption] * math.ceil(self.rates.num_clips))
+            return self._lm.inputs([self._lm.template.render(prompt, with_video=False)])
+        count = {"pair": 4, "clips": 2 * math.ceil(self.rates.num_clips)}.get(form, count)
+        blank = np.zeros((count, height, width, 3), np.uint8)
+        return self._lm.inputs([self._lm.template.render(DIFFERENCE)], [Prefix(blank, "", fps=fps)])
+
+    def _training(self, phase: PhaseConfig, old_rank: int) -> Step:
+        (num_examples, answers), row = self._examples(phase), self._row(phase)
+        cost, num_tokens, advice = self._cost(phase), sum(map(_size, row)), ""
+        old = cost.adapters_bytes * old_rank // max(phase.lora_rank, 1)
+        cost = replace(cost, adapters_bytes=cost.adapters_bytes + old)
+        num_steps = phase.epochs * math.ceil(num_examples / phase.batch_size)
+        # `cost` is that of a step on the longest videos; most have the median length and shorter answers.
+        usual = self.median.lengths[0] + sum(min(ANSWER_TOKENS, len(a.token_ids)) for a in answers)
+        share = min(1.0, phase.batch_size * usual / (num_tokens * math.ceil(phase.batch_size / len(row))))
+        if cost.peak_bytes > self.device_bytes:
+            advice = self._fitting(_without_rates(phase))
+        if num_tokens > self.config.training.max_tokens:
+            advice = f"training.max_tokens = {num_tokens}, or a smaller frames.max_total_pixels"
+        seconds = num_steps * cost.flops * share / self.rates.flops_per_second
+        if isinstance(phase, GrpoPhase):
+            # Sampling: each new token of a batch reads all weights.
+            num_batches = math.ceil(phase.batch_size * len(answers) / self.config.responses.batch_size)
+            reading = ANSWER_TOKENS * cost.weights_bytes / self.rates.memory_bytes_per_second
+            seconds = seconds * phase.num_updates + num_steps * num_batches * reading
+        return Step(phase.name, num_tokens, cost, seconds, advice)
+
+    def _cost(self, phase: PhaseConfig) -> Cost:
+        """The cost of the longest step of a phase."""
+        return self._simulated(_without_rates(phase))
+
+    @cache  # noqa: B019 - there is one plan in a process
+    def _simulated(self, phase: PhaseConfig) -> Cost:
+        row = self._row(phase)
+        return self._simulator.train(row, phase, num_rows=math.ceil(phase.batch_size / len(row)))
+
+    def _row(self, phase: PhaseConfig) -> list[Group]:
+        """The longest packed row: as many of the longest videos as fit, then median ones."""
+        answers, limit = tuple(self._examples(phase)[1]), self.config.training.max_tokens
+
+        def shortened(group: Group) -> Group:
+            # As many answers as fit, but at least one pair.
+            most = max(limit, _size(Group(group.inputs, answers[:2])))
+            return split_group(Group(group.inputs, answers), max_tokens=most)[0]
+
+        longest, median = shortened(self.longest), shortened(self.median)
+        row = [longest]
+        for group in (longest, median):
+            while len(row) < phase.batch_size and sum(map(_size, [*row, group])) <= limit:
+                row.append(group)
+        return row
+
+    def _examples(self, phase: PhaseConfig) -> tuple[int, Sequence[ContinuationTokens]]:
+        """The number of examples of a phase, and the continuations of the largest one."""
+        if isinstance(phase, DpoPhase):
+            made, size = self.config.perturbations, self.config.responses.max_new_tokens
+            kinds, levels = len(phase.kinds or made.kinds), len(phase.levels or made.levels)
+            rows, rejected = {
+                "video": (1, kinds * levels), "level": (levels, kinds), "pair": (kinds * levels, 1)
+            }[phase.grouping]  # fmt: skip
+            return self.num_kept * rows, [ContinuationTokens((0,) * size)] * (1 + rejected)
+        if isinstance(phase, GrpoPhase):
+            size = self.config.responses.max_new_tokens
+            return self.num_kept, [ContinuationTokens((0,) * size)] * phase.num_answers
+        # The questions of a synthetic run do not exist yet: about six short ones for each video.
+        count = 6 * len(self.videos)
+        asked = [Question(str(n % len(self.videos)), "a " * 10, "a " * 20) for n in range(count)]
+        if path := self.config.training.instructions:
+            file = read_questions(Path(path), max_bad_share=self.config.run.max_bad_share)
+            asked = [question for row in file.rows.values() for question in row]
+        examples = sft_examples(asked[: self.config.training.max_instructions], phase)
+        most = max((example.questions for example in examples), key=lambda questions: len(str(questions)))
+        texts = [Continuation(answer, question) for question, answer in most]
+        return len(examples), self._lm.group(Prefix(None, ""), texts).continuations
+
+    @cache  # noqa: B019 - there is one plan in a process
+    def _fitting(self, phase: PhaseConfig) -> str:
+        """The settings with which a phase fits; each is tried in addition to those before it."""
+        plan, config, found = self, self.config, dict[str, object]()
+        pixels = math.prod(self._shapes[-1][:3])
+        options = [
+            ("", "gradient_checkpointing", True),
+            ("", "lora_rank", phase.lora_rank or 32),
+            ("model", "quantization", "4bit"),
+            *(("frames", "max_total_pixels", pixels // 2**n) for n in (1, 2, 3)),
+        ]
+        for section, key, value in options:
+            part = getattr(config, section) if section else phase
+            if getattr(part, key) == value:
+                continue
+            changed = part.model_copy(update={key: value})
+            if section:
+                config = config.model_copy(update={section: changed})
+                plan = Plan(config, self.videos, self.device, self.device_bytes, self.rates)
+            else:
+                phase = changed
+            found[f"{section}.{key}".lstrip(".")] = value
+            if plan._cost(phase).peak_bytes <= self.device_bytes:
+                return ", ".join(f"{name} = {json.dumps(value)}" for name, value in found.items())
+        return "several devices: see configs/accelerate/fsdp2.yaml"
+
+    def disk_bytes(self, steps: Sequence[Step]) -> dict[str, int]:
+        """Bytes on disk: frames, the state of the largest phase, what phases learned, the final model."""
+        costs, phases = {step.name: step.cost for step in steps}, self.config.training.phases
+        key_frames = self.num_kept * self.rates.num_clips * 2 * math.prod(self._key_frame_size)
+        whole = sum(math.prod(frame_shape(video, self.config.frames)[:3]) for video in self.videos)
+        sizes = {"frames": int((whole + key_frames) * self.rates.jpeg_bytes_per_pixel)}
+        if phases:
+            trained = [costs[phase.name] for phase in phases]
+            plain = trained[0].weights_bytes
+            sizes["checkpoint"] = max(cost.gradients_bytes + cost.optimizer_bytes for cost in trained)
+            full = plain * sum(not phase.lora_rank for phase in phases)
+            sizes["phases"] = full + max(cost.adapters_bytes for cost in trained)
+            sizes["final model"] = plain
+        return sizes
 
 
-def make_plan(config: Config, directory: Path, *, device_bytes: int = 0, measure: bool = False) -> Plan:
-    """The plan of a run in `directory` on a device with this much memory, by default that of this machine.
+def _size(group: Group) -> int:
+    return sum(group.lengths)
 
-    Reads headers of videos, and the configuration and processor of the model, but no weights. `measure`
-    takes the rates from this machine and a sample of the videos. Raises ValueError if no video can be read.
+
+def _without_rates(phase: PhaseConfig) -> PhaseConfig:
+    """The phase with the same values for what does not change the cost of a step."""
+    levels = {"levels": ()} if isinstance(phase, DpoPhase) and phase.grouping != "video" else {}
+    return phase.model_copy(update={"name": "-", "learning_rate": 1.0, "epochs": 1, **levels})
+
+
+def frame_shape(video: Video, config: FramesConfig) -> tuple[int, int, int, float]:
+    """Number, height and width of the frames that a run stores of a video, and their rate per second."""
+    wanted = max(1, round(video.duration_seconds * config.fps))
+    count = min(wanted, config.max_frames)
+    most = min(config.max_pixels, (config.max_total_pixels or sys.maxsize) // count)
+    width, height = fit_size(video.width, video.height, max_pixels=most)
+    return count, height, width, config.fps * count / wanted
+
+
+def make_plan(config: Config, *, device_bytes: int = 0) -> Plan:
+    """The plan of a run on a device with this much memory, by default that of this machine.
+
+    Reads headers of videos, and the configuration and processor of the model, but no weights. Raises
+    ValueError if no video can be read.
     """
     videos, unreadable = read_videos(config)
     # With `device_bytes`, the plan is for a GPU of another machine.
     is_remote = bool(device_bytes) and config.model.device == "auto"
     device = torch.device("cuda") if is_remote else pick_device(config.model.device)
-    while not directory.exists():
-        directory = directory.absolute().parent
-    rates = measure_rates(config, videos, directory, device) if measure else assumed_rates(config, device)
-    if config.synthetic:
-        rates = replace(
-            rates, kept_per_video=1 - config.synthetic.plain_share, source="synthetic.plain_share"
-        )
-    estimate = Estimate(config, videos, rates, device, device_bytes or memory_bytes(device))
-    num_workers = count_workers(config.run.num_workers)
-    return Plan(
-        num_videos=len(videos),
-        num_kept=estimate.num_kept,
-        video_seconds=sum(video.duration_seconds for video in videos),
-        longest_tokens=estimate.longest.lengths[0],
-        median_tokens=estimate.median.lengths[0],
-        decoding_seconds=sum(map(num_decoded, videos)) / rates.decoded_pixels_per_second / num_workers,
-        steps=(steps := tuple(estimate.steps())),
-        disk_bytes=estimate.disk_bytes(steps),
-        free_bytes=shutil.disk_usage(directory).free,
-        device_bytes=estimate.device_bytes,
-        problems=(*unreadable, *find_missing(config)),
-        rates=rates,
-    )
+    problems = (*unreadable, *find_missing(config))
+    return Plan(config, videos, device, device_bytes or memory_bytes(device), problems=problems)
 
 
 def read_videos(config: Config) -> tuple[list[Video], list[str]]:

@@ -73,7 +73,7 @@ def make_pairs(context: Context) -> Selection:
                 rejected=response.text,
             )
             told = captions[row.id].captions if settings.verify else ()
-            if fault := pair_fault(pair, settings) or verify_fault(pair, told, settings):
+            if fault := pair_fault(pair, settings, told):
                 skipped.append(skip(pair.id, *fault))
             else:
                 pairs.append(pair)
@@ -91,29 +91,24 @@ def _span(video: Clips) -> tuple[float, ...]:
     return (video.start_seconds, video.start_seconds + video.duration_seconds) if is_segment else ()
 
 
-def pair_fault(pair: Pair, settings: PairsConfig) -> tuple[str, str] | None:
-    """Why the filter rejects a pair: (reason, figure), or None if the pair is kept. Lengths are in words."""
+def pair_fault(pair: Pair, settings: PairsConfig, captions: Sequence[str] = ()) -> tuple[str, str] | None:
+    """Why the filter rejects a pair: (reason, figure), or None if the pair is kept. Lengths are in words.
+
+    `captions` are those of the clips, for `settings.verify`.
+    """
     chosen, rejected = len(pair.chosen.split()), len(pair.rejected.split())
+    ratio, is_drop = max(chosen, rejected) / max(1, min(chosen, rejected)), pair.kind == "drop"
     if pair.chosen == pair.rejected:
         return "same text", f"{chosen} words"
     if pair.chosen in pair.rejected:
         return "chosen is part of rejected", f"{chosen} of {rejected} words"
-    if pair.kind == "drop":
-        if settings.length == "paper" and chosen <= rejected:
-            return "chosen is not longer", f"{chosen} against {rejected} words"
-        return None
-    ratio = max(chosen, rejected) / max(1, min(chosen, rejected))
-    if ratio > settings.max_length_ratio:
+    if is_drop and settings.length == "paper" and chosen <= rejected:
+        return "chosen is not longer", f"{chosen} against {rejected} words"
+    if not is_drop and ratio > settings.max_length_ratio:
         return "lengths differ too much", f"ratio {ratio:.2f} over {settings.max_length_ratio}"
-    return None
-
-
-def verify_fault(pair: Pair, captions: Sequence[str], settings: PairsConfig) -> tuple[str, str] | None:
-    """Why the verification rejects a pair: (reason, figure), or None if the pair is kept."""
-    if settings.verify:
-        gain = agreement_gain(pair.chosen, pair.rejected, captions)
-        if gain <= settings.verify_margin:
-            return "chosen does not agree better", f"gain {gain:.2f}, not over {settings.verify_margin:g}"
+    gain = agreement_gain(pair.chosen, pair.rejected, captions) if settings.verify else 1.0
+    if gain <= settings.verify_margin:
+        return "chosen does not agree better", f"gain {gain:.2f}, not over {settings.verify_margin:g}"
     return None
 
 

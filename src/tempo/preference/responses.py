@@ -103,13 +103,11 @@ def _input_reader(context: Context) -> Callable[[str], MakeRequest]:
             limit = max_positions(read_config(path, trust_remote_code=remote))
             check = functools.partial(_checked, lm=lm, limit=limit)
 
-        def make_requests(name: str) -> MakeRequest:
-            def make(order: Sequence[int], replaced: Replaced, seed: int) -> Request:
-                return Request(check(fusion(captions_shown(texts, name, order, replaced))), seed)
-
-            return make
-
-        return make_requests
+        return lambda name: (
+            lambda order, replaced, seed: Request(
+                check(fusion(captions_shown(texts, name, order, replaced))), seed
+            )
+        )
     clips = store.rows("clips", Clips)
     read = key_frames_by_clip if form == "clips" else frames_by_clip
     choose = functools.partial(describe_prompt, prompts=prompts, seed=context.config.run.seed)

@@ -52,6 +52,7 @@ def write_report(context: Context) -> Path:
 
     # Explicit, because select_autoescape() does not recognize the suffix `.html.jinja`.
     environment = Environment(loader=PackageLoader("tempo.report"), autoescape=True, trim_blocks=True)
+    environment.globals |= {"describe_order": describe_order, "mark_differences": mark_differences}
     template = environment.get_template("report.html.jinja")
     kinds = count_pairs(RunStore(context.directory).stream("pairs", Pair))
     for num_frames in (6, 2, 0):
@@ -102,11 +103,11 @@ def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
             for video, rows in _descriptions(store)
         ],
         "stages": {name: store.count(name) for name in COUNTED_STAGES},
-        "pairs": [_pair(pair, strip(pair.video_id)) for pair in pairs],
+        "pairs": [(pair, strip(pair.video_id)) for pair in pairs],
         "phases": phases,
         "curves": phases and draw_curves(phases, CURVES),
         "figures": text_tables(evaluation.figures),
-        "notes": evaluation.notes if evaluation.figures else ["The models have not been compared yet."],
+        "notes": evaluation.notes or ["The models have not been compared yet."] * (not evaluation.figures),
         "audit": audit and {"verdict": audit["verdict"], "rows": audit_rows(audit)},
         "skipped": [
             (stage, reason, found.num_records, found.example)
@@ -204,18 +205,3 @@ def _descriptions(store: RunStore) -> Iterator[tuple[str, list[Description]]]:
     key = attrgetter("video_id")
     rows = sorted(store.stream("evaluation/descriptions", Description), key=key)
     return ((video, [*own]) for video, own in groupby(rows, key=key))
-
-
-def _pair(pair: Pair, cells: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """A pair with the clips in the original order and in that of the pair."""
-    return {
-        "name": Path(pair.video).name,
-        "kind": pair.kind,
-        "level": pair.level,
-        "prompt": pair.prompt,
-        "difficulty": describe_order(pair),
-        "clean": [{**cell, "is_dropped": i not in pair.order} for i, cell in enumerate(cells)],
-        "perturbed": [cells[i] for i in pair.order] if cells else [],
-        "chosen": mark_differences(pair.chosen, pair.rejected),
-        "rejected": mark_differences(pair.rejected, pair.chosen),
-    }

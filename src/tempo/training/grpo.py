@@ -15,8 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tempo.config import SamplingConfig
-from tempo.config.running import GrpoPhase
+from tempo.config import GrpoPhase, SamplingConfig
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Captions, Pair, file_of
 from tempo.core.store import RunStore

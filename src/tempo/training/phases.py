@@ -15,8 +15,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from tempo.config import DpoPhase, ModelConfig, PhaseConfig, SftPhase
-from tempo.config.running import GrpoPhase
+from tempo.config import DpoPhase, GrpoPhase, ModelConfig, PhaseConfig, SftPhase
 from tempo.core.files import write_json
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Pair

@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from tempo.config import DpoPhase, PhaseConfig, SftPhase
-from tempo.config.running import GrpoPhase
+from tempo.config import DpoPhase, GrpoPhase, PhaseConfig, SftPhase
 from tempo.core.files import replace_file
 from tempo.core.hashing import derive_seed
 from tempo.engine.ranks import make_accelerator, num_processes, process_rank
