@@ -72,6 +72,7 @@ def num_tokens(rows: list[list[Any]]) -> int:
 def measure(form: str, setting: PackingSetting) -> Measured:
     """Measures one form in this process."""
     from tempo.config import DpoPhase
+    from tempo.training.examples import Example
     from tempo.training.trainer import phase_loss
 
     lm, groups = make_groups(setting)
@@ -85,7 +86,7 @@ def measure(form: str, setting: PackingSetting) -> Measured:
         total = 0.0
         for row in rows:
             own, reference = ([answers[:num_answers] for answers in logps] for logps in policy(row))
-            loss = phase_loss(phase, own, reference, [()] * len(row))[0] / num_pairs
+            loss = phase_loss(phase, own, reference, [Example("", "")] * len(row))[0] / num_pairs
             loss.backward()
             total += float(loss.detach())
         return total
