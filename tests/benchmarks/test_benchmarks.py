@@ -61,7 +61,9 @@ def test_a_row_of_the_same_benchmark_setting_and_peer_is_replaced_and_others_sta
 
 def test_the_benchmark_of_generation_counts_tokens_of_both_loops(capsys):
     generation.main(["--prompts", "2", "--tokens", "24", "--rounds", "1", "--trial"])
-    assert "2 answers of 20 to 24 tokens" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "2 demo answers of up to 256 tokens" in shown
+    assert "2 ragged answers of up to 24 tokens" in shown
 
 
 @pytest.mark.parametrize("text", ["{}", "[", '[{"benchmark": "b", "surprise": 1}]'])

@@ -52,6 +52,14 @@ def test_long_work_shows_count_speed_and_time_left_every_few_seconds(clock, log)
     assert shown[-1] == "shots: 100/100 in 50.0 s"
 
 
+def test_stages_that_generate_show_tokens_per_second(clock, log):
+    with Counter(log, "captions", 10).live() as counter:
+        clock.now += 20
+        counter.advance(5, num_tokens=300)
+    assert lines(log)[0].endswith("15 tokens/s")
+    assert lines(log)[-1] == "captions: 5/10 in 20.0 s 15 tokens/s"
+
+
 def test_work_done_before_a_restart_counts_as_done_but_not_as_speed(clock, log):
     """Otherwise a resumed run would promise to be ready at once."""
     counter = Counter(log, "shots", 1000, done=900)

@@ -75,10 +75,15 @@ def test_missing_ray_is_an_error_that_says_how_to_install_it(monkeypatch):
         pool.check_engine(RunConfig(engine="ray"))
 
 
-@pytest.mark.parametrize("place", ["here", "model"])
-def test_local_engine_keeps_a_model_in_this_process(context, place):
-    results = pool.map_batches("engine_workers:process", context, singles("a"), place=place, stage="captions")
-    assert by_id(results)["a"].captions[0] == str(os.getpid())
+@pytest.mark.parametrize(
+    ("place", "threads", "is_here"), [("here", 1, True), ("model", 2, True), ("model", 1, False)]
+)
+def test_processes_with_a_model_share_the_cores(context, monkeypatch, place, threads, is_here):
+    monkeypatch.setattr(pool, "count_workers", lambda asked: 2)
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    batches = singles("a", "b", "c", "d")
+    found = by_id(pool.map_batches("engine_workers:process", context, batches, place=place, stage="captions"))
+    assert (str(os.getpid()) in {row.captions[0] for row in found.values()}) == is_here
 
 
 def here(worker, context, batches):

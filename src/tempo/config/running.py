@@ -39,6 +39,8 @@ class Section(BaseModel):
 class RunConfig(Section):
     """Settings of the whole run. Only `seed` changes results.
 
+    Stages with a model use one process, or on a CPU as many as `num_workers` divided by OMP_NUM_THREADS.
+
     A row of a file of pairs, instructions or samples is bad if it cannot be read, or names a video that the
     run does not have. Bad rows are named and skipped; if they are more than `max_bad_share`, the run stops.
 
@@ -48,7 +50,7 @@ class RunConfig(Section):
 
     seed: int = Field(0, ge=0, description="seed of all random choices")
     max_bad_share: float = Field(MAX_BAD_SHARE, ge=0, le=1, description="share of bad rows: see above")
-    num_workers: int = Field(0, ge=0, description="processes for stages without a model; 0 uses one per core")
+    num_workers: int = Field(0, ge=0, description="processes for stages; 0 uses one per core")
     engine: Literal["local", "ray"] = Field("local", description="this machine, or Ray (extra `ray`)")
     ray_address: str = Field("", pattern=r"^(auto|[^/\s]+:\d+)?$", description="`host:port` or `auto`")
     trackers: tuple[Tracker, ...] = Field((), description="where to show metrics (extra `trackers`)")

@@ -21,12 +21,15 @@ class Counter:
         #: Units that were done in an earlier run do not count towards the speed.
         self.done = self._before = done
         self._start = self._shown = time.perf_counter()
+        self._num_tokens = 0
         self._bar: Progress | None = None
 
-    def advance(self, count: int = 1, note: str = "") -> None:
-        """Counts `count` more units; `note` is shown after the figures."""
+    def advance(self, count: int = 1, note: str = "", *, num_tokens: int = 0) -> None:
+        """Counts `count` more units, and tokens sampled for them; `note` is shown after the figures."""
         self.done += count
+        self._num_tokens += num_tokens
         now = time.perf_counter()
+        note = note or self._token_rate()
         speed = (self.done - self._before) / max(1e-9, now - self._start)
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], advance=count, note=f"{speed:.1f}/s {note}")
@@ -47,7 +50,12 @@ class Counter:
         else:
             yield self
         seconds = time.perf_counter() - self._start
-        self.console.print(f"{self.name}: {self.done}/{self.total} in {seconds:.1f} s")
+        text = f"{self.name}: {self.done}/{self.total} in {seconds:.1f} s {self._token_rate()}"
+        self.console.print(text.rstrip())
+
+    def _token_rate(self) -> str:
+        seconds = time.perf_counter() - self._start
+        return f"{self._num_tokens / seconds:.0f} tokens/s" if self._num_tokens else ""
 
 
 @contextlib.contextmanager

@@ -14,12 +14,14 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from typing import Any, Literal, TypeAlias
 
-from tempo.config import RunConfig
+from tempo.config import Config, RunConfig
 from tempo.core.records import Skipped
+from tempo.engine.ranks import pick_device
 from tempo.engine.types import Batch, Context, ProcessDied, Result, Worker, count_workers, load
 
 #: Where a stage runs: in this process, in several processes, or where the model is loaded.
@@ -46,7 +48,8 @@ def map_batches(
     if first is None:
         return
     batches = itertools.chain([first], batches)
-    if place == "here" or (place == "model" and run.engine == "local"):
+    is_alone = place == "model" and run.engine == "local" and count_local(context.config, place) == 1
+    if place == "here" or is_alone:
         yield from map(load(reference)(context), batches)
         return
     if run.engine == "ray":
@@ -54,12 +57,31 @@ def map_batches(
 
         processes = make_processes(reference, context, holds_model=place == "model")
     else:
-        processes = [_PoolProcess(reference, context) for _ in range(count_workers(run.num_workers))]
+        count = count_local(context.config, place)
+        processes = [_PoolProcess(reference, context, place) for _ in range(count)]
     try:
         yield from _share(processes, batches, stage)
     finally:
         for process in processes:
             process.stop()
+
+
+def count_local(config: Config, place: Place) -> int:
+    """The number of processes on this machine. Those with a model share the cores, and a GPU has only one."""
+    count = count_workers(config.run.num_workers)
+    if place != "model":
+        return count
+    import torch
+
+    is_cpu = pick_device(config.model.device).type == "cpu"
+    return max(1, count // torch.get_num_threads()) if is_cpu else 1
+
+
+def prepare_processes(config: Config) -> None:
+    """Starts the imports of processes with a model, which take seconds, if there will be any."""
+    if config.run.engine == "local" and count_local(config, "model") > 1:
+        forkserver.set_forkserver_preload(["tempo.model.imports"])
+        forkserver.ensure_running()
 
 
 def _share(processes: Sequence[Any], batches: Iterator[Batch], stage: str) -> Iterator[Result]:
@@ -108,21 +130,25 @@ def _skip(process: Any, batch: Batch, stage: str) -> Result:
 class _PoolProcess:
     """A process on this machine. A call is represented by the pipe that returns its result.
 
-    The process is spawned: a fork would copy locks that torch, OpenCV or the progress display hold.
+    The process is spawned: a fork would copy locks that torch, OpenCV or the progress display hold. One with
+    a model is forked from a process that has only imported what models need.
     """
 
     #: Waits until at least one of the calls has ended, and returns all that have.
     wait = staticmethod(wait)
 
-    def __init__(self, reference: str, context: Context) -> None:
+    def __init__(self, reference: str, context: Context, place: Place) -> None:
         self._arguments = reference, context
-        self._process: SpawnProcess | None = None
+        self._start: Any = multiprocessing.get_context("forkserver" if place == "model" else "spawn")
+        self._process: BaseProcess | None = None
 
     def submit(self, batch: Batch) -> Connection:
         """Starts a call, in a new process if necessary. An empty batch only creates the worker."""
         if self._process is None:
             self._pipe, other_end = multiprocessing.Pipe()
-            self._process = SpawnProcess(target=_serve, args=(other_end, *self._arguments), daemon=True)
+            self._process = self._start.Process(
+                target=_serve, args=(other_end, *self._arguments), daemon=True
+            )
             self._process.start()
             # Now only the process has this end open, so the pipe closes if the process dies.
             other_end.close()

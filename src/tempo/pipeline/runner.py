@@ -105,6 +105,7 @@ def run_stages(
     for stage in left:
         stage.check(config)
     if any(stage.needs_model(config) for stage in left):
+        engine.prepare_processes(config)
         steps.check_model(config)
         steps.check_limits(config, console, [stage.name for stage in left])
     with store.lock():
@@ -154,8 +155,9 @@ def map_stage(stage: Stage, context: Context, console: Console) -> None:
         console, stage.name, len(rows), done=len(rows) - sum(map(len, unfinished))
     ).live() as counter:
         for result in engine.map_batches(stage.worker, context, left, place=place, stage=stage.name):
-            store.append(stage.name, (row for row in flatten(result) if row.id not in handled))
-            counter.advance(len(result))
+            made = flatten(result)
+            store.append(stage.name, (row for row in made if row.id not in handled))
+            counter.advance(len(result), num_tokens=sum(getattr(row, "num_tokens", 0) for row in made))
 
 
 def _settle(context: Context, console: Console, *, redo: bool) -> None:

@@ -215,7 +215,12 @@ def _collect(video: Perturbations, answers: Sequence[Answer | None]) -> Response
         detail = "; ".join(f"{row.kind}-{row.level:02d} {row.reason}" for row in unanswered)
         return Skipped(stage=STAGE, id=video.id, reason="no rejected answer", detail=detail)
     return Responses(
-        id=video.id, num_clips=video.num_clips, chosen=chosen, rejected=rejected, unanswered=unanswered
+        id=video.id,
+        num_clips=video.num_clips,
+        chosen=chosen,
+        rejected=rejected,
+        unanswered=unanswered,
+        num_tokens=sum(len(answer.token_ids) for answer in answers if answer),
     )
 
 
