@@ -168,6 +168,10 @@ def test_a_request_fails_alone_with_the_reason_and_is_not_cached(server, ask, tr
     assert ask("bad") == [Answer("bad 0", True)]
 
 
+#: Nothing listens on port 1.
+CLOSED = "http://127.0.0.1:1/v1"
+
+
 @pytest.mark.parametrize(
     ("trick", "url", "reason"),
     [
@@ -175,8 +179,7 @@ def test_a_request_fails_alone_with_the_reason_and_is_not_cached(server, ask, tr
         (raw(b"", status=307, Location="http://elsewhere.invalid/"), None, "Error"),
         (reset, None, "Error"),
         (hang, None, "no answer within"),
-        # Nothing listens on port 1.
-        (echo, "http://127.0.0.1:1/v1", "Error"),
+        (echo, CLOSED, "Error"),
         (echo, "http://no.such.host.invalid/v1", "Error"),
         (echo, "http://a..b/v1", "Error"),
     ],
@@ -204,7 +207,7 @@ def test_a_server_without_vision_stops_the_run_before_a_video_is_skipped(server,
 def test_a_restart_asks_nothing_again(server, ask, tmp_path):
     server.tricks.extend([echo, reply("cut", "length"), reply("")])
     first = ask("a", "b", "c", concurrency=1)
-    assert ask("a", "b", "c", max_retries=5, url=closed_port()) == first
+    assert ask("a", "b", "c", max_retries=5, url=CLOSED) == first
     (tmp_path / CACHE).write_bytes((tmp_path / CACHE).read_bytes()[:-7])
     assert ask("a", "b") == first[:2]
     # A kill cut the last line: that answer alone is asked for again.
