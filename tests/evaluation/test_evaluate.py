@@ -110,8 +110,9 @@ def own_benchmark(shared_benchmark, tmp_path):
     return shutil.copytree(shared_benchmark, tmp_path / "bench") / "samples.jsonl"
 
 
-def context_for(path, tmp_path):
+def context_for(path, tmp_path, *, num_workers=1):
     data = {
+        "run": {"num_workers": num_workers},
         "videos": {"paths": ["x"]},
         "evaluation": {"benchmark": str(path)},
         "frames": {"max_pixels": 4096},
@@ -159,6 +160,17 @@ def test_only_rows_that_are_not_stored_are_asked_for(tmp_path):
         assert [row.id for row in rows] == ["b", "a", "c"]
     assert asked == [["a"], ["c"]]
     assert [row.id for row in answer_parts(parts, answer, Record)] == ["a", "b", "c"]
+
+
+def test_processes_that_share_the_cores_give_the_same_table(own_benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
+    tables, calls = [], []
+    for number in (1, 2):
+        context = context_for(own_benchmark, tmp_path / str(number), num_workers=number)
+        run_evaluation(context, lambda *call: calls.append(call))
+        tables.append(table_of(context))
+    assert tables[0] == tables[1]
+    assert [call for call in calls if call[0] == "all models"] == [("all models", 1, 1)]
 
 
 def test_a_bad_row_is_named_before_any_work(own_benchmark):

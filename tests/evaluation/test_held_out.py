@@ -42,7 +42,9 @@ def context_of(directory, *, names=("aa", "bb"), clips=True, share=0.1, pairs=()
             store.append("clips", [Clips(id=name, path=f"{name}.mp4", duration_seconds=8.0, clips=rows)])
     store.append(HELD_OUT, pairs or [pair(name) for name in names])
     sections = {"evaluation": {"held_out_share": share}, "responses": {"max_new_tokens": 32}}
-    return Context(parse_config({"videos": {"paths": ["x"]}, **sections}), directory)
+    return Context(
+        parse_config({"run": {"num_workers": 1}, "videos": {"paths": ["x"]}, **sections}), directory
+    )
 
 
 @pytest.fixture(scope="module")

@@ -188,7 +188,8 @@ class GrpoPhase(_Phase):
     A step samples `num_answers` descriptions of each clean video from the present model, at temperature 1 and
     with at most `responses.max_new_tokens` tokens. Each is compared with the captions of the stage
     `captions`: the reward is `recall_weight` times the share of captions that it tells, plus `order_weight`
-    times 1 minus the Kendall distance of their order. One that is empty or cut off has reward 0.
+    times 1 minus the Kendall distance of their order, all times its precision, the share of its sentences
+    that tell a caption. One that is empty or cut off has reward 0.
     """
 
     objective: Literal["grpo"] = Field(description="trains on the model's own descriptions")

@@ -11,14 +11,15 @@ from typing import Any
 import transformers
 
 from tempo.core.files import write_json
-from tempo.core.records import Outcome, Sample
+from tempo.core.records import Outcome, Record, Sample
 from tempo.core.store import RunStore
-from tempo.engine.types import Context
+from tempo.engine.pool import count_local, map_batches
+from tempo.engine.types import Batch, Context, Result, Worker
 from tempo.evaluation import held_out
 from tempo.evaluation.benchmark import benchmark_items, read_samples
 from tempo.evaluation.evaluate import answer_parts, ask, by_video, read_video, shown
 from tempo.evaluation.figures import RESULT, Item, make_figures
-from tempo.evaluation.held_out import HeldOutResult
+from tempo.evaluation.held_out import HeldOutResult, HeldOutVideo
 from tempo.evaluation.public.tasks import answer_task, load_task, result_notes, task_result
 from tempo.model.chat import VideoLM
 from tempo.training.adapters import TrainedModel
@@ -42,20 +43,22 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
         notes.append("no benchmark: evaluation.benchmark can name a JSONL file of samples")
     store, items = RunStore(context.directory), dict[str, dict[str, list[Item]]]()
     held_out_items = dict[str, dict[str, list[Item]]]()
-    models = {"base": TrainedModel(context.config.model, Path()), **trained_models(context)}
+    models = _models(context)
+    asked = _asked(videos, samples)
+    if count_local(context.config, "model") > 1:
+        # Processes that share the cores answer; below, their answers are read.
+        units = [[Record(id=f"{name}/{source}")] for name in models for source in asked if asked[source][0]]
+        worker = "tempo.evaluation.run:make_worker"
+        for done, _ in enumerate(map_batches(worker, context, units, place="model", stage="evaluation"), 1):
+            progress("all models", done, len(units))
     for name, model in models.items():
         # Loaded only if something is missing; the previous model is freed first.
         load = functools.cache(model.for_inference)
-        parts, make = [[video] for video in videos], partial(held_out.answer, context, load)
-        table, show = f"evaluation/held_out/{name}", partial(progress, f"{name} on held-out videos")
-        results = answer_parts(parts, make, HeldOutResult, store=store, table=table, progress=show)
+        results = _answers(context, name, "held-out videos", asked, load, progress)
         held_out_items[name] = held_out.result_items(results)
         if name in ("base", RESULT):
             held_out.describe(context, load, name, videos)
-        table, show = f"evaluation/{name}", partial(progress, f"{name} on the benchmark")
-        answer = partial(_answer, context, load)
-        found = answer_parts(by_video(samples), answer, Outcome, store=store, table=table, progress=show)
-        items[name] = benchmark_items(found)
+        items[name] = benchmark_items(_answers(context, name, "the benchmark", asked, load, progress))
         for task in tasks:
             show = partial(progress, f"{name} on {task.settings.name}")
             answer_task(task, name, load, context.config, store=store, progress=show)
@@ -75,6 +78,53 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
         "notes": notes,
     }
     write_json(context.directory / "evaluation.json", evaluation)
+
+
+def _models(context: Context) -> dict[str, TrainedModel]:
+    return {"base": TrainedModel(context.config.model, Path()), **trained_models(context)}
+
+
+def _asked(videos: Sequence[HeldOutVideo], samples: Sequence[Sample]) -> dict[str, Any]:
+    """What each model is asked: parts, the function that answers one, the type of rows, and their folder."""
+    return {
+        "held-out videos": ([[video] for video in videos], held_out.answer, HeldOutResult, "held_out/"),
+        "the benchmark": (by_video(samples), _answer, Outcome, ""),
+    }
+
+
+def _answers(
+    context: Context,
+    name: str,
+    source: str,
+    asked: dict[str, Any],
+    load: Callable[[], VideoLM],
+    progress: Callable[[str, int, int], None],
+) -> list[Any]:
+    """The rows of a model; those that are stored are reused."""
+    parts, make, record, folder = asked[source]
+    answer, table, store = (
+        partial(make, context, load),
+        f"evaluation/{folder}{name}",
+        RunStore(context.directory),
+    )
+    show = partial(progress, f"{name} on {source}")
+    return answer_parts(parts, answer, record, store=store, table=table, progress=show)
+
+
+def make_worker(context: Context) -> Worker:
+    """A worker that stores the rows of MODEL/SOURCE, the id of a record."""
+    path, models = benchmark_path(context), _models(context)
+    samples = read_samples(path, max_bad_share=context.config.run.max_bad_share).rows.values() if path else ()
+    asked = _asked(held_out.read_held_out(context), [*samples])
+
+    def work(batch: Batch) -> Result:
+        for unit in batch:
+            name, _, source = unit.id.partition("/")
+            load = functools.cache(models[name].for_inference)
+            _answers(context, name, source, asked, load, lambda *_: None)
+        return ()
+
+    return work
 
 
 def _answer(context: Context, load: Callable[[], VideoLM], rows: Sequence[Sample]) -> list[Outcome]:

@@ -58,10 +58,9 @@ def generate(
 def _generate_batch(
     lm: VideoLM, requests: Sequence[Request], sampling: SamplingConfig, max_new_tokens: int
 ) -> list[Answer]:
-    prompts: dict[tuple[str, int], Request] = {}
-    for request in requests:
-        prompts.setdefault((request.prompt, id(request.frames)), request)
-    sources = [[*prompts].index((request.prompt, id(request.frames))) for request in requests]
+    keys = [(request.prompt, id(request.frames)) for request in requests]
+    prompts = dict(zip(keys, requests, strict=True))
+    sources = [[*prompts].index(key) for key in keys]
     texts = [lm.template.render(p.prompt, with_video=p.frames is not None) for p in prompts.values()]
     inputs = lm.inputs(texts, [*prompts.values()])
     _fill_padding(inputs)

@@ -6,8 +6,10 @@ K: answers to one video   N: tokens of an answer
 from __future__ import annotations
 
 import functools
+import threading
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -54,6 +56,8 @@ class Sampler:
     phase: GrpoPhase
     lm: VideoLM
     policy: Policy
+    #: A tokenizer keeps its padding as a state, and `load` runs in the thread that loads the next batch.
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @functools.cached_property
     def _captions(self) -> Mapping[str, Captions]:
@@ -62,7 +66,8 @@ class Sampler:
     def load(self, example: Example) -> Group:
         """The tokens and pixels of a prompt, as in generation; it has no answers yet."""
         request = self._requests(example, 0)[0]
-        return Group(self.lm.inputs([self.lm.template.render(request.prompt)], [request]), ())
+        with self.lock:
+            return Group(self.lm.inputs([self.lm.template.render(request.prompt)], [request]), ())
 
     def __call__(self, batch: Batch, step: int) -> Batch:
         """The batch with answers, whose tokens are those that were sampled, and metrics of their rewards.
@@ -70,13 +75,13 @@ class Sampler:
         The answers depend on the weights, the seed of the run, the step and the video. The answers to a video
         are divided into several rows if they exceed `training.max_tokens`.
         """
-        config, count = self.context.config, self.phase.num_answers
+        start, config, count = time.perf_counter(), self.context.config, self.phase.num_answers
         # The distribution that the log-probabilities of the loss belong to.
         sampling = SamplingConfig(
             temperature=1.0, repetition_penalty=1.0, batch_size=config.responses.batch_size
         )
         requests = [request for example, _ in batch.examples for request in self._requests(example, step)]
-        with self.policy.in_evaluation(), autocast(self.lm.model.device, self.policy.dtype):
+        with self.lock, self.policy.in_evaluation(), autocast(self.lm.model.device, self.policy.dtype):
             limit = config.responses.max_new_tokens
             answers = generate(self.lm, requests, sampling=sampling, max_new_tokens=limit)
         examples, metrics = list[LoadedExample](), Metrics()
@@ -88,7 +93,8 @@ class Sampler:
             for part in split_group(Group(group.inputs, tokens), max_tokens=config.training.max_tokens):
                 here, left = left[: len(part.continuations)], left[len(part.continuations) :]
                 examples.append((replace(example, advantages=tuple(here)), part))
-        return replace(batch, examples=examples, metrics=metrics)
+        waiting_seconds = batch.waiting_seconds + time.perf_counter() - start
+        return Batch(examples, batch.is_filler, waiting_seconds, metrics)
 
     def _requests(self, example: Example, step: int) -> list[Request]:
         stored = FrameStore(self.context.directory / "frames").read(example.video_id)
@@ -103,15 +109,16 @@ def score_answers(
 ) -> list[float]:
     """The reward of each answer, [K]; it is 0, the lowest one, if the answer is empty or was cut off.
 
-    Else `recall_weight` times the recall of the captions plus `order_weight` times 1 minus the Kendall
-    distance of their order, which is 0 for answers that tell fewer than two of them.
+    Else it is `recall_weight` times the recall of the captions plus `order_weight` times 1 minus the Kendall
+    distance of their order (0 if it tells fewer than two), all times its precision: else the policy learns to
+    repeat sentences until some of them are in order.
     """
     rewards = []
     for answer in answers:
         found = agreement(answer.text if answer.is_whole else "", captions)
         order = 0.0 if found.order is None else 1 - found.order
-        rewards.append(phase.recall_weight * found.recall + phase.order_weight * order)
-        values = {"reward": rewards[-1], "recall": found.recall, "order": order}
+        rewards.append((phase.recall_weight * found.recall + phase.order_weight * order) * found.precision)
+        values = {"reward": rewards[-1], **found._asdict(), "order": order}
         values |= {"length": len(answer.token_ids), "cut_off": not answer.is_whole}
         for name, value in values.items():
             metrics.count(name, value)

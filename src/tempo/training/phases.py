@@ -156,8 +156,7 @@ def train_phase(
         + ("; LoRA does not reach experts" if phase.lora_rank and "experts" in counts else "")
     )
     sampler = Sampler(session.context, phase, lm, policy) if isinstance(phase, GrpoPhase) else None
-    limits = {"num_steps": num_steps, "seed": seed, "max_tokens": config.training.max_tokens}
-    trainer = Trainer(policy, phase, **limits, sampler=sampler)
+    trainer = Trainer(policy, phase, num_steps=num_steps, seed=seed, max_tokens=config.training.max_tokens)
     state = directory / "state.safetensors"
     trainer.restore(state)
     log = MetricsLog(directory / "metrics.jsonl", num_steps=trainer.num_steps_done)
@@ -169,7 +168,7 @@ def train_phase(
     )
     saved_at = time.perf_counter()
     for batch in batches:
-        log.append(trainer.step(batch))
+        log.append(trainer.step(sampler(batch, trainer.num_steps_done + 1) if sampler else batch))
         session.progress(directory, len(log.rows), num_steps, log.rows[-1])
         is_due = time.perf_counter() - saved_at >= 60 * config.training.checkpoint_minutes
         # Clocks differ, and all processes must save at the same step.

@@ -22,7 +22,7 @@ from tempo.core.files import replace_file
 from tempo.core.hashing import derive_seed
 from tempo.engine.ranks import make_accelerator, num_processes, process_rank
 from tempo.training.examples import Example, pack_rows
-from tempo.training.grpo import Sampler, grpo_loss
+from tempo.training.grpo import grpo_loss
 from tempo.training.losses import dpo_loss, sft_loss
 from tempo.training.metrics import Metrics
 from tempo.training.order import Batch
@@ -30,27 +30,17 @@ from tempo.training.policy import LogProbs, Policy
 
 
 class Trainer:
-    """Trains a policy with AdamW and a cosine schedule. Every process must make every call.
-
-    At the start of a step, `sampler` replaces its batch by one with answers of the present policy (GRPO).
-    """
+    """Trains a policy with AdamW and a cosine schedule. Every process must make every call."""
 
     def __init__(
-        self,
-        policy: Policy,
-        phase: PhaseConfig,
-        *,
-        num_steps: int,
-        seed: int,
-        max_tokens: int,
-        sampler: Sampler | None = None,
+        self, policy: Policy, phase: PhaseConfig, *, num_steps: int, seed: int, max_tokens: int
     ) -> None:
         from transformers import get_cosine_schedule_with_warmup
 
         self._policy, self._phase = policy, phase
-        self._seed, self._max_tokens, self._sampler = seed, max_tokens, sampler
+        self._seed, self._max_tokens = seed, max_tokens
         #: For each packed row of a GRPO step, its log-probabilities before the first update.
-        self._old: list[LogProbs] = []
+        self._old: dict[int, LogProbs] = {}
         self.num_steps_done = 0
         trained = list(policy.trained.values())
         device = trained[0].device.type
@@ -71,8 +61,7 @@ class Trainer:
         """
         start = time.perf_counter()
         torch.manual_seed(derive_seed(self._seed, self._phase.name, "step", self.num_steps_done + 1))
-        if self._sampler:
-            batch, self._old = self._sampler(batch, self.num_steps_done + 1), []
+        self._old = {}
         for _ in range(getattr(self._phase, "num_updates", 1)):
             metrics = self._accumulate(batch)
             row = metrics.means() | {"learning_rate": self._schedule.get_last_lr()[0]}
@@ -135,12 +124,9 @@ class Trainer:
         """
         rows = pack_rows(batch.examples, max_tokens=self._max_tokens)
         groups = [] if batch.is_filler else [group.continuations for _, group in batch.examples]
-        num_answers = sum(map(len, groups))
-        own = {
-            "pairs": num_answers - len(groups),
-            "answers": num_answers,
-            "tokens": sum(answer.num_scored for answers in groups for answer in answers),
-        }[unit_of(self._phase)]
+        unit = unit_of(self._phase)
+        own = sum(answer.num_scored if unit == "tokens" else 1 for answers in groups for answer in answers)
+        own -= len(groups) if unit == "pairs" else 0
         shares, row_counts = zip(*gather_object([(own, len(rows))]), strict=True)
         total, num_rows = sum(shares), max(row_counts)
         metrics, loss_sum = Metrics({} if batch.is_filler else dict(batch.metrics.sums)), 0.0
@@ -153,9 +139,8 @@ class Trainer:
             with self._accelerator.no_sync(self._module) if is_waiting else contextlib.nullcontext():
                 policy, reference = self._module([group for _, group in row])
                 if isinstance(self._phase, GrpoPhase):
-                    if number == len(self._old):
-                        self._old.append([[logp.detach() for logp in group] for group in policy])
-                    reference = self._old[number]
+                    present = [[logp.detach() for logp in group] for group in policy]
+                    reference = self._old.setdefault(number, present)
                 loss, found = phase_loss(self._phase, policy, reference, [example for example, _ in row])
                 # Processes average their gradients, but the mean over the whole batch needs their sum.
                 self._accelerator.backward(loss * (num_processes() * is_real / total))
