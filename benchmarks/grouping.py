@@ -21,8 +21,8 @@ from gpu_model import SEVEN_B, make_config
 from harness import table
 from policies import LORA
 
-from research.study.analysis import label, mean
-from research.study.config import load_study
+from research.study.analysis import difference, label, mean
+from research.study.config import load_study, row_config
 from research.study.output import read_results
 from tempo.config import DpoPhase
 from tempo.core.records import Pair
@@ -33,7 +33,9 @@ from tempo.training.examples import Example, dpo_examples
 from tempo.video.frames import FrameStore
 
 CONFIG = Path(__file__).parents[1] / "configs" / "study_grouping.toml"
-METRICS = ("temporal", "event_order", "group_score", "static")
+METRICS = ("temporal", "group_score", "static")
+#: The row that others are compared with, paired by seed.
+BASELINE = "level_4_1"
 
 
 def embedded_flops(directory: Path, examples: Sequence[Example]) -> float:
@@ -64,12 +66,9 @@ def epoch_flops(directory: Path, grouping: str, levels: tuple[int, ...]) -> tupl
     return seven_flops(examples), embedded_flops(directory, examples)
 
 
-def operations(directory: Path, phases: Sequence[dict[str, Any]]) -> tuple[float, ...]:
+def operations(directory: Path, phases: Sequence[Any]) -> tuple[float, ...]:
     """Operations of all phases on the pairs of a run: of the 7B model, and of the embedded one."""
-    each = [
-        (phase.epochs, epoch_flops(directory, phase.grouping, phase.levels))
-        for phase in map(DpoPhase.model_validate, phases)
-    ]
+    each = [(phase.epochs, epoch_flops(directory, phase.grouping, phase.levels)) for phase in phases]
     return tuple(sum(epochs * flops[index] for epochs, flops in each) for index in (0, 1))
 
 
@@ -81,18 +80,24 @@ def main() -> None:
     parser.add_argument("study", type=Path, nargs="?", default=Path("out/grouping"))
     parser.add_argument("--config", type=Path, default=CONFIG)
     given = parser.parse_args()
-    results = read_results(load_study(given.config)[0], given.study / "study.json")
+    study, plain = load_study(given.config)
+    results = read_results(study, given.study / "study.json")
     lines = []
     for row in results.rows:
         runs = [run for run in results.runs if run["row"] == row]
-        (data,) = given.study.glob(f"{runs[0]['seed']}-data-*")
-        seven, embedded = operations(data, runs[0]["config"])
+        seed = runs[0]["seed"]
+        phases = row_config(study, plain, row, seed=seed).training.phases
+        (data,) = given.study.glob(f"{seed}-data-*")
+        seven, embedded = operations(data, phases)
         steps = sum(run["num_steps"] for run in runs) / len(runs)
         scores = [found.text() if (found := mean(results, row, metric)) else "-" for metric in METRICS]
-        rates = {f"{phase['learning_rate']:g}" for phase in runs[0]["config"]}
+        rates = {f"{phase.learning_rate:g}" for phase in phases}
         cells = [row, " ".join(rates), f"{steps:.0f}", f"{seven / 1e15:.0f}", f"{embedded / 1e12:.1f}"]
-        lines.append([*cells, *scores])
+        changes = [difference(results, row, BASELINE, metric) for metric in METRICS]
+        more = [found.text(signed=True) if found and row != BASELINE else "-" for found in changes]
+        lines.append([*cells, *scores, *more])
     header = ["row", "rate", "steps", "7B, PFLOP", "embedded, TFLOP", *map(label, METRICS)]
+    header += [f"{label(metric)}, against {BASELINE}" for metric in METRICS]
     print(table(header, lines))
 
 

@@ -100,10 +100,7 @@ def test_a_mistake_is_an_error_that_names_its_key(data, words):
     [
         {"responses": {"input_form": "video"}, "captions": {"retries": 1}},
         {"pairs": {"import_from": "p.jsonl", "mirror": True}, "clips": {"min_clips": 6}, "endpoint": SERVER},
-        {
-            "perturbations": {"kinds": ["drop"], "levels": [4]},
-            **phases({**DPO, "order": "adaptive", "grouping": "level", "reference": "fixed"}),
-        },
+        {"perturbations": {"kinds": ["drop"], "levels": [4]}, **phases(ADAPTIVE)},
         {"run": {"ray_address": "auto"}},
         *({"endpoint": {**SERVER, "url": url}} for url in ("https://h.example:1/v1/", "http://[::1]:80/a/b")),
         {"pairs": {"import_from": "p.jsonl"}, **phases({**DPO, "levels": [5]})},
@@ -219,18 +216,7 @@ def test_missing_file_and_folder_are_named(tmp_path):
         {"synthetic": {}, **phases(DPO, SFT, baselines={"sft-only": ["sft"]})},
         {**OWN, "shots": {"threshold": 20.0}, "endpoint": {**SERVER, "api_key_env": "KEY"}},
         {**OWN, **phases({**DPO, "lora_rank": 0}, {**DPO, "name": "half", "levels": [4], "kinds": ["drop"]})},
-        {
-            **OWN,
-            **phases(
-                {
-                    **DPO,
-                    "logp_reduction": "ld",
-                    "order": "adaptive",
-                    "grouping": "level",
-                    "reference": "fixed",
-                }
-            ),
-        },
+        {**OWN, **phases({**ADAPTIVE, "logp_reduction": "ld", "reference": "fixed"})},
     ],
 )
 def test_configuration_written_into_a_run_starts_the_same_run_again(tmp_path, data):
