@@ -5,7 +5,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -169,10 +168,8 @@ def test_a_request_fails_alone_with_the_reason_and_is_not_cached(server, ask, tr
     assert ask("bad") == [Answer("bad 0", True)]
 
 
-def closed_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+#: Nothing listens on port 1.
+CLOSED = "http://127.0.0.1:1/v1"
 
 
 @pytest.mark.parametrize(
@@ -182,7 +179,7 @@ def closed_port():
         (raw(b"", status=307, Location="http://elsewhere.invalid/"), None, "Error"),
         (reset, None, "Error"),
         (hang, None, "no answer within"),
-        (echo, closed_port(), "Error"),
+        (echo, CLOSED, "Error"),
         (echo, "http://no.such.host.invalid/v1", "Error"),
         (echo, "http://a..b/v1", "Error"),
     ],
@@ -210,7 +207,7 @@ def test_a_server_without_vision_stops_the_run_before_a_video_is_skipped(server,
 def test_a_restart_asks_nothing_again(server, ask, tmp_path):
     server.tricks.extend([echo, reply("cut", "length"), reply("")])
     first = ask("a", "b", "c", concurrency=1)
-    assert ask("a", "b", "c", max_retries=5, url=closed_port()) == first
+    assert ask("a", "b", "c", max_retries=5, url=CLOSED) == first
     (tmp_path / CACHE).write_bytes((tmp_path / CACHE).read_bytes()[:-7])
     assert ask("a", "b") == first[:2]
     # A kill cut the last line: that answer alone is asked for again.
