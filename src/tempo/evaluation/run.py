@@ -46,7 +46,7 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
     models = _models(context)
     asked = _asked(videos, samples)
     if count_local(context.config, "model") > 1:
-        # Processes that share the cores answer; below, their answers are read.
+        # Several processes compute and store the answers, which are read below.
         units = [[Record(id=f"{name}/{source}")] for name in models for source in asked if asked[source][0]]
         worker = "tempo.evaluation.run:make_worker"
         for done, _ in enumerate(map_batches(worker, context, units, place="model", stage="evaluation"), 1):
