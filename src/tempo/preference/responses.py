@@ -214,14 +214,10 @@ def _collect(video: Perturbations, answers: Sequence[Answer | None]) -> Response
     if not rejected:
         detail = "; ".join(f"{row.kind}-{row.level:02d} {row.reason}" for row in unanswered)
         return Skipped(stage=STAGE, id=video.id, reason="no rejected answer", detail=detail)
-    return Responses(
-        id=video.id,
-        num_clips=video.num_clips,
-        chosen=chosen,
-        rejected=rejected,
-        unanswered=unanswered,
-        num_tokens=sum(len(answer.token_ids) for answer in answers if answer),
-    )
+    fields = {"num_clips": video.num_clips, "rejected": rejected, "unanswered": unanswered}
+    row = Responses(id=video.id, chosen=chosen, **fields)
+    row._num_tokens = sum(len(answer.token_ids) for answer in answers if answer)
+    return row
 
 
 def _text_or_fault(answer: Answer | None) -> tuple[str, str]:
