@@ -2,7 +2,7 @@
 
     python benchmarks/cost.py [--device-memory 80GB] [--videos DIR]
 
-The table is `tempo plan` of configs/paper.toml for invented headers (120 s, 1280 x 720, 30 frames a second),
+The table is `tempo plan` of configs/paper.toml for made-up headers (120 s, 1280 x 720, 30 frames a second),
 with the configuration of Qwen2.5-VL-7B and the processor of the embedded model at patches of 14 pixels, so no
 weights or files are needed. GPU rates are those that `tempo plan` assumes: **they have not been measured**.
 

@@ -1,4 +1,4 @@
-"""What DPO learns for its arithmetic, by the pairs in a row and the rows in a step.
+"""What DPO learns per operation, by the pairs in a row and the rows in a step.
 
     python -m research.study configs/study_grouping.toml --out out/grouping
     python benchmarks/grouping.py [out/grouping]

@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py [--records 1000 20000 200000] [--place pool] [--engine ray]
 
-Each number runs in its own process. First, a stage whose worker does nothing reads invented rows of `shots`
+Each number runs in its own process. First, a stage whose worker does nothing reads made-up rows of `shots`
 (ten shots each, about 14 kB):
 
 - start: seconds until the first result of a new stage; resume: the same when all videos but the last are done
@@ -10,7 +10,7 @@ Each number runs in its own process. First, a stage whose worker does nothing re
 - finish: seconds to sort the rows
 - MB: peak resident memory of the main process above its start
 
-Then a whole run is invented, in which a quarter of the videos is kept, with 8 pairs each (texts of 1.2 kB),
+Then a whole run is made up, in which a quarter of the videos is kept, with 8 pairs each (texts of 1.2 kB),
 and 7 records are skipped for 4 videos: seconds and MB of `tempo status`, of the report with the model cards,
 and of the first page of `tempo view`.
 

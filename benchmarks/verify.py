@@ -25,8 +25,8 @@ def main(run: Path) -> None:
     """Prints, for several margins, how many pairs are kept and how many of these are right."""
     store = RunStore(run)
     stories = read_rows(run / "synthetic" / "videos" / "scripts.jsonl", Story, key="scripts")
-    told = {story.id: [language.caption(event) for event in story.events] for story in stories}
-    true = {video.id: told[Path(video.path).stem] for video in store.read("clips", Clips)}
+    by_story = {story.id: [language.caption(event) for event in story.events] for story in stories}
+    true = {video.id: by_story[Path(video.path).stem] for video in store.read("clips", Clips)}
     own = {row.id: row.captions for row in store.read("captions", Captions)}
     pairs = [pair for name in ("pairs", "held_out_pairs") for pair in store.read(name, Pair)]
     true_P, own_P = (

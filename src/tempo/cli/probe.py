@@ -26,7 +26,7 @@ def probe(
     json: Annotated[Path | None, typer.Option(help="file for all results and descriptions")] = None,
     chart: Annotated[Path | None, typer.Option(help="file to write a chart to, .png or .svg")] = None,
     text: Annotated[
-        Path | None, typer.Option(help="--json file of another probe, whose descriptions are scored")
+        Path | None, typer.Option(help="file that --json of another probe wrote; its descriptions are scored")
     ] = None,
     describe_with: Annotated[str, typer.Option(metavar="PROMPT", help="prompt for the descriptions")] = "",
     num_videos: Annotated[int, typer.Option(min=1, help="maximum number of videos, drawn at random")] = 100,
@@ -88,7 +88,7 @@ def inference_config(model: str, settings: dict[str, Any], overrides: Sequence[s
     sections = override({}, overrides)
     if unused := sections.keys() - {"model", "frames"}:
         raise ValueError(
-            f"--set {min(unused)}: only the sections [model] and [frames] count here. Remove the option"
+            f"--set {min(unused)}: only the sections [model] and [frames] have an effect. Remove the option"
         )
     hub = {"max_pixels": HUB_MAX_PIXELS, "max_total_pixels": HUB_TOTAL_PIXELS}
     frames = {**({} if model == EMBEDDED else hub), **sections.get("frames", {})}

@@ -51,8 +51,9 @@ class Terminated(BaseException):
 def readable_errors(*, can_resume: bool) -> Iterator[None]:
     """Turns an error in the block into one message and an exit code.
 
-    The code is 2 for bad input, a full disk or too little memory, 130 for Ctrl-C and 143 for SIGTERM; after
-    these two, `can_resume` decides what the message says is kept. Other errors keep their traceback.
+    The code is 2 for bad input, a full disk or too little memory, 130 for Ctrl-C and 143 for SIGTERM. For
+    these two, the message says how to resume if `can_resume`, or else that nothing was written. Other errors
+    keep their traceback.
     """
     err = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
     try:

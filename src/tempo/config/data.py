@@ -218,10 +218,10 @@ class PairsConfig(Section):
     `mirror` adds the mirror image of each pair: the perturbed video, with chosen and rejected text exchanged.
     Each text is then chosen as often as rejected. A mirrored pair needs a separate pass over its video.
 
-    `verify` sets pairs aside whose chosen text does not agree better with the captions of the clips, in their
-    order, than the rejected text does: by more than `verify_margin`, from -1 to 1. Agreement is the share of
-    captions that the text tells, multiplied by the share of caption pairs that it tells in order. It helps if
-    `responses.input_form` is `clips` or `video`, and makes the model caption the clips there too.
+    `verify` keeps only pairs whose chosen text agrees better with the captions of the clips than the rejected
+    text does, by more than `verify_margin` (-1 to 1). Agreement is the share of captions that a text covers,
+    multiplied by the share of pairs of these captions that it has in the right order. It helps if
+    `responses.input_form` is `clips` or `video`; the clips are then captioned too.
 
     `import_from` reads pairs from a JSONL, JSON or Parquet file of tempo, TRL, ms-swift or LLaMA-Factory. For
     these, only `drop_duplicates` and `length = "fair"` have an effect. Pairs without a kind get the kind
@@ -234,8 +234,8 @@ class PairsConfig(Section):
         1.5, ge=1, description="maximum ratio of word counts, except for drop pairs"
     )
     drop_duplicates: bool = Field(True, description="keep only the hardest of pairs with the same texts")
-    verify: bool = Field(False, description="keep only pairs that agree with the captions: see above")
-    verify_margin: float = Field(0.0, ge=-1, lt=1, description="minimum gain in agreement (`verify`)")
+    verify: bool = Field(False, description="keep only pairs that the captions support: see above")
+    verify_margin: float = Field(0.0, ge=-1, lt=1, description="required difference in agreement (`verify`)")
     mirror: bool = Field(False, description="add the mirror image of each pair")
 
 

@@ -39,7 +39,7 @@ class Section(BaseModel):
 class RunConfig(Section):
     """Settings of the whole run. Only `seed` changes results.
 
-    Stages with a model use one process, or on a CPU as many as `num_workers` divided by OMP_NUM_THREADS.
+    A stage with a model uses one process, or on a CPU `num_workers` divided by OMP_NUM_THREADS processes.
 
     A row of a file of pairs, instructions or samples is bad if it cannot be read, or names a video that the
     run does not have. Bad rows are named and skipped; if they are more than `max_bad_share`, the run stops.
@@ -50,7 +50,7 @@ class RunConfig(Section):
 
     seed: int = Field(0, ge=0, description="seed of all random choices")
     max_bad_share: float = Field(MAX_BAD_SHARE, ge=0, le=1, description="share of bad rows: see above")
-    num_workers: int = Field(0, ge=0, description="processes for stages; 0 uses one per core")
+    num_workers: int = Field(0, ge=0, description="processes per stage; 0 uses one per core")
     engine: Literal["local", "ray"] = Field("local", description="this machine, or Ray (extra `ray`)")
     ray_address: str = Field("", pattern=r"^(auto|[^/\s]+:\d+)?$", description="`host:port` or `auto`")
     trackers: tuple[Tracker, ...] = Field((), description="where to show metrics (extra `trackers`)")
@@ -116,7 +116,7 @@ class _Phase(Section):
 
     name: str = Field(pattern=NAME_PATTERN, description="name of its folder: letters, digits, `_` and `-`")
     objective: Literal["dpo", "sft", "grpo"] = Field(
-        description="what it trains on: `dpo` on pairs, `sft` on instructions, `grpo` on its own descriptions"
+        description="`dpo` trains on pairs, `sft` on instructions, `grpo` on the model's own descriptions"
     )
     learning_rate: float = Field(gt=0, description="peak value; it decays to 0 along a cosine")
     epochs: int = Field(1, ge=1, description="passes over the data of the phase")
@@ -185,11 +185,12 @@ class SftPhase(_Phase):
 class GrpoPhase(_Phase):
     """Reinforcement learning on descriptions that the model writes during training, without labels.
 
-    A step samples `num_answers` descriptions of each clean video from the present model, at temperature 1 and
+    A step samples `num_answers` descriptions of each clean video from the current model, at temperature 1 and
     with at most `responses.max_new_tokens` tokens. Each is compared with the captions of the stage
-    `captions`: the reward is `recall_weight` times the share of captions that it tells, plus `order_weight`
-    times 1 minus the Kendall distance of their order, all times its precision, the share of its sentences
-    that tell a caption. One that is empty or cut off has reward 0.
+    `captions`. The reward is `recall_weight` times the share of captions that it covers, plus `order_weight`
+    times 1 minus the Kendall distance of their order, all multiplied by its precision, the share of its
+    sentences that match a caption. An empty or truncated description has reward 0. The captions need
+    `responses.input_form = "captions"`, and pairs that are not imported.
     """
 
     objective: Literal["grpo"] = Field(description="trains on the model's own descriptions")

@@ -78,7 +78,7 @@ def count_local(config: Config, place: Place) -> int:
 
 
 def prepare_processes(config: Config) -> None:
-    """Starts the imports of processes with a model, which take seconds, if there will be any."""
+    """Starts the process from which those with a model are forked, if any; its imports take seconds."""
     if config.run.engine == "local" and count_local(config, "model") > 1:
         forkserver.set_forkserver_preload(["tempo.model.imports"])
         with _without_interrupts():

@@ -47,9 +47,9 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
     asked = _asked(videos, samples)
     if context.config.run.engine == "local" and count_local(context.config, "model") > 1:
         for rows in by_video(samples):
-            # The processes must not write the same file at the same time.
+            # Here, because two of the processes would write the same file at the same time.
             benchmark_frames(context, rows[0].video)
-        # Processes that share the cores answer; below, their answers are read.
+        # Several processes compute and store the answers, which are read below.
         units = [[Record(id=f"{name}/{source}")] for name in models for source in asked if asked[source][0]]
         worker = "tempo.evaluation.run:make_worker"
         for done, _ in enumerate(map_batches(worker, context, units, place="model", stage="evaluation"), 1):

@@ -126,7 +126,7 @@ def _decode(
         outputs = model(**model_inputs, return_dict=True)
         inputs, logits_BV = model._update_model_kwargs_for_generation(outputs, inputs), outputs.logits[:, -1]
         if len(ids_BL) < len(rows_B):
-            # The prompts have been read; now each answer gets a row.
+            # The prompts have been processed; now each answer gets a row.
             inputs = _select_rows(inputs, sources_B, (len(ids_BL), ids_BL.shape[1] + 1))
             ids_BL, logits_BV = ids_BL[sources_B], logits_BV[sources_B]
         scores_BV = _penalized(logits_BV.float(), ids_BL, sampling.repetition_penalty)

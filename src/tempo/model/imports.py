@@ -1,4 +1,4 @@
-"""What models need, which takes seconds to import: preloaded once for all processes with a model."""
+"""The imports of models, which take seconds: made once, in the process from which others are forked."""
 
 from tempo.model.loading import repair_torchvision
 

@@ -321,7 +321,7 @@ def make_plan(config: Config, *, device_bytes: int = 0) -> Plan:
 def read_videos(config: Config) -> tuple[list[Video], list[str]]:
     """The headers of all readable videos, and a line for each reason why other files cannot be read.
 
-    Headers of a synthetic world are invented, with the maximum number of shots.
+    The videos of a synthetic run do not exist yet: each is assumed to have the maximum number of shots.
     """
     if config.synthetic:
         seconds, size = config.synthetic.max_shots * SHOT_FRAMES / FPS, {"width": SIZE, "height": SIZE}

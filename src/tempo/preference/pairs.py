@@ -72,8 +72,8 @@ def make_pairs(context: Context) -> Selection:
                 chosen=row.chosen,
                 rejected=response.text,
             )
-            told = captions[row.id].captions if settings.verify else ()
-            if fault := pair_fault(pair, settings, told):
+            texts = captions[row.id].captions if settings.verify else ()
+            if fault := pair_fault(pair, settings, texts):
                 skipped.append(skip(pair.id, *fault))
             else:
                 pairs.append(pair)

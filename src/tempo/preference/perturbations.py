@@ -6,7 +6,8 @@ several levels with the same effect uses the smallest. The rule `paper` is that 
 which guarantees none of this.
 
 Two kinds are not part of the method. `swap` exchanges two clips that are r // 2 apart. `replace` keeps as
-many clips as `drop`, but shows clips of another video in place of the others: both texts are equally long.
+many clips as `drop`, but shows clips of another video in place of the others: both texts have about the same
+length.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def _num_clips(video: Captions | Clips) -> int:
 def _replacer(context: Context) -> Callable[[str, Perturbation], Perturbation | None]:
     """A function that chooses the clips of one other video for a perturbation; None if no video has enough.
 
-    Clips of several videos would repeat words more often than those of one video do, which gives them away.
+    The captions of several videos would repeat words more often than those of one video, a shortcut.
     """
     import numpy as np
 

@@ -123,9 +123,9 @@ def captions_shown(
 ) -> list[str]:
     """The captions of a video's clips in this order, with those of other videos for replaced clips."""
     own = captions[name].captions
-    told = {clip: own[clip] for clip in order}
-    told |= {place: captions[other].captions[clip] for place, other, clip in replaced}
-    return [told[place] for place in (sorted(told) if replaced else order)]
+    shown = {clip: own[clip] for clip in order}
+    shown |= {place: captions[other].captions[clip] for place, other, clip in replaced}
+    return [shown[place] for place in (sorted(shown) if replaced else order)]
 
 
 def _checked(prompt: str, lm: VideoLM, limit: int) -> str:

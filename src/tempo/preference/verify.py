@@ -23,8 +23,8 @@ class Agreement(NamedTuple):
     """The agreement of a description with captions. A match counts with its similarity, 0 to 1.
 
     `recall` is the sum of all matches divided by the number of captions, `precision` the same divided by the
-    number of sentences. `order` is the Kendall distance between the order told and the true order, 0 to 1,
-    over the captions that are told; None if they are fewer than two.
+    number of sentences. `order` is the Kendall distance between the order of the matched captions in the
+    text and their true order, 0 to 1; None for fewer than two matches.
     """
 
     recall: float
@@ -40,16 +40,16 @@ def agreement(text: str, captions: Sequence[str]) -> Agreement:
     """
     similarity_SC = similarities(sentences := split_sentences(text), captions)
     matches = match_captions(similarity_SC)
-    told = sum(float(similarity_SC[match]) for match in matches)
+    total = sum(float(similarity_SC[match]) for match in matches)
     order = kendall_distance([clip for _, clip in matches]) if len(matches) > 1 else None
-    return Agreement(told / max(1, len(captions)), told / max(1, len(sentences)), order)
+    return Agreement(total / max(1, len(captions)), total / max(1, len(sentences)), order)
 
 
 def agreement_gain(chosen: str, rejected: str, captions: Sequence[str]) -> float:
     """By how much the chosen text agrees better with the captions than the rejected text does, -1 to 1.
 
-    The agreement is the recall multiplied by 1 minus the Kendall distance. Fewer than two matches are in the
-    order of chance, 0.5.
+    The agreement is the recall multiplied by 1 minus the Kendall distance, which counts as 0.5, its value for
+    a random order, if there are fewer than two matches.
     """
     better, worse = (_agreement(text, tuple(captions)) for text in (chosen, rejected))
     return better - worse
@@ -69,7 +69,7 @@ def match_captions(similarity_SC: NDArray[np.float64]) -> list[tuple[int, int]]:
     from scipy.optimize import linear_sum_assignment
 
     places = [np.linspace(0, 1, size) for size in similarity_SC.shape]
-    # Of two matchings that are equal otherwise, the one that crosses less has the smaller sum of squares.
+    # Of two matchings with equal sums, the one with fewer crossings has the smaller sum of squares.
     preference_SC = similarity_SC - 1e-6 * np.subtract.outer(*places) ** 2
     pairs = zip(*linear_sum_assignment(preference_SC, maximize=True), strict=True)
     return [(int(s), int(c)) for s, c in pairs if similarity_SC[s, c] >= MIN_SIMILARITY]

@@ -82,7 +82,7 @@ def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
         row = clips.get(video_id)
         return [*_strip(row, captions_of(video_id), frames, num_frames)] if row else []
 
-    # Pairs are sorted by the hash of their video, so the first ones are a random sample.
+    # Pairs are sorted by video id, a hash, so the first ones are a random sample.
     pairs = choose_pairs([*islice(store.stream("pairs", Pair), NUM_CANDIDATES)], limits.num_pairs)
     path, evaluation = directory / "audit.json", read_evaluation(directory)
     audit = json.loads(path.read_bytes()) if path.exists() else {}

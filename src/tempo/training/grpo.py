@@ -1,4 +1,4 @@
-"""GRPO: descriptions that the policy writes now, rewards that need no labels, and the clipped loss.
+"""GRPO: descriptions sampled from the current policy, rewards without labels, and the clipped loss.
 
 K: answers to one video   N: tokens of an answer
 """
@@ -43,20 +43,23 @@ def grpo_examples(context: Context) -> list[Example]:
     held_out = {file_of(pair.video_id) for pair in store.read(HELD_OUT, Pair)}
     names = sorted(row.id for row in store.read("captions", Captions) if file_of(row.id) not in held_out)
     if not names:
-        raise ValueError("there are no captions to reward descriptions by. `tempo status` shows why")
+        raise ValueError(
+            "objective 'grpo': there are no captions of videos that are not held out. `tempo status` shows "
+            "why videos were skipped"
+        )
     prompts, seed = config.responses.prompts, config.run.seed
     return [Example(f"{name}/grpo", name, describe_prompt(name, prompts, seed=seed), ("",)) for name in names]
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Replaces the examples of a batch by K answers that the present policy gives, with their advantages."""
+    """Samples K answers to each example of a batch from the current policy, with their advantages."""
 
     context: Context
     phase: GrpoPhase
     lm: VideoLM
     policy: Policy
-    #: A tokenizer keeps its padding as a state, and `load` runs in the thread that loads the next batch.
+    #: `generate` changes the tokenizer's padding, and `load` runs in the thread that loads the next batch.
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @functools.cached_property
@@ -70,13 +73,13 @@ class Sampler:
             return Group(self.lm.inputs([self.lm.template.render(request.prompt)], [request]), ())
 
     def __call__(self, batch: Batch, step: int) -> Batch:
-        """The batch with answers, whose tokens are those that were sampled, and metrics of their rewards.
+        """The batch with the sampled tokens as answers, and metrics of their rewards.
 
         The answers depend on the weights, the seed of the run, the step and the video. The answers to a video
         are divided into several rows if they exceed `training.max_tokens`.
         """
         start, config, count = time.perf_counter(), self.context.config, self.phase.num_answers
-        # The distribution that the log-probabilities of the loss belong to.
+        # The distribution whose log-probabilities the loss uses.
         sampling = SamplingConfig(
             temperature=1.0, repetition_penalty=1.0, batch_size=config.responses.batch_size
         )
@@ -107,11 +110,11 @@ class Sampler:
 def score_answers(
     answers: Sequence[Answer], captions: Sequence[str], phase: GrpoPhase, metrics: Metrics
 ) -> list[float]:
-    """The reward of each answer, [K]; it is 0, the lowest one, if the answer is empty or was cut off.
+    """The reward of each answer, [K]; it is 0, the minimum, if the answer is empty or truncated.
 
-    Else it is `recall_weight` times the recall of the captions plus `order_weight` times 1 minus the Kendall
-    distance of their order (0 if it tells fewer than two), all times its precision: else the policy learns to
-    repeat sentences until some of them are in order.
+    Otherwise it is `recall_weight` times the recall of the captions, plus `order_weight` times 1 minus the
+    Kendall distance of their order (0 for fewer than two captions), all multiplied by the precision. Without
+    the precision, the policy learns to repeat sentences until some of them are in order.
     """
     rewards = []
     for answer in answers:

@@ -87,7 +87,7 @@ def check_file(path: str | Path) -> None:
 
 
 def watched(items: Iterator[T], timeout_seconds: float) -> Iterator[T]:
-    """The items of an iterator; raises SkipRecord("decoder hangs") if up to NUM_AHEAD take too long."""
+    """The items of an iterator; raises SkipRecord("decoder hangs") if the next NUM_AHEAD take too long."""
     asked, answers = queue.SimpleQueue[bool](), queue.SimpleQueue[Any]()
 
     def run() -> None:
