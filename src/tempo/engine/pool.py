@@ -73,8 +73,9 @@ def count_local(config: Config, place: Place) -> int:
         return count
     import torch
 
-    is_cpu = pick_device(config.model.device).type == "cpu"
-    return max(1, count // torch.get_num_threads()) if is_cpu else 1
+    # Without the variable, one process uses all cores, but torch counts two hyperthreads as one thread.
+    is_split = "OMP_NUM_THREADS" in os.environ and pick_device(config.model.device).type == "cpu"
+    return max(1, count // torch.get_num_threads()) if is_split else 1
 
 
 def prepare_processes(config: Config) -> None:

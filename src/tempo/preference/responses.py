@@ -167,10 +167,9 @@ def frame_requests(
 def _frames_of_clip(video: Footage, clip: int, count: int, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Frames [count, H, W, 3] of a clip, evenly spaced, in another size; the next frame if it has none."""
     first, end = np.searchsorted(video.clip_T, [clip, clip + 1])
-    picked = (
-        np.linspace(first, max(first, end - 1), count).round().astype(int).clip(max=len(video.clip_T) - 1)
-    )
-    scaled = [cv2.resize(video.frames[i], size[::-1], interpolation=cv2.INTER_AREA) for i in picked]
+    picked = np.linspace(first, max(first, end - 1), count).round().astype(int)
+    shown = video.frames[picked.clip(max=len(video.frames) - 1)]
+    scaled = [cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in shown]
     return np.array(scaled, np.uint8).reshape(count, *size, 3)
 
 
