@@ -44,7 +44,7 @@ def measure(
     assert benchmark is not None, "the embedded world comes with a benchmark"
     samples, outcomes = [*read_samples(benchmark).rows.values()], list[Outcome]()
     for rows in by_video(samples):
-        video = shown(benchmark_frames(context, benchmark.parent / rows[0].video))
+        video = shown(benchmark_frames(context, rows[0].video))
         video["frames"] = np.zeros_like(video["frames"]) if blind else video["frames"]
         outcomes += ask(lm, rows, **video)
     scores = {NAMES.get(name, name): rows for name, rows in benchmark_items(outcomes).items() if rows}

@@ -183,6 +183,7 @@ def test_a_new_file_after_the_videos_are_done_is_named_and_not_used(tempo, write
     [
         (OSError(errno.ENOSPC, "No space left on device"), "the disk is full"),
         (Exception("I/O error: No space left on device (os error 28)"), "the disk is full"),
+        (Exception("database or disk is full"), "the disk is full"),
         (PermissionError(errno.EACCES, "Permission denied", "/ro/x"), "Permission denied: '/ro/x'"),
         (Exception("I/O error: Input/output error (os error 5)"), "Input/output error"),
         (MemoryError(), "not enough memory (MemoryError)"),

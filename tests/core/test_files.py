@@ -41,7 +41,7 @@ def test_a_file_is_replaced_as_a_whole_and_no_other_file_is_left(tmp_path, write
     assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
 
 
-@pytest.mark.parametrize("options", [{}, {"is_durable": False}, {"is_shared": True}])
+@pytest.mark.parametrize("options", [{}, {"is_durable": False}])
 def test_an_error_while_writing_leaves_the_old_content(tmp_path, options):
     path = tmp_path / "file.txt"
     write_text(path, "old")

@@ -156,14 +156,14 @@ def audit_of(**baselines):
 
 def test_the_audit_is_on_the_page_and_in_the_terminal(context):
     kinds = {"drop": {**CELL, "accuracy": 1.0}, "reverse": {**CELL, "num_pairs": 9}}
-    longer = {**CELL, "by_kind": kinds, "by_level": {"16": CELL}}
+    length = {**CELL, "by_kind": kinds, "by_level": {"16": CELL}}
     # The model was not asked about reversed pairs.
-    model = {**longer, "by_kind": {"drop": CELL}}
-    audit = audit_of(longer_text=longer, model=model)
+    model = {**length, "by_kind": {"drop": CELL}}
+    audit = audit_of(length=length, model=model)
     write_json(context.directory / "audit.json", audit)
     shown = report_data(context)["audit"]
     assert shown["rows"] == [
-        ["", "pairs", "longer text", "model"],
+        ["", "pairs", "length", "model"],
         ["all pairs", "300", "71.2", "71.2"],
         ["95 % interval", "", "68.0 - 74.0", "68.0 - 74.0"],
         ["drop", "300", "100.0", "71.2"],

@@ -73,7 +73,7 @@ def probe(
         settings |= {"prompt": prompt, "seed": seed, "frames": frames.model_dump()}
         write_json(json, settings | report.model_dump(mode="json"))
     if chart:
-        title = f"{model} on {report.figures[-1].num_videos} videos of {videos}"
+        title = f"{model} on {len(report.descriptions)} videos of {videos}"
         probing.write_chart(report, chart, title=title)
     console().print(probing.probe_table(report))
     for row in report.left_out:

@@ -77,13 +77,13 @@ def readable_errors(*, can_resume: bool) -> Iterator[None]:
 def machine_fault(error: Exception) -> str:
     """The message for a failure of the disk or memory; empty for other errors, which need their traceback."""
     text = str(error) or type(error).__name__
-    # Rust libraries (safetensors, tokenizers) give the error number only in the text.
+    # Rust libraries (safetensors, tokenizers) give the error number only in the text, SQLite only words.
     found = re.search(r"\(os error (\d+)\)", text)
     number = int(found[1]) if found else getattr(error, "errno", None)
     # torch's messages on the CPU and the GPU.
     if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
         return f"there is not enough memory ({text}). Free some memory, then run the same command again"
-    if number in DISK_FULL:
+    if number in DISK_FULL or "disk is full" in text:
         return f"the disk is full ({text}). Free some space, then run the same command again"
     return text if found or isinstance(error, OSError) else ""
 

@@ -55,8 +55,8 @@ class Config(running.Section):
             has_captions = self.responses.input_form == "captions" and not self.pairs.import_from
             if phase.objective == "grpo" and not has_captions:
                 raise ValueError(
-                    f"phase {phase.name!r}: objective 'grpo' compares descriptions with the clips' captions. "
-                    "They need responses.input_form = 'captions', and no pairs.import_from"
+                    f"phase {phase.name!r}: objective 'grpo' compares descriptions with captions of clips, "
+                    "which need responses.input_form = 'captions' and no pairs.import_from"
                 )
             # The levels and kinds of imported pairs are not known yet.
             if phase.objective != "dpo" or self.pairs.import_from:

@@ -189,7 +189,8 @@ class GrpoPhase(_Phase):
     with at most `responses.max_new_tokens` tokens. Each is compared with the captions of the stage
     `captions`. The reward is `recall_weight` times the share of captions that it covers, plus `order_weight`
     times 1 minus the Kendall distance of their order, all multiplied by its precision, the share of its
-    sentences that match a caption. An empty or truncated description has reward 0.
+    sentences that match a caption. An empty or truncated description has reward 0. The captions need
+    `responses.input_form = "captions"`, and pairs that are not imported.
     """
 
     objective: Literal["grpo"] = Field(description="trains on the model's own descriptions")

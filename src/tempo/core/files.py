@@ -31,17 +31,15 @@ T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def replace_file(path: Path, *, is_durable: bool = True, is_shared: bool = False) -> Iterator[Path]:
+def replace_file(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
     """Yields a temporary path to write to; it replaces `path` atomically if the block ends without an error.
 
     Readers see either the old file or the new one. `is_durable` waits until the content is on disk, so that
-    it survives a power failure. `is_shared` is for files that several processes may write at the same time;
-    the last one wins.
+    it survives a power failure. Only one process at a time may write a path.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # A fixed name, so that the next write overwrites what a killed process left behind.
-    owner = f".{os.uname().nodename}-{os.getpid()}" if is_shared else ""
-    temporary = path.with_name(f".{path.name}{owner}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
         if is_durable:

@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from multiprocessing import forkserver
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Literal, TypeAlias
@@ -73,15 +73,29 @@ def count_local(config: Config, place: Place) -> int:
         return count
     import torch
 
-    is_cpu = pick_device(config.model.device).type == "cpu"
-    return max(1, count // torch.get_num_threads()) if is_cpu else 1
+    # Without the variable, one process uses all cores, but torch counts two hyperthreads as one thread.
+    is_split = "OMP_NUM_THREADS" in os.environ and pick_device(config.model.device).type == "cpu"
+    return max(1, count // torch.get_num_threads()) if is_split else 1
 
 
 def prepare_processes(config: Config) -> None:
     """Starts the process from which those with a model are forked, if any; its imports take seconds."""
     if config.run.engine == "local" and count_local(config, "model") > 1:
         forkserver.set_forkserver_preload(["tempo.model.imports"])
-        forkserver.ensure_running()
+        with _without_interrupts():
+            forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that are started in the block never get Ctrl-C, which their parent handles."""
+    # The tracker of multiprocessing, started later, would end the block early.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _share(processes: Sequence[Any], batches: Iterator[Batch], stage: str) -> Iterator[Result]:
@@ -146,10 +160,10 @@ class _PoolProcess:
         """Starts a call, in a new process if necessary. An empty batch only creates the worker."""
         if self._process is None:
             self._pipe, other_end = multiprocessing.Pipe()
-            self._process = self._start.Process(
-                target=_serve, args=(other_end, *self._arguments), daemon=True
-            )
-            self._process.start()
+            arguments = other_end, *self._arguments
+            self._process = self._start.Process(target=_serve, args=arguments, daemon=True)
+            with _without_interrupts():
+                self._process.start()
             # Now only the process has this end open, so the pipe closes if the process dies.
             other_end.close()
         # `result` notices that the process has died.

@@ -45,7 +45,10 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
     held_out_items = dict[str, dict[str, list[Item]]]()
     models = _models(context)
     asked = _asked(videos, samples)
-    if count_local(context.config, "model") > 1:
+    if context.config.run.engine == "local" and count_local(context.config, "model") > 1:
+        for rows in by_video(samples):
+            # Here, because two of the processes would write the same file at the same time.
+            benchmark_frames(context, rows[0].video)
         # Several processes compute and store the answers, which are read below.
         units = [[Record(id=f"{name}/{source}")] for name in models for source in asked if asked[source][0]]
         worker = "tempo.evaluation.run:make_worker"
@@ -102,13 +105,9 @@ def _answers(
 ) -> list[Any]:
     """The rows of a model; those that are stored are reused."""
     parts, make, record, folder = asked[source]
-    answer, table, store = (
-        partial(make, context, load),
-        f"evaluation/{folder}{name}",
-        RunStore(context.directory),
-    )
-    show = partial(progress, f"{name} on {source}")
-    return answer_parts(parts, answer, record, store=store, table=table, progress=show)
+    answer, show = partial(make, context, load), partial(progress, f"{name} on {source}")
+    place: dict[str, Any] = {"store": RunStore(context.directory), "table": f"evaluation/{folder}{name}"}
+    return answer_parts(parts, answer, record, **place, progress=show)
 
 
 def make_worker(context: Context) -> Worker:
@@ -129,9 +128,7 @@ def make_worker(context: Context) -> Worker:
 
 def _answer(context: Context, load: Callable[[], VideoLM], rows: Sequence[Sample]) -> list[Outcome]:
     """A model's outcomes for questions of the benchmark about one video."""
-    path = benchmark_path(context)
-    assert path is not None, "without a benchmark there are no questions"
-    frames = benchmark_frames(context, path.parent / rows[0].video)
+    frames = benchmark_frames(context, rows[0].video)
     scoring, max_tokens = context.config.evaluation.scoring, context.config.training.max_tokens
     return ask(load(), rows, **shown(frames), scoring=scoring, max_tokens=max_tokens)
 
@@ -143,12 +140,14 @@ def benchmark_path(context: Context) -> Path | None:
     return Path(context.config.evaluation.benchmark) if context.config.evaluation.benchmark else None
 
 
-def benchmark_frames(context: Context, path: Path) -> Frames:
+def benchmark_frames(context: Context, video: str) -> Frames:
     """The frames of a benchmark's video, from the frame store of the run, to which they are added if missing.
 
     Raises ValueError that names a video which cannot be read, because accuracies count all samples.
     """
-    store, name = FrameStore(context.directory / "frames"), video_id(path)
+    benchmark = benchmark_path(context)
+    assert benchmark is not None, "without a benchmark there are no videos"
+    store, name = FrameStore(context.directory / "frames"), video_id(path := benchmark.parent / video)
     if not store.has(name):
         sampled = read_video(path, context.config.frames, context.config.videos.timeout_seconds)
         store.write(name, sampled.jpegs, seconds=sampled.seconds, fps=sampled.fps)

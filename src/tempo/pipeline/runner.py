@@ -157,7 +157,7 @@ def map_stage(stage: Stage, context: Context, console: Console) -> None:
         for result in engine.map_batches(stage.worker, context, left, place=place, stage=stage.name):
             made = flatten(result)
             store.append(stage.name, (row for row in made if row.id not in handled))
-            counter.advance(len(result), num_tokens=sum(getattr(row, "num_tokens", 0) for row in made))
+            counter.advance(len(result), num_tokens=sum(getattr(row, "_num_tokens", 0) for row in made))
 
 
 def _settle(context: Context, console: Console, *, redo: bool) -> None:

@@ -94,10 +94,9 @@ def _collect(video_id: str, drawn: Sequence[tuple[Answer, str | None]]) -> Capti
             fault = "empty" if answer.is_whole else "cut off at captions.max_new_tokens"
             detail = f"clip {index} of {len(drawn)}: {fault}"
             return Skipped(stage=STAGE, id=video_id, reason="no caption", detail=detail)
-    num_tokens = sum(len(answer.token_ids) for answer, _ in drawn)
-    return Captions(
-        id=video_id, captions=tuple(caption for _, caption in drawn if caption), num_tokens=num_tokens
-    )
+    row = Captions(id=video_id, captions=tuple(caption for _, caption in drawn if caption))
+    row._num_tokens = sum(len(answer.token_ids) for answer, _ in drawn)
+    return row
 
 
 def clean_caption(answer: Answer, is_differential: bool, *, is_last_try: bool = True) -> str | None:

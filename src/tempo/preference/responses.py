@@ -167,10 +167,9 @@ def frame_requests(
 def _frames_of_clip(video: Footage, clip: int, count: int, size: tuple[int, int]) -> NDArray[np.uint8]:
     """Frames [count, H, W, 3] of a clip, evenly spaced, in another size; the next frame if it has none."""
     first, end = np.searchsorted(video.clip_T, [clip, clip + 1])
-    picked = (
-        np.linspace(first, max(first, end - 1), count).round().astype(int).clip(max=len(video.clip_T) - 1)
-    )
-    scaled = [cv2.resize(video.frames[i], size[::-1], interpolation=cv2.INTER_AREA) for i in picked]
+    picked = np.linspace(first, max(first, end - 1), count).round().astype(int)
+    shown = video.frames[picked.clip(max=len(video.frames) - 1)]
+    scaled = [cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA) for frame in shown]
     return np.array(scaled, np.uint8).reshape(count, *size, 3)
 
 
@@ -214,14 +213,10 @@ def _collect(video: Perturbations, answers: Sequence[Answer | None]) -> Response
     if not rejected:
         detail = "; ".join(f"{row.kind}-{row.level:02d} {row.reason}" for row in unanswered)
         return Skipped(stage=STAGE, id=video.id, reason="no rejected answer", detail=detail)
-    return Responses(
-        id=video.id,
-        num_clips=video.num_clips,
-        chosen=chosen,
-        rejected=rejected,
-        unanswered=unanswered,
-        num_tokens=sum(len(answer.token_ids) for answer in answers if answer),
-    )
+    fields = {"num_clips": video.num_clips, "rejected": rejected, "unanswered": unanswered}
+    row = Responses(id=video.id, chosen=chosen, **fields)
+    row._num_tokens = sum(len(answer.token_ids) for answer in answers if answer)
+    return row
 
 
 def _text_or_fault(answer: Answer | None) -> tuple[str, str]:

@@ -146,7 +146,7 @@ def audit_rows(audit: Mapping[str, Any]) -> list[list[str]]:
         [name, str(cells[0]["num_pairs"]), *(percent(cell.get("accuracy")) for cell in cells)]
         for name, cells in parts.items()
     ]
-    headings = ["", "pairs", *(name.replace("_", " ") for name in audit["baselines"])]
+    headings = ["", "pairs", *audit["baselines"]]
     interval = ["95 % interval", "", *(" - ".join(map(percent, b["interval"])) for b in baselines)]
     return [headings, rows[0], interval, *rows[1:]]
 

@@ -66,12 +66,9 @@ def make_app(view: RunView, token: str) -> Starlette:
         return FileResponse(path)
 
     def frame(request: Request) -> Response:
-        stored, number = (
-            view.frames(request.query_params.get("id", "")),
-            request.query_params.get("number", ""),
-        )
+        stored = view.frames(request.query_params.get("id", ""))
         frames = {str(place): jpeg for place, jpeg in enumerate(stored.jpegs if stored else ())}
-        return Response(frames[number], media_type="image/jpeg")
+        return Response(frames[request.query_params.get("number", "")], media_type="image/jpeg")
 
     async def review(request: Request) -> Response:
         # A page of another server cannot send this type: its browser would first ask this one, which refuses.

@@ -44,8 +44,8 @@ def grpo_examples(context: Context) -> list[Example]:
     names = sorted(row.id for row in store.read("captions", Captions) if file_of(row.id) not in held_out)
     if not names:
         raise ValueError(
-            "objective 'grpo' needs captions of videos that are not held out, but there are none. "
-            "`tempo status` shows why videos were skipped"
+            "objective 'grpo': there are no captions of videos that are not held out. `tempo status` shows "
+            "why videos were skipped"
         )
     prompts, seed = config.responses.prompts, config.run.seed
     return [Example(f"{name}/grpo", name, describe_prompt(name, prompts, seed=seed), ("",)) for name in names]
