@@ -130,7 +130,7 @@ def test_appended_rows_are_on_disk_before_the_call_returns(tmp_path, monkeypatch
         ('{"id": 3, "captions": []}', "id: Input should be a valid string (got 3)"),
         (
             '{"id": "a", "colour": 1}',
-            "captions: Field required; colour: unknown key; known keys: id, captions, num_tokens",
+            "captions: Field required; colour: unknown key; known keys: id, captions",
         ),
         ("[1]", "a row is an object of keys and values, got '1'"),
         ('{"id"', "not valid JSON: Expecting ':' delimiter: line 1 column 6 (char 5)"),
