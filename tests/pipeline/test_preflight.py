@@ -78,6 +78,19 @@ def test_what_a_stage_lacks_is_named_before_any_video_is_read(make, monkeypatch,
         run_stages(context, QUIET, until=stage)
 
 
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"training": {"phases": [{**DPO, "objective": "grpo"}]}}, "'grpo' samples from the model"),
+        ({"training": {"phases": [DPO]}, "model": {"quantization": "4bit"}}, "cannot shard four-bit weights"),
+    ],
+)
+def test_what_fsdp2_cannot_do_is_refused_before_any_video_is_read(make, monkeypatch, sections, message):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match=message):
+        run_stages(make(**sections), QUIET)
+
+
 @pytest.mark.parametrize(("fps", "share"), [(2.0, ""), (8.0, "75%")])
 def test_frames_that_are_too_close_for_the_model_are_named_before_any_video_is_read(make, fps, share):
     console = Console(file=io.StringIO(), width=300)

@@ -19,7 +19,7 @@ from tempo.core.progress import Counter, counters
 from tempo.core.records import Skipped, Video, file_of
 from tempo.core.store import SKIPPED, RunStore
 from tempo.engine import pool as engine
-from tempo.engine.ranks import call_to_training
+from tempo.engine.ranks import call_to_training, shards_weights
 from tempo.engine.types import Context, count_workers, flatten
 from tempo.model.loading import check_model_path
 
@@ -190,6 +190,10 @@ def check_model(config: Config) -> None:
     """Raises ValueError if the model cannot be used. Reads its weights once, but does not keep them."""
     from tempo.model.loading import check_device, load_model
 
+    if shards_weights() and config.model.quantization != "none":
+        raise ValueError("model.quantization: FSDP2 cannot shard four-bit weights. Use ddp.yaml")
+    if shards_weights() and any(phase.objective == "grpo" for phase in config.training.phases):
+        raise ValueError("objective 'grpo' samples from the model, which FSDP2 shards. Use ddp.yaml")
     # On a Ray cluster, the devices are on its machines.
     if config.run.engine == "local":
         check_device(config.model.device)

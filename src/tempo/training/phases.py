@@ -54,8 +54,6 @@ def run_training(session: Session) -> None:
     Raises ValueError if there are no pairs for DPO phases, or no questions for SFT phases.
     """
     context, training = session.context, session.context.config.training
-    if shards_weights() and any(isinstance(phase, GrpoPhase) for phase in training.phases):
-        raise ValueError("objective 'grpo' samples from the model, which FSDP2 shards. Use ddp.yaml")
     if any(isinstance(phase, SftPhase) for phase in training.phases):
         _, num_left_out = usable_questions(context)
         if num_left_out:

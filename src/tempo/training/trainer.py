@@ -45,8 +45,6 @@ class Trainer:
         trained = list(policy.trained.values())
         device = trained[0].device.type
         self._accelerator = make_accelerator(device, find_unused_parameters=phase.trains_vision)
-        if self._accelerator.is_fsdp2 and getattr(policy.model, "is_quantized", False):
-            raise ValueError("model.quantization: FSDP2 cannot shard four-bit weights. Use ddp.yaml")
         self._adam = torch.optim.AdamW(trained, lr=phase.learning_rate, weight_decay=0.0)
         # The first step of a warm-up has rate 0, so a phase of a single step has no warm-up.
         num_warmup = min(math.ceil(phase.warmup_share * num_steps), num_steps - 1)
