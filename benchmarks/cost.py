@@ -43,7 +43,8 @@ def write_checkpoint(folder: Path) -> None:
     file = folder / "processor_config.json"
     processor = json.loads(file.read_text())
     for part in ("image_processor", "video_processor"):
-        processor[part]["patch_size"] = 14
+        # The size that a run stores is not changed.
+        processor[part] |= {"patch_size": 14, "size": {"shortest_edge": 1, "longest_edge": 10**9}}
     file.write_text(json.dumps(processor))
 
 
