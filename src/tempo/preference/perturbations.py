@@ -69,8 +69,8 @@ def _replacer(context: Context) -> Callable[[str, Perturbation], Perturbation | 
 
     store, seed = RunStore(context.directory), context.config.run.seed
     is_captioned = context.config.responses.input_form == "captions"
-    rows = store.rows("captions", Captions) if is_captioned else store.rows("clips", Clips)
-    counts = {name: _num_clips(rows[name]) for name in sorted(rows)}
+    rows = store.stream("captions", Captions) if is_captioned else store.stream("clips", Clips)
+    counts = dict(sorted((row.id, _num_clips(row)) for row in rows))
     names = list(counts)
 
     def replace(video_id: str, made: Perturbation) -> Perturbation | None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -66,6 +66,18 @@ class Sampler:
     def _captions(self) -> Mapping[str, Captions]:
         return RunStore(self.context.directory).rows("captions", Captions)
 
+    @functools.cached_property
+    def _shown(self) -> Callable[[str], tuple[Any, ...]]:
+        """Reads frames, rate and times of a video; `load` and the sampling of a batch read the same ones."""
+        store = FrameStore(self.context.directory / "frames")
+
+        @functools.lru_cache(2 * self.phase.batch_size)
+        def read(video_id: str) -> tuple[Any, ...]:
+            stored = store.read(video_id)
+            return stored.images, stored.fps, stored.seconds.tolist()
+
+        return read
+
     def load(self, example: Example) -> Group:
         """The tokens and pixels of a prompt, as in generation; it has no answers yet."""
         request = self._requests(example, 0)[0]
@@ -100,11 +112,9 @@ class Sampler:
         return Batch(examples, batch.is_filler, waiting_seconds, metrics)
 
     def _requests(self, example: Example, step: int) -> list[Request]:
-        stored = FrameStore(self.context.directory / "frames").read(example.video_id)
-        shown = stored.images, stored.fps, stored.seconds.tolist()
         seed = derive_seed(self.context.config.run.seed, self.phase.name, step, example.video_id)
         seeds = (derive_seed(seed, number) for number in range(self.phase.num_answers))
-        return [Request(example.prompt, one, *shown) for one in seeds]
+        return [Request(example.prompt, one, *self._shown(example.video_id)) for one in seeds]
 
 
 def score_answers(
