@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Captions, Clips, Kind, Perturbation, Perturbations, Skipped, file_of
+from tempo.core.split import held_out_files
 from tempo.core.store import RunStore
 
 if TYPE_CHECKING:
@@ -67,8 +68,6 @@ def _replacer(context: Context) -> Callable[[str, Perturbation], Perturbation | 
     held-out videos appear only in pairs of held-out videos.
     """
     import numpy as np
-
-    from tempo.preference.pairs import held_out_files
 
     store, seed = RunStore(context.directory), context.config.run.seed
     is_captioned = context.config.responses.input_form == "captions"
