@@ -257,9 +257,8 @@ class PublicBenchmarkConfig(Section):
 class EvaluationConfig(Section):
     """How all models of the run are evaluated: on held-out videos, and on a benchmark if there is one.
 
-    A share of the videos with pairs is held out, at least one if there are two: their own pairs and questions
-    are not trained on. The kind `replace` may still show their clips in rejected answers about other videos.
-    A synthetic run is also evaluated on a benchmark of its own.
+    A share of the videos with pairs is held out, at least one if there are two: nothing about them is trained
+    on. A synthetic run is also evaluated on a benchmark of its own.
 
     In a benchmark the model picks the option with the highest score: the log-probability of its text, as a
     sum over tokens (`sum`, which favours short options) or as their mean (`mean`). With `letter`, the
