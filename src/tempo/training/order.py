@@ -65,8 +65,8 @@ def plan_batches(
             num_taken += 1
             level = levels[current]
             count = sum(own == level for example in previous for _, own in example.labels)
-            is_adaptive = isinstance(phase, DpoPhase) and order == "adaptive"
-            if is_adaptive and count and current + 1 < len(levels):
+            may_go_on = order == "adaptive" and count and current + 1 < len(levels)
+            if isinstance(phase, DpoPhase) and may_go_on:
                 # A row has the rounded share of correct pairs.
                 recent.append((round(rows[num_taken - 2][f"{ACCURACIES}/level_{level}"] * count), count))
                 num_right, num_pairs = map(sum, zip(*recent, strict=True))
