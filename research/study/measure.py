@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from tempo.core.records import Clips, Outcome, Pair
+from tempo.core.split import held_out_draw
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.benchmark import SEPARATE_ASPECTS, benchmark_items, read_samples
@@ -17,7 +18,6 @@ from tempo.evaluation.probe import KINDS, compare, probe_figures
 from tempo.evaluation.run import benchmark_frames, benchmark_path
 from tempo.model.chat import VideoLM
 from tempo.model.loading import load_model
-from tempo.preference.pairs import held_out_draw
 from tempo.preference.responses import frames_by_clip
 from tempo.video.frames import FrameStore
 

@@ -36,13 +36,13 @@ from tempo.config import Config
 from tempo.core.files import read_rows, replace_directory, write_json, write_lines
 from tempo.core.hashing import hash_text
 from tempo.core.records import Captions, Clips, Pair, Perturbations, Record, Response, Responses, Skipped
+from tempo.core.split import held_out_draw
 from tempo.core.store import RunStore
 from tempo.engine.pool import count_workers, follow_parent
 from tempo.engine.types import Context
 from tempo.model.loading import check_model_path
 from tempo.pipeline.runner import run, run_stages
 from tempo.pipeline.stages import fingerprints
-from tempo.preference.pairs import held_out_draw
 from tempo.preference.responses import captions_shown
 from tempo.synthetic import language
 from tempo.synthetic.world import Story

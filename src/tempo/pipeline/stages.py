@@ -165,7 +165,7 @@ STAGES: tuple[Stage, ...] = (
         reads=(("captions", Captions), ("clips", Clips)),
         writes=Perturbations,
         worker="tempo.preference.perturbations:make_worker",
-        keys=("perturbations", "responses.input_form"),
+        keys=("perturbations", "responses.input_form", "evaluation.held_out_share"),
         idle=_imported,
     ),
     Stage(
