@@ -11,7 +11,7 @@ from tempo.core.records import Clips, Outcome, Pair
 from tempo.core.split import held_out_draw
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.evaluation.benchmark import STATIC_ASPECTS, benchmark_items, read_samples
+from tempo.evaluation.benchmark import SEPARATE_ASPECTS, benchmark_items, read_samples
 from tempo.evaluation.evaluate import ask, by_video, shown
 from tempo.evaluation.figures import MARGIN
 from tempo.evaluation.probe import KINDS, compare, probe_figures
@@ -49,7 +49,7 @@ def measure(
         outcomes += ask(lm, rows, **video)
     scores = {NAMES.get(name, name): rows for name, rows in benchmark_items(outcomes).items() if rows}
     accuracy = {name: round(fmean(row.value for row in rows), 4) for name, rows in scores.items()}
-    chances = [1 / len(sample.options) for sample in samples if sample.aspect not in STATIC_ASPECTS]
+    chances = [1 / len(sample.options) for sample in samples if sample.aspect not in SEPARATE_ASPECTS]
     return {
         "static_accuracy": accuracy.pop("static", None),
         "accuracy": accuracy,

@@ -22,7 +22,7 @@ from tempo.engine.types import Batch, Context, Result, SkipRecord, Worker
 from tempo.evaluation import held_out
 from tempo.evaluation.benchmark import benchmark_items, read_samples
 from tempo.evaluation.evaluate import answer_parts, ask, by_video, options_of, read_video, shown
-from tempo.evaluation.figures import RESULT, Item, make_figures
+from tempo.evaluation.figures import Item, make_figures
 from tempo.evaluation.held_out import HeldOutResult, HeldOutVideo
 from tempo.evaluation.public.tasks import Task, answer_task, load_task, result_notes, task_result
 from tempo.model.chat import Prefix, VideoLM, check_length
@@ -64,9 +64,8 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
         # Loaded only if something is missing; the previous model is freed first.
         load = functools.cache(model.for_inference)
         results = _answers(context, name, "held-out videos", asked, load, progress)
-        held_out_items[name] = held_out.result_items(results)
-        if name in ("base", RESULT):
-            held_out.describe(context, load, name, videos)
+        described = held_out.describe(context, load, name, videos)
+        held_out_items[name] = held_out.result_items(results) | held_out.description_items(context, described)
         items[name] = benchmark_items(_answers(context, name, "the benchmark", asked, load, progress))
         for task in tasks:
             show = partial(progress, f"{name} on {task.settings.name}")

@@ -12,7 +12,6 @@ import importlib.util
 import json
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempo.config import Config, DpoPhase, FramesConfig, GrpoPhase, PhaseConfig
+from tempo.config import Config, DpoPhase, GrpoPhase, PhaseConfig
 from tempo.core.records import Video
 from tempo.engine.pool import check_engine
 from tempo.engine.ranks import pick_device

@@ -53,13 +53,6 @@ def export_pairs(
     pairs = [pair.model_copy(update={"video": pair.video and place(pair.video)}) for pair in pairs]
     pairs.sort(key=lambda pair: (-pair.level, pair.id))
     data_set = {"repo_id": push_to, "repo_type": "dataset"}
-    if push_to:
-        from huggingface_hub import HfApi
-
-        # First, because a wrong name or missing access is found here.
-        with _hub_errors(push_to):
-            hub = HfApi(token=True)
-            hub.create_repo(**data_set, private=True, exist_ok=True)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
@@ -69,6 +62,13 @@ def export_pairs(
                 _write_parquet(pairs, folder, run)
             else:
                 _write_jsonl(pairs, format_name, folder, target, run)
+            if push_to:
+                from huggingface_hub import HfApi
+
+                # Before the folder is in place: a wrong name or missing access is found here.
+                with _hub_errors(push_to):
+                    hub = HfApi(token=True)
+                    hub.create_repo(**data_set, private=True, exist_ok=True)
             # This also replaces an empty folder.
             os.replace(folder, target)
     except OSError as error:
