@@ -39,6 +39,9 @@ COUNTED_STAGES = ("videos", "shots", "clips", "captions", "responses", "pairs")
 #: The number of pairs from which those on the page are chosen.
 NUM_CANDIDATES = 10_000
 
+#: The number of videos whose descriptions are shown.
+NUM_DESCRIBED = 4
+
 #: The metrics whose curves are drawn.
 CURVES = ("loss", "rewards/accuracies")
 
@@ -213,9 +216,9 @@ def _strip(
 
 
 def _descriptions(store: RunStore) -> Iterator[tuple[str, list[Description]]]:
-    """What each model says about each held-out video, by video."""
+    """What each model says about the first held-out videos, by video."""
     from tempo.evaluation.held_out import Description
 
     key = attrgetter("video_id")
     rows = sorted(store.stream("evaluation/descriptions", Description), key=key)
-    return ((video, [*own]) for video, own in groupby(rows, key=key))
+    return islice(((video, [*own]) for video, own in groupby(rows, key=key)), NUM_DESCRIBED)
