@@ -40,6 +40,8 @@ def is_true(shown: Sequence[Event], question: str, option: str) -> bool:
         return option == f"The {min(named.groups(), key=place.get)}."
     if named := re.fullmatch(r"Does the (.+) come before the (.+)\?", question):
         return option == ("Yes." if place[named[1]] < place[named[2]] else "No.")
+    if named := re.fullmatch(r"What comes right (after|before) the (.+)\?", question):
+        return option == captions[place[named[2]] + (1 if named[1] == "after" else -1)]
     if named := re.fullmatch(r"Is there a (.+)\?", question):
         return option == ("Yes." if named[1] in events else "No.")
     if named := re.fullmatch(r"Where is the (.+)\?", question):

@@ -15,13 +15,15 @@ from research.embedded_model.vision import FRAME_TIMES
 from tempo.config import SamplingConfig
 from tempo.core.files import write_json, write_text
 from tempo.core.hashing import derive_seed
+from tempo.core.records import Sample
 from tempo.core.statistics import share_interval
 from tempo.evaluation.evaluate import ask
 from tempo.model.answers import Request
 from tempo.model.chat import VideoLM
 from tempo.model.generate import generate
 from tempo.preference.captions import clean_caption
-from tempo.preference.prompts import DIFFERENCE, FIRST_CLIP, fusion
+from tempo.preference.prompts import DESCRIBE, DIFFERENCE, FIRST_CLIP, fusion
+from tempo.preference.verify import agreement
 from tempo.synthetic import benchmark, language
 from tempo.synthetic.drawing import event_frames
 from tempo.synthetic.world import Story, make_story
@@ -31,17 +33,28 @@ CARD_SEED = 900_000
 FAMILIES = {"qwen2_5_vl": "Qwen2.5-VL", "llava_onevision": "LLaVA-OneVision"}
 #: Shares of texts that are exactly right, and of sentences of a fusion that are right at their position.
 TEXTS = ("first_captions", "differential_captions", "fusions", "fused_clauses")
+#: Agreement of descriptions with the true captions; the order is 1 minus the Kendall distance.
+DESCRIPTIONS = ("recall", "precision", "order")
 
 
 def measure(lm: VideoLM, *, num_stories: int, seed: int = CARD_SEED) -> dict[str, Any]:
-    """Accuracies on the questions about new stories, and the shares of TEXTS, all from 0 to 1."""
+    """Accuracies on the questions about new stories, the shares of TEXTS, and DESCRIPTIONS, from 0 to 1.
+
+    The aspect `text_order` has no video: a list of captions is given as text, and the same captions in its
+    order are compared with those in another order.
+    """
     stories = [make_story(seed, index, num_shots=(4, 16)) for index in range(num_stories)]
     asked: dict[str, list[tuple[str, bool]]] = {}
     for number, story in enumerate(stories):
-        own, other = benchmark.conflicting_samples(story)
-        plain = benchmark.story_samples(story, seed=seed, number=number)
-        for video, group in ((story, plain), (story, [own]), (benchmark.twin(story), [other])):
-            for sample, outcome in zip(group, ask(lm, group, story_frames(video), fps=1.0), strict=True):
+        shown: list[tuple[Story | None, list[Sample]]] = [(None, [_text_order(story)])]
+        shown += [(story, benchmark.story_samples(story, seed=seed, number=number))]
+        for kind, conflicting in benchmark.conflicting_stories(story, number=number).items():
+            own, other = benchmark.conflicting_samples(story, conflicting, kind)
+            shown += [(story, [own]), (conflicting, [other])]
+        for video, group in shown:
+            for sample, outcome in zip(
+                group, ask(lm, group, video and story_frames(video), fps=1.0), strict=True
+            ):
                 asked.setdefault(sample.aspect, []).append((sample.video, outcome.is_right))
     by_aspect, draws = {}, derive_seed(0, "evaluation", "bootstrap")
     for aspect, rows in sorted(asked.items()):
@@ -50,6 +63,13 @@ def measure(lm: VideoLM, *, num_stories: int, seed: int = CARD_SEED) -> dict[str
         accuracy = round(float(np.mean(rights)), 4)
         by_aspect[aspect] = {"accuracy": accuracy, "num_samples": len(rows), "interval": bounds}
     return {"by_aspect": by_aspect, **_text_shares(lm, stories)}
+
+
+def _text_order(story: Story) -> Sample:
+    captions = [language.caption(event) for event in story.events]
+    options = (language.fuse(captions), language.fuse([*captions[1::2], *captions[::2]]))
+    about = {"video": story.id, "aspect": "text_order", "format": "caption_matching"}
+    return Sample(id=f"{story.id}/text", question=fusion(captions), options=options, answer=0, **about)
 
 
 def story_frames(story: Story) -> np.ndarray:
@@ -63,8 +83,9 @@ def _text_shares(lm: VideoLM, stories: Sequence[Story]) -> dict[str, float]:
     requests = [Request(FIRST_CLIP, seed=i, frames=shown[:2]) for i, shown in enumerate(frames)]
     requests += [Request(DIFFERENCE, seed=i, frames=shown[:4]) for i, shown in enumerate(frames)]
     requests += [Request(fusion(listed), seed=i) for i, listed in enumerate(captions)]
+    requests += [Request(DESCRIBE[0], seed=i, frames=shown) for i, shown in enumerate(frames)]
     answers = generate(lm, requests, sampling=SamplingConfig(), max_new_tokens=256)
-    hits: dict[str, list[bool]] = {name: [] for name in TEXTS}
+    hits: dict[str, list[float]] = {name: [] for name in (*TEXTS, *DESCRIPTIONS)}
     for i, (first, second, *_) in enumerate(captions):
         caption = clean_caption(answers[i], is_differential=False)
         difference = clean_caption(answers[count + i], is_differential=True)
@@ -74,6 +95,10 @@ def _text_shares(lm: VideoLM, stories: Sequence[Story]) -> dict[str, float]:
         exact += [[found[n : n + 1] == [sentence] for n, sentence in enumerate(right)]]
         for name, values in zip(TEXTS, exact, strict=True):
             hits[name] += values
+        recall, precision, distance = agreement(answers[3 * count + i].text or "", captions[i])
+        order = 1 - (0.5 if distance is None else distance)
+        for name, value in zip(DESCRIPTIONS, (recall, precision, order), strict=True):
+            hits[name].append(value)
     return {name: round(float(np.mean(values)), 4) for name, values in hits.items()}
 
 
@@ -85,6 +110,7 @@ def write_card(path: Path, scores: dict[str, Any], *, num_parameters: int, num_s
         figures = f"{accuracy:.1f} ({low:.1f} to {high:.1f}, {score['num_samples']} samples)"
         rows.append(f"| {name.replace('_', ' ')} | {figures} |")
     rows += [f"| {name.replace('_', ' ')} exactly right | {100 * scores[name]:.1f} |" for name in TEXTS]
+    rows += [f"| descriptions, {name} | {100 * scores[name]:.1f} |" for name in DESCRIPTIONS]
     text = CARD.format(
         family=FAMILIES[json.loads((path / "config.json").read_text())["model_type"]],
         path=path,

@@ -30,7 +30,7 @@ from tempo.synthetic.world import Event, make_story
 #: The successive maximum numbers of events in a story, or of captions in a list.
 LENGTHS = (2, 4, 8, 16)
 #: Kinds of examples; all have the same weight in the loss.
-KINDS = ("clip", "difference", "fusion", "story", "check", "description")
+KINDS = ("clip", "difference", "fusion", "story", "check", "order", "description")
 #: For each kind whose length grows: the mean token loss below which a length counts as mastered.
 MASTERED = {"fusion": 0.1, "story": 0.06, "check": 0.08}
 
@@ -92,6 +92,7 @@ class LanguageExamples(IterableDataset[bytes]):
             "fusion": [self.fusion(rng, fusion) for _ in range(max(2, 6 // fusion))],
             "story": [self.story(rng, story) for _ in range(max(2, 8 // story))],
             "check": [self.check(rng, check) for _ in range(max(checked // 4, checked // check))],
+            "order": [self.order(rng, max(3, story)) for _ in range(max(3, 8 // story))],
             "description": [self.description(rng, story) for _ in range(max(4, 8 // story))],
         }
 
@@ -142,13 +143,20 @@ class LanguageExamples(IterableDataset[bytes]):
         questions += [language.presence_question(events, rng) for _ in range(2)]
         return self._ask(rng, events, questions)
 
+    def order(self, rng: np.random.Generator, most: int) -> Group:
+        """Questions about the order of a story; a separate kind for the same reason as `check`."""
+        events, fidelity = draw_events(rng, 3, most), self.recipe.order_fidelity
+        kinds = (language.order_question, language.neighbor_question)
+        questions = [ask(events, rng, order_fidelity=fidelity) for ask in kinds for _ in range(4)]
+        return self._ask(rng, events, questions)
+
     def description(self, rng: np.random.Generator, most: int) -> Group:
-        """Two descriptions of a whole story and a question about its order; see `Recipe.order_fidelity`.
+        """Two descriptions of a whole story; see `Recipe.order_fidelity`.
 
         The model learns mostly from these which object does what, because every word depends on it.
         """
         events, fidelity = draw_events(rng, 2, most), self.recipe.order_fidelity
-        questions = [language.order_question(events, rng, order_fidelity=fidelity)]
+        questions = []
         for _ in range(2):
             prompt = DESCRIBE[int(rng.integers(len(DESCRIBE)))]
             if rng.random() < fidelity:

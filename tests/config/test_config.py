@@ -70,6 +70,7 @@ def write(tmp_path):
         (phases({**DPO, "levels": [16, 5]}), ["'dpo-16'", "levels [5]", "perturbations.levels"]),
         (phases({**DPO, "kinds": ["swap"]}), ["'dpo-16'", "kinds ['swap']", "perturbations.kinds"]),
         (phases({**DPO, "order": "adaptive"}), ["training.phases.0: order 'adaptive'"]),
+        (phases({**DPO, "order": "hard_to_easy"}), ["order 'hard_to_easy'", "'level' or 'pair'"]),
         ({**phases(DPO), "model": {"dtype": "float16"}}, ["model.dtype 'float16'", "bfloat16"]),
         (
             {**phases({**DPO, "lora_rank": 0}), "model": {"quantization": "4bit"}},

@@ -67,12 +67,13 @@ def test_text_video_and_group_score_of_two_conflicting_videos(first, second, sco
     )
 
 
-def test_every_figure_has_its_items_and_static_questions_do_not_count_as_temporal():
+def test_every_figure_has_its_items_and_separate_aspects_do_not_count_as_temporal():
     known = {"aspect": "conflicting", "group": "g"}
     rows = [
         *outcomes(1, 1, aspect="direction"),
         *outcomes(0, 2, aspect="event_order"),
         *outcomes(3, 1, aspect="static"),
+        *outcomes(2, 0, aspect="first_of_two"),
         outcome("c0", -1.0, -5.0, answer=0, **known),
         outcome("c1", -2.0, -4.0, answer=1, **known),
     ]
@@ -81,6 +82,7 @@ def test_every_figure_has_its_items_and_static_questions_do_not_count_as_tempora
         "temporal questions": [1, 0, 0, 0, 1, 0],
         "direction": [1, 0],
         "event order": [0, 0],
+        "first of two": [1, 1],
         "conflicting, one by one": [1, 0],
         "conflicting, text score": [0],
         "conflicting, video score": [1],

@@ -142,7 +142,14 @@ def test_a_run_and_the_python_function_give_the_same_report(lm, own_benchmark, t
     assert shares == [
         (row["name"], row["num_items"], row["values"]["base"]["value"]) for row in table["figures"]
     ]
-    assert sum(row.num_items for row in figures if row.name in ("temporal questions", "static")) == count
+    assert (
+        sum(
+            row.num_items
+            for row in figures
+            if row.name in ("temporal questions", "before after", "first of two", "static")
+        )
+        == count
+    )
     assert calls == [(1, 2), (2, 2)]
 
 

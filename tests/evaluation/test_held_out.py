@@ -7,12 +7,12 @@ import torch
 
 from research.embedded_model.card import story_frames
 from tempo.config import parse_config
-from tempo.core.records import Clip, Clips, Outcome, Pair
+from tempo.core.records import Captions, Clip, Clips, Outcome, Pair
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation import held_out
 from tempo.evaluation.figures import make_figures
-from tempo.evaluation.held_out import HeldOutResult
+from tempo.evaluation.held_out import Description, HeldOutResult
 from tempo.evaluation.probe import Comparison
 from tempo.evaluation.run import run_evaluation
 from tempo.model.chat import Prefix, log_probs
@@ -83,6 +83,25 @@ def test_a_run_with_imported_pairs_has_no_order_from_own_words(lm, tmp_path):
     assert [row.id for row in result.outcomes] == ["aa/reverse-04"]
     assert {row.kind for row in result.comparisons} == {"reverse", "shuffle", "drop", "frozen"}
     assert "the rows `own words` are left out" in " ".join(held_out.notes(context, videos))
+
+
+def test_descriptions_are_compared_with_the_captions_of_the_clips(tmp_path):
+    context, captions = (
+        context_of(tmp_path),
+        ("A ring turns red.", "A bus stops.", "It snows.", "Night falls."),
+    )
+    RunStore(tmp_path).append("captions", [Captions(id="aa", captions=captions)])
+    texts = {"aa": "Night falls. A bus stops. A ring turns red.", "bb": "It has no captions."}
+    told = [
+        Description(id=i, model="base", video_id=i, text=text, is_whole=True) for i, text in texts.items()
+    ]
+    items = held_out.description_items(context, told)
+    values = {name: [round(item.value, 3) for item in rows] for name, rows in items.items()}
+    assert values == {
+        "descriptions, recall": [0.75],
+        "descriptions, precision": [1],
+        "descriptions, order": [0],
+    }
 
 
 def result(video, margin, first, second):

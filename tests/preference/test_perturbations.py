@@ -11,7 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tempo.config import Config, PerturbationsConfig
-from tempo.core.records import Captions, Clip, Clips
+from tempo.core.records import Captions, Clip, Clips, file_of
+from tempo.core.split import held_out_files
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.preference.perturbations import (
@@ -226,11 +227,9 @@ def test_clips_are_replaced_by_those_of_one_other_film(tmp_path):
     """The film `a` has two segments, which do not replace each other; `short` has too few clips."""
     rows = [captions(name, count) for name, count in (("a-1", 8), ("a-2", 9), ("long", 20), ("short", 2))]
     RunStore(tmp_path).append("captions", rows)
-    work = worker(tmp_path, perturbations={"kinds": ["replace"]})
-    (row, *_), (other_seed,) = (
-        work(rows),
-        worker(tmp_path, run={"seed": 1}, perturbations={"kinds": ["replace"]})(rows[:1]),
-    )
+    settings = {"perturbations": {"kinds": ["replace"]}, "evaluation": {"held_out_share": 0}}
+    work = worker(tmp_path, **settings)
+    (row, *_), (other_seed,) = work(rows), worker(tmp_path, run={"seed": 1}, **settings)(rows[:1])
     assert [(p.level, len(p.order), p.kept_share, p.kendall_distance) for p in row.perturbations] == [
         (8, 1, 0.125, 0), (4, 2, 0.25, 0), (2, 4, 0.5, 0)
     ]  # fmt: skip
@@ -243,3 +242,18 @@ def test_clips_are_replaced_by_those_of_one_other_film(tmp_path):
     assert other_seed.perturbations[0].replaced != row.perturbations[0].replaced
     # No other film has 19 clips; the smallest perturbation needs ten.
     assert work([rows[2]])[0].reason == "nothing to perturb"
+
+
+def test_clips_of_held_out_videos_are_only_shown_for_held_out_videos(tmp_path):
+    rows = [captions(f"{number}-{part}", 8) for number in range(20) for part in range(2)]
+    RunStore(tmp_path).append("captions", rows)
+    names = [row.id for row in rows]
+    held_out = held_out_files(names, 0.3, seed=0)
+    settings = {"perturbations": {"kinds": ["replace"]}, "evaluation": {"held_out_share": 0.3}}
+    shown = {
+        (file_of(row.id) in held_out, file_of(name) in held_out)
+        for row in worker(tmp_path, **settings)(rows)
+        for made in row.perturbations
+        for _, name, _ in made.replaced
+    }
+    assert shown == {(True, True), (False, False)}

@@ -9,11 +9,12 @@ import pytest
 
 from tempo.config import parse_config
 from tempo.core.files import write_json
-from tempo.core.records import Captions, Clip, Clips, Pair, Shot, Shots, Skipped
+from tempo.core.records import Captions, Clip, Clips, Pair, Perturbations, Shot, Shots, Skipped
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.figures import Item, make_figure
 from tempo.evaluation.held_out import Description
+from tempo.preference.perturbations import perturb
 from tempo.report import report
 from tempo.report.pictures import film
 from tempo.report.report import report_data, write_report
@@ -59,7 +60,11 @@ def context(tmp_path):
     store.append("clips", [clips("aa"), clips("bb")])
     store.append("shots", [shots("aa"), shots("bb")])
     store.append("captions", [Captions(id="bb", captions=("b0", "b1", "b2", "b3"))])
-    store.append("pairs", [pair("bb"), pair("aa", "drop", 2, (0, 2))])
+    store.append("pairs", [pair("bb"), pair("aa", "drop", 2, (0, 2)), pair("bb", "replace", 8, (0,))])
+    replaced = perturb(4, "replace", 8).model_copy(
+        update={"order": (0,), "replaced": ((1, "aa", 3), (2, "aa", 1), (3, "aa", 2))}
+    )
+    store.append("perturbations", [Perturbations(id="bb", num_clips=4, perturbations=(replaced,))])
     store.append("skipped", [Skipped(id="cc", stage="clips", reason="too few clips", detail="2")])
     frames = FrameStore(directory / "frames")
     for number, video in enumerate(("aa", "bb")):
@@ -95,7 +100,7 @@ def test_strips_are_those_of_their_own_video_and_follow_the_perturbation(context
     """The viewer released with the paper joins pairs and videos by position."""
     data, frames = report_data(context), FrameStore(context.directory / "frames")
     videos = {video["name"]: video["clips"] for video in data["videos"]}
-    shown = {pair.kind: cells for pair, cells in data["pairs"]}
+    shown = {pair.kind: cells for pair, cells, _ in data["pairs"]}
     for kind, video, captions in (("reverse", "bb", ["b0", "b1", "b2", "b3"]), ("drop", "aa", [""] * 4)):
         keys, images = frames.read_key_frames(video), frames.read(video).images
         # Of each clip the first key frame, then the stored frames.
@@ -103,11 +108,16 @@ def test_strips_are_those_of_their_own_video_and_follow_the_perturbation(context
         assert [cell["film"] for cell in shown[kind]] == films
         assert [cell["film"] for cell in videos[f"{video}.mp4"]] == films
         assert [cell["caption"] for cell in videos[f"{video}.mp4"]] == captions
-    drop, reverse = write_report(context).read_text().split('id="training"')[0].split("<h3>")[-2:]
-    for pair, kept, order in ((drop, ["", "dropped", "", "dropped"], "13"), (reverse, [""] * 4, "4321")):
+    drop, reverse, replace = write_report(context).read_text().split('id="training"')[0].split("<h3>")[-3:]
+    for pair, kept, order in (
+        (drop, ["", "dropped", "", "dropped"], "13"),
+        (reverse, [""] * 4, "4321"),
+        (replace, ["", "replaced", "replaced", "replaced"], "1423"),
+    ):
         chosen, rejected = pair.split("rejected")[0], pair.split("rejected", 1)[1]
         assert re.findall('<li class="(.*?)">', chosen) == kept
         assert "".join(re.findall('alt="clip (.)"', rejected)) == order
+    assert re.findall("</b> <span .*?>(.*?)<", replace)[4:] == ["0–2 s", *["of aa.mp4"] * 3]
 
 
 def test_imported_pairs_are_shown_without_strips(tmp_path):

@@ -14,7 +14,18 @@ import pytest
 from starlette.testclient import TestClient
 from tiny_film import film
 
-from tempo.core.records import Captions, Clip, Clips, Pair, Review, Skipped, Video
+from tempo.core.files import write_lines
+from tempo.core.records import (
+    Captions,
+    Clip,
+    Clips,
+    Pair,
+    Perturbation,
+    Perturbations,
+    Review,
+    Skipped,
+    Video,
+)
 from tempo.core.store import RunStore
 from tempo.preference.pairs import HELD_OUT, review_of
 from tempo.report.view import PAGE_SIZE, RunView
@@ -40,6 +51,17 @@ PAIRS = [
     pair("reverse-16", level=16),
 ]
 
+#: `bb/replace-02` shows the first clip of `aa` in place of its second one.
+REPLACED = Perturbation(
+    kind="replace",
+    level=2,
+    order=(0,),
+    num_clips=2,
+    kept_share=0.5,
+    kendall_distance=0,
+    replaced=((1, "aa", 0),),
+)
+
 
 @pytest.fixture
 def directory(tmp_path):
@@ -63,6 +85,7 @@ def directory(tmp_path):
     (store.directory / "audit_pairs.json").write_text(
         json.dumps({"aa/drop-02": {"words": 2.0, "length": 9.0}})
     )
+    write_lines(store.directory / "train/01-dpo/margins.jsonl", ['{"aa/drop-02": 9}', '{"aa/drop-02": -0.5}'])
     (store.directory / "config.toml").write_text("")
     store.finish("pairs", "mark")
     return store.directory
@@ -126,6 +149,7 @@ def test_a_part_of_a_video_can_be_asked_for(client, directory):
         ({"kind": "video", "search": "too few"}, ["bb"]),
         ({"min-length": "1.5"}, ["aa/drop-02", "aa/reverse-04"]),
         ({"min-length": "1.5", "max-words": "3"}, ["aa/drop-02"]),
+        ({"max-margin": "0"}, ["aa/drop-02"]),
         ({"sort": "-level"}, ["aa/reverse-16", "aa/reverse-04", "aa/drop-02", "bb/other-00"]),
         ({"sort": "-words", "max-length": "1.9"}, ["aa/reverse-16", "bb/other-00"]),
         ({"decision": "reject"}, ["aa/reverse-16"]),
@@ -148,6 +172,14 @@ def test_an_item_has_marked_texts_clips_and_the_perturbed_order(client):
     # An imported pair: no clips and no order.
     imported = client.get("/item?id=bb/other-00").json()
     assert (imported["clips"], imported["order"], len(imported["frame_seconds"])) == ([], [], 4)
+
+
+def test_clips_of_another_video_are_shown_where_they_replace_others(directory):
+    store = RunStore(directory)
+    store.append(HELD_OUT, [pair("replace-02", "replace", 2, video="bb", order=(0,))])
+    store.append("perturbations", [Perturbations(id="bb", num_clips=2, perturbations=(REPLACED,))])
+    foreign = {"name": 1, "video": "film.mp4", "caption": "A.", "frame": {"id": "aa", "number": 0}}
+    assert RunView(directory).detail("bb/replace-02")["shown"] == [0, foreign]
 
 
 def test_a_segment_is_shown_in_the_time_of_its_file(directory):

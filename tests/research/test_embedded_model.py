@@ -245,7 +245,8 @@ def test_without_the_video_the_benchmark_is_a_guess():
     for number in range(16):
         story = make_story(card.CARD_SEED + 2, number, num_shots=(4, 6))
         samples = benchmark.story_samples(story, seed=3, number=number)
-        samples += benchmark.conflicting_samples(story)
+        for kind, conflicting in benchmark.conflicting_stories(story, number=number).items():
+            samples += benchmark.conflicting_samples(story, conflicting, kind)
         gray = np.full_like(card.story_frames(story), 127)
         right += [outcome.is_right for outcome in ask(lm, samples, gray, fps=1.0)]
         chances += [1 / len(sample.options) for sample in samples]

@@ -36,7 +36,7 @@ def rows(path, record):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     directory = tmp_path_factory.mktemp("synthetic")
-    assert make(directory) == 5 + 2 * 2
+    assert make(directory) == 5 + 3 * 2
     return directory
 
 
@@ -46,7 +46,7 @@ def test_stories_have_the_shots_asked_for_and_rows_name_their_videos(world):
         assert sorted(s.id for s in stories) == sorted(p.stem for p in (world / folder).glob("*.mp4"))
     # Plain stories come last.
     assert [len(story.events) in (4, 5) for story in train] == [True] * 3 + [False] * 2
-    assert [len(story.events) in (4, 5) for story in held_out] == [True] * 4
+    assert [len(story.events) in (4, 5) for story in held_out] == [True] * 6
     assert not {s.events for s in train} & {s.events for s in held_out}
 
     instructions = rows(world / "instructions.jsonl", Instruction)

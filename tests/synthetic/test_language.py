@@ -11,7 +11,7 @@ import pytest
 from sample_material import is_true
 
 from tempo.synthetic import language
-from tempo.synthetic.benchmark import conflicting_samples, story_samples
+from tempo.synthetic.benchmark import conflicting_samples, conflicting_stories, story_samples
 from tempo.synthetic.world import make_story
 
 STORY = make_story(0, 0, num_shots=(6, 6))
@@ -31,11 +31,14 @@ def test_no_text_of_the_world_has_changed():
         made = language.instructions(story, np.random.default_rng(number), order_fidelity=0.5)
         texts += [part for question in made for part in question]
         texts.append(language.difference(*story.events[:2]))
-        for sample in [*story_samples(story, seed=0, number=number), *conflicting_samples(story)]:
+        samples = story_samples(story, seed=0, number=number)
+        for kind, conflicting in conflicting_stories(story, number=number).items():
+            samples += conflicting_samples(story, conflicting, kind)
+        for sample in samples:
             texts += [sample.id, sample.question, *sample.options, str(sample.answer)]
     assert (
         hashlib.sha256("\n".join(texts).encode()).hexdigest()
-        == "7532f98cad82e20459f10c2c20236ba783289327fe793f542370f85424a7384e"
+        == "33a6932f34fd353789dc7fef72a095ce3af7d244c9eee3691030a1fd38d9c8d7"
     )
 
 
@@ -76,6 +79,10 @@ def test_an_order_question_is_answered_truly_as_often_as_asked_for_and_by_chance
         language.order_question(STORY.events, rng, order_fidelity=fidelity) for _ in range(2 * NUM_DRAWS)
     ]
     assert sum(is_true(STORY.events, *one) for one in drawn) / len(drawn) == near(share)
+    things = [
+        language.neighbor_question(STORY.events, rng, order_fidelity=fidelity) for _ in range(2 * NUM_DRAWS)
+    ]
+    assert sum(is_true(STORY.events, *one) for one in things) / len(things) == near(share)
     # The words of the question do not give its answer away.
     checks = [answer for question, answer in drawn if question.startswith("Does")]
     choices = [(question, answer) for question, answer in drawn if question.startswith("Which")]

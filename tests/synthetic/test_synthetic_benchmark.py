@@ -9,15 +9,17 @@ import pytest
 from sample_material import is_true
 
 from tempo.synthetic import language
-from tempo.synthetic.benchmark import conflicting_samples, story_samples, twin
+from tempo.synthetic.benchmark import conflicting_samples, conflicting_stories, story_samples
 from tempo.synthetic.world import ACTIONS, make_story
 
 NUM_STORIES = 400
 STORIES = [make_story(0, 1_000_000 + i, num_shots=(4, 16)) for i in range(NUM_STORIES)]
 ASKED = [(story, story_samples(story, seed=0, number=i)) for i, story in enumerate(STORIES)]
 SAMPLES = [sample for _, samples in ASKED for sample in samples]
-ASPECTS = (*ACTIONS, "event_order", "static")
 FORMATS = ("multiple_choice", "yes_no", "caption_matching")
+KINDS = {(aspect, form) for aspect in ACTIONS for form in FORMATS}
+KINDS |= {(aspect, form) for aspect in ("static", "first_of_two") for form in FORMATS[:2]}
+KINDS |= {("event_order", "caption_matching"), ("before_after", "before"), ("before_after", "after")}
 
 
 def by_kind(samples):
@@ -41,9 +43,9 @@ def test_the_right_option_and_no_other_is_true_to_the_script():
 
 def test_options_differ_and_all_aspects_that_a_story_shows_are_asked():
     kinds = {(sample.aspect, sample.format) for sample in SAMPLES}
-    assert kinds == {(a, f) for a in ASPECTS for f in FORMATS} - {("static", "caption_matching")}
+    assert kinds == KINDS
     for story, samples in ASKED:
-        shown = {event.aspect for event in story.events} | {"event_order", "static"}
+        shown = {event.aspect for event in story.events} | {aspect for aspect, _ in KINDS} - {*ACTIONS}
         assert {sample.aspect for sample in samples} == shown
         assert {sample.video for sample in samples} == {f"{story.id}.mp4"}
         for sample in samples:
@@ -88,10 +90,25 @@ def test_a_text_only_baseline_scores_near_chance(baseline):
         assert right / len(samples) == near(1 / kind[2], len(samples)), kind
 
 
-def test_a_conflicting_group_shares_its_options_and_each_video_has_its_own_order():
-    for story in STORIES:
-        one, other = conflicting_samples(story)
-        assert (one.group, one.question, one.options) == (other.group, other.question, other.options)
-        for shown, sample in ((story, one), (twin(story), other)):
-            truth = language.fuse([language.caption(event) for event in shown.events])
-            assert (sample.options[sample.answer], sample.video) == (truth, f"{shown.id}.mp4")
+def test_a_conflicting_group_shares_its_options_and_each_video_has_its_own():
+    kinds = Counter()
+    aspects = Counter(sample.aspect for sample in SAMPLES)
+    for number, story in enumerate(STORIES):
+        for kind, conflicting in conflicting_stories(story, number=number).items():
+            one, other = conflicting_samples(story, conflicting, kind)
+            assert (one.group, one.question, one.options) == (other.group, other.question, other.options)
+            for shown, sample in ((story, one), (conflicting, other)):
+                truth = language.fuse([language.caption(event) for event in shown.events])
+                assert (sample.options[sample.answer], sample.video) == (truth, f"{shown.id}.mp4")
+            assert story.events != conflicting.events
+            assert len(story.events) == len(conflicting.events)
+            has_same_events = {*story.events} == {*conflicting.events}
+            assert (one.aspect, bool(one.group)) == (
+                ("conflicting", True) if has_same_events else ("foreign_event", False)
+            )
+            kinds[kind] += 1
+            aspects[one.aspect] += 2
+    assert kinds["reverse"] == NUM_STORIES
+    assert min(kinds[kind] for kind in ("swap", "rotate", "foreign", "repeat")) >= NUM_STORIES // 6
+    # Most of the temporal questions are about order.
+    assert sum(aspects[aspect] for aspect in ACTIONS) < aspects["event_order"] + aspects["conflicting"]

@@ -108,13 +108,16 @@ def test_gradients_raise_chosen_and_lower_rejected(loss, reduction):
 
 
 def test_metrics_are_sums_over_pairs_and_by_label():
-    whole, added = summed(labels=LABELS)[1], Metrics()
+    whole, added = summed(labels=LABELS, ids=["a1", "a2"])[1], Metrics()
     for i, label in enumerate(LABELS, 1):
-        _, found = summed((POLICY[0], POLICY[i]), (REFERENCE[0], REFERENCE[i]), labels=[label])
+        options = {"labels": [label], "ids": [f"a{i}"]}
+        _, found = summed((POLICY[0], POLICY[i]), (REFERENCE[0], REFERENCE[i]), **options)
+        assert found.margins == {f"a{i}": found.sums["rewards/margins"][0]}
         for name in ("rewards/margins", "rewards/accuracies"):
             kind, level = label
             assert found.sums[f"{name}/level_{level}"] == found.sums[f"{name}/{kind}"] == found.sums[name]
         added.add(found)
+    assert added.margins == pytest.approx(whole.margins)
     assert added.sums == {name: (pytest.approx(total), count) for name, (total, count) in whole.sums.items()}
 
 

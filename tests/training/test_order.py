@@ -4,6 +4,7 @@ import math
 import threading
 from collections import Counter
 from itertools import islice
+from typing import get_args
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from training_material import phase
 
+from tempo.config.running import Order
 from tempo.core.hashing import derive_seed
 from tempo.training.examples import Example
 from tempo.training.order import NUM_RECENT, load_batches, plan_batches
@@ -81,6 +83,18 @@ def test_an_adaptive_order_moves_on_when_a_level_is_mastered(is_right, expected)
     assert levels(take(EXAMPLES, adaptive(), is_right)) == expected
 
 
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [("easy_to_hard", [16] * 6 + [4] * 6 + [2] * 6), ("hard_to_easy", [2] * 6 + [4] * 6 + [16] * 6)],
+)
+def test_an_order_by_level_finishes_each_level_whatever_its_accuracy(order, expected):
+    settings = adaptive(order=order, batch_size=4, epochs=2)
+    first, second = (take(EXAMPLES, settings, seed=seed) for seed in (0, 1))
+    assert [level for batch in levels(first) for level in batch] == expected * 2
+    assert levels(first) == levels(second)
+    assert first != second, "the examples of a level are not shuffled"
+
+
 def test_batches_are_filled_across_levels_and_an_epoch_starts_with_the_easiest_again():
     settings = adaptive(batch_size=4, epochs=2)
     found = take(examples_of(_16=3, _4=2, _2=1), settings, lambda example: 0)
@@ -110,7 +124,7 @@ def test_accuracy_is_a_mean_over_pairs_and_the_bound_is_enough(bound, last):
     st.integers(1, 5),
     st.integers(0, 40),
     st.integers(0, 9),
-    st.sampled_from(["random", "adaptive"]),
+    st.sampled_from(get_args(Order)),
 )
 def test_every_example_comes_once_per_epoch_and_a_stop_anywhere_changes_nothing(
     sizes, batch_size, stop, seed, order

@@ -80,7 +80,9 @@ def test_a_stop_in_the_middle_of_a_phase_resumes_there(directory):
     # Step 4 was taken but not saved.
     assert seen == [(hard, step) for step in (4, 5, 6)]
     assert [json.loads(line) for line in stopped[:3]] == rows["02-hard"][:3]
-    assert sorted(path.name for path in hard.iterdir()) == ["done.json", "metrics.jsonl"]
+    margins = [json.loads(line) for line in (hard / "margins.jsonl").read_text().splitlines()]
+    assert [[*row.values()] for row in margins] == [[row["rewards/margins"]] for row in rows["02-hard"]]
+    assert sorted(path.name for path in hard.iterdir()) == ["done.json", "margins.jsonl", "metrics.jsonl"]
     assert (directory / "model" / "model.safetensors").exists()
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import threading
 import time
 
 import numpy as np
@@ -14,6 +15,7 @@ from tempo.core.files import write_lines
 from tempo.core.records import Clip, Clips, Pair
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
+from tempo.training import trackers
 from tempo.training.trackers import check_trackers, tracked
 from tempo.video.frames import FrameStore, encode_jpeg
 
@@ -175,16 +177,26 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(tempo, tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_a_tracker_that_fails_gives_one_warning_and_is_complete_later(tmp_path, monkeypatch):
+def fail():
+    raise OSError("full")
+
+
+@pytest.mark.parametrize(
+    ("act", "fault"), [(fail, "OSError: full"), (threading.Event().wait, "did not answer within 1 s")]
+)
+def test_a_tracker_that_fails_or_hangs_gives_one_warning_and_is_complete_later(
+    tmp_path, monkeypatch, act, fault
+):
     class Bad(TensorBoardTracker):
         def log(self, values, step=None, **options):
-            raise OSError("full")
+            act()
 
+    monkeypatch.setattr(trackers, "LIMIT_SECONDS", 1)
     context = run_of(tmp_path / "run", "tensorboard")
     write_metrics(tmp_path / "run", "train/01-dpo", 3)
     with monkeypatch.context() as patch:
         patch.setitem(LOGGER_TYPE_TO_CLASS, "tensorboard", Bad)
-        with pytest.warns(UserWarning, match="OSError: full") as caught, tracked(context) as send:
+        with pytest.warns(UserWarning, match=fault) as caught, tracked(context) as send:
             send()
     assert len(caught) == 1
     with tracked(context):

@@ -17,6 +17,8 @@ Part = Literal["language_model", "vision_tower", "merger"]
 Loss = Literal["sigmoid", "ipo", "hinge", "sppo"]
 #: How the log-probabilities of an answer's tokens are reduced to one number.
 LogpReduction = Literal["sum", "mean", "ld"]
+#: The orders of the pairs of a phase.
+Order = Literal["random", "easy_to_hard", "hard_to_easy", "adaptive"]
 #: Programs that show metrics; each is also the name of its package.
 Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 #: How the options of a benchmark question are scored.
@@ -147,8 +149,9 @@ class DpoPhase(_Phase):
     one level, or none (`pair`). `reference` is the model before this phase (`reset`) or before the first one
     (`fixed`). `logp_reduction` reduces the log-probabilities of a text to one number: their sum, their mean,
     or LD-DPO's sum, in which `ld_alpha` weights the tokens beyond the length of the shorter text. `ipo` with
-    `mean` is TRL's `ipo`. The order `adaptive` goes from easy to hard: the next level starts when
-    rewards/accuracies reaches `mastered_accuracy`.
+    `mean` is TRL's `ipo`. The orders `easy_to_hard` and `hard_to_easy` finish one level before the next.
+    `adaptive` goes from easy to hard, and starts the next level when rewards/accuracies reaches
+    `mastered_accuracy`. These three need rows of one level or pair.
     """
 
     objective: Literal["dpo"] = Field(description="trains on pairs")
@@ -162,16 +165,16 @@ class DpoPhase(_Phase):
     logp_reduction: LogpReduction = Field("sum", description="how token log-probabilities are combined")
     ld_alpha: float = Field(0.5, ge=0, le=1, description="weight of tokens beyond the shorter text (`ld`)")
     reference: Literal["reset", "fixed"] = Field("reset", description="see above")
-    order: Literal["random", "adaptive"] = Field("random", description="order of the pairs: see above")
+    order: Order = Field("random", description="order of the pairs: see above")
     mastered_accuracy: float = Field(
         0.9, gt=0, le=1, description="accuracy at which a level ends (`adaptive`)"
     )
 
     @model_validator(mode="after")
     def _check_order(self) -> DpoPhase:
-        if self.order == "adaptive" and self.grouping == "video":
+        if self.order != "random" and self.grouping == "video":
             raise ValueError(
-                "order 'adaptive' works level by level. Use grouping 'level' or 'pair', not 'video'"
+                f"order {self.order!r} works level by level. Use grouping 'level' or 'pair', not 'video'"
             )
         return self
 
@@ -255,9 +258,8 @@ class PublicBenchmarkConfig(Section):
 class EvaluationConfig(Section):
     """How all models of the run are evaluated: on held-out videos, and on a benchmark if there is one.
 
-    A share of the videos with pairs is held out, at least one if there are two: their own pairs and questions
-    are not trained on. The kind `replace` may still show their clips in rejected answers about other videos.
-    A synthetic run is also evaluated on a benchmark of its own.
+    A share of the videos with pairs is held out, at least one if there are two: nothing about them is trained
+    on. A synthetic run is also evaluated on a benchmark of its own.
 
     In a benchmark the model picks the option with the highest score: the log-probability of its text, as a
     sum over tokens (`sum`, which favours short options) or as their mean (`mean`). With `letter`, the

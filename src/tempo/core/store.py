@@ -180,7 +180,8 @@ def _row_id(line: bytes) -> str:
     """The id of a row, read without the rest of the row; raises ValueError for a damaged line."""
     if not (found := _ID.match(line)):
         raise ValueError(f"a row of the run is damaged, because it does not begin with an id: {line[:80]!r}")
-    return str(json.loads(found[1]))
+    # Only ids with escapes need the parser, which is ten times slower.
+    return str(json.loads(found[1])) if b"\\" in found[1] else found[1][1:-1].decode()
 
 
 def check_run_directory(directory: Path) -> None:

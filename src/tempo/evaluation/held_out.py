@@ -5,6 +5,7 @@
 2. Pairs: is the chosen text likelier than the rejected one?
 3. Own words: the base model's descriptions from the captions in the original order, and reversed or shuffled.
    The frames in these orders give two conflicting videos. Is each text likelier with its own video?
+4. Descriptions: how well does what a model writes agree with the base model's captions of the clips?
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from itertools import groupby
 from typing import Any
 
 from tempo.config import SamplingConfig
-from tempo.core.records import Clips, Kind, Outcome, Pair, Record, Sample, file_of
+from tempo.core.records import Captions, Clips, Kind, Outcome, Pair, Record, Sample, file_of
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.benchmark import group_items, right_items
@@ -26,6 +27,7 @@ from tempo.model.chat import VideoLM
 from tempo.model.generate import generate
 from tempo.preference.pairs import HELD_OUT, balance_lengths
 from tempo.preference.responses import Footage, arrange, frames_by_clip
+from tempo.preference.verify import agreement
 from tempo.video.frames import FrameStore
 
 #: The kinds of pairs that have all clips in another order.
@@ -34,8 +36,8 @@ REORDERINGS: tuple[Kind, ...] = ("reverse", "shuffle")
 #: Lengths of pairs are balanced in steps of this relative size; smaller ones would leave few pairs.
 LENGTH_STEP = 0.1
 
-#: Number of videos that the base model and the result describe in words.
-NUM_DESCRIBED = 4
+#: Number of videos that every model describes in words.
+NUM_DESCRIBED = 16
 
 
 class HeldOutResult(Record):
@@ -171,21 +173,37 @@ def result_items(results: Sequence[HeldOutResult]) -> dict[str, list[Item]]:
 
 def describe(
     context: Context, load: Callable[[], VideoLM], model: str, videos: Sequence[HeldOutVideo]
-) -> None:
-    """Adds a model's descriptions of the first held-out videos to `evaluation/descriptions.jsonl`."""
+) -> list[Description]:
+    """A model's descriptions of the first held-out videos; new ones are added to the store."""
     store, table = RunStore(context.directory), "evaluation/descriptions"
-    known = {row.id for row in store.read(table, Description)}
     shown = {f"{video.id}/{model}": video for video in videos[:NUM_DESCRIBED]}
-    if {*shown} <= known:
-        return
+    rows = {row.id: row for row in store.read(table, Description) if row.id in shown}
+    if not (missing := {name: video for name, video in shown.items() if name not in rows}):
+        return [*rows.values()]
     settings, requests = context.config.responses, []
-    for video in shown.values():
+    for video in missing.values():
         footage = _read_footage(context, video)
         requests.append(Request(video.prompt, 0, footage.frames, footage.fps, footage.seconds))
     greedy = SamplingConfig(temperature=0, repetition_penalty=settings.repetition_penalty)
     answers = generate(load(), requests, sampling=greedy, max_new_tokens=settings.max_new_tokens)
-    rows = [
+    new = [
         Description(id=name, model=model, video_id=video.id, text=answer.text, is_whole=answer.is_whole)
-        for (name, video), answer in zip(shown.items(), answers, strict=True)
+        for (name, video), answer in zip(missing.items(), answers, strict=True)
     ]
-    store.append(table, [row for row in rows if row.id not in known])
+    store.append(table, new)
+    return [*rows.values(), *new]
+
+
+def description_items(context: Context, rows: Sequence[Description]) -> dict[str, list[Item]]:
+    """How well descriptions agree with the captions of the clips (see `agreement`), if there are captions.
+
+    `order` is 1 minus the Kendall distance, 0.5 for fewer than two matches.
+    """
+    captions, found = RunStore(context.directory).rows("captions", Captions), dict[str, list[Item]]()
+    for row in (row for row in rows if row.video_id in captions):
+        recall, precision, distance = agreement(row.text, captions[row.video_id].captions)
+        order = 1 - (0.5 if distance is None else distance)
+        for name, value in (("recall", recall), ("precision", precision), ("order", order)):
+            label = f"descriptions, {name}"
+            found.setdefault(label, []).append(Item(row.video_id, file_of(row.video_id), value))
+    return found

@@ -22,7 +22,7 @@ from lmms_eval.api.task import ConfigurableTask
 from lmms_eval.models.registry_v2 import ModelManifest
 
 from tempo.config import FramesConfig, SamplingConfig
-from tempo.evaluation.benchmark import STATIC_ASPECTS, read_samples
+from tempo.evaluation.benchmark import SEPARATE_ASPECTS, STATIC_ASPECTS, read_samples
 from tempo.evaluation.evaluate import options_of, shown
 from tempo.model.answers import Request
 from tempo.model.chat import Continuation, Prefix, log_probs
@@ -134,5 +134,6 @@ def score_letters(row: dict[str, Any], results: Sequence[str]) -> dict[str, floa
 
 
 def _score(row: dict[str, Any], is_right: bool) -> dict[str, float]:
-    kind = "static" if row["aspect"] in STATIC_ASPECTS else "temporal"
-    return {f"{kind}_accuracy": float(is_right)}
+    if row["aspect"] in STATIC_ASPECTS:
+        return {"static_accuracy": float(is_right)}
+    return {} if row["aspect"] in SEPARATE_ASPECTS else {"temporal_accuracy": float(is_right)}

@@ -30,7 +30,7 @@ def run_synthetic(context: Context, console: Console) -> None:
 
     settings = context.config.synthetic
     assert settings is not None
-    with Counter(console, "synthetic", settings.num_videos + 2 * settings.num_held_out).live() as counter:
+    with Counter(console, "synthetic", settings.num_videos + 3 * settings.num_held_out).live() as counter:
         make_dataset(
             settings,
             context.directory / "synthetic",

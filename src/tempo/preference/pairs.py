@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from tempo.config import Config, PairsConfig
 from tempo.core.hashing import derive_seed, hash_text
 from tempo.core.records import Captions, Clips, Pair, Responses, Review, Skipped, file_of
+from tempo.core.split import held_out_files
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.preference.prompts import describe_prompt
@@ -156,21 +157,6 @@ def decision_on(pair: Pair, reviews: Mapping[str, Review]) -> str:
     """`keep` or `reject`; empty for a pair that was not reviewed with the texts that it has now."""
     review = reviews.get(pair.id.removesuffix("/mirror"))
     return review.decision if review and review == review_of(pair, review.decision) else ""
-
-
-def held_out_draw(video_id: str, *, seed: int) -> float:
-    """A number from 0 to 1 for the file of a video, which is held out if it is below the share."""
-    return derive_seed(seed, file_of(video_id), "held out") / 2**63
-
-
-def held_out_files(video_ids: Iterable[str], share: float, *, seed: int) -> set[str]:
-    """The files of these videos that are held out: about `share` of them.
-
-    Of two or more files, at least one is held out and at least one is not; a single file is not held out.
-    """
-    draws = sorted((held_out_draw(name, seed=seed), name) for name in {*map(file_of, video_ids)})
-    count = min(max(1, sum(draw < share for draw, _ in draws)), len(draws) - 1)
-    return {name for _, name in draws[:count]} if share and draws else set()
 
 
 def balance_lengths(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Captions, Clips, Kind, Perturbation, Perturbations, Skipped, file_of
+from tempo.core.split import held_out_files
 from tempo.core.store import RunStore
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def _num_clips(video: Captions | Clips) -> int:
 def _replacer(context: Context) -> Callable[[str, Perturbation], Perturbation | None]:
     """A function that chooses the clips of one other video for a perturbation; None if no video has enough.
 
-    The captions of several videos would repeat words more often than those of one video, a shortcut.
+    The captions of several videos would repeat words more often than those of one video, a shortcut. Clips of
+    held-out videos appear only in pairs of held-out videos.
     """
     import numpy as np
 
@@ -72,12 +74,17 @@ def _replacer(context: Context) -> Callable[[str, Perturbation], Perturbation | 
     rows = store.stream("captions", Captions) if is_captioned else store.stream("clips", Clips)
     counts = dict(sorted((row.id, _num_clips(row)) for row in rows))
     names = list(counts)
+    held_out = held_out_files(names, context.config.evaluation.held_out_share, seed=seed)
+
+    def is_other(name: str, video_id: str) -> bool:
+        one, other = file_of(name), file_of(video_id)
+        return one != other and (one in held_out) == (other in held_out)
 
     def replace(video_id: str, made: Perturbation) -> Perturbation | None:
         rng = np.random.default_rng(derive_seed(seed, video_id, made.kind, made.level, "other"))
         places, start = sorted({*range(made.num_clips)} - {*made.order}), int(rng.integers(len(names)))
         for name in (names[(start + step) % len(names)] for step in range(len(names))):
-            if counts[name] >= len(places) and file_of(name) != file_of(video_id):
+            if counts[name] >= len(places) and is_other(name, video_id):
                 clips = sorted(rng.permutation(counts[name])[: len(places)].tolist())
                 replaced = ((place, name, clip) for place, clip in zip(places, clips, strict=True))
                 return made.model_copy(update={"replaced": tuple(replaced)})

@@ -17,16 +17,16 @@ import numpy as np
 from rich.table import Table
 
 from tempo.core.files import read_jsonl, write_text
-from tempo.core.records import Captions, Clips, Pair
+from tempo.core.records import Captions, Clips, Pair, Perturbations
 from tempo.core.store import RunStore, count_skipped
 from tempo.engine.types import Context
 from tempo.evaluation.figures import figure_table, percent, read_evaluation, text_tables
 from tempo.preference.exporting import count_pairs
 from tempo.preference.perturbations import kendall_distance
 from tempo.preference.responses import frames_by_clip, key_frames_by_clip
+from tempo.preference.verify import match_sentences
 from tempo.report.pictures import draw_curves, film
 from tempo.report.results import MAIN, headline, main_figures
-from tempo.report.sentences import match_sentences
 from tempo.video.frames import FrameStore
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ COUNTED_STAGES = ("videos", "shots", "clips", "captions", "responses", "pairs")
 
 #: The number of pairs from which those on the page are chosen.
 NUM_CANDIDATES = 10_000
+
+#: The number of videos whose descriptions are shown.
+NUM_DESCRIBED = 4
 
 #: The metrics whose curves are drawn.
 CURVES = ("loss", "rewards/accuracies")
@@ -71,7 +74,7 @@ def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
     """
     store, directory, limits = RunStore(context.directory), context.directory, context.config.report
     clips, captions = store.rows("clips", Clips), store.rows("captions", Captions)
-    frames = FrameStore(directory / "frames")
+    frames, perturbations = FrameStore(directory / "frames"), store.rows("perturbations", Perturbations)
 
     def captions_of(video_id: str) -> Sequence[str]:
         return captions[video_id].captions if video_id in captions else ()
@@ -81,6 +84,11 @@ def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
         # Imported pairs may have videos without clips.
         row = clips.get(video_id)
         return [*_strip(row, captions_of(video_id), frames, num_frames)] if row else []
+
+    def rejected(pair: Pair) -> list[dict[str, Any]]:
+        shown = shown_clips(pair, perturbations) if pair.video_id in clips else ()
+        other = {name: {"times": f"of {clips[name].name}"} for name, _ in shown if name != pair.video_id}
+        return [strip(name)[i] | other.get(name, {}) for name, i in shown]
 
     # Pairs are sorted by video id, a hash, so the first ones are a random sample.
     pairs = choose_pairs([*islice(store.stream("pairs", Pair), NUM_CANDIDATES)], limits.num_pairs)
@@ -103,7 +111,7 @@ def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
             for video, rows in _descriptions(store)
         ],
         "stages": {name: store.count(name) for name in COUNTED_STAGES},
-        "pairs": [(pair, strip(pair.video_id)) for pair in pairs],
+        "pairs": [(pair, strip(pair.video_id), rejected(pair)) for pair in pairs],
         "phases": phases,
         "curves": phases and draw_curves(phases, CURVES),
         "figures": text_tables(evaluation.figures),
@@ -170,6 +178,15 @@ def mark_differences(text: str, other: str) -> str:
     return "".join(parts)
 
 
+def shown_clips(pair: Pair, perturbations: Mapping[str, Perturbations]) -> list[tuple[str, int]]:
+    """Video id and index of each clip that the rejected text is about, in order."""
+    row = perturbations.get(pair.video_id)
+    made = [p for p in row.perturbations if (p.kind, p.level) == (pair.kind, pair.level)] if row else []
+    shown = {place: (pair.video_id, place) for place in pair.order}
+    replaced = {place: (name, clip) for known in made for place, name, clip in known.replaced}
+    return [(shown | replaced)[place] for place in (sorted(shown | replaced) if replaced else shown)]
+
+
 def describe_order(pair: Pair) -> str:
     """How much the order of a pair differs from the original; empty for a pair without a known order."""
     if not pair.order:
@@ -199,9 +216,9 @@ def _strip(
 
 
 def _descriptions(store: RunStore) -> Iterator[tuple[str, list[Description]]]:
-    """What each model says about each held-out video, by video."""
+    """What each model says about the first held-out videos, by video."""
     from tempo.evaluation.held_out import Description
 
     key = attrgetter("video_id")
     rows = sorted(store.stream("evaluation/descriptions", Description), key=key)
-    return ((video, [*own]) for video, own in groupby(rows, key=key))
+    return islice(((video, [*own]) for video, own in groupby(rows, key=key)), NUM_DESCRIBED)

@@ -11,11 +11,15 @@ from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
-from tempo.core.records import Captions, Clips, Pair, Skipped, Video
+import numpy as np
+
+from tempo.core.files import whole_lines
+from tempo.core.records import Captions, Clips, Pair, Perturbations, Skipped, Video
 from tempo.core.store import REVIEWS, SKIPPED, RunStore, check_run_directory
 from tempo.preference.audit import PAIR_SCORES
 from tempo.preference.pairs import HELD_OUT, REJECTED, decision_on, log_length_ratio, review_of
-from tempo.report.report import describe_order, mark_differences
+from tempo.report.report import describe_order, mark_differences, shown_clips
+from tempo.training.metrics import MARGINS
 from tempo.video.frames import Frames, FrameStore
 
 #: Rows of the list that are sent at once.
@@ -24,13 +28,21 @@ PAGE_SIZE = 100
 #: The files with pairs, and the name of each part on the page.
 PARTS = {"pairs": "training", HELD_OUT: "held out", REJECTED: "left out"}
 
-#: The numbers by which pairs are filtered and sorted. An audit score is positive if the baseline, which does
-#: not see the video, picks the chosen text.
-MEASURES = {"length": "length ratio", "words": "audit score, words", "model": "audit score, model"}
+#: The numbers by which pairs are filtered and sorted. The margin is the reward of the chosen text minus that
+#: of the rejected one in the last step that trained the pair. An audit score is positive if the baseline,
+#: which does not see the video, picks the chosen text.
+MEASURES = {
+    "margin": "margin in training",
+    "length": "length ratio",
+    "words": "audit score, words",
+    "model": "audit score, model",
+}
 
-#: One row for each pair, and for each video, of which `kind` is `video`. `searched` is in lower case.
+#: One row for each pair, and for each video, of which `kind` is `video`. `searched`, in lower case, is last,
+#: because SQLite reads a long text to reach the columns behind it.
 TABLE = """CREATE TABLE items (id TEXT PRIMARY KEY, video_id TEXT, kind TEXT, level INTEGER DEFAULT 0,
-part TEXT DEFAULT '', searched TEXT, decision TEXT DEFAULT '', length REAL, words REAL, model REAL)"""
+part TEXT DEFAULT '', decision TEXT DEFAULT '', margin REAL, length REAL, words REAL, model REAL,
+searched TEXT)"""
 
 
 class RunView:
@@ -49,6 +61,7 @@ class RunView:
         self._frames = FrameStore(directory / "frames")
         self._videos, self._clips = store.rows("videos", Video), store.rows("clips", Clips)
         self._captions = store.rows("captions", Captions)
+        self._perturbations = store.rows("perturbations", Perturbations)
         self._pairs = [store.rows(name, Pair) for name in PARTS]
         # SQLite keeps a database without a name in a temporary file, and removes it at the end.
         self._table = sqlite3.connect("", check_same_thread=False)
@@ -57,8 +70,10 @@ class RunView:
 
     def _fill(self) -> None:
         fill, stream = self._table.executemany, self._store.stream
+        # A row with two texts fits into a page.
+        self._table.execute("PRAGMA page_size = 32768")
         self._table.execute(TABLE)
-        fill("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._pair_rows())
+        fill("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._pair_rows())
         videos = (
             (row.id, row.path)
             for row in chain[Video | Clips](stream("videos", Video), stream("clips", Clips))
@@ -70,6 +85,9 @@ class RunView:
         reasons = ((row.id, f"{row.reason}: {row.detail}") for row in stream(SKIPPED, Skipped))
         change = "UPDATE items SET part = ?2, searched = searched || ' ' || lower(?2)"
         fill(f"{change} WHERE id = ?1 AND kind = 'video'", reasons)
+        for path in sorted(self.directory.glob(f"train/*/{MARGINS}")):
+            margins = (item for line in whole_lines(path) for item in json.loads(line).items())
+            fill("UPDATE items SET margin = round(?2, 3) WHERE id = ?1", margins)
 
     def _pair_rows(self) -> Iterator[tuple[Any, ...]]:
         path, reviews = self.directory / PAIR_SCORES, self._store.reviews()
@@ -79,8 +97,8 @@ class RunView:
                 searched = " ".join((pair.id, pair.video, pair.prompt, pair.chosen, pair.rejected)).lower()
                 measures = scores.get(pair.id, {}) | {"length": math.exp(log_length_ratio(pair))}
                 numbers = (round(measures[key], 3) if key in measures else None for key in MEASURES)
-                shown = (pair.id, pair.video_id, pair.kind, pair.level, part, searched)
-                yield *shown, decision_on(pair, reviews), *numbers
+                shown = (pair.id, pair.video_id, pair.kind, pair.level, part, decision_on(pair, reviews))
+                yield *shown, *numbers, searched
 
     def review(self, name: str, decision: Any) -> None:
         """Appends a decision to `reviews.jsonl`; raises ValueError for an unknown one, or for a video."""
@@ -159,10 +177,23 @@ class RunView:
         }
         if pair:
             shown |= {"order": pair.order, "is_mirror": bool(pair.frames), "prompt": pair.prompt}
-            shown |= {"difficulty": describe_order(pair)}
+            shown |= {"difficulty": describe_order(pair), "shown": [*self._rejected(pair)]}
             shown |= {"chosen": mark_differences(pair.chosen, pair.rejected)}
             shown |= {"rejected": mark_differences(pair.rejected, pair.chosen)}
         return shown
+
+    def _rejected(self, pair: Pair) -> Iterator[int | dict[str, Any]]:
+        """The clips that the rejected text is about: the index of a clip, or a clip of another video."""
+        for name, i in shown_clips(pair, self._perturbations):
+            if name == pair.video_id:
+                yield i
+                continue
+            row, stored = self._clips[name], self.frames(name)
+            middle = (row.clips[i].start_seconds + row.clips[i].end_seconds) / 2
+            number = int(np.abs(stored.seconds - middle).argmin()) if stored else 0
+            captions = self._captions.get(name)
+            shown = {"video": row.name, "caption": captions.captions[i] if captions else ""}
+            yield {"name": i + 1, "frame": {"id": name, "number": number}} | shown
 
     def _pair(self, name: str) -> Pair | None:
         return next((rows[name] for rows in self._pairs if name in rows), None)

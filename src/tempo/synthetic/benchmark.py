@@ -1,7 +1,9 @@
 """The benchmark of the embedded world: TempCompass's five aspects, conflicting videos, and static questions.
 
-The text of a question does not reveal its answer: right and wrong options come from the same set with the
-same frequency, yes and no alternate, and the two objects of a pair take turns at being named first.
+Most questions are about order: whole descriptions in the right and in another order, conflicting videos, and
+what comes right before or after an event. The text of a question does not reveal its answer: right and wrong
+options come from the same set with the same frequency and have the same number of events, yes and no
+alternate, and the two objects of a pair take turns at being named first.
 """
 
 from __future__ import annotations
@@ -20,9 +22,27 @@ from tempo.synthetic.world import ACTIONS, SETTINGS, Event, Story
 _Question = tuple[str, str, str, str, Sequence[str]]
 
 
-def twin(story: Story) -> Story:
-    """The conflicting story: the same shots in reversed order."""
-    return Story(id=f"{story.id}-twin", events=story.events[::-1])
+def conflicting_stories(story: Story, *, number: int) -> dict[str, Story]:
+    """The two stories that conflict with a story, by what was changed; all have the same number of events.
+
+    One is reversed. Depending on `number`, the position of the story in the benchmark, the other has two
+    events swapped, begins at a later event, or has one event replaced: by a foreign event, or a repeated one.
+    """
+    events, rng = story.events, np.random.default_rng(derive_seed(0, story.id, "conflicting"))
+    first, second = (int(i) for i in sorted(rng.permutation(len(events))[:2]))
+    start = int(rng.integers(1, len(events)))
+    swapped, foreign, repeated = [*events], [*events], [*events]
+    swapped[first], swapped[second] = events[second], events[first]
+    colour, shape = language.absent_thing(events, rng).split()
+    action = str(rng.choice(ACTIONS["direction"]))
+    new = {"colour": colour, "shape": shape, "aspect": "direction", "action": action}
+    foreign[first] = events[first].model_copy(update=new)
+    repeated[second] = events[first]
+    changed = {"swap": swapped, "rotate": [*events[start:], *events[:start]]}
+    changed |= {"foreign": foreign, "repeat": repeated}
+    kind = ("swap", "rotate", "foreign", "swap", "rotate", "repeat")[number % 6]
+    kinds = {"reverse": events[::-1], kind: tuple(changed[kind])}
+    return {name: Story(id=f"{story.id}-{name}", events=shown) for name, shown in kinds.items()}
 
 
 def story_samples(story: Story, *, seed: int, number: int) -> list[Sample]:
@@ -44,54 +64,67 @@ def story_samples(story: Story, *, seed: int, number: int) -> list[Sample]:
     ]
 
 
-def conflicting_samples(story: Story) -> list[Sample]:
-    """Two samples with the same two captions: one caption is right for the story, the other for its twin."""
-    stories = (story, twin(story))
+def conflicting_samples(story: Story, other: Story, kind: str) -> list[Sample]:
+    """Two samples with the same two captions: one caption is right for the story, the other for `other`.
+
+    They form a group of conflicting videos if both show the same events in another order. If not, their
+    aspect is `foreign_event`.
+    """
+    is_order = kind not in ("foreign", "repeat")
+    stories = (story, other)
     options = tuple(language.fuse([language.caption(e) for e in s.events]) for s in stories)
     return [
         Sample(
-            id=f"{one.id}/conflicting",
+            id=f"{one.id}/conflicting-{kind}",
             video=f"{one.id}.mp4",
-            aspect="conflicting",
-            format="caption_matching",
+            aspect="conflicting" if is_order else "foreign_event",
+            format=kind,
             question=DESCRIBE[0],
             options=options,
             answer=answer,
-            group=story.id,
+            group=other.id if is_order else "",
         )
         for answer, one in enumerate(stories)
     ]
 
 
 def _aspects(events: Sequence[Event], rng: np.random.Generator, number: int) -> Iterator[_Question]:
-    """For each aspect that the story shows: one event in each of the three formats."""
+    """For each aspect that the story shows: one event in one of three formats, which take turns."""
     for turn, aspect in enumerate(ACTIONS):
         shown = [event for event in events if event.aspect == aspect]
         if not shown:
             continue
         event = shown[int(rng.integers(len(shown)))]
         others = [str(other) for other in rng.permutation(language.other_actions(event))[:3]]
-        yield aspect, "multiple_choice", *language.event_question(event), [f"It {one}." for one in others]
-        is_true = (number + turn) % 2 == 0
+        is_true = number // 3 % 2 == 0
         check = language.check_of(event, event.action if is_true else others[0])
-        yield aspect, "yes_no", check, *_yes_no(is_true)
         wrong = [language.caption(event.model_copy(update={"action": other})) for other in others]
-        yield aspect, "caption_matching", *language.thing_caption(event), wrong
+        yield [
+            (aspect, "multiple_choice", *language.event_question(event), [f"It {one}." for one in others]),
+            (aspect, "yes_no", check, *_yes_no(is_true)),
+            (aspect, "caption_matching", *language.thing_caption(event), wrong),
+        ][(number + turn) % 3]
 
 
 def _order(events: Sequence[Event], rng: np.random.Generator, number: int) -> Iterator[_Question]:
-    """Which of two events comes first, whether one comes before the other, and the order of all."""
-    things = [events[int(i)].thing for i in sorted(rng.permutation(len(events))[:2])]
+    """The order of all events, twice; what comes right before or after an event; which of two is first."""
+    captions, size = [language.caption(event) for event in events], len(events)
+    for turn in range(2):
+        order = list(range(size))
+        while order == sorted(order):
+            order = rng.permutation(size).tolist()
+        right, wrong = language.fuse(captions), language.fuse([captions[i] for i in order])
+        yield "event_order", "caption_matching", DESCRIBE[(number + turn) % len(DESCRIBE)], right, [wrong]
+    for text, step in ((language.AFTER, 1), (language.BEFORE, -1)):
+        place = int(rng.integers(1, size - 1))
+        beside = [captions[place + step], captions[place - step]]
+        yield "before_after", text.split()[3], text.format(events[place].thing), beside[0], beside[1:]
+    things = [events[int(i)].thing for i in sorted(rng.permutation(size)[:2])]
     which = language.WHICH_IS_FIRST.format(*(things if number % 2 else things[::-1]))
-    yield "event_order", "multiple_choice", which, f"The {things[0]}.", [f"The {things[1]}."]
+    yield "first_of_two", "multiple_choice", which, f"The {things[0]}.", [f"The {things[1]}."]
     is_true = number // 2 % 2 == 0
     check = language.IS_BEFORE.format(*(things if is_true else things[::-1]))
-    yield "event_order", "yes_no", check, *_yes_no(is_true)
-    captions, order = [language.caption(event) for event in events], list(range(len(events)))
-    while order == sorted(order):
-        order = rng.permutation(len(events)).tolist()
-    right, wrong = language.fuse(captions), language.fuse([captions[i] for i in order])
-    yield "event_order", "caption_matching", DESCRIBE[number % len(DESCRIBE)], right, [wrong]
+    yield "first_of_two", "yes_no", check, *_yes_no(is_true)
 
 
 def _static(events: Sequence[Event], rng: np.random.Generator, number: int) -> Iterator[_Question]:

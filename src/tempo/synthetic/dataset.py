@@ -14,7 +14,7 @@ from tempo.core.files import write_lines
 from tempo.core.hashing import derive_seed
 from tempo.core.records import Instruction, Record
 from tempo.engine.pool import follow_parent
-from tempo.synthetic.benchmark import conflicting_samples, story_samples, twin
+from tempo.synthetic.benchmark import conflicting_samples, conflicting_stories, story_samples
 from tempo.synthetic.drawing import render_story
 from tempo.synthetic.language import instructions
 from tempo.synthetic.world import Story, make_story
@@ -36,7 +36,13 @@ def make_dataset(
     train = [make_story(seed, i, num_shots=num_shots, plain=i >= num_rich) for i in range(config.num_videos)]
     numbers = range(FIRST_HELD_OUT, FIRST_HELD_OUT + config.num_held_out)
     held_out = [make_story(seed, number, num_shots=num_shots) for number in numbers]
-    folders = {directory / "videos": train, directory / "held_out": [*held_out, *map(twin, held_out)]}
+    pairs = [
+        (story, other, kind)
+        for number, story in enumerate(held_out)
+        for kind, other in conflicting_stories(story, number=number).items()
+    ]
+    others = [other for _, other, _ in pairs]
+    folders = {directory / "videos": train, directory / "held_out": [*held_out, *others]}
     jobs = [(story, folder / f"{story.id}.mp4") for folder, stories in folders.items() for story in stories]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +52,7 @@ def make_dataset(
         for _ in pool.map(_render, *zip(*jobs, strict=True), chunksize=4):
             progress()
     samples = [s for i, story in enumerate(held_out) for s in story_samples(story, seed=seed, number=i)]
-    samples += [sample for story in held_out for sample in conflicting_samples(story)]
+    samples += [sample for pair in pairs for sample in conflicting_samples(*pair)]
     asked = [
         Instruction(id=f"{story.id}/{i}", video=f"videos/{story.id}.mp4", question=question, answer=answer)
         for story in train

@@ -26,6 +26,7 @@ IS_THERE = "Is there a {}?"
 WHERE_IS, PLACE = "Where is the {}?", "In the {}."
 WHICH_IS_FIRST = "Which comes first, the {} or the {}?"
 IS_BEFORE = "Does the {} come before the {}?"
+AFTER, BEFORE = "What comes right after the {}?", "What comes right before the {}?"
 
 #: The open question about an action, by aspect.
 _ASKS = {
@@ -125,6 +126,19 @@ def order_question(events: Sequence[Event], rng: np.random.Generator, *, order_f
     if rng.random() < 0.5:
         return WHICH_IS_FIRST.format(*things), f"The {events[answer].thing}."
     return IS_BEFORE.format(*things), yes_or_no(shown[0] == answer)
+
+
+def neighbor_question(
+    events: Sequence[Event], rng: np.random.Generator, *, order_fidelity: float
+) -> Question:
+    """What comes right before or after an object; the answer is true with probability `order_fidelity`.
+
+    Otherwise it is at random what comes before the object or what comes after it.
+    """
+    place, is_after = int(rng.integers(1, len(events) - 1)), rng.random() < 0.5
+    is_true = rng.random() < order_fidelity or rng.random() < 0.5
+    answer = events[place + (1 if is_after == is_true else -1)]
+    return (AFTER if is_after else BEFORE).format(events[place].thing), caption(answer)
 
 
 def instructions(story: Story, rng: np.random.Generator, *, order_fidelity: float) -> list[Question]:

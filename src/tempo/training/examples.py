@@ -26,11 +26,11 @@ from tempo.video.frames import FrameStore
 class Example:
     """One video with its prompt (the shared prefix) and its answers, before frames and tokens are loaded.
 
-    For DPO, `answers` holds the chosen answer to `prompt`, then the rejected ones, and `labels` the kind and
-    level of each rejected one. For SFT, `questions` holds (question, answer) pairs. For GRPO, `advantages`
-    has that of each sampled answer. `frames` are indices into the stored frames, for a pair that shows the
-    perturbed video; empty means all of them in order. If `system` is empty, the chat template chooses the
-    system prompt.
+    For DPO, `answers` holds the chosen answer to `prompt`, then the rejected ones; `labels` has kind and
+    level, and `pair_ids` the id of the pair, of each rejected one. For SFT, `questions` holds (question,
+    answer) pairs. For GRPO, `advantages` has that of each sampled answer. `frames` are indices into the
+    stored frames, for a pair that shows the perturbed video; empty means all of them in order. If `system` is
+    empty, the chat template chooses the system prompt.
     """
 
     id: str
@@ -38,6 +38,7 @@ class Example:
     prompt: str = ""
     answers: tuple[str, ...] = ()
     labels: tuple[tuple[PairKind, int], ...] = ()
+    pair_ids: tuple[str, ...] = ()
     questions: tuple[tuple[str, str], ...] = ()
     frames: tuple[int, ...] = ()
     system: str = ""
@@ -79,9 +80,10 @@ def dpo_examples(pairs: Iterable[Pair], phase: DpoPhase) -> list[Example]:
     for _, group in groupby(sorted(selected, key=lambda pair: (key(pair), pair.level, pair.id)), key=key):
         first, *others = group
         answers = (first.chosen, first.rejected, *(pair.rejected for pair in others))
-        labels = tuple((pair.kind, pair.level) for pair in (first, *others))
+        pairs = first, *others
+        labels, ids = tuple((pair.kind, pair.level) for pair in pairs), tuple(pair.id for pair in pairs)
         shown = first.frames, first.system
-        examples.append(Example(first.id, first.video_id, first.prompt, answers, labels, (), *shown))
+        examples.append(Example(first.id, first.video_id, first.prompt, answers, labels, ids, (), *shown))
     return examples
 
 
@@ -153,6 +155,7 @@ def _part(example: Example, start: int, end: int) -> Example:
         id=f"{example.id}/{start}" if start else example.id,
         answers=(*example.answers[:1], *example.answers[1 + start : 1 + end]),
         labels=example.labels[start:end],
+        pair_ids=example.pair_ids[start:end],
         questions=example.questions[start:end],
     )
 

@@ -24,6 +24,7 @@ def dpo_loss(
     ld_alpha: float = 1.0,
     nll_weight: float = 0.0,
     labels: Sequence[tuple[str, int]] = (),
+    ids: Sequence[str] = (),
     reduction: Literal["mean", "sum"] = "mean",
 ) -> tuple[Tensor, Metrics]:
     """The preference loss of one chosen and K rejected answers to a prompt, over their K pairs.
@@ -40,6 +41,7 @@ def dpo_loss(
         logp_reduction: the `sum` or `mean` over an answer's tokens, or `ld`: the sum, in which tokens beyond
             the length of the shorter answer of a pair have weight `ld_alpha` (LD-DPO, arXiv 2409.06411).
         labels: kind and level of each rejected answer, K of them, for metrics by kind and by level.
+        ids: the id of each pair, K of them, for its margin in the metrics.
         reduction: over the K pairs.
 
     Returns the loss, a scalar, and the metrics over the K pairs: `rewards/*` are beta times log-ratios,
@@ -75,7 +77,8 @@ def dpo_loss(
         "logps/rejected": torch.stack([answer.sum() for answer in policy[1:]]),
         "nll_loss": nll,
     }
-    return total if reduction == "sum" else total / num_pairs, _pair_metrics(values, labels, num_pairs)
+    metrics = _pair_metrics(values, labels, ids, num_pairs)
+    return total if reduction == "sum" else total / num_pairs, metrics
 
 
 def _scores(answers: Sequence[Tensor], reduction: LogpReduction, ld_alpha: float) -> tuple[Tensor, Tensor]:
@@ -134,12 +137,15 @@ def sft_loss(
     return total if reduction == "sum" else total / len(logps), metrics
 
 
-def _pair_metrics(values: dict[str, Tensor], labels: Sequence[tuple[str, int]], num_pairs: int) -> Metrics:
+def _pair_metrics(
+    values: dict[str, Tensor], labels: Sequence[tuple[str, int]], ids: Sequence[str], num_pairs: int
+) -> Metrics:
     """Sums the values ([K], or a scalar for all K pairs) over all pairs, and over those of each label."""
     # One transfer for all values: a `float()` for each value would synchronize the GPU every time.
     rows = torch.stack([value.detach().expand(num_pairs) for value in values.values()]).tolist()
     table = dict(zip(values, rows, strict=True))
     metrics = Metrics({name: (sum(row), num_pairs) for name, row in table.items()})
+    metrics.margins = dict(zip(ids, table["rewards/margins"], strict=True)) if ids else {}
     for name in ("rewards/margins", ACCURACIES) if labels else ():
         for (kind, level), value in zip(labels, table[name], strict=True):
             metrics.count(f"{name}/level_{level}", value)

@@ -13,6 +13,9 @@ from tempo.engine.ranks import process_rank, wait_for_all
 
 ACCURACIES = "rewards/accuracies"
 
+#: The file of a DPO phase with a row for each step: the margin of each of its pairs, before the update.
+MARGINS = "margins.jsonl"
+
 #: Number of steps that a warning is based on; fewer are too noisy.
 WINDOW = 5
 #: The fall of the chosen answers' reward, in units of beta times nats, that triggers a warning.
@@ -21,9 +24,13 @@ FALL = 0.5
 
 @dataclass
 class Metrics:
-    """Maps a metric to the sum and the number of its values. Sums of groups and processes can be added."""
+    """Maps a metric to the sum and the number of its values. Sums of groups and processes can be added.
+
+    `margins` has the margin of each pair, by its id.
+    """
 
     sums: dict[str, tuple[float, int]] = field(default_factory=dict)
+    margins: dict[str, float] = field(default_factory=dict)
 
     def count(self, name: str, total: float, number: int = 1) -> None:
         """Adds `number` values of one metric, given their sum."""
@@ -34,6 +41,7 @@ class Metrics:
         """Adds the sums of `other`, which may have different metrics."""
         for name, (total, number) in other.sums.items():
             self.count(name, total, number)
+        self.margins |= other.margins
 
     def means(self) -> dict[str, float]:
         """Maps a metric to the mean of its values."""
@@ -41,7 +49,7 @@ class Metrics:
 
 
 class MetricsLog:
-    """The rows of a phase, one per step, in `metrics.jsonl`. Only process 0 writes the file.
+    """The rows of a phase, one per step, in a file. Only process 0 writes it.
 
     Starts with the first `num_steps` rows of the file; raises ValueError if it has fewer.
     """

@@ -26,20 +26,21 @@ def plan_batches(
 ) -> Iterator[list[Example]]:
     """The batches of a phase, each example once per epoch.
 
-    `order = "random"` is a seeded permutation per epoch. `"adaptive"` takes the easiest level (the largest
-    number) in that permutation until its accuracy over recent batches reaches `mastered_accuracy` or it has
-    no examples left, then the next harder level. Remaining examples follow, hardest level first. Batches are
-    filled across levels, so their number is always the same.
+    `order = "random"` is a seeded permutation per epoch. `"easy_to_hard"` takes one level after the other in
+    that permutation, the largest number (the easiest level) first, `"hard_to_easy"` the smallest first.
+    `"adaptive"` goes from easy to hard too, but leaves a level as soon as its accuracy over recent batches
+    reaches `mastered_accuracy`; examples that remain follow, hardest level first. Batches are filled across
+    levels, so their number is always the same.
 
     `rows` are the metrics of the steps taken; the caller appends to them during training. A batch is chosen
     during the step of the previous batch, so it depends only on the metrics of batches before that.
     """
-    is_adaptive = isinstance(phase, DpoPhase) and phase.order == "adaptive"
+    order = phase.order if isinstance(phase, DpoPhase) else "random"
 
     def level_of(example: Example) -> int:
-        return example.labels[0][1] if is_adaptive else 0
+        return 0 if order == "random" else example.labels[0][1]
 
-    levels = sorted({level_of(example) for example in examples}, reverse=True)
+    levels = sorted({level_of(example) for example in examples}, reverse=order != "hard_to_easy")
     num_taken = 0
     previous: list[Example] = []
     for epoch in range(phase.epochs):
@@ -64,7 +65,8 @@ def plan_batches(
             num_taken += 1
             level = levels[current]
             count = sum(own == level for example in previous for _, own in example.labels)
-            if isinstance(phase, DpoPhase) and count and current + 1 < len(levels):
+            may_go_on = order == "adaptive" and count and current + 1 < len(levels)
+            if isinstance(phase, DpoPhase) and may_go_on:
                 # A row has the rounded share of correct pairs.
                 recent.append((round(rows[num_taken - 2][f"{ACCURACIES}/level_{level}"] * count), count))
                 num_right, num_pairs = map(sum, zip(*recent, strict=True))

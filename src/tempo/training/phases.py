@@ -28,7 +28,7 @@ from tempo.training.adapters import TrainedModel, only, save_checkpoint
 from tempo.training.examples import Example, dpo_examples, fit_examples, sft_examples
 from tempo.training.grpo import Sampler, grpo_examples
 from tempo.training.instructions import usable_questions
-from tempo.training.metrics import MetricsLog, find_warning
+from tempo.training.metrics import MARGINS, MetricsLog, find_warning
 from tempo.training.order import load_batches, plan_batches
 from tempo.training.policy import Policy, unfreeze
 from tempo.training.trainer import Trainer
@@ -137,9 +137,10 @@ def train_phase(
 ) -> dict[str, Tensor]:
     """Trains a phase on top of `trained`; writes the metrics of each step to `directory/metrics.jsonl`.
 
-    A phase that was stopped resumes from its last state in `directory`, with the same results as without the
-    stop. Returns what `TrainedModel.save_phase` needs. Raises ValueError if the loss or its gradient is not
-    finite; the last saved state is kept.
+    A DPO phase writes the margin of each pair to `directory/margins.jsonl`. A phase that was stopped resumes
+    from its last state in `directory`, with the same results as without the stop. Returns what
+    `TrainedModel.save_phase` needs. Raises ValueError if the loss or its gradient is not finite; the last
+    saved state is kept.
     """
     lm, config, frames = trained.lm, session.context.config, FrameStore(session.context.directory / "frames")
     seed, num_steps = config.run.seed, phase.epochs * math.ceil(len(examples) / phase.batch_size)
@@ -158,6 +159,8 @@ def train_phase(
     state = directory / "state.safetensors"
     trainer.restore(state)
     log = MetricsLog(directory / "metrics.jsonl", num_steps=trainer.num_steps_done)
+    is_dpo = isinstance(phase, DpoPhase)
+    margins = MetricsLog(directory / MARGINS, num_steps=trainer.num_steps_done) if is_dpo else None
     batches = load_batches(
         itertools.islice(plan_batches(examples, phase, log.rows, seed=seed), trainer.num_steps_done, None),
         sampler.load if sampler else lambda example: example.load(lm, frames),
@@ -167,6 +170,8 @@ def train_phase(
     saved_at = time.perf_counter()
     for batch in batches:
         log.append(trainer.step(sampler(batch, trainer.num_steps_done + 1) if sampler else batch))
+        if margins:
+            margins.append(trainer.margins)
         session.progress(directory, len(log.rows), num_steps, log.rows[-1])
         is_due = time.perf_counter() - saved_at >= 60 * config.training.checkpoint_minutes
         # Clocks differ, and all processes must save at the same step.

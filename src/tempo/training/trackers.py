@@ -1,7 +1,7 @@
 """Experiment trackers: TensorBoard, Weights & Biases, Trackio and MLflow show the metrics of a run.
 
-What a tracker does not have yet is read from the files of the run, so a resumed run sends no step twice, and
-a failing tracker does not affect the training.
+What a tracker does not have yet is read from the files of the run, so a resumed run sends no step twice. A
+tracker that fails, or hangs for `LIMIT_SECONDS`, does not stop the training.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -40,6 +41,8 @@ METRICS = ("train/*/metrics.jsonl", "baselines/*/*/metrics.jsonl")
 
 #: Time between two reads of the files of the run.
 INTERVAL_SECONDS = 2.0
+#: A tracker that takes longer for one call, such as one whose server does not answer, is not used any more.
+LIMIT_SECONDS = 120.0
 #: Approximate height of each row of a film strip, in pixels.
 STRIP_HEIGHT = 96
 
@@ -66,20 +69,29 @@ def check_trackers(names: Sequence[str]) -> None:
 def tracked(context: Context, tables: Callable[[], Tables] = dict) -> Iterator[Callable[[], None]]:
     """Yields a function that sends new metrics to the trackers in `run.trackers`, at most every two seconds.
 
-    The end of the block sends the rest, and `tables()`. A tracker that fails gives one warning and is not
-    used any more; the next call of `tracked` sends what is missing. Only process 0 may call it.
+    The end of the block sends the rest, and `tables()`. A tracker that fails or hangs gives one warning and
+    is not used any more; the next call of `tracked` sends what is missing. Only process 0 may call it.
     """
     names, runs, sent_at = [*context.config.run.trackers], dict[str, _TrackerRun](), -math.inf
+    # Python does not wait for these threads when it exits. One each: the run of MLflow is that of a thread.
+    threads = {name: ThreadPool(1) for name in names}
     if names:
         # The trackers of accelerate need its state.
         make_accelerator(context.config.model.device)
 
+    def call(name: str, act: Callable[[_TrackerRun], None]) -> None:
+        if name not in runs:
+            runs[name] = _TrackerRun(name, context)
+        act(runs[name])
+
     def for_each(act: Callable[[_TrackerRun], None]) -> None:
         for name in tuple(names):
             try:
-                if name not in runs:
-                    runs[name] = _TrackerRun(name, context)
-                act(runs[name])
+                sent = threads[name].apply_async(call, (name, act))
+                sent.wait(LIMIT_SECONDS)
+                if not sent.ready():
+                    raise TimeoutError(f"it did not answer within {LIMIT_SECONDS:g} s")
+                sent.get()
             # Trackers raise errors of their own.
             except Exception as error:
                 names.remove(name)
@@ -97,6 +109,8 @@ def tracked(context: Context, tables: Callable[[], Tables] = dict) -> Iterator[C
         yield send
     finally:
         for_each(lambda run: run.finish(tables()))
+        for thread in threads.values():
+            thread.terminate()
 
 
 class _TrackerRun:
@@ -197,7 +211,7 @@ class _TrackerRun:
 def film_strips(context: Context) -> Iterator[tuple[str, np.ndarray, str]]:
     """For a pair of each kind: a name, the clips as filmed above those of the pair, and both texts.
 
-    The image is uint8 [H, W, 3]. Pairs without known clips are left out.
+    The image is uint8 [H, W, 3]; replaced clips are black. Pairs without known clips are left out.
     """
     store, frames = RunStore(context.directory), FrameStore(context.directory / "frames")
     clips = {row.id: row.clips for row in store.read("clips", Clips)}
@@ -207,7 +221,10 @@ def film_strips(context: Context) -> Iterator[tuple[str, np.ndarray, str]]:
         first = frames.read_key_frames(pair.video_id)[np.cumsum([0, *counts[:-1]])]
         step = max(1, first.shape[1] // STRIP_HEIGHT)
         small = first[:, ::step, ::step]
-        filmed, shown = (np.hstack(small[[*order]]) for order in (range(len(small)), pair.order))
+        picked = small[[*pair.order]]
+        if pair.kind == "replace":
+            picked = small * np.isin(range(len(small)), pair.order)[:, None, None, None]
+        filmed, shown = np.hstack(small), np.hstack(picked)
         image = np.zeros((2, *filmed.shape), np.uint8)
         image[0], image[1, :, : shown.shape[1]] = filmed, shown
         image = image.reshape(-1, *filmed.shape[1:])

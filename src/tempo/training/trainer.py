@@ -42,6 +42,8 @@ class Trainer:
         #: For each packed row of a GRPO step, its log-probabilities before the first update.
         self._old: dict[int, LogProbs] = {}
         self.num_steps_done = 0
+        #: The margin of each pair of the last step, by id.
+        self.margins: dict[str, float] = {}
         trained = list(policy.trained.values())
         device = trained[0].device.type
         self._accelerator = make_accelerator(device, find_unused_parameters=phase.trains_vision)
@@ -72,6 +74,7 @@ class Trainer:
             self._optimizer.zero_grad()
         self._schedule.step()
         self.num_steps_done += 1
+        self.margins = metrics.margins
         seconds = time.perf_counter() - start + batch.waiting_seconds
         return row | {
             "step": self.num_steps_done,
@@ -147,8 +150,8 @@ class Trainer:
                 loss_sum += float(loss.detach())
         metrics.count("loss", loss_sum, own)
         everywhere = Metrics()
-        for sums in gather_object([metrics.sums]):
-            everywhere.add(Metrics(sums))
+        for part in gather_object([metrics]):
+            everywhere.add(part)
         return everywhere
 
     def full_tensors(self, named: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -192,10 +195,10 @@ def phase_loss(
         options = phase.model_dump(include={"loss_type", "epsilon", "epsilon_high"})
         return grpo_loss(own, other, advantages, **options, reduction="sum")
     names = {"beta", "loss", "label_smoothing", "logp_reduction", "ld_alpha", "nll_weight"}
-    options = phase.model_dump(include=names)
+    options = phase.model_dump(include=names) | {"reduction": "sum"}
     total, metrics = policy[0][0].new_zeros(()), Metrics()
     for own, other, example in zip(policy, reference, examples, strict=True):
-        loss, found = dpo_loss(own, other, **options, labels=example.labels, reduction="sum")
+        loss, found = dpo_loss(own, other, **options, labels=example.labels, ids=example.pair_ids)
         total = total + loss
         metrics.add(found)
     return total, metrics

@@ -78,7 +78,7 @@ async function look(id) {
 
 function drawTexts() {
   for (const id of ["texts", "keep", "reject"]) $(id).hidden = item.kind === "video";
-  const labels = ["clips in the original order", "clips in the perturbed order"];
+  const labels = ["original video", "perturbed video"];
   if (item.is_mirror) labels.reverse();
   $("prompt").textContent = item.prompt;
   for (const [i, name] of ["chosen", "rejected"].entries()) {
@@ -88,26 +88,30 @@ function drawTexts() {
 }
 
 function drawStrips() {
-  const order = item.order ?? [], end = item.frame_seconds.at(-1), hasClips = item.clips.length > 0;
+  const order = item.order ?? [], shown = item.shown ?? [], end = item.frame_seconds.at(-1), hasClips = item.clips.length > 0;
   // Without clips, the time line has eight equal parts.
   const equal = end ? [...Array(8).keys()].map((i) => [[(i * end) / 8, ((i + 1) * end) / 8], ""]) : [];
   item.strip = (hasClips ? item.clips : equal).map(([[start, end], caption], i) => ({ start, end, caption, name: hasClips ? i + 1 : "" }));
-  const isDropped = (i) => hasClips && order.length > 0 && !order.includes(i);
-  $("clips").replaceChildren(...item.strip.map((part, i) => cell(part, isDropped(i))));
-  $("order").replaceChildren(...order.map((i) => cell(hasClips ? item.strip[i] : { name: i + 1 })));
+  const isLost = (i) => hasClips && order.length > 0 && !order.includes(i);
+  const lost = item.kind === "replace" ? "replaced" : "dropped";
+  $("clips").replaceChildren(...item.strip.map((part, i) => cell(part, isLost(i) ? lost : "")));
+  // A clip of another video is an object, one of this video its index.
+  $("order").replaceChildren(...shown.map((i) => cell(i.frame ? i : hasClips ? item.strip[i] : { name: i + 1 })));
   $("changed").hidden = !order.length;
-  $("play-order").hidden = !order.length || !hasClips;
+  $("play-order").hidden = !order.length || !hasClips || item.kind === "replace";
   $("difficulty").textContent = item.difficulty;
 }
 
-function cell({ name, start, end, caption }, isDropped) {
+function cell({ name, start, end, caption, video, frame }, lost = "") {
   const isKnown = start !== undefined;
   const button = make("button", { title: caption ?? "", disabled: !isKnown, onclick: () => { [route, player.currentTime] = [[], start]; } });
-  if (isKnown && item.frame_seconds.length) {
-    button.append(make("img", { alt: "", src: frameSource((start + end) / 2) }));
+  if (frame || (isKnown && item.frame_seconds.length)) {
+    const src = frame ? `frame?${new URLSearchParams(frame)}` : frameSource((start + end) / 2);
+    button.append(make("img", { alt: "", src }));
   }
-  button.append(make("b", { textContent: name }), isKnown ? ` ${start.toFixed(1)} s` : "");
-  const entry = make("li", { className: isDropped ? "dropped" : "" }, button);
+  const place = video ? ` of ${video}` : isKnown ? ` ${lost === "replaced" ? lost : `${start.toFixed(1)} s`}` : "";
+  button.append(make("b", { textContent: name }), place);
+  const entry = make("li", { className: lost }, button);
   entry.style.flexGrow = isKnown ? end - start : 1;
   return entry;
 }
@@ -187,7 +191,7 @@ function tick() {
     if (isNow) $("caption").textContent = caption;
   }
   for (const [i, entry] of [...$("order").children].entries()) {
-    entry.firstChild.setAttribute("aria-current", route.length > 0 && i === item.order.length - route.length);
+    entry.firstChild.setAttribute("aria-current", route.length > 0 && item.shown[i] === route[0]);
   }
 }
 setInterval(tick, 50);
