@@ -109,7 +109,7 @@ function cell({ name, start, end, caption, video, frame }, lost = "") {
     const src = frame ? `frame?${new URLSearchParams(frame)}` : frameSource((start + end) / 2);
     button.append(make("img", { alt: "", src }));
   }
-  const place = video ? ` of ${video}` : isKnown ? ` ${lost === "replaced" ? lost : `${start.toFixed(1)} s`}` : "";
+  const place = video ? ` of ${video}` : isKnown ? ` ${lost || `${start.toFixed(1)} s`}` : "";
   button.append(make("b", { textContent: name }), place);
   const entry = make("li", { className: lost }, button);
   entry.style.flexGrow = isKnown ? end - start : 1;
