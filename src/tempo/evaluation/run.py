@@ -18,7 +18,7 @@ from tempo.core.files import write_json
 from tempo.core.records import Outcome, Record, Sample
 from tempo.core.store import RunStore
 from tempo.engine.pool import count_local, map_batches
-from tempo.engine.types import Batch, Context, Result, SkipRecord, Worker
+from tempo.engine.types import Batch, Context, Result, SkipRecord, Worker, flatten
 from tempo.evaluation import held_out
 from tempo.evaluation.benchmark import benchmark_items, read_samples
 from tempo.evaluation.evaluate import answer_parts, ask, by_video, options_of, read_video, shown
@@ -32,6 +32,9 @@ from tempo.training.adapters import TrainedModel
 from tempo.training.phases import trained_models
 from tempo.video.find import read_header, video_id
 from tempo.video.frames import Frames, FrameStore, frame_shape
+
+#: The name of describing held-out videos beside the sources of `_asked`.
+DESCRIPTIONS = "descriptions"
 
 
 def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) -> None:
@@ -55,10 +58,19 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
         for rows in by_video(samples):
             # Here, because two of the processes would write the same file at the same time.
             benchmark_frames(context, rows[0].video)
-        # Several processes compute and store the answers, which are read below.
-        units = [[Record(id=f"{name}/{source}")] for name in models for source in asked if asked[source][0]]
-        worker = "tempo.evaluation.run:make_worker"
-        for done, _ in enumerate(map_batches(worker, context, units, place="model", stage="evaluation"), 1):
+        # Several processes compute and store the answers, which are read below. The longest parts come first.
+        units = [[f"{name}/{source}"] for source in reversed(asked) if asked[source][0] for name in models]
+        if videos:
+            # In one process, because they have one file.
+            units.insert(0, [f"{name}/{DESCRIPTIONS}" for name in models])
+        batches = [[Record(id=name) for name in unit] for unit in units]
+        answered = map_batches(f"{__name__}:make_worker", context, batches, place="model", stage="evaluation")
+        for done, lost in enumerate(map(flatten, answered), 1):
+            if lost:
+                raise ValueError(
+                    f"evaluation: the process for {lost[0].id} died twice. Check that there is enough free "
+                    "memory, and start the run again"
+                )
             progress("all models", done, len(units))
     for name, model in models.items():
         # Loaded only if something is missing; the previous model is freed first.
@@ -159,16 +171,20 @@ def _answers(
 
 
 def make_worker(context: Context) -> Worker:
-    """A worker that stores the rows of MODEL/SOURCE, the id of a record."""
+    """A worker that stores the rows of MODEL/SOURCE, the id of a record, or a model's descriptions."""
     path, models = benchmark_path(context), _models(context)
     samples = read_samples(path, max_bad_share=context.config.run.max_bad_share).rows.values() if path else ()
-    asked = _asked(held_out.read_held_out(context), [*samples])
+    videos = held_out.read_held_out(context)
+    asked = _asked(videos, [*samples])
 
     def work(batch: Batch) -> Result:
         for unit in batch:
             name, _, source = unit.id.partition("/")
             load = functools.cache(models[name].for_inference)
-            _answers(context, name, source, asked, load, lambda *_: None)
+            if source == DESCRIPTIONS:
+                held_out.describe(context, load, name, videos)
+            else:
+                _answers(context, name, source, asked, load, lambda *_: None)
         return ()
 
     return work
