@@ -13,7 +13,8 @@ export NO_MKDOCS_2_WARNING = 1
 
 .PHONY: demo test test-all check docs bench study fuzz soak clean
 
-# One thread: with two, the small operations of a small model spend their time waiting for each other.
+# One thread a process: with two, the small operations of a small model spend their time waiting for each other.
+# Training, whose operations are large, uses all cores.
 demo: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/tempo run configs/tiny.toml --out out/demo
 

@@ -21,12 +21,10 @@ from tempo.model.loading import load_model
 from tempo.preference.responses import frames_by_clip
 from tempo.video.frames import FrameStore
 
-#: The names in `study.json` of some figures of the benchmark.
+#: The names in `study.json` of some figures of the benchmark; the others have `_` for spaces.
 NAMES = {
     "temporal questions": "temporal",
     "conflicting, one by one": "conflicting",
-    "event order": "event_order",
-    "attribute change": "attribute_change",
     **{f"conflicting, {name} score": f"{name}_score" for name in ("text", "video", "group")},
 }
 
@@ -47,7 +45,11 @@ def measure(
         video = shown(benchmark_frames(context, rows[0].video))
         video["frames"] = np.zeros_like(video["frames"]) if blind else video["frames"]
         outcomes += ask(lm, rows, **video)
-    scores = {NAMES.get(name, name): rows for name, rows in benchmark_items(outcomes).items() if rows}
+    scores = {
+        NAMES.get(name, name.replace(" ", "_")): rows
+        for name, rows in benchmark_items(outcomes).items()
+        if rows
+    }
     accuracy = {name: round(fmean(row.value for row in rows), 4) for name, rows in scores.items()}
     chances = [1 / len(sample.options) for sample in samples if sample.aspect not in SEPARATE_ASPECTS]
     return {

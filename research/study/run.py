@@ -118,15 +118,16 @@ def _start_process(threads: int) -> None:
 
 @dataclass(frozen=True)
 class RowRun:
-    """A finished row: its directory, configuration, `result.json`, and the fingerprint of its pairs.
+    """A finished row: its directory, configuration, `result.json`, and the fingerprints of two stages.
 
-    `pairs` is empty if no other row may reuse the pairs.
+    `pairs` is empty if no other row may reuse the pairs or responses.
     """
 
     directory: Path
     config: Config
     result: dict[str, Any]
     pairs: str
+    responses: str
 
 
 def run_seed(
@@ -169,7 +170,10 @@ def _run_row(
     if not (directory / "result.json").exists():
         same = [one for one in done.values() if own_pairs and one.pairs == own_pairs]
         if config.training.phases:
-            _make_pairs(context, same[0].directory if same else base.directory, truth=not own_pairs)
+            own = [one for one in done.values() if one.pairs and not one.config.pairs.import_from]
+            alike = [one for one in own if one.responses == hashes["responses"]]
+            source = (*same, *alike, base)[0].directory
+            _make_pairs(context, source, truth=not own_pairs)
             _leave_out_pairs(context, share)
             _share_phases(context, same)
             run_stages(context, Console(quiet=True), only="training")
@@ -184,7 +188,7 @@ def _run_row(
         write_json(directory / "result.json", result)
         print(f"seed {seed}, {name}: {seconds:.0f} s", flush=True)
     result = json.loads((directory / "result.json").read_text(encoding="utf-8"))
-    return RowRun(directory, config, result, own_pairs if config.training.phases else "")
+    return RowRun(directory, config, result, own_pairs if config.training.phases else "", hashes["responses"])
 
 
 def _make_pairs(context: Context, source: Path, *, truth: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -42,6 +43,17 @@ def test_rows_come_back_as_they_were_in_the_order_of_appending(store):
     store.append("captions", rows("b", "a"))
     store.append("captions", [odd])
     assert store.read("captions", Captions) == [*rows("b", "a"), odd]
+
+
+def test_the_disk_is_waited_for_once_a_second_and_before_a_stage_is_done(store, monkeypatch):
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.append(os.fstat(file).st_ino), fsync(file)))
+    for name in ("a", "b", "c"):
+        store.append("captions", rows(name))
+        assert ids(RunStore(store.directory))[-1] == name
+    assert len(synced) == 1
+    store.finish("captions", "f")
+    assert synced[1] == store.path("captions").stat().st_ino
 
 
 def test_damaged_line_in_the_middle_is_refused_by_file_and_line(store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 
 import psutil
 import pytest
+import torch
 from engine_workers import PATIENCE_SECONDS, by_id, is_alive, until
 
 from tempo.config import Config, RunConfig
@@ -84,6 +86,17 @@ def test_processes_with_a_model_share_the_cores(context, monkeypatch, place, thr
     batches = singles("a", "b", "c", "d")
     found = by_id(pool.map_batches("engine_workers:process", context, batches, place=place, stage="captions"))
     assert (str(os.getpid()) in {row.captions[0] for row in found.values()}) == is_here
+
+
+@pytest.mark.parametrize(("started", "expected"), [("1", 6), ("2", 3)])
+def test_a_stage_of_one_process_uses_the_cores_of_all(context, monkeypatch, started, expected):
+    monkeypatch.setattr(pool, "count_workers", lambda asked: 6)
+    monkeypatch.setenv("WORLD_SIZE", started)
+    before = torch.get_num_threads()
+    with contextlib.suppress(KeyError), pool.all_cores(context.config):
+        assert torch.get_num_threads() == expected
+        raise KeyError
+    assert torch.get_num_threads() == before == 1
 
 
 def here(worker, context, batches):

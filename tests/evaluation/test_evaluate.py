@@ -9,7 +9,7 @@ import transformers
 
 from research.embedded_model.card import story_frames
 from tempo.config import FramesConfig, parse_config
-from tempo.core.records import Record
+from tempo.core.records import Record, Skipped
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.evaluate import answer_parts, ask, evaluate
@@ -178,6 +178,14 @@ def test_processes_that_share_the_cores_give_the_same_table(own_benchmark, tmp_p
         tables.append(table_of(context))
     assert tables[0] == tables[1]
     assert [call for call in calls if call[0] == "all models"] == [("all models", 1, 1)]
+
+
+def test_a_process_that_dies_twice_ends_the_evaluation_with_its_part(own_benchmark, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
+    lost = [Skipped(stage="evaluation", id="base/the benchmark", reason="process died")]
+    monkeypatch.setattr("tempo.evaluation.run.map_batches", lambda *_, **__: iter([lost]))
+    with pytest.raises(ValueError, match="base/the benchmark died twice"):
+        run_evaluation(context_for(own_benchmark, tmp_path, num_workers=2), lambda *_: None)
 
 
 def test_a_bad_row_is_named_before_any_work(own_benchmark):

@@ -8,11 +8,11 @@ import pytest
 from tempo.config import FramesConfig
 from tempo.config.load import parse_config
 from tempo.model.loading import embedded_path
-from tempo.pipeline.plan import frame_shape, make_plan
+from tempo.pipeline.plan import make_plan
 from tempo.synthetic.drawing import render_story
 from tempo.synthetic.world import make_story
 from tempo.video.find import read_header
-from tempo.video.frames import sample_video
+from tempo.video.frames import frame_shape, sample_video
 
 PHASE = {"name": "dpo", "objective": "dpo", "learning_rate": 1e-4}
 

@@ -7,6 +7,7 @@ import json
 import pytest
 from rich.console import Console
 from sample_material import SAMPLE, short_model
+from tiny_film import film
 
 from tempo.config import parse_config
 from tempo.core.store import RunStore
@@ -107,6 +108,32 @@ def test_answers_for_which_the_model_has_no_positions_are_refused(make, tmp_path
     words = rf"{stage}\.max_new_tokens is 300, .* only 300 tokens, .*max_position_embeddings\)\. Lower it"
     with pytest.raises(ValueError, match=words):
         run_stages(context, QUIET, until=stage)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"benchmark": "bench.jsonl"}, r"bench\.jsonl: v\.mp4: .* 192 from frames .*Lower frames\.fps, "),
+        (
+            {"benchmarks": [{"name": "tvbench", "data": ".", "num_frames": 64}]},
+            "tvbench: .* 128 from frames .*Lower num_frames, ",
+        ),
+    ],
+)
+def test_a_benchmark_for_which_the_model_has_no_positions_is_refused(make, tmp_path, settings, words, tempo):
+    sections = {"model": {"path": short_model(tmp_path, 100)}, "frames": {"fps": 8.0}}
+    context = make(**sections, evaluation=settings)
+    for path in ("v.mp4", "json/x/v.mp4"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        film(tmp_path / path, count=96)
+    row = {"video": "v.mp4", "question": "Where to?", "candidates": ["Left.", "Right."], "answer": "Left."}
+    (tmp_path / "json" / "x.json").write_text(json.dumps([row]))
+    with pytest.raises(ValueError, match=words):
+        run_stages(context, QUIET)
+    options = ["--benchmark", "tvbench", "--data", tmp_path, "--num-frames", 64]
+    code, _, err = tempo("evaluate", tmp_path / "short", *options)
+    assert code == 2
+    assert "128 from frames" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,7 @@ class Hub:
     def __init__(self, *, token):
         pass
 
-    def create_repo(self, *, repo_id, repo_type, private, exist_ok):
+    def create_repo(self, repo_id, *, repo_type, private, exist_ok):
         self.calls.append((repo_id, (repo_type, private, exist_ok)))
 
     def upload_folder(self, *, repo_id, folder_path, repo_type):
@@ -244,8 +244,14 @@ def test_pairs_are_pushed_to_a_private_data_set_without_folders(run, tmp_path, l
         ("trl", "me/pairs", "--push-to needs --format parquet"),
     ],
 )
-def test_a_push_that_cannot_work_is_refused_before_the_export(run, tmp_path, monkeypatch, form, name, words):
+def test_a_push_that_fails_leaves_the_export_if_there_is_one(run, tmp_path, monkeypatch, form, name, words):
     monkeypatch.setattr("huggingface_hub.hf_api.get_token", lambda: None)
     with pytest.raises(ValueError, match=words):
         export_pairs(run[0], form, tmp_path / "out", push_to=name)
-    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out").exists() == (form == "parquet")
+
+
+def test_an_export_that_fails_makes_no_data_set(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "HfApi", None)
+    with pytest.raises(ValueError, match="cannot be written"):
+        export_pairs(run[0], "parquet", run[0] / "config.toml" / "out", push_to="me/pairs")

@@ -44,6 +44,7 @@ def evaluate(
     """Evaluate a model, or all models of a run, on public benchmarks."""
     from tempo.evaluation.figures import Evaluation, figure_tables
     from tempo.evaluation.public.tasks import answer_task, load_task, result_notes, task_result
+    from tempo.evaluation.run import check_task
 
     check_output(out)
     folders = [_download(name) for name in benchmark] if download else [str(path) for path in data or ()]
@@ -54,6 +55,8 @@ def evaluate(
     asked = [{"name": name, "data": path, **shared} for name, path in zip(benchmark, folders, strict=True)]
     config, models = _models(model, asked, overrides or [])
     tasks = [load_task(settings) for settings in config.evaluation.benchmarks]
+    for task in tasks:
+        check_task(task, config)
     with counters(console()) as show:
         for name, load in models.items():
             # Each model is loaded once; the new `lm` frees the previous model.

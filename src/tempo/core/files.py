@@ -43,8 +43,7 @@ def replace_file(path: Path, *, is_durable: bool = True) -> Iterator[Path]:
     try:
         yield temporary
         if is_durable:
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            _sync(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -84,8 +83,7 @@ def replace_directory(path: Path) -> Iterator[Path]:
     yield temporary
     for written in temporary.rglob("*"):
         if written.is_file():
-            with written.open("rb") as file:
-                os.fsync(file.fileno())
+            _sync(written)
     if path.exists():
         # Not earlier: after a kill between the two renames, `.old` may be the only copy.
         shutil.rmtree(old, ignore_errors=True)
@@ -94,8 +92,17 @@ def replace_directory(path: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def append_jsonl(path: Path, lines: Iterable[str]) -> None:
-    """Appends lines of JSON and waits until they are on disk. Removes an incomplete last line first."""
+def _sync(path: Path) -> None:
+    """Waits until the content of a file is on disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def append_jsonl(path: Path, lines: Iterable[str], *, is_durable: bool = True) -> None:
+    """Appends lines of JSON, which survive the process. Removes an incomplete last line first.
+
+    `is_durable` waits until they are on disk, so that they survive a power failure.
+    """
     data = "".join(f"{line}\n" for line in lines).encode()
     if not data:
         return
@@ -108,7 +115,8 @@ def append_jsonl(path: Path, lines: Iterable[str]) -> None:
             file.truncate(file.read().rfind(b"\n") + 1)
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        if is_durable:
+            os.fsync(file.fileno())
 
 
 def whole_lines(path: Path) -> Iterator[bytes]:
@@ -129,14 +137,17 @@ def count_lines(path: Path) -> int:
 def sort_lines(path: Path, key: Callable[[bytes], Any]) -> int:
     """Replaces `path` with its whole lines sorted by key, and returns their number; 0 for a missing file.
 
-    Only the keys are in memory.
+    Only the keys are in memory. The lines are on disk when the call returns.
     """
+    if not path.exists():
+        return 0
     places, offset = [], 0
     for line in whole_lines(path):
         places.append((key(line), offset))
         offset += len(line)
     # Rows are often in order already.
-    if places == (ordered := sorted(places)) and (not path.exists() or offset == path.stat().st_size):
+    if places == (ordered := sorted(places)) and offset == path.stat().st_size:
+        _sync(path)
         return len(places)
     with replace_file(path) as temporary, path.open("rb") as old, temporary.open("wb") as new:
         for _, place in ordered:

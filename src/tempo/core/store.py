@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import re
+import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -66,6 +68,8 @@ class RunStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        #: When `append` last waited for the disk.
+        self._synced_at = -math.inf
 
     def path(self, name: str) -> Path:
         """The path of the file with the rows of `name`."""
@@ -90,11 +94,17 @@ class RunStore:
         return files.count_lines(self.path(name)) if known is None else int(known)
 
     def append(self, name: str, rows: Iterable[Record]) -> None:
-        """Appends rows, and skipped records to a separate file; all are on disk when the call returns."""
-        rows = list(rows)
+        """Appends rows, and skipped records to a separate file. They survive if the process is killed.
+
+        A power failure may cost those of the last second, because waiting for the disk takes milliseconds.
+        """
+        rows, now = list(rows), time.monotonic()
+        if is_durable := now - self._synced_at >= 1:
+            self._synced_at = now
         for file, is_skipped in ((name, False), (SKIPPED, True)):
             chosen = (row for row in rows if isinstance(row, Skipped) == is_skipped)
-            files.append_jsonl(self.path(file), (row.model_dump_json() for row in chosen))
+            lines = (row.model_dump_json() for row in chosen)
+            files.append_jsonl(self.path(file), lines, is_durable=is_durable)
 
     def handled_ids(self, stage: str) -> set[str]:
         """The ids for which `stage` has a row or a skipped record."""

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeAlias
 
 from tempo.config import Config, RunConfig
 from tempo.core.records import Skipped
-from tempo.engine.ranks import pick_device
+from tempo.engine.ranks import num_processes, pick_device
 from tempo.engine.types import Batch, Context, ProcessDied, Result, Worker, count_workers, load
 
 #: Where a stage runs: in this process, in several processes, or where the model is loaded.
@@ -48,17 +48,17 @@ def map_batches(
     if first is None:
         return
     batches = itertools.chain([first], batches)
-    is_alone = place == "model" and run.engine == "local" and count_local(context.config, place) == 1
-    if place == "here" or is_alone:
+    is_local = run.engine == "local"
+    count = count_local(context.config, place) if is_local else 0
+    if place == "here" or (place == "model" and count == 1):
         yield from map(load(reference)(context), batches)
         return
-    if run.engine == "ray":
+    if is_local:
+        processes = [_PoolProcess(reference, context, place) for _ in range(count)]
+    else:
         from tempo.engine.ray import make_processes
 
         processes = make_processes(reference, context, holds_model=place == "model")
-    else:
-        count = count_local(context.config, place)
-        processes = [_PoolProcess(reference, context, place) for _ in range(count)]
     try:
         yield from _share(processes, batches, stage)
     finally:
@@ -76,6 +76,19 @@ def count_local(config: Config, place: Place) -> int:
     # Without the variable, one process uses all cores, but torch counts two hyperthreads as one thread.
     is_split = "OMP_NUM_THREADS" in os.environ and pick_device(config.model.device).type == "cpu"
     return max(1, count // torch.get_num_threads()) if is_split else 1
+
+
+@contextlib.contextmanager
+def all_cores(config: Config) -> Iterator[None]:
+    """In the block, torch uses the cores that the processes of a stage with a model share in other stages."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(before, before * count_local(config, "model") // num_processes()))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def prepare_processes(config: Config) -> None:

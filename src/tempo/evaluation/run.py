@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import transformers
 
+from tempo.config import Config
+from tempo.config.running import Scoring
 from tempo.core.files import write_json
 from tempo.core.records import Outcome, Record, Sample
 from tempo.core.store import RunStore
 from tempo.engine.pool import count_local, map_batches
-from tempo.engine.types import Batch, Context, Result, Worker
+from tempo.engine.types import Batch, Context, Result, SkipRecord, Worker, flatten
 from tempo.evaluation import held_out
 from tempo.evaluation.benchmark import benchmark_items, read_samples
-from tempo.evaluation.evaluate import answer_parts, ask, by_video, read_video, shown
+from tempo.evaluation.evaluate import answer_parts, ask, by_video, options_of, read_video, shown
 from tempo.evaluation.figures import Item, make_figures
 from tempo.evaluation.held_out import HeldOutResult, HeldOutVideo
-from tempo.evaluation.public.tasks import answer_task, load_task, result_notes, task_result
-from tempo.model.chat import VideoLM
+from tempo.evaluation.public.tasks import Task, answer_task, load_task, result_notes, task_result
+from tempo.model.chat import Prefix, VideoLM, check_length
+from tempo.model.limits import max_positions
+from tempo.model.loading import load_processor, read_config
 from tempo.training.adapters import TrainedModel
 from tempo.training.phases import trained_models
-from tempo.video.find import video_id
-from tempo.video.frames import Frames, FrameStore
+from tempo.video.find import read_header, video_id
+from tempo.video.frames import Frames, FrameStore, frame_shape
+
+#: The name of describing held-out videos beside the sources of `_asked`.
+DESCRIPTIONS = "descriptions"
 
 
 def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) -> None:
@@ -49,10 +58,19 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
         for rows in by_video(samples):
             # Here, because two of the processes would write the same file at the same time.
             benchmark_frames(context, rows[0].video)
-        # Several processes compute and store the answers, which are read below.
-        units = [[Record(id=f"{name}/{source}")] for name in models for source in asked if asked[source][0]]
-        worker = "tempo.evaluation.run:make_worker"
-        for done, _ in enumerate(map_batches(worker, context, units, place="model", stage="evaluation"), 1):
+        # Several processes compute and store the answers, which are read below. The longest parts come first.
+        units = [[f"{name}/{source}"] for source in reversed(asked) if asked[source][0] for name in models]
+        if videos:
+            # In one process, because they have one file.
+            units.insert(0, [f"{name}/{DESCRIPTIONS}" for name in models])
+        batches = [[Record(id=name) for name in unit] for unit in units]
+        answered = map_batches(f"{__name__}:make_worker", context, batches, place="model", stage="evaluation")
+        for done, lost in enumerate(map(flatten, answered), 1):
+            if lost:
+                raise ValueError(
+                    f"evaluation: the process for {lost[0].id} died twice. Check that there is enough free "
+                    "memory, and start the run again"
+                )
             progress("all models", done, len(units))
     for name, model in models.items():
         # Loaded only if something is missing; the previous model is freed first.
@@ -80,6 +98,49 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
         "notes": notes,
     }
     write_json(context.directory / "evaluation.json", evaluation)
+
+
+def check_benchmarks(config: Config) -> None:
+    """Raises ValueError if a benchmark cannot be read, or if its longest video is too long for the model."""
+    settings = config.evaluation
+    if path := settings.benchmark:
+        samples = read_samples(Path(path), max_bad_share=config.run.max_bad_share).rows.values()
+        asked = [(str(Path(path).parent / rows[0].video), rows) for rows in by_video([*samples])]
+        _check_longest(config, path, asked, settings.scoring)
+    for public in settings.benchmarks:
+        check_task(load_task(public), config)
+
+
+def check_task(task: Task, config: Config) -> None:
+    """Raises ValueError if the longest video is too long for the model; ignores those inside archives."""
+    scoring = "letter" if task.settings.scoring == "generate" else task.settings.scoring
+    found = [(task.data.find(rows[0].video), [row.sample(scoring) for row in rows]) for rows in task.asked()]
+    asked = [(video.files[0], rows) for video, rows in found if video and not video.archive]
+    _check_longest(config, task.settings.name, asked, scoring, task.num_frames)
+
+
+def _check_longest(
+    config: Config,
+    name: str,
+    asked: Sequence[tuple[str, Sequence[Sample]]],
+    scoring: Scoring,
+    num_frames: int | None = None,
+) -> None:
+    """`asked` are the paths of videos, whose headers are read, with the questions about them."""
+    frames, model, shapes = config.frames, config.model, []
+    if num_frames:
+        frames = frames.model_copy(update={"fps": 100.0 * num_frames, "max_frames": num_frames})
+    for path, rows in asked:
+        with suppress(SkipRecord):
+            shapes.append((frame_shape(read_header(path, ""), frames), path, rows))
+    if shapes:
+        (*size, fps), path, rows = max(shapes, key=lambda row: (row[0][0], row[0][1] * row[0][2]))
+        lm = VideoLM(None, load_processor(model.path, trust_remote_code=model.trust_remote_code))
+        options = [option for row in rows for option in options_of(row, scoring)]
+        group = lm.group(Prefix(np.zeros((*size, 3), np.uint8), "", fps=fps), options)
+        limit = max_positions(read_config(model.path, trust_remote_code=model.trust_remote_code))
+        rate = {"rate": "num_frames"} if num_frames else {}
+        check_length(lm, group, f"{name}: {path}", limit=limit, **rate)
 
 
 def _models(context: Context) -> dict[str, TrainedModel]:
@@ -110,16 +171,20 @@ def _answers(
 
 
 def make_worker(context: Context) -> Worker:
-    """A worker that stores the rows of MODEL/SOURCE, the id of a record."""
+    """A worker that stores the rows of MODEL/SOURCE, the id of a record, or a model's descriptions."""
     path, models = benchmark_path(context), _models(context)
     samples = read_samples(path, max_bad_share=context.config.run.max_bad_share).rows.values() if path else ()
-    asked = _asked(held_out.read_held_out(context), [*samples])
+    videos = held_out.read_held_out(context)
+    asked = _asked(videos, [*samples])
 
     def work(batch: Batch) -> Result:
         for unit in batch:
             name, _, source = unit.id.partition("/")
             load = functools.cache(models[name].for_inference)
-            _answers(context, name, source, asked, load, lambda *_: None)
+            if source == DESCRIPTIONS:
+                held_out.describe(context, load, name, videos)
+            else:
+                _answers(context, name, source, asked, load, lambda *_: None)
         return ()
 
     return work

@@ -205,12 +205,9 @@ def log_probs(
     sequence per continuation. Raises ValueError if a full sequence has more tokens than the model supports.
     """
     group = model.group(prefix, continuations)
-    num_prefix, *sizes = group.lengths
-    num_video = int(torch.isin(group.inputs["input_ids"], torch.tensor([*model.template.media_ids])).sum())
-    counts = {"num_video": num_video, "num_text": num_prefix - num_video + max(sizes)}
     first = continuations[0]
     name = prefix.prompt + ("" if isinstance(first, str) else first.question)
-    check_positions(f"{name[:60]!r}", **counts, limit=max_positions(model.model.config))
+    check_length(model, group, f"{name[:60]!r}", limit=max_positions(model.model.config))
     features = encode_videos(model.model, [group])
     parts = split_group(group, max_tokens=max_tokens)
     packed = (packed_log_probs(model.model, [part], video_features=features) for part in parts)
@@ -218,3 +215,11 @@ def log_probs(
     if reduction == "none":
         return logps
     return [logp.sum() if reduction == "sum" else logp.mean() for logp in logps]
+
+
+def check_length(model: VideoLM, group: Group, name: str, **limits: Any) -> None:
+    """Raises ValueError for `name` if prefix and longest continuation exceed a limit of `check_positions`."""
+    num_prefix, *sizes = group.lengths
+    num_video = int(torch.isin(group.inputs["input_ids"], torch.tensor([*model.template.media_ids])).sum())
+    num_text = num_prefix - num_video + max(sizes)
+    check_positions(name, num_video=num_video, num_text=num_text, **limits)

@@ -30,10 +30,15 @@ def frame_rate_warning(config: Any, fps: float) -> str:
     )
 
 
-def check_positions(name: str, *, num_video: int, num_text: int, limit: int) -> None:
-    """Raises ValueError for `name` if its video and text together have more than `limit` tokens."""
+def check_positions(
+    name: str, *, num_video: int, num_text: int, limit: int, rate: str = "frames.fps, frames.max_frames"
+) -> None:
+    """Raises ValueError for `name` if its video and text together have more than `limit` tokens.
+
+    `rate` are the options that set the number of frames.
+    """
     if num_video + num_text > limit:
-        keys = "frames.fps, frames.max_frames, frames.max_pixels or frames.max_total_pixels"
+        keys = f"{rate}, frames.max_pixels or frames.max_total_pixels"
         advice = f"Lower {keys}" if num_text < min(limit, num_video) else "Shorten its texts, or leave it out"
         raise ValueError(
             f"{name}: prompt and answer have {num_video + num_text} tokens, {num_video} from frames and "

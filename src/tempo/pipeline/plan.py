@@ -12,7 +12,6 @@ import importlib.util
 import json
 import math
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempo.config import Config, DpoPhase, FramesConfig, GrpoPhase, PhaseConfig
+from tempo.config import Config, DpoPhase, GrpoPhase, PhaseConfig
 from tempo.core.records import Video
 from tempo.engine.pool import check_engine
 from tempo.engine.ranks import pick_device
@@ -39,6 +38,7 @@ from tempo.training.instructions import Question, read_questions
 from tempo.training.memory import Cost, Simulator
 from tempo.video.decode import fit_size
 from tempo.video.find import find_videos, read_header
+from tempo.video.frames import frame_shape
 
 #: Usual numbers of tokens of a caption and of an answer.
 CAPTION_TOKENS, ANSWER_TOKENS = 100, 300
@@ -293,15 +293,6 @@ def _without_rates(phase: PhaseConfig) -> PhaseConfig:
     """The phase with the same values for what does not change the cost of a step."""
     levels = {"levels": ()} if isinstance(phase, DpoPhase) and phase.grouping != "video" else {}
     return phase.model_copy(update={"name": "-", "learning_rate": 1.0, "epochs": 1, **levels})
-
-
-def frame_shape(video: Video, config: FramesConfig) -> tuple[int, int, int, float]:
-    """Number, height and width of the frames that a run stores of a video, and their rate per second."""
-    wanted = max(1, round(video.duration_seconds * config.fps))
-    count = min(wanted, config.max_frames)
-    most = min(config.max_pixels, (config.max_total_pixels or sys.maxsize) // count)
-    width, height = fit_size(video.width, video.height, max_pixels=most)
-    return count, height, width, config.fps * count / wanted
 
 
 def make_plan(config: Config, *, device_bytes: int = 0) -> Plan:

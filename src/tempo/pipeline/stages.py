@@ -76,12 +76,6 @@ def _check_file(key: str, function: str) -> Callable[[Config], None]:
     return check
 
 
-def _check_benchmarks(config: Config) -> None:
-    _check_file("evaluation.benchmark", "tempo.evaluation.benchmark:read_samples")(config)
-    for settings in config.evaluation.benchmarks:
-        load("tempo.evaluation.public.tasks:load_task")(settings)
-
-
 def _imported(config: Config) -> str:
     return "the pairs come from pairs.import_from" if config.pairs.import_from else ""
 
@@ -231,7 +225,7 @@ STAGES: tuple[Stage, ...] = (
         needs_model=_compares_models,
         keys=("evaluation",),
         input_files=("evaluation.benchmark",),
-        check=_check_benchmarks,
+        check=lambda config: load("tempo.evaluation.run:check_benchmarks")(config),
         is_shared=False,
         files=("evaluation", "evaluation.json"),
     ),

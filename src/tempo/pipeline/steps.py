@@ -108,7 +108,7 @@ def run_audit(context: Context, console: Console) -> None:
     """Measures how well chosen answers can be picked without the video; writes `audit.json`."""
     from tempo.preference.audit import audit_run
 
-    with counters(console) as show:
+    with counters(console) as show, engine.all_cores(context.config):
         audit = audit_run(context, progress=partial(show, "audit by the model"))
     console.print(f"audit: {audit.verdict}")
 
@@ -128,7 +128,7 @@ def run_training(context: Context, console: Console) -> None:
     call_to_training(context.config.model.device, is_needed=True)
     names = {"loss": "loss", "reward": "reward"}
     names |= {"rewards/accuracies": "accuracy", "rewards/margins": "margin"}
-    with counters(console) as show, tracked(context) as send:
+    with counters(console) as show, tracked(context) as send, engine.all_cores(config):
 
         def show_step(directory: Path, step: int, num_steps: int, row: dict[str, float]) -> None:
             figures = (f"{short} {row[name]:.3f}" for name, short in names.items() if name in row)
@@ -145,7 +145,8 @@ def join_training(context: Context) -> None:
     # The first process names bad rows.
     warnings.simplefilter("ignore", UserWarning)
     while call_to_training(context.config.model.device, is_needed=False):
-        phases.run_training(phases.Session(context))
+        with engine.all_cores(context.config):
+            phases.run_training(phases.Session(context))
 
 
 def run_evaluation(context: Context, console: Console) -> None:

@@ -6,12 +6,11 @@ Rows are sorted from easy to hard: their order is the only curriculum that other
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,10 @@ def export_pairs(
 ) -> int:
     """Writes a run's pairs, or a list of pairs, into the new folder `out`; returns their number.
 
-    `format_name` is "trl", "ms-swift", "llama-factory" or "parquet". After an error there is no folder.
-    `push_to` is the name of a data set on the Hugging Face hub, private if it is new, to which the folder is
-    uploaded ("parquet" only); its pairs name videos without their folders. Raises ValueError for an unknown
-    format, if there are no pairs, if a video that the format needs is missing, or if the hub refuses.
+    `format_name` is "trl", "ms-swift", "llama-factory" or "parquet". `push_to` is the name of a data set on
+    the Hugging Face hub, private if it is new, to which the folder is uploaded ("parquet" only); its pairs
+    name videos without their folders. Raises ValueError for an unknown format, if there are no pairs, or if a
+    video that the format needs is missing, and leaves no folder; also if the hub refuses the folder.
     """
     if format_name not in FORMATS:
         raise ValueError(f"--format {format_name!r} is unknown. The formats are {', '.join(FORMATS)}")
@@ -52,7 +51,6 @@ def export_pairs(
     place = os.path.basename if push_to else os.path.abspath
     pairs = [pair.model_copy(update={"video": pair.video and place(pair.video)}) for pair in pairs]
     pairs.sort(key=lambda pair: (-pair.level, pair.id))
-    data_set = {"repo_id": push_to, "repo_type": "dataset"}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
@@ -62,31 +60,27 @@ def export_pairs(
                 _write_parquet(pairs, folder, run)
             else:
                 _write_jsonl(pairs, format_name, folder, target, run)
-            if push_to:
-                from huggingface_hub import HfApi
-
-                # Before the folder is in place: a wrong name or missing access is found here.
-                with _hub_errors(push_to):
-                    hub = HfApi(token=True)
-                    hub.create_repo(**data_set, private=True, exist_ok=True)
             # This also replaces an empty folder.
             os.replace(folder, target)
     except OSError as error:
         raise ValueError(f"--out {out} cannot be written: {error}") from None
     if push_to:
-        retry = f"hf upload {push_to} {target} --repo-type dataset"
-        with _hub_errors(push_to, f". The pairs are in {target}; retry with: {retry}"):
-            hub.upload_folder(**data_set, folder_path=target)
+        _push(target, push_to)
     return len(pairs)
 
 
-@contextlib.contextmanager
-def _hub_errors(repository: str, advice: str = "") -> Iterator[None]:
+def _push(folder: Path, name: str) -> None:
+    """Uploads a folder to a data set on the Hugging Face hub; raises ValueError."""
+    from huggingface_hub import HfApi
+
     try:
-        yield
+        hub = HfApi(token=True)
+        hub.create_repo(name, repo_type="dataset", private=True, exist_ok=True)
+        hub.upload_folder(repo_id=name, repo_type="dataset", folder_path=folder)
     # The client also raises errors of its HTTP library.
     except Exception as error:
-        raise ValueError(f"--push-to {repository}: {error}{advice}") from error
+        retry = f"hf upload {name} {folder} --repo-type dataset --private"
+        raise ValueError(f"--push-to {name}: {error}. The pairs are in {folder}; upload: {retry}") from error
 
 
 def _write_parquet(pairs: Sequence[Pair], folder: Path, run: Path | None) -> None:

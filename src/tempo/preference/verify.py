@@ -1,6 +1,8 @@
 """How well a description agrees with the captions of a video's clips, in their order, without labels.
 
-Sentences and captions are matched one to one. S: sentences of a description   C: captions of a video
+For a score, sentences and captions are matched one to one, so that repeating a sentence gains nothing. For a
+reader, each sentence is matched to the clip that it is about, because several may be about the same clip.
+S: sentences of a description   C: captions of a video
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -89,3 +92,43 @@ def similarities(sentences: Sequence[str], captions: Sequence[str]) -> NDArray[n
     # Parts of words, because the forms of a word differ between a caption and a description.
     vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5)).fit(captions)
     return np.asarray((vectorizer.transform(sentences) @ vectorizer.transform(captions).T).toarray())
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence of a description; `clip` is the index of the clip it is about, if any."""
+
+    text: str
+    clip: int | None = None
+    is_in_order: bool = False
+
+
+def match_sentences(text: str, captions: Sequence[str]) -> list[Sentence]:
+    """The sentences of `text`, each with the clip whose caption it resembles most (TF-IDF, cosine).
+
+    `is_in_order` marks the longest run of sentences in the order of the clips. Among clips with equal
+    captions, the one that makes this run longer is chosen.
+    """
+    texts = split_sentences(text)
+    similarity_SC = similarities(texts, captions)
+    choices = [
+        np.flatnonzero(row_C > row_C.max() - 1e-6).tolist() if row_C.max(initial=0) >= MIN_SIMILARITY else []
+        for row_C in similarity_SC
+    ]
+    ordered = _longest_run(choices)
+    return [
+        Sentence(part, ordered.get(number, clips[0] if clips else None), number in ordered)
+        for number, (part, clips) in enumerate(zip(texts, choices, strict=True))
+    ]
+
+
+def _longest_run(choices: Sequence[Sequence[int]]) -> dict[int, int]:
+    """The largest set of sentences whose clips can be in ascending order (or equal), with these clips."""
+    runs: list[dict[int, int]] = [{}]
+    for number, clips in enumerate(choices):
+        earlier = runs.copy()
+        for clip in clips:
+            fitting = [run for run in earlier if max(run.values(), default=0) <= clip]
+            longest = max(fitting, key=lambda run: len(run))
+            runs.append({**longest, number: clip})
+    return max(runs, key=lambda run: len(run))

@@ -24,9 +24,9 @@ from tempo.evaluation.figures import figure_table, percent, read_evaluation, tex
 from tempo.preference.exporting import count_pairs
 from tempo.preference.perturbations import kendall_distance
 from tempo.preference.responses import frames_by_clip, key_frames_by_clip
+from tempo.preference.verify import match_sentences
 from tempo.report.pictures import draw_curves, film
 from tempo.report.results import MAIN, headline, main_figures
-from tempo.report.sentences import match_sentences
 from tempo.video.frames import FrameStore
 
 if TYPE_CHECKING:

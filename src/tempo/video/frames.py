@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from tempo.config import FramesConfig
 from tempo.core.files import write_bytes
+from tempo.core.records import Video
 from tempo.engine.types import SkipRecord
 from tempo.video.decode import Frame, Image, Scaler, decode, fit_size
 from tempo.video.faults import watched
@@ -90,6 +92,15 @@ def sample_frames(
         detail = f"{start_seconds:g} to {end_seconds:g} of {length_seconds:g} seconds"
         raise SkipRecord("no frame in this part", detail)
     return sampler.finish()
+
+
+def frame_shape(video: Video, config: FramesConfig) -> tuple[int, int, int, float]:
+    """Number, height and width of the frames that a run stores of a video, and their rate per second."""
+    wanted = max(1, round(video.duration_seconds * config.fps))
+    count = min(wanted, config.max_frames)
+    most = min(config.max_pixels, (config.max_total_pixels or sys.maxsize) // count)
+    width, height = fit_size(video.width, video.height, max_pixels=most)
+    return count, height, width, config.fps * count / wanted
 
 
 class Sampler:

@@ -78,7 +78,7 @@ async function look(id) {
 
 function drawTexts() {
   for (const id of ["texts", "keep", "reject"]) $(id).hidden = item.kind === "video";
-  const labels = ["clips in the original order", "clips in the perturbed order"];
+  const labels = ["original video", "perturbed video"];
   if (item.is_mirror) labels.reverse();
   $("prompt").textContent = item.prompt;
   for (const [i, name] of ["chosen", "rejected"].entries()) {
@@ -98,7 +98,7 @@ function drawStrips() {
   // A clip of another video is an object, one of this video its index.
   $("order").replaceChildren(...shown.map((i) => cell(i.frame ? i : hasClips ? item.strip[i] : { name: i + 1 })));
   $("changed").hidden = !order.length;
-  $("play-order").hidden = !order.length || !hasClips;
+  $("play-order").hidden = !order.length || !hasClips || item.kind === "replace";
   $("difficulty").textContent = item.difficulty;
 }
 
@@ -109,7 +109,7 @@ function cell({ name, start, end, caption, video, frame }, lost = "") {
     const src = frame ? `frame?${new URLSearchParams(frame)}` : frameSource((start + end) / 2);
     button.append(make("img", { alt: "", src }));
   }
-  const place = video ? ` of ${video}` : isKnown ? ` ${lost === "replaced" ? lost : `${start.toFixed(1)} s`}` : "";
+  const place = video ? ` of ${video}` : isKnown ? ` ${lost || `${start.toFixed(1)} s`}` : "";
   button.append(make("b", { textContent: name }), place);
   const entry = make("li", { className: lost }, button);
   entry.style.flexGrow = isKnown ? end - start : 1;
