@@ -102,10 +102,10 @@ def _text_shares(lm: VideoLM, stories: Sequence[Story]) -> dict[str, float]:
     return {name: round(float(np.mean(values)), 4) for name, values in hits.items()}
 
 
-def known_recipe(path: Path) -> Recipe:
-    """The recipe in the `scores.json` of a model, the default one if there is none."""
+def known_recipe(path: Path) -> dict[str, Any]:
+    """The recipe in the `scores.json` of a model, empty if it is not known."""
     file = path / "scores.json"
-    return Recipe(**(json.loads(file.read_text()).get("recipe", {}) if file.exists() else {}))
+    return json.loads(file.read_text()).get("recipe", {}) if file.exists() else {}
 
 
 def write_card(path: Path, scores: dict[str, Any], *, num_parameters: int, num_stories: int) -> None:
@@ -122,7 +122,7 @@ def write_card(path: Path, scores: dict[str, Any], *, num_parameters: int, num_s
         family=FAMILIES[json.loads((path / "config.json").read_text())["model_type"]],
         path=path,
         rows="\n".join(rows),
-        recipe=known_recipe(path),
+        recipe=Recipe(**known_recipe(path)),
         millions=num_parameters / 1e6,
         num_stories=num_stories,
     )

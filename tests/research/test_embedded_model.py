@@ -234,6 +234,19 @@ def test_a_committed_model_is_small_and_knows_what_its_card_shows(architecture, 
     assert min(accuracy.values()) >= (0.9 if architecture == QWEN else 0.7)
 
 
+@pytest.mark.parametrize(
+    ("name", "conflicting", "event_order"),
+    [("little", (0.65, 0.8), (0.65, 0.85)), ("half", (0.8, 0.92), (0.85, 0.95))],
+)
+def test_a_base_that_knows_some_order_is_in_its_corridor(name, conflicting, event_order):
+    path = ROOT / "research" / "embedded_model" / name
+    aspects = json.loads((path / "scores.json").read_text())["by_aspect"]
+    assert aspects["text_order"]["accuracy"] >= 0.95
+    for aspect, (low, high) in (("conflicting", conflicting), ("event_order", event_order)):
+        assert low <= aspects[aspect]["accuracy"] <= high
+    assert load_model(path, device="cpu").model.config.model_type == QWEN
+
+
 def test_the_recorded_scores_can_be_measured_again(committed, scores):
     found = card.measure(committed, num_stories=5, seed=card.CARD_SEED + 1)
     assert found["first_captions"] == pytest.approx(scores["first_captions"], abs=0.25)
