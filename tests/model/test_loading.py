@@ -43,6 +43,15 @@ def no_weights(directory):
         file.unlink()
 
 
+def half_a_download(directory):
+    with (directory / "model.safetensors").open("r+b") as file:
+        file.truncate(9999)
+
+
+def bad_template(directory):
+    (directory / "chat_template.jinja").write_text("{% for %}")
+
+
 def chunked(directory):
     config = json.loads((directory / "config.json").read_text())
     config["text_config"]["layer_types"] = ["chunked_attention"] * config["text_config"]["num_hidden_layers"]
@@ -71,6 +80,8 @@ short_norm = with_weights(lambda weights: weights | {NORM: weights[NORM][:-1].cl
         (no_config, r"config\.json"),
         (unknown_family, "cannot be loaded"),
         (no_weights, "cannot be loaded"),
+        (half_a_download, "cannot be loaded: SafetensorError"),
+        (bad_template, "cannot be loaded: TemplateSyntaxError"),
         (chunked, r"Qwen2_5_VL.*chunked_attention"),
         (without_norm, r"1 are missing \(model\.language_model\.norm\.weight\)\. Use"),
         (prefixed, r"are missing \(.*, \.\.\.\); \d+ are unknown \(base_model\."),

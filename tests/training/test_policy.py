@@ -1,5 +1,6 @@
 """What a phase trains, and what its reference is."""
 
+import re
 from typing import get_args
 
 import pytest
@@ -31,7 +32,7 @@ def test_the_reference_is_the_model_before_the_phase(lora_rank):
             assert {NEWEST} not in [{*m.active_adapters} for m in reference.modules() if hasattr(m, "lora_A")]
 
 
-def test_a_part_that_a_model_lacks_is_named_and_experts_are_counted():
+def test_what_is_trained_is_described_and_a_part_that_a_model_lacks_is_named():
     repair_torchvision()
     from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
 
@@ -41,18 +42,20 @@ def test_a_part_that_a_model_lacks_is_named_and_experts_are_counted():
     config = Qwen3VLMoeConfig(text_config=text, vision_config=vision | {"deepstack_visual_indexes": [0]})
     config.image_token_id = config.video_token_id = config.vision_start_token_id = 5
 
-    def counts(**changes):
-        return Policy(
-            Qwen3VLMoeForConditionalGeneration(config), phase(**changes), dtype=torch.float32
-        ).count_trained()
+    def described(**changes):
+        model = Qwen3VLMoeForConditionalGeneration(config)
+        return Policy(model, phase(**changes), dtype=torch.float32).describe_trained()
 
-    everything = get_args(Part)
-    assert counts(train=everything)["experts"] == 0
-    assert counts(lora_rank=0, train=["vision_tower"])["experts"] == 0
-    full = counts(lora_rank=0, train=everything, objective="sft")
-    assert full["experts"] == 4 * 3 * 8 * 32
+    everything, without = get_args(Part), "; the routed experts are not trained"
+    # Rank times inputs and outputs of the projections of queries, keys, values and outputs.
+    size = phase().lora_rank * 4 * (32 + 32)
+    wanted = f"language model {size:,}, vision tower 0, merger 0 LoRA parameters{without}"
+    assert described() == wanted
+    assert described(lora_rank=0, train=["vision_tower"]).endswith(f" parameters{without}")
+    full = described(lora_rank=0, train=everything, objective="sft")
     size = sum(p.numel() for p in Qwen3VLMoeForConditionalGeneration(config).parameters())
-    assert sum(full[part] for part in everything) == size
+    assert sum(int(count.replace(",", "")) for count in re.findall(r"\d[\d,]*\d", full)) == size
+    assert full.endswith(" parameters")
     headless = load_model("embedded").model
     headless.model.visual.merger = None
     with pytest.raises(ValueError, match=r"phase 'p': Qwen2_5_VL.* has no merger\. Remove it from `train`"):

@@ -94,12 +94,15 @@ def load_processor(path: str | Path, *, trust_remote_code: bool = False) -> Any:
     from transformers import AutoProcessor
 
     from tempo.model.support import check_processor
+    from tempo.model.template import template_of
 
     with _named_errors(path):
         processor = AutoProcessor.from_pretrained(
             resolve_model_path(path), trust_remote_code=trust_remote_code
         )
     check_processor(processor)
+    with _named_errors(path):
+        template_of(processor)
     return processor
 
 
@@ -140,8 +143,10 @@ def _named_errors(path: str | Path) -> Iterator[None]:
     logging.set_verbosity_error()
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ValueError(f"model.path {str(path)!r} cannot be loaded: {error}") from error
+    # Damaged files raise errors of many types, such as SafetensorError.
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"model.path {str(path)!r} cannot be loaded: {reason}") from error
     finally:
         logging.set_verbosity(verbosity)
 

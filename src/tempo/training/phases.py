@@ -147,13 +147,7 @@ def train_phase(
     first = _first_model(trained, phase, config.model)
     torch.manual_seed(derive_seed(seed, phase.name, "weights"))
     policy = Policy(lm.model, phase, dtype=trained.dtype, first=first)
-    counts = policy.count_trained()
-    session.log(
-        f"training: phase {phase.name!r} trains "
-        + ", ".join(f"{part.replace('_', ' ')} {count:,}" for part, count in counts.items())
-        + f" {'LoRA parameters' if phase.lora_rank else 'parameters'}"
-        + ("; LoRA does not reach experts" if phase.lora_rank and "experts" in counts else "")
-    )
+    session.log(f"training: phase {phase.name!r} trains {policy.describe_trained()}")
     sampler = Sampler(session.context, phase, lm, policy) if isinstance(phase, GrpoPhase) else None
     trainer = Trainer(policy, phase, num_steps=num_steps, seed=seed, max_tokens=config.training.max_tokens)
     state = directory / "state.safetensors"

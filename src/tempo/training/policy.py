@@ -65,15 +65,15 @@ class Policy(nn.Module):
         """Maps names, as in `model`, to all trained weights."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
-    def count_trained(self) -> dict[str, int]:
-        """The number of trained parameters of each part of the model; `experts` are also counted alone."""
-        counts, trained = dict.fromkeys(get_args(Part), 0), self.trained
+    def describe_trained(self) -> str:
+        """The number of trained parameters of each part, and whether no routed expert is among them."""
+        counts, trained, of_experts = dict.fromkeys(get_args(Part), 0), self.trained, set[bool]()
         for name, part in parts(self.model).items():
-            size = trained[name].numel() if name in trained else 0
-            counts[part] += size
-            if ".experts." in name:
-                counts["experts"] = counts.get("experts", 0) + size
-        return counts
+            counts[part] += trained[name].numel() if name in trained else 0
+            of_experts |= {name in trained} if ".experts." in name else set()
+        text = ", ".join(f"{part.replace('_', ' ')} {count:,}" for part, count in counts.items())
+        text += " LoRA parameters" if self._phase.lora_rank else " parameters"
+        return text + ("; the routed experts are not trained" if of_experts == {False} else "")
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[Any]:
