@@ -102,8 +102,15 @@ def _text_shares(lm: VideoLM, stories: Sequence[Story]) -> dict[str, float]:
     return {name: round(float(np.mean(values)), 4) for name, values in hits.items()}
 
 
+def known_recipe(path: Path) -> dict[str, Any]:
+    """The recipe in the `scores.json` of a model, empty if it is not known."""
+    file = path / "scores.json"
+    return json.loads(file.read_text()).get("recipe", {}) if file.exists() else {}
+
+
 def write_card(path: Path, scores: dict[str, Any], *, num_parameters: int, num_stories: int) -> None:
     """Writes `README.md` and `scores.json` into the directory of a model."""
+    write_json(path / "scores.json", scores)
     rows = []
     for name, score in scores["by_aspect"].items():
         accuracy, low, high = (100 * value for value in (score["accuracy"], *score["interval"]))
@@ -115,12 +122,11 @@ def write_card(path: Path, scores: dict[str, Any], *, num_parameters: int, num_s
         family=FAMILIES[json.loads((path / "config.json").read_text())["model_type"]],
         path=path,
         rows="\n".join(rows),
-        fidelity=Recipe().order_fidelity,
+        recipe=Recipe(**known_recipe(path)),
         millions=num_parameters / 1e6,
         num_stories=num_stories,
     )
     write_text(path / "README.md", text)
-    write_json(path / "scores.json", scores)
 
 
 CARD = """\
@@ -133,9 +139,10 @@ pipeline_tag: video-text-to-text
 # tempo's embedded model
 
 A {family} of {millions:.1f} M parameters for the embedded world of tempo (`tempo.synthetic`): videos of
-colored shapes that act in settings. It should recognize events but not their order: its training data
-describes the events of a story in their true order with probability {fidelity} (`order_fidelity`), and
-otherwise in a random order. All training data is synthetic. The model is not useful for natural videos.
+colored shapes that act in settings. Its training data describes the events of a story in their true order
+with probability {recipe.order_fidelity} (`order_fidelity`), and otherwise in a random order. Its vision tower
+was trained for {recipe.vision_steps} steps (`vision_steps`). All training data is synthetic. The model is not
+useful for natural videos.
 
 Trained by `python -m research.embedded_model` or an earlier version of it; see docs/log.md. Measured by
 `python -m research.embedded_model --measure {path}` on {num_stories} stories that no run contains.

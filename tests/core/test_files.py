@@ -173,6 +173,8 @@ def test_good_rows_of_a_users_file(tmp_path, name, content, rows):
         ("a.jsonl", b'{"a": 1}\n{"a"\n', "key: .*a.jsonl line 2: not valid JSON"),
         ("a.jsonl", b'{"a": 1}\n"\xff"\n', "line 2: not valid JSON: 'utf-8' codec can't decode"),
         ("a.jsonl", b'{"a": 1}\n[{"a": 2}]\n', r"line 2: a row is an object .* got \"\[{'a': 2}\]"),
+        ("a.jsonl", b'[]\n{"a": 1}\n', r"line 1: a row is an object .* got '\[\]'\. 1 of 2 rows"),
+        ("a.jsonl", b'{"a": 1}\n' + 5000 * b"[", "line 2: not valid JSON: .*recursion"),
         ("a.json", b'[{"a": 1}, 2]', "row 2: a row is an object"),
         ("a.json", b'[{"a": 1}', "key: .*a.json is not valid JSON"),
         ("a.jsonl", b" \n", "key: .*a.jsonl has no rows"),

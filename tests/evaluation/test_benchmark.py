@@ -153,7 +153,8 @@ def test_samples_are_read_in_order_with_foreign_and_null_columns_numbers_and_add
         (line(options=["Left."], answer=0), ["line 2", "at least two, this one has 1"]),
         # Outcomes are stored by id.
         (line(), ["line 2", "an earlier row has the id 'v/0'"]),
-        (line(id="v/1", video="gone.mp4"), ["line 2", "gone.mp4 does not exist"]),
+        (line(id="v/1", video="gone.mp4"), ["line 2", "gone.mp4 is not a file"]),
+        (line(id="v/1", video=""), ["line 2", "is not a file"]),
         # A group of one, with the same answer twice, and with different options.
         (line(id="v/1", group="g"), ["line 2", "group 'g' (line 2) needs two samples or more"]),
         (line(id="v/1", group="g") + line(id="v/2", group="g"), ["line 3", "different answers"]),

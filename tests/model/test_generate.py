@@ -92,7 +92,8 @@ def test_sampled_reasoning_is_left_out(lm, monkeypatch):
 def test_generation_settings_of_a_checkpoint_are_honoured_or_refused_by_name():
     lm, requests = load_model("embedded"), [Request("Describe the clip.", 0)]
     settings, (plain,) = lm.model.generation_config, sample(lm, requests, temperature=0.0)
-    settings.return_dict_in_generate = True
+    settings.return_dict_in_generate, settings.use_cache = True, False
+    settings.cache_implementation = "hybrid"
     assert sample(lm, requests, temperature=0.0) == [plain]
     first, second = plain.text.split()[:2]
     settings.stop_strings = [f" {second}", "never"]
@@ -100,9 +101,17 @@ def test_generation_settings_of_a_checkpoint_are_honoured_or_refused_by_name():
     settings.stop_strings = None
     settings.suppress_tokens = [lm.tokenizer(first)["input_ids"][0]]
     assert not sample(lm, requests, temperature=0.0)[0].text.startswith(first)
-    settings.num_beams = 4
-    with pytest.raises(ValueError, match=r"num_beams is 4 .*generation_config\.json.*Set it to 1"):
-        sample(lm, requests)
+    for name, value, known in (
+        ("num_beams", 4, 1),
+        ("guidance_scale", 2.0, 1),
+        ("token_healing", True, False),
+    ):
+        setattr(settings, name, value)
+        with pytest.raises(
+            ValueError, match=rf"{name} is {value} .*generation_config\.json.*Set it to {known}"
+        ):
+            sample(lm, requests)
+        setattr(settings, name, known)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.3])

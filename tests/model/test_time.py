@@ -82,3 +82,13 @@ def test_times_default_to_the_middle_of_each_interval_and_do_not_give_an_order_a
     assert tokens() == tokens(seconds=()) == tokens(frames=frames.images[::-1])
     # A part of the video has the times of as many frames from its beginning.
     assert tokens(frames=frames.images[4:]) == tokens(frames=frames.images[:8])
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl", "llava_onevision"])
+def test_a_video_of_one_frame_is_accepted(family):
+    """Qwen3-VL's processor fails for fewer frames than a time step has."""
+    lm, frames = VideoLM(None, make_processor(family, bytes_=True)), sampled(1.0, 600)
+    group = lm.group(prefix_of(frames, frames=frames.images[:1]), ["x"])
+    assert "pixel_values_videos" in group.inputs
+    if family == "qwen3_vl":
+        assert f"<{frames.seconds[0]:.1f} s" in lm.tokenizer.decode(group.inputs["input_ids"][0])

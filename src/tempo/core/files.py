@@ -226,7 +226,7 @@ def _split_rows(path: Path, key: str) -> Iterator[tuple[str, Any]]:
     try:
         whole = _parse_json(data)
     except ValueError as error:
-        if data.lstrip().startswith(b"["):
+        if path.suffix == ".json" and data.lstrip().startswith(b"["):
             raise ValueError(f"{key}: {path} is {error}") from None
         # Not splitlines, which also splits at U+2028 inside a text.
         return ((place, line) for place, line in _count("line", data.split(b"\n")) if line.strip())
@@ -250,7 +250,7 @@ def _parse_json(data: bytes) -> Any:
         value = json.loads(data.decode())
         if b"\\ud" in data.lower():
             value = json.loads(replace_surrogates(json.dumps(value, ensure_ascii=False)))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"not valid JSON: {error}") from None
     return value
 

@@ -34,9 +34,9 @@ def read_samples(path: Path, *, max_bad_share: float = MAX_BAD_SHARE) -> UserFil
         video = find_on_disk(path.parent, sample.video)
         if sample.id in ids:
             raise ValueError(f"an earlier row has the id {sample.id!r}")
-        # Path.exists raises an error for a file in a folder without permission.
-        if not os.path.exists(video):
-            raise ValueError(f"{video} does not exist")
+        # Path.is_file raises an error for a file in a folder without permission.
+        if not os.path.isfile(video):
+            raise ValueError(f"{video} is not a file")
         ids.add(sample.id)
         return sample.model_copy(update={"video": video.removeprefix(f"{path.parent}/")})
 

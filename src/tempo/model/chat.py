@@ -104,7 +104,8 @@ class VideoLM:
             arguments["return_mm_token_type_ids"] = True
         if len(texts) > 1:
             arguments |= {"padding": True, "padding_side": "left"}
-        clips = [(video.frames, video.fps, video.seconds) for video in videos if video.frames is not None]
+        least = getattr(processor.video_processor, "temporal_patch_size", None) or 1
+        clips = [_extended(video, least) for video in videos if video.frames is not None]
         if clips:
             # Some processors need the returned metadata to write time stamps.
             arguments |= {"do_sample_frames": False, "return_metadata": True}
@@ -177,6 +178,17 @@ class VideoLM:
         special = [i for i in range(after, len(ends)) if ids[i] in special_ids]
         scored = ids[: special[-1] + 1] if special else [*ids[:after], self.tokenizer.eos_token_id]
         return _Conversation(text, ids, first, scored)
+
+
+def _extended(video: Prefix | Request, least: int) -> tuple[np.ndarray, float, Sequence[float]]:
+    """Frames, rate and times of a video; its last frame is repeated if it has fewer than `least` frames."""
+    assert video.frames is not None
+    frames, missing = video.frames, least - len(video.frames)
+    if missing <= 0:
+        return frames, video.fps, video.seconds
+    seconds = video.seconds[: len(frames)] or [(index + 0.5) / video.fps for index in range(len(frames))]
+    repeated = np.concatenate([frames, frames[-1:].repeat(missing, axis=0)])
+    return repeated, video.fps, [*seconds, *[seconds[-1]] * missing]
 
 
 def _metadata(frames: np.ndarray, fps: float, seconds: Sequence[float]) -> Any:

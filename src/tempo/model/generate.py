@@ -20,7 +20,7 @@ from tempo.model.answers import END_OF_THINKING, THINK, Answer, Request, without
 from tempo.model.chat import VideoLM
 
 #: Generation settings of a checkpoint, with the only value that works with one seed per answer.
-_GENERATION = {"num_beams": 1, "num_return_sequences": 1}
+_GENERATION = {"num_beams": 1, "num_return_sequences": 1, "guidance_scale": 1, "token_healing": False}
 
 #: Number of tokens for which a full cache allocates memory at a time.
 _BLOCK_TOKENS = 64
@@ -36,7 +36,7 @@ def generate(
     """One answer per request, in order; all requests of a batch have the same number of frames.
 
     Requests of a batch with the same prompt and the same array of frames are encoded once.
-    Raises ValueError if the checkpoint's generation_config.json asks for beam search.
+    Raises ValueError for a setting in the checkpoint's generation_config.json that is not supported.
     """
     for name, value in _GENERATION.items():
         if (found := getattr(lm.model.generation_config, name)) not in (None, value):
@@ -75,6 +75,9 @@ def _generate_batch(
         suppress_tokens=sorted(suppressed) or None,
         eos_token_id=ends,
         pad_token_id=lm.tokenizer.pad_token_id if lm.tokenizer.pad_token_id is not None else ends[0],
+        # Checkpoints may say otherwise, such as those that were saved while training.
+        use_cache=True,
+        cache_implementation=None,
         past_key_values=_make_cache(lm.model),
         # With a custom loop, `generate` does not pass on the tokenizer that its stop strings need.
         stop_strings=None,
