@@ -108,7 +108,7 @@ def run_audit(context: Context, console: Console) -> None:
     """Measures how well chosen answers can be picked without the video; writes `audit.json`."""
     from tempo.preference.audit import audit_run
 
-    with counters(console) as show, engine.all_cores(context.config):
+    with counters(console) as show:
         audit = audit_run(context, progress=partial(show, "audit by the model"))
     console.print(f"audit: {audit.verdict}")
 
