@@ -54,7 +54,7 @@ def test_it_needs_no_weights_and_names_what_cannot_be_read(settings, tmp_path):
     assert (len(plan.videos), plan.num_kept) == (3, 2)
     assert plan.longest.lengths[0] > plan.median.lengths[0] > 1
     steps = [*plan.steps()]
-    assert [step.name for step in steps] == ["captions", "responses", "dpo"]
+    assert [step.name for step in steps] == ["captions", "responses", "audit", "dpo", "evaluation"]
     assert all(step.seconds > 0 and not step.advice for step in steps)
     assert plan.disk_bytes(steps)["final model"] == steps[-1].cost.weights_bytes
     assert "1 files: cannot be opened" in plan.problems[0]
@@ -72,8 +72,8 @@ def test_the_advice_fits(settings, lora_rank, share, expected):
     settings["training"]["phases"] = [{**PHASE, "lora_rank": lora_rank}]
     settings["responses"] = {"max_new_tokens": 32}
     config = parse_config(settings)
-    *_, step = make_plan(config, device_bytes=10**12).steps()
-    *_, step = make_plan(config, device_bytes=int(step.cost.peak_bytes * share)).steps()
+    *_, step, _ = make_plan(config, device_bytes=10**12).steps()
+    *_, step, _ = make_plan(config, device_bytes=int(step.cost.peak_bytes * share)).steps()
     assert step.advice == expected
 
 
@@ -88,7 +88,7 @@ def test_of_a_long_video_only_segments_count(settings):
 def test_a_longer_row_than_max_tokens_and_a_large_batch_are_named(settings):
     settings |= {"captions": {"batch_size": 64}, "model": {"device": "cpu"}}
     settings["training"]["max_tokens"] = 1000
-    first, *_, last = make_plan(parse_config(settings), device_bytes=10**8).steps()
+    first, *_, last, _ = make_plan(parse_config(settings), device_bytes=10**8).steps()
     assert first.advice.startswith("captions.batch_size = ")
     assert last.advice.startswith(f"training.max_tokens = {last.num_tokens}")
 

@@ -29,7 +29,7 @@ from tempo.engine.ranks import pick_device
 from tempo.engine.types import SkipRecord, count_workers
 from tempo.model.chat import Continuation, Prefix, VideoLM
 from tempo.model.loading import check_device, load_processor, pick_dtype, read_config
-from tempo.model.prefix import ContinuationTokens, Group, split_group
+from tempo.model.prefix import MAX_TOKENS, ContinuationTokens, Group, split_group
 from tempo.pipeline.stages import STAGES, find_stage
 from tempo.preference.prompts import DIFFERENCE, fusion
 from tempo.synthetic.drawing import FPS, SHOT_FRAMES, SIZE
@@ -42,6 +42,9 @@ from tempo.video.frames import frame_shape
 
 #: Usual numbers of tokens of a caption and of an answer.
 CAPTION_TOKENS, ANSWER_TOKENS = 100, 300
+
+#: How often a model sees a held-out video: as filmed, in every order of the probe, and for the pairs.
+NUM_SHOWN = 17
 
 
 @dataclass(frozen=True)
@@ -131,15 +134,30 @@ class Plan:
         return self._lm.group(Prefix(blank, self.config.responses.prompts[0], fps=shape[3]), ["."])
 
     def steps(self) -> Iterator[Step]:
-        """The stages in which the model of this machine generates text, and the training phases, in order."""
-        made, rank = self.config.perturbations, 0
-        num_answers = {"captions": self.rates.num_clips, "responses": 1 + len(made.kinds) * len(made.levels)}
+        """The stages in which the model of this machine works, and the training phases, in order.
+
+        The evaluation is that of all models on held-out videos, without benchmarks and descriptions.
+        """
+        config, rank = self.config, 0
+        made = config.perturbations
+        num_pairs = len(made.kinds) * len(made.levels)
+        num_answers = {"captions": self.rates.num_clips, "responses": 1 + num_pairs}
         for stage, count in num_answers.items():
             if self.config.endpoint is None and not find_stage(stage).idle(self.config):
                 yield self._generation(stage, count * self.num_kept)
-        for phase in self.config.training.phases:
+        if config.audit.max_model_pairs:
+            num_videos = min(self.num_kept, math.ceil(config.audit.max_model_pairs / num_pairs))
+            text = self._lm.group(Prefix(None, config.responses.prompts[0]), ["."])
+            yield self._scoring("audit", [text, text], 1 + num_pairs, num_videos)
+        for phase in config.training.phases:
             yield self._training(phase, rank)
             rank = rank + phase.lora_rank if phase.lora_rank else 0
+        if share := config.evaluation.held_out_share:
+            num_videos = min(config.evaluation.max_held_out, math.ceil(share * self.num_kept))
+            num_models = 1 + bool(config.training.phases) + len(config.training.baselines)
+            yield self._scoring(
+                "evaluation", [self.longest, self.median], 1, NUM_SHOWN * num_videos * num_models
+            )
 
     def _generation(self, stage: str, num_answers: float) -> Step:
         settings, inputs, advice = getattr(self.config, stage), self._inputs(stage), ""
@@ -159,6 +177,18 @@ class Plan:
             cost.flops / self.rates.flops_per_second + reading
         )
         return Step(stage, inputs["input_ids"].shape[1], cost, seconds, advice)
+
+    def _scoring(self, name: str, prompts: Sequence[Group], num_answers: int, count: int) -> Step:
+        """The likelihood of the answers to `count` prompts; `prompts` are the longest and the median one."""
+        most, advice = self.config.responses.max_new_tokens, ""
+        answers = (ContinuationTokens((0,) * most),) * num_answers
+        row = split_group(Group(prompts[0].inputs, answers), max_tokens=MAX_TOKENS)[0]
+        cost = self._simulator.score(row)
+        if cost.peak_bytes > self.device_bytes:
+            advice = 'model.quantization = "4bit", or a smaller frames.max_total_pixels'
+        usual = prompts[1].lengths[0] + num_answers * min(ANSWER_TOKENS, most)
+        seconds = count * cost.flops * usual / _size(row) / self.rates.flops_per_second
+        return Step(name, _size(row), cost, seconds, advice)
 
     def _inputs(self, stage: str) -> dict[str, Tensor]:
         """The longest prompt: key frames of two clips or of all, frames of the whole video, or captions."""

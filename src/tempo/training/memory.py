@@ -24,7 +24,7 @@ from torch.utils.flop_counter import flop_registry
 
 from tempo.config import PhaseConfig
 from tempo.model.loading import build_model
-from tempo.model.prefix import Group
+from tempo.model.prefix import Group, packed_log_probs
 from tempo.training.policy import Policy
 
 #: Bytes for each answer and entry of the vocabulary when a token is sampled: scores and their softmax in
@@ -154,6 +154,14 @@ class Simulator:
         )
         flops = batch_size * counter.flops
         return self._quantized(Cost(weights, peak - size, cache_bytes=size, flops=flops))
+
+    def score(self, group: Group) -> Cost:
+        """The cost of the log-probabilities of a group's continuations, without gradients."""
+        counter = _Counter(_tensors(self._model))
+        weights = counter.live_bytes
+        with counter, torch.no_grad():
+            packed_log_probs(self._model, [group])
+        return self._quantized(Cost(weights, counter.peak_bytes - weights, flops=counter.flops))
 
     def _without_data(self, module: nn.Module) -> Any:
         with self._fake:
