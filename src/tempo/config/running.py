@@ -42,7 +42,7 @@ class RunConfig(Section):
     """Settings of the whole run. Only `seed` changes results.
 
     A stage with a model uses one process, or on a CPU `num_workers` divided by OMP_NUM_THREADS processes.
-    The audit and training are one process, which uses the cores of all; their number changes the rounding.
+    Training is one process, which uses the cores of all; their number changes the rounding.
 
     A row of a file of pairs, instructions or samples is bad if it cannot be read, or names a video that the
     run does not have. Bad rows are named and skipped; if they are more than `max_bad_share`, the run stops.
