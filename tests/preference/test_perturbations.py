@@ -227,7 +227,7 @@ def test_clips_are_replaced_by_those_of_one_other_film(tmp_path):
     """The film `a` has two segments, which do not replace each other; `short` has too few clips."""
     rows = [captions(name, count) for name, count in (("a-1", 8), ("a-2", 9), ("long", 20), ("short", 2))]
     RunStore(tmp_path).append("captions", rows)
-    settings = {"perturbations": {"kinds": ["replace"]}, "evaluation": {"held_out_share": 0}}
+    settings = {"perturbations": {"kinds": ["replace"]}}
     work = worker(tmp_path, **settings)
     (row, *_), (other_seed,) = work(rows), worker(tmp_path, run={"seed": 1}, **settings)(rows[:1])
     assert [(p.level, len(p.order), p.kept_share, p.kendall_distance) for p in row.perturbations] == [
@@ -244,16 +244,18 @@ def test_clips_are_replaced_by_those_of_one_other_film(tmp_path):
     assert work([rows[2]])[0].reason == "nothing to perturb"
 
 
-def test_clips_of_held_out_videos_are_only_shown_for_held_out_videos(tmp_path):
+def test_clips_of_held_out_videos_are_never_shown_for_training_videos(tmp_path):
     rows = [captions(f"{number}-{part}", 8) for number in range(20) for part in range(2)]
     RunStore(tmp_path).append("captions", rows)
     names = [row.id for row in rows]
-    held_out = held_out_files(names, 0.3, seed=0)
-    settings = {"perturbations": {"kinds": ["replace"]}, "evaluation": {"held_out_share": 0.3}}
     shown = {
-        (file_of(row.id) in held_out, file_of(name) in held_out)
-        for row in worker(tmp_path, **settings)(rows)
+        (file_of(row.id), file_of(name))
+        for row in worker(tmp_path, perturbations={"kinds": ["replace", "reverse"]})(rows)
         for made in row.perturbations
         for _, name, _ in made.replaced
     }
-    assert shown == {(True, True), (False, False)}
+    # The same pairs serve every share.
+    for share in (0.1, 0.3, 0.7):
+        held_out = held_out_files(names, share, seed=0)
+        assert not [pair for pair in shown if pair[0] not in held_out and pair[1] in held_out]
+    assert len({one for one, _ in shown}) == 19, "only the video with the highest draw has no other"

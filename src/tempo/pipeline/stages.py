@@ -159,7 +159,7 @@ STAGES: tuple[Stage, ...] = (
         reads=(("captions", Captions), ("clips", Clips)),
         writes=Perturbations,
         worker="tempo.preference.perturbations:make_worker",
-        keys=("perturbations", "responses.input_form", "evaluation.held_out_share"),
+        keys=("perturbations", "responses.input_form"),
         idle=_imported,
     ),
     Stage(

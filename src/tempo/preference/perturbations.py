@@ -12,13 +12,14 @@ length.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from itertools import combinations, count
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from tempo.core.hashing import derive_seed
-from tempo.core.records import Captions, Clips, Kind, Perturbation, Perturbations, Skipped, file_of
-from tempo.core.split import held_out_files
+from tempo.core.records import Captions, Clips, Kind, Perturbation, Perturbations, Skipped
+from tempo.core.split import held_out_draw
 from tempo.core.store import RunStore
 
 if TYPE_CHECKING:
@@ -64,8 +65,9 @@ def _num_clips(video: Captions | Clips) -> int:
 def _replacer(context: Context) -> Callable[[str, Perturbation], Perturbation | None]:
     """A function that chooses the clips of one other video for a perturbation; None if no video has enough.
 
-    The captions of several videos would repeat words more often than those of one video, a shortcut. Clips of
-    held-out videos appear only in pairs of held-out videos.
+    The captions of several videos would repeat words more often than those of one video, a shortcut. The
+    other video has a higher `held_out_draw`. Videos with the lowest draws are held out, so pairs for training
+    never show their clips, whatever the share.
     """
     import numpy as np
 
@@ -73,18 +75,16 @@ def _replacer(context: Context) -> Callable[[str, Perturbation], Perturbation | 
     is_captioned = context.config.responses.input_form == "captions"
     rows = store.stream("captions", Captions) if is_captioned else store.stream("clips", Clips)
     counts = dict(sorted((row.id, _num_clips(row)) for row in rows))
-    names = list(counts)
-    held_out = held_out_files(names, context.config.evaluation.held_out_share, seed=seed)
-
-    def is_other(name: str, video_id: str) -> bool:
-        one, other = file_of(name), file_of(video_id)
-        return one != other and (one in held_out) == (other in held_out)
+    draws = {name: held_out_draw(name, seed=seed) for name in counts}
+    names = sorted(counts, key=lambda name: (draws[name], name))
 
     def replace(video_id: str, made: Perturbation) -> Perturbation | None:
         rng = np.random.default_rng(derive_seed(seed, video_id, made.kind, made.level, "other"))
-        places, start = sorted({*range(made.num_clips)} - {*made.order}), int(rng.integers(len(names)))
-        for name in (names[(start + step) % len(names)] for step in range(len(names))):
-            if counts[name] >= len(places) and is_other(name, video_id):
+        places = sorted({*range(made.num_clips)} - {*made.order})
+        others = names[bisect_right(names, draws[video_id], key=draws.__getitem__) :]
+        start = int(rng.integers(len(others))) if others else 0
+        for name in (*others[start:], *others[:start]):
+            if counts[name] >= len(places):
                 clips = sorted(rng.permutation(counts[name])[: len(places)].tolist())
                 replaced = ((place, name, clip) for place, clip in zip(places, clips, strict=True))
                 return made.model_copy(update={"replaced": tuple(replaced)})

@@ -26,17 +26,17 @@ def conflicting_stories(story: Story, *, number: int) -> dict[str, Story]:
     """The two stories that conflict with a story, by what was changed; all have the same number of events.
 
     One is reversed. Depending on `number`, the position of the story in the benchmark, the other has two
-    events swapped, begins at a later event, or has one event replaced: by a foreign event, or a repeated one.
+    events swapped, begins at a later event, or has one event replaced: by another action of the same object,
+    or by an earlier event once more.
     """
     events, rng = story.events, np.random.default_rng(derive_seed(0, story.id, "conflicting"))
     first, second = (int(i) for i in sorted(rng.permutation(len(events))[:2]))
     start = int(rng.integers(1, len(events)))
     swapped, foreign, repeated = [*events], [*events], [*events]
     swapped[first], swapped[second] = events[second], events[first]
-    colour, shape = language.absent_thing(events, rng).split()
-    action = str(rng.choice(ACTIONS["direction"]))
-    new = {"colour": colour, "shape": shape, "aspect": "direction", "action": action}
-    foreign[first] = events[first].model_copy(update=new)
+    # Another object would be recognized in a single frame.
+    action = str(rng.choice(language.other_actions(events[first])))
+    foreign[first] = events[first].model_copy(update={"action": action})
     repeated[second] = events[first]
     changed = {"swap": swapped, "rotate": [*events[start:], *events[:start]]}
     changed |= {"foreign": foreign, "repeat": repeated}
