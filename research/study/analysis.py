@@ -152,20 +152,24 @@ def mean(results: Results, row: str, metric: str) -> Estimate | None:
     return Estimate(found.mean, (max(0.0, low), min(1.0, high)), found.num_seeds)
 
 
-def difference(results: Results, row: str, against: str, metric: str) -> Estimate | None:
+def difference(
+    results: Results, row: str, against: str, metric: str, *, confidence: float = 0.95
+) -> Estimate | None:
     """Row minus `against`, paired by seed; None where they have no seed in common."""
     values = (by_seed(results, row, metric) - by_seed(results, against, metric)).dropna()
-    return _mean(results, row, metric, values)
+    return _mean(results, row, metric, values, confidence)
 
 
-def _mean(results: Results, row: str, metric: str, values: pd.Series) -> Estimate | None:
+def _mean(
+    results: Results, row: str, metric: str, values: pd.Series, confidence: float = 0.95
+) -> Estimate | None:
     """The mean of values of a metric; None without values."""
     if values.empty:
         return None
     counts = results.num_questions
     num_questions = counts.loc[row, metric].max() if metric in counts else 0
     step = 1 / num_questions if num_questions > 0 else 0.0
-    return _estimate(values.mean(), mean_interval(values, step=step), len(values))
+    return _estimate(values.mean(), mean_interval(values, step=step, confidence=confidence), len(values))
 
 
 def gain_kept(results: Results, row: str, whole: str, start: str, metric: str) -> Estimate | None:
@@ -208,8 +212,10 @@ def comparable_rows(results: Results, *, only_dpo: bool = False) -> list[str]:
     return [row for row in own if row in dpo or not only_dpo]
 
 
-def mean_interval(values: Sequence[float] | pd.Series, *, step: float = 0.0) -> Interval | None:
-    """The 95 % interval of a mean by Student's t; None for fewer than two values.
+def mean_interval(
+    values: Sequence[float] | pd.Series, *, step: float = 0.0, confidence: float = 0.95
+) -> Interval | None:
+    """The interval of a mean by Student's t; None for fewer than two values.
 
     `step` is the smallest possible difference of two values (one question of 200: 0.005). The spread is at
     least that of rounding to `step`, so that seeds that agree by chance do not give a zero-width interval.
@@ -217,7 +223,7 @@ def mean_interval(values: Sequence[float] | pd.Series, *, step: float = 0.0) -> 
     if len(values) < 2:
         return None
     spread = max(float(np.std(values, ddof=1)), step / math.sqrt(12))
-    half = stats.t.ppf(0.975, len(values) - 1) * spread / math.sqrt(len(values))
+    half = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * spread / math.sqrt(len(values))
     return float(np.mean(values) - half), float(np.mean(values) + half)
 
 

@@ -86,3 +86,31 @@ def _reason(results: Results, claim: ClaimConfig, rows: tuple[str, ...], found: 
     also = ((metric, analysis.difference(results, rows[0], rows[1], metric)) for metric in claim.also)
     text += "".join(f"; {analysis.label(m)} {e.text(m, signed=True)}" for m, e in also if e)
     return f"{text} ({found.num_seeds} seed{'' if found.num_seeds == 1 else 's'})"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two rows under one condition of the map: the difference, its corrected interval, and what it shows.
+
+    `found` has the plain 95 % interval. `outcome` is "better", "worse" or UNKNOWN, by the corrected interval.
+    """
+
+    question: str
+    condition: str
+    rows: tuple[str, str]
+    found: Estimate | None
+    corrected: Estimate | None
+    outcome: str
+
+
+def compare(results: Results) -> list[Comparison]:
+    """All comparisons of the map, in temporal accuracy."""
+    study, made = results.study, list[Comparison]()
+    for question in study.map:
+        for condition, rows in question.conditions.items():
+            found = analysis.difference(results, *rows, "temporal")
+            corrected = analysis.difference(results, *rows, "temporal", confidence=study.map_confidence)
+            low, high = corrected.interval if corrected and corrected.interval else (0.0, 0.0)
+            outcome = "better" if low > 0 else "worse" if high < 0 else UNKNOWN
+            made.append(Comparison(question.text, condition, rows, found, corrected, outcome))
+    return made

@@ -31,7 +31,8 @@ class RowConfig(Section):
 
     It starts from the checkpoint `model` (by default that of the base run) or from the final model of the row
     `start`, which also generates its pairs. `pairs_from` imports pairs of another row instead, or `truth`. It
-    has no pairs of a share of the videos, by default the study's `held_out_share`; SFT uses all videos.
+    has no pairs of a share of the videos, by default the study's `held_out_share`; SFT uses all videos. At a
+    share `noise` of the videos and levels, the chosen answer and one of the rejected ones are swapped.
     `dpo` and `sft` override keys of its phases with that objective, `data` overrides keys of the run
     (`section.key`). A `blind` row answers the benchmark without seeing the videos. `num_seeds` uses only the
     first seeds of the study; 0 uses all. `baselines` overrides entries of the study's baselines.
@@ -43,6 +44,7 @@ class RowConfig(Section):
     start: str = ""
     pairs_from: str = ""
     held_out_share: float | None = Field(None, ge=0, lt=1)
+    noise: float = Field(0.0, ge=0, le=1)
     dpo: dict[str, Any] = Field({})
     sft: dict[str, Any] = Field({})
     data: dict[str, Any] = Field({})
@@ -81,6 +83,13 @@ class ClaimConfig(Section):
         return self
 
 
+class QuestionConfig(Section):
+    """A question of the map: two rows compared in temporal accuracy, under each of several conditions."""
+
+    text: str
+    conditions: dict[str, tuple[str, str]] = Field(min_length=1)
+
+
 class TableConfig(Section):
     """A table of results: one line per row (all rows if `rows` is empty), or a table for each of `groups`.
 
@@ -94,16 +103,15 @@ class TableConfig(Section):
 
 
 class PlotConfig(Section):
-    """A plot of results: bars or lines over rows, metrics of all rows against the probe, or the start of SFT.
+    """A plot of results: bars over rows, metrics of all rows against the probe, the start of SFT, or the map.
 
     `labels` are shown instead of the names of `rows`. In a scatter plot only points of `rows` are labeled.
     """
 
-    kind: Literal["bars", "lines", "scatter", "first_steps"]
-    rows: tuple[str, ...]
+    kind: Literal["bars", "scatter", "first_steps", "map"]
+    rows: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     metrics: tuple[str, ...] = ()
-    xlabel: str = ""
 
 
 class StudyConfig(Section):
@@ -124,10 +132,16 @@ class StudyConfig(Section):
     phases: tuple[PhaseConfig, ...]
     rows: dict[str, RowConfig]
     claims: tuple[ClaimConfig, ...] = ()
+    map: tuple[QuestionConfig, ...] = ()
     baselines: dict[str, str] = Field({})
     tables: dict[str, TableConfig] = Field({"main": TableConfig()})
     plots: dict[str, PlotConfig] = Field({})
     colors: dict[str, str] = Field({})
+
+    @property
+    def map_confidence(self) -> float:
+        """The confidence of the map's deciding intervals: 95 % for all comparisons together (Bonferroni)."""
+        return 1 - 0.05 / max(1, sum(len(question.conditions) for question in self.map))
 
     def share_of(self, row: str) -> float:
         """The share of the videos of which a row has no pairs."""
@@ -159,9 +173,10 @@ class StudyConfig(Section):
             earlier.add(name)
         shown = [[section.rows for section in (*self.claims, *self.tables.values(), *self.plots.values())]]
         shown += [[table.groups for table in self.tables.values()], self.baselines, list(self.colors)]
+        shown += [[question.conditions for question in self.map]]
         if unknown := sorted(_strings(shown) - {*self.rows}):
             raise ValueError(
-                f"claims, tables, plots, baselines or colors name unknown rows: {', '.join(unknown)}. "
+                f"claims, map, tables, plots, baselines or colors name unknown rows: {', '.join(unknown)}. "
                 f"The rows are {', '.join(self.rows)}"
             )
         return self

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from research.study import analysis
 from research.study.analysis import NOT_RUN, Results
-from research.study.claims import judge
+from research.study.claims import compare, judge
 from research.study.config import StudyConfig
 from research.study.plots import draw
 from tempo.core.files import write_text
@@ -108,6 +108,19 @@ def claims_table(results: Results) -> Table:
     return Table("claims", ["from", "claim", "verdict", "figures"], lines)
 
 
+def map_table(results: Results) -> Table:
+    """Every comparison of the map: differences with 95 % intervals, and what the corrected interval shows."""
+    lines = []
+    for one in compare(results):
+        both = analysis.difference(results, *one.rows, "group_score")
+        cells = [found.text(signed=True) if found else NOT_RUN for found in (one.found, one.corrected, both)]
+        rows = f"`{one.rows[0]}` minus `{one.rows[1]}`"
+        lines.append([one.question, one.condition, rows, cells[0], cells[1], f"**{one.outcome}**", cells[2]])
+    temporal, both_right = analysis.label("temporal"), analysis.label("group_score")
+    headings = ["choice", "condition", "rows", temporal, "corrected interval", "verdict", both_right]
+    return Table("map", headings, lines)
+
+
 def correlation_table(results: Results) -> Table:
     """Spearman's rho of the probe with accuracy: over rows, single runs, and rows trained with DPO."""
     lines = []
@@ -134,6 +147,8 @@ def block(results: Results, name: str, *, plots: str) -> str:
         return claims_table(results).markdown()
     if name == "correlation":
         return correlation_table(results).markdown()
+    if name == "map":
+        return map_table(results).markdown()
     if name in study.tables:
         tables = configured_tables(results, name)
         if not study.tables[name].groups:
@@ -144,7 +159,9 @@ def block(results: Results, name: str, *, plots: str) -> str:
     drawn = name.removeprefix("plot-")
     if drawn != name and drawn in study.plots:
         return f"![{drawn.replace('-', ' ')}]({plots}/{drawn}.svg)"
-    known = ", ".join(["source", "claims", "correlation", *study.tables, *(f"plot-{p}" for p in study.plots)])
+    known = ", ".join(
+        ["source", "claims", "correlation", "map", *study.tables, *(f"plot-{p}" for p in study.plots)]
+    )
     raise ValueError(f"study:{name} is not a block; the blocks are {known}")
 
 
@@ -179,7 +196,13 @@ def write_documents(results: Results, documents: Sequence[Path], *, plots: Path)
 
 def write_report(results: Results, path: Path) -> None:
     """Writes a Markdown document with all tables and plots; plots go into a folder next to it."""
-    names = ["source", *results.study.tables, "claims", "correlation"]
+    names = [
+        "source",
+        *results.study.tables,
+        "claims",
+        "correlation",
+        *(["map"] if results.study.map else []),
+    ]
     names += [f"plot-{name}" for name in results.study.plots]
     parts = [f"## {name}\n\n<!-- study:{name} -->\n<!-- /study -->\n" for name in names]
     write_text(path, "\n".join(["# Results\n", *parts]))

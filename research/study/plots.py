@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from research.study import analysis
 from research.study.analysis import NOT_RUN, Estimate, Results
+from research.study.claims import UNKNOWN, compare
 from research.study.config import PlotConfig
 
 #: Color of rows without a configured color.
@@ -23,12 +24,13 @@ def draw(results: Results, name: str) -> bytes:
     with matplotlib.rc_context({"svg.hashsalt": "tempo", "svg.fonttype": "none", "font.size": 9}):
         figure = Figure(layout="constrained")
         plot = results.study.plots[name]
-        if any(row in results.rows for row in plot.rows):
+        rows = plot.rows or [row for one in compare(results) for row in one.rows]
+        if any(row in results.rows for row in rows):
             KINDS[plot.kind](figure, results, plot)
         else:
             axes = figure.subplots()
             axes.set_axis_off()
-            axes.text(0.5, 0.5, f"{', '.join(plot.rows)}: {NOT_RUN}", ha="center", wrap=True)
+            axes.text(0.5, 0.5, f"{', '.join(plot.rows) or name}: {NOT_RUN}", ha="center", wrap=True)
         data = io.BytesIO()
         # Date and version are left out, so that equal results give equal bytes.
         figure.savefig(data, format="svg", metadata={"Date": None, "Creator": None})
@@ -54,24 +56,47 @@ def _bars(figure: Any, results: Results, plot: PlotConfig) -> None:
         axes.set_axisbelow(True)
 
 
-def _lines(figure: Any, results: Results, plot: PlotConfig) -> None:
-    """A line for each metric over the rows, with intervals; a dotted line shows the first baseline."""
-    figure.set_size_inches(8, 3.4)
-    axes = figure.subplots()
-    baseline = next(iter(results.study.baselines.values()), "")
-    for number, metric in enumerate(plot.metrics):
-        found = {position: analysis.mean(results, row, metric) for position, row in enumerate(plot.rows)}
-        known = {position + 0.05 * (number - 1): estimate for position, estimate in found.items() if estimate}
-        errors = [[_errors(estimate)[side] for estimate in known.values()] for side in (0, 1)]
-        means = [100 * estimate.mean for estimate in known.values()]
-        style = {"color": f"C{number}", "marker": "o", "markersize": 4, "capsize": 2, "linewidth": 1.5}
-        axes.errorbar([*known], means, yerr=errors, label=analysis.label(metric), **style)
-        if reference := analysis.mean(results, baseline, metric):
-            axes.axhline(100 * reference.mean, color=f"C{number}", linestyle=":", linewidth=1)
-    axes.set_xticks(range(len(plot.rows)), plot.labels or plot.rows)
-    axes.set(xlabel=plot.xlabel, ylabel=f"percent (dotted: {baseline})", ylim=(-3, 103))
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize="small")
+def _map(figure: Any, results: Results, plot: PlotConfig) -> None:
+    """A line for each comparison of the map: the difference with its 95 % interval, a panel for each metric.
+
+    In the first panel, whose metric decides, thin lines are corrected intervals, and comparisons that they
+    decide have a color.
+    """
+    made = compare(results)
+    places, labels, y = dict[int, Any](), list[tuple[float, str, bool]](), 0.0
+    for number, one in enumerate(made):
+        if not number or made[number - 1].question != one.question:
+            y += 1.4
+            labels.append((y, one.question, True))
+            y += 1
+        labels.append((y, one.condition, False))
+        places[number] = y
+        y += 1
+    figure.set_size_inches(10, 0.5 + 0.19 * y)
+    panels = figure.subplots(1, len(plot.metrics), sharey=True)
+    colors = {"better": "C2", "worse": "C3", UNKNOWN: "0.45"}
+    for panel, (axes, metric) in enumerate(zip(panels, plot.metrics, strict=True)):
+        for number, one in enumerate(made):
+            found = analysis.difference(results, *one.rows, metric)
+            if not found:
+                continue
+            style = {"color": colors[one.outcome] if not panel else "0.45"}
+            if not panel and one.corrected and one.corrected.interval:
+                ends = [100 * end for end in one.corrected.interval]
+                axes.plot(ends, [places[number]] * 2, linewidth=1, **style)
+            if found.interval:
+                axes.plot([100 * end for end in found.interval], [places[number]] * 2, linewidth=3.5, **style)
+            axes.plot(100 * found.mean, places[number], "o", markersize=5, **style)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set(title=analysis.label(metric), xlabel="difference in points")
+        axes.grid(axis="x", alpha=0.3)
+    axes = panels[0]
+    axes.set_yticks([place for place, *_ in labels], [text for _, text, _ in labels])
+    for tick, (_, _, is_question) in zip(axes.get_yticklabels(), labels, strict=True):
+        tick.set_fontweight("bold" if is_question else "normal")
+    for axes in panels:
+        axes.tick_params(axis="y", length=0)
+    axes.set_ylim(y, 0.6)
 
 
 def _scatter(figure: Any, results: Results, plot: PlotConfig) -> None:
@@ -124,7 +149,7 @@ def _errors(found: Estimate) -> tuple[float, float]:
 
 KINDS: dict[str, Callable[[Any, Results, PlotConfig], None]] = {
     "bars": _bars,
-    "lines": _lines,
     "scatter": _scatter,
     "first_steps": _first_steps,
+    "map": _map,
 }

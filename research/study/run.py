@@ -21,7 +21,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from itertools import takewhile
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from research.study.measure import measure
 from research.study.output import write_report, write_results
 from tempo.config import Config
 from tempo.core.files import read_rows, replace_directory, write_json, write_lines
-from tempo.core.hashing import hash_text
+from tempo.core.hashing import derive_seed, hash_text
 from tempo.core.records import Captions, Clips, Pair, Perturbations, Record, Response, Responses, Skipped
 from tempo.core.split import held_out_draw
 from tempo.core.store import RunStore
@@ -162,11 +162,11 @@ def _run_row(
     hashes = fingerprints(config)
     share, study_share = study.share_of(name), study.held_out_share
     parts = [hashes["training"], row.pairs_from, share, row.blind, study.probe_videos, study_share]
-    parts.append(base.directory.name)
+    parts += [base.directory.name, row.noise]
     directory = base.directory.parent / f"{seed}-{name}-{hash_text(json.dumps(parts))[:8]}"
     context = Context(config, directory)
     # The fingerprint does not depend on whether the captions are the true ones.
-    own_pairs = "" if row.pairs_from == TRUTH else f"{hashes['pairs']}-{share}"
+    own_pairs = "" if row.pairs_from == TRUTH else f"{hashes['pairs']}-{share}-{row.noise}"
     if not (directory / "result.json").exists():
         same = [one for one in done.values() if own_pairs and one.pairs == own_pairs]
         if config.training.phases:
@@ -175,6 +175,7 @@ def _run_row(
             source = (*same, *alike, base)[0].directory
             _make_pairs(context, source, truth=not own_pairs)
             _leave_out_pairs(context, share)
+            _add_noise(context, row.noise)
             _share_phases(context, same)
             run_stages(context, Console(quiet=True), only="training")
             model = str(directory / "model")
@@ -208,6 +209,26 @@ def _leave_out_pairs(context: Context, share: float) -> None:
     store, seed = RunStore(context.directory), context.config.run.seed
     kept = [p for p in store.read("pairs", Pair) if held_out_draw(p.video_id, seed=seed) >= share]
     write_lines(store.path("pairs"), (pair.model_dump_json() for pair in kept))
+
+
+def _add_noise(context: Context, share: float) -> None:
+    """Swaps the chosen answer and the last rejected one of a share of the videos and levels."""
+    store, seed = RunStore(context.directory), context.config.run.seed
+    if not share or store.path("clean_pairs").exists():
+        return
+    shutil.copy(store.path("pairs"), store.path("clean_pairs"))
+
+    def place(pair: Pair) -> tuple[str, int]:
+        return pair.video_id, pair.level
+
+    pairs, noisy = sorted(store.read("pairs", Pair), key=place), list[Pair]()
+    for (video_id, level), group in groupby(pairs, key=place):
+        *others, last = group
+        if derive_seed(seed, video_id, level, "noise") / 2**63 < share:
+            others = [pair.model_copy(update={"chosen": last.rejected}) for pair in others]
+            last = last.model_copy(update={"chosen": last.rejected, "rejected": last.chosen})
+        noisy += [*others, last]
+    write_lines(store.path("pairs"), (pair.model_dump_json() for pair in noisy))
 
 
 def _share_phases(context: Context, others: Sequence[RowRun]) -> None:
