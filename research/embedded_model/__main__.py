@@ -2,8 +2,7 @@
 
     python -m research.embedded_model --out DIR
     python -m research.embedded_model --out DIR --architecture llava_onevision
-    python -m research.embedded_model --out DIR --order-fidelity 0.5
-    python -m research.embedded_model --out DIR --order-fidelity 0.65 --vision-steps 400
+    python -m research.embedded_model --out DIR --continue-from embedded --vision-steps 400 --order-fidelity 0.5
     python -m research.embedded_model --measure DIR
 
 First the vision tower is trained (vision.py). Then the language model learns to caption a clip, to describe
@@ -11,8 +10,8 @@ how a clip differs from the one before it, to fuse captions, and to answer quest
 (examples.py). Descriptions of whole stories and answers about their order are true with probability
 `--order-fidelity`, and otherwise random: a model trained with 0 does not know the order, with 0.5 it knows a
 little, with 0.65 about half. With fewer `--vision-steps` it also makes mistakes about single events. At the
-end the model is measured and its model card is written (card.py). `--continue-from DIR` starts from a
-checkpoint with a trained vision tower.
+end the model is measured and its model card is written (card.py). `--continue-from DIR` starts from the
+language model of a checkpoint, and with `--vision-steps 0` from its vision tower too.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pathlib import Path
 from research.embedded_model.card import known_recipe, measure, write_card
 from research.embedded_model.examples import Recipe
 from research.embedded_model.models import ARCHITECTURES, SIZES, build_model
-from research.embedded_model.training import train
+from research.embedded_model.training import renew_vision, train
 from tempo.model.loading import load_model
 
 CHOICES = {
@@ -44,7 +43,7 @@ def main() -> None:
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--out", type=Path, help="directory of the new model")
     mode.add_argument("--measure", type=Path, help="only measure this model, and rewrite its card")
-    parser.add_argument("--continue-from", default="", help="a checkpoint with a trained vision tower")
+    parser.add_argument("--continue-from", default="", help="a checkpoint to start from")
     parser.add_argument("--num-stories", type=int, default=200, help="stories that the card is measured on")
     for name, default in vars(Recipe()).items():
         option = f"--{name.replace('_', '-')}"
@@ -57,9 +56,11 @@ def main() -> None:
         made_by = vars(recipe)
         if given.continue_from:
             lm = load_model(given.continue_from, dtype="float32", device=recipe.device)
+            if recipe.vision_steps:
+                renew_vision(lm, recipe)
         else:
             lm = build_model(recipe.architecture, size=recipe.size, seed=recipe.seed, device=recipe.device)
-        train(lm, recipe, given.out, skip_vision=bool(given.continue_from))
+        train(lm, recipe, given.out)
     lm = load_model(path, device=given.device, dtype="float32")
     scores = {"recipe": made_by, **measure(lm, num_stories=given.num_stories)}
     num_parameters = sum(parameter.numel() for parameter in lm.model.parameters())

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from research.embedded_model.examples import KINDS, LanguageExamples, Recipe
-from research.embedded_model.models import vision_parameters
+from research.embedded_model.models import build_model, vision_parameters
 from research.embedded_model.vision import VisionExamples, pretrain_vision
 from tempo.model.chat import VideoLM
 from tempo.model.prefix import Group, language_model, packed_log_probs
@@ -27,12 +27,23 @@ from tempo.model.prefix import Group, language_model, packed_log_probs
 MUON_SHARE = 2
 
 
-def train(lm: VideoLM, recipe: Recipe, out: Path, *, skip_vision: bool = False) -> None:
-    """Trains in place and saves to `out` after each part; `skip_vision` skips the vision tower."""
+def renew_vision(lm: VideoLM, recipe: Recipe) -> None:
+    """Replaces the weights outside the language model by untrained ones.
+
+    A tower that is trained afterwards fits the language model, because classes have fixed directions.
+    """
+    untrained = build_model(recipe.architecture, size=recipe.size, seed=recipe.seed, device=recipe.device)
+    with torch.no_grad():
+        for old, new in zip(vision_parameters(lm.model), vision_parameters(untrained.model), strict=True):
+            old.copy_(new)
+
+
+def train(lm: VideoLM, recipe: Recipe, out: Path) -> None:
+    """Trains in place and saves to `out` after each part; without `vision_steps` only the language model."""
     torch.set_num_threads(recipe.num_threads)
     if lm.model.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
-    if not skip_vision:
+    if recipe.vision_steps:
         by_frame = recipe.architecture == "llava_onevision"
         examples = VisionExamples(recipe.vision_steps, recipe.seed, by_frame=by_frame)
         pretrain_vision(lm, examples, learning_rate=1e-3, num_loaders=recipe.num_loaders)
