@@ -35,5 +35,5 @@ fi
 cp "$WORK/model/README.md" "$OUT/card.md"
 
 "$PYTHON" -m research.study "$STUDY" --out "$WORK/study" --seeds "$SEEDS" --workers "$WORKERS" \
-  --rows base,sft_only,sft_then_dpo,method,best | tee -a "$OUT/study.log"
+  --rows base,sft_only,sft_then_dpo,method,ceiling | tee -a "$OUT/study.log"
 cp -r "$WORK/study/study.json" "$WORK/study/study.md" "$WORK/study/study" "$OUT"

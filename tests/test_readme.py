@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: Records of what was run at the time, with the commands of that time.
-HISTORY = ("log.md", "study.md", "study_fresh.md")
+HISTORY = ("log.md", "study.md")
 
 
 def commands(text):

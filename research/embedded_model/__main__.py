@@ -2,7 +2,7 @@
 
     python -m research.embedded_model --out DIR
     python -m research.embedded_model --out DIR --architecture llava_onevision
-    python -m research.embedded_model --out DIR --continue-from embedded --vision-steps 400 --order-fidelity 0.5
+    python -m research.embedded_model --out DIR --continue-from MODEL --vision-steps 400 --order-fidelity 0.5
     python -m research.embedded_model --measure DIR
 
 First the vision tower is trained (vision.py). Then the language model learns to caption a clip, to describe

@@ -12,26 +12,15 @@ STUDY = load_study(ROOT / "configs" / "study.toml")[0]
 
 #: Made-up temporal accuracies; the other figures follow from them.
 LEVELS = {
-    "blind": 0.45,
     "base": 0.75,
     "sft_only": 0.76,
     "sft_then_dpo": 0.84,
     "method": 0.90,
-    "best": 0.95,
-    "method_twice": 0.90,
-}
-LEVELS |= {
-    "method_long": 0.91,
+    "blind": 0.45,
     "ceiling": 0.97,
-    "dpo_16": 0.80,
-    "dpo_only": 0.89,
-    "mixed": 0.86,
-    "hard_easy": 0.85,
 }
-LEVELS |= {"single_16": 0.80, "single_8": 0.82, "single_4": 0.83, "single_2": 0.84, "data_1_8": 0.80}
-LEVELS |= {"data_1_4": 0.89, "data_1_4_long": 0.89, "data_1_2": 0.89, "method_sft_long": 0.88}
-LEVELS |= {"sft_long_then_dpo": 0.84, "sft_true": 0.80, "method_sft_true": 0.92, "a_on_b": 0.83}
-LEVELS |= {"b_sft_only": 0.71, "b_method": 0.85, "b_on_a": 0.78}
+LEVELS |= {"four_easy": 0.89, "four_hard": 0.85, "random": 0.86, "only_16": 0.80, "only_2": 0.84}
+LEVELS |= {"quarter": 0.858, "half_base": 0.70, "half_on_own": 0.85, "half_on_other": 0.78, "on_other": 0.83}
 
 
 def make_run(row, seed, temporal, *, static=0.99, num_steps=10):
@@ -44,7 +33,7 @@ def make_run(row, seed, temporal, *, static=0.99, num_steps=10):
     return {
         "row": row,
         "seed": seed,
-        "phases": [] if row in ("blind", "base", "sft_only", "sft_true", "b_sft_only") else ["dpo-16", "sft"],
+        "phases": [] if row in ("blind", "base", "sft_only", "half_base") else ["dpo-16", "sft"],
         "accuracy": accuracy,
         "num_samples": {name: 100 if name == "group_score" else 400 for name in (*accuracy, "static")},
         "static_accuracy": static,

@@ -111,7 +111,7 @@ def test_differences_are_paired_by_seed():
     # The gain is the same with every seed, however much the seeds differ.
     assert (found.mean, found.num_seeds) == (0.1, 2)
     assert found.interval[1] - found.interval[0] < 0.02
-    assert analysis.difference(results, "method", "best", "temporal") is None
+    assert analysis.difference(results, "method", "ceiling", "temporal") is None
 
 
 def test_the_share_of_a_gain_that_is_kept():
@@ -125,12 +125,12 @@ def test_the_share_of_a_gain_that_is_kept():
 
 def test_correlation_over_rows_over_runs_and_over_rows_trained_with_dpo():
     runs = make_runs(seeds=(1, 2, 3))
-    count = len({run["row"] for run in runs} - {"blind", "b_sft_only", "b_method", "b_on_a"})
+    count = len({run["row"] for run in runs} - {"blind", "half_base", "half_on_own", "half_on_other"})
     find = partial(analysis.correlation, probe="win_rate", target="temporal")
     results = make_results(runs)
     assert (find(results).mean, find(results).num_seeds) == (1.0, count)
     assert find(results, single_runs=True).num_seeds == 3 * count
-    assert find(results, only_dpo=True).num_seeds == count - len({"base", "sft_only", "sft_true"})
+    assert find(results, only_dpo=True).num_seeds == count - len({"base", "sft_only"})
     for run in runs:
         run["probe"] = run["probe"] and {**run["probe"], "win_rate": -run["probe"]["win_rate"]}
     assert find(make_results(runs)).mean == -1.0

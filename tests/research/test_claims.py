@@ -2,34 +2,32 @@
 
 import pytest
 from made_up_study import LEVELS, STUDY, make_results, make_run, make_runs
+from scipy import stats
 
 from research.study.analysis import Estimate
-from research.study.claims import FAILS, HOLDS, UNKNOWN, decide, judge
+from research.study.claims import FAILS, HOLDS, UNKNOWN, compare, decide, judge
 from research.study.config import ClaimConfig
 
 NAMES = [claim.name for claim in STUDY.claims]
+NUM_COMPARISONS = sum(len(question.conditions) for question in STUDY.map)
 
 #: Levels of rows with which each claim fails while all others stay as they are; None where that needs more.
 FAILING = {
     "blind": {"blind": 0.8},
     "pre_sft_over_sft_then_dpo": {"sft_then_dpo": 0.95},
     "sft_then_dpo_over_sft": {"sft_then_dpo": 0.7},
-    "easy_hard_over_fixed": {"single_2": 0.95},
-    "easy_hard_over_mixed": {"mixed": 0.95},
-    "easy_hard_over_hard_easy": {"hard_easy": 0.95},
+    "easy_hard_over_fixed": {"only_2": 0.95},
+    "easy_hard_over_mixed": {"random": 0.95},
+    "easy_hard_over_hard_easy": {"four_hard": 0.95},
     "sft_starts_lower": {"sft_only": 0.95},
     "sft_starts_steadier": {"sft_only": 0.95},
-    "own_pairs_best": {"a_on_b": 0.95},
-    "pairs_transfer": {"b_on_a": 0.6},
-    "small_set": {"data_1_4": 0.77},
+    "own_pairs_best": {"on_other": 0.95},
+    "pairs_transfer": {"half_on_other": 0.6},
+    "small_set": {"quarter": 0.77},
     "method_over_sft": {"sft_only": 0.85},
     "static_kept": None,
-    "best_over_method": {"best": 0.85},
     "probe_rises": {"base": 0.95},
     "probe_predicts": None,
-    "pre_sft_over_long_sft_then_dpo": {"sft_long_then_dpo": 0.95},
-    "small_set_seen_as_often": {"data_1_4_long": 0.77},
-    "true_sft_starts_lower": {"sft_true": 0.97},
 }
 
 
@@ -66,17 +64,17 @@ def test_too_few_runs_decide_no_claim(name):
     # The correlation over rows does not need several seeds.
     assert found == (HOLDS if name == "probe_predicts" else UNKNOWN)
     assert name == "probe_predicts" or "one seed" in why or "no interval" in why
-    found, why = verdict([make_run("only_drop", seed, 0.8) for seed in (1, 2, 3)], name)
+    found, why = verdict([make_run("noisy_hard", seed, 0.8) for seed in (1, 2, 3)], name)
     assert found == UNKNOWN
     assert "not run" in why or "too few runs" in why
 
 
 def test_a_claim_about_several_comparisons_needs_all_of_them():
-    runs = make_runs(levels={row: level for row, level in LEVELS.items() if row != "single_4"})
+    runs = make_runs(levels={row: level for row, level in LEVELS.items() if row != "only_2"})
     found, why = verdict(runs, "easy_hard_over_fixed")
     assert found == UNKNOWN
-    assert "single_4: not run" in why
-    assert "method minus single_16" in why
+    assert "only_2: not run" in why
+    assert "four_easy minus only_16" in why
 
 
 def test_rows_without_a_common_seed_cannot_be_compared():
@@ -91,9 +89,9 @@ def test_static_questions_may_lose_two_points(static, expected):
 
 
 def test_equal_figures_in_every_seed_are_not_a_lead():
-    assert verdict(make_runs(spread=0.0, mixed=LEVELS["method"]), "easy_hard_over_mixed")[0] == UNKNOWN
-    half_a_question = make_runs(seeds=(1, 2), spread=0.0, best=LEVELS["method"] + 0.00125)
-    assert verdict(half_a_question, "best_over_method")[0] != HOLDS
+    assert verdict(make_runs(spread=0.0, random=LEVELS["four_easy"]), "easy_hard_over_mixed")[0] == UNKNOWN
+    half_a_question = make_runs(seeds=(1, 2), spread=0.0, random=LEVELS["four_easy"] - 0.00125)
+    assert verdict(half_a_question, "easy_hard_over_mixed")[0] != HOLDS
 
 
 def test_a_probe_that_ranks_the_rows_the_other_way_fails_the_claim():
@@ -117,3 +115,23 @@ def test_a_probe_that_ranks_the_rows_the_other_way_fails_the_claim():
 def test_a_claim_with_a_size(interval, mean, expected):
     claim = ClaimConfig(name="c", source="s", text="t", rows=(("a", "b"),), min_mean=0.1)
     assert decide(claim, Estimate(mean, interval, 3)) == expected
+
+
+def test_the_map_is_decided_by_intervals_that_are_corrected_for_all_its_comparisons():
+    """Two rows differ by 3 points: enough for one comparison, too little for one of all those of the map."""
+
+    def found(gain, spread):
+        runs = [make_run("random", seed, 0.8) for seed in (1, 2, 3, 4)]
+        runs += [make_run("four_easy", seed, 0.8 - gain + spread * (-1) ** seed) for seed in (1, 2, 3, 4)]
+        made = {one.rows: one for one in compare(make_results(runs))}
+        assert len(made) == NUM_COMPARISONS
+        return made["random", "four_easy"]
+
+    one = found(0.03, 0.01)
+    assert one.found.interval[0] > 0 > one.corrected.interval[0]
+    assert (one.found.mean, one.corrected.mean, one.outcome) == (0.03, 0.03, UNKNOWN)
+    half = stats.t.ppf(1 - 0.025 / NUM_COMPARISONS, 3) * 0.01 * (4 / 3) ** 0.5 / 2
+    assert one.corrected.interval == pytest.approx((0.03 - half, 0.03 + half), abs=1e-5)
+    assert found(0.1, 0.01).outcome == "better"
+    assert found(-0.1, 0.01).outcome == "worse"
+    assert {one.outcome for one in compare(make_results([]))} == {UNKNOWN}

@@ -72,11 +72,11 @@ def test_results_and_documents_are_written_and_read(tmp_path, results):
     (tmp_path / "docs").mkdir()
     documents = [tmp_path / "docs" / "study.md", tmp_path / "README.md"]
     for path in documents:
-        path.write_text(empty_block("plot-phases"))
+        path.write_text(empty_block("plot-main"))
     write_documents(results, documents, plots=tmp_path / "docs" / "study")
-    assert "![phases](study/phases.svg)" in documents[0].read_text()
-    assert "![phases](docs/study/phases.svg)" in documents[1].read_text()
-    assert [path.name for path in (tmp_path / "docs" / "study").iterdir()] == ["phases.svg"]
+    assert "![main](study/main.svg)" in documents[0].read_text()
+    assert "![main](docs/study/main.svg)" in documents[1].read_text()
+    assert [path.name for path in (tmp_path / "docs" / "study").iterdir()] == ["main.svg"]
     write_results(results, tmp_path / "study.json")
     found = read_results(STUDY, tmp_path / "study.json")
     assert (found.runs, found.origin) == (results.runs, results.origin)
@@ -91,8 +91,8 @@ def test_a_file_without_valid_results_is_named(tmp_path, text):
 
 
 def test_equal_results_give_equal_bytes_of_a_plot(results):
-    parts = {"main": "event order", "phases": "then SFT", "data": "1/8", "probe": "rank correlation"}
-    for name, text in (parts | {"sft-start": "grad norm"}).items():
+    parts = {"main": "event order", "map": "400 steps", "probe": "rank correlation", "sft-start": "grad norm"}
+    for name, text in parts.items():
         data = draw(results, name)
         assert text in data.decode()
         assert not re.search(r"Matplotlib v|dc:date", data.decode())
@@ -106,7 +106,7 @@ def test_equal_results_give_equal_bytes_of_a_plot(results):
     [
         [],
         make_runs(seeds=(1,)),
-        make_runs(seeds=(1, 2), levels={"base": 0.7, "dpo_16": 0.7, "method": 1.0}),
+        make_runs(seeds=(1, 2), levels={"base": 0.7, "random": 0.7, "method": 1.0}),
         [run | {"probe": None, "sft_start": None} for run in make_runs(seeds=(1, 2))],
         [make_run("method", seed, 0.8, num_steps=seed) for seed in (1, 2, 3)],
     ],
@@ -132,18 +132,15 @@ def test_no_figure_of_the_study_is_written_by_hand():
     assert not FIGURE.findall(re.sub(r"`[^`\n]*`", "", text).replace("95 % interval", ""))
 
 
-@pytest.mark.parametrize(
-    ("name", "documents"),
-    [("study", ("docs/study.md", "README.md")), ("study_fresh", ("docs/study_fresh.md",))],
-)
-def test_published_documents_and_plots_are_what_the_command_writes(tmp_path, name, documents):
+def test_published_documents_and_plots_are_what_the_command_writes(tmp_path):
     """`python -m research.study configs/study.toml --write docs/study.json docs/study.md README.md`."""
     (tmp_path / "docs").mkdir()
-    for path in (f"docs/{name}.json", *documents):
+    documents = ("docs/study.md", "README.md")
+    for path in ("docs/study.json", *documents):
         (tmp_path / path).write_bytes((ROOT / path).read_bytes())
-    write(ROOT / "configs" / "study.toml", tmp_path / f"docs/{name}.json", *(tmp_path / d for d in documents))
+    write(ROOT / "configs" / "study.toml", tmp_path / "docs/study.json", *(tmp_path / d for d in documents))
     drawn = [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.svg")]
-    assert len(drawn) == (len(STUDY.plots) if name == "study" else 0)
-    for path in (f"docs/{name}.json", *documents, *drawn):
+    assert len(drawn) == len(STUDY.plots)
+    for path in ("docs/study.json", *documents, *drawn):
         assert (tmp_path / path).read_bytes() == (ROOT / path).read_bytes(), path
-    assert Path(ROOT / "docs" / "study.md").read_text().count("| method |") >= 4
+    assert Path(ROOT / "docs" / "study.md").read_text().count("| method |") >= 3

@@ -44,6 +44,7 @@ sft_only = { description = "SFT", phases = ["sft"] }
 sft_then_dpo = { description = "SFT, then DPO", phases = ["sft", "dpo"] }
 method = { description = "DPO on true pairs, then SFT", phases = ["dpo", "sft"], pairs_from = "truth" }
 again = { description = "more DPO", start = "method", pairs_from = "sft_then_dpo", phases = ["dpo"] }
+noisy = { description = "all chosen answers are wrong", phases = ["dpo"], noise = 1.0 }
 """
 
 #: A row that cannot be trained, after all others.
@@ -83,7 +84,7 @@ def test_a_study_continues_after_a_kill_and_ends_with_its_figures(study, capsys)
     assert "Training helps. | **cannot be told**" in printed
     result = json.loads((folder / "out" / "study.json").read_text())
     rows = {row["row"]: row for row in result["rows"]}
-    assert list(rows) == ["base", "sft_only", "sft_then_dpo", "method", "again"]
+    assert list(rows) == ["base", "sft_only", "sft_then_dpo", "method", "again", "noisy"]
     assert rows["base"]["num_samples"]["temporal"] > 0
     assert rows["base"]["probe"]["margin"] != rows["method"]["probe"]["margin"]
     assert rows["method"]["probe"]["by_kind"]["reverse"]["win_rate"] >= 0
@@ -122,6 +123,15 @@ def test_rows_share_phases_and_pairs_and_true_pairs_follow_the_scripts(study):
         for row in ("sft_then_dpo", "again", "method")
     ]
     assert texts[0] == texts[1] != texts[2]
+    clean, noisy = (table(row, "pairs.jsonl") for row in ("sft_then_dpo", "noisy"))
+    assert clean.keys() == noisy.keys()
+    for name, pair in noisy.items():
+        of_level = [
+            p for p in clean.values() if (p["video_id"], p["level"]) == (pair["video_id"], pair["level"])
+        ]
+        assert pair["chosen"] == of_level[-1]["rejected"]
+        key = "chosen" if pair["id"] == of_level[-1]["id"] else "rejected"
+        assert pair["rejected"] == clean[name][key]
     scripts, videos = table("method", "synthetic/videos/scripts.jsonl"), table("method", "videos.jsonl")
     captions, responses = table("method", "captions.jsonl"), table("method", "responses.jsonl")
     assert captions
