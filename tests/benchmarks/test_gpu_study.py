@@ -39,7 +39,7 @@ def test_the_script_ends_with_the_main_rows_and_repeats_nothing(tmp_path):
     assert {file.name for file in (tmp_path / "out").iterdir()} == kept
     assert "3.6 M parameters" in (tmp_path / "out" / "card.md").read_text()
     rows = json.loads((tmp_path / "out" / "study.json").read_text())["rows"]
-    assert [row["row"] for row in rows] == ["base", "sft_only", "sft_then_dpo", "method", "best"]
+    assert [row["row"] for row in rows] == ["base", "sft_only", "sft_then_dpo", "method", "ceiling"]
     assert all(row["num_steps"] > 0 for row in rows[1:])
     again = subprocess.run(script, env=env, capture_output=True, text=True, check=True)
     assert "vision step" not in again.stdout
