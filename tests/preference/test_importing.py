@@ -6,8 +6,9 @@ import json
 import re
 
 import pytest
-from pairs_material import assistant, make_run, make_videos, pair_of, user
+from pairs_material import assistant, make_run, make_videos, user
 from rich.console import Console
+from sample_material import pair_of
 from tiny_film import film
 
 from tempo.config import parse_config

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 from rich.console import Console
+from sample_material import pair_of
 from tiny_film import film
 
 from tempo.config import parse_config
 from tempo.config.running import RunConfig
-from tempo.core.records import Instruction, Pair
+from tempo.core.records import Instruction
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.pipeline import runner
@@ -160,10 +161,7 @@ def test_questions_about_skipped_videos_are_left_out_and_counted(tmp_path, films
 def test_questions_about_held_out_videos_are_not_trained_on(tmp_path, films):
     run = context(tmp_path, films, plain("a.mp4"), plain("b.mp4", "q1"), plain("b.mp4", "q2"))
     settle(run, with_frames=[films / "a.mp4", films / "b.mp4"])
-    held_out = video_id(films / "b.mp4")
-    about = {"video": "b.mp4", "prompt": "p", "chosen": "c", "rejected": "r", "order": (), "num_clips": 0}
-    pair = Pair(id="x", video_id=held_out, kind="other", level=0, **about)
-    RunStore(run.directory).append("held_out_pairs", [pair])
+    RunStore(run.directory).append("held_out_pairs", [pair_of(video_id(films / "b.mp4"))])
     usable, num_left_out = usable_questions(run)
     assert [question.question for question in usable] == ["q"]
     assert num_left_out == 2
