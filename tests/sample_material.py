@@ -25,6 +25,23 @@ SAMPLE = {
     "answer": 1,
 }
 
+#: A run on a few small stories, without training.
+SMALL_RUN = """
+[run]
+num_workers = 1
+[synthetic]
+num_videos = 7
+num_held_out = 2
+min_shots = 4
+max_shots = 6
+[frames]
+max_pixels = 4096
+[captions]
+max_new_tokens = 64
+[responses]
+max_new_tokens = 128
+"""
+
 #: Characters that easily break a file of lines: quotes, newlines, line separators, other scripts.
 ODD_TEXT = 'A "red" ball,\nthen\u2028a cube; 猫 {"a": 1} \\n'
 

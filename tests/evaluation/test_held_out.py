@@ -17,7 +17,6 @@ from tempo.evaluation.held_out import Description, HeldOutResult
 from tempo.evaluation.probe import Comparison
 from tempo.evaluation.run import run_evaluation
 from tempo.model.chat import Prefix, log_probs
-from tempo.model.loading import load_model
 from tempo.preference.pairs import HELD_OUT
 from tempo.synthetic.world import make_story
 from tempo.video.frames import FrameStore, encode_jpeg
@@ -43,11 +42,6 @@ def context_of(directory, *, names=("aa", "bb"), clips=True, share=0.1, pairs=()
     return Context(
         parse_config({"run": {"num_workers": 1}, "videos": {"paths": ["x"]}, **sections}), directory
     )
-
-
-@pytest.fixture(scope="module")
-def lm():
-    return load_model("embedded")
 
 
 def test_outcomes_are_likelihoods_of_pairs_and_own_words_with_both_videos(lm, tmp_path):

@@ -15,7 +15,6 @@ from tempo.config import parse_config
 from tempo.core.records import Clips, Video
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.model.loading import load_model
 from tempo.model.prefix import ContinuationTokens, Group
 from tempo.pipeline.runner import run_stages
 from tempo.pipeline.stages import NAMES, fingerprints
@@ -109,11 +108,6 @@ def test_rows_are_filled_in_order_and_never_overflow(sizes, expected):
     rows = pack_rows(batch, max_tokens=10)
     assert [len(row) for row in rows] == expected
     assert [loaded for row in rows for loaded in row] == batch
-
-
-@pytest.fixture(scope="module")
-def lm():
-    return load_model("embedded")
 
 
 @pytest.mark.parametrize(
