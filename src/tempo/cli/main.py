@@ -150,6 +150,7 @@ def init(
         model=json.dumps(model, ensure_ascii=False),
         videos=json.dumps(str(videos.resolve()), ensure_ascii=False),
         pixels=EMBEDDED_PIXELS if model == EMBEDDED else HUB_PIXELS,
+        checkpointing="false" if model == EMBEDDED else "true",
     )
     write_text(out, text)
     if model == EMBEDDED:
