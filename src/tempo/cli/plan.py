@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 def plan(
     config: ConfigArgument,
-    out: Annotated[Path, typer.Option("--out", help="run directory, for the free disk space")] = Path(),
+    out: Annotated[
+        Path, typer.Option("--out", help="run directory, whose disk is checked for free space")
+    ] = Path(),
     device_memory: Annotated[
         str, typer.Option(help="plan for a GPU with this memory, such as 80GB; default: this machine")
     ] = "",
