@@ -45,8 +45,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model, or all models of a run, on public benchmarks."""
     from tempo.evaluation.figures import Evaluation, figure_tables
+    from tempo.evaluation.lengths import check_task
     from tempo.evaluation.public.tasks import answer_task, load_task, result_notes, task_result
-    from tempo.evaluation.run import check_task
 
     check_output(out)
     folders = [_download(name) for name in benchmark] if download else [str(path) for path in data or ()]
