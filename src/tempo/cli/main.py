@@ -119,7 +119,7 @@ def status(directory: RunArgument) -> None:
     for path in sorted(directory.glob("*/**/metrics.jsonl")):
         for row in map(json.loads, deque(whole_lines(path), 1)):
             figures = " ".join(f"{name} {row[name]:.3f}" for name in METRICS if name in row)
-            console().print(f"{path.parent.relative_to(directory)}: step {row['step']} {figures}")
+            console().print(f"{path.parent.relative_to(directory)}: step {row['step']:.0f} {figures}")
     _print_evaluation(directory)
 
 
