@@ -112,6 +112,7 @@ def test_wrong_command_line_is_refused(tempo, arguments, words):
         ("clips {config} --out {tmp}/new", ["'clips' needs 'videos' first"]),
         ("synthetic {config} --out {out}", ["[synthetic]"]),
         ("status {tmp}/nowhere", ["nowhere is not a run directory"]),
+        ("audit {films}", ["films is not a run directory"]),
         ("status {films}", ["films is not a run directory", "config.toml"]),
         ("export {films} --format trl --out {out}", ["films is not a run directory"]),
         ("init {tmp}/nowhere --out {out}.toml", ["nowhere' does not exist"]),

@@ -187,6 +187,7 @@ def audit(directory: RunArgument) -> None:
     from tempo.preference.audit import audit_run
     from tempo.report.report import audit_table
 
+    check_run_directory(directory)
     context, store = Context(load_config(directory / "config.toml"), directory), RunStore(directory)
     with store.lock(), counters(console()) as show:
         result = audit_run(context, progress=partial(show, "audit by the model"))
