@@ -126,7 +126,7 @@ class _Phase(Section):
     batch_size: int = Field(4, ge=1, description="groups per step: see `grouping`; for `grpo`, videos")
     warmup_share: float = Field(0.05, ge=0, le=1, description="share of steps for the warm-up")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
-    lora_rank: int = Field(32, ge=0, description="rank of LoRA; 0 trains all weights of the language model")
+    lora_rank: int = Field(32, ge=0, description="rank of LoRA; 0 trains all weights of the parts in `train`")
     lora_alpha: int = Field(64, ge=1, description="LoRA is scaled by `lora_alpha / lora_rank`")
     lora_dropout: float = Field(
         0.0, ge=0, lt=1, description="dropout on the input of LoRA; all other dropout is off"
