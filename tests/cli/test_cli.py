@@ -83,6 +83,7 @@ def test_help_names_every_command_and_stage(tempo):
         ("clips {config} --out {tmp}/new", ["'clips' needs 'videos' first"]),
         ("synthetic {config} --out {out}", ["[synthetic]"]),
         ("status {tmp}/nowhere", ["nowhere is not a run directory"]),
+        ("audit {films}", ["films is not a run directory"]),
         ("status {films}", ["films is not a run directory", "config.toml"]),
         ("export {films} --format trl --out {out}", ["films is not a run directory"]),
         ("init {tmp}/nowhere --out {out}.toml", ["nowhere' does not exist"]),
@@ -220,6 +221,8 @@ def test_init_takes_any_model_and_writes_the_defaults(tempo, films, tmp_path, mo
     assert ("warning: the model 'embedded' only knows the synthetic world" in shown) is (model == "embedded")
     made = load_config(tmp_path / "made.toml")
     assert made.model.path == model
+    # Without it, a step of a 7B model does not fit into 80 GB.
+    assert made.training.phases[0].gradient_checkpointing is (model != "embedded")
     if model == "embedded":
         bare = parse_config({"videos": {"paths": [str(films)]}}).model_dump()
         assert {name for name, section in made.model_dump().items() if section != bare[name]} == {"training"}
