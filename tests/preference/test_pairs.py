@@ -88,6 +88,9 @@ def run(tmp_path):
     store = RunStore(tmp_path)
     store.append("clips", [clips_of(*FOUR, name=name) for name in ("c", "gone", "a", "b")])
     store.append("responses", [responses_of("b", 1000), responses_of("a", 2000), responses_of("c", 3000)])
+    for name in "abc":
+        seconds = [0.5, 1.5, 2.5, 3.5]
+        FrameStore(tmp_path / "frames").write(name, grey_jpegs(range(4)), seconds=seconds, fps=1.0)
 
     def context(held_out_share=0, **settings):
         sections = {"pairs": settings, "evaluation": {"held_out_share": held_out_share}}
@@ -173,10 +176,6 @@ def test_the_stage_writes_held_out_pairs_to_another_file(run):
 def test_rejected_pairs_are_left_out_until_the_last_review_keeps_them(run):
     """Also their mirror images, but not another pair that later has the same id."""
     context, store, quiet = run(mirror=True), RunStore(run().directory), Console(quiet=True)
-    for name in "abc":
-        FrameStore(store.directory / "frames").write(
-            name, grey_jpegs(range(4)), seconds=[0.5, 1.5, 2.5, 3.5], fps=1
-        )
     everything = {row.id: row for row in make_pairs(context).pairs}
     mirrored, plain, changed = "a/reverse-02/mirror", "b/drop-04", "c/drop-04"
     old = everything[changed].model_copy(update={"rejected": "Another text."})
@@ -281,9 +280,6 @@ def test_a_mirrored_pair_shows_the_perturbed_frames_and_exchanges_the_texts():
 
 
 def test_with_mirrored_pairs_each_text_is_chosen_as_often_as_rejected(run):
-    for name in "abc":
-        frames = FrameStore(run().directory / "frames")
-        frames.write(name, grey_jpegs(range(4)), seconds=[0.5, 1.5, 2.5, 3.5], fps=1.0)
     plain, mirrored = make_pairs(run()).pairs, make_pairs(run(mirror=True)).pairs
     assert [row for row in mirrored if not row.frames] == plain
     assert len(ids(mirrored)) == len(mirrored) == 2 * len(plain)

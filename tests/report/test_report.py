@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 
 import pytest
 from sample_material import clips_of, grey_jpegs, pair_of
@@ -216,33 +215,27 @@ def test_a_large_page_gets_fewer_frames(context, monkeypatch):
 
 
 @pytest.mark.browser
-def test_the_page_in_a_browser(context):
-    browsers = pytest.importorskip("playwright.sync_api")
-    if not (chromium := shutil.which("chromium")):
-        pytest.skip("no chromium")
+def test_the_page_in_a_browser(context, browser):
     write_json(context.directory / "evaluation.json", {"figures": [FIGURE.model_dump()]})
     describe(context, "bb", base="A b3. A b0.", tempo="A b0. A b2. " + "long" * 200)
     path = write_report(context)
     assert path.stat().st_size < report.MAX_BYTES
-    with browsers.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for motion in ("no-preference", "reduce"):
-            page, faults = browser.new_page(reduced_motion=motion), []
-            page.on("console", lambda message, faults=faults: faults.append(message.text))
-            page.on("pageerror", lambda error, faults=faults: faults.append(str(error)))
-            page.on("request", lambda request, faults=faults: faults.append(request.url))
-            page.goto(path.as_uri())
-            for width in (400, 1400):
-                page.set_viewport_size({"width": width, "height": 900})
-                assert page.evaluate("document.documentElement.scrollWidth") == width
-            images = page.get_by_role("img")
-            assert images.count() > 20
-            assert all(name for name in images.evaluate_all("all => all.map(i => i.alt ?? i.ariaLabel)"))
-            page.locator(".strip").first.focus()
-            moving = page.evaluate("document.getAnimations().length")
-            assert (moving > 0) == (motion == "no-preference")
-            assert [url for url in faults if not url.startswith("data:")] == [path.as_uri()]
-        browser.close()
+    for motion in ("no-preference", "reduce"):
+        page, faults = browser.new_page(reduced_motion=motion), []
+        page.on("console", lambda message, faults=faults: faults.append(message.text))
+        page.on("pageerror", lambda error, faults=faults: faults.append(str(error)))
+        page.on("request", lambda request, faults=faults: faults.append(request.url))
+        page.goto(path.as_uri())
+        for width in (400, 1400):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+        images = page.get_by_role("img")
+        assert images.count() > 20
+        assert all(name for name in images.evaluate_all("all => all.map(i => i.alt ?? i.ariaLabel)"))
+        page.locator(".strip").first.focus()
+        moving = page.evaluate("document.getAnimations().length")
+        assert (moving > 0) == (motion == "no-preference")
+        assert [url for url in faults if not url.startswith("data:")] == [path.as_uri()]
 
 
 def test_shown_pairs_are_of_different_kinds_levels_and_videos():

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -248,45 +247,39 @@ def test_the_command_listens_on_this_machine_and_ends_with_ctrl_c(served, direct
 
 
 @pytest.mark.browser
-def test_a_person_filters_plays_and_decides_in_a_browser(served, directory):
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not (chromium := shutil.which("chromium")):
-        pytest.skip("no chromium")
-    with playwright.sync_playwright() as library:
-        browser = library.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page, faults = browser.new_page(), []
-        page.on("pageerror", lambda fault: faults.append(fault))
+def test_a_person_filters_plays_and_decides_in_a_browser(served, directory, browser):
+    page, faults = browser.new_page(), []
+    page.on("pageerror", lambda fault: faults.append(fault))
 
-        def until(condition):
-            # Not wait_for_function, which the page's security policy forbids.
-            end = time.monotonic() + 20
-            while not page.evaluate(f"!isBusy && {condition}"):
-                assert time.monotonic() < end, condition
-                time.sleep(0.02)
+    def until(condition):
+        # Not wait_for_function, which the page's security policy forbids.
+        end = time.monotonic() + 20
+        while not page.evaluate(f"!isBusy && {condition}"):
+            assert time.monotonic() < end, condition
+            time.sleep(0.02)
 
-        page.goto(served[1])
-        page.wait_for_selector("#rows li:nth-child(4)")
-        assert "token" not in page.url
-        page.select_option("[name=kind]", "reverse")
-        until("rows.length === 2 && item.id === 'aa/reverse-04'")
-        until("video.readyState >= 2")
-        page.click("#clips li:nth-child(2) button")
-        assert page.evaluate("video.currentTime") == 0.5
-        page.keyboard.press("p")
-        until("route.length === 1 && video.currentTime < 0.5 && !video.paused")
-        until("!route.length && video.paused")
-        page.keyboard.press("r")
-        until("item.id === 'aa/reverse-16'")
-        page.keyboard.press("k")
-        until("rows[1].button.dataset.decision === 'keep'")
-        page.keyboard.press("ArrowLeft")
-        until("item.id === 'aa/reverse-04'")
-        # A file that the browser cannot play.
-        page.select_option("[name=kind]", "other")
-        page.wait_for_selector("#frame:not([hidden])")
-        page.keyboard.press(" ")
-        until("player.currentTime === 0.875 && $('frame').src.endsWith('number=3')")
-        browser.close()
+    page.goto(served[1])
+    page.wait_for_selector("#rows li:nth-child(4)")
+    assert "token" not in page.url
+    page.select_option("[name=kind]", "reverse")
+    until("rows.length === 2 && item.id === 'aa/reverse-04'")
+    until("video.readyState >= 2")
+    page.click("#clips li:nth-child(2) button")
+    assert page.evaluate("video.currentTime") == 0.5
+    page.keyboard.press("p")
+    until("route.length === 1 && video.currentTime < 0.5 && !video.paused")
+    until("!route.length && video.paused")
+    page.keyboard.press("r")
+    until("item.id === 'aa/reverse-16'")
+    page.keyboard.press("k")
+    until("rows[1].button.dataset.decision === 'keep'")
+    page.keyboard.press("ArrowLeft")
+    until("item.id === 'aa/reverse-04'")
+    # A file that the browser cannot play.
+    page.select_option("[name=kind]", "other")
+    page.wait_for_selector("#frame:not([hidden])")
+    page.keyboard.press(" ")
+    until("player.currentTime === 0.875 && $('frame').src.endsWith('number=3')")
     assert faults == []
     assert RunStore(directory).read("reviews", Review) == [
         review_of(PAIRS[1], "reject"),
