@@ -1,7 +1,8 @@
-"""Rows of a benchmark, pairs and clips, and whether the answers of the embedded world are true."""
+"""Runs and rows for tests, and whether the answers of the embedded world are true."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tempo.core.records import Clip, Clips, Pair
+from tempo.config import parse_config
+from tempo.core.records import Clip, Clips, Pair, Video
+from tempo.engine.types import Context
 from tempo.model.loading import embedded_path
 from tempo.synthetic import language
 from tempo.synthetic.world import ACTIONS, Event
@@ -44,6 +47,28 @@ max_new_tokens = 128
 
 #: Characters that easily break a file of lines: quotes, newlines, line separators, other scripts.
 ODD_TEXT = 'A "red" ball,\nthen\u2028a cube; 猫 {"a": 1} \\n'
+
+
+def config_of(**sections):
+    """The configuration of a run on a user's videos with these sections."""
+    return parse_config({"videos": {"paths": ["x"]}, **sections})
+
+
+def context_of(directory, **sections):
+    """The context of such a run."""
+    return Context(config_of(**sections), directory)
+
+
+def write_rows(path, *rows):
+    """Writes a JSONL file and returns its path."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def video_row(name, path="", **facts):
+    """The record of a video."""
+    known = {"duration_seconds": 1.0, "width": 64, "height": 64, "fps": 8.0, "codec": "h264"}
+    return Video(id=name, path=str(path or f"{name}.mp4"), **known | facts)
 
 
 def pair_of(video_id, kind="shuffle", level=4, order=(1, 0), **changes):

@@ -7,9 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from sample_material import video_row
 
 from tempo.core import files
-from tempo.core.records import Captions, Skipped, Video
+from tempo.core.records import Captions, Skipped
 from tempo.core.store import SKIPPED, RunStore, check_run_directory, count_skipped, read_config, write_config
 
 
@@ -198,8 +199,7 @@ def test_a_run_is_a_directory_with_a_configuration_that_comes_back_as_plain_data
 
 
 def test_skipped_records_are_counted_by_reason_with_an_example_named_by_its_file(store):
-    facts = {"duration_seconds": 1.0, "width": 8, "height": 8, "fps": 1.0, "codec": "h264"}
-    store.append("videos", [Video(id="7f", path="films/my cat.mp4", **facts)])
+    store.append("videos", [video_row("7f", "films/my cat.mp4")])
     for name, stage in (("films/a.mp4", "videos"), ("7f", "clips"), ("7f/drop-16", "pairs"), ("b", "pairs")):
         store.append(stage, [Skipped(id=name, stage=stage, reason="r", detail="d")])
     assert count_skipped(store) == {

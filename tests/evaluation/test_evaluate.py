@@ -6,12 +6,12 @@ import shutil
 import pytest
 import torch
 import transformers
+from sample_material import context_of
 
 from research.embedded_model.card import story_frames
-from tempo.config import FramesConfig, parse_config
+from tempo.config import FramesConfig
 from tempo.core.records import Record, Skipped
 from tempo.core.store import RunStore
-from tempo.engine.types import Context
 from tempo.evaluation.evaluate import answer_parts, ask, evaluate
 from tempo.evaluation.run import run_evaluation
 from tempo.model.chat import Continuation, Prefix
@@ -105,14 +105,8 @@ def own_benchmark(shared_benchmark, tmp_path):
 
 
 def context_for(path, tmp_path, *, num_workers=1):
-    data = {
-        "run": {"num_workers": num_workers},
-        "videos": {"paths": ["x"]},
-        "evaluation": {"benchmark": str(path)},
-        "frames": {"max_pixels": 4096},
-        "training": {},
-    }
-    return Context(parse_config(data), tmp_path / "run")
+    sections = {"evaluation": {"benchmark": str(path)}, "frames": {"max_pixels": 4096}}
+    return context_of(tmp_path / "run", run={"num_workers": num_workers}, **sections)
 
 
 def table_of(context):

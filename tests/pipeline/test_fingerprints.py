@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from rich.console import Console
+from sample_material import config_of
 
 from tempo.config import parse_config
 from tempo.config.load import override
@@ -25,7 +26,6 @@ def configuration(*overrides):
     return parse_config(override({"synthetic": {}}, overrides))
 
 
-OWN = {"videos": {"paths": ["films"]}}
 SERVER = {"url": "http://localhost:8000/v1", "model": "m"}
 
 
@@ -70,7 +70,7 @@ def test_a_change_makes_its_stage_and_those_after_it_stale(override, first_stale
     ],
 )  # fmt: skip
 def test_only_another_model_behind_a_server_makes_captions_again(endpoint, is_stale):
-    old, new = (fingerprints(parse_config({**OWN, "endpoint": one})) for one in (SERVER, endpoint))
+    old, new = (fingerprints(config_of(endpoint=one)) for one in (SERVER, endpoint))
     assert stale(old, new)[:1] == (("captions",) if is_stale else ())
 
 
@@ -87,7 +87,7 @@ def test_another_content_of_a_named_file_makes_its_stage_and_what_follows_stale(
 ):
     path = tmp_path / "rows.jsonl"
     section, _, name = key.partition(".")
-    config = parse_config({"videos": {"paths": ["x"]}, section: {name: str(path), **others}})
+    config = config_of(**{section: {name: str(path), **others}})
     seen = []
     for text in ("one\n", "two\n", None, "one\n"):
         path.unlink() if text is None else path.write_text(text)
@@ -160,7 +160,7 @@ def checkpoint(tmp_path):
 def test_another_checkpoint_under_the_same_path_makes_what_it_makes_stale(checkpoint, key, first_stale):
     write, directory = checkpoint
     section, _, name = key.partition(".")
-    config = parse_config({"videos": {"paths": ["x"]}, section: {name: str(directory)}})
+    config = config_of(**{section: {name: str(directory)}})
     first = fingerprints(config)
     write("README.md", b"another card")
     os.utime(directory / "model.safetensors")
@@ -177,7 +177,7 @@ def test_of_large_weights_some_blocks_and_the_size_are_hashed(checkpoint, monkey
     write, directory = checkpoint
     for name, value in (("WHOLE_BYTES", 1000), ("NUM_BLOCKS", 3), ("BLOCK_BYTES", 100)):
         monkeypatch.setattr(hashing, name, value)
-    config = parse_config({"videos": {"paths": ["x"]}, "model": {"path": str(directory)}})
+    config = config_of(model={"path": str(directory)})
 
     def hash_of(content):
         write("model.safetensors", content)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import tomli_w
-from sample_material import ODD_TEXT, grey_jpegs, pair_of
+from sample_material import ODD_TEXT, config_of, grey_jpegs, pair_of, video_row
 
-from tempo.config import parse_config
-from tempo.core.records import Perturbation, Video
+from tempo.core.records import Perturbation
 from tempo.core.store import RunStore
 from tempo.preference.pairs import select_pairs
 from tempo.video import find
@@ -41,8 +40,7 @@ def make_videos(store, folder):
     for number, path in enumerate(paths):
         path.write_bytes(b"content of " + path.name.encode())
         ids.append(find.video_id(path))
-        size = {"duration_seconds": 3.0, "width": 96, "height": 64, "fps": 8.0, "codec": "h264"}
-        store.append("videos", [Video(id=ids[-1], path=str(path), **size)])
+        store.append("videos", [video_row(ids[-1], path, duration_seconds=3.0, width=96)])
         jpegs = grey_jpegs([20 + 40 * number + 5 * i for i in range(NUM_FRAMES)], (64, 96))
         FrameStore(store.directory / "frames").write(ids[-1], jpegs, seconds=range(NUM_FRAMES), fps=1.0)
     return ids, paths
@@ -68,5 +66,5 @@ def make_run(directory, **sections):
 
 def select(pairs, *, share=0, seed=0, **settings):
     """The selection of pairs under these settings, without reviews."""
-    sections = {"pairs": settings, "evaluation": {"held_out_share": share}, "run": {"seed": seed}}
-    return select_pairs(pairs, parse_config({"videos": {"paths": ["x"]}, **sections}), {})
+    config = config_of(pairs=settings, evaluation={"held_out_share": share}, run={"seed": seed})
+    return select_pairs(pairs, config, {})

@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from pairs_material import perturbation, select
 from rich.console import Console
-from sample_material import clips_of, grey_jpegs, pair_of
+from sample_material import clips_of, config_of, context_of, grey_jpegs, pair_of
 
-from tempo.config import PairsConfig, parse_config
+from tempo.config import PairsConfig
 from tempo.core.records import Captions, Pair, Response, Responses, Skipped, Unanswered, file_of
 from tempo.core.store import RunStore
-from tempo.engine.types import Context
 from tempo.pipeline.runner import discard_files
 from tempo.pipeline.stages import find_stage
 from tempo.pipeline.steps import run_pairs
@@ -93,8 +92,7 @@ def run(tmp_path):
         FrameStore(tmp_path / "frames").write(name, grey_jpegs(range(4)), seconds=seconds, fps=1.0)
 
     def context(held_out_share=0, **settings):
-        sections = {"pairs": settings, "evaluation": {"held_out_share": held_out_share}}
-        return Context(parse_config({"videos": {"paths": ["x"]}, **sections}), tmp_path)
+        return context_of(tmp_path, pairs=settings, evaluation={"held_out_share": held_out_share})
 
     return context
 
@@ -146,9 +144,9 @@ def test_pairs_that_agree_no_better_with_the_captions_are_set_aside(run, tmp_pat
     assert skipped.detail == "gain 0.00, not over 0"
     assert ids(make_pairs(run()).pairs) == {f"d/{kind}-02" for kind in texts}
     # Then the clips are captioned, although the responses do not need it.
-    video = {"videos": {"paths": ["x"]}, "responses": {"input_form": "video"}}
+    video = {"input_form": "video"}
     idle = [
-        find_stage("captions").idle(parse_config({**video, "pairs": {"verify": on}})) for on in (True, False)
+        find_stage("captions").idle(config_of(responses=video, pairs={"verify": on})) for on in (True, False)
     ]
     assert idle == ["", "responses.input_form is 'video'"]
 

@@ -1,16 +1,13 @@
 """The page: one file that agrees with the rows of the run."""
 
-import json
 import re
 
 import pytest
-from sample_material import clips_of, grey_jpegs, pair_of
+from sample_material import clips_of, context_of, grey_jpegs, pair_of, write_rows
 
-from tempo.config import parse_config
 from tempo.core.files import write_json
 from tempo.core.records import Captions, Perturbations, Shot, Shots, Skipped
 from tempo.core.store import RunStore
-from tempo.engine.types import Context
 from tempo.evaluation.figures import Item, make_figure
 from tempo.evaluation.held_out import Description
 from tempo.preference.perturbations import perturb
@@ -35,9 +32,6 @@ def pair(video, kind="reverse", level=4, order=(3, 2, 1, 0)):
     return pair_of(video, kind, level, order, chosen="One. <Two>.", rejected="Two. One.")
 
 
-CONFIG = parse_config({"videos": {"paths": ["x"]}})
-
-
 @pytest.fixture
 def context(tmp_path):
     """A run of two videos, pairs in another order than the videos, and one skipped record."""
@@ -56,7 +50,7 @@ def context(tmp_path):
     for number, video in enumerate(("aa", "bb")):
         jpegs = grey_jpegs(100 * number + 10 * i for i in range(8))
         frames.write(video, jpegs, seconds=range(8), fps=1.0, key_frames=jpegs)
-    return Context(CONFIG, directory)
+    return context_of(directory)
 
 
 def describe(context, video, **texts):
@@ -77,7 +71,7 @@ def test_the_page_is_one_file_that_loads_nothing(context):
 
 
 def test_a_run_without_rows_has_a_page(tmp_path):
-    page = write_report(Context(CONFIG, tmp_path)).read_text()
+    page = write_report(context_of(tmp_path)).read_text()
     for note in ("has no figure", "described a held-out video", "no pairs", "audited", "trained"):
         assert re.search(f"{note}.*\\.</", page), note
 
@@ -108,7 +102,7 @@ def test_strips_are_those_of_their_own_video_and_follow_the_perturbation(context
 
 def test_imported_pairs_are_shown_without_strips(tmp_path):
     RunStore(tmp_path).append("pairs", [pair("aa", "other", 0, ()).model_copy(update={"num_clips": 0})])
-    assert "One." in write_report(Context(CONFIG, tmp_path)).read_text()
+    assert "One." in write_report(context_of(tmp_path)).read_text()
 
 
 @pytest.mark.parametrize(
@@ -200,7 +194,7 @@ def test_curves_show_every_phase(context):
         path.parent.mkdir(parents=True)
         key = {"rewards/accuracies": 0.5} if "dpo" in name else {}
         rows = [{"step": step, "loss": 1 / step, **key} for step in (1, 2)]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(path, *rows)
     assert re.search("^<svg.*01-dpo-4.*02-sft", report_data(context)["curves"], re.DOTALL)
     page = write_report(context).read_text()
     assert "02-sft</th><td>2</td><td>1.000 → 0.500</td><td>-</td>" in page

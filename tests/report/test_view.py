@@ -9,7 +9,7 @@ import time
 from urllib.request import urlopen
 
 import pytest
-from sample_material import clips_of, grey_jpegs, pair_of
+from sample_material import clips_of, grey_jpegs, pair_of, video_row
 from starlette.testclient import TestClient
 from tiny_film import film
 
@@ -21,7 +21,6 @@ from tempo.core.records import (
     Perturbations,
     Review,
     Skipped,
-    Video,
 )
 from tempo.core.store import RunStore
 from tempo.preference.pairs import HELD_OUT, review_of
@@ -62,8 +61,7 @@ def directory(tmp_path):
     films = {"aa": tmp_path / "film.mp4", "bb": tmp_path / "odd.mpg"}
     film(films["aa"])
     films["bb"].write_bytes(b"no video")
-    size = {"duration_seconds": 1.0, "width": 64, "height": 64, "fps": 8.0, "codec": "h264"}
-    store.append("videos", [Video(id=name, path=str(path), **size) for name, path in films.items()])
+    store.append("videos", [video_row(name, path) for name, path in films.items()])
     clips = clips_of((0, 0.5), (0.5, 1), name="aa")
     store.append("clips", [clips.model_copy(update={"path": str(films["aa"])})])
     store.append("captions", [Captions(id="aa", captions=("A.", "B."))])

@@ -6,13 +6,12 @@ from statistics import stdev
 
 import pytest
 import torch
-from sample_material import pair_of
+from sample_material import context_of, pair_of
 from training_material import Stopped, phase, stop_after, timeless, train, write_frames
 
-from tempo.config import SftPhase, parse_config
+from tempo.config import SftPhase
 from tempo.core.records import Captions
 from tempo.core.store import RunStore
-from tempo.engine.types import Context
 from tempo.model import generate as generate_module
 from tempo.model.answers import Answer
 from tempo.model.loading import load_model
@@ -43,8 +42,8 @@ def frames(tmp_path):
 
 def context(directory, settings=None, *, responses=SHORT, max_tokens=4096):
     phases = [settings.model_dump()] if settings else []
-    config = {"videos": {"paths": ["x"]}, "training": {"max_tokens": max_tokens, "phases": phases}}
-    return Context(parse_config(config | {"responses": responses}), directory)
+    training = {"max_tokens": max_tokens, "phases": phases}
+    return context_of(directory, training=training, responses=responses)
 
 
 def answer(text, *, is_whole=True):

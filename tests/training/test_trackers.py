@@ -7,13 +7,11 @@ import time
 
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker
-from sample_material import clips_of, grey_jpegs, pair_of
+from sample_material import clips_of, context_of, grey_jpegs, pair_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tempo.config import parse_config
 from tempo.core.files import write_lines
 from tempo.core.store import RunStore
-from tempo.engine.types import Context
 from tempo.training import trackers
 from tempo.training.trackers import check_trackers, tracked
 from tempo.video.frames import FrameStore
@@ -28,8 +26,7 @@ def run_of(directory, name):
     store.append("pairs", [pair_of("v", "reverse", 4, (3, 2, 1, 0))])
     jpegs = grey_jpegs(range(0, 200, 25), (64, 64))
     FrameStore(directory / "frames").write("v", jpegs, seconds=range(8), fps=1.0, key_frames=jpegs)
-    settings = {"videos": {"paths": ["x"]}, "run": {"trackers": [name]}, "model": {"device": "cpu"}}
-    return Context(parse_config(settings), directory)
+    return context_of(directory, run={"trackers": [name]}, model={"device": "cpu"})
 
 
 def write_metrics(run, phase, num_steps):
