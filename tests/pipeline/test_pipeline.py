@@ -104,15 +104,6 @@ def test_the_result_of_a_run_has_its_stages_report_and_accuracies(finished):
     assert {"temporal questions", "event order"} < {figure.name for figure in result.figures}
 
 
-def test_the_model_is_a_plain_checkpoint(finished):
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    model = AutoModelForImageTextToText.from_pretrained(finished.directory / "model")
-    AutoProcessor.from_pretrained(finished.directory / "model")
-    assert not any("lora" in name for name, _ in model.named_parameters())
-    assert type(model).__name__ == "Qwen2_5_VLForConditionalGeneration"
-
-
 def test_a_tracker_that_is_added_later_gets_the_whole_training_and_the_tables(finished, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -110,8 +110,9 @@ def test_lora_phases_stack_on_a_model_that_is_loaded_once(lm, directory, monkeyp
 
     repair_torchvision()
     from peft import PeftModel
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    AutoProcessor.from_pretrained(directory / "model")
     plain, found = AutoModelForImageTextToText.from_pretrained(directory / "model", output_loading_info=True)
     assert not any(found.values())
     base = AutoModelForImageTextToText.from_pretrained(embedded_path(), dtype="float32")
