@@ -192,18 +192,14 @@ def test_second_process_is_refused_until_the_first_ends_however_it_ends(store):
         pass
 
 
-def test_the_configuration_of_a_run_comes_back_as_plain_data(store):
+def test_a_run_is_a_directory_with_a_configuration_that_comes_back_as_plain_data(store):
     assert read_config(store.directory) == {}
-    config = {"run": {"seed": 1}, "videos": {"paths": ["été 映画"]}}
-    write_config(store.directory, config)
-    assert read_config(store.directory) == config
-
-
-def test_a_directory_without_a_configuration_is_not_a_run(store):
     with pytest.raises(ValueError, match=r"is not a run directory: it has no config\.toml"):
         check_run_directory(store.directory)
-    write_config(store.directory, {})
+    config = {"run": {"seed": 1}, "videos": {"paths": ["été 映画"]}}
+    write_config(store.directory, config)
     check_run_directory(store.directory)
+    assert read_config(store.directory) == config
 
 
 def test_skipped_records_are_counted_by_reason_with_an_example_named_by_its_file(store):

@@ -15,7 +15,6 @@ from tempo.engine.types import Context
 from tempo.evaluation.evaluate import answer_parts, ask, evaluate
 from tempo.evaluation.run import run_evaluation
 from tempo.model.chat import Continuation, Prefix
-from tempo.model.loading import load_model
 from tempo.model.support import duplicated_log_probs
 from tempo.synthetic import benchmark
 from tempo.synthetic.drawing import render_story
@@ -23,11 +22,6 @@ from tempo.synthetic.world import make_story
 
 STORY = make_story(77, 0, num_shots=(4, 4))
 FRAMES = story_frames(STORY)
-
-
-@pytest.fixture(scope="module")
-def lm():
-    return load_model("embedded")
 
 
 def scores(lm, samples, **options):

@@ -4,10 +4,11 @@ import json
 
 import pytest
 import torch
+from sample_material import clips_of, pair_of
 
 from research.embedded_model.card import story_frames
 from tempo.config import parse_config
-from tempo.core.records import Captions, Clip, Clips, Outcome, Pair
+from tempo.core.records import Captions, Outcome
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation import held_out
@@ -16,7 +17,6 @@ from tempo.evaluation.held_out import Description, HeldOutResult
 from tempo.evaluation.probe import Comparison
 from tempo.evaluation.run import run_evaluation
 from tempo.model.chat import Prefix, log_probs
-from tempo.model.loading import load_model
 from tempo.preference.pairs import HELD_OUT
 from tempo.synthetic.world import make_story
 from tempo.video.frames import FrameStore, encode_jpeg
@@ -24,32 +24,24 @@ from tempo.video.frames import FrameStore, encode_jpeg
 STORY = make_story(5, 0, num_shots=(4, 4))
 
 
-def pair(name, kind="reverse", level=4, *, chosen="It turns left.", rejected="It turns right.", **more):
-    about = {"video": f"{name}.mp4", "prompt": "Describe.", "num_clips": 4, "order": (3, 2, 1, 0), **more}
-    texts = {"chosen": chosen, "rejected": rejected}
-    return Pair(id=f"{name}/{kind}-{level:02d}", video_id=name, kind=kind, level=level, **about, **texts)
+def pair(name, kind="reverse", level=4, order=(3, 2, 1, 0), **texts):
+    known = {"prompt": "Describe.", "chosen": "It turns left.", "rejected": "It turns right."}
+    return pair_of(name, kind, level, order, **known | texts)
 
 
 def context_of(directory, *, names=("aa", "bb"), clips=True, share=0.1, pairs=()):
     """A run of one story under several names, all held out; it has trained nothing."""
     store, frames = RunStore(directory), FrameStore(directory / "frames")
     jpegs = [encode_jpeg(frame, 95) for frame in story_frames(STORY)]
-    spans = [{"start_seconds": 2.0 * i, "end_seconds": 2.0 * i + 2} for i in range(4)]
-    rows = tuple(Clip(group=i, first_shot=i, num_shots=1, key_frames=(0, 1), **spans[i]) for i in range(4))
     for name in names:
         frames.write(name, jpegs, seconds=[i + 0.5 for i in range(8)], fps=1.0)
         if clips:
-            store.append("clips", [Clips(id=name, path=f"{name}.mp4", duration_seconds=8.0, clips=rows)])
+            store.append("clips", [clips_of((0, 2), (2, 4), (4, 6), (6, 8), name=name)])
     store.append(HELD_OUT, pairs or [pair(name) for name in names])
     sections = {"evaluation": {"held_out_share": share}, "responses": {"max_new_tokens": 32}}
     return Context(
         parse_config({"run": {"num_workers": 1}, "videos": {"paths": ["x"]}, **sections}), directory
     )
-
-
-@pytest.fixture(scope="module")
-def lm():
-    return load_model("embedded")
 
 
 def test_outcomes_are_likelihoods_of_pairs_and_own_words_with_both_videos(lm, tmp_path):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from sample_material import SMALL_RUN
 
 from tempo.config import load_config, parse_config
 from tempo.core.records import Pair, Perturbations, Skipped, Video
@@ -23,20 +24,7 @@ from tempo.model.loading import embedded_path
 from tempo.pipeline.runner import run, run_stages
 from tempo.pipeline.stages import NAMES
 
-CONFIG = """
-[run]
-num_workers = 1
-[synthetic]
-num_videos = 7
-num_held_out = 2
-min_shots = 4
-max_shots = 6
-[frames]
-max_pixels = 4096
-[captions]
-max_new_tokens = 64
-[responses]
-max_new_tokens = 128
+PHASES = """
 [training.baselines]
 sft_only = ["sft"]
 [[training.phases]]
@@ -67,7 +55,7 @@ SOAK_KILLS = int(os.environ.get("TEMPO_SOAK_KILLS", "0"))
 @pytest.fixture(scope="module")
 def config_path(tmp_path_factory):
     path = tmp_path_factory.mktemp("config") / "small.toml"
-    path.write_text(CONFIG)
+    path.write_text(SMALL_RUN + PHASES)
     return path
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from pairs_material import assistant, pair_of, select, user
+from pairs_material import assistant, select, user
+from sample_material import pair_of
 
 from tempo.core.records import Captions
 from tempo.core.store import RunStore

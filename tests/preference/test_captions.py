@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pairs_material import clips_of, grey_jpegs, greys
+from pairs_material import greys
+from sample_material import clips_of, grey_jpegs
 
 from tempo.config import parse_config
 from tempo.core.records import Captions, Skipped

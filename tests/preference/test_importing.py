@@ -6,8 +6,9 @@ import json
 import re
 
 import pytest
-from pairs_material import assistant, make_run, make_videos, pair_of, user
+from pairs_material import assistant, make_run, make_videos, user
 from rich.console import Console
+from sample_material import pair_of
 from tiny_film import film
 
 from tempo.config import parse_config
@@ -183,12 +184,13 @@ def test_what_was_exported_comes_back_the_same(tmp_path, name):
     assert all(str(tmp_path / "there" / "films") in pair.video for pair in others)
 
 
-def test_ids_depend_on_the_texts_and_not_on_the_order_of_the_rows(library, tmp_path):
+def test_ids_depend_on_all_texts_and_not_on_the_order_of_the_rows(library, tmp_path):
     directory, (first, second), (one, two) = library
     rows = [row(one), row(two), row(one, chosen="Another description.")]
+    rows += [row(one, prompt="Who?"), row(one, system="Be brief.")]
     pairs = imported(directory, write(tmp_path / "a.jsonl", *rows)).pairs
     assert imported(directory, write(tmp_path / "b.jsonl", *reversed(rows))).pairs == pairs
-    assert len({pair.id for pair in pairs}) == 3
+    assert len({pair.id for pair in pairs}) == 5
     assert {(pair.video_id, pair.video) for pair in pairs} == {(first, str(one)), (second, str(two))}
 
 
@@ -241,14 +243,6 @@ def test_a_line_that_is_not_a_pair_of_the_run_is_named(library, tmp_path, line, 
     assert [(row.id, row.reason) for row in made.skipped] == [
         ("a.jsonl line 2", "bad row"), ("a.jsonl line 3", "duplicate")
     ]  # fmt: skip
-
-
-def test_equal_answers_to_other_questions_are_other_pairs(library, tmp_path):
-    directory, _, (path, _) = library
-    rows = [row(path), row(path, prompt="Who?"), row(path, system="Be brief."), row(path)]
-    made = imported(directory, write(tmp_path / "a.jsonl", *rows))
-    assert len({pair.id for pair in made.pairs}) == len(made.pairs) == 3
-    assert [skipped.reason for skipped in made.skipped] == ["duplicate"]
 
 
 def test_a_run_goes_from_videos_to_imported_pairs_without_a_model(tmp_path):

@@ -8,8 +8,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from pairs_material import clips_of, grey_jpegs, pair_of, perturbation, select
+from pairs_material import perturbation, select
 from rich.console import Console
+from sample_material import clips_of, grey_jpegs, pair_of
 
 from tempo.config import PairsConfig, parse_config
 from tempo.core.records import Captions, Pair, Response, Responses, Skipped, Unanswered, file_of

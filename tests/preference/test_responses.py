@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pairs_material import clips_of, grey_jpegs, greys, perturbation
-from sample_material import short_model
+from pairs_material import greys, perturbation
+from sample_material import clips_of, grey_jpegs, short_model
 
 from tempo.config import parse_config
 from tempo.core.records import Captions, Perturbations, Skipped

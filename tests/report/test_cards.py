@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import pytest
 from huggingface_hub import ModelCard
+from sample_material import pair_of
 
 from tempo.config import DpoPhase, parse_config
 from tempo.core.files import write_json, write_lines
 from tempo.core.hashing import hash_checkpoint
-from tempo.core.records import Pair, Skipped
+from tempo.core.records import Skipped
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.figures import Item, make_figure
@@ -26,8 +27,7 @@ def context(tmp_path):
     (base / "config.json").write_text("{}")
     header = "license: other\nlicense_name: tongyi\nbase_model: Qwen/Qwen2.5-VL-7B"
     (base / "README.md").write_text(f"---\n{header}\n---\n# Base\n")
-    texts = {"video": "/private/v.mp4", "prompt": "Describe.", "chosen": "a, b", "rejected": "b, a"}
-    pair = Pair(id="v/reverse-08", video_id="v", kind="reverse", level=8, order=(1, 0), num_clips=2, **texts)
+    pair = pair_of("v", "reverse", 8, video="/private/v.mp4")
     RunStore(run).append("pairs", [pair, Skipped(id="w", stage="clips", reason="too few shots")])
     phase = DpoPhase.model_validate(PHASE).model_dump(mode="json")
     write_json(run / "train" / "01-easy" / "done.json", {"phase": phase, "num_examples": 1})

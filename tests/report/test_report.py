@@ -4,12 +4,12 @@ import json
 import re
 import shutil
 
-import numpy as np
 import pytest
+from sample_material import clips_of, grey_jpegs, pair_of
 
 from tempo.config import parse_config
 from tempo.core.files import write_json
-from tempo.core.records import Captions, Clip, Clips, Pair, Perturbations, Shot, Shots, Skipped
+from tempo.core.records import Captions, Perturbations, Shot, Shots, Skipped
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.figures import Item, make_figure
@@ -18,35 +18,22 @@ from tempo.preference.perturbations import perturb
 from tempo.report import report
 from tempo.report.pictures import film
 from tempo.report.report import report_data, write_report
-from tempo.video.frames import FrameStore, encode_jpeg
+from tempo.video.frames import FrameStore
 
-SPANS = [{"start_seconds": 2.0 * i, "end_seconds": 2.0 * i + 2} for i in range(4)]
-
-
-def clips(video):
-    rows = tuple(Clip(group=i, first_shot=i, num_shots=1, key_frames=(1, 2), **SPANS[i]) for i in range(4))
-    return Clips(id=video, path=f"/videos/{video}.mp4", duration_seconds=8.0, clips=rows)
+SPANS = ((0, 2), (2, 4), (4, 6), (6, 8))
 
 
 def shots(video):
     shared = {"grey_range": 99, "descriptor": (1.0,), "candidates": (1,), "sharpness": (1.0,)}
-    rows = tuple(Shot(start_frame=0, end_frame=9, **shared, **span) for span in SPANS)
+    rows = tuple(
+        Shot(start_frame=0, end_frame=9, start_seconds=start, end_seconds=end, **shared)
+        for start, end in SPANS
+    )
     return Shots(id=video, path=f"/videos/{video}.mp4", num_frames=9, duration_seconds=8.0, shots=rows)
 
 
 def pair(video, kind="reverse", level=4, order=(3, 2, 1, 0)):
-    return Pair(
-        id=f"{video}/{kind}-{level:02d}",
-        video_id=video,
-        video=f"/videos/{video}.mp4",
-        prompt="Describe.",
-        chosen="One. <Two>.",
-        rejected="Two. One.",
-        kind=kind,
-        level=level,
-        order=order,
-        num_clips=4,
-    )
+    return pair_of(video, kind, level, order, chosen="One. <Two>.", rejected="Two. One.")
 
 
 CONFIG = parse_config({"videos": {"paths": ["x"]}})
@@ -57,7 +44,7 @@ def context(tmp_path):
     """A run of two videos, pairs in another order than the videos, and one skipped record."""
     directory = tmp_path / "run"
     store = RunStore(directory)
-    store.append("clips", [clips("aa"), clips("bb")])
+    store.append("clips", [clips_of(*SPANS, name=name) for name in ("aa", "bb")])
     store.append("shots", [shots("aa"), shots("bb")])
     store.append("captions", [Captions(id="bb", captions=("b0", "b1", "b2", "b3"))])
     store.append("pairs", [pair("bb"), pair("aa", "drop", 2, (0, 2)), pair("bb", "replace", 8, (0,))])
@@ -68,7 +55,7 @@ def context(tmp_path):
     store.append("skipped", [Skipped(id="cc", stage="clips", reason="too few clips", detail="2")])
     frames = FrameStore(directory / "frames")
     for number, video in enumerate(("aa", "bb")):
-        jpegs = [encode_jpeg(np.full((8, 8, 3), 100 * number + 10 * i, np.uint8), 95) for i in range(8)]
+        jpegs = grey_jpegs(100 * number + 10 * i for i in range(8))
         frames.write(video, jpegs, seconds=range(8), fps=1.0, key_frames=jpegs)
     return Context(CONFIG, directory)
 

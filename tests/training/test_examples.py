@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from sample_material import short_model
+from sample_material import pair_of, short_model
 from training_material import phase, write_frames
 
 from tempo.config import parse_config
-from tempo.core.records import Clips, Pair, Video
+from tempo.core.records import Clips, Video
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.model.loading import load_model
 from tempo.model.prefix import ContinuationTokens, Group
 from tempo.pipeline.runner import run_stages
 from tempo.pipeline.stages import NAMES, fingerprints
@@ -32,9 +31,9 @@ from tempo.video.frames import FrameStore, encode_jpeg
 
 
 def pair(video, kind, level, **changes):
-    row = {"id": f"{video}/{kind}-{level:02d}", "video_id": video, "video": f"{video}.mp4"}
-    row |= {"prompt": "Describe.", "chosen": f"all of {video}", "rejected": f"{kind} {level}"}
-    return Pair(**row | {"kind": kind, "level": level, "order": (1, 0), "num_clips": 2} | changes)
+    return pair_of(
+        video, kind, level, **{"chosen": f"all of {video}", "rejected": f"{kind} {level}"} | changes
+    )
 
 
 PAIRS = [pair(v, k, level) for v in ("b", "a") for k in ("drop", "reverse") for level in (4, 2)]
@@ -109,11 +108,6 @@ def test_rows_are_filled_in_order_and_never_overflow(sizes, expected):
     rows = pack_rows(batch, max_tokens=10)
     assert [len(row) for row in rows] == expected
     assert [loaded for row in rows for loaded in row] == batch
-
-
-@pytest.fixture(scope="module")
-def lm():
-    return load_model("embedded")
 
 
 @pytest.mark.parametrize(

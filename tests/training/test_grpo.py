@@ -6,10 +6,11 @@ from statistics import stdev
 
 import pytest
 import torch
+from sample_material import pair_of
 from training_material import Stopped, phase, stop_after, timeless, train, write_frames
 
 from tempo.config import SftPhase, parse_config
-from tempo.core.records import Captions, Pair
+from tempo.core.records import Captions
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.model import generate as generate_module
@@ -197,10 +198,7 @@ def test_dropout_and_checkpointing_do_not_affect_sampling(frames, tmp_path):
 
 
 def test_held_out_videos_are_not_trained_on(frames, tmp_path):
-    texts = {"prompt": "Describe.", "chosen": "A.", "rejected": "B.", "kind": "drop", "level": 2}
-    RunStore(tmp_path).append(
-        "held_out_pairs", [Pair(id="p", video_id="v1", video="1.mp4", order=(0,), num_clips=4, **texts)]
-    )
+    RunStore(tmp_path).append("held_out_pairs", [pair_of("v1")])
     assert [example.video_id for example in grpo_examples(context(tmp_path))] == ["v0", "v2"]
 
 

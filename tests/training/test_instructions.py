@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 from rich.console import Console
-from tiny_film import film
+from sample_material import pair_of
 
 from tempo.config import parse_config
 from tempo.config.running import RunConfig
-from tempo.core.records import Instruction, Pair
+from tempo.core.records import Instruction
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.pipeline import runner
@@ -114,18 +114,6 @@ def test_an_invalid_row_is_named_and_set_aside_up_to_a_share(tmp_path, row, word
         assert len(read_questions(file, max_bad_share=0.5).rows) == 1
 
 
-@pytest.fixture
-def films(tmp_path):
-    """Two videos, a copy of the first, and a file that is not a video."""
-    folder = tmp_path / "films"
-    folder.mkdir()
-    film(folder / "a.mp4", 60)
-    film(folder / "b.mp4", 150)
-    (folder / "copy.mp4").write_bytes((folder / "a.mp4").read_bytes())
-    (folder / "broken.mp4").write_bytes(b"no video")
-    return folder
-
-
 def context(tmp_path, films, *rows, seed=0, **training):
     path = write(tmp_path / "rows.jsonl", *rows)
     data = {
@@ -145,7 +133,7 @@ def settle(context, *, with_frames=()):
 
 
 def test_questions_about_skipped_videos_are_left_out_and_counted(tmp_path, films):
-    names = ("films/a.mp4", "copy.mp4", "broken.mp4", "b.mp4", "b.mp4")
+    names = ("films/a.mp4", "copy of a.mp4", "broken.mp4", "b.mp4", "b.mp4")
     run = context(tmp_path, films, *(plain(name, f"q{i}") for i, name in enumerate(names)))
     settle(run, with_frames=[films / "a.mp4"])
     usable, num_left_out = usable_questions(run)
@@ -160,10 +148,7 @@ def test_questions_about_skipped_videos_are_left_out_and_counted(tmp_path, films
 def test_questions_about_held_out_videos_are_not_trained_on(tmp_path, films):
     run = context(tmp_path, films, plain("a.mp4"), plain("b.mp4", "q1"), plain("b.mp4", "q2"))
     settle(run, with_frames=[films / "a.mp4", films / "b.mp4"])
-    held_out = video_id(films / "b.mp4")
-    about = {"video": "b.mp4", "prompt": "p", "chosen": "c", "rejected": "r", "order": (), "num_clips": 0}
-    pair = Pair(id="x", video_id=held_out, kind="other", level=0, **about)
-    RunStore(run.directory).append("held_out_pairs", [pair])
+    RunStore(run.directory).append("held_out_pairs", [pair_of(video_id(films / "b.mp4"))])
     usable, num_left_out = usable_questions(run)
     assert [question.question for question in usable] == ["q"]
     assert num_left_out == 2

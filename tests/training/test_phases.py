@@ -8,7 +8,8 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_material import Stopped, stop_after, write_frames
+from sample_material import pair_of
+from training_material import PROMPT, Stopped, stop_after, write_frames
 
 from tempo.config import Config
 from tempo.core.records import Pair
@@ -25,11 +26,9 @@ from tempo.video.frames import FrameStore
 def directory(tmp_path):
     """A run with pairs and frames of two videos."""
     write_frames(tmp_path, [2, 2])
-    pair = {"prompt": "Describe the video in detail.", "rejected": "No.", "order": (0,), "num_clips": 4}
     for number, level in itertools.product(range(2), (2, 16)):
-        ids = {"id": f"v{number}/drop-{level:02d}", "video_id": f"v{number}", "video": f"v{number}.mp4"}
-        label = {"kind": "drop", "level": level, "chosen": f"A red circle {number} moves left."}
-        RunStore(tmp_path).append("pairs", [Pair(**ids, **label, **pair)])
+        texts = {"prompt": PROMPT, "chosen": f"A red circle {number} moves left.", "rejected": "No."}
+        RunStore(tmp_path).append("pairs", [pair_of(f"v{number}", "drop", level, (0,), **texts)])
     return tmp_path
 
 

@@ -14,17 +14,11 @@ from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.public.tasks import answer_task, load_task, task_result
 from tempo.evaluation.run import run_evaluation
-from tempo.model.loading import load_model
 from tempo.synthetic.benchmark import story_samples
 from tempo.synthetic.drawing import render_story
 from tempo.synthetic.world import make_story
 
 CONFIG = parse_config({"videos": {"paths": ["x"]}, "frames": {"max_pixels": 4096}})
-
-
-@pytest.fixture(scope="module")
-def lm():
-    return load_model("embedded")
 
 
 @pytest.fixture(scope="module")
