@@ -89,9 +89,9 @@ def measure(folder: Path) -> None:
     from tempo.config import Config
     from tempo.core.records import Skipped
     from tempo.engine.types import Context, SkipRecord, flatten, load
-    from tempo.pipeline.plan import frame_shape
     from tempo.pipeline.stages import find_stage
     from tempo.video.find import find_videos, read_header, video_id
+    from tempo.video.frames import frame_shape
 
     config = Config.model_validate({"videos": {"paths": [str(folder)]}, "run": {"num_workers": 1}})
     pixels, stored, num_files, num_kept, num_bytes, start = 0.0, 0.0, 0, 0, 0, time.process_time()

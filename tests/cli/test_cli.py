@@ -6,8 +6,6 @@ import errno
 import json
 import shlex
 import signal
-import subprocess
-import sys
 import tomllib
 
 import pytest
@@ -21,21 +19,6 @@ from tempo.core.records import Skipped, Video
 from tempo.core.store import SKIPPED, RunStore
 from tempo.pipeline import runner
 from tempo.pipeline.stages import NAMES
-
-HEAVY = ("torch", "transformers", "peft", "accelerate", "cv2", "av", "scenedetect", "matplotlib", "jinja2")
-
-
-@pytest.fixture
-def films(tmp_path):
-    """A folder with two videos, a copy of one, a broken one and a text."""
-    folder = tmp_path / "films"
-    folder.mkdir()
-    film(folder / "a.mp4")
-    film(folder / "b.mp4", 150)
-    (folder / "copy of a.mp4").write_bytes((folder / "a.mp4").read_bytes())
-    (folder / "broken.mp4").write_bytes(b"no video at all")
-    (folder / "notes.txt").write_text("no video either")
-    return folder
 
 
 @pytest.fixture
@@ -55,6 +38,13 @@ def tree(folder):
     return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
 
 
+def raising(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
 def assert_refused(result, *words):
     """Exit code 2 and one message on stderr that has these words, and no traceback."""
     code, out, err = result
@@ -64,16 +54,6 @@ def assert_refused(result, *words):
     assert err.strip()
     for word in words:
         assert word.lower() in err.lower()
-
-
-def run_python(script):
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
-
-
-def test_importing_the_command_line_imports_no_heavy_package():
-    loaded = set(run_python("import sys, tempo.cli.main; print(*sys.modules)").split())
-    assert "tempo.pipeline.stages" in loaded
-    assert not loaded & set(HEAVY)
 
 
 def test_help_names_every_command_and_stage(tempo):
@@ -89,18 +69,9 @@ def test_help_names_every_command_and_stage(tempo):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["dance"], ["dance"]),
-        (["run", "tempo.toml"], ["--out"]),
-        (["run", "tempo.toml", "--out", "o", "--loud"], ["--loud"]),
-    ],
-)
-def test_wrong_command_line_is_refused(tempo, arguments, words):
-    assert_refused(tempo(*arguments), *words)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
+        ("dance", ["dance"]),
+        ("run {config}", ["--out"]),
+        ("run {config} --out {out} --loud", ["--loud"]),
         ("run {config} --out {out} --set frames.fps", ["--set", "frames.fps", "section.key=value"]),
         ("run {config} --out {out} --set frames.fps=no", ["frames.fps", "'no'"]),
         ("run {config} --out {out} --set frame.fps=2", ["frame", "unknown key", "'frames'"]),
@@ -112,6 +83,7 @@ def test_wrong_command_line_is_refused(tempo, arguments, words):
         ("clips {config} --out {tmp}/new", ["'clips' needs 'videos' first"]),
         ("synthetic {config} --out {out}", ["[synthetic]"]),
         ("status {tmp}/nowhere", ["nowhere is not a run directory"]),
+        ("audit {films}", ["films is not a run directory"]),
         ("status {films}", ["films is not a run directory", "config.toml"]),
         ("export {films} --format trl --out {out}", ["films is not a run directory"]),
         ("init {tmp}/nowhere --out {out}.toml", ["nowhere' does not exist"]),
@@ -191,10 +163,7 @@ def test_a_new_file_after_the_videos_are_done_is_named_and_not_used(tempo, write
     ],
 )
 def test_failure_of_disk_or_memory_is_one_message(tempo, write, tmp_path, monkeypatch, error, words):
-    def fail(*_, **__):
-        raise error
-
-    monkeypatch.setattr(runner, "run_stages", fail)
+    monkeypatch.setattr(runner, "run_stages", raising(error))
     result = tempo("run", write(), "--out", tmp_path / "out")
     assert_refused(result, words)
     assert result[2].count("\n") == 1
@@ -211,10 +180,7 @@ def test_failure_of_disk_or_memory_is_one_message(tempo, write, tmp_path, monkey
     ],
 )
 def test_stopping_prints_what_is_kept(tempo, write, tmp_path, monkeypatch, arguments, work, kept):
-    def stop(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(work, stop)
+    monkeypatch.setattr(work, raising(KeyboardInterrupt))
     names = {"config": write(), "out": tmp_path / "out"}
     code, _, err = tempo(*(word.format(**names) for word in arguments))
     assert code == 130
@@ -223,10 +189,7 @@ def test_stopping_prints_what_is_kept(tempo, write, tmp_path, monkeypatch, argum
 
 
 def test_a_bug_keeps_its_traceback(tempo, write, tmp_path, monkeypatch):
-    def fail(*_, **__):
-        raise RuntimeError("a fault")
-
-    monkeypatch.setattr(runner, "run_stages", fail)
+    monkeypatch.setattr(runner, "run_stages", raising(RuntimeError("a fault")))
     with pytest.raises(RuntimeError, match="a fault"):
         tempo("run", write(), "--out", tmp_path / "out")
 
@@ -258,6 +221,8 @@ def test_init_takes_any_model_and_writes_the_defaults(tempo, films, tmp_path, mo
     assert ("warning: the model 'embedded' only knows the synthetic world" in shown) is (model == "embedded")
     made = load_config(tmp_path / "made.toml")
     assert made.model.path == model
+    # Without it, a step of a 7B model does not fit into 80 GB.
+    assert made.training.phases[0].gradient_checkpointing is (model != "embedded")
     if model == "embedded":
         bare = parse_config({"videos": {"paths": [str(films)]}}).model_dump()
         assert {name for name, section in made.model_dump().items() if section != bare[name]} == {"training"}

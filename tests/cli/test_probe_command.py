@@ -42,32 +42,26 @@ def test_figures_chart_and_descriptions_are_written_and_can_be_scored_again(temp
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("arguments", "message"),
     [
-        (("--chart", "x.pdf"), "the file name must end with .png or .svg"),
-        (("--json", "nowhere/x.json"), "nowhere/x.json cannot be written"),
-        (("--set", "frames.fps=-1"), "frames.fps"),
-        (("--set", "model.device=gpu"), "model.device"),
-        (("--set", "clips.min_clips=2"), "--set clips: only the sections"),
-        (("--text", "absent.jsonl"), "--text absent.jsonl has no descriptions"),
+        (("{folder}/no-model", "films"), "no-model' does not exist"),
+        (("embedded", "no-videos"), "no-videos' does not exist"),
+        (("embedded", "films", "--chart", "x.pdf"), "the file name must end with .png or .svg"),
+        (("embedded", "films", "--json", "nowhere/x.json"), "nowhere/x.json cannot be written"),
+        (("embedded", "films", "--set", "frames.fps=-1"), "frames.fps"),
+        (("embedded", "films", "--set", "model.device=gpu"), "model.device"),
+        (("embedded", "films", "--set", "clips.min_clips=2"), "--set clips: only the sections"),
+        (("embedded", "films", "--text", "absent.jsonl"), "--text absent.jsonl has no descriptions"),
     ],
 )
 def test_bad_options_are_one_message_before_any_model_is_loaded(
-    tempo, films, tmp_path, monkeypatch, options, message
+    tempo, films, tmp_path, monkeypatch, arguments, message
 ):
     monkeypatch.setattr("tempo.model.loading.load_model", lambda **_: pytest.fail("loaded"))
     monkeypatch.chdir(tmp_path)
-    code, _, err = tempo("probe", "embedded", films, *options)
+    code, _, err = tempo("probe", *(word.format(folder=tmp_path) for word in arguments))
     assert code == 2
     assert message in err
-
-
-@pytest.mark.parametrize(("model", "videos"), [("no-model", "films"), ("embedded", "no-videos")])
-def test_a_missing_model_or_folder_is_named(tempo, films, tmp_path, monkeypatch, model, videos):
-    monkeypatch.chdir(tmp_path)
-    code, _, err = tempo("probe", model if model == "embedded" else tmp_path / model, tmp_path / videos)
-    assert code == 2
-    assert f"{'no-model' if model == 'no-model' else 'no-videos'}' does not exist" in err
 
 
 @pytest.mark.parametrize(

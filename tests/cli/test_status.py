@@ -90,7 +90,7 @@ def test_skipped_records_are_counted_by_stage_and_by_reason_with_an_example(show
 
 def test_phases_of_the_method_and_the_baselines_show_their_last_metrics(shown, tmp_path):
     first = {"step": 1, "loss": 9.0}
-    last = {"step": 12, "loss": 0.51234, "rewards/accuracies": 0.75, "rewards/margins": 0.1, "more": 3}
+    last = {"step": 12.0, "loss": 0.51234, "rewards/accuracies": 0.75, "rewards/margins": 0.1, "more": 3}
     metrics(
         tmp_path / "train" / "01-dpo-16", *(json.dumps(one) + "\n" for one in (first, last)), '{"step": 2'
     )

@@ -143,7 +143,7 @@ def test_the_recipe_runs_from_files_to_the_report(tempo, llava_video, tmp_path):
     assert [name for name in NAMES if not store.is_done(name)] == ["synthetic"]
     assert len(store.read("videos", Video)) == 6
     assert store.read("pairs", Pair)
-    assert "instructions left out because their videos were skipped or held out: 1" in shown
+    assert "1 instructions are left out, because their videos were skipped or held out" in shown
     num_turns = sum(len(row["conversations"]) // 2 for row in json.loads(rows.read_text()))
     (sft,) = (out / "train").glob("*-sft/done.json")
     assert json.loads(sft.read_text())["num_examples"] == num_turns - 1

@@ -76,13 +76,14 @@ def test_terminal_shows_a_bar_and_ends_with_the_same_line(clock, terminal):
     assert "shots: 10/10 in 0.0 s" in terminal.file.getvalue()
 
 
-def test_a_new_name_closes_the_counter_before_it(clock, log):
+def test_a_counter_closes_at_its_total(clock, log):
     with counters(log) as show:
         for name, total in (("dpo-16", 2), ("dpo-8", 3)):
             for done in range(1, total + 1):
                 clock.now += 1
                 show(name, done, total)
-    assert lines(log) == ["dpo-16: 2/2 in 2.0 s", "dpo-8: 3/3 in 2.0 s"]
+            log.print(f"after {name}")
+    assert lines(log) == ["dpo-16: 2/2 in 1.0 s", "after dpo-16", "dpo-8: 3/3 in 2.0 s", "after dpo-8"]
 
 
 def test_work_that_fails_has_no_closing_line(clock, log):

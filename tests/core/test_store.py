@@ -7,9 +7,10 @@ import subprocess
 import sys
 
 import pytest
+from sample_material import video_row
 
 from tempo.core import files
-from tempo.core.records import Captions, Skipped, Video
+from tempo.core.records import Captions, Skipped
 from tempo.core.store import SKIPPED, RunStore, check_run_directory, count_skipped, read_config, write_config
 
 
@@ -110,19 +111,6 @@ def test_finish_sorts_all_complete_rows_and_repeating_it_changes_nothing(store, 
         ]
 
 
-def test_stage_whose_sorting_fails_is_not_done(store, monkeypatch):
-    store.append("captions", rows("b", "a"))
-
-    def full(*_):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(files, "sort_lines", full)
-    with pytest.raises(OSError, match="no space"):
-        store.finish("captions", "f1")
-    assert not store.is_done("captions")
-    assert ids(store) == ["b", "a"]
-
-
 def test_fingerprint_and_versions_are_known_from_the_beginning_and_after_the_end(store):
     assert (store.fingerprint("captions"), store.versions("captions")) == (None, {})
     store.begin("captions", "f1", {"tempo": "1"})
@@ -146,19 +134,27 @@ def test_forget_removes_one_stage_and_nothing_else(store):
     assert store.handled_ids("clips") == {"a", "b"}
 
 
-def test_forget_that_is_interrupted_leaves_the_stage_not_done_and_still_stale(store, monkeypatch):
-    """Otherwise the next run would treat the stage as done, without its rows."""
+@pytest.mark.parametrize(
+    ("step", "change"),
+    [
+        ("sort_lines", lambda store: store.finish("captions", "f1")),
+        ("write_lines", lambda store: store.forget("captions")),
+    ],
+)
+def test_an_interrupted_change_leaves_the_stage_not_done_and_still_stale(store, monkeypatch, step, change):
+    """Otherwise the next run would treat the stage as done, without its rows or with unsorted ones."""
     store.begin("captions", "f1")
-    store.append("captions", rows("a"))
-    store.append(SKIPPED, [skipped("b")])
-    store.finish("captions", "f1")
+    store.append("captions", rows("b", "a"))
+    store.append(SKIPPED, [skipped("c")])
+    if step == "write_lines":
+        store.finish("captions", "f1")
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(files, "write_lines", interrupt)
+    monkeypatch.setattr(files, step, interrupt)
     with pytest.raises(KeyboardInterrupt):
-        store.forget("captions")
+        change(store)
     assert not store.is_done("captions")
     assert store.fingerprint("captions") == "f1"
 
@@ -192,23 +188,18 @@ def test_second_process_is_refused_until_the_first_ends_however_it_ends(store):
         pass
 
 
-def test_the_configuration_of_a_run_comes_back_as_plain_data(store):
+def test_a_run_is_a_directory_with_a_configuration_that_comes_back_as_plain_data(store):
     assert read_config(store.directory) == {}
+    with pytest.raises(ValueError, match=r"is not a run directory: it has no config\.toml"):
+        check_run_directory(store.directory)
     config = {"run": {"seed": 1}, "videos": {"paths": ["été 映画"]}}
     write_config(store.directory, config)
+    check_run_directory(store.directory)
     assert read_config(store.directory) == config
 
 
-def test_a_directory_without_a_configuration_is_not_a_run(store):
-    with pytest.raises(ValueError, match=r"is not a run directory: it has no config\.toml"):
-        check_run_directory(store.directory)
-    write_config(store.directory, {})
-    check_run_directory(store.directory)
-
-
 def test_skipped_records_are_counted_by_reason_with_an_example_named_by_its_file(store):
-    facts = {"duration_seconds": 1.0, "width": 8, "height": 8, "fps": 1.0, "codec": "h264"}
-    store.append("videos", [Video(id="7f", path="films/my cat.mp4", **facts)])
+    store.append("videos", [video_row("7f", "films/my cat.mp4")])
     for name, stage in (("films/a.mp4", "videos"), ("7f", "clips"), ("7f/drop-16", "pairs"), ("b", "pairs")):
         store.append(stage, [Skipped(id=name, stage=stage, reason="r", detail="d")])
     assert count_skipped(store) == {

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import torch
 from engine_workers import PATIENCE_SECONDS, by_id, is_alive, until
+from sample_material import SMALL_RUN
 
 from tempo.config import Config, RunConfig
 from tempo.core.records import Captions, Record, Skipped
@@ -263,27 +264,11 @@ def test_address_without_a_cluster_is_named(port):
     assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 0
 
 
-CONFIG = """
-[run]
-num_workers = 2
-[synthetic]
-num_videos = 3
-num_held_out = 1
-min_shots = 4
-max_shots = 6
-[frames]
-max_pixels = 4096
-[captions]
-max_new_tokens = 64
-[responses]
-max_new_tokens = 128
-"""
-
-
 @pytest.mark.ray
 def test_run_on_a_cluster_writes_the_bytes_of_a_local_one(cluster, tmp_path):
-    (tmp_path / "config.toml").write_text(CONFIG)
-    command = [sys.executable, "-m", "tempo", "run", "config.toml", "--until", "responses", "--out"]
+    (tmp_path / "config.toml").write_text(SMALL_RUN)
+    command = [sys.executable, "-m", "tempo", "run", "config.toml", "--until", "responses"]
+    command += ["--set", "run.num_workers=2", "--set", "synthetic.num_videos=3", "--out"]
     for more in (["local"], ["on_ray", "--set", "run.engine=ray", "--set", f"run.ray_address={cluster}"]):
         subprocess.run(command + more, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL, timeout=120)
     suffixes = (".jsonl", ".jpg", ".safetensors", ".bin", ".mp4")

@@ -174,8 +174,3 @@ def test_a_bad_row_is_named_with_file_and_line_and_set_aside_up_to_a_share(write
         read = read_samples(path, max_bad_share=0.7)
     assert [*read.rows.values()] == [Sample(**SAMPLE)]
     assert len(read.faults) == second.count("\n")
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"evaluation\.benchmark: .*none\.jsonl cannot be read"):
-        read_samples(tmp_path / "none.jsonl")

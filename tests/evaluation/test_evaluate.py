@@ -6,16 +6,15 @@ import shutil
 import pytest
 import torch
 import transformers
+from sample_material import context_of
 
 from research.embedded_model.card import story_frames
-from tempo.config import FramesConfig, parse_config
+from tempo.config import FramesConfig
 from tempo.core.records import Record, Skipped
 from tempo.core.store import RunStore
-from tempo.engine.types import Context
 from tempo.evaluation.evaluate import answer_parts, ask, evaluate
 from tempo.evaluation.run import run_evaluation
 from tempo.model.chat import Continuation, Prefix
-from tempo.model.loading import load_model
 from tempo.model.support import duplicated_log_probs
 from tempo.synthetic import benchmark
 from tempo.synthetic.drawing import render_story
@@ -23,11 +22,6 @@ from tempo.synthetic.world import make_story
 
 STORY = make_story(77, 0, num_shots=(4, 4))
 FRAMES = story_frames(STORY)
-
-
-@pytest.fixture(scope="module")
-def lm():
-    return load_model("embedded")
 
 
 def scores(lm, samples, **options):
@@ -111,14 +105,8 @@ def own_benchmark(shared_benchmark, tmp_path):
 
 
 def context_for(path, tmp_path, *, num_workers=1):
-    data = {
-        "run": {"num_workers": num_workers},
-        "videos": {"paths": ["x"]},
-        "evaluation": {"benchmark": str(path)},
-        "frames": {"max_pixels": 4096},
-        "training": {},
-    }
-    return Context(parse_config(data), tmp_path / "run")
+    sections = {"evaluation": {"benchmark": str(path)}, "frames": {"max_pixels": 4096}}
+    return context_of(tmp_path / "run", run={"num_workers": num_workers}, **sections)
 
 
 def table_of(context):

@@ -72,11 +72,6 @@ def test_a_run_without_training_has_no_differences():
     assert figure(base=[0, 1]).differences == {}
 
 
-def test_models_with_different_items_are_refused():
-    with pytest.raises(AssertionError, match="different items"):
-        make_figure("x", "y", {"base": items(1, 0), "tempo": items(1, 0, 1)}, seed=0)
-
-
 def test_the_table_has_a_row_per_figure_and_the_notes():
     shares = figure(base=[0.0, 1.0] * 6, tempo=[1.0] * 12)
     margins = figure(name="margin", base=[0.5] * 12, tempo=[0.25, 0.5] * 6)

@@ -4,19 +4,17 @@ import json
 
 import pytest
 import torch
+from sample_material import clips_of, context_of, pair_of
 
 from research.embedded_model.card import story_frames
-from tempo.config import parse_config
-from tempo.core.records import Captions, Clip, Clips, Outcome, Pair
+from tempo.core.records import Captions, Outcome
 from tempo.core.store import RunStore
-from tempo.engine.types import Context
 from tempo.evaluation import held_out
 from tempo.evaluation.figures import make_figures
 from tempo.evaluation.held_out import Description, HeldOutResult
 from tempo.evaluation.probe import Comparison
 from tempo.evaluation.run import run_evaluation
 from tempo.model.chat import Prefix, log_probs
-from tempo.model.loading import load_model
 from tempo.preference.pairs import HELD_OUT
 from tempo.synthetic.world import make_story
 from tempo.video.frames import FrameStore, encode_jpeg
@@ -24,38 +22,28 @@ from tempo.video.frames import FrameStore, encode_jpeg
 STORY = make_story(5, 0, num_shots=(4, 4))
 
 
-def pair(name, kind="reverse", level=4, *, chosen="It turns left.", rejected="It turns right.", **more):
-    about = {"video": f"{name}.mp4", "prompt": "Describe.", "num_clips": 4, "order": (3, 2, 1, 0), **more}
-    texts = {"chosen": chosen, "rejected": rejected}
-    return Pair(id=f"{name}/{kind}-{level:02d}", video_id=name, kind=kind, level=level, **about, **texts)
+def pair(name, kind="reverse", level=4, order=(3, 2, 1, 0), **texts):
+    known = {"prompt": "Describe.", "chosen": "It turns left.", "rejected": "It turns right."}
+    return pair_of(name, kind, level, order, **known | texts)
 
 
-def context_of(directory, *, names=("aa", "bb"), clips=True, share=0.1, pairs=()):
+def held_out_run(directory, *, names=("aa", "bb"), clips=True, share=0.1, pairs=()):
     """A run of one story under several names, all held out; it has trained nothing."""
     store, frames = RunStore(directory), FrameStore(directory / "frames")
     jpegs = [encode_jpeg(frame, 95) for frame in story_frames(STORY)]
-    spans = [{"start_seconds": 2.0 * i, "end_seconds": 2.0 * i + 2} for i in range(4)]
-    rows = tuple(Clip(group=i, first_shot=i, num_shots=1, key_frames=(0, 1), **spans[i]) for i in range(4))
     for name in names:
         frames.write(name, jpegs, seconds=[i + 0.5 for i in range(8)], fps=1.0)
         if clips:
-            store.append("clips", [Clips(id=name, path=f"{name}.mp4", duration_seconds=8.0, clips=rows)])
+            store.append("clips", [clips_of((0, 2), (2, 4), (4, 6), (6, 8), name=name)])
     store.append(HELD_OUT, pairs or [pair(name) for name in names])
     sections = {"evaluation": {"held_out_share": share}, "responses": {"max_new_tokens": 32}}
-    return Context(
-        parse_config({"run": {"num_workers": 1}, "videos": {"paths": ["x"]}, **sections}), directory
-    )
-
-
-@pytest.fixture(scope="module")
-def lm():
-    return load_model("embedded")
+    return context_of(directory, run={"num_workers": 1}, **sections)
 
 
 def test_outcomes_are_likelihoods_of_pairs_and_own_words_with_both_videos(lm, tmp_path):
     told = ["It turns. It stops.", "It stops. It turns."]
     first = pair("aa", level=16, chosen=told[0], rejected=told[1])
-    context = context_of(tmp_path, pairs=[first, pair("aa"), pair("aa", "drop", order=(0, 1)), pair("bb")])
+    context = held_out_run(tmp_path, pairs=[first, pair("aa"), pair("aa", "drop", order=(0, 1)), pair("bb")])
     (video, _) = held_out.read_held_out(context)
     found = {row.id: row for row in held_out.answer(context, lambda: lm, [video])[0].outcomes}
     assert set(found) == {
@@ -77,7 +65,7 @@ def test_outcomes_are_likelihoods_of_pairs_and_own_words_with_both_videos(lm, tm
 
 
 def test_a_run_with_imported_pairs_has_no_order_from_own_words(lm, tmp_path):
-    context = context_of(tmp_path, clips=False)
+    context = held_out_run(tmp_path, clips=False)
     (video, _) = videos = held_out.read_held_out(context)
     (result,) = held_out.answer(context, lambda: lm, [video])
     assert [row.id for row in result.outcomes] == ["aa/reverse-04"]
@@ -87,7 +75,7 @@ def test_a_run_with_imported_pairs_has_no_order_from_own_words(lm, tmp_path):
 
 def test_descriptions_are_compared_with_the_captions_of_the_clips(tmp_path):
     context, captions = (
-        context_of(tmp_path),
+        held_out_run(tmp_path),
         ("A ring turns red.", "A bus stops.", "It snows.", "Night falls."),
     )
     RunStore(tmp_path).append("captions", [Captions(id="aa", captions=captions)])
@@ -148,7 +136,7 @@ def test_the_figures_compare_the_models_and_count_units_of_a_film_as_one_video()
 def test_pairs_whose_length_gives_the_chosen_text_away_are_not_counted(tmp_path):
     longer = [pair("aa", "drop", level, chosen="w " * 20, rejected="v " * 10) for level in (2, 4, 8)]
     shorter = pair("bb", "shuffle", chosen="v " * 10, rejected="w " * 20)
-    context = context_of(tmp_path, pairs=[*longer, shorter])
+    context = held_out_run(tmp_path, pairs=[*longer, shorter])
     videos = held_out.read_held_out(context)
     assert [len(video.pairs) for video in videos] == [1, 1]
     assert [video.text for video in videos] == [longer[0].chosen, shorter.chosen]
@@ -169,7 +157,7 @@ def test_pairs_whose_length_gives_the_chosen_text_away_are_not_counted(tmp_path)
     ],
 )
 def test_what_cannot_be_measured_is_said(tmp_path, options, words):
-    context = context_of(tmp_path, **options)
+    context = held_out_run(tmp_path, **options)
     notes = held_out.notes(context, held_out.read_held_out(context))
     assert len(notes) == len(words)
     for note, word in zip(notes, words, strict=True):
@@ -177,7 +165,7 @@ def test_what_cannot_be_measured_is_said(tmp_path, options, words):
 
 
 def test_a_run_without_a_benchmark_ends_with_figures_and_asks_nothing_twice(tmp_path):
-    context, calls = context_of(tmp_path), []
+    context, calls = held_out_run(tmp_path), []
     run_evaluation(context, lambda *call: calls.append(call))
     assert calls == [("base on held-out videos", 1, 2), ("base on held-out videos", 2, 2)]
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())

@@ -23,16 +23,10 @@ from tempo.evaluation.probe import (
     write_chart,
 )
 from tempo.model.answers import Answer
-from tempo.model.loading import load_model
 from tempo.preference.responses import Footage
 from tempo.video.find import video_id
 
 TEXT = "A red square appears, then a blue ring moves."
-
-
-@pytest.fixture(scope="module")
-def lm():
-    return load_model("embedded")
 
 
 def grey(*levels, size=64):

@@ -14,17 +14,12 @@ import torch
 from families import PROCESSORS, make_frames, make_processor
 from test_families import REJECTED
 
-from tempo import Continuation, Prefix, load_model, log_probs
+from tempo import Continuation, Prefix, log_probs
 from tempo.model.chat import VideoLM
 from tempo.model.support import duplicated_log_probs
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (4, 64, 64, 3), np.uint8)
 START_OF_ANSWER = "<|im_end|>\n<|im_start|>assistant\n"
-
-
-@pytest.fixture(scope="module")
-def lm():
-    return load_model("embedded")
 
 
 def decode(lm, tokens):

@@ -32,11 +32,6 @@ def test_reasoning_is_not_part_of_an_answer(text, expected):
     assert without_reasoning(Answer(text, True)) == expected
 
 
-@pytest.fixture(scope="module")
-def lm():
-    return load_model("embedded")
-
-
 def sample(lm, requests, *, batch_size=4, temperature=0.7, max_new_tokens=20, penalty=1.05):
     sampling = SamplingConfig(batch_size=batch_size, temperature=temperature, repetition_penalty=penalty)
     return generate(lm, requests, sampling=sampling, max_new_tokens=max_new_tokens)

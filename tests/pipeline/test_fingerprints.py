@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 from rich.console import Console
+from sample_material import config_of
 
 from tempo.config import parse_config
 from tempo.config.load import override
@@ -25,14 +26,17 @@ def configuration(*overrides):
     return parse_config(override({"synthetic": {}}, overrides))
 
 
-OWN = {"videos": {"paths": ["films"]}}
 SERVER = {"url": "http://localhost:8000/v1", "model": "m"}
 
 
-def stale(old, new):
+def stale(before, after):
     """The stages whose fingerprints differ, in order."""
-    before, after = fingerprints(old), fingerprints(new)
     return tuple(name for name in NAMES if before[name] != after[name])
+
+
+def after(first_stale):
+    """A stage and all after it; none for None."""
+    return NAMES[NAMES.index(first_stale) :] if first_stale else ()
 
 
 @pytest.mark.parametrize(
@@ -53,8 +57,8 @@ def stale(old, new):
     ],
 )
 def test_a_change_makes_its_stage_and_those_after_it_stale(override, first_stale):
-    expected = NAMES[NAMES.index(first_stale) :] if first_stale else ()
-    assert stale(configuration(), configuration(override)) == expected
+    changed = fingerprints(configuration(override))
+    assert stale(fingerprints(configuration()), changed) == after(first_stale)
 
 
 @pytest.mark.parametrize(
@@ -66,9 +70,8 @@ def test_a_change_makes_its_stage_and_those_after_it_stale(override, first_stale
     ],
 )  # fmt: skip
 def test_only_another_model_behind_a_server_makes_captions_again(endpoint, is_stale):
-    changed = parse_config({**OWN, "endpoint": endpoint})
-    found = stale(parse_config({**OWN, "endpoint": SERVER}), changed)
-    assert found[:1] == (("captions",) if is_stale else ())
+    old, new = (fingerprints(config_of(endpoint=one)) for one in (SERVER, endpoint))
+    assert stale(old, new)[:1] == (("captions",) if is_stale else ())
 
 
 @pytest.mark.parametrize(
@@ -84,13 +87,12 @@ def test_another_content_of_a_named_file_makes_its_stage_and_what_follows_stale(
 ):
     path = tmp_path / "rows.jsonl"
     section, _, name = key.partition(".")
-    config = parse_config({"videos": {"paths": ["x"]}, section: {name: str(path), **others}})
+    config = config_of(**{section: {name: str(path), **others}})
     seen = []
     for text in ("one\n", "two\n", None, "one\n"):
         path.unlink() if text is None else path.write_text(text)
         seen.append(fingerprints(config))
-    stale = [name for name in NAMES if seen[0][name] != seen[1][name]]
-    assert stale == list(NAMES[NAMES.index(first_stale) :])
+    assert stale(*seen[:2]) == after(first_stale)
     # A missing file is not an error here: `tempo status` needs fingerprints too.
     assert seen[2][first_stale] not in (seen[0][first_stale], seen[1][first_stale])
     assert seen[3] == seen[0]
@@ -120,9 +122,8 @@ def test_only_a_rejected_pair_makes_the_pairs_stale(tmp_path):
     before = fingerprints(config, tmp_path)
     for number, (decision, is_stale) in enumerate((("keep", False), ("reject", True), ("keep", False))):
         store.append("reviews", [Review(id="a/drop-02", decision=decision, texts="0123")])
-        after = fingerprints(config, tmp_path)
-        changed = tuple(name for name in NAMES if before[name] != after[name])
-        assert changed == (NAMES[NAMES.index("pairs") :] if is_stale else ()), number
+        found = stale(before, fingerprints(config, tmp_path))
+        assert found == (after("pairs") if is_stale else ()), number
 
 
 def test_a_run_from_another_one_takes_over_its_reviews(tmp_path):
@@ -159,7 +160,7 @@ def checkpoint(tmp_path):
 def test_another_checkpoint_under_the_same_path_makes_what_it_makes_stale(checkpoint, key, first_stale):
     write, directory = checkpoint
     section, _, name = key.partition(".")
-    config = parse_config({"videos": {"paths": ["x"]}, section: {name: str(directory)}})
+    config = config_of(**{section: {name: str(directory)}})
     first = fingerprints(config)
     write("README.md", b"another card")
     os.utime(directory / "model.safetensors")
@@ -167,9 +168,7 @@ def test_another_checkpoint_under_the_same_path_makes_what_it_makes_stale(checkp
     for name, content in (("model.safetensors", bytes(1999) + b"1"), ("config.json", b"{ }")):
         before = fingerprints(config)
         write(name, content)
-        after = fingerprints(config)
-        stale = [stage for stage in NAMES if before[stage] != after[stage]]
-        assert stale == list(NAMES[NAMES.index(first_stale) :])
+        assert stale(before, fingerprints(config)) == after(first_stale)
     shutil.rmtree(directory)
     assert fingerprints(config)[first_stale] != first[first_stale]
 
@@ -178,7 +177,7 @@ def test_of_large_weights_some_blocks_and_the_size_are_hashed(checkpoint, monkey
     write, directory = checkpoint
     for name, value in (("WHOLE_BYTES", 1000), ("NUM_BLOCKS", 3), ("BLOCK_BYTES", 100)):
         monkeypatch.setattr(hashing, name, value)
-    config = parse_config({"videos": {"paths": ["x"]}, "model": {"path": str(directory)}})
+    config = config_of(model={"path": str(directory)})
 
     def hash_of(content):
         write("model.safetensors", content)

@@ -100,5 +100,6 @@ def test_the_command_names_missing_extras_and_makes_no_directory(tempo, folder, 
     assert (code, err, (tmp_path / "run").exists()) == (0, "", False)
     assert "videos: 3, 0.0 h; about 2 of them, or segments of them, are kept (75%; assumed" in out
     assert ("bitsandbytes" in out) == (importlib.util.find_spec("bitsandbytes") is None)
-    code, _, err = tempo("plan", path, "--device-memory", "much")
-    assert (code, "--device-memory 'much'" in err) == (2, True)
+    for size in ("much", "80"):
+        code, _, err = tempo("plan", path, "--device-memory", size)
+        assert (code, f"--device-memory '{size}'" in err) == (2, True)

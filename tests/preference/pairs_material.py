@@ -1,21 +1,18 @@
-"""Records for the tests of this folder: clips, perturbations, pairs, and a finished run with two videos."""
+"""Records for the tests of this folder: perturbations, and a finished run with two videos."""
 
 from __future__ import annotations
 
 import numpy as np
 import tomli_w
+from sample_material import ODD_TEXT, config_of, grey_jpegs, pair_of, video_row
 
-from tempo.config import parse_config
-from tempo.core.records import Clip, Clips, Pair, Perturbation, Video
+from tempo.core.records import Perturbation
 from tempo.core.store import RunStore
 from tempo.preference.pairs import select_pairs
 from tempo.video import find
-from tempo.video.frames import FrameStore, encode_jpeg
+from tempo.video.frames import FrameStore
 
 NUM_FRAMES = 3
-
-#: Characters that easily break a file of lines: quotes, newlines, line separators, other scripts.
-ODD_TEXT = 'A "red" ball,\nthen\u2028a cube; 猫 {"a": 1} \\n'
 
 
 def user(text):
@@ -24,20 +21,6 @@ def user(text):
 
 def assistant(text):
     return {"role": "assistant", "content": text}
-
-
-def clips_of(*bounds, name="v"):
-    """A video whose clips lie between these seconds, with two key frames each."""
-    clips = [
-        Clip(group=i, first_shot=i, num_shots=1, start_seconds=a, end_seconds=b, key_frames=(0, 1))
-        for i, (a, b) in enumerate(bounds)
-    ]
-    return Clips(id=name, path=f"/films/{name}.mp4", duration_seconds=bounds[-1][1], clips=tuple(clips))
-
-
-def grey_jpegs(levels, size=(8, 8)):
-    """An image of each grey level."""
-    return [encode_jpeg(np.full((*size, 3), level, np.uint8), 100) for level in levels]
 
 
 def greys(request):
@@ -50,20 +33,6 @@ def perturbation(kind, level, order, num_clips):
     return Perturbation(kind=kind, level=level, order=order, num_clips=num_clips, **shares)
 
 
-def pair_of(video_id, kind="shuffle", level=4, order=(1, 0), **changes):
-    """A pair of a video of four clips."""
-    row = {
-        "id": f"{video_id}/{kind}-{level:02d}",
-        "video_id": video_id,
-        "video": f"{video_id}.mp4",
-        "prompt": "Describe the video in order.",
-        "chosen": f"As filmed: {ODD_TEXT}",
-        "rejected": f"Otherwise: {kind} {level}.",
-        "num_clips": 4,
-    }
-    return Pair.model_validate({**row, "kind": kind, "level": level, "order": order, **changes})
-
-
 def make_videos(store, folder):
     """Two files with the names of videos, their rows and their frames; returns ids and paths."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,8 +40,7 @@ def make_videos(store, folder):
     for number, path in enumerate(paths):
         path.write_bytes(b"content of " + path.name.encode())
         ids.append(find.video_id(path))
-        size = {"duration_seconds": 3.0, "width": 96, "height": 64, "fps": 8.0, "codec": "h264"}
-        store.append("videos", [Video(id=ids[-1], path=str(path), **size)])
+        store.append("videos", [video_row(ids[-1], path, duration_seconds=3.0, width=96)])
         jpegs = grey_jpegs([20 + 40 * number + 5 * i for i in range(NUM_FRAMES)], (64, 96))
         FrameStore(store.directory / "frames").write(ids[-1], jpegs, seconds=range(NUM_FRAMES), fps=1.0)
     return ids, paths
@@ -98,5 +66,5 @@ def make_run(directory, **sections):
 
 def select(pairs, *, share=0, seed=0, **settings):
     """The selection of pairs under these settings, without reviews."""
-    sections = {"pairs": settings, "evaluation": {"held_out_share": share}, "run": {"seed": seed}}
-    return select_pairs(pairs, parse_config({"videos": {"paths": ["x"]}, **sections}), {})
+    config = config_of(pairs=settings, evaluation={"held_out_share": share}, run={"seed": seed})
+    return select_pairs(pairs, config, {})

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
-from pairs_material import assistant, pair_of, select, user
+from pairs_material import assistant, select, user
+from sample_material import pair_of, write_rows
 
 from tempo.core.records import Captions
 from tempo.core.store import RunStore
@@ -117,7 +118,6 @@ def test_whole_videos_are_drawn_up_to_the_limit_and_enough_of_them():
 def test_recipe_audit_of_a_preference_set_that_is_not_tempos(tmp_path):
     """A JSONL file in TRL's conversational format without videos, and lists of texts."""
     rows = change(fair_pairs(40), lambda row: (row.chosen, row.rejected.replace("w1", "suddenly")))
-    path = tmp_path / "ultrafeedback.jsonl"
     lines = []
     for row in rows:
         asked, texts = (
@@ -125,8 +125,7 @@ def test_recipe_audit_of_a_preference_set_that_is_not_tempos(tmp_path):
             {"chosen": row.chosen, "rejected": row.rejected},
         )
         lines.append({name: [asked, assistant(text)] for name, text in texts.items()} | {"score": 5})
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    report = audit(load_pairs(path))
+    report = audit(load_pairs(write_rows(tmp_path / "ultrafeedback.jsonl", *lines)))
     assert report.baselines["words"].accuracy > 0.95
     assert report.baselines["words"].by_kind.keys() == {"other"}
     # The six pairs of a video share their chosen text.

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pairs_material import clips_of, grey_jpegs, greys
+from pairs_material import greys
+from sample_material import clips_of, context_of, grey_jpegs
 
-from tempo.config import parse_config
 from tempo.core.records import Captions, Skipped
-from tempo.engine.types import Context
 from tempo.model.answers import Answer
 from tempo.preference.captions import clean_caption, clip_requests, make_worker
 from tempo.preference.prompts import DIFFERENCE, FIRST_CLIP
@@ -48,8 +47,7 @@ def worker(directory, rounds, **settings):
         answers = rounds[len(seeds) - 1]
         return [text if isinstance(text, Answer) else Answer(text, is_whole=True) for text in answers]
 
-    config = parse_config({"videos": {"paths": ["x"]}, "captions": settings})
-    return make_worker(Context(config, directory), generate), seeds
+    return make_worker(context_of(directory, captions=settings), generate), seeds
 
 
 GOOD = ["one", "Caption: two", "Caption: three"]

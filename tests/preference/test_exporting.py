@@ -15,8 +15,9 @@ import huggingface_hub
 import numpy as np
 import pytest
 import yaml
-from pairs_material import NUM_FRAMES, assistant, make_run, pair_of, user
+from pairs_material import NUM_FRAMES, assistant, make_run, user
 from PIL import Image
+from sample_material import pair_of
 
 from tempo.core.files import write_lines
 from tempo.core.records import Pair

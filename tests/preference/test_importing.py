@@ -6,8 +6,9 @@ import json
 import re
 
 import pytest
-from pairs_material import assistant, make_run, make_videos, pair_of, user
+from pairs_material import assistant, make_run, make_videos, user
 from rich.console import Console
+from sample_material import pair_of, write_rows
 from tiny_film import film
 
 from tempo.config import parse_config
@@ -137,19 +138,16 @@ def row(video, chosen="First a dog, then a cat.", rejected="First a cat, then a 
     return {"prompt": "What?", "chosen": chosen, "rejected": rejected, "videos": [str(video)], **more}
 
 
-def write(path, *rows):
-    path.write_text("".join(json.dumps(line) + "\n" for line in rows))
-    return path
-
-
 def test_pairs_are_loaded_from_a_run_and_from_files_without_videos(tmp_path):
     pairs = make_run(tmp_path / "run")
     assert load_pairs(tmp_path / "run") == load_pairs(tmp_path / "run" / "pairs.jsonl") == pairs
-    file = write(tmp_path / "a.jsonl", {"chosen": "a", "rejected": "b"}, {"chosen": "a", "rejected": "c"})
+    file = write_rows(
+        tmp_path / "a.jsonl", {"chosen": "a", "rejected": "b"}, {"chosen": "a", "rejected": "c"}
+    )
     first, second = load_pairs(str(file))
     assert first.video_id == second.video_id
     assert first.id != second.id
-    file = write(file, {"chosen": "a", "rejected": "b"}, {"chosen": "a"})
+    file = write_rows(file, {"chosen": "a", "rejected": "b"}, {"chosen": "a"})
     with pytest.raises(ValueError, match=r"a\.jsonl line 2: rejected should be"):
         load_pairs(file)
     with pytest.warns(UserWarning, match=r"a\.jsonl line 2: rejected should be .* are skipped"):
@@ -183,12 +181,13 @@ def test_what_was_exported_comes_back_the_same(tmp_path, name):
     assert all(str(tmp_path / "there" / "films") in pair.video for pair in others)
 
 
-def test_ids_depend_on_the_texts_and_not_on_the_order_of_the_rows(library, tmp_path):
+def test_ids_depend_on_all_texts_and_not_on_the_order_of_the_rows(library, tmp_path):
     directory, (first, second), (one, two) = library
     rows = [row(one), row(two), row(one, chosen="Another description.")]
-    pairs = imported(directory, write(tmp_path / "a.jsonl", *rows)).pairs
-    assert imported(directory, write(tmp_path / "b.jsonl", *reversed(rows))).pairs == pairs
-    assert len({pair.id for pair in pairs}) == 3
+    rows += [row(one, prompt="Who?"), row(one, system="Be brief.")]
+    pairs = imported(directory, write_rows(tmp_path / "a.jsonl", *rows)).pairs
+    assert imported(directory, write_rows(tmp_path / "b.jsonl", *reversed(rows))).pairs == pairs
+    assert len({pair.id for pair in pairs}) == 5
     assert {(pair.video_id, pair.video) for pair in pairs} == {(first, str(one)), (second, str(two))}
 
 
@@ -201,7 +200,7 @@ def test_rows_that_cannot_be_trained_on_are_skipped_with_their_reason(library, t
     bad = [row(one, chosen="A.", rejected="A."), row(one, rejected=" \n"), row(two), row(broken), good]
     mirrored = {**row(one), "tempo": {"kind": "reverse", "level": 2, "order": [1, 0], "frames": [2, 1, 0]}}
     part = {**row(one), "tempo": {"kind": "reverse", "level": 2, "order": [1, 0], "span": [3.0, 9.5]}}
-    made = imported(directory, write(tmp_path / "a.jsonl", good, *bad, mirrored, part))
+    made = imported(directory, write_rows(tmp_path / "a.jsonl", good, *bad, mirrored, part))
     assert [pair.chosen for pair in made.pairs] == [good["chosen"]]
     reasons = ("same text", "empty text", "its video was skipped", "its video was skipped", "duplicate")
     more = ("about a perturbed video", "about a segment of a video")
@@ -212,7 +211,7 @@ def test_rows_that_cannot_be_trained_on_are_skipped_with_their_reason(library, t
 
 def test_the_filter_does_not_apply_and_the_selection_does(library, tmp_path):
     directory, _, (path, _) = library
-    file = write(tmp_path / "a.jsonl", row(path, rejected="many words " * 40))
+    file = write_rows(tmp_path / "a.jsonl", row(path, rejected="many words " * 40))
     assert len(imported(directory, file).pairs) == 1
     assert imported(directory, file, length="fair").pairs == []
 
@@ -243,14 +242,6 @@ def test_a_line_that_is_not_a_pair_of_the_run_is_named(library, tmp_path, line, 
     ]  # fmt: skip
 
 
-def test_equal_answers_to_other_questions_are_other_pairs(library, tmp_path):
-    directory, _, (path, _) = library
-    rows = [row(path), row(path, prompt="Who?"), row(path, system="Be brief."), row(path)]
-    made = imported(directory, write(tmp_path / "a.jsonl", *rows))
-    assert len({pair.id for pair in made.pairs}) == len(made.pairs) == 3
-    assert [skipped.reason for skipped in made.skipped] == ["duplicate"]
-
-
 def test_a_run_goes_from_videos_to_imported_pairs_without_a_model(tmp_path):
     folder = tmp_path / "films"
     folder.mkdir()
@@ -270,10 +261,10 @@ def test_a_run_goes_from_videos_to_imported_pairs_without_a_model(tmp_path):
     with pytest.raises(ValueError, match=r"pairs\.import_from: .*none.jsonl does not exist"):
         run(tmp_path / "none.jsonl")
     assert not store.directory.exists()
-    pairs = run(write(tmp_path / "one.jsonl", *(row(f"films/{name}") for name in names)))
+    pairs = run(write_rows(tmp_path / "one.jsonl", *(row(f"films/{name}") for name in names)))
     assert {pair.video_id for pair in pairs} == {video_id(folder / name) for name in names}
     assert [name for name in NAMES if store.is_done(name)] == ["videos", "shots", "pairs"]
-    other = write(tmp_path / "two.jsonl", row("films/b.mp4"))
+    other = write_rows(tmp_path / "two.jsonl", row("films/b.mp4"))
     with pytest.raises(ValueError, match=r"pairs\.import_from"):
         run(other)
     assert len(run(other, redo=True)) == 1

@@ -8,13 +8,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from pairs_material import clips_of, grey_jpegs, pair_of, perturbation, select
+from pairs_material import perturbation, select
 from rich.console import Console
+from sample_material import clips_of, config_of, context_of, grey_jpegs, pair_of
 
-from tempo.config import PairsConfig, parse_config
+from tempo.config import PairsConfig
 from tempo.core.records import Captions, Pair, Response, Responses, Skipped, Unanswered, file_of
 from tempo.core.store import RunStore
-from tempo.engine.types import Context
 from tempo.pipeline.runner import discard_files
 from tempo.pipeline.stages import find_stage
 from tempo.pipeline.steps import run_pairs
@@ -87,10 +87,12 @@ def run(tmp_path):
     store = RunStore(tmp_path)
     store.append("clips", [clips_of(*FOUR, name=name) for name in ("c", "gone", "a", "b")])
     store.append("responses", [responses_of("b", 1000), responses_of("a", 2000), responses_of("c", 3000)])
+    for name in "abc":
+        seconds = [0.5, 1.5, 2.5, 3.5]
+        FrameStore(tmp_path / "frames").write(name, grey_jpegs(range(4)), seconds=seconds, fps=1.0)
 
     def context(held_out_share=0, **settings):
-        sections = {"pairs": settings, "evaluation": {"held_out_share": held_out_share}}
-        return Context(parse_config({"videos": {"paths": ["x"]}, **sections}), tmp_path)
+        return context_of(tmp_path, pairs=settings, evaluation={"held_out_share": held_out_share})
 
     return context
 
@@ -142,9 +144,9 @@ def test_pairs_that_agree_no_better_with_the_captions_are_set_aside(run, tmp_pat
     assert skipped.detail == "gain 0.00, not over 0"
     assert ids(make_pairs(run()).pairs) == {f"d/{kind}-02" for kind in texts}
     # Then the clips are captioned, although the responses do not need it.
-    video = {"videos": {"paths": ["x"]}, "responses": {"input_form": "video"}}
+    video = {"input_form": "video"}
     idle = [
-        find_stage("captions").idle(parse_config({**video, "pairs": {"verify": on}})) for on in (True, False)
+        find_stage("captions").idle(config_of(responses=video, pairs={"verify": on})) for on in (True, False)
     ]
     assert idle == ["", "responses.input_form is 'video'"]
 
@@ -172,10 +174,6 @@ def test_the_stage_writes_held_out_pairs_to_another_file(run):
 def test_rejected_pairs_are_left_out_until_the_last_review_keeps_them(run):
     """Also their mirror images, but not another pair that later has the same id."""
     context, store, quiet = run(mirror=True), RunStore(run().directory), Console(quiet=True)
-    for name in "abc":
-        FrameStore(store.directory / "frames").write(
-            name, grey_jpegs(range(4)), seconds=[0.5, 1.5, 2.5, 3.5], fps=1
-        )
     everything = {row.id: row for row in make_pairs(context).pairs}
     mirrored, plain, changed = "a/reverse-02/mirror", "b/drop-04", "c/drop-04"
     old = everything[changed].model_copy(update={"rejected": "Another text."})
@@ -280,9 +278,6 @@ def test_a_mirrored_pair_shows_the_perturbed_frames_and_exchanges_the_texts():
 
 
 def test_with_mirrored_pairs_each_text_is_chosen_as_often_as_rejected(run):
-    for name in "abc":
-        frames = FrameStore(run().directory / "frames")
-        frames.write(name, grey_jpegs(range(4)), seconds=[0.5, 1.5, 2.5, 3.5], fps=1.0)
     plain, mirrored = make_pairs(run()).pairs, make_pairs(run(mirror=True)).pairs
     assert [row for row in mirrored if not row.frames] == plain
     assert len(ids(mirrored)) == len(mirrored) == 2 * len(plain)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from pairs_material import clips_of, grey_jpegs, greys, perturbation
-from sample_material import short_model
+from pairs_material import greys, perturbation
+from sample_material import clips_of, context_of, grey_jpegs, short_model
 
-from tempo.config import parse_config
 from tempo.core.records import Captions, Perturbations, Skipped
 from tempo.core.store import RunStore
-from tempo.engine.types import Context
 from tempo.model.answers import Answer
 from tempo.preference.prompts import DESCRIBE, describe_prompt, fusion
 from tempo.preference.responses import (
@@ -118,7 +116,7 @@ def work(store):
     def run(batch, answers=None, *, form="captions", bounds=THREE, **sections):
         if not RunStore(directory).path("clips").exists():
             RunStore(directory).append("clips", [clips_of(*bounds, name=name) for name in "vw"])
-        data = {"videos": {"paths": ["x"]}, "responses": {"input_form": form}, **sections}
+        context = context_of(directory, responses={"input_form": form}, **sections)
         draws = []
 
         def generate(requests, **_):
@@ -126,7 +124,7 @@ def work(store):
             texts = answers or [f"{len(request.frames)} frames" for request in requests]
             return [text if isinstance(text, Answer) else Answer(text, True) for text in texts]
 
-        return make_worker(Context(parse_config(data), directory), generate)(batch), draws
+        return make_worker(context, generate)(batch), draws
 
     return run
 

@@ -64,15 +64,18 @@ def test_the_matching_is_the_best_as_a_whole():
     assert match_captions(np.array([[0.9, 0.8, 0.0], [0.7, 0.1, 0.0], [0.0, 0.0, 0.1]])) == [(0, 1), (1, 0)]
 
 
-@pytest.mark.parametrize("captions", [(), ("",), ("。", "!")])
-def test_nothing_agrees_with_empty_captions(captions):
+@pytest.mark.parametrize("captions", [(), ("", ""), ("。", "!")])
+def test_nothing_agrees_with_empty_captions_and_no_sentence_has_a_clip(captions):
     assert agreement("One. Two.", captions) == (0, 0, None)
+    assert [sentence.clip for sentence in match_sentences("One. Two.", captions)] == [None, None]
 
 
 def test_other_languages():
     captions = ("一个女人在切面包", "两辆车停下来")
     assert agreement("一个女人切面包。两辆车停下。", captions).order == 0
     assert agreement("两辆车停下。一个女人切面包。", captions).order == 1
+    found = match_sentences("两辆车停下。一个女人切面包。", captions)
+    assert [sentence.clip for sentence in found] == [1, 0]
 
 
 @pytest.mark.parametrize(
@@ -92,13 +95,3 @@ def test_sentences_belong_to_clips(text, clips, marks):
     assert [sentence.clip for sentence in sentences] == clips
     assert "".join("-+"[sentence.is_in_order] for sentence in sentences) == marks
     assert [sentence.text for sentence in sentences] == text.replace(". ", ".\n").splitlines()
-
-
-@pytest.mark.parametrize("captions", [(), ("", ""), ("。", "!")])
-def test_without_captions_no_sentence_has_a_clip(captions):
-    assert [sentence.clip for sentence in match_sentences("One. Two.", captions)] == [None, None]
-
-
-def test_sentences_of_other_languages():
-    found = match_sentences("两辆车停下。一个女人切面包。", ("一个女人在切面包", "两辆车停下来"))
-    assert [sentence.clip for sentence in found] == [1, 0]

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 from huggingface_hub import ModelCard
+from sample_material import pair_of
 
 from tempo.config import DpoPhase, parse_config
 from tempo.core.files import write_json, write_lines
-from tempo.core.hashing import hash_checkpoint
-from tempo.core.records import Pair, Skipped
+from tempo.core.records import Skipped
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.figures import Item, make_figure
@@ -26,8 +26,7 @@ def context(tmp_path):
     (base / "config.json").write_text("{}")
     header = "license: other\nlicense_name: tongyi\nbase_model: Qwen/Qwen2.5-VL-7B"
     (base / "README.md").write_text(f"---\n{header}\n---\n# Base\n")
-    texts = {"video": "/private/v.mp4", "prompt": "Describe.", "chosen": "a, b", "rejected": "b, a"}
-    pair = Pair(id="v/reverse-08", video_id="v", kind="reverse", level=8, order=(1, 0), num_clips=2, **texts)
+    pair = pair_of("v", "reverse", 8, video="/private/v.mp4")
     RunStore(run).append("pairs", [pair, Skipped(id="w", stage="clips", reason="too few shots")])
     phase = DpoPhase.model_validate(PHASE).model_dump(mode="json")
     write_json(run / "train" / "01-easy" / "done.json", {"phase": phase, "num_examples": 1})
@@ -61,21 +60,15 @@ def test_the_card_states_base_licence_data_phases_and_figures(context):
     assert (adapter.data.library_name, adapter.data.base_model_relation) == ("peft", "adapter")
 
 
-def test_the_card_has_no_folder_of_this_machine_and_no_server(context):
-    write_cards(context)
-    text = (context.directory / "model" / "README.md").read_text()
-    assert not [word for word in ("private/", "secret.host", "SECRET_KEY") if word in text]
-    assert '"films"' in text
-
-
-def test_cards_change_no_hash_and_are_the_same_when_written_again(context):
-    before = hash_checkpoint(context.directory / "model")
+def test_the_card_has_no_folder_of_this_machine_and_no_server_and_is_the_same_twice(context):
     texts = []
     for _ in range(2):
         write_cards(context)
         texts.append((context.directory / "model" / "README.md").read_text())
-    assert texts[0] == texts[1]
-    assert hash_checkpoint(context.directory / "model") == before
+    text, again = texts
+    assert text == again
+    assert not [word for word in ("private/", "secret.host", "SECRET_KEY") if word in text]
+    assert '"films"' in text
 
 
 def test_without_a_card_of_the_base_no_licence_is_claimed_and_only_folders_that_exist_get_one(context):

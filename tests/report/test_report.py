@@ -1,55 +1,35 @@
 """The page: one file that agrees with the rows of the run."""
 
-import json
 import re
-import shutil
 
-import numpy as np
 import pytest
+from sample_material import clips_of, context_of, grey_jpegs, pair_of, write_rows
 
-from tempo.config import parse_config
 from tempo.core.files import write_json
-from tempo.core.records import Captions, Clip, Clips, Pair, Perturbations, Shot, Shots, Skipped
+from tempo.core.records import Captions, Perturbations, Shot, Shots, Skipped
 from tempo.core.store import RunStore
-from tempo.engine.types import Context
 from tempo.evaluation.figures import Item, make_figure
 from tempo.evaluation.held_out import Description
 from tempo.preference.perturbations import perturb
 from tempo.report import report
 from tempo.report.pictures import film
 from tempo.report.report import report_data, write_report
-from tempo.video.frames import FrameStore, encode_jpeg
+from tempo.video.frames import FrameStore
 
-SPANS = [{"start_seconds": 2.0 * i, "end_seconds": 2.0 * i + 2} for i in range(4)]
-
-
-def clips(video):
-    rows = tuple(Clip(group=i, first_shot=i, num_shots=1, key_frames=(1, 2), **SPANS[i]) for i in range(4))
-    return Clips(id=video, path=f"/videos/{video}.mp4", duration_seconds=8.0, clips=rows)
+SPANS = ((0, 2), (2, 4), (4, 6), (6, 8))
 
 
 def shots(video):
     shared = {"grey_range": 99, "descriptor": (1.0,), "candidates": (1,), "sharpness": (1.0,)}
-    rows = tuple(Shot(start_frame=0, end_frame=9, **shared, **span) for span in SPANS)
+    rows = tuple(
+        Shot(start_frame=0, end_frame=9, start_seconds=start, end_seconds=end, **shared)
+        for start, end in SPANS
+    )
     return Shots(id=video, path=f"/videos/{video}.mp4", num_frames=9, duration_seconds=8.0, shots=rows)
 
 
 def pair(video, kind="reverse", level=4, order=(3, 2, 1, 0)):
-    return Pair(
-        id=f"{video}/{kind}-{level:02d}",
-        video_id=video,
-        video=f"/videos/{video}.mp4",
-        prompt="Describe.",
-        chosen="One. <Two>.",
-        rejected="Two. One.",
-        kind=kind,
-        level=level,
-        order=order,
-        num_clips=4,
-    )
-
-
-CONFIG = parse_config({"videos": {"paths": ["x"]}})
+    return pair_of(video, kind, level, order, chosen="One. <Two>.", rejected="Two. One.")
 
 
 @pytest.fixture
@@ -57,7 +37,7 @@ def context(tmp_path):
     """A run of two videos, pairs in another order than the videos, and one skipped record."""
     directory = tmp_path / "run"
     store = RunStore(directory)
-    store.append("clips", [clips("aa"), clips("bb")])
+    store.append("clips", [clips_of(*SPANS, name=name) for name in ("aa", "bb")])
     store.append("shots", [shots("aa"), shots("bb")])
     store.append("captions", [Captions(id="bb", captions=("b0", "b1", "b2", "b3"))])
     store.append("pairs", [pair("bb"), pair("aa", "drop", 2, (0, 2)), pair("bb", "replace", 8, (0,))])
@@ -68,9 +48,9 @@ def context(tmp_path):
     store.append("skipped", [Skipped(id="cc", stage="clips", reason="too few clips", detail="2")])
     frames = FrameStore(directory / "frames")
     for number, video in enumerate(("aa", "bb")):
-        jpegs = [encode_jpeg(np.full((8, 8, 3), 100 * number + 10 * i, np.uint8), 95) for i in range(8)]
+        jpegs = grey_jpegs(100 * number + 10 * i for i in range(8))
         frames.write(video, jpegs, seconds=range(8), fps=1.0, key_frames=jpegs)
-    return Context(CONFIG, directory)
+    return context_of(directory)
 
 
 def describe(context, video, **texts):
@@ -91,7 +71,7 @@ def test_the_page_is_one_file_that_loads_nothing(context):
 
 
 def test_a_run_without_rows_has_a_page(tmp_path):
-    page = write_report(Context(CONFIG, tmp_path)).read_text()
+    page = write_report(context_of(tmp_path)).read_text()
     for note in ("has no figure", "described a held-out video", "no pairs", "audited", "trained"):
         assert re.search(f"{note}.*\\.</", page), note
 
@@ -122,7 +102,7 @@ def test_strips_are_those_of_their_own_video_and_follow_the_perturbation(context
 
 def test_imported_pairs_are_shown_without_strips(tmp_path):
     RunStore(tmp_path).append("pairs", [pair("aa", "other", 0, ()).model_copy(update={"num_clips": 0})])
-    assert "One." in write_report(Context(CONFIG, tmp_path)).read_text()
+    assert "One." in write_report(context_of(tmp_path)).read_text()
 
 
 @pytest.mark.parametrize(
@@ -214,7 +194,7 @@ def test_curves_show_every_phase(context):
         path.parent.mkdir(parents=True)
         key = {"rewards/accuracies": 0.5} if "dpo" in name else {}
         rows = [{"step": step, "loss": 1 / step, **key} for step in (1, 2)]
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_rows(path, *rows)
     assert re.search("^<svg.*01-dpo-4.*02-sft", report_data(context)["curves"], re.DOTALL)
     page = write_report(context).read_text()
     assert "02-sft</th><td>2</td><td>1.000 → 0.500</td><td>-</td>" in page
@@ -229,33 +209,27 @@ def test_a_large_page_gets_fewer_frames(context, monkeypatch):
 
 
 @pytest.mark.browser
-def test_the_page_in_a_browser(context):
-    browsers = pytest.importorskip("playwright.sync_api")
-    if not (chromium := shutil.which("chromium")):
-        pytest.skip("no chromium")
+def test_the_page_in_a_browser(context, browser):
     write_json(context.directory / "evaluation.json", {"figures": [FIGURE.model_dump()]})
     describe(context, "bb", base="A b3. A b0.", tempo="A b0. A b2. " + "long" * 200)
     path = write_report(context)
     assert path.stat().st_size < report.MAX_BYTES
-    with browsers.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        for motion in ("no-preference", "reduce"):
-            page, faults = browser.new_page(reduced_motion=motion), []
-            page.on("console", lambda message, faults=faults: faults.append(message.text))
-            page.on("pageerror", lambda error, faults=faults: faults.append(str(error)))
-            page.on("request", lambda request, faults=faults: faults.append(request.url))
-            page.goto(path.as_uri())
-            for width in (400, 1400):
-                page.set_viewport_size({"width": width, "height": 900})
-                assert page.evaluate("document.documentElement.scrollWidth") == width
-            images = page.get_by_role("img")
-            assert images.count() > 20
-            assert all(name for name in images.evaluate_all("all => all.map(i => i.alt ?? i.ariaLabel)"))
-            page.locator(".strip").first.focus()
-            moving = page.evaluate("document.getAnimations().length")
-            assert (moving > 0) == (motion == "no-preference")
-            assert [url for url in faults if not url.startswith("data:")] == [path.as_uri()]
-        browser.close()
+    for motion in ("no-preference", "reduce"):
+        page, faults = browser.new_page(reduced_motion=motion), []
+        page.on("console", lambda message, faults=faults: faults.append(message.text))
+        page.on("pageerror", lambda error, faults=faults: faults.append(str(error)))
+        page.on("request", lambda request, faults=faults: faults.append(request.url))
+        page.goto(path.as_uri())
+        for width in (400, 1400):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") == width
+        images = page.get_by_role("img")
+        assert images.count() > 20
+        assert all(name for name in images.evaluate_all("all => all.map(i => i.alt ?? i.ariaLabel)"))
+        page.locator(".strip").first.focus()
+        moving = page.evaluate("document.getAnimations().length")
+        assert (moving > 0) == (motion == "no-preference")
+        assert [url for url in faults if not url.startswith("data:")] == [path.as_uri()]
 
 
 def test_shown_pairs_are_of_different_kinds_levels_and_videos():

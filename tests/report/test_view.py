@@ -2,47 +2,38 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from urllib.request import urlopen
 
-import numpy as np
 import pytest
+from sample_material import clips_of, grey_jpegs, pair_of, video_row
 from starlette.testclient import TestClient
 from tiny_film import film
 
 from tempo.core.files import write_lines
 from tempo.core.records import (
     Captions,
-    Clip,
     Clips,
-    Pair,
     Perturbation,
     Perturbations,
     Review,
     Skipped,
-    Video,
 )
 from tempo.core.store import RunStore
 from tempo.preference.pairs import HELD_OUT, review_of
 from tempo.report.view import PAGE_SIZE, RunView
 from tempo.report.view_server import make_app
-from tempo.video.frames import FrameStore, encode_jpeg
+from tempo.video.frames import FrameStore
 
 TOKEN, HERE = "a token", "http://127.0.0.1:8123"
 
 
 def pair(name, kind="reverse", level=4, *, video="aa", order=(1, 0), **changes):
-    texts = {
-        "prompt": "Describe.",
-        "chosen": "First <a>, then b.",
-        "rejected": "First b, then <a>.",
-    } | changes
-    source = {"video_id": video, "video": f"/films/{video}.mp4", "num_clips": 2, "order": order}
-    return Pair(id=f"{video}/{name}", kind=kind, level=level, **source, **texts)
+    known = {"id": f"{video}/{name}", "chosen": "First <a>, then b.", "rejected": "First b, then <a>."}
+    return pair_of(video, kind, level, order, num_clips=2, **known | changes)
 
 
 PAIRS = [
@@ -70,16 +61,13 @@ def directory(tmp_path):
     films = {"aa": tmp_path / "film.mp4", "bb": tmp_path / "odd.mpg"}
     film(films["aa"])
     films["bb"].write_bytes(b"no video")
-    size = {"duration_seconds": 1.0, "width": 64, "height": 64, "fps": 8.0, "codec": "h264"}
-    store.append("videos", [Video(id=name, path=str(path), **size) for name, path in films.items()])
-    shared = {"first_shot": 0, "num_shots": 1, "key_frames": (0, 1)}
-    clips = tuple(Clip(group=i, start_seconds=i / 2, end_seconds=(i + 1) / 2, **shared) for i in (0, 1))
-    store.append("clips", [Clips(id="aa", path=str(films["aa"]), duration_seconds=1.0, clips=clips)])
+    store.append("videos", [video_row(name, path) for name, path in films.items()])
+    clips = clips_of((0, 0.5), (0.5, 1), name="aa")
+    store.append("clips", [clips.model_copy(update={"path": str(films["aa"])})])
     store.append("captions", [Captions(id="aa", captions=("A.", "B."))])
     store.append("skipped", [Skipped(id="bb", stage="clips", reason="too few shots", detail="1")])
     for name in films:
-        jpegs = [encode_jpeg(np.full((8, 8, 3), 60 * i, np.uint8), 95) for i in range(4)]
-        frames.write(name, jpegs, seconds=[0.125, 0.375, 0.625, 0.875], fps=4.0)
+        frames.write(name, grey_jpegs(range(0, 240, 60)), seconds=[0.125, 0.375, 0.625, 0.875], fps=4.0)
     store.append("pairs", PAIRS)
     store.append(HELD_OUT, [pair("other-00", "other", 0, video="bb", order=())])
     (store.directory / "audit_pairs.json").write_text(
@@ -257,45 +245,39 @@ def test_the_command_listens_on_this_machine_and_ends_with_ctrl_c(served, direct
 
 
 @pytest.mark.browser
-def test_a_person_filters_plays_and_decides_in_a_browser(served, directory):
-    playwright = pytest.importorskip("playwright.sync_api")
-    if not (chromium := shutil.which("chromium")):
-        pytest.skip("no chromium")
-    with playwright.sync_playwright() as library:
-        browser = library.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page, faults = browser.new_page(), []
-        page.on("pageerror", lambda fault: faults.append(fault))
+def test_a_person_filters_plays_and_decides_in_a_browser(served, directory, browser):
+    page, faults = browser.new_page(), []
+    page.on("pageerror", lambda fault: faults.append(fault))
 
-        def until(condition):
-            # Not wait_for_function, which the page's security policy forbids.
-            end = time.monotonic() + 20
-            while not page.evaluate(f"!isBusy && {condition}"):
-                assert time.monotonic() < end, condition
-                time.sleep(0.02)
+    def until(condition):
+        # Not wait_for_function, which the page's security policy forbids.
+        end = time.monotonic() + 20
+        while not page.evaluate(f"!isBusy && {condition}"):
+            assert time.monotonic() < end, condition
+            time.sleep(0.02)
 
-        page.goto(served[1])
-        page.wait_for_selector("#rows li:nth-child(4)")
-        assert "token" not in page.url
-        page.select_option("[name=kind]", "reverse")
-        until("rows.length === 2 && item.id === 'aa/reverse-04'")
-        until("video.readyState >= 2")
-        page.click("#clips li:nth-child(2) button")
-        assert page.evaluate("video.currentTime") == 0.5
-        page.keyboard.press("p")
-        until("route.length === 1 && video.currentTime < 0.5 && !video.paused")
-        until("!route.length && video.paused")
-        page.keyboard.press("r")
-        until("item.id === 'aa/reverse-16'")
-        page.keyboard.press("k")
-        until("rows[1].button.dataset.decision === 'keep'")
-        page.keyboard.press("ArrowLeft")
-        until("item.id === 'aa/reverse-04'")
-        # A file that the browser cannot play.
-        page.select_option("[name=kind]", "other")
-        page.wait_for_selector("#frame:not([hidden])")
-        page.keyboard.press(" ")
-        until("player.currentTime === 0.875 && $('frame').src.endsWith('number=3')")
-        browser.close()
+    page.goto(served[1])
+    page.wait_for_selector("#rows li:nth-child(4)")
+    assert "token" not in page.url
+    page.select_option("[name=kind]", "reverse")
+    until("rows.length === 2 && item.id === 'aa/reverse-04'")
+    until("video.readyState >= 2")
+    page.click("#clips li:nth-child(2) button")
+    assert page.evaluate("video.currentTime") == 0.5
+    page.keyboard.press("p")
+    until("route.length === 1 && video.currentTime < 0.5 && !video.paused")
+    until("!route.length && video.paused")
+    page.keyboard.press("r")
+    until("item.id === 'aa/reverse-16'")
+    page.keyboard.press("k")
+    until("rows[1].button.dataset.decision === 'keep'")
+    page.keyboard.press("ArrowLeft")
+    until("item.id === 'aa/reverse-04'")
+    # A file that the browser cannot play.
+    page.select_option("[name=kind]", "other")
+    page.wait_for_selector("#frame:not([hidden])")
+    page.keyboard.press(" ")
+    until("player.currentTime === 0.875 && $('frame').src.endsWith('number=3')")
     assert faults == []
     assert RunStore(directory).read("reviews", Review) == [
         review_of(PAIRS[1], "reject"),

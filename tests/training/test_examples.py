@@ -1,6 +1,5 @@
 """From pairs and questions to examples and packed rows, and that what is too long is named early."""
 
-import json
 import shutil
 from dataclasses import replace
 
@@ -8,14 +7,13 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
-from sample_material import short_model
+from sample_material import pair_of, short_model, video_row, write_rows
 from training_material import phase, write_frames
 
 from tempo.config import parse_config
-from tempo.core.records import Clips, Pair, Video
+from tempo.core.records import Clips
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.model.loading import load_model
 from tempo.model.prefix import ContinuationTokens, Group
 from tempo.pipeline.runner import run_stages
 from tempo.pipeline.stages import NAMES, fingerprints
@@ -32,9 +30,9 @@ from tempo.video.frames import FrameStore, encode_jpeg
 
 
 def pair(video, kind, level, **changes):
-    row = {"id": f"{video}/{kind}-{level:02d}", "video_id": video, "video": f"{video}.mp4"}
-    row |= {"prompt": "Describe.", "chosen": f"all of {video}", "rejected": f"{kind} {level}"}
-    return Pair(**row | {"kind": kind, "level": level, "order": (1, 0), "num_clips": 2} | changes)
+    return pair_of(
+        video, kind, level, **{"chosen": f"all of {video}", "rejected": f"{kind} {level}"} | changes
+    )
 
 
 PAIRS = [pair(v, k, level) for v in ("b", "a") for k in ("drop", "reverse") for level in (4, 2)]
@@ -111,11 +109,6 @@ def test_rows_are_filled_in_order_and_never_overflow(sizes, expected):
     assert [loaded for row in rows for loaded in row] == batch
 
 
-@pytest.fixture(scope="module")
-def lm():
-    return load_model("embedded")
-
-
 @pytest.mark.parametrize(
     "example",
     [
@@ -181,11 +174,6 @@ def test_a_mirrored_pair_is_an_example_over_the_frames_that_it_shows(lm, tmp_pat
     assert not torch.equal(shown, whole)
 
 
-def video(name, seconds, side=64):
-    facts = {"duration_seconds": seconds, "width": side, "height": side, "fps": 24.0, "codec": "h264"}
-    return Video(id=name, path=f"{name}.mp4", **facts)
-
-
 PHASE = {"name": "p", "objective": "dpo", "learning_rate": 1e-3}
 
 
@@ -193,8 +181,9 @@ def context_with(directory, training, declared_seconds=40.0, **sections):
     """A run with a long and a large video that is ready for captions; its longest video has no clips."""
     config = parse_config({"videos": {"paths": [str(directory)]}, "training": training, **sections})
     store, marks = RunStore(directory / "run"), fingerprints(config)
-    videos = [video("large", 4.0, 256), video("long", declared_seconds), video("longest", 400.0)]
-    store.append("videos", videos)
+    store.append("videos", [video_row("large", duration_seconds=4.0, width=256, height=256)])
+    for name, seconds in (("long", declared_seconds), ("longest", 400.0)):
+        store.append("videos", [video_row(name, duration_seconds=seconds)])
     for name, num_frames, side in (("large", 4, 256), ("long", 40, 64)):
         clips = Clips(id=name, path=f"{name}.mp4", duration_seconds=float(num_frames), clips=())
         store.append("clips", [clips])
@@ -237,7 +226,7 @@ def test_what_the_model_has_no_positions_for_is_named_before_captions(tmp_path, 
         (tmp_path / f"{name}.mp4").touch()
     row = {"video": "large.mp4", "question": "What?", "answer": "A ring."}
     rows = [row, row | {"question": "What is it that goes? " * 60}]
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_rows(tmp_path / "in.jsonl", *rows)
     model = {"path": short_model(tmp_path, 64)}
     context = context_with(tmp_path, sections.pop("training", {}), model=model, **sections)
     with pytest.raises(ValueError, match=words):

@@ -6,12 +6,12 @@ from statistics import stdev
 
 import pytest
 import torch
+from sample_material import context_of, pair_of
 from training_material import Stopped, phase, stop_after, timeless, train, write_frames
 
-from tempo.config import SftPhase, parse_config
-from tempo.core.records import Captions, Pair
+from tempo.config import SftPhase
+from tempo.core.records import Captions
 from tempo.core.store import RunStore
-from tempo.engine.types import Context
 from tempo.model import generate as generate_module
 from tempo.model.answers import Answer
 from tempo.model.loading import load_model
@@ -42,8 +42,8 @@ def frames(tmp_path):
 
 def context(directory, settings=None, *, responses=SHORT, max_tokens=4096):
     phases = [settings.model_dump()] if settings else []
-    config = {"videos": {"paths": ["x"]}, "training": {"max_tokens": max_tokens, "phases": phases}}
-    return Context(parse_config(config | {"responses": responses}), directory)
+    training = {"max_tokens": max_tokens, "phases": phases}
+    return context_of(directory, training=training, responses=responses)
 
 
 def answer(text, *, is_whole=True):
@@ -197,10 +197,7 @@ def test_dropout_and_checkpointing_do_not_affect_sampling(frames, tmp_path):
 
 
 def test_held_out_videos_are_not_trained_on(frames, tmp_path):
-    texts = {"prompt": "Describe.", "chosen": "A.", "rejected": "B.", "kind": "drop", "level": 2}
-    RunStore(tmp_path).append(
-        "held_out_pairs", [Pair(id="p", video_id="v1", video="1.mp4", order=(0,), num_clips=4, **texts)]
-    )
+    RunStore(tmp_path).append("held_out_pairs", [pair_of("v1")])
     assert [example.video_id for example in grpo_examples(context(tmp_path))] == ["v0", "v2"]
 
 

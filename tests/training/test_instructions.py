@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 from rich.console import Console
-from tiny_film import film
+from sample_material import pair_of, write_rows
 
 from tempo.config import parse_config
 from tempo.config.running import RunConfig
-from tempo.core.records import Instruction, Pair
+from tempo.core.records import Instruction
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.pipeline import runner
@@ -18,11 +18,6 @@ from tempo.video.find import video_id
 from tempo.video.frames import FrameStore, encode_jpeg
 
 SFT = {"name": "sft", "objective": "sft", "learning_rate": 1e-4}
-
-
-def write(path, *rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
 
 
 def plain(video, question="q", answer="a"):
@@ -55,7 +50,7 @@ def test_a_row_of_any_format_is_a_question_about_a_video(tmp_path, form):
     row = {"video_id": "77", "conversations": talk("<image>\nWhat?", "A ring.", "And then?", "It falls.")}
     expected = [Question("v.mp4", "What?", "That.")]
     others = [Question("77", "What?", "A ring."), Question("77", "And then?", "It falls.")]
-    file = write(tmp_path / "a.jsonl", FORMS[form], row)
+    file = write_rows(tmp_path / "a.jsonl", FORMS[form], row)
     assert questions(file).rows == {"line 1": expected, "line 2": others}
     (tmp_path / "a.json").write_text(json.dumps([FORMS[form]], indent=1))
     assert questions(tmp_path / "a.json").rows == {"row 1": expected}
@@ -90,7 +85,7 @@ SYSTEM = {"role": "system", "content": "Be brief."}
     ],
 )
 def test_a_row_as_others_write_it_is_a_question(tmp_path, row, expected):
-    ((asked,),) = questions(write(tmp_path / "a.jsonl", row)).rows.values()
+    ((asked,),) = questions(write_rows(tmp_path / "a.jsonl", row)).rows.values()
     assert {name: getattr(asked, name) for name in expected} == expected
 
 
@@ -106,7 +101,7 @@ def test_a_row_as_others_write_it_is_a_question(tmp_path, row, expected):
     ],
 )
 def test_an_invalid_row_is_named_and_set_aside_up_to_a_share(tmp_path, row, words):
-    file = write(tmp_path / "a.jsonl", plain("v.mp4"), row)
+    file = write_rows(tmp_path / "a.jsonl", plain("v.mp4"), row)
     with pytest.raises(ValueError, match=r"^training\.instructions: .*a\.jsonl line 2: ") as caught:
         read_questions(file)
     assert words in str(caught.value)
@@ -114,20 +109,8 @@ def test_an_invalid_row_is_named_and_set_aside_up_to_a_share(tmp_path, row, word
         assert len(read_questions(file, max_bad_share=0.5).rows) == 1
 
 
-@pytest.fixture
-def films(tmp_path):
-    """Two videos, a copy of the first, and a file that is not a video."""
-    folder = tmp_path / "films"
-    folder.mkdir()
-    film(folder / "a.mp4", 60)
-    film(folder / "b.mp4", 150)
-    (folder / "copy.mp4").write_bytes((folder / "a.mp4").read_bytes())
-    (folder / "broken.mp4").write_bytes(b"no video")
-    return folder
-
-
 def context(tmp_path, films, *rows, seed=0, **training):
-    path = write(tmp_path / "rows.jsonl", *rows)
+    path = write_rows(tmp_path / "rows.jsonl", *rows)
     data = {
         "run": {"num_workers": 1, "seed": seed},
         "videos": {"paths": [str(films)]},
@@ -145,14 +128,14 @@ def settle(context, *, with_frames=()):
 
 
 def test_questions_about_skipped_videos_are_left_out_and_counted(tmp_path, films):
-    names = ("films/a.mp4", "copy.mp4", "broken.mp4", "b.mp4", "b.mp4")
+    names = ("films/a.mp4", "copy of a.mp4", "broken.mp4", "b.mp4", "b.mp4")
     run = context(tmp_path, films, *(plain(name, f"q{i}") for i, name in enumerate(names)))
     settle(run, with_frames=[films / "a.mp4"])
     usable, num_left_out = usable_questions(run)
     first = video_id(films / "a.mp4")
     assert [question[:3] for question in usable] == [(first, "q0", "a"), (first, "q1", "a")]
     assert num_left_out == 3
-    write(tmp_path / "rows.jsonl", plain("broken.mp4"))
+    write_rows(tmp_path / "rows.jsonl", plain("broken.mp4"))
     with pytest.raises(ValueError, match="no question is about a video that the run trains on"):
         usable_questions(run)
 
@@ -160,10 +143,7 @@ def test_questions_about_skipped_videos_are_left_out_and_counted(tmp_path, films
 def test_questions_about_held_out_videos_are_not_trained_on(tmp_path, films):
     run = context(tmp_path, films, plain("a.mp4"), plain("b.mp4", "q1"), plain("b.mp4", "q2"))
     settle(run, with_frames=[films / "a.mp4", films / "b.mp4"])
-    held_out = video_id(films / "b.mp4")
-    about = {"video": "b.mp4", "prompt": "p", "chosen": "c", "rejected": "r", "order": (), "num_clips": 0}
-    pair = Pair(id="x", video_id=held_out, kind="other", level=0, **about)
-    RunStore(run.directory).append("held_out_pairs", [pair])
+    RunStore(run.directory).append("held_out_pairs", [pair_of(video_id(films / "b.mp4"))])
     usable, num_left_out = usable_questions(run)
     assert [question.question for question in usable] == ["q"]
     assert num_left_out == 2
@@ -206,6 +186,6 @@ def test_a_video_that_the_run_does_not_have_is_named_once_its_videos_are_known(t
     with pytest.raises(ValueError, match=r"rows\.jsonl line 2: c\.mp4 is not among"):
         settle(run)
     assert not RunStore(run.directory).is_done("videos")
-    write(tmp_path / "rows.jsonl", plain("a.mp4"))
+    write_rows(tmp_path / "rows.jsonl", plain("a.mp4"))
     settle(run)
     assert RunStore(run.directory).is_done("videos")

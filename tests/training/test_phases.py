@@ -8,15 +8,13 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_material import Stopped, stop_after, write_frames
+from sample_material import context_of, pair_of
+from training_material import PROMPT, Stopped, stop_after, write_frames
 
-from tempo.config import Config
-from tempo.core.records import Pair
 from tempo.core.store import RunStore
-from tempo.engine.types import Context
-from tempo.model.loading import embedded_path, load_model, repair_torchvision
+from tempo.model.chat import Prefix
+from tempo.model.loading import embedded_path, repair_torchvision
 from tempo.training import adapters
-from tempo.training.examples import dpo_examples
 from tempo.training.phases import Session, run_training
 from tempo.video.frames import FrameStore
 
@@ -25,11 +23,9 @@ from tempo.video.frames import FrameStore
 def directory(tmp_path):
     """A run with pairs and frames of two videos."""
     write_frames(tmp_path, [2, 2])
-    pair = {"prompt": "Describe the video in detail.", "rejected": "No.", "order": (0,), "num_clips": 4}
     for number, level in itertools.product(range(2), (2, 16)):
-        ids = {"id": f"v{number}/drop-{level:02d}", "video_id": f"v{number}", "video": f"v{number}.mp4"}
-        label = {"kind": "drop", "level": level, "chosen": f"A red circle {number} moves left."}
-        RunStore(tmp_path).append("pairs", [Pair(**ids, **label, **pair)])
+        texts = {"prompt": PROMPT, "chosen": f"A red circle {number} moves left.", "rejected": "No."}
+        RunStore(tmp_path).append("pairs", [pair_of(f"v{number}", "drop", level, (0,), **texts)])
     return tmp_path
 
 
@@ -40,8 +36,7 @@ def phase(name, level, **changes):
 
 def train(directory, *phases, model=None, **session):
     training = {"phases": phases, "checkpoint_minutes": 0}
-    config = {"videos": {"paths": ["x"]}, "training": training, "model": model or {}}
-    run_training(Session(Context(Config.model_validate(config), directory), **session))
+    run_training(Session(context_of(directory, training=training, model=model or {}), **session))
     rows = {}
     for path in sorted((directory / "train").glob("*/metrics.jsonl")):
         rows[path.parent.name] = [json.loads(line) for line in path.read_text().splitlines()]
@@ -95,7 +90,7 @@ def kept(logged):
     return {dtype: float(share) for share, dtype in re.findall(r"([\d.]+)% in (\w+)", line)}
 
 
-def test_lora_phases_stack_on_a_model_that_is_loaded_once(directory, monkeypatch):
+def test_lora_phases_stack_on_a_model_that_is_loaded_once(lm, directory, monkeypatch):
     loads, logged, load = [], [], adapters.load_model
     monkeypatch.setattr(adapters, "load_model", lambda **options: loads.append(options) or load(**options))
     phases = [phase("easy", 16, lora_rank=2), phase("hard", 2), phase("seen", 2, train=EVERYTHING)]
@@ -115,26 +110,19 @@ def test_lora_phases_stack_on_a_model_that_is_loaded_once(directory, monkeypatch
 
     repair_torchvision()
     from peft import PeftModel
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    AutoProcessor.from_pretrained(directory / "model")
     plain, found = AutoModelForImageTextToText.from_pretrained(directory / "model", output_loading_info=True)
     assert not any(found.values())
     base = AutoModelForImageTextToText.from_pretrained(embedded_path(), dtype="float32")
     stacked = PeftModel.from_pretrained(base, directory / "adapter")
     assert stacked.peft_config["default"].base_model_name_or_path == str(embedded_path())
-    lm, (example, *_) = load_model("embedded"), dpo_examples(pairs_of(directory), phases_of(phases)[0])
-    inputs = dict(example.load(lm, FrameStore(directory / "frames")).inputs)
+    frames = FrameStore(directory / "frames").read("v0").images
+    inputs = dict(lm.group(Prefix(frames, PROMPT), ["A red circle."]).inputs)
     with torch.no_grad():
         one, two = (model.eval()(**inputs).logits for model in (plain.float(), stacked))
     assert torch.allclose(one, two, atol=1e-4)
-
-
-def pairs_of(directory):
-    return RunStore(directory).read("pairs", Pair)
-
-
-def phases_of(phases):
-    return Config.model_validate({"videos": {"paths": ["x"]}, "training": {"phases": phases}}).training.phases
 
 
 def test_a_kill_between_adapter_and_marker_changes_no_byte(directory):

@@ -5,36 +5,28 @@ import sqlite3
 import threading
 import time
 
-import numpy as np
 import pytest
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, TensorBoardTracker
+from sample_material import clips_of, context_of, grey_jpegs, pair_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tempo.config import parse_config
 from tempo.core.files import write_lines
-from tempo.core.records import Clip, Clips, Pair
 from tempo.core.store import RunStore
-from tempo.engine.types import Context
 from tempo.training import trackers
 from tempo.training.trackers import check_trackers, tracked
-from tempo.video.frames import FrameStore, encode_jpeg
+from tempo.video.frames import FrameStore
 
 TABLE = {"held-out videos": [["", "base", "tempo"], ["probe", "50.0", "75.0"]]}
 
 
 def run_of(directory, name):
     """A run with the tracker `name` and a pair about a video of four grey clips."""
-    span = {"start_seconds": 0.0, "end_seconds": 1.0, "key_frames": (0, 1), "num_shots": 1}
-    clips = tuple(Clip(group=i, first_shot=i, **span) for i in range(4))
-    texts = {"prompt": "Describe.", "chosen": "First a, then b.", "rejected": "First b, then a."}
-    order = {"kind": "reverse", "level": 4, "order": (3, 2, 1, 0), "num_clips": 4}
     store = RunStore(directory)
-    store.append("clips", [Clips(id="v", path="v.mp4", duration_seconds=4.0, clips=clips)])
-    store.append("pairs", [Pair(id="v/reverse-04", video_id="v", video="v.mp4", **texts, **order)])
-    jpegs = [encode_jpeg(np.full((64, 64, 3), 25 * i, np.uint8), 95) for i in range(8)]
+    store.append("clips", [clips_of((0, 1), (1, 2), (2, 3), (3, 4))])
+    store.append("pairs", [pair_of("v", "reverse", 4, (3, 2, 1, 0))])
+    jpegs = grey_jpegs(range(0, 200, 25), (64, 64))
     FrameStore(directory / "frames").write("v", jpegs, seconds=range(8), fps=1.0, key_frames=jpegs)
-    settings = {"videos": {"paths": ["x"]}, "run": {"trackers": [name]}, "model": {"device": "cpu"}}
-    return Context(parse_config(settings), directory)
+    return context_of(directory, run={"trackers": [name]}, model={"device": "cpu"})
 
 
 def write_metrics(run, phase, num_steps):

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 from pydantic import TypeAdapter
+from sample_material import context_of
 
-from tempo.config import ModelConfig, PhaseConfig, parse_config
+from tempo.config import ModelConfig, PhaseConfig
 from tempo.engine.ranks import process_rank
-from tempo.engine.types import Context
 from tempo.training.adapters import TrainedModel
 from tempo.training.examples import Example
 from tempo.training.phases import Session, train_phase
@@ -48,13 +48,12 @@ def train(
     frames, directory, settings, examples, *, progress=None, log=None, model=None, responses=None, **training
 ):
     """The `TrainedModel` after a phase, and the rows of metrics; `training` are keys of the section."""
-    config = {"videos": {"paths": ["x"]}, "training": {"max_tokens": 4096} | training}
-    config |= {"responses": responses or {}}
-    config = parse_config(config | {"model": (model or ModelConfig()).model_dump()})
+    sections = {"training": {"max_tokens": 4096} | training, "responses": responses or {}}
+    context = context_of(frames.directory.parent, **sections, model=(model or ModelConfig()).model_dump())
     callbacks = {"progress": progress, "log": log}
     callbacks = {name: callback for name, callback in callbacks.items() if callback}
-    session = Session(Context(config, frames.directory.parent), **callbacks)
-    trained = TrainedModel(config.model, directory / "adapter")
+    session = Session(context, **callbacks)
+    trained = TrainedModel(context.config.model, directory / "adapter")
     weights = train_phase(trained, settings, examples, session, directory)
     if process_rank() == 0:
         trained.save_phase(settings, weights, directory)

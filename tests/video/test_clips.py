@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from video_material import context, moving, place, video_of
+from sample_material import context_of
+from video_material import moving, place, video_of
 
 from tempo.config import ClipsConfig
 from tempo.core.records import Clips, Shot
@@ -108,8 +109,8 @@ def test_shots_are_grouped_when_they_are_more_similar_than_the_limit(degrees, si
 
 
 def run(path, directory, **sections):
-    row = shots.make_worker(context(directory, **sections))([video_of(path, directory)])[0]
-    return row, clips.make_worker(context(directory, **sections))([row])[0]
+    row = shots.make_worker(context_of(directory, **sections))([video_of(path, directory)])[0]
+    return row, clips.make_worker(context_of(directory, **sections))([row])[0]
 
 
 FOUR_PLACES = [image for seed in range(4) for image in moving(seed, 30)]

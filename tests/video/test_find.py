@@ -7,10 +7,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+from sample_material import video_row
 from video_material import plain, video_of
 
 from tempo.config import parse_config
-from tempo.core.records import Skipped, Video
+from tempo.core.records import Skipped
 from tempo.core.store import SKIPPED, RunStore
 from tempo.engine.types import Context
 from tempo.video.find import find_on_disk, find_video, find_videos, read_library, video_id
@@ -77,8 +78,7 @@ def run(tmp_path):
         (films / name).write_bytes(b"a film")
     (films / "broken.mp4").write_bytes(b"no film")
     store = RunStore(tmp_path / "run")
-    facts = {"duration_seconds": 1.0, "width": 8, "height": 8, "fps": 1.0, "codec": "h264"}
-    store.append("videos", [Video(id=video_id(films / "one.mp4"), path=str(films / "one.mp4"), **facts)])
+    store.append("videos", [video_row(video_id(films / "one.mp4"), films / "one.mp4")])
     skipped = [films / name for name in ("second name.mp4", "broken.mp4", "gone.mp4")]
     store.append(SKIPPED, [Skipped(id=str(path), stage="videos", reason="x", detail="") for path in skipped])
     return Context(parse_config({"videos": {"paths": [str(films)]}}), tmp_path / "run")

@@ -8,7 +8,8 @@ import resource
 import threading
 
 import numpy as np
-from video_material import CONTAINERS, context, moving, video_of
+from sample_material import context_of
+from video_material import CONTAINERS, moving, video_of
 
 from tempo.core.records import Skipped
 from tempo.video import clips, shots
@@ -66,7 +67,7 @@ DAMAGES = (
 def test_damaged_files_end_as_clips_or_are_skipped(render, tmp_path):
     images = [image for seed in range(4) for image in moving(seed, 20)]
     sources = [render(images, name, codec=codec).read_bytes() for name, codec in CONTAINERS]
-    settings = context(tmp_path / "run", videos={"paths": ["unused"], "timeout_seconds": 60.0})
+    settings = context_of(tmp_path / "run", videos={"paths": ["unused"], "timeout_seconds": 60.0})
     workers = shots.make_worker(settings), clips.make_worker(settings)
     num_threads, num_open = threading.active_count(), len(os.listdir("/dev/fd"))
     outcomes, peaks = [], []

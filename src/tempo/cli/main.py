@@ -119,7 +119,7 @@ def status(directory: RunArgument) -> None:
     for path in sorted(directory.glob("*/**/metrics.jsonl")):
         for row in map(json.loads, deque(whole_lines(path), 1)):
             figures = " ".join(f"{name} {row[name]:.3f}" for name in METRICS if name in row)
-            console().print(f"{path.parent.relative_to(directory)}: step {row['step']} {figures}")
+            console().print(f"{path.parent.relative_to(directory)}: step {row['step']:.0f} {figures}")
     _print_evaluation(directory)
 
 
@@ -150,6 +150,7 @@ def init(
         model=json.dumps(model, ensure_ascii=False),
         videos=json.dumps(str(videos.resolve()), ensure_ascii=False),
         pixels=EMBEDDED_PIXELS if model == EMBEDDED else HUB_PIXELS,
+        checkpointing="false" if model == EMBEDDED else "true",
     )
     write_text(out, text)
     if model == EMBEDDED:
@@ -186,6 +187,7 @@ def audit(directory: RunArgument) -> None:
     from tempo.preference.audit import audit_run
     from tempo.report.report import audit_table
 
+    check_run_directory(directory)
     context, store = Context(load_config(directory / "config.toml"), directory), RunStore(directory)
     with store.lock(), counters(console()) as show:
         result = audit_run(context, progress=partial(show, "audit by the model"))

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 def plan(
     config: ConfigArgument,
-    out: Annotated[Path, typer.Option("--out", help="run directory, for the free disk space")] = Path(),
+    out: Annotated[
+        Path, typer.Option("--out", help="run directory, whose disk is checked for free space")
+    ] = Path(),
     device_memory: Annotated[
         str, typer.Option(help="plan for a GPU with this memory, such as 80GB; default: this machine")
     ] = "",
@@ -31,7 +33,10 @@ def plan(
     try:
         size = TypeAdapter(ByteSize).validate_python(device_memory or 0)
     except ValueError:
-        raise ValueError(f"--device-memory {device_memory!r}: write it as 80GB or 80GiB") from None
+        size = ByteSize(1)
+    # A number without a unit means bytes.
+    if 0 < size < 10**6:
+        raise ValueError(f"--device-memory {device_memory!r}: write it as 80GB or 80GiB")
     found = make_plan(load_config(config, overrides or ()), device_bytes=size)
     show, rates = console().print, found.rates
     num_seconds = sum(video.duration_seconds for video in found.videos)

@@ -23,10 +23,11 @@ from tempo.model.loading import EMBEDDED, check_model_path
 def probe(
     model: Annotated[str, typer.Argument(help="checkpoint directory or hub name, or `embedded`")],
     videos: Annotated[Path, typer.Argument(help="folder of videos, or one video")],
-    json: Annotated[Path | None, typer.Option(help="file for all results and descriptions")] = None,
+    json: Annotated[Path | None, typer.Option(help="file to write all results and descriptions to")] = None,
     chart: Annotated[Path | None, typer.Option(help="file to write a chart to, .png or .svg")] = None,
     text: Annotated[
-        Path | None, typer.Option(help="file that --json of another probe wrote; its descriptions are scored")
+        Path | None,
+        typer.Option(help="score the descriptions in this file, which --json of another probe wrote"),
     ] = None,
     describe_with: Annotated[str, typer.Option(metavar="PROMPT", help="prompt for the descriptions")] = "",
     num_videos: Annotated[int, typer.Option(min=1, help="maximum number of videos, drawn at random")] = 100,

@@ -82,7 +82,8 @@ def machine_fault(error: Exception) -> str:
     number = int(found[1]) if found else getattr(error, "errno", None)
     # torch's messages on the CPU and the GPU.
     if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
-        return f"there is not enough memory ({text}). Free some memory, then run the same command again"
+        advice = "Free some memory and run the same command again, or use settings that `tempo plan` names"
+        return f"there is not enough memory ({text}). {advice}"
     if number in DISK_FULL or "disk is full" in text:
         return f"the disk is full ({text}). Free some space, then run the same command again"
     return text if found or isinstance(error, OSError) else ""

@@ -160,9 +160,10 @@ class CaptionsConfig(SamplingConfig):
 class PerturbationsConfig(Section):
     """The perturbations of the clip order.
 
-    The level is the number of segments that a video is divided into. With many, the result is easy to tell
-    from the original order; with few, it is hard. The rule `distinct` never gives the original order, and
-    merges levels that have the same effect. The rule `paper` reproduces the released code with its faults.
+    The level is the number of segments that are shuffled or reversed; `drop` keeps one in `level` clips. A
+    high level is easy to tell from the original order, a low one is hard. The rule `distinct` never gives the
+    original order, and merges levels that have the same effect. The rule `paper` reproduces the released code
+    with its faults.
     Two kinds are not part of the published method: `swap` exchanges two clips that are `level // 2` apart,
     and `replace` shows clips of another video in place of those that `drop` would drop, so that the rejected
     text is as long as the chosen one.

@@ -41,18 +41,18 @@ class Section(BaseModel):
 class RunConfig(Section):
     """Settings of the whole run. Only `seed` changes results.
 
-    A stage with a model uses one process, or on a CPU `num_workers` divided by OMP_NUM_THREADS processes.
-    Training is one process, which uses the cores of all; their number changes the rounding.
+    A stage with a model uses one process; on a CPU, if OMP_NUM_THREADS is set, `num_workers` divided by it.
+    Audit and training are not divided. Training uses all cores; their number changes the rounding.
 
     A row of a file of pairs, instructions or samples is bad if it cannot be read, or names a video that the
-    run does not have. Bad rows are named and skipped; if they are more than `max_bad_share`, the run stops.
+    run does not have. Bad rows are named and skipped; if more than `max_bad_share` are bad, the run stops.
 
     `ray_address` is the address of a Ray cluster, or `auto` on one of its machines. All of them need the
     videos, the run directory and the checkpoint under the same paths. Without it, Ray starts on this machine.
     """
 
     seed: int = Field(0, ge=0, description="seed of all random choices")
-    max_bad_share: float = Field(MAX_BAD_SHARE, ge=0, le=1, description="share of bad rows: see above")
+    max_bad_share: float = Field(MAX_BAD_SHARE, ge=0, le=1, description="maximum share of bad rows")
     num_workers: int = Field(0, ge=0, description="processes per stage; 0 uses one per core")
     engine: Literal["local", "ray"] = Field("local", description="this machine, or Ray (extra `ray`)")
     ray_address: str = Field("", pattern=r"^(auto|[^/\s]+:\d+)?$", description="`host:port` or `auto`")
@@ -126,7 +126,7 @@ class _Phase(Section):
     batch_size: int = Field(4, ge=1, description="groups per step: see `grouping`; for `grpo`, videos")
     warmup_share: float = Field(0.05, ge=0, le=1, description="share of steps for the warm-up")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
-    lora_rank: int = Field(32, ge=0, description="rank of LoRA; 0 trains all weights of the language model")
+    lora_rank: int = Field(32, ge=0, description="rank of LoRA; 0 trains all weights of the parts in `train`")
     lora_alpha: int = Field(64, ge=1, description="LoRA is scaled by `lora_alpha / lora_rank`")
     lora_dropout: float = Field(
         0.0, ge=0, lt=1, description="dropout on the input of LoRA; all other dropout is off"
@@ -151,7 +151,7 @@ class DpoPhase(_Phase):
     or LD-DPO's sum, in which `ld_alpha` weights the tokens beyond the length of the shorter text. `ipo` with
     `mean` is TRL's `ipo`. The orders `easy_to_hard` and `hard_to_easy` finish one level before the next.
     `adaptive` goes from easy to hard, and starts the next level when rewards/accuracies reaches
-    `mastered_accuracy`. These three need rows of one level or pair.
+    `mastered_accuracy`. These three need `grouping = "level"` or `"pair"`.
     """
 
     objective: Literal["dpo"] = Field(description="trains on pairs")
@@ -194,7 +194,7 @@ class GrpoPhase(_Phase):
     `captions`. The reward is `recall_weight` times the share of captions that it covers, plus `order_weight`
     times 1 minus the Kendall distance of their order, all multiplied by its precision, the share of its
     sentences that match a caption. An empty or truncated description has reward 0. The captions need
-    `responses.input_form = "captions"`, and pairs that are not imported.
+    `responses.input_form = "captions"` and no `pairs.import_from`.
     """
 
     objective: Literal["grpo"] = Field(description="trains on the model's own descriptions")

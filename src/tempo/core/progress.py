@@ -60,7 +60,7 @@ class Counter:
 
 @contextlib.contextmanager
 def counters(console: Console) -> Iterator[Callable[..., None]]:
-    """Yields a function `show(name, done, total, note="")`. A new name closes the previous counter."""
+    """Yields `show(name, done, total, note="")`, which closes a counter at its total or at a new name."""
     current: Counter | None = None
 
     def show(name: str, done: int, total: int, note: str = "") -> None:
@@ -69,6 +69,9 @@ def counters(console: Console) -> Iterator[Callable[..., None]]:
             stack.close()
             current = stack.enter_context(Counter(console, name, total).live())
         current.advance(done - current.done, note)
+        if done == total:
+            stack.close()
+            current = None
 
     with contextlib.ExitStack() as stack:
         yield show

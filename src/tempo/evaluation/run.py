@@ -3,95 +3,62 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-import numpy as np
 import transformers
 
-from tempo.config import Config
-from tempo.config.running import Scoring
-from tempo.core.files import write_json
+from tempo.core.files import UserFile, write_json
 from tempo.core.records import Outcome, Record, Sample
 from tempo.core.store import RunStore
 from tempo.engine.pool import count_local, map_batches
-from tempo.engine.types import Batch, Context, Result, SkipRecord, Worker, flatten
+from tempo.engine.types import Batch, Context, Result, Worker, flatten
 from tempo.evaluation import held_out
 from tempo.evaluation.benchmark import benchmark_items, read_samples
-from tempo.evaluation.evaluate import answer_parts, ask, by_video, options_of, read_video, shown
-from tempo.evaluation.figures import Item, make_figures
+from tempo.evaluation.evaluate import answer_parts, ask, by_video, read_video, shown
+from tempo.evaluation.figures import Figure, Item, make_figures
 from tempo.evaluation.held_out import HeldOutResult, HeldOutVideo
 from tempo.evaluation.public.tasks import Task, answer_task, load_task, result_notes, task_result
-from tempo.model.chat import Prefix, VideoLM, check_length
-from tempo.model.limits import max_positions
-from tempo.model.loading import load_processor, read_config
+from tempo.model.chat import VideoLM
 from tempo.training.adapters import TrainedModel
 from tempo.training.phases import trained_models
-from tempo.video.find import read_header, video_id
-from tempo.video.frames import Frames, FrameStore, frame_shape
+from tempo.video.find import video_id
+from tempo.video.frames import Frames, FrameStore
 
-#: The name of describing held-out videos beside the sources of `_asked`.
-DESCRIPTIONS = "descriptions"
+#: What models are asked about; held-out videos are also described.
+HELD_OUT_VIDEOS, BENCHMARK, DESCRIPTIONS = "held-out videos", "the benchmark", "descriptions"
+
+#: Gets a label, and the numbers of videos done and in total.
+Progress: TypeAlias = Callable[[str, int, int], None]
 
 
-def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) -> None:
+def run_evaluation(context: Context, progress: Progress) -> None:
     """Compares the base model, the baselines and the trained model; writes `evaluation.json`.
 
     `progress` gets a label with the model and what it is evaluated on, and the numbers of videos done and in
     total. Answers that were stored before a stop are kept.
     """
-    seed, config, path = context.config.run.seed, context.config.evaluation, benchmark_path(context)
-    read = read_samples(path, max_bad_share=context.config.run.max_bad_share) if path else None
-    samples, videos = [*read.rows.values()] if read else [], held_out.read_held_out(context)
+    config, path = context.config, benchmark_path(context)
+    read, videos = _read_benchmark(context), held_out.read_held_out(context)
     notes = held_out.notes(context, videos)
-    tasks = [load_task(settings) for settings in config.benchmarks]
+    tasks = [load_task(settings) for settings in config.evaluation.benchmarks]
     if not path and not tasks:
         notes.append("no benchmark: evaluation.benchmark can name a JSONL file of samples")
-    store, items = RunStore(context.directory), dict[str, dict[str, list[Item]]]()
-    held_out_items = dict[str, dict[str, list[Item]]]()
-    models = _models(context)
-    asked = _asked(videos, samples)
-    if context.config.run.engine == "local" and count_local(context.config, "model") > 1:
-        for rows in by_video(samples):
-            # Here, because two of the processes would write the same file at the same time.
-            benchmark_frames(context, rows[0].video)
-        # Several processes compute and store the answers, which are read below. The longest parts come first.
-        units = [[f"{name}/{source}"] for source in reversed(asked) if asked[source][0] for name in models]
-        if videos:
-            # In one process, because they have one file.
-            units.insert(0, [f"{name}/{DESCRIPTIONS}" for name in models])
-        batches = [[Record(id=name) for name in unit] for unit in units]
-        answered = map_batches(f"{__name__}:make_worker", context, batches, place="model", stage="evaluation")
-        for done, lost in enumerate(map(flatten, answered), 1):
-            if lost:
-                raise ValueError(
-                    f"evaluation: the process for {lost[0].id} died twice. Check that there is enough free "
-                    "memory, and start the run again"
-                )
-            progress("all models", done, len(units))
-    for name, model in models.items():
-        # Loaded only if something is missing; the previous model is freed first.
-        load = functools.cache(model.for_inference)
-        results = _answers(context, name, "held-out videos", asked, load, progress)
-        described = held_out.describe(context, load, name, videos)
-        held_out_items[name] = held_out.result_items(results) | held_out.description_items(context, described)
-        items[name] = benchmark_items(_answers(context, name, "the benchmark", asked, load, progress))
-        for task in tasks:
-            show = partial(progress, f"{name} on {task.settings.name}")
-            answer_task(task, name, load, context.config, store=store, progress=show)
-    public = [task_result(task, context.config) for task in tasks]
-    figures = make_figures("held-out videos", held_out_items, seed=seed)
-    figures += make_figures("benchmark", items, seed=seed)
+    samples = [*read.rows.values()] if read else []
+    models, asked = _models(context), _asked(videos, samples)
+    if config.run.engine == "local" and count_local(config, "model") > 1:
+        _answer_in_processes(context, models, asked, progress)
+    figures = _figures(context, models, asked, tasks, progress)
+    public = [task_result(task, config) for task in tasks]
     figures += [figure for result in public for figure in result.figures]
     notes += [note for result in public for note in result_notes(result)]
     evaluation: dict[str, Any] = {
         "benchmark": path and str(path),
         "num_samples": len(samples),
         "bad_rows": read.faults if read else {},
-        "scoring": config.scoring,
+        "scoring": config.evaluation.scoring,
         "transformers": transformers.__version__,
         "public": [result.model_dump(mode="json", exclude={"figures"}) for result in public],
         "figures": [figure.model_dump(mode="json") for figure in figures],
@@ -100,47 +67,51 @@ def run_evaluation(context: Context, progress: Callable[[str, int, int], None]) 
     write_json(context.directory / "evaluation.json", evaluation)
 
 
-def check_benchmarks(config: Config) -> None:
-    """Raises ValueError if a benchmark cannot be read, or if its longest video is too long for the model."""
-    settings = config.evaluation
-    if path := settings.benchmark:
-        samples = read_samples(Path(path), max_bad_share=config.run.max_bad_share).rows.values()
-        asked = [(str(Path(path).parent / rows[0].video), rows) for rows in by_video([*samples])]
-        _check_longest(config, path, asked, settings.scoring)
-    for public in settings.benchmarks:
-        check_task(load_task(public), config)
-
-
-def check_task(task: Task, config: Config) -> None:
-    """Raises ValueError if the longest video is too long for the model; ignores those inside archives."""
-    scoring = "letter" if task.settings.scoring == "generate" else task.settings.scoring
-    found = [(task.data.find(rows[0].video), [row.sample(scoring) for row in rows]) for rows in task.asked()]
-    asked = [(video.files[0], rows) for video, rows in found if video and not video.archive]
-    _check_longest(config, task.settings.name, asked, scoring, task.num_frames)
-
-
-def _check_longest(
-    config: Config,
-    name: str,
-    asked: Sequence[tuple[str, Sequence[Sample]]],
-    scoring: Scoring,
-    num_frames: int | None = None,
+def _answer_in_processes(
+    context: Context, models: Iterable[str], asked: dict[str, Any], progress: Progress
 ) -> None:
-    """`asked` are the paths of videos, whose headers are read, with the questions about them."""
-    frames, model, shapes = config.frames, config.model, []
-    if num_frames:
-        frames = frames.model_copy(update={"fps": 100.0 * num_frames, "max_frames": num_frames})
-    for path, rows in asked:
-        with suppress(SkipRecord):
-            shapes.append((frame_shape(read_header(path, ""), frames), path, rows))
-    if shapes:
-        (*size, fps), path, rows = max(shapes, key=lambda row: (row[0][0], row[0][1] * row[0][2]))
-        lm = VideoLM(None, load_processor(model.path, trust_remote_code=model.trust_remote_code))
-        options = [option for row in rows for option in options_of(row, scoring)]
-        group = lm.group(Prefix(np.zeros((*size, 3), np.uint8), "", fps=fps), options)
-        limit = max_positions(read_config(model.path, trust_remote_code=model.trust_remote_code))
-        rate = {"rate": "num_frames"} if num_frames else {}
-        check_length(lm, group, f"{name}: {path}", limit=limit, **rate)
+    """Computes and stores the answers in several processes, the longest parts first."""
+    for rows in asked[BENCHMARK][0]:
+        # Here, because two of the processes would write the same file at the same time.
+        benchmark_frames(context, rows[0].video)
+    units = [[f"{name}/{source}"] for source in reversed(asked) if asked[source][0] for name in models]
+    if asked[HELD_OUT_VIDEOS][0]:
+        # In one process, because they have one file.
+        units.insert(0, [f"{name}/{DESCRIPTIONS}" for name in models])
+    batches = [[Record(id=name) for name in unit] for unit in units]
+    answered = map_batches(f"{__name__}:make_worker", context, batches, place="model", stage="evaluation")
+    for done, lost in enumerate(map(flatten, answered), 1):
+        if lost:
+            raise ValueError(
+                f"evaluation: the process for {lost[0].id} died twice. Check that there is enough free "
+                "memory, and start the run again"
+            )
+        progress("all models", done, len(units))
+
+
+def _figures(
+    context: Context,
+    models: dict[str, TrainedModel],
+    asked: dict[str, Any],
+    tasks: Sequence[Task],
+    progress: Progress,
+) -> list[Figure]:
+    """The figures of held-out videos and the benchmark; the answers about public benchmarks are stored."""
+    seed, store = context.config.run.seed, RunStore(context.directory)
+    videos = [video for (video,) in asked[HELD_OUT_VIDEOS][0]]
+    items, held_out_items = dict[str, dict[str, list[Item]]](), dict[str, dict[str, list[Item]]]()
+    for name, model in models.items():
+        # Loaded only if something is missing; the previous model is freed first.
+        load = functools.cache(model.for_inference)
+        results = _answers(context, name, HELD_OUT_VIDEOS, asked, load, progress)
+        described = held_out.describe(context, load, name, videos)
+        held_out_items[name] = held_out.result_items(results) | held_out.description_items(context, described)
+        items[name] = benchmark_items(_answers(context, name, BENCHMARK, asked, load, progress))
+        for task in tasks:
+            show = partial(progress, f"{name} on {task.settings.name}")
+            answer_task(task, name, load, context.config, store=store, progress=show)
+    figures = make_figures("held-out videos", held_out_items, seed=seed)
+    return figures + make_figures("benchmark", items, seed=seed)
 
 
 def _models(context: Context) -> dict[str, TrainedModel]:
@@ -150,8 +121,8 @@ def _models(context: Context) -> dict[str, TrainedModel]:
 def _asked(videos: Sequence[HeldOutVideo], samples: Sequence[Sample]) -> dict[str, Any]:
     """What each model is asked: parts, the function that answers one, the type of rows, and their folder."""
     return {
-        "held-out videos": ([[video] for video in videos], held_out.answer, HeldOutResult, "held_out/"),
-        "the benchmark": (by_video(samples), _answer, Outcome, ""),
+        HELD_OUT_VIDEOS: ([[video] for video in videos], held_out.answer, HeldOutResult, "held_out/"),
+        BENCHMARK: (by_video(samples), _answer, Outcome, ""),
     }
 
 
@@ -161,7 +132,7 @@ def _answers(
     source: str,
     asked: dict[str, Any],
     load: Callable[[], VideoLM],
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> list[Any]:
     """The rows of a model; those that are stored are reused."""
     parts, make, record, folder = asked[source]
@@ -172,10 +143,8 @@ def _answers(
 
 def make_worker(context: Context) -> Worker:
     """A worker that stores the rows of MODEL/SOURCE, the id of a record, or a model's descriptions."""
-    path, models = benchmark_path(context), _models(context)
-    samples = read_samples(path, max_bad_share=context.config.run.max_bad_share).rows.values() if path else ()
-    videos = held_out.read_held_out(context)
-    asked = _asked(videos, [*samples])
+    read, videos, models = _read_benchmark(context), held_out.read_held_out(context), _models(context)
+    asked = _asked(videos, [*read.rows.values()] if read else [])
 
     def work(batch: Batch) -> Result:
         for unit in batch:
@@ -202,6 +171,11 @@ def benchmark_path(context: Context) -> Path | None:
     if context.config.synthetic:
         return context.directory / "synthetic" / "held_out" / "benchmark.jsonl"
     return Path(context.config.evaluation.benchmark) if context.config.evaluation.benchmark else None
+
+
+def _read_benchmark(context: Context) -> UserFile[Sample] | None:
+    path = benchmark_path(context)
+    return read_samples(path, max_bad_share=context.config.run.max_bad_share) if path else None
 
 
 def benchmark_frames(context: Context, video: str) -> Frames:

@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tempo.config import Config, DpoPhase, GrpoPhase, PhaseConfig
+from tempo.config import Config, DpoPhase, GrpoPhase, PerturbationsConfig, PhaseConfig
 from tempo.core.records import Video
 from tempo.engine.pool import check_engine
 from tempo.engine.ranks import pick_device
 from tempo.engine.types import SkipRecord, count_workers
+from tempo.evaluation.held_out import REORDERINGS
 from tempo.model.chat import Continuation, Prefix, VideoLM
 from tempo.model.loading import check_device, load_processor, pick_dtype, read_config
 from tempo.model.prefix import MAX_TOKENS, ContinuationTokens, Group, split_group
@@ -43,8 +44,9 @@ from tempo.video.frames import frame_shape
 #: Usual numbers of tokens of a caption and of an answer.
 CAPTION_TOKENS, ANSWER_TOKENS = 100, 300
 
-#: How often a model sees a held-out video: as filmed, in every order of the probe, and for the pairs.
-NUM_SHOWN = 17
+#: How often a model sees a held-out video: as filmed, perturbed and frozen for the probe, then as filmed and
+#: reordered for the pairs.
+NUM_SHOWN = 3 + len(PerturbationsConfig().kinds) * len(PerturbationsConfig().levels) + len(REORDERINGS)
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "perturbations",
-        "choose which clips to drop, shuffle and reverse",
+        "choose which clips to drop, replace or reorder",
         reads=(("captions", Captions), ("clips", Clips)),
         writes=Perturbations,
         worker="tempo.preference.perturbations:make_worker",
@@ -164,7 +164,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "responses",
-        "let the model describe original and perturbed videos",
+        "let the model describe the original and the perturbed videos",
         reads=(("perturbations", Perturbations),),
         writes=Responses,
         worker="tempo.preference.responses:make_worker",
@@ -225,7 +225,7 @@ STAGES: tuple[Stage, ...] = (
         needs_model=_compares_models,
         keys=("evaluation",),
         input_files=("evaluation.benchmark",),
-        check=lambda config: load("tempo.evaluation.run:check_benchmarks")(config),
+        check=lambda config: load("tempo.evaluation.lengths:check_benchmarks")(config),
         is_shared=False,
         files=("evaluation", "evaluation.json"),
     ),

@@ -100,7 +100,7 @@ def run_pairs(context: Context, console: Console) -> None:
     if context.config.evaluation.held_out_share:
         write_lines(store.path(HELD_OUT), (pair.model_dump_json() for pair in made.held_out))
         num_videos = len({file_of(pair.video_id) for pair in made.held_out})
-        held_out = f"{len(made.held_out)} of {num_videos} videos held out for the evaluation, "
+        held_out = f"{len(made.held_out)} held out for the evaluation (videos: {num_videos}), "
     console.print(f"pairs: {len(made.pairs)} kept, {held_out}{len(made.skipped)} filtered out")
 
 

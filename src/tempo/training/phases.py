@@ -58,7 +58,7 @@ def run_training(session: Session) -> None:
         _, num_left_out = usable_questions(context)
         if num_left_out:
             reason = "their videos were skipped or held out"
-            session.log(f"training: instructions left out because {reason}: {num_left_out}")
+            session.log(f"training: {num_left_out} instructions are left out, because {reason}")
     pairs = RunStore(context.directory).read("pairs", Pair)
     dpo_phases = [phase for phase in training.phases if isinstance(phase, DpoPhase)]
     if dpo_phases and not any(dpo_examples(pairs, phase) for phase in dpo_phases):

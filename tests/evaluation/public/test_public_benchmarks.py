@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 from published import CASES
+from sample_material import config_of
 
-from tempo.config import parse_config
 from tempo.config.running import PublicBenchmarkConfig
 from tempo.evaluation.public.questions import Question, yes_or_no
 from tempo.evaluation.public.tasks import load_task, task_result
 
-CONFIG = parse_config({"videos": {"paths": ["x"]}})
+CONFIG = config_of()
 
 
 def load(case, folder, **settings):

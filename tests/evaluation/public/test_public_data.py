@@ -9,7 +9,6 @@ import pytest
 from published import write_table, write_video
 
 from tempo.config import FramesConfig
-from tempo.engine.types import SkipRecord
 from tempo.evaluation.public.data import Data
 
 
@@ -76,12 +75,6 @@ def test_only_the_asked_part_is_shown(tmp_path, options, expected, seconds):
     found, times = levels(Data(tmp_path).find("v"), **options)
     assert found == pytest.approx(expected, abs=1)
     assert seconds is None or times == pytest.approx(seconds, abs=1e-3)
-
-
-def test_a_part_after_the_end_has_no_frames(tmp_path):
-    write_video(tmp_path / "v.mp4")
-    with pytest.raises(SkipRecord, match="no frame in this part"):
-        levels(Data(tmp_path).find("v"), part=(5.0, 6.0), num_frames=4)
 
 
 def test_a_snapshot_of_the_hub_has_a_revision_and_tables_have_hashes(tmp_path):

@@ -7,24 +7,17 @@ import shutil
 
 import pytest
 from published import CASES, mc, write_table
+from sample_material import config_of, context_of
 
-from tempo.config import parse_config
 from tempo.config.running import PublicBenchmarkConfig
 from tempo.core.store import RunStore
-from tempo.engine.types import Context
 from tempo.evaluation.public.tasks import answer_task, load_task, task_result
 from tempo.evaluation.run import run_evaluation
-from tempo.model.loading import load_model
 from tempo.synthetic.benchmark import story_samples
 from tempo.synthetic.drawing import render_story
 from tempo.synthetic.world import make_story
 
-CONFIG = parse_config({"videos": {"paths": ["x"]}, "frames": {"max_pixels": 4096}})
-
-
-@pytest.fixture(scope="module")
-def lm():
-    return load_model("embedded")
+CONFIG = config_of(frames={"max_pixels": 4096})
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +105,7 @@ def test_videos_that_cannot_be_read_are_left_out_unless_they_are_all(lm, balance
 def test_a_run_evaluates_its_models_on_public_benchmarks(balanced, tmp_path):
     benchmarks = [{"name": "tvbench", "data": str(balanced), "blind": True}]
     sections = {"frames": {"max_pixels": 4096}, "evaluation": {"benchmarks": benchmarks}}
-    context = Context(parse_config({"videos": {"paths": ["x"]}, **sections}), tmp_path)
-    run_evaluation(context, lambda *_: None)
+    run_evaluation(context_of(tmp_path, **sections), lambda *_: None)
     evaluation = json.loads((tmp_path / "evaluation.json").read_text())
     assert [row["source"] for row in evaluation["figures"]] == ["tvbench", "tvbench, blind"]
     assert evaluation["public"][0]["num_asked"] == 4
