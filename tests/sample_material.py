@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -71,6 +73,17 @@ def video_row(name, path="", **facts):
     return Video(id=name, path=str(path or f"{name}.mp4"), **known | facts)
 
 
+def launch(directory, code, *options):
+    """What code prints in one process of `accelerate launch` with the shipped settings, and its errors."""
+    script = directory / "script.py"
+    script.write_text(code)
+    config = Path(__file__).parents[1] / "configs" / "accelerate" / "fsdp2.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, *options]
+    command += ["--num_processes", "1", "--main_process_port", "0", script]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return ended.stdout.strip(), ended.stderr
+
+
 def pair_of(video_id, kind="shuffle", level=4, order=(1, 0), **changes):
     """A pair of a video of four clips."""
     row = {
@@ -99,13 +112,18 @@ def grey_jpegs(levels, size=(8, 8)):
     return [encode_jpeg(np.full((*size, 3), level, np.uint8), 100) for level in levels]
 
 
-def short_model(directory: Path, num_positions: int) -> str:
-    """The path of a copy of the embedded model that was made for this number of tokens."""
-    path = shutil.copytree(embedded_path(), directory / "short")
-    text = (path / "config.json").read_text()
-    text = text.replace('"max_position_embeddings": 4096', f'"max_position_embeddings": {num_positions}')
+def changed_model(directory: Path, key: str, value: float) -> str:
+    """The path of a copy of the embedded model with another value of a key of its configuration."""
+    path = shutil.copytree(embedded_path(), directory)
+    text, num_found = re.subn(rf'"{key}": [\d.]+', f'"{key}": {value}', (path / "config.json").read_text())
+    assert num_found
     (path / "config.json").write_text(text)
     return str(path)
+
+
+def short_model(directory: Path, num_positions: int) -> str:
+    """The path of a copy of the embedded model that was made for this number of tokens."""
+    return changed_model(directory / "short", "max_position_embeddings", num_positions)
 
 
 def is_true(shown: Sequence[Event], question: str, option: str) -> bool:

@@ -13,13 +13,13 @@ import psutil
 import pytest
 import torch
 from engine_workers import PATIENCE_SECONDS, by_id, is_alive, until
-from sample_material import SMALL_RUN
+from sample_material import SMALL_RUN, config_of, context_of
 
-from tempo.config import Config, RunConfig
+from tempo.config import RunConfig
 from tempo.core.records import Captions, Record, Skipped
 from tempo.engine import pool
 from tempo.engine import ray as ray_engine
-from tempo.engine.types import Context, count_workers
+from tempo.engine.types import count_workers
 
 RAY = pytest.param("ray", marks=pytest.mark.ray)
 
@@ -31,11 +31,9 @@ def run(request, tmp_path):
         request.getfixturevalue("cluster")
 
     def run_stage(name, batches, *, num_workers=1):
-        config = Config(
-            run=RunConfig(engine=request.param, num_workers=num_workers), videos={"paths": ["unused"]}
-        )
+        context = context_of(tmp_path, run={"engine": request.param, "num_workers": num_workers})
         work = {"place": "pool", "stage": "captions"}
-        return pool.map_batches(f"engine_workers:{name}", Context(config, tmp_path), batches, **work)
+        return pool.map_batches(f"engine_workers:{name}", context, batches, **work)
 
     return run_stage
 
@@ -56,7 +54,7 @@ def cluster():
 
 @pytest.fixture
 def context(tmp_path):
-    return Context(Config(videos={"paths": ["unused"]}), tmp_path)
+    return context_of(tmp_path)
 
 
 def singles(*ids):
@@ -241,15 +239,14 @@ def test_models_get_a_gpu_each_and_other_workers_the_cores(
     cluster, monkeypatch, asked, device, holds_model, plan
 ):
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0, "GPU": 2.0, "memory": 1e9})
-    run = RunConfig(engine="ray", num_workers=asked)
-    config = Config(run=run, model={"device": device}, videos={"paths": ["x"]})
+    config = config_of(run={"engine": "ray", "num_workers": asked}, model={"device": device})
     assert ray_engine.plan_actors(config, holds_model=holds_model) == plan
 
 
 @pytest.mark.ray
 def test_run_directory_that_a_machine_lacks_is_named(cluster, tmp_path):
-    config = Config(run=RunConfig(engine="ray"), videos={"paths": ["x"]})
-    context, work = Context(config, tmp_path / "not shared"), {"place": "model", "stage": "captions"}
+    context = context_of(tmp_path / "not shared", run={"engine": "ray"})
+    work = {"place": "model", "stage": "captions"}
     with pytest.raises(ValueError, match=r"not shared does not exist on the Ray machine"):
         list(pool.map_batches("engine_workers:shout", context, singles("a"), **work))
 

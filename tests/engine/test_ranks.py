@@ -1,28 +1,14 @@
 """Processes of `accelerate launch`: settings that would give a wrong result are errors."""
 
-import subprocess
-import sys
-from pathlib import Path
+from sample_material import launch
 
 from tempo.engine.ranks import call_to_training, num_processes, process_rank, wait_for_all
 
-CONFIGS = Path(__file__).parents[2] / "configs" / "accelerate"
 SCRIPT = "from tempo.engine.ranks import make_accelerator; print(make_accelerator('cpu').is_fsdp2)"
 
 
-def launch(tmp_path, *options):
-    """What a script prints that makes an accelerator in one launched process, and its errors."""
-    (tmp_path / "script.py").write_text(SCRIPT)
-    command = ["-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / "fsdp2.yaml"), *options]
-    command += ["--num_processes", "1", "--main_process_port", "0", str(tmp_path / "script.py")]
-    ended = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=120, check=False
-    )
-    return ended.stdout.strip(), ended.stderr
-
-
 def test_shipped_settings_shard_the_weights_also_on_cpus(tmp_path):
-    printed, errors = launch(tmp_path)
+    printed, errors = launch(tmp_path, SCRIPT)
     assert printed == "True", errors
 
 
@@ -36,9 +22,8 @@ def test_settings_that_would_give_a_wrong_result_are_all_named(tmp_path, monkeyp
     }
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
     monkeypatch.setenv("ACCELERATE_USE_PARALLELISM_CONFIG", "true")
-    printed, errors = launch(
-        tmp_path, *(word for key, value in wrong.items() for word in (f"--{key}", value))
-    )
+    options = [word for key, value in wrong.items() for word in (f"--{key}", value)]
+    printed, errors = launch(tmp_path, SCRIPT, *options)
     assert printed == ""
     (message,) = {line for line in errors.splitlines() if "ValueError: accelerate launch:" in line}
     for key in (*wrong, "gradient_accumulation_steps", "parallelism_config"):

@@ -1,11 +1,10 @@
 """Loading checkpoints: paths, devices, and errors that name what is wrong."""
 
-import json
 import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 
 from tempo import load_model
 from tempo.model.attention import NAME, shared_prefix_attention
@@ -30,62 +29,49 @@ def test_paths_and_hub_names_are_accepted(name):
     check_model_path(name)
 
 
-def no_config(directory):
-    (directory / "config.json").unlink()
-
-
-def unknown_family(directory):
-    (directory / "config.json").write_text('{"model_type": "no_such_model"}')
-
-
-def no_weights(directory):
-    for file in directory.glob("*.safetensors*"):
-        file.unlink()
-
-
-def half_a_download(directory):
-    with (directory / "model.safetensors").open("r+b") as file:
-        file.truncate(9999)
-
-
-def bad_template(directory):
-    (directory / "chat_template.jinja").write_text("{% for %}")
-
-
-def chunked(directory):
-    config = json.loads((directory / "config.json").read_text())
-    config["text_config"]["layer_types"] = ["chunked_attention"] * config["text_config"]["num_hidden_layers"]
-    (directory / "config.json").write_text(json.dumps(config))
-
-
-def with_weights(change):
-    """A function that copies the embedded checkpoint with changed weights."""
+def changed(name, change):
+    """A function that replaces a file of a checkpoint by what `change` makes of its bytes; none remove it."""
 
     def prepare(directory):
-        weights = load_file(directory / "model.safetensors")
-        save_file(change(weights), directory / "model.safetensors", metadata={"format": "pt"})
+        data = change((directory / name).read_bytes())
+        (directory / name).unlink()
+        if data:
+            (directory / name).write_bytes(data)
 
     return prepare
 
 
+def weights(change):
+    return changed("model.safetensors", lambda data: save(change(load(data)), {"format": "pt"}))
+
+
 NORM = "model.norm.weight"
-without_norm = with_weights(lambda weights: {k: v for k, v in weights.items() if k != NORM})
-prefixed = with_weights(lambda weights: {f"base_model.{k}": v for k, v in weights.items()})
-short_norm = with_weights(lambda weights: weights | {NORM: weights[NORM][:-1].clone()})
 
 
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (no_config, r"config\.json"),
-        (unknown_family, "cannot be loaded"),
-        (no_weights, "cannot be loaded"),
-        (half_a_download, "cannot be loaded: SafetensorError"),
-        (bad_template, "cannot be loaded: TemplateSyntaxError"),
-        (chunked, r"Qwen2_5_VL.*chunked_attention"),
-        (without_norm, r"1 are missing \(model\.language_model\.norm\.weight\)\. Use"),
-        (prefixed, r"are missing \(.*, \.\.\.\); \d+ are unknown \(base_model\."),
-        (short_norm, r"1 are of another shape \(.*norm\.weight\)"),
+        (changed("config.json", lambda data: b""), r"config\.json"),
+        (changed("config.json", lambda data: b'{"model_type": "no_such_model"}'), "cannot be loaded"),
+        (changed("model.safetensors", lambda data: b""), "cannot be loaded"),
+        (changed("model.safetensors", lambda data: data[:9999]), "cannot be loaded: SafetensorError"),
+        (changed("chat_template.jinja", lambda data: b"{% for %}"), "cannot be loaded: TemplateSyntaxError"),
+        (
+            changed("config.json", lambda data: data.replace(b"full_attention", b"chunked_attention")),
+            r"Qwen2_5_VL.*chunked_attention",
+        ),
+        (
+            weights(lambda old: {k: v for k, v in old.items() if k != NORM}),
+            r"1 are missing \(model\.language_model\.norm\.weight\)\. Use",
+        ),
+        (
+            weights(lambda old: {f"base_model.{k}": v for k, v in old.items()}),
+            r"are missing \(.*, \.\.\.\); \d+ are unknown \(base_model\.",
+        ),
+        (
+            weights(lambda old: old | {NORM: old[NORM][:-1].clone()}),
+            r"1 are of another shape \(.*norm\.weight\)",
+        ),
     ],
 )
 @pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from rich.console import Console
-from sample_material import config_of
+from sample_material import config_of, context_of
 
 from tempo.config import parse_config
 from tempo.config.load import override
@@ -103,7 +103,7 @@ def test_a_changed_file_and_a_missing_file_are_named(tmp_path):
     videos.mkdir()
     named.write_text("")
     sections = {"videos": {"paths": [str(videos)]}, "evaluation": {"benchmark": str(named)}}
-    context = Context(parse_config(sections), tmp_path / "run")
+    context = context_of(tmp_path / "run", **sections)
     RunStore(context.directory).begin("evaluation", fingerprints(context.config)["evaluation"])
     write_config(context.directory, context.config.model_dump(mode="json", exclude_none=True))
     named.write_text("{}")

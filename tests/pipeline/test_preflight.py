@@ -6,13 +6,11 @@ import json
 
 import pytest
 from rich.console import Console
-from sample_material import SAMPLE, short_model
+from sample_material import SAMPLE, context_of, short_model
 from tiny_film import film
 
-from tempo.config import parse_config
 from tempo.core.store import RunStore
 from tempo.engine import pool as engine
-from tempo.engine.types import Context
 from tempo.pipeline.runner import run_stages
 from tempo.pipeline.stages import fingerprints
 
@@ -36,7 +34,7 @@ def make(tmp_path, monkeypatch):
     (tmp_path / "bad.jsonl").write_text("3\n")
 
     def context(**sections):
-        return Context(parse_config({"videos": {"paths": ["v.mp4"]}, **sections}), tmp_path / "run")
+        return context_of(tmp_path / "run", videos={"paths": ["v.mp4"]}, **sections)
 
     return context
 

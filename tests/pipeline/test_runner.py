@@ -8,8 +8,8 @@ import os
 
 import pytest
 from rich.console import Console
+from sample_material import context_of
 
-from tempo.config import Config
 from tempo.core.records import Captions, Shots, Skipped
 from tempo.core.store import SKIPPED, RunStore, write_config
 from tempo.engine import pool as engine
@@ -26,8 +26,7 @@ def make(tmp_path):
     (tmp_path / "films").mkdir()
 
     def context(**sections):
-        data = {"videos": {"paths": [str(tmp_path / "films")]}, **sections}
-        return Context(Config.model_validate(data), tmp_path / "run")
+        return context_of(tmp_path / "run", videos={"paths": [str(tmp_path / "films")]}, **sections)
 
     return context
 

@@ -8,13 +8,11 @@ import re
 import pytest
 from pairs_material import assistant, make_run, make_videos, user
 from rich.console import Console
-from sample_material import pair_of, write_rows
+from sample_material import context_of, pair_of, write_rows
 from tiny_film import film
 
-from tempo.config import parse_config
 from tempo.core.records import Pair, Skipped
 from tempo.core.store import SKIPPED, RunStore
-from tempo.engine.types import Context
 from tempo.pipeline.runner import run_stages
 from tempo.pipeline.stages import NAMES
 from tempo.preference.exporting import FORMATS, export_pairs
@@ -162,10 +160,8 @@ def library(tmp_path):
 
 
 def imported(directory, path, max_bad_share=0.05, **pairs):
-    data = {"videos": {"paths": ["films"]}, "pairs": {"import_from": str(path), **pairs}}
-    data["evaluation"] = {"held_out_share": 0}
-    config = parse_config({**data, "run": {"max_bad_share": max_bad_share}})
-    return import_pairs(Context(config, directory))
+    sections = {"pairs": {"import_from": str(path), **pairs}, "run": {"max_bad_share": max_bad_share}}
+    return import_pairs(context_of(directory, **sections, evaluation={"held_out_share": 0}))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -252,10 +248,10 @@ def test_a_run_goes_from_videos_to_imported_pairs_without_a_model(tmp_path):
     store = RunStore(tmp_path / "run")
 
     def run(file, **options):
-        data = {"run": {"num_workers": 1}, "videos": {"paths": [str(folder)]}, "model": {"path": "no/model"}}
-        data["evaluation"] = {"held_out_share": 0}
-        config = parse_config({**data, "pairs": {"import_from": str(file)}})
-        run_stages(Context(config, store.directory), Console(quiet=True), until="pairs", **options)
+        sections = {"videos": {"paths": [str(folder)]}, "pairs": {"import_from": str(file)}}
+        sections |= {"run": {"num_workers": 1}, "evaluation": {"held_out_share": 0}}
+        context = context_of(store.directory, **sections, model={"path": "no/model"})
+        run_stages(context, Console(quiet=True), until="pairs", **options)
         return store.read("pairs", Pair)
 
     with pytest.raises(ValueError, match=r"pairs\.import_from: .*none.jsonl does not exist"):

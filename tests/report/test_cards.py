@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import pytest
 from huggingface_hub import ModelCard
-from sample_material import pair_of
+from sample_material import context_of, pair_of
 
-from tempo.config import DpoPhase, parse_config
+from tempo.config import DpoPhase
 from tempo.core.files import write_json, write_lines
 from tempo.core.records import Skipped
 from tempo.core.store import RunStore
-from tempo.engine.types import Context
 from tempo.evaluation.figures import Item, make_figure
 from tempo.report.cards import write_cards
 
@@ -38,7 +37,7 @@ def context(tmp_path):
     for folder in ("model", "adapter"):
         write_json(run / folder / "config.json", {})
     sections = {"model": {"path": str(base)}, "endpoint": SERVER, "videos": {"paths": ["/private/films"]}}
-    return Context(parse_config({**sections, "training": {"phases": [PHASE]}}), run)
+    return context_of(run, **sections, training={"phases": [PHASE]})
 
 
 def test_the_card_states_base_licence_data_phases_and_figures(context):

@@ -5,9 +5,8 @@ import json
 import numpy as np
 import pytest
 from rich.console import Console
-from sample_material import pair_of, write_rows
+from sample_material import context_of, pair_of, write_rows
 
-from tempo.config import parse_config
 from tempo.config.running import RunConfig
 from tempo.core.records import Instruction
 from tempo.core.store import RunStore
@@ -110,13 +109,9 @@ def test_an_invalid_row_is_named_and_set_aside_up_to_a_share(tmp_path, row, word
 
 
 def context(tmp_path, films, *rows, seed=0, **training):
-    path = write_rows(tmp_path / "rows.jsonl", *rows)
-    data = {
-        "run": {"num_workers": 1, "seed": seed},
-        "videos": {"paths": [str(films)]},
-        "training": {"instructions": str(path), "phases": [SFT], **training},
-    }
-    return Context(parse_config(data), tmp_path / "run")
+    training |= {"instructions": str(write_rows(tmp_path / "rows.jsonl", *rows)), "phases": [SFT]}
+    sections = {"run": {"num_workers": 1, "seed": seed}, "videos": {"paths": [str(films)]}}
+    return context_of(tmp_path / "run", **sections, training=training)
 
 
 def settle(context, *, with_frames=()):

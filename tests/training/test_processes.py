@@ -4,14 +4,13 @@ import json
 import multiprocessing
 import os
 import socket
-import subprocess
 import sys
 from multiprocessing import forkserver
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from sample_material import launch
 from train_in_processes import train_as_process
 from training_material import PROMPT, pairs_example, phase, questions_example, train, write_frames
 
@@ -20,9 +19,6 @@ from tempo.core.records import Captions
 from tempo.core.store import RunStore
 from tempo.training.adapters import save_checkpoint
 from tempo.training.examples import Example
-
-FSDP2 = Path(__file__).parents[2] / "configs" / "accelerate" / "fsdp2.yaml"
-PRINT_ENVIRONMENT = "import json, os; print(json.dumps(dict(os.environ)))"
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +59,8 @@ def processes():
 @pytest.fixture(scope="module")
 def fsdp2(tmp_path_factory):
     """What `accelerate launch` sets in the environment of its processes under the shipped configuration."""
-    script = tmp_path_factory.mktemp("script") / "script.py"
-    script.write_text(PRINT_ENVIRONMENT)
-    command = ["-m", "accelerate.commands.launch", "--config_file", str(FSDP2)]
-    command += ["--num_processes", "1", "--main_process_port", "0", str(script)]
-    ended = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, timeout=120, check=True
-    )
-    environment = json.loads(ended.stdout)
+    code = "import json, os; print(json.dumps(dict(os.environ)))"
+    environment = json.loads(launch(tmp_path_factory.mktemp("script"), code)[0])
     return {name: environment[name] for name in environment if name.startswith(("ACCELERATE_", "FSDP_"))}
 
 

@@ -3,10 +3,10 @@
 import json
 import math
 import re
-import shutil
 
 import pytest
 import torch
+from sample_material import changed_model
 from training_material import (
     Stopped,
     pairs_example,
@@ -19,7 +19,7 @@ from training_material import (
 )
 
 from tempo.config import ModelConfig
-from tempo.model.loading import embedded_path, load_model
+from tempo.model.loading import load_model
 from tempo.training import policy as policy_module
 
 PAIRS = [pairs_example(i) for i in range(4)]
@@ -70,15 +70,6 @@ def test_a_phase_changes_what_it_trains_and_nothing_else(frames, tmp_path, lora_
     assert {name.replace(" ", "_") for name, count in counts.items() if count != "0"} == {*parts}
 
 
-def with_dropout(directory):
-    """The embedded checkpoint with dropout in its attention."""
-    shutil.copytree(embedded_path(), directory)
-    config = json.loads((directory / "config.json").read_text())
-    config["text_config"]["attention_dropout"] = 0.3
-    (directory / "config.json").write_text(json.dumps(config))
-    return directory
-
-
 @pytest.mark.parametrize(
     "changes", [{"lora_rank": 0}, {"lora_dropout": 0.5}, {"gradient_checkpointing": True}]
 )
@@ -88,7 +79,7 @@ def test_the_first_margin_is_zero(frames, tmp_path, changes, model, reference):
     """Policy and reference compute alike in half precision, and draw no dropout masks."""
     settings = ModelConfig(**model)
     if model.get("path"):
-        settings = ModelConfig(path=str(with_dropout(tmp_path / "model")))
+        settings = ModelConfig(path=changed_model(tmp_path / "model", "attention_dropout", 0.3))
     own = phase(reference=reference, **changes)
     _, (row, *_) = train(frames, tmp_path / "out", own, PAIRS, model=settings)
     assert row["rewards/margins"] == row["rewards/chosen"] == 0.0

@@ -5,19 +5,18 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from sample_material import context_of
 from video_material import moving
 
-from tempo.config import Config
 from tempo.core.records import Clips, Skipped, Video
 from tempo.core.store import SKIPPED, RunStore
-from tempo.engine.types import Context
 from tempo.pipeline.runner import run_stages
 
 
 def run_on(path, tmp_path, until="clips"):
     """The store of a run over the path, up to a stage."""
-    config = Config.model_validate({"run": {"num_workers": 1}, "videos": {"paths": [str(path)]}})
-    run_stages(Context(config, tmp_path / "run"), Console(quiet=True), until=until)
+    context = context_of(tmp_path / "run", run={"num_workers": 1}, videos={"paths": [str(path)]})
+    run_stages(context, Console(quiet=True), until=until)
     return RunStore(tmp_path / "run")
 
 

@@ -7,13 +7,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from sample_material import video_row
+from sample_material import context_of, video_row
 from video_material import plain, video_of
 
-from tempo.config import parse_config
 from tempo.core.records import Skipped
 from tempo.core.store import SKIPPED, RunStore
-from tempo.engine.types import Context
 from tempo.video.find import find_on_disk, find_video, find_videos, read_library, video_id
 
 FILES = ("b.mp4", "a/deep/er/c.MKV", "a/note.txt", "z/mp4", "a.mp4", "film.dat", "other.dat")
@@ -81,7 +79,7 @@ def run(tmp_path):
     store.append("videos", [video_row(video_id(films / "one.mp4"), films / "one.mp4")])
     skipped = [films / name for name in ("second name.mp4", "broken.mp4", "gone.mp4")]
     store.append(SKIPPED, [Skipped(id=str(path), stage="videos", reason="x", detail="") for path in skipped])
-    return Context(parse_config({"videos": {"paths": [str(films)]}}), tmp_path / "run")
+    return context_of(tmp_path / "run", videos={"paths": [str(films)]})
 
 
 def find(run, path="", folder="elsewhere", video_id=""):

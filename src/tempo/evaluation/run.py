@@ -46,8 +46,7 @@ def run_evaluation(context: Context, progress: Progress) -> None:
     tasks = [load_task(settings) for settings in config.evaluation.benchmarks]
     if not path and not tasks:
         notes.append("no benchmark: evaluation.benchmark can name a JSONL file of samples")
-    samples = [*read.rows.values()] if read else []
-    models, asked = _models(context), _asked(videos, samples)
+    models, asked = _models(context), _asked(videos, read)
     if config.run.engine == "local" and count_local(config, "model") > 1:
         _answer_in_processes(context, models, asked, progress)
     figures = _figures(context, models, asked, tasks, progress)
@@ -56,7 +55,7 @@ def run_evaluation(context: Context, progress: Progress) -> None:
     notes += [note for result in public for note in result_notes(result)]
     evaluation: dict[str, Any] = {
         "benchmark": path and str(path),
-        "num_samples": len(samples),
+        "num_samples": len(read.rows) if read else 0,
         "bad_rows": read.faults if read else {},
         "scoring": config.evaluation.scoring,
         "transformers": transformers.__version__,
@@ -118,8 +117,9 @@ def _models(context: Context) -> dict[str, TrainedModel]:
     return {"base": TrainedModel(context.config.model, Path()), **trained_models(context)}
 
 
-def _asked(videos: Sequence[HeldOutVideo], samples: Sequence[Sample]) -> dict[str, Any]:
+def _asked(videos: Sequence[HeldOutVideo], read: UserFile[Sample] | None) -> dict[str, Any]:
     """What each model is asked: parts, the function that answers one, the type of rows, and their folder."""
+    samples = [*read.rows.values()] if read else []
     return {
         HELD_OUT_VIDEOS: ([[video] for video in videos], held_out.answer, HeldOutResult, "held_out/"),
         BENCHMARK: (by_video(samples), _answer, Outcome, ""),
@@ -144,7 +144,7 @@ def _answers(
 def make_worker(context: Context) -> Worker:
     """A worker that stores the rows of MODEL/SOURCE, the id of a record, or a model's descriptions."""
     read, videos, models = _read_benchmark(context), held_out.read_held_out(context), _models(context)
-    asked = _asked(videos, [*read.rows.values()] if read else [])
+    asked = _asked(videos, read)
 
     def work(batch: Batch) -> Result:
         for unit in batch:
