@@ -212,19 +212,22 @@ def _leave_out_pairs(context: Context, share: float) -> None:
 
 
 def _add_noise(context: Context, share: float) -> None:
-    """Swaps the chosen answer and the last rejected one of a share of the videos and levels."""
-    store, seed = RunStore(context.directory), context.config.run.seed
-    if not share or store.path("clean_pairs").exists():
+    """Swaps the chosen answer and the last rejected one of a share of the videos and levels.
+
+    A second call, and one on the pairs of a row with the same noise, changes nothing.
+    """
+    if not share:
         return
-    shutil.copy(store.path("pairs"), store.path("clean_pairs"))
+    store, seed = RunStore(context.directory), context.config.run.seed
+    right = {row.id: row.chosen for row in store.read("responses", Responses)}
 
     def place(pair: Pair) -> tuple[str, int]:
         return pair.video_id, pair.level
 
-    pairs, noisy = sorted(store.read("pairs", Pair), key=place), list[Pair]()
-    for (video_id, level), group in groupby(pairs, key=place):
+    noisy = list[Pair]()
+    for (video_id, level), group in groupby(sorted(store.read("pairs", Pair), key=place), key=place):
         *others, last = group
-        if derive_seed(seed, video_id, level, "noise") / 2**63 < share:
+        if derive_seed(seed, video_id, level, "noise") / 2**63 < share and last.chosen == right[video_id]:
             others = [pair.model_copy(update={"chosen": last.rejected}) for pair in others]
             last = last.model_copy(update={"chosen": last.rejected, "rejected": last.chosen})
         noisy += [*others, last]

@@ -45,6 +45,7 @@ sft_then_dpo = { description = "SFT, then DPO", phases = ["sft", "dpo"] }
 method = { description = "DPO on true pairs, then SFT", phases = ["dpo", "sft"], pairs_from = "truth" }
 again = { description = "more DPO", start = "method", pairs_from = "sft_then_dpo", phases = ["dpo"] }
 noisy = { description = "all chosen answers are wrong", phases = ["dpo"], noise = 1.0 }
+noisy_too = { description = "the same pairs", phases = ["dpo"], noise = 1.0, dpo = { learning_rate = 5e-4 } }
 """
 
 #: A row that cannot be trained, after all others.
@@ -84,7 +85,7 @@ def test_a_study_continues_after_a_kill_and_ends_with_its_figures(study, capsys)
     assert "Training helps. | **cannot be told**" in printed
     result = json.loads((folder / "out" / "study.json").read_text())
     rows = {row["row"]: row for row in result["rows"]}
-    assert list(rows) == ["base", "sft_only", "sft_then_dpo", "method", "again", "noisy"]
+    assert list(rows) == ["base", "sft_only", "sft_then_dpo", "method", "again", "noisy", "noisy_too"]
     assert rows["base"]["num_samples"]["temporal"] > 0
     assert rows["base"]["probe"]["margin"] != rows["method"]["probe"]["margin"]
     assert rows["method"]["probe"]["by_kind"]["reverse"]["win_rate"] >= 0
@@ -123,8 +124,9 @@ def test_rows_share_phases_and_pairs_and_true_pairs_follow_the_scripts(study):
         for row in ("sft_then_dpo", "again", "method")
     ]
     assert texts[0] == texts[1] != texts[2]
-    clean, noisy = (table(row, "pairs.jsonl") for row in ("sft_then_dpo", "noisy"))
+    clean, noisy, too = (table(row, "pairs.jsonl") for row in ("sft_then_dpo", "noisy", "noisy_too"))
     assert clean.keys() == noisy.keys()
+    assert noisy == too
     for name, pair in noisy.items():
         of_level = [
             p for p in clean.values() if (p["video_id"], p["level"]) == (pair["video_id"], pair["level"])
