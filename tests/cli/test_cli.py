@@ -175,7 +175,7 @@ def test_failure_of_disk_or_memory_is_one_message(tempo, write, tmp_path, monkey
         (["run", "{config}", "--out", "{out}"], "tempo.pipeline.runner.run_stages", True),
         (["clips", "{config}", "--out", "{out}"], "tempo.pipeline.runner.run_stages", True),
         (["probe", "embedded", "films"], "tempo.cli.probe.check_model_path", False),
-        (["audit", "{out}"], "tempo.cli.main.load_config", False),
+        (["audit", "{out}"], "tempo.cli.main.check_run_directory", False),
         (["export", "{out}", "--format", "trl", "--out", "x"], "tempo.cli.main.check_run_directory", False),
     ],
 )
