@@ -66,8 +66,9 @@ def _replacer(context: Context) -> Callable[[str, Perturbation], Perturbation | 
     """A function that chooses the clips of one other video for a perturbation; None if no video has enough.
 
     The captions of several videos would repeat words more often than those of one video, a shortcut. The
-    other video has a higher `held_out_draw`. Videos with the lowest draws are held out, so pairs for training
-    never show their clips, whatever the share.
+    other video is the next in the order of `held_out_draw`, so that each is shown for about one video: words
+    of videos that are shown often would be a shortcut, too. The videos with the lowest draws are held out, so
+    pairs for training never show their clips, whatever the share.
     """
     import numpy as np
 
@@ -81,9 +82,7 @@ def _replacer(context: Context) -> Callable[[str, Perturbation], Perturbation | 
     def replace(video_id: str, made: Perturbation) -> Perturbation | None:
         rng = np.random.default_rng(derive_seed(seed, video_id, made.kind, made.level, "other"))
         places = sorted({*range(made.num_clips)} - {*made.order})
-        others = names[bisect_right(names, draws[video_id], key=draws.__getitem__) :]
-        start = int(rng.integers(len(others))) if others else 0
-        for name in (*others[start:], *others[:start]):
+        for name in names[bisect_right(names, draws[video_id], key=draws.__getitem__) :]:
             if counts[name] >= len(places):
                 clips = sorted(rng.permutation(counts[name])[: len(places)].tolist())
                 replaced = ((place, name, clip) for place, clip in zip(places, clips, strict=True))
