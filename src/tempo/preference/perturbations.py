@@ -82,7 +82,9 @@ def _replacer(context: Context) -> Callable[[str, Perturbation], Perturbation | 
     def replace(video_id: str, made: Perturbation) -> Perturbation | None:
         rng = np.random.default_rng(derive_seed(seed, video_id, made.kind, made.level, "other"))
         places = sorted({*range(made.num_clips)} - {*made.order})
-        for name in names[bisect_right(names, draws[video_id], key=draws.__getitem__) :]:
+        first = bisect_right(names, draws[video_id], key=draws.__getitem__)
+        # No slice, which would copy the names of all videos for each perturbation.
+        for name in (names[index] for index in range(first, len(names))):
             if counts[name] >= len(places):
                 clips = sorted(rng.permutation(counts[name])[: len(places)].tolist())
                 replaced = ((place, name, clip) for place, clip in zip(places, clips, strict=True))
