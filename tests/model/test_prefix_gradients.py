@@ -101,6 +101,20 @@ def test_one_pass_of_the_tower_serves_all_videos_policy_and_reference():
     assert len(passes) == 1
 
 
+def test_several_threads_give_the_same_gradients_every_time():
+    """The last token of the prefix predicts the first of each answer: their gradients are summed in one order."""
+    model, before = make_policy(QWEN), torch.get_num_threads()
+    group = make_group(QWEN, num_steps=2, lengths=[60] * 40)
+    torch.set_num_threads(2)
+    try:
+        _, _, first = step(packed_log_probs, model, sft_loss, [group])
+        for _ in range(20):
+            _, _, again = step(packed_log_probs, model, sft_loss, [group])
+            assert all(torch.equal(gradient, again[name]) for name, gradient in first.items())
+    finally:
+        torch.set_num_threads(before)
+
+
 # Values and memory
 
 

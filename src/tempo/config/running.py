@@ -42,8 +42,8 @@ class RunConfig(Section):
     """Settings of the whole run. Only `seed` changes results.
 
     A stage with a model uses one process; on a CPU, if OMP_NUM_THREADS is set, `num_workers` divided by it.
-    Audit and training are not divided. Training uses all cores, so on a CPU two runs differ in rounding; with
-    OMP_NUM_THREADS=1 and one worker it uses one thread, and they are equal.
+    Audit and training are not divided. Training uses all cores; on a CPU, another number of cores changes the
+    last digits of the weights.
 
     A row of a file of pairs, instructions or samples is bad if it cannot be read, or names a video that the
     run does not have. Bad rows are named and skipped; if more than `max_bad_share` are bad, the run stops.

@@ -150,7 +150,9 @@ def packed_log_probs(
         **({_COMPRESSION: torch.cat(masks)} if masks else {}),
         use_cache=False,
     ).last_hidden_state[0]
-    logp_S = _head_log_probs(unwrapped(model), hidden_LC[predict_S], target_S)
+    # The gradient of `hidden_LC[predict_S]` adds up equal positions in several threads, in any order.
+    hidden_SC = hidden_LC.index_select(0, predict_S)
+    logp_S = _head_log_probs(unwrapped(model), hidden_SC, target_S)
     parts = iter(logp_S.split([c.num_scored for group in groups for c in group.continuations]))
     return [[next(parts) for _ in group.continuations] for group in groups]
 
