@@ -102,7 +102,7 @@ def test_one_pass_of_the_tower_serves_all_videos_policy_and_reference():
 
 
 def test_several_threads_give_the_same_gradients_every_time():
-    """The last token of the prefix predicts the first of each answer: their gradients are summed in one order."""
+    """The last token of the prefix predicts the first of each answer, so gradients are added there."""
     model, before = make_policy(QWEN), torch.get_num_threads()
     group = make_group(QWEN, num_steps=2, lengths=[60] * 40)
     torch.set_num_threads(2)
