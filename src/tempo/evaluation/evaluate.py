@@ -69,7 +69,7 @@ def answer_parts(
     """The rows about everything in `parts`, whose elements have the ids of their rows.
 
     `answer` makes the rows of one part, such as the questions about a video. With a store, rows of `table`
-    are reused, and new ones added. `progress` gets the numbers of parts done and in total.
+    are reused, and new ones added. `progress` gets the numbers of parts done and in total after each new one.
     """
     rows = store.read(table, record) if store else []
     known = {row.id for row in rows}
@@ -78,7 +78,7 @@ def answer_parts(
             rows += (found := answer(missing))
             if store:
                 store.append(table, found)
-        progress(done, len(parts))
+            progress(done, len(parts))
     wanted = {one.id for part in parts for one in part}
     return [row for row in rows if row.id in wanted]
 
