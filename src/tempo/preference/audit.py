@@ -47,7 +47,10 @@ PAIR_SCORES = "audit_pairs.json"
 #: The baselines: their names in the verdict, and the advice if one has found a shortcut.
 BASELINES = {
     "length": ("Length", 'Set pairs.length = "fair", or use the kind "replace" instead of "drop".'),
-    "words": ("The choice of words", "If length is not a shortcut, the texts differ in vocabulary."),
+    "words": (
+        "The choice of words",
+        "If length is not a shortcut, remove the kind that is solved most often from perturbations.kinds.",
+    ),
     "model": ("The language model without the video", "Try another responses.temperature."),
 }
 
