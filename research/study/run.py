@@ -34,9 +34,8 @@ from research.study.measure import measure
 from research.study.output import write_report, write_results
 from tempo.config import Config
 from tempo.core.files import read_rows, replace_directory, write_json, write_lines
-from tempo.core.hashing import derive_seed, hash_text
+from tempo.core.hashing import derive_seed, hash_text, held_out_draw
 from tempo.core.records import Captions, Clips, Pair, Perturbations, Record, Response, Responses, Skipped
-from tempo.core.split import held_out_draw
 from tempo.core.store import RunStore
 from tempo.engine.pool import count_workers, follow_parent
 from tempo.engine.types import Context

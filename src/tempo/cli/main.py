@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import sys
@@ -23,10 +24,10 @@ from tempo.cli.terminal import (
     ConfigArgument,
     RunArgument,
     SetOption,
+    Terminated,
     console,
     readable_errors,
 )
-from tempo.cli.view import view
 from tempo.config import VideosConfig, load_config
 from tempo.config.data import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
 from tempo.core.files import whole_lines, write_text
@@ -199,7 +200,27 @@ def audit(directory: RunArgument) -> None:
 app.command(rich_help_panel="Main")(plan)
 app.command(rich_help_panel="Main")(probe)
 app.command(rich_help_panel="Main")(evaluate)
-app.command(rich_help_panel="Main")(view)
+
+
+@app.command(rich_help_panel="Main")
+def view(
+    directory: RunArgument,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port of the page; 0 picks a free one")] = 0,
+) -> None:
+    """Browse the videos and pairs of a run in a local page; keep or reject pairs."""
+    from tempo.report.view import RunView
+
+    try:
+        from tempo.report.view_server import serve
+    except ModuleNotFoundError as error:
+        text = "tempo view needs starlette and uvicorn. Install them with: pip install starlette uvicorn"
+        raise ValueError(f"{text} ({error})") from None
+    run = RunView(directory)
+    with contextlib.suppress(Terminated):
+        serve(run, port=port, show=lambda url: console().print(f"{url}\nOpen this address. Ctrl-C stops it."))
+    if (reviews := directory / "reviews.jsonl").exists():
+        command = f"tempo run {directory / 'config.toml'} --out {directory} --redo"
+        console().print(f"your decisions are in {reviews}. To leave out the rejected pairs, run: {command}")
 
 
 def _add_stage(stage: Stage) -> None:

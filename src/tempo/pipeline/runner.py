@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from rich.console import Console
@@ -98,7 +99,8 @@ def run_stages(
     if source:
         check_run_directory(source)
     engine.check_engine(config.run)
-    steps.check_trackers(config)
+    if config.run.trackers:
+        resolve_name("tempo.training.trackers:check_trackers")(config.run.trackers)
     steps.check_paths(config, [key for stage in STAGES for key in stage.input_files])
     done = {name for name in wanted if store.is_done(name) and store.fingerprint(name) == wanted[name]}
     left = [stage for stage in selected if stage.name not in done]

@@ -42,7 +42,7 @@ def run_synthetic(context: Context, console: Console) -> None:
 
 def run_videos(context: Context, console: Console) -> None:
     """Identifies every file by its content. Of files with the same content, only the first is kept."""
-    from tempo.video.find import VideoFile
+    from tempo.video.find import VideoFile, count_other_files
 
     store = RunStore(context.directory)
     batches = [[VideoFile(id=path)] for path in new_files(context)]
@@ -51,7 +51,11 @@ def run_videos(context: Context, console: Console) -> None:
         for result in engine.map_batches(worker, context, batches, place="pool", stage="videos"):
             store.append("videos", flatten(result))
             counter.advance()
-    _print_other_files(context, console)
+    videos = context.config.videos
+    if counts := count_other_files(videos.paths, videos.extensions):
+        named = ", ".join(f"{suffix or 'none'} {count}" for suffix, count in counts.most_common(5))
+        text = f"{counts.total()} files with other extensions ({named}) were ignored"
+        console.print(f"videos: {text}. Add an extension to videos.extensions to use them")
     first: dict[str, Video] = {}
     skipped, known = list[Skipped](), store.handled_ids("videos")
     for video in sorted(store.read("videos", Video), key=lambda video: video.path):
@@ -61,16 +65,6 @@ def run_videos(context: Context, console: Console) -> None:
     store.append(SKIPPED, skipped)
     write_lines(store.path("videos"), (video.model_dump_json() for video in first.values()))
     check_trainable(context)
-
-
-def _print_other_files(context: Context, console: Console) -> None:
-    from tempo.video.find import count_other_files
-
-    videos = context.config.videos
-    if counts := count_other_files(videos.paths, videos.extensions):
-        named = ", ".join(f"{suffix or 'none'} {count}" for suffix, count in counts.most_common(5))
-        text = f"{counts.total()} files with other extensions ({named}) were ignored"
-        console.print(f"videos: {text}. Add an extension to videos.extensions to use them")
 
 
 def new_files(context: Context) -> list[str]:
@@ -166,14 +160,6 @@ def run_report(context: Context, console: Console) -> None:
 
     write_cards(context)
     write_report(context)
-
-
-def check_trackers(config: Config) -> None:
-    """Raises ValueError if a tracker of the run is missing."""
-    if config.run.trackers:
-        from tempo.training import trackers
-
-        trackers.check_trackers(config.run.trackers)
 
 
 def check_paths(config: Config, file_keys: Iterable[str]) -> None:
