@@ -255,11 +255,6 @@ def _parse_json(data: bytes) -> Any:
     return value
 
 
-def read_rows(path: Path, model: type[M], *, key: str) -> list[M]:
-    """The rows of a user's file, each a `model`; raises ValueError that names `key`, file and bad rows."""
-    return [*read_user_file(path, key, partial(validate_row, model)).check(0).rows.values()]
-
-
 def validate_row(model: type[M], row: Any) -> M:
     """The row as `model`; raises ValueError that describes all its faults."""
     try:

@@ -42,9 +42,6 @@ NUM_CANDIDATES = 10_000
 #: The number of videos whose descriptions are shown.
 NUM_DESCRIBED = 4
 
-#: The metrics whose curves are drawn.
-CURVES = ("loss", "rewards/accuracies")
-
 #: The maximum size of the page in bytes; larger pages get fewer frames per clip.
 MAX_BYTES = 6_000_000
 
@@ -113,7 +110,7 @@ def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
         "stages": {name: store.count(name) for name in COUNTED_STAGES},
         "pairs": [(pair, strip(pair.video_id), rejected(pair)) for pair in pairs],
         "phases": phases,
-        "curves": phases and draw_curves(phases, CURVES),
+        "curves": phases and draw_curves(phases, ("loss", "rewards/accuracies")),
         "figures": text_tables(evaluation.figures),
         "notes": evaluation.notes or ["The models have not been compared yet."] * (not evaluation.figures),
         "audit": audit and {"verdict": audit["verdict"], "rows": audit_rows(audit)},
@@ -133,10 +130,9 @@ def choose_pairs(pairs: Sequence[Pair], count: int) -> list[Pair]:
     groups: dict[tuple[int, str], list[Pair]] = {}
     for pair in pairs:
         groups.setdefault((pair.level, pair.kind), []).append(pair)
-    chosen: list[Pair] = []
-    seen: set[str] = set()
-    for key in sorted(groups):
-        fresh = [pair for pair in groups[key] if pair.video_id not in seen] or groups[key]
+    chosen, seen = list[Pair](), set[str]()
+    for _, group in sorted(groups.items()):
+        fresh = [pair for pair in group if pair.video_id not in seen] or group
         chosen.append(min(fresh, key=lambda pair: (pair.num_clips, pair.id)))
         seen.add(chosen[-1].video_id)
     return chosen[:count]
