@@ -45,9 +45,6 @@ app = typer.Typer(
     help="Teach a Video LLM the order of time with preference pairs that it generates itself.",
 )
 
-#: Commands that can be resumed; the others write their results only at the end.
-RESUMABLE = ("run", *(stage.name for stage in STAGES if not stage.is_auxiliary))
-
 #: The metrics that `tempo status` shows for the last step of a phase.
 METRICS = ("loss", "rewards/accuracies", "rewards/margins")
 
@@ -244,11 +241,9 @@ def main() -> None:
     # Users can do nothing about deprecations inside libraries.
     warnings.simplefilter("ignore", FutureWarning)
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
-    with readable_errors(can_resume=any(name in RESUMABLE for name in sys.argv[1:2])):
+    # The other commands write their results only at the end.
+    resumable = {"run", *(stage.name for stage in STAGES if not stage.is_auxiliary)}
+    with readable_errors(can_resume=len(sys.argv) > 1 and sys.argv[1] in resumable):
         # typer returns this code for Ctrl-C.
         if app(standalone_mode=False) == INTERRUPTED:
             raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    main()

@@ -28,9 +28,6 @@ SetOption = Annotated[
 #: Exit codes of Ctrl-C and of SIGTERM: 128 plus the number of the signal.
 INTERRUPTED, TERMINATED = 130, 143
 
-#: No space, quota exceeded, file too large.
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 
 def console() -> Console:
     """The console for output. Markup is off: file names and FFmpeg's messages may contain brackets."""
@@ -84,7 +81,7 @@ def machine_fault(error: Exception) -> str:
     if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
         advice = "Free some memory and run the same command again, or use settings that `tempo plan` names"
         return f"there is not enough memory ({text}). {advice}"
-    if number in DISK_FULL or "disk is full" in text:
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "disk is full" in text:
         return f"the disk is full ({text}). Free some space, then run the same command again"
     return text if found or isinstance(error, OSError) else ""
 

@@ -100,12 +100,11 @@ class Plan:
         videos: Sequence[Video],
         device: torch.device,
         device_bytes: int,
-        rates: Rates | None = None,
         problems: Sequence[str] = (),
     ) -> None:
         self.config, self.videos, self.problems = config, videos, problems
         self.device, self.device_bytes = device, device_bytes
-        self.rates = rates = rates or assumed_rates(config, device)
+        self.rates = rates = assumed_rates(config, device)
         path, trust = config.model.path, config.model.trust_remote_code
         self._lm = VideoLM(None, load_processor(path, trust_remote_code=trust))
         self._simulator = Simulator(
@@ -291,7 +290,7 @@ class Plan:
             changed = part.model_copy(update={key: value})
             if section:
                 config = config.model_copy(update={section: changed})
-                plan = Plan(config, self.videos, self.device, self.device_bytes, self.rates)
+                plan = Plan(config, self.videos, self.device, self.device_bytes)
             else:
                 phase = changed
             found[f"{section}.{key}".lstrip(".")] = value
@@ -336,7 +335,7 @@ def make_plan(config: Config, *, device_bytes: int = 0) -> Plan:
     is_remote = bool(device_bytes) and config.model.device == "auto"
     device = torch.device("cuda") if is_remote else pick_device(config.model.device)
     problems = (*unreadable, *find_missing(config))
-    return Plan(config, videos, device, device_bytes or memory_bytes(device), problems=problems)
+    return Plan(config, videos, device, device_bytes or memory_bytes(device), problems)
 
 
 def read_videos(config: Config) -> tuple[list[Video], list[str]]:

@@ -1,4 +1,4 @@
-"""Functions for the table of stages: those that run a whole stage, and checks before any work.
+"""Functions that run a whole stage, each described in `stages.py`, and checks before any work.
 
 Each imports its package only when it is called.
 """
@@ -25,7 +25,6 @@ from tempo.model.loading import check_model_path
 
 
 def run_synthetic(context: Context, console: Console) -> None:
-    """Renders the embedded world into `synthetic/`."""
     from tempo.synthetic.dataset import make_dataset
 
     settings = context.config.synthetic
@@ -99,7 +98,6 @@ def run_pairs(context: Context, console: Console) -> None:
 
 
 def run_audit(context: Context, console: Console) -> None:
-    """Measures how well chosen answers can be picked without the video; writes `audit.json`."""
     from tempo.preference.audit import audit_run
 
     with counters(console) as show:
@@ -144,7 +142,6 @@ def join_training(context: Context) -> None:
 
 
 def run_evaluation(context: Context, console: Console) -> None:
-    """Compares all models on the held-out videos and the benchmark; writes `evaluation.json`."""
     from tempo.evaluation.figures import read_tables
     from tempo.evaluation.run import run_evaluation as evaluate
     from tempo.training.trackers import tracked
@@ -154,7 +151,6 @@ def run_evaluation(context: Context, console: Console) -> None:
 
 
 def run_report(context: Context, console: Console) -> None:
-    """Writes `report.html` and the model cards."""
     from tempo.report.cards import write_cards
     from tempo.report.report import write_report
 
