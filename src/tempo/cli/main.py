@@ -1,7 +1,5 @@
 """The command line: the main commands, and one command for each stage."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import shlex

@@ -1,7 +1,5 @@
 """What commands share: options, the console, and messages and exit codes for errors and Ctrl-C."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import re

@@ -1,7 +1,5 @@
 """Atomic writes, safe appends to JSONL files, and reading users' files with errors that name the bad row."""
 
-from __future__ import annotations
-
 import codecs
 import contextlib
 import difflib
@@ -14,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, Generic, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -170,7 +168,7 @@ class UserFile(Generic[T]):
     rows: dict[str, T]
     faults: dict[str, str]
 
-    def check(self, max_bad_share: float) -> UserFile[T]:
+    def check(self, max_bad_share: float) -> Self:
         """This file, with a warning that names its bad rows; raises ValueError if these are too many."""
         num_bad, num_rows = len(self.faults), len(self.faults) + len(self.rows)
         if not num_rows:

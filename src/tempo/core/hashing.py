@@ -1,7 +1,5 @@
 """Hashes of texts, files and checkpoints; seeds and held-out videos, which are derived from hashes."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 from collections.abc import Iterable

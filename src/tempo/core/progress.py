@@ -1,10 +1,9 @@
 """Progress of long-running work: a live bar on a terminal, a line every few seconds in a log file."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Self
 
 from rich.console import Console
 from rich.progress import Progress, TextColumn
@@ -39,7 +38,7 @@ class Counter:
             self.console.print(f"{self.name}: {figures.rstrip()}")
 
     @contextlib.contextmanager
-    def live(self) -> Iterator[Counter]:
+    def live(self) -> Iterator[Self]:
         """Shows the bar during the block, and a final line after it unless it raised an error."""
         if self.console.is_terminal:
             figures = TextColumn("{task.completed}/{task.total} {task.fields[note]}")

@@ -4,8 +4,6 @@ If a process crashes, for example in a decoder, it is restarted and the batch is
 kills its process twice is skipped. Child processes exit when their parent does, even if it is killed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import itertools

@@ -4,8 +4,6 @@
 `ray.util.ActorPool` does not report which batch failed.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import signal

@@ -1,7 +1,5 @@
 """Types shared by stages and engines: the context of a stage, workers and their results."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

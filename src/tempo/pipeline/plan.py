@@ -6,8 +6,6 @@ store, and go through the model's own processor. Memory comes from `tempo.traini
 CAPTION_TOKENS or ANSWER_TOKENS tokens.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import math

@@ -1,7 +1,5 @@
 """Runs stages: keeps finished ones, and refuses or discards rows of another configuration."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -6,8 +6,6 @@ subcommand, resuming, fingerprints, `tempo status` and `--from` then work withou
 heavy packages are given by name, so that `tempo --help` does not import these packages.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Each imports its package only when it is called.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable, Sequence
 from functools import partial

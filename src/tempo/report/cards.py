@@ -1,7 +1,5 @@
 """The model cards of a run: `README.md` in `model/` and `adapter/`, in the format of the Hugging Face hub."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

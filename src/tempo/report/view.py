@@ -1,7 +1,5 @@
 """The videos, pairs and reviews of a run, as `tempo view` lists, filters and shows them."""
 
-from __future__ import annotations
-
 import functools
 import json
 import math

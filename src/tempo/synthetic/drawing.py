@@ -1,7 +1,5 @@
 """Draws the world: an event at any moment as an image, a story as an H.264 file."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 
