@@ -261,10 +261,8 @@ def _copy_stage(stage: Stage, old: RunStore, new: RunStore) -> None:
         target = new.directory / path.name
         if path.is_dir():
             shutil.copytree(path, target, copy_function=_link, dirs_exist_ok=True)
-        elif path.suffix == ".jsonl" and path.exists():
-            write_text(target, path.read_text(encoding="utf-8").replace(before, after))
         elif path.exists():
-            _link(path, target)
+            write_text(target, path.read_text(encoding="utf-8").replace(before, after))
     skipped = (row.model_dump_json() for row in old.read(SKIPPED, Skipped) if row.stage == name)
     append_jsonl(new.path(SKIPPED), (line.replace(before, after) for line in skipped))
     new.finish(name, fingerprint, old.versions(name))
