@@ -13,6 +13,7 @@ from tempo.config import SftPhase
 from tempo.core.records import Captions
 from tempo.core.store import RunStore
 from tempo.model import generate as generate_module
+from tempo.model import sampling as sampling_module
 from tempo.model.answers import Answer
 from tempo.model.loading import load_model
 from tempo.model.prefix import packed_log_probs
@@ -85,14 +86,17 @@ def test_the_loss_by_hand():
 @pytest.fixture
 def sampled(frames, tmp_path, monkeypatch):
     """A policy, a batch of its answers to two videos, and the log-probabilities while it was sampling."""
-    drawn, choose, settings = [], generate_module._choose, grpo_phase()
+    drawn, choose, settings = [], sampling_module._choose, grpo_phase()
 
     def record(scores, draws, temperature):
         chosen = choose(scores, draws, temperature)
-        drawn.append((scores / temperature).log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0])
+        logp = (scores / temperature).log_softmax(dim=-1)
+        drawn.append(logp.gather(-1, chosen[..., None])[:, 0, 0])
         return chosen
 
-    monkeypatch.setattr(generate_module, "_choose", record)
+    monkeypatch.setattr(sampling_module, "_choose", record)
+    # One token in each step.
+    monkeypatch.setattr(sampling_module, "_MIN_RIGHT", 2)
     lm, run = load_model("embedded"), context(tmp_path, settings, responses={"max_new_tokens": 4})
     torch.manual_seed(0)
     policy = Policy(lm.model, settings, dtype=torch.float32)
