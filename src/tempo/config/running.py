@@ -23,7 +23,7 @@ Order = Literal["random", "easy_to_hard", "hard_to_easy", "adaptive"]
 Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 #: How the options of a benchmark question are scored.
 Scoring = Literal["sum", "mean", "letter"]
-#: The public benchmarks, each a module of `tempo.evaluation.public`.
+#: The public benchmarks, each a function in `tempo.evaluation.public.benchmarks`.
 PublicBenchmark = Literal[
     "tempcompass", "vinoground", "tvbench", "tomato", "mvbench", "video_mme", "mlvu", "vitatecs",
     "temporalbench", "aotbench", "next_qa", "timeblind", "mvp", "videohallucer",

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import import_module
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -25,6 +24,7 @@ from tempo.engine.types import SkipRecord
 from tempo.evaluation.benchmark import link_clusters
 from tempo.evaluation.evaluate import answer_parts, ask, shown
 from tempo.evaluation.figures import Figure, Item, make_figures, percent
+from tempo.evaluation.public import benchmarks
 from tempo.evaluation.public.data import Data
 from tempo.evaluation.public.questions import Benchmark, Question
 from tempo.model.answers import Request
@@ -83,7 +83,7 @@ def find_benchmark(name: str) -> Benchmark:
     """The benchmark with this name; raises ValueError for an unknown one."""
     if name not in (names := get_args(PublicBenchmark)):
         raise ValueError(f"unknown benchmark {name!r}. The benchmarks are {', '.join(names)}")
-    return getattr(import_module(f"tempo.evaluation.public.{name}"), name)  # type: ignore[no-any-return]
+    return getattr(benchmarks, name)  # type: ignore[no-any-return]
 
 
 def load_task(settings: PublicBenchmarkConfig) -> Task:
