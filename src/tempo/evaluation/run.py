@@ -1,31 +1,40 @@
-"""The evaluation stage: every model of a run on the held-out videos, and on the benchmark if there is one."""
+"""The evaluation stage: every model of a run on the held-out videos, and on the benchmark if there is one.
+
+Before a run, `check_benchmarks` checks that the longest video of each benchmark fits into the model.
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import transformers
 
+from tempo.config import Config
+from tempo.config.running import Scoring
 from tempo.core.files import UserFile, write_json
 from tempo.core.records import Outcome, Record, Sample
 from tempo.core.store import RunStore
 from tempo.engine.pool import count_local, map_batches
-from tempo.engine.types import Batch, Context, Result, Worker, flatten
+from tempo.engine.types import Batch, Context, Result, SkipRecord, Worker, flatten
 from tempo.evaluation import held_out
 from tempo.evaluation.benchmark import benchmark_items, read_samples
-from tempo.evaluation.evaluate import answer_parts, ask, by_video, read_video, shown
+from tempo.evaluation.evaluate import answer_parts, ask, by_video, options_of, read_video, shown
 from tempo.evaluation.figures import Figure, Item, make_figures
 from tempo.evaluation.held_out import HeldOutResult, HeldOutVideo
 from tempo.evaluation.public.tasks import Task, answer_task, load_task, result_notes, task_result
-from tempo.model.chat import VideoLM
+from tempo.model.chat import Prefix, VideoLM, check_length
+from tempo.model.limits import max_positions
+from tempo.model.loading import load_processor, read_config
 from tempo.training.adapters import TrainedModel
-from tempo.training.phases import trained_models
-from tempo.video.find import video_id
-from tempo.video.frames import Frames, FrameStore
+from tempo.training.phases import run_models
+from tempo.video.find import read_header, video_id
+from tempo.video.frames import Frames, FrameStore, frame_shape
 
 #: What models are asked about; held-out videos are also described.
 HELD_OUT_VIDEOS, BENCHMARK, DESCRIPTIONS = "held-out videos", "the benchmark", "descriptions"
@@ -46,7 +55,7 @@ def run_evaluation(context: Context, progress: Progress) -> None:
     tasks = [load_task(settings) for settings in config.evaluation.benchmarks]
     if not path and not tasks:
         notes.append("no benchmark: evaluation.benchmark can name a JSONL file of samples")
-    models, asked = _models(context), _asked(videos, read)
+    models, asked = run_models(context), _asked(videos, read)
     if config.run.engine == "local" and count_local(config, "model") > 1:
         _answer_in_processes(context, models, asked, progress)
     figures = _figures(context, models, asked, tasks, progress)
@@ -113,10 +122,6 @@ def _figures(
     return figures + make_figures("benchmark", items, seed=seed)
 
 
-def _models(context: Context) -> dict[str, TrainedModel]:
-    return {"base": TrainedModel(context.config.model, Path()), **trained_models(context)}
-
-
 def _asked(videos: Sequence[HeldOutVideo], read: UserFile[Sample] | None) -> dict[str, Any]:
     """What each model is asked: parts, the function that answers one, the type of rows, and their folder."""
     samples = [*read.rows.values()] if read else []
@@ -143,7 +148,7 @@ def _answers(
 
 def make_worker(context: Context) -> Worker:
     """A worker that stores the rows of MODEL/SOURCE, the id of a record, or a model's descriptions."""
-    read, videos, models = _read_benchmark(context), held_out.read_held_out(context), _models(context)
+    read, videos, models = _read_benchmark(context), held_out.read_held_out(context), run_models(context)
     asked = _asked(videos, read)
 
     def work(batch: Batch) -> Result:
@@ -190,3 +195,46 @@ def benchmark_frames(context: Context, video: str) -> Frames:
         sampled = read_video(path, context.config.frames, context.config.videos.timeout_seconds)
         store.write(name, sampled.jpegs, seconds=sampled.seconds, fps=sampled.fps)
     return store.read(name)
+
+
+def check_benchmarks(config: Config) -> None:
+    """Raises ValueError if a benchmark cannot be read, or if its longest video is too long for the model."""
+    settings = config.evaluation
+    if path := settings.benchmark:
+        samples = read_samples(Path(path), max_bad_share=config.run.max_bad_share).rows.values()
+        asked = [(str(Path(path).parent / rows[0].video), rows) for rows in by_video([*samples])]
+        _check_longest(config, path, asked, settings.scoring)
+    for public in settings.benchmarks:
+        check_task(load_task(public), config)
+
+
+def check_task(task: Task, config: Config) -> None:
+    """Raises ValueError if the longest video is too long for the model; ignores those inside archives."""
+    scoring = "letter" if task.settings.scoring == "generate" else task.settings.scoring
+    found = [(task.data.find(rows[0].video), [row.sample(scoring) for row in rows]) for rows in task.asked()]
+    asked = [(video.files[0], rows) for video, rows in found if video and not video.archive]
+    _check_longest(config, task.settings.name, asked, scoring, task.num_frames)
+
+
+def _check_longest(
+    config: Config,
+    name: str,
+    asked: Sequence[tuple[str, Sequence[Sample]]],
+    scoring: Scoring,
+    num_frames: int | None = None,
+) -> None:
+    """`asked` are the paths of videos, whose headers are read, with the questions about them."""
+    frames, model, shapes = config.frames, config.model, []
+    if num_frames:
+        frames = frames.model_copy(update={"fps": 100.0 * num_frames, "max_frames": num_frames})
+    for path, rows in asked:
+        with suppress(SkipRecord):
+            shapes.append((frame_shape(read_header(path, ""), frames), path, rows))
+    if shapes:
+        (*size, fps), path, rows = max(shapes, key=lambda row: (row[0][0], row[0][1] * row[0][2]))
+        lm = VideoLM(None, load_processor(model.path, trust_remote_code=model.trust_remote_code))
+        options = [option for row in rows for option in options_of(row, scoring)]
+        group = lm.group(Prefix(np.zeros((*size, 3), np.uint8), "", fps=fps), options)
+        limit = max_positions(read_config(model.path, trust_remote_code=model.trust_remote_code))
+        rate = {"rate": "num_frames"} if num_frames else {}
+        check_length(lm, group, f"{name}: {path}", limit=limit, **rate)

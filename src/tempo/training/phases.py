@@ -228,9 +228,9 @@ def _margins(model: Any, groups: Sequence[Group]) -> Tensor:
     return torch.stack([chosen - rejected for chosen, *others in rows for rejected in others]).cpu()
 
 
-def trained_models(context: Context) -> dict[str, TrainedModel]:
-    """Maps names to all models that a run trained: the baselines, then `tempo`, the method."""
-    models = {}
+def run_models(context: Context) -> dict[str, TrainedModel]:
+    """Maps names to the models of a run: `base`, the trained baselines, then `tempo`, the method."""
+    models = {"base": TrainedModel(context.config.model, Path())}
     for name, (phases, folder, adapter) in _sequences(context).items():
         trained = TrainedModel(context.config.model, adapter)
         for number, phase in enumerate(phases, 1):
