@@ -37,8 +37,7 @@ def probe(
 ) -> None:
     """Measure how much a model notices when a video is reversed, shuffled, cut or frozen; needs no labels."""
     from tempo.evaluation import probe as probing
-    from tempo.model.limits import frame_rate_warning
-    from tempo.model.loading import load_model, read_config
+    from tempo.model.loading import frame_rate_warning, load_model, read_config
     from tempo.preference.prompts import DESCRIBE
     from tempo.video.find import find_videos
 

@@ -22,8 +22,7 @@ from lmms_eval.api.task import ConfigurableTask
 from lmms_eval.models.registry_v2 import ModelManifest
 
 from tempo.config import FramesConfig, SamplingConfig
-from tempo.evaluation.benchmark import SEPARATE_ASPECTS, STATIC_ASPECTS, read_samples
-from tempo.evaluation.evaluate import options_of, shown
+from tempo.evaluation.evaluate import SEPARATE_ASPECTS, STATIC_ASPECTS, options_of, read_samples, shown
 from tempo.model.answers import Request
 from tempo.model.chat import Continuation, Prefix, log_probs
 from tempo.model.generate import generate

@@ -23,14 +23,21 @@ from tempo.core.store import RunStore
 from tempo.engine.pool import count_local, map_batches
 from tempo.engine.types import Batch, Context, Result, SkipRecord, Worker, flatten
 from tempo.evaluation import held_out
-from tempo.evaluation.benchmark import benchmark_items, read_samples
-from tempo.evaluation.evaluate import answer_parts, ask, by_video, options_of, read_video, shown
+from tempo.evaluation.evaluate import (
+    answer_parts,
+    ask,
+    benchmark_items,
+    by_video,
+    options_of,
+    read_samples,
+    read_video,
+    shown,
+)
 from tempo.evaluation.figures import Figure, Item, make_figures
 from tempo.evaluation.held_out import HeldOutResult, HeldOutVideo
 from tempo.evaluation.public.tasks import Task, answer_task, load_task, result_notes, task_result
 from tempo.model.chat import Prefix, VideoLM, check_length
-from tempo.model.limits import max_positions
-from tempo.model.loading import load_processor, read_config
+from tempo.model.loading import load_without_weights
 from tempo.training.adapters import TrainedModel
 from tempo.training.phases import run_models
 from tempo.video.find import read_header, video_id
@@ -224,7 +231,7 @@ def _check_longest(
     num_frames: int | None = None,
 ) -> None:
     """`asked` are the paths of videos, whose headers are read, with the questions about them."""
-    frames, model, shapes = config.frames, config.model, []
+    frames, shapes = config.frames, []
     if num_frames:
         frames = frames.model_copy(update={"fps": 100.0 * num_frames, "max_frames": num_frames})
     for path, rows in asked:
@@ -232,9 +239,8 @@ def _check_longest(
             shapes.append((frame_shape(read_header(path, ""), frames), path, rows))
     if shapes:
         (*size, fps), path, rows = max(shapes, key=lambda row: (row[0][0], row[0][1] * row[0][2]))
-        lm = VideoLM(None, load_processor(model.path, trust_remote_code=model.trust_remote_code))
+        lm, limit = load_without_weights(config.model)
         options = [option for row in rows for option in options_of(row, scoring)]
         group = lm.group(Prefix(np.zeros((*size, 3), np.uint8), "", fps=fps), options)
-        limit = max_positions(read_config(model.path, trust_remote_code=model.trust_remote_code))
         rate = {"rate": "num_frames"} if num_frames else {}
         check_length(lm, group, f"{name}: {path}", limit=limit, **rate)

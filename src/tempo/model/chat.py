@@ -7,6 +7,7 @@ tokens. It tokenizes the whole conversation and finds the answer in it.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from itertools import takewhile
@@ -17,7 +18,6 @@ import torch
 from torch import Tensor
 
 from tempo.model.answers import Request
-from tempo.model.limits import check_positions, max_positions
 from tempo.model.prefix import (
     MAX_TOKENS,
     ContinuationTokens,
@@ -229,9 +229,31 @@ def log_probs(
     return [logp.sum() if reduction == "sum" else logp.mean() for logp in logps]
 
 
+def max_positions(config: Any) -> int:
+    """The largest number of tokens, prompt and answer together, that a model supports."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+
+
 def check_length(model: VideoLM, group: Group, name: str, **limits: Any) -> None:
     """Raises ValueError for `name` if prefix and longest continuation exceed a limit of `check_positions`."""
     num_prefix, *sizes = group.lengths
     num_video = int(torch.isin(group.inputs["input_ids"], torch.tensor([*model.template.media_ids])).sum())
     num_text = num_prefix - num_video + max(sizes)
     check_positions(name, num_video=num_video, num_text=num_text, **limits)
+
+
+def check_positions(
+    name: str, *, num_video: int, num_text: int, limit: int, rate: str = "frames.fps, frames.max_frames"
+) -> None:
+    """Raises ValueError for `name` if its video and text together have more than `limit` tokens.
+
+    `rate` are the options that set the number of frames.
+    """
+    if num_video + num_text > limit:
+        keys = f"{rate}, frames.max_pixels or frames.max_total_pixels"
+        advice = f"Lower {keys}" if num_text < min(limit, num_video) else "Shorten its texts, or leave it out"
+        raise ValueError(
+            f"{name}: prompt and answer have {num_video + num_text} tokens, {num_video} from frames and "
+            f"{num_text} from text. The model supports at most {limit} (its max_position_embeddings). "
+            f"{advice}"
+        )

@@ -206,8 +206,8 @@ def check_limits(config: Config, console: Console, stages: Sequence[str]) -> Non
 
     Raises ValueError if answers in one of the `stages` may have more tokens than the model has positions.
     """
-    from tempo.model.limits import frame_rate_warning, max_positions
-    from tempo.model.loading import read_config
+    from tempo.model.chat import max_positions
+    from tempo.model.loading import frame_rate_warning, read_config
 
     found = read_config(config.model.path, trust_remote_code=config.model.trust_remote_code)
     for name in ("captions", "responses"):

@@ -22,8 +22,7 @@ from tempo.core.store import RunStore
 from tempo.engine.types import Context, SkipRecord, Worker
 from tempo.model.answers import Answer, Generate, Request, skip_if_failed
 from tempo.model.endpoint import answer_source
-from tempo.model.limits import max_positions
-from tempo.model.loading import load_processor, read_config
+from tempo.model.loading import load_without_weights
 from tempo.preference.prompts import describe_prompt, fusion
 from tempo.video.faults import attempt
 from tempo.video.frames import FrameStore
@@ -95,12 +94,7 @@ def _input_reader(context: Context) -> Callable[[str], MakeRequest]:
         check: Callable[[str], str] = str
         # A server itself rejects prompts that are too long, and its model need not be on this machine.
         if not context.config.endpoint:
-            # Here, because it loads torch, which those who only look at pairs do not need.
-            from tempo.model.chat import VideoLM
-
-            path, remote = context.config.model.path, context.config.model.trust_remote_code
-            lm = VideoLM(None, load_processor(path, trust_remote_code=remote))
-            limit = max_positions(read_config(path, trust_remote_code=remote))
+            lm, limit = load_without_weights(context.config.model)
             check = functools.partial(_checked, lm=lm, limit=limit)
 
         return lambda name: (

@@ -14,9 +14,8 @@ from tempo.config import DpoPhase, SftPhase
 from tempo.core.records import Clips, Pair, PairKind, Video, file_of
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.model.chat import Continuation, Prefix, VideoLM
-from tempo.model.limits import check_positions, max_positions
-from tempo.model.loading import load_processor, read_config
+from tempo.model.chat import Continuation, Prefix, VideoLM, check_positions, max_positions
+from tempo.model.loading import load_without_weights
 from tempo.model.prefix import Group
 from tempo.training.instructions import Question
 from tempo.video.frames import FrameStore
@@ -166,7 +165,7 @@ def check_longest(context: Context, questions: Sequence[Question]) -> None:
 
     Loads no weights, so it can run before captioning.
     """
-    config, training, model = context.config, context.config.training, context.config.model
+    config, training = context.config, context.config.training
     examples = [
         Example(
             f"{training.instructions} {row.place}",
@@ -180,8 +179,7 @@ def check_longest(context: Context, questions: Sequence[Question]) -> None:
         examples += _largest_videos(context)
     if not examples:
         return
-    lm = VideoLM(None, load_processor(model.path, trust_remote_code=model.trust_remote_code))
-    limit = max_positions(read_config(model.path, trust_remote_code=model.trust_remote_code))
+    lm, limit = load_without_weights(config.model)
     frames = FrameStore(context.directory / "frames")
     max_tokens = training.max_tokens if training.phases else sys.maxsize
     # Before videos are decoded, only the text counts.

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from tempo.training.examples import Example, LoadedExample
 from tempo.training.metrics import Metrics
 from tempo.training.order import Batch
 from tempo.training.policy import Policy, autocast
-from tempo.video.frames import FrameStore
+from tempo.video.frames import Frames, FrameStore
 
 
 def grpo_examples(context: Context) -> list[Example]:
@@ -67,16 +67,10 @@ class Sampler:
         return RunStore(self.context.directory).rows("captions", Captions)
 
     @functools.cached_property
-    def _shown(self) -> Callable[[str], tuple[Any, ...]]:
-        """Reads frames, rate and times of a video; `load` and the sampling of a batch read the same ones."""
+    def _read(self) -> Callable[[str], Frames]:
+        """Reads the frames of a video once for `load` and for the answers, which then share an encoding."""
         store = FrameStore(self.context.directory / "frames")
-
-        @functools.lru_cache(2 * self.phase.batch_size)
-        def read(video_id: str) -> tuple[Any, ...]:
-            stored = store.read(video_id)
-            return stored.images, stored.fps, stored.seconds.tolist()
-
-        return read
+        return functools.lru_cache(2 * self.phase.batch_size)(store.read)
 
     def load(self, example: Example) -> Group:
         """The tokens and pixels of a prompt, as in generation; it has no answers yet."""
@@ -113,8 +107,10 @@ class Sampler:
 
     def _requests(self, example: Example, step: int) -> list[Request]:
         seed = derive_seed(self.context.config.run.seed, self.phase.name, step, example.video_id)
+        stored = self._read(example.video_id)
+        shown = stored.images, stored.fps, stored.seconds.tolist()
         seeds = (derive_seed(seed, number) for number in range(self.phase.num_answers))
-        return [Request(example.prompt, one, *self._shown(example.video_id)) for one in seeds]
+        return [Request(example.prompt, one, *shown) for one in seeds]
 
 
 def score_answers(

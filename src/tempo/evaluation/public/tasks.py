@@ -21,8 +21,7 @@ from tempo.core.hashing import hash_text
 from tempo.core.records import Frozen, Outcome, Skipped
 from tempo.core.store import RunStore
 from tempo.engine.types import SkipRecord
-from tempo.evaluation.benchmark import link_clusters
-from tempo.evaluation.evaluate import answer_parts, ask, shown
+from tempo.evaluation.evaluate import answer_parts, ask, link_clusters, shown
 from tempo.evaluation.figures import Figure, Item, make_figures, percent
 from tempo.evaluation.public import benchmarks
 from tempo.evaluation.public.data import Data
