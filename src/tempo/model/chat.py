@@ -105,20 +105,18 @@ class VideoLM:
         if len(texts) > 1:
             arguments |= {"padding": True, "padding_side": "left"}
         least = getattr(processor.video_processor, "temporal_patch_size", None) or 1
-        clips = [_extended(video, least) for video in videos if video.frames is not None]
+        clips = [_clip(video, least) for video in videos if video.frames is not None]
         if clips:
             # Some processors need the returned metadata to write time stamps.
             arguments |= {"do_sample_frames": False, "return_metadata": True}
-            arguments["videos"] = [
-                torch.from_numpy(frames.copy()).permute(0, 3, 1, 2) for frames, _, _ in clips
-            ]
-            arguments["video_metadata"] = [_metadata(*clip) for clip in clips]
+            arguments["videos"] = [frames for frames, _ in clips]
+            arguments["video_metadata"] = [metadata for _, metadata in clips]
         batch = dict(processor(**arguments))
         batch.pop("video_metadata", None)
         if "video_second_per_grid" in batch:
             # Qwen Omni's processor assumes a fixed rate.
             steps = processor.video_processor.temporal_patch_size
-            batch["video_second_per_grid"] = [steps / fps for _, fps, _ in clips]
+            batch["video_second_per_grid"] = [steps / metadata.fps for _, metadata in clips]
         # Some processors return lists instead of tensors, and settings that are not inputs of the model.
         return {
             name: torch.as_tensor(value) for name, value in batch.items() if isinstance(value, (Tensor, list))
@@ -180,24 +178,18 @@ class VideoLM:
         return _Conversation(text, ids, first, scored)
 
 
-def _extended(video: Prefix | Request, least: int) -> tuple[np.ndarray, float, Sequence[float]]:
-    """Frames, rate and times of a video; its last frame is repeated if it has fewer than `least` frames."""
-    assert video.frames is not None
-    frames, missing = video.frames, least - len(video.frames)
-    if missing <= 0:
-        return frames, video.fps, video.seconds
-    seconds = video.seconds[: len(frames)] or [(index + 0.5) / video.fps for index in range(len(frames))]
-    repeated = np.concatenate([frames, frames[-1:].repeat(missing, axis=0)])
-    return repeated, video.fps, [*seconds, *[seconds[-1]] * missing]
-
-
-def _metadata(frames: np.ndarray, fps: float, seconds: Sequence[float]) -> Any:
-    """The rate and times of frames, as processors take them: they divide indices by the rate."""
+def _clip(video: Prefix | Request, least: int) -> tuple[Tensor, Any]:
+    """Frames [T, 3, H, W] and their metadata; the last frame is repeated if there are fewer than `least`."""
     from transformers.video_utils import VideoMetadata
 
-    count = len(frames)
-    indices = [second * fps for second in seconds[:count]] or [index + 0.5 for index in range(count)]
-    return VideoMetadata(total_num_frames=count, fps=fps, duration=count / fps, frames_indices=indices)
+    assert video.frames is not None
+    num_frames, fps = len(video.frames), video.fps
+    # Processors divide the indices by the rate.
+    indices = [second * fps for second in video.seconds[:num_frames]] or [i + 0.5 for i in range(num_frames)]
+    places = [*range(num_frames), *[num_frames - 1] * (least - num_frames)]
+    count, indices = len(places), [indices[place] for place in places]
+    metadata = VideoMetadata(total_num_frames=count, fps=fps, duration=count / fps, frames_indices=indices)
+    return torch.from_numpy(video.frames[places]).permute(0, 3, 1, 2), metadata
 
 
 def log_probs(

@@ -128,12 +128,11 @@ def run_training(context: Context, console: Console) -> None:
     call_to_training(context.config.model.device, is_needed=True)
     names = {"loss": "loss", "reward": "reward"}
     names |= {"rewards/accuracies": "accuracy", "rewards/margins": "margin"}
-    with counters(console) as show, tracked(context) as send, engine.all_cores(config):
+    with counters(console) as show, tracked(context), engine.all_cores(config):
 
         def show_step(directory: Path, step: int, num_steps: int, row: dict[str, float]) -> None:
             figures = (f"{short} {row[name]:.3f}" for name, short in names.items() if name in row)
             show(str(directory.relative_to(context.directory)), step, num_steps, " ".join(figures))
-            send()
 
         phases.run_training(phases.Session(context, show_step, console.print))
 

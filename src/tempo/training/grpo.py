@@ -81,8 +81,7 @@ class Sampler:
     def __call__(self, batch: Batch, step: int) -> Batch:
         """The batch with the sampled tokens as answers, and metrics of their rewards.
 
-        The answers depend on the weights, the seed of the run, the step and the video. The answers to a video
-        are divided into several rows if they exceed `training.max_tokens`.
+        The answers to a video are divided into several rows if they exceed `training.max_tokens`.
         """
         start, config, count = time.perf_counter(), self.context.config, self.phase.num_answers
         # The distribution whose log-probabilities the loss uses.
@@ -150,7 +149,6 @@ def grpo_loss(
     loss_type: Literal["dapo", "grpo"] = "dapo",
     epsilon: float = 0.2,
     epsilon_high: float = 0.28,
-    reduction: Literal["mean", "sum"] = "mean",
 ) -> tuple[Tensor, Metrics]:
     """The clipped loss of K answers, `-min(r * A, clip(r, 1 - epsilon, 1 + epsilon_high) * A)` of each token.
 
@@ -158,11 +156,10 @@ def grpo_loss(
         policy: token log-probabilities of each answer, each [N]; gradients flow into these.
         old: the same under the model that wrote the answers; r is the ratio of the probabilities.
         advantages: A of each answer.
-        loss_type: as in TRL. `dapo` is over the tokens of all answers (arXiv 2503.14476), `grpo` over the
-            means of the answers.
-        reduction: over tokens (`dapo`) or answers (`grpo`).
+        loss_type: as in TRL. `dapo` is the sum over the tokens of all answers (arXiv 2503.14476), `grpo` the
+            sum of the means of the answers.
 
-    Returns the loss, a scalar, and the metric `clip_ratio`, the share of tokens with a clipped loss.
+    Returns this sum, a scalar, and the metric `clip_ratio`, the share of tokens with a clipped loss.
     """
     lengths = torch.tensor([len(answer) for answer in policy], device=policy[0].device)
     own, before = torch.cat([*policy]), torch.cat([*old])
@@ -173,5 +170,4 @@ def grpo_loss(
     if loss_type == "grpo":
         losses = losses / lengths.repeat_interleave(lengths)
     metrics = Metrics({"clip_ratio": (float((clipped < plain).sum()), len(losses))})
-    count = 1 if reduction == "sum" else len(losses) if loss_type == "dapo" else len(policy)
-    return losses.sum() / count, metrics
+    return losses.sum(), metrics

@@ -79,11 +79,6 @@ class Question(Sample):
 Questions: TypeAlias = Iterator[Question]
 
 
-def list_rows(content: Any) -> Iterable[Any]:
-    """The rows of a table that is a list of rows, or an object of rows by their names."""
-    return content.values() if isinstance(content, dict) else content
-
-
 @dataclass(frozen=True)
 class Benchmark:
     """How a benchmark is published and scored.
@@ -97,7 +92,8 @@ class Benchmark:
     read: Callable[[Row], Questions]
     num_frames: int | None = 16  #: Evenly spaced frames; None samples at the rate frames.fps.
     mean: Literal["questions", "tasks", "none"] = "questions"
-    rows: Callable[[Any], Iterable[Any]] = list_rows  #: The rows in the content of a table.
+    #: The rows in the content of a table, which is a list of rows or an object of rows by their names.
+    rows: Callable[[Any], Iterable[Any]] = lambda data: data.values() if isinstance(data, dict) else data
     group: Callable[[list[Question]], list[Question]] = list
     needs_whole_units: bool = False  #: Whether a unit with a missing video is wrong instead of left out.
 

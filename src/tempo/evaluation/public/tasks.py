@@ -111,10 +111,8 @@ def answer_task(
 ) -> None:
     """Adds the replies of a model to the task, and blind ones if the settings ask for them.
 
-    Frames are sampled as the section [frames] says, except for their number if the benchmark states one. `lm`
-    loads the model; it is called only if a reply is missing. With a store, replies are stored and reused.
-    `progress` gets the numbers of parts of videos done and in total. Raises ValueError if no question can be
-    asked.
+    `lm` loads the model, and is called only if a reply is missing. With a store, replies are stored and
+    reused. Raises ValueError if no question can be asked.
     """
     # One file per set of questions and settings.
     name, key = task.settings.name, hash_text(task.settings.model_dump_json() + task.prompts_hash)[:8]
