@@ -8,8 +8,8 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -31,7 +31,7 @@ from tempo.training.examples import Example, LoadedExample
 from tempo.training.metrics import Metrics
 from tempo.training.order import Batch
 from tempo.training.policy import Policy, autocast
-from tempo.video.frames import Frames, FrameStore
+from tempo.video.frames import FrameStore
 
 
 def grpo_examples(context: Context) -> list[Example]:
@@ -51,26 +51,16 @@ def grpo_examples(context: Context) -> list[Example]:
     return [Example(f"{name}/grpo", name, describe_prompt(name, prompts, seed=seed), ("",)) for name in names]
 
 
-@dataclass(frozen=True)
 class Sampler:
     """Samples K answers to each example of a batch from the current policy, with their advantages."""
 
-    context: Context
-    phase: GrpoPhase
-    lm: VideoLM
-    policy: Policy
-    #: `generate` changes the tokenizer's padding, and `load` runs in the thread that loads the next batch.
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @functools.cached_property
-    def _captions(self) -> Mapping[str, Captions]:
-        return RunStore(self.context.directory).rows("captions", Captions)
-
-    @functools.cached_property
-    def _read(self) -> Callable[[str], Frames]:
-        """Reads the frames of a video once for `load` and for the answers, which then share an encoding."""
-        store = FrameStore(self.context.directory / "frames")
-        return functools.lru_cache(2 * self.phase.batch_size)(store.read)
+    def __init__(self, context: Context, phase: GrpoPhase, lm: VideoLM, policy: Policy) -> None:
+        self.context, self.phase, self.lm, self.policy = context, phase, lm, policy
+        #: `generate` changes the tokenizer's padding, and `load` runs in another thread.
+        self.lock = threading.Lock()
+        self._captions = RunStore(context.directory).rows("captions", Captions)
+        # The frames of a video are read once for `load` and for its answers, which then share an encoding.
+        self._read = functools.lru_cache(2 * phase.batch_size)(FrameStore(context.directory / "frames").read)
 
     def load(self, example: Example) -> Group:
         """The tokens and pixels of a prompt, as in generation; it has no answers yet."""
