@@ -183,13 +183,15 @@ def _clip(video: Prefix | Request, least: int) -> tuple[Tensor, Any]:
     from transformers.video_utils import VideoMetadata
 
     assert video.frames is not None
-    num_frames, fps = len(video.frames), video.fps
+    count, fps = len(video.frames), video.fps
+    missing = max(0, least - count)
+    frames = np.pad(video.frames, ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge")
     # Processors divide the indices by the rate.
-    indices = [second * fps for second in video.seconds[:num_frames]] or [i + 0.5 for i in range(num_frames)]
-    places = [*range(num_frames), *[num_frames - 1] * (least - num_frames)]
-    count, indices = len(places), [indices[place] for place in places]
+    indices = [second * fps for second in video.seconds[:count]] or [index + 0.5 for index in range(count)]
+    indices += indices[-1:] * missing
+    count += missing
     metadata = VideoMetadata(total_num_frames=count, fps=fps, duration=count / fps, frames_indices=indices)
-    return torch.from_numpy(video.frames[places]).permute(0, 3, 1, 2), metadata
+    return torch.from_numpy(frames).permute(0, 3, 1, 2), metadata
 
 
 def log_probs(
