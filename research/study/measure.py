@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from tempo.core.hashing import held_out_draw
 from tempo.core.records import Clips, Outcome, Pair
-from tempo.core.split import held_out_draw
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.evaluation.evaluate import SEPARATE_ASPECTS, ask, benchmark_items, by_video, read_samples, shown

@@ -1,7 +1,5 @@
 """`tempo probe`: checks all arguments before any work, and writes its files at the end."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from functools import partial

@@ -1,8 +1,6 @@
 """Sections of the stages from videos to the audit of the pairs."""
 
-from __future__ import annotations
-
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -64,7 +62,7 @@ class FramesConfig(Section):
     jpeg_quality: int = Field(95, ge=1, le=100, description="JPEG quality of the stored frames")
 
     @model_validator(mode="after")
-    def _check_budget(self) -> FramesConfig:
+    def _check_budget(self) -> Self:
         least = MIN_PIXELS * self.max_frames
         if self.max_total_pixels is not None and self.max_total_pixels < least:
             raise ValueError(
@@ -91,7 +89,7 @@ class ShotsConfig(Section):
     min_grey_range: int = Field(10, ge=0, le=255, description="minimum range of grey levels in a shot")
 
     @model_validator(mode="after")
-    def _check_probability(self) -> ShotsConfig:
+    def _check_probability(self) -> Self:
         if self.detector == "transnet" and self.threshold is not None and self.threshold >= 1:
             raise ValueError(
                 f"threshold {self.threshold:g} is not a probability, which detector 'transnet' needs. "
@@ -131,7 +129,7 @@ class ClipsConfig(Section):
     )
 
     @model_validator(mode="after")
-    def _check_shots(self) -> ClipsConfig:
+    def _check_shots(self) -> Self:
         if self.min_shots > self.max_shots:
             raise ValueError(
                 f"min_shots {self.min_shots} is larger than max_shots {self.max_shots}. Change one of them"
@@ -174,7 +172,7 @@ class PerturbationsConfig(Section):
     levels: tuple[int, ...] = Field((16, 8, 4, 2), description="levels from easy to hard, each at least 2")
 
     @model_validator(mode="after")
-    def _check(self) -> PerturbationsConfig:
+    def _check(self) -> Self:
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):
             raise ValueError(f"kinds must list at least one kind, and each only once, got {self.kinds}")
         unknown = [kind for kind in self.kinds if kind in ("swap", "replace")]

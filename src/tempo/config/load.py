@@ -1,11 +1,9 @@
 """The whole configuration, read from TOML, and the checks that concern several sections."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
@@ -35,7 +33,7 @@ class Config(running.Section):
     report: running.ReportConfig = running.ReportConfig()
 
     @model_validator(mode="after")
-    def _check(self) -> Config:
+    def _check(self) -> Self:
         """Raises ValueError if videos or instructions are missing, or if a phase cannot run."""
         if (self.synthetic is None) == (not self.videos.paths):
             raise ValueError("give either videos.paths or a [synthetic] section, not both")

@@ -1,9 +1,7 @@
 """The base of all sections, and the sections of the run, the model, training, evaluation and the report."""
 
-from __future__ import annotations
-
 import re
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -172,7 +170,7 @@ class DpoPhase(_Phase):
     )
 
     @model_validator(mode="after")
-    def _check_order(self) -> DpoPhase:
+    def _check_order(self) -> Self:
         if self.order != "random" and self.grouping == "video":
             raise ValueError(
                 f"order {self.order!r} works level by level. Use grouping 'level' or 'pair', not 'video'"
@@ -227,7 +225,7 @@ class TrainingConfig(Section):
     checkpoint_minutes: float = Field(10.0, ge=0, description="time between checkpoints; 0 is every step")
 
     @model_validator(mode="after")
-    def _check_names(self) -> TrainingConfig:
+    def _check_names(self) -> Self:
         names = [phase.name for phase in self.phases]
         if len(set(names)) < len(names):
             raise ValueError(f"phases must have different names, got {names}")

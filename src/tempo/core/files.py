@@ -1,7 +1,5 @@
 """Atomic writes, safe appends to JSONL files, and reading users' files with errors that name the bad row."""
 
-from __future__ import annotations
-
 import codecs
 import contextlib
 import difflib
@@ -14,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, Generic, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -170,7 +168,7 @@ class UserFile(Generic[T]):
     rows: dict[str, T]
     faults: dict[str, str]
 
-    def check(self, max_bad_share: float) -> UserFile[T]:
+    def check(self, max_bad_share: float) -> Self:
         """This file, with a warning that names its bad rows; raises ValueError if these are too many."""
         num_bad, num_rows = len(self.faults), len(self.faults) + len(self.rows)
         if not num_rows:
@@ -253,11 +251,6 @@ def _parse_json(data: bytes) -> Any:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not valid JSON: {error}") from None
     return value
-
-
-def read_rows(path: Path, model: type[M], *, key: str) -> list[M]:
-    """The rows of a user's file, each a `model`; raises ValueError that names `key`, file and bad rows."""
-    return [*read_user_file(path, key, partial(validate_row, model)).check(0).rows.values()]
 
 
 def validate_row(model: type[M], row: Any) -> M:

@@ -4,8 +4,6 @@ Rows are flushed to disk batch by batch, and a finished file is sorted by id and
 files of a run that was killed and restarted are byte-identical to those of a run that was not.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import json

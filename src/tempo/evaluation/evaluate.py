@@ -3,8 +3,6 @@
 Samples are read here, and the outcomes become the items of figures.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby, permutations

@@ -4,8 +4,6 @@ All models are measured on the same items (questions, pairs, descriptions), so d
 of one video are not independent: intervals come from resampling videos.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path

@@ -8,8 +8,6 @@
 4. Descriptions: how well does what a model writes agree with the base model's captions of the clips?
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any

@@ -5,8 +5,6 @@ classes for Qwen do not. The tasks contain the questions of the file in the envi
 TEMPO_BENCHMARK.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

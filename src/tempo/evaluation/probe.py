@@ -5,8 +5,6 @@ model that uses the order of time finds it more likely with the clean video; a m
 its order finds it equally likely. A probe measures how much a model notices, not whether it is right.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal

@@ -3,8 +3,6 @@
 Before a run, `check_benchmarks` checks that the longest video of each benchmark fits into the model.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress

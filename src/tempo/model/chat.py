@@ -4,8 +4,6 @@
 tokens. It tokenizes the whole conversation and finds the answer in it.
 """
 
-from __future__ import annotations
-
 import inspect
 import sys
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ The self-check compares it with the duplicated form, one full sequence and one v
 which is computed before the model is changed.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Sequence
 from typing import Any

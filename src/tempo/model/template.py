@@ -3,8 +3,6 @@
 Text is escaped first, so that no word in it becomes a special token.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import re

@@ -1,7 +1,5 @@
 """Runs stages: keeps finished ones, and refuses or discards rows of another configuration."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -13,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from rich.console import Console
@@ -98,7 +97,8 @@ def run_stages(
     if source:
         check_run_directory(source)
     engine.check_engine(config.run)
-    steps.check_trackers(config)
+    if config.run.trackers:
+        resolve_name("tempo.training.trackers:check_trackers")(config.run.trackers)
     steps.check_paths(config, [key for stage in STAGES for key in stage.input_files])
     done = {name for name in wanted if store.is_done(name) and store.fingerprint(name) == wanted[name]}
     left = [stage for stage in selected if stage.name not in done]
@@ -261,10 +261,8 @@ def _copy_stage(stage: Stage, old: RunStore, new: RunStore) -> None:
         target = new.directory / path.name
         if path.is_dir():
             shutil.copytree(path, target, copy_function=_link, dirs_exist_ok=True)
-        elif path.suffix == ".jsonl" and path.exists():
-            write_text(target, path.read_text(encoding="utf-8").replace(before, after))
         elif path.exists():
-            _link(path, target)
+            write_text(target, path.read_text(encoding="utf-8").replace(before, after))
     skipped = (row.model_dump_json() for row in old.read(SKIPPED, Skipped) if row.stage == name)
     append_jsonl(new.path(SKIPPED), (line.replace(before, after) for line in skipped))
     new.finish(name, fingerprint, old.versions(name))

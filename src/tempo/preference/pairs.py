@@ -5,8 +5,6 @@ pair that is left out becomes a Skipped record with the reason. Random choices d
 and the id of the pair or video.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import defaultdict
@@ -18,9 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tempo.config import Config, PairsConfig
-from tempo.core.hashing import derive_seed, hash_text
+from tempo.core.hashing import derive_seed, hash_text, held_out_files
 from tempo.core.records import Captions, Clips, Pair, Responses, Review, Skipped, file_of
-from tempo.core.split import held_out_files
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.preference.prompts import describe_prompt

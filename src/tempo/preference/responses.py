@@ -4,8 +4,6 @@ Depending on `responses.input_form`, the model fuses the captions of the clips i
 their key frames, or describes the stored frames of the whole video. T: number of frames.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence

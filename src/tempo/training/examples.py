@@ -1,7 +1,5 @@
 """Training examples from pairs and questions, packed into rows of at most `training.max_tokens` tokens."""
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -3,8 +3,6 @@
 K: answers to one video   N: tokens of an answer
 """
 
-from __future__ import annotations
-
 import functools
 import threading
 import time

@@ -6,8 +6,6 @@ storage are counted from its allocation until it is freed. The workspace of a ke
 memory that an allocator keeps in reserve, are not counted.
 """
 
-from __future__ import annotations
-
 import inspect
 import weakref
 from collections.abc import Mapping, Sequence

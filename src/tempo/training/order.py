@@ -1,7 +1,5 @@
 """The order of a phase's examples, and the batches of one process, loaded in advance."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence

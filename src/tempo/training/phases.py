@@ -1,7 +1,5 @@
 """Runs phases in order: each continues from the model of the previous one, which stays loaded."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import shutil

@@ -1,7 +1,5 @@
 """The policy that a phase trains (LoRA or full weights), its reference, and a forward pass of both."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import re

@@ -4,8 +4,6 @@ What a tracker does not have yet is read from the files of the run, so a resumed
 tracker that fails or hangs does not stop the training.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import importlib.util

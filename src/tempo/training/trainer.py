@@ -1,7 +1,5 @@
 """Optimizer steps of a phase in all processes, which hold copies (DDP) or shards (FSDP2) of the weights."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

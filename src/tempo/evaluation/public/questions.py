@@ -1,7 +1,5 @@
 """The questions of public benchmarks: reading them, prompts that list options, and written answers."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Public benchmarks: asking models with the prompts and frames of their authors, and the figures."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
