@@ -81,7 +81,6 @@ class Tempo(lmms):  # type: ignore[misc]
         return answers
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Not supported."""
         raise NotImplementedError("the model `tempo` does not support multi-round tasks")
 
     def _read(self, doc_to_visual: Any, doc_id: int, task: str, split: str) -> dict[str, Any]:
@@ -114,7 +113,6 @@ class Questions(ConfigurableTask):  # type: ignore[misc]
 
 
 def video_of(row: dict[str, Any]) -> list[str]:
-    """The video of a question."""
     return [row["video"]]
 
 

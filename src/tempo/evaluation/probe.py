@@ -217,7 +217,6 @@ def probe_figures(comparisons: Sequence[Comparison], *, seed: int) -> tuple[Figu
 
 
 def comparison_items(comparisons: Iterable[Comparison], key: Literal["win", "margin"]) -> list[Item]:
-    """The value of each comparison."""
     names = [(f"{row.video}/{row.kind}-{row.level:02d}", file_of(row.video)) for row in comparisons]
     return [Item(*name, getattr(row, key)) for name, row in zip(names, comparisons, strict=True)]
 

@@ -31,12 +31,11 @@ from tempo.evaluation.evaluate import (
     read_video,
     shown,
 )
-from tempo.evaluation.figures import Figure, Item, make_figures
+from tempo.evaluation.figures import Item, make_figures
 from tempo.evaluation.held_out import HeldOutResult, HeldOutVideo
 from tempo.evaluation.public.tasks import Task, answer_task, load_task, result_notes, task_result
 from tempo.model.chat import Prefix, VideoLM, check_length
 from tempo.model.loading import load_without_weights
-from tempo.training.adapters import TrainedModel
 from tempo.training.phases import run_models
 from tempo.video.find import read_header, video_id
 from tempo.video.frames import Frames, FrameStore, frame_shape
@@ -63,7 +62,19 @@ def run_evaluation(context: Context, progress: Progress) -> None:
     models, asked = run_models(context), _asked(videos, read)
     if config.run.engine == "local" and count_local(config, "model") > 1:
         _answer_in_processes(context, models, asked, progress)
-    figures = _figures(context, models, asked, tasks, progress)
+    items, held_out_items = dict[str, dict[str, list[Item]]](), dict[str, dict[str, list[Item]]]()
+    for name, model in models.items():
+        # Loaded only if something is missing; the previous model is freed first.
+        load = functools.cache(model.for_inference)
+        results = _answers(context, name, HELD_OUT_VIDEOS, asked, load, progress)
+        described = held_out.describe(context, load, name, videos)
+        held_out_items[name] = held_out.result_items(results) | held_out.description_items(context, described)
+        items[name] = benchmark_items(_answers(context, name, BENCHMARK, asked, load, progress))
+        for task in tasks:
+            show = partial(progress, f"{name} on {task.settings.name}")
+            answer_task(task, name, load, config, store=RunStore(context.directory), progress=show)
+    figures = make_figures("held-out videos", held_out_items, seed=config.run.seed)
+    figures += make_figures("benchmark", items, seed=config.run.seed)
     public = [task_result(task, config) for task in tasks]
     figures += [figure for result in public for figure in result.figures]
     notes += [note for result in public for note in result_notes(result)]
@@ -100,31 +111,6 @@ def _answer_in_processes(
                 "memory, and start the run again"
             )
         progress("all models", done, len(units))
-
-
-def _figures(
-    context: Context,
-    models: dict[str, TrainedModel],
-    asked: dict[str, Any],
-    tasks: Sequence[Task],
-    progress: Progress,
-) -> list[Figure]:
-    """The figures of held-out videos and the benchmark; the answers about public benchmarks are stored."""
-    seed, store = context.config.run.seed, RunStore(context.directory)
-    videos = [video for (video,) in asked[HELD_OUT_VIDEOS][0]]
-    items, held_out_items = dict[str, dict[str, list[Item]]](), dict[str, dict[str, list[Item]]]()
-    for name, model in models.items():
-        # Loaded only if something is missing; the previous model is freed first.
-        load = functools.cache(model.for_inference)
-        results = _answers(context, name, HELD_OUT_VIDEOS, asked, load, progress)
-        described = held_out.describe(context, load, name, videos)
-        held_out_items[name] = held_out.result_items(results) | held_out.description_items(context, described)
-        items[name] = benchmark_items(_answers(context, name, BENCHMARK, asked, load, progress))
-        for task in tasks:
-            show = partial(progress, f"{name} on {task.settings.name}")
-            answer_task(task, name, load, context.config, store=store, progress=show)
-    figures = make_figures("held-out videos", held_out_items, seed=seed)
-    return figures + make_figures("benchmark", items, seed=seed)
 
 
 def _asked(videos: Sequence[HeldOutVideo], read: UserFile[Sample] | None) -> dict[str, Any]:
@@ -170,7 +156,6 @@ def make_worker(context: Context) -> Worker:
 
 
 def _answer(context: Context, load: Callable[[], VideoLM], rows: Sequence[Sample]) -> list[Outcome]:
-    """A model's outcomes for questions of the benchmark about one video."""
     frames = benchmark_frames(context, rows[0].video)
     scoring, max_tokens = context.config.evaluation.scoring, context.config.training.max_tokens
     return ask(load(), rows, **shown(frames), scoring=scoring, max_tokens=max_tokens)

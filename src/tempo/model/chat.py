@@ -71,12 +71,10 @@ class VideoLM:
 
     @property
     def tokenizer(self) -> Any:
-        """The processor's tokenizer."""
         return self.processor.tokenizer
 
     @property
     def template(self) -> Template:
-        """The chat template."""
         return template_of(self.processor)
 
     def end_ids(self, *, with_video: bool) -> set[int]:

@@ -132,5 +132,4 @@ class Template:
 
 @functools.lru_cache(maxsize=4)
 def template_of(processor: Any) -> Template:
-    """The template of a processor, read once."""
     return Template(processor)

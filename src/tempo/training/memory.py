@@ -51,7 +51,6 @@ class Cost:
 
     @property
     def peak_bytes(self) -> int:
-        """Everything in memory at the peak."""
         static = self.weights_bytes + self.adapters_bytes + self.reference_bytes + self.cache_bytes
         return static + self.gradients_bytes + self.optimizer_bytes + self.activations_bytes
 

@@ -122,7 +122,6 @@ class _TrackerRun:
             self._send_start(context, settings)
 
     def _options(self, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of the tracker's class."""
         name, num_steps = self._state["id"], sum(self._num_sent.values())
         if self._name == "tensorboard":
             # Hides steps that a killed run had sent but not recorded.

@@ -47,7 +47,6 @@ class Question(Sample):
         )
 
     def written(self, text: str) -> Outcome:
-        """The outcome of a written answer."""
         choice, about = self.read_reply(text), self.model_dump(include={*Outcome.model_fields})
         scores = tuple(-float(index != choice) for index in range(len(self.options)))
         return Outcome(**about, log_likelihoods=scores, text=text)
@@ -160,7 +159,6 @@ def options_in(text: str, end: str = "") -> dict[str, Any]:
 
 
 def yes_or_no(question: str, prompt: str, replies: Sequence[str] = ("yes", "no")) -> dict[str, Any]:
-    """The fields of a Question with the answers yes and no."""
     return {"question": question, "options": replies, "prompt": prompt, "replies": replies}
 
 

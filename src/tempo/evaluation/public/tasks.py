@@ -52,7 +52,6 @@ class Task:
 
     @property
     def prompts_hash(self) -> str:
-        """A hash of all prompts, in order."""
         return hash_text("\n".join(f"{question.id} {question.prompt}" for question in self.questions))
 
     def asked(self) -> list[list[Question]]:
@@ -203,22 +202,9 @@ def task_result(task: Task, config: Config) -> PublicResult:
             for model, rows in kept.items()
         }
         figures += make_figures(source, items, seed=config.run.seed)
-    return PublicResult(
-        benchmark=task.settings.name,
-        protocol=_protocol(task, config),
-        num_questions=len(task.questions) + len(task.bad_rows),
-        num_asked=len(asked),
-        left_out=(*task.bad_rows, *task.unreadable.values()),
-        num_unclear=num_unclear,
-        chance={key: round(fmean(row.value for row in rows), 4) for key, rows in chance.items()},
-        figures=tuple(figures),
-    )
-
-
-def _protocol(task: Task, config: Config) -> dict[str, Any]:
     frames = config.frames
     rate = f"{frames.fps:g} per second, at most {frames.max_frames}"
-    return {
+    protocol = {
         **task.settings.model_dump(mode="json", exclude={"name", "num_frames", "blind"}),
         "revision": task.data.revision,
         "files": task.data.hashes,
@@ -228,6 +214,16 @@ def _protocol(task: Task, config: Config) -> dict[str, Any]:
         "tempo": __version__,
         **{name: version(name) for name in ("transformers", "torch")},
     }
+    return PublicResult(
+        benchmark=task.settings.name,
+        protocol=protocol,
+        num_questions=len(task.questions) + len(task.bad_rows),
+        num_asked=len(asked),
+        left_out=(*task.bad_rows, *task.unreadable.values()),
+        num_unclear=num_unclear,
+        chance={key: round(fmean(row.value for row in rows), 4) for key, rows in chance.items()},
+        figures=tuple(figures),
+    )
 
 
 def result_notes(result: PublicResult) -> list[str]:
