@@ -125,9 +125,7 @@ def _run_stage(stage: Stage, context: Context, console: Console, *, fingerprint:
     store = RunStore(context.directory)
     for before in STAGES[: STAGES.index(stage)]:
         if not (before.is_auxiliary or before.idle(context.config) or store.is_done(before.name)):
-            raise ValueError(
-                f"stage {stage.name!r} needs {before.name!r} first. Use `tempo run`, which runs all in order"
-            )
+            raise ValueError(f"stage {stage.name!r} needs {before.name!r} first. `tempo run` runs all stages")
     stage.check_before(context)
     store.begin(stage.name, fingerprint, versions())
     (stage.function or partial(map_stage, stage))(context, console)
@@ -151,9 +149,8 @@ def map_stage(stage: Stage, context: Context, console: Console) -> None:
     batches = [names[i : i + size] for i in range(0, len(names), size)]
     unfinished = [batch for batch in batches if not handled.issuperset(batch)]
     left = ([rows[name] for name in batch] for batch in unfinished)
-    with Counter(
-        console, stage.name, len(rows), done=len(rows) - sum(map(len, unfinished))
-    ).live() as counter:
+    done = len(rows) - sum(map(len, unfinished))
+    with Counter(console, stage.name, len(rows), done=done).live() as counter:
         for result in engine.map_batches(stage.worker, context, left, place=place, stage=stage.name):
             made = flatten(result)
             store.append(stage.name, (row for row in made if row.id not in handled))
