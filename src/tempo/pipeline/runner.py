@@ -30,9 +30,6 @@ from tempo.pipeline.stages import STAGES, Stage, fingerprints, select_stages, ve
 #: Videos per call of a worker outside a pool, so that a model can generate their answers in batches.
 BATCH_VIDEOS = 8
 
-#: Packages that affect results, for environment.json.
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "av", "scenedetect-headless", "numpy")
-
 
 @dataclass(frozen=True)
 class RunResult:
@@ -196,11 +193,12 @@ def _changed_keys(context: Context) -> list[str]:
 
 def _write_environment(path: Path) -> None:
     """Writes the environment in which the run was started; later, other ones are added under `resumed`."""
+    packages = ("torch", "transformers", "peft", "accelerate", "av", "scenedetect-headless", "numpy")
     now: dict[str, Any] = {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "num_cores": count_workers(0),
-        "versions": versions() | {name: version(name) for name in PACKAGES},
+        "versions": versions() | {name: version(name) for name in packages},
     }
     first = json.loads(path.read_text(encoding="utf-8")) if path.exists() else now
     resumed = first.pop("resumed", [])
