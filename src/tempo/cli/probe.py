@@ -85,9 +85,7 @@ def inference_config(model: str, settings: dict[str, Any], overrides: Sequence[s
     """
     sections = override({}, overrides)
     if unused := sections.keys() - {"model", "frames"}:
-        raise ValueError(
-            f"--set {min(unused)}: only the sections [model] and [frames] have an effect. Remove the option"
-        )
+        raise ValueError(f"--set {min(unused)}: only [model] and [frames] have an effect. Remove the option")
     hub = {"max_pixels": HUB_MAX_PIXELS, "max_total_pixels": HUB_TOTAL_PIXELS}
     frames = {**({} if model == EMBEDDED else hub), **sections.get("frames", {})}
     return parse_config({**settings, "model": {**sections.get("model", {}), "path": model}, "frames": frames})

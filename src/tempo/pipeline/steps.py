@@ -192,9 +192,7 @@ def check_limits(config: Config, console: Console, stages: Sequence[str]) -> Non
     for name in ("captions", "responses"):
         count, limit = getattr(config, name).max_new_tokens, max_positions(found)
         if name in stages and count >= limit:
-            detail = (
-                f"the model has positions for only {limit} tokens, prompt included (max_position_embeddings)"
-            )
+            detail = f"the model has {limit} positions, prompt included (max_position_embeddings)"
             raise ValueError(f"{name}.max_new_tokens is {count}, but {detail}. Lower it")
     if warning := frame_rate_warning(found, config.frames.fps):
         console.print(warning)
