@@ -20,6 +20,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import harness
@@ -88,7 +89,7 @@ def measure(folder: Path) -> None:
     """Prints what the stages up to clips need on this machine, on one core."""
     from tempo.config import Config
     from tempo.core.records import Skipped
-    from tempo.engine.types import Context, SkipRecord, flatten, load
+    from tempo.engine.types import Context, SkipRecord, flatten
     from tempo.pipeline.stages import find_stage
     from tempo.video.find import find_videos, read_header, video_id
     from tempo.video.frames import frame_shape
@@ -97,7 +98,7 @@ def measure(folder: Path) -> None:
     pixels, stored, num_files, num_kept, num_bytes, start = 0.0, 0.0, 0, 0, 0, time.process_time()
     with tempfile.TemporaryDirectory() as out:
         context = Context(config, Path(out))
-        workers = [load(find_stage(name).worker)(context) for name in ("shots", "clips")]
+        workers = [resolve_name(find_stage(name).worker)(context) for name in ("shots", "clips")]
         for path in find_videos([folder], config.videos.extensions):
             try:
                 rows: list[Any] = [video := read_header(str(path), video_id(path))]

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from tempo.core.files import read_rows
 from tempo.core.records import Captions, Clips, Pair
 from tempo.core.store import RunStore
 from tempo.preference.verify import agreement_gain
@@ -24,7 +23,7 @@ from tempo.synthetic.world import Story
 def main(run: Path) -> None:
     """Prints, for several margins, how many pairs are kept and how many of these are right."""
     store = RunStore(run)
-    stories = read_rows(run / "synthetic" / "videos" / "scripts.jsonl", Story, key="scripts")
+    stories = RunStore(run / "synthetic" / "videos").read("scripts", Story)
     by_story = {story.id: [language.caption(event) for event in story.events] for story in stories}
     true = {video.id: by_story[Path(video.path).stem] for video in store.read("clips", Clips)}
     own = {row.id: row.captions for row in store.read("captions", Captions)}

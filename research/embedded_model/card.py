@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from research.embedded_model.examples import Recipe
-from research.embedded_model.models import FRAME_SIZE
-from research.embedded_model.vision import FRAME_TIMES
+from research.embedded_model.vision import FRAME_TIMES, event_frames
 from tempo.config import SamplingConfig
 from tempo.core.files import write_json, write_text
 from tempo.core.hashing import derive_seed
@@ -25,7 +24,6 @@ from tempo.preference.captions import clean_caption
 from tempo.preference.prompts import DESCRIBE, DIFFERENCE, FIRST_CLIP, fusion
 from tempo.preference.verify import agreement
 from tempo.synthetic import benchmark, language
-from tempo.synthetic.drawing import event_frames
 from tempo.synthetic.world import Story, make_story
 
 #: Stories of this seed are in no training set and in no benchmark of a run.
@@ -74,7 +72,7 @@ def _text_order(story: Story) -> Sample:
 
 def story_frames(story: Story) -> np.ndarray:
     """The frames of a story as a run samples them at 1 fps: two for each event, uint8 [T, H, W, 3]."""
-    return np.concatenate([event_frames(event, FRAME_TIMES, size=FRAME_SIZE) for event in story.events])
+    return np.concatenate([event_frames(event, FRAME_TIMES) for event in story.events])
 
 
 def _text_shares(lm: VideoLM, stories: Sequence[Story]) -> dict[str, float]:

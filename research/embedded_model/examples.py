@@ -17,14 +17,12 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from research.embedded_model.models import FRAME_SIZE
-from research.embedded_model.vision import FRAME_TIMES, TRAINING_SEED
+from research.embedded_model.vision import FRAME_TIMES, TRAINING_SEED, event_frames
 from tempo.model.chat import Continuation, Prefix, VideoLM
 from tempo.model.prefix import Group
 from tempo.preference.perturbations import kendall_distance
 from tempo.preference.prompts import DESCRIBE, DIFFERENCE, FIRST_CLIP, fusion
 from tempo.synthetic import language
-from tempo.synthetic.drawing import event_frames
 from tempo.synthetic.world import Event, make_story
 
 #: The successive maximum numbers of events in a story, or of captions in a list.
@@ -174,7 +172,7 @@ class LanguageExamples(IterableDataset[bytes]):
         frames = []
         for event, jitter in zip(events, rng.uniform(-0.08, 0.08, size=(len(events), 2)), strict=True):
             times = (FRAME_TIMES[0] + float(jitter[0]), FRAME_TIMES[1] + float(jitter[1]))
-            frames.append(event_frames(event, times, size=FRAME_SIZE))
+            frames.append(event_frames(event, times))
         return self._group(np.concatenate(frames), questions)
 
     def _group(self, frames: np.ndarray | None, questions: list[tuple[str, str]]) -> Group:

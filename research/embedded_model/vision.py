@@ -15,18 +15,20 @@ B videos, T frames, P tokens of a frame, C channels, N labels of a token.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from research.embedded_model.models import FRAME_SIZE, vision_parameters
 from tempo.model.chat import VideoLM
 from tempo.model.prefix import inner_model, language_model
-from tempo.synthetic.drawing import appearance, event_frames
+from tempo.synthetic.drawing import appearance, draw_event
 from tempo.synthetic.world import ACTIONS, COLOURS, SETTINGS, SHAPES, Event, make_story
 
 #: Times of the two frames of an event, from 0 to 1, as the frame store samples a two-second event at 1 fps.
@@ -70,11 +72,17 @@ class VisionExamples(Dataset[tuple[np.ndarray, ...]]):
             events = [random_event(rng) for _ in range(BATCH_SIZE)]
             times_B2 = (rng.uniform(-0.08, 0.08, size=(BATCH_SIZE, 2)) + FRAME_TIMES).tolist()
             drawn = zip(events, times_B2, strict=True)
-            frames = [event_frames(event, tuple(times), size=FRAME_SIZE) for event, times in drawn]
+            frames = [event_frames(event, times) for event, times in drawn]
             return np.stack(frames), np.array([event_labels(event) for event in events])
         length = int(rng.choice(STORY_LENGTHS))
         stories = [_story(rng, length) for _ in range(BATCH_SIZE // length)]
         return tuple(np.stack(part) for part in zip(*stories, strict=True))
+
+
+def event_frames(event: Event, times: Sequence[float]) -> np.ndarray:
+    """Frames uint8 [T, FRAME_SIZE, FRAME_SIZE, 3] of an event at these T times."""
+    images, size = (draw_event(event, time) for time in times), (FRAME_SIZE, FRAME_SIZE)
+    return np.stack([np.asarray(image.resize(size, Image.Resampling.BICUBIC)) for image in images])
 
 
 def _story(rng: np.random.Generator, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -82,7 +90,7 @@ def _story(rng: np.random.Generator, length: int) -> tuple[np.ndarray, np.ndarra
     frames, of_frames, of_events = [], [], []
     for event in story.events:
         times = (rng.uniform(-0.08, 0.08, size=2) + FRAME_TIMES).tolist()
-        frames.append(event_frames(event, tuple(times), size=FRAME_SIZE))
+        frames.append(event_frames(event, times))
         of_frames += [frame_labels(event, time) for time in times]
         of_events += [(IGNORED, IGNORED, IGNORED, len(ALL_ACTIONS)), event_labels(event)]
     return np.concatenate(frames), np.array(of_frames), np.array(of_events)

@@ -33,10 +33,9 @@ from research.study.config import TRUTH, StudyConfig, load_study, row_config, se
 from research.study.measure import measure
 from research.study.output import write_report, write_results
 from tempo.config import Config
-from tempo.core.files import read_rows, replace_directory, write_json, write_lines
-from tempo.core.hashing import derive_seed, hash_text
+from tempo.core.files import replace_directory, write_json, write_lines
+from tempo.core.hashing import derive_seed, hash_text, held_out_draw
 from tempo.core.records import Captions, Clips, Pair, Perturbations, Record, Response, Responses, Skipped
-from tempo.core.split import held_out_draw
 from tempo.core.store import RunStore
 from tempo.engine.pool import count_workers, follow_parent
 from tempo.engine.types import Context
@@ -259,8 +258,7 @@ def _link(source: Path, target: Path) -> None:
 
 def _write_true_captions(context: Context) -> None:
     """Finishes the captions stage with true captions; skips videos whose clips do not match their events."""
-    path = context.directory / "synthetic" / "videos" / "scripts.jsonl"
-    scripts = {story.id: story for story in read_rows(path, Story, key="scripts")}
+    scripts = RunStore(context.directory / "synthetic" / "videos").rows("scripts", Story)
     rows: list[Record] = []
     for video in RunStore(context.directory).read("clips", Clips):
         events = scripts[Path(video.path).stem].events

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from tempo.config import SyntheticConfig, load_config
-from tempo.core.files import read_rows
 from tempo.core.records import Instruction, Pair, Video
 from tempo.core.store import RunStore
 from tempo.model.loading import repair_torchvision
@@ -109,7 +108,7 @@ def llava_video(tmp_path):
     make_dataset(world, tmp_path / "world", seed=0, num_workers=1, progress=lambda: None)
     parts = [tmp_path / name for name in ("1_2_m_youtube_v0_1", "2_3_m_youtube_v0_1")]
     rows = []
-    asked = read_rows(tmp_path / "world" / "instructions.jsonl", Instruction, key="")
+    asked = RunStore(tmp_path / "world").read("instructions", Instruction)
     for number, (video, questions) in enumerate(groupby(asked, key=lambda row: row.video)):
         (parts[number % 2] / "videos").mkdir(parents=True, exist_ok=True)
         shutil.copy(tmp_path / "world" / video, parts[number % 2] / video)

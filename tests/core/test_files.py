@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
 from tempo.core.files import (
     append_jsonl,
     read_jsonl,
-    read_rows,
     read_user_file,
     replace_directory,
     replace_file,
+    validate_row,
     write_bytes,
     write_json,
     write_lines,
@@ -140,7 +141,7 @@ def test_a_bad_row_of_a_model_is_named_with_file_and_fault(tmp_path, line, messa
     path = tmp_path / "rows.jsonl"
     path.write_text(f"{line}\n")
     with pytest.raises(ValueError, match=r"^some\.key: .*rows\.jsonl (row|line) 1: ") as caught:
-        read_rows(path, Captions, key="some.key")
+        read_user_file(path, "some.key", partial(validate_row, Captions)).check(0)
     assert str(caught.value).endswith(f" 1: {message}. 1 of 1 rows are bad. Fix or remove them")
 
 

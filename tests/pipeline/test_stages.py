@@ -1,9 +1,10 @@
 """The table of stages is consistent with itself, the configuration, and the code that it names."""
 
+from pkgutil import resolve_name
+
 import pytest
 
 from tempo.config import parse_config
-from tempo.engine.types import load
 from tempo.pipeline.stages import NAMES, STAGES, look_up
 
 CONFIG = parse_config(
@@ -15,7 +16,7 @@ CONFIG = parse_config(
 def test_an_entry_is_complete(stage):
     assert stage.description
     assert bool(stage.worker) != bool(stage.function)
-    assert not stage.worker or callable(load(stage.worker))
+    assert not stage.worker or callable(resolve_name(stage.worker))
     for name, record in stage.reads:
         source = STAGES[NAMES.index(name)]
         assert source.writes is record, "what it reads is what that stage writes"

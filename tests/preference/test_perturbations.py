@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tempo.config import Config, PerturbationsConfig
+from tempo.core.hashing import held_out_files
 from tempo.core.records import Captions, Clip, Clips, file_of
-from tempo.core.split import held_out_files
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
 from tempo.preference.perturbations import (

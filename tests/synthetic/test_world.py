@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tempo.config import ClipsConfig
-from tempo.synthetic.drawing import FPS, SHOT_FRAMES, SIZE, draw_event, event_frames, render_story
+from tempo.synthetic.drawing import FPS, SHOT_FRAMES, SIZE, draw_event, render_story
 from tempo.synthetic.world import ACTIONS, COLOURS, SETTINGS, SHAPES, Event, make_story
 
 ASPECT_OF = {action: aspect for aspect, actions in ACTIONS.items() for action in actions}
@@ -132,8 +132,8 @@ def test_a_video_shows_every_frame_that_was_drawn_and_cuts_between_shots_only(tm
     with av.open(str(path)) as container:
         assert container.streams.video[0].average_rate == FPS
         frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
-    times = tuple((np.arange(SHOT_FRAMES) + 0.5) / SHOT_FRAMES)
-    expected = np.concatenate([event_frames(shown, times) for shown in story.events])
+    times = (np.arange(SHOT_FRAMES) + 0.5) / SHOT_FRAMES
+    expected = np.stack([draw_event(shown, time) for shown in story.events for time in times])
     assert frames.shape == expected.shape
     assert np.abs(frames.astype(int) - expected).mean() < 6
     change = np.abs(np.diff(frames.astype(int), axis=0)).mean(axis=(1, 2, 3))

@@ -1,7 +1,6 @@
 """The command line: the main commands, and one command for each stage."""
 
-from __future__ import annotations
-
+import contextlib
 import json
 import shlex
 import sys
@@ -23,10 +22,10 @@ from tempo.cli.terminal import (
     ConfigArgument,
     RunArgument,
     SetOption,
+    Terminated,
     console,
     readable_errors,
 )
-from tempo.cli.view import view
 from tempo.config import VideosConfig, load_config
 from tempo.config.data import HUB_MAX_PIXELS, HUB_TOTAL_PIXELS
 from tempo.core.files import whole_lines, write_text
@@ -44,9 +43,6 @@ app = typer.Typer(
     help="Teach a Video LLM the order of time with preference pairs that it generates itself.",
 )
 
-#: Commands that can be resumed; the others write their results only at the end.
-RESUMABLE = ("run", *(stage.name for stage in STAGES if not stage.is_auxiliary))
-
 #: The metrics that `tempo status` shows for the last step of a phase.
 METRICS = ("loss", "rewards/accuracies", "rewards/margins")
 
@@ -57,9 +53,7 @@ max_pixels = {HUB_MAX_PIXELS}      # per frame
 max_total_pixels = {HUB_TOTAL_PIXELS:_}  # per video: about 6,000 tokens for Qwen2.5-VL"""
 
 OutOption = Annotated[Path, typer.Option("--out", help="run directory; created if it does not exist")]
-RedoOption = Annotated[
-    bool, typer.Option("--redo", help="discard stages that no longer match the settings, and run them again")
-]
+RedoOption = Annotated[bool, typer.Option("--redo", help="discard and rerun stages with other settings")]
 
 
 @app.callback(invoke_without_command=True)
@@ -88,11 +82,8 @@ def run(
     result = runner.run(settings, out, until=until, from_run=source, redo=redo, console=console())
     if process_rank() == 0:
         _print_evaluation(out)
-        console().print(
-            f"report: {result.report}"
-            if result.report
-            else f"see the state of the run with: tempo status {out}"
-        )
+        state = f"see the state of the run with: tempo status {out}"
+        console().print(f"report: {result.report}" if result.report else state)
 
 
 @app.command(rich_help_panel="Main")
@@ -199,7 +190,27 @@ def audit(directory: RunArgument) -> None:
 app.command(rich_help_panel="Main")(plan)
 app.command(rich_help_panel="Main")(probe)
 app.command(rich_help_panel="Main")(evaluate)
-app.command(rich_help_panel="Main")(view)
+
+
+@app.command(rich_help_panel="Main")
+def view(
+    directory: RunArgument,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="port of the page; 0 picks a free one")] = 0,
+) -> None:
+    """Browse the videos and pairs of a run in a local page; keep or reject pairs."""
+    from tempo.report.view import RunView
+
+    try:
+        from tempo.report.view_server import serve
+    except ModuleNotFoundError as error:
+        text = "tempo view needs starlette and uvicorn. Install them with: pip install starlette uvicorn"
+        raise ValueError(f"{text} ({error})") from None
+    run = RunView(directory)
+    with contextlib.suppress(Terminated):
+        serve(run, port=port, show=lambda url: console().print(f"{url}\nOpen this address. Ctrl-C stops it."))
+    if (reviews := directory / "reviews.jsonl").exists():
+        command = f"tempo run {directory / 'config.toml'} --out {directory} --redo"
+        console().print(f"your decisions are in {reviews}. To leave out the rejected pairs, run: {command}")
 
 
 def _add_stage(stage: Stage) -> None:
@@ -223,11 +234,9 @@ def main() -> None:
     # Users can do nothing about deprecations inside libraries.
     warnings.simplefilter("ignore", FutureWarning)
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
-    with readable_errors(can_resume=any(name in RESUMABLE for name in sys.argv[1:2])):
+    # The other commands write their results only at the end.
+    resumable = {"run", *(stage.name for stage in STAGES if not stage.is_auxiliary)}
+    with readable_errors(can_resume=len(sys.argv) > 1 and sys.argv[1] in resumable):
         # typer returns this code for Ctrl-C.
         if app(standalone_mode=False) == INTERRUPTED:
             raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    main()

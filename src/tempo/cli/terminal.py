@@ -1,7 +1,5 @@
 """What commands share: options, the console, and messages and exit codes for errors and Ctrl-C."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import re
@@ -27,9 +25,6 @@ SetOption = Annotated[
 
 #: Exit codes of Ctrl-C and of SIGTERM: 128 plus the number of the signal.
 INTERRUPTED, TERMINATED = 130, 143
-
-#: No space, quota exceeded, file too large.
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def console() -> Console:
@@ -84,7 +79,7 @@ def machine_fault(error: Exception) -> str:
     if isinstance(error, MemoryError) or "can't allocate memory" in text or "out of memory" in text:
         advice = "Free some memory and run the same command again, or use settings that `tempo plan` names"
         return f"there is not enough memory ({text}). {advice}"
-    if number in DISK_FULL or "disk is full" in text:
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "disk is full" in text:
         return f"the disk is full ({text}). Free some space, then run the same command again"
     return text if found or isinstance(error, OSError) else ""
 

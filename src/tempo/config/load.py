@@ -1,11 +1,9 @@
 """The whole configuration, read from TOML, and the checks that concern several sections."""
 
-from __future__ import annotations
-
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import ValidationError, model_validator
 
@@ -35,7 +33,7 @@ class Config(running.Section):
     report: running.ReportConfig = running.ReportConfig()
 
     @model_validator(mode="after")
-    def _check(self) -> Config:
+    def _check(self) -> Self:
         """Raises ValueError if videos or instructions are missing, or if a phase cannot run."""
         if (self.synthetic is None) == (not self.videos.paths):
             raise ValueError("give either videos.paths or a [synthetic] section, not both")
@@ -43,9 +41,7 @@ class Config(running.Section):
         if has_sft and not (self.synthetic or self.training.instructions):
             raise ValueError("an SFT phase needs training.instructions, a file with questions and answers")
         if self.training.phases and self.model.dtype == "float16":
-            raise ValueError(
-                "model.dtype 'float16' does not work for training: gradients underflow. Use 'bfloat16'"
-            )
+            raise ValueError("model.dtype 'float16' cannot train: gradients underflow. Use 'bfloat16'")
         for phase in self.training.phases:
             if self.model.quantization != "none" and not phase.lora_rank:
                 raise ValueError(

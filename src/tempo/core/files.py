@@ -1,7 +1,5 @@
 """Atomic writes, safe appends to JSONL files, and reading users' files with errors that name the bad row."""
 
-from __future__ import annotations
-
 import codecs
 import contextlib
 import difflib
@@ -12,9 +10,9 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, Generic, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -128,10 +126,7 @@ def whole_lines(path: Path) -> Iterator[bytes]:
 
 def count_lines(path: Path) -> int:
     """The number of lines that end with a newline; 0 for a missing file."""
-    if not path.exists():
-        return 0
-    with path.open("rb") as file:
-        return sum(block.count(b"\n") for block in iter(partial(file.read, 2**20), b""))
+    return sum(1 for _ in whole_lines(path))
 
 
 def sort_lines(path: Path, key: Callable[[bytes], Any]) -> int:
@@ -170,7 +165,7 @@ class UserFile(Generic[T]):
     rows: dict[str, T]
     faults: dict[str, str]
 
-    def check(self, max_bad_share: float) -> UserFile[T]:
+    def check(self, max_bad_share: float) -> Self:
         """This file, with a warning that names its bad rows; raises ValueError if these are too many."""
         num_bad, num_rows = len(self.faults), len(self.faults) + len(self.rows)
         if not num_rows:
@@ -253,11 +248,6 @@ def _parse_json(data: bytes) -> Any:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"not valid JSON: {error}") from None
     return value
-
-
-def read_rows(path: Path, model: type[M], *, key: str) -> list[M]:
-    """The rows of a user's file, each a `model`; raises ValueError that names `key`, file and bad rows."""
-    return [*read_user_file(path, key, partial(validate_row, model)).check(0).rows.values()]
 
 
 def validate_row(model: type[M], row: Any) -> M:

@@ -1,10 +1,11 @@
-"""Hashes of texts, files and checkpoints, and seeds derived from hashes."""
-
-from __future__ import annotations
+"""Hashes of texts, files and checkpoints; seeds and held-out videos, which are derived from hashes."""
 
 import functools
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
+
+from tempo.core.records import file_of
 
 #: The files of a checkpoint that affect its outputs. Others, such as the model card, are ignored.
 CHECKPOINT_FILES = ("*config.json", "tokenizer*", "chat_template*", "*.safetensors", "*.bin")
@@ -21,6 +22,24 @@ def derive_seed(seed: int, *names: object) -> int:
     """
     text = "/".join([str(seed), *map(str, names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def held_out_draw(video_id: str, *, seed: int) -> float:
+    """A number from 0 to 1 for the file of a video, which is held out if it is below the share.
+
+    It depends only on the content of the file, so a new video does not move others.
+    """
+    return derive_seed(seed, file_of(video_id), "held out") / 2**63
+
+
+def held_out_files(video_ids: Iterable[str], share: float, *, seed: int) -> set[str]:
+    """The files of these videos that are held out: about `share` of them.
+
+    Of two or more files, at least one is held out and at least one is not; a single file is not held out.
+    """
+    draws = sorted((held_out_draw(name, seed=seed), name) for name in {*map(file_of, video_ids)})
+    count = min(max(1, sum(draw < share for draw, _ in draws)), len(draws) - 1)
+    return {name for _, name in draws[:count]} if share and draws else set()
 
 
 def hash_text(text: str) -> str:

@@ -1,10 +1,9 @@
 """Progress of long-running work: a live bar on a terminal, a line every few seconds in a log file."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Self
 
 from rich.console import Console
 from rich.progress import Progress, TextColumn
@@ -22,7 +21,9 @@ class Counter:
         self.done = self._before = done
         self._start = self._shown = time.perf_counter()
         self._num_tokens = 0
-        self._bar: Progress | None = None
+        figures = TextColumn("{task.completed}/{task.total} {task.fields[note]}")
+        self._bar = Progress(*Progress.get_default_columns(), figures, console=console, transient=True)
+        self._task = self._bar.add_task(name, total=total, completed=done, note="")
 
     def advance(self, count: int = 1, note: str = "", *, num_tokens: int = 0) -> None:
         """Counts `count` more units, and tokens sampled for them; `note` is shown after the figures."""
@@ -31,23 +32,17 @@ class Counter:
         now = time.perf_counter()
         note = note or self._token_rate()
         speed = (self.done - self._before) / max(1e-9, now - self._start)
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], advance=count, note=f"{speed:.1f}/s {note}")
+        if self.console.is_terminal:
+            self._bar.update(self._task, completed=self.done, note=f"{speed:.1f}/s {note}")
         elif now - self._shown > LINE_EVERY_SECONDS:
             self._shown, left = now, (self.total - self.done) / max(1e-9, speed)
             figures = f"{self.done}/{self.total} {speed:.1f}/s {left:.0f} s left {note}"
             self.console.print(f"{self.name}: {figures.rstrip()}")
 
     @contextlib.contextmanager
-    def live(self) -> Iterator[Counter]:
+    def live(self) -> Iterator[Self]:
         """Shows the bar during the block, and a final line after it unless it raised an error."""
-        if self.console.is_terminal:
-            figures = TextColumn("{task.completed}/{task.total} {task.fields[note]}")
-            columns = (*Progress.get_default_columns(), figures)
-            with Progress(*columns, console=self.console, transient=True) as self._bar:
-                self._bar.add_task(self.name, total=self.total, completed=self.done, note="")
-                yield self
-        else:
+        with self._bar if self.console.is_terminal else contextlib.nullcontext():
             yield self
         seconds = time.perf_counter() - self._start
         text = f"{self.name}: {self.done}/{self.total} in {seconds:.1f} s {self._token_rate()}"

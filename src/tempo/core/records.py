@@ -5,10 +5,8 @@ have their own. The id of a segment of a video is that of the video, a hyphen an
 count decoded frames from 0; times are in seconds from the first frame.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
 
@@ -267,7 +265,7 @@ class Sample(Record):
     lists_options: bool = False
 
     @model_validator(mode="after")
-    def _check(self) -> Sample:
+    def _check(self) -> Self:
         if len(self.options) < 2:
             raise ValueError(f"options: a question needs at least two, this one has {len(self.options)}")
         if not 0 <= self.answer < len(self.options):

@@ -1,7 +1,5 @@
 """95 % confidence intervals of means and shares, for values that are correlated within a video."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

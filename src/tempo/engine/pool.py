@@ -4,8 +4,6 @@ If a process crashes, for example in a decoder, it is restarted and the batch is
 kills its process twice is skipped. Child processes exit when their parent does, even if it is killed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import itertools
@@ -17,12 +15,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from pkgutil import resolve_name
 from typing import Any, Literal, TypeAlias
 
 from tempo.config import Config, RunConfig
 from tempo.core.records import Skipped
 from tempo.engine.ranks import num_processes, pick_device
-from tempo.engine.types import Batch, Context, ProcessDied, Result, Worker, count_workers, load
+from tempo.engine.types import Batch, Context, ProcessDied, Result, Worker, count_workers
 
 #: Where a stage runs: in this process, in several processes, or where the model is loaded.
 Place: TypeAlias = Literal["here", "pool", "model"]
@@ -51,7 +50,7 @@ def map_batches(
     is_local = run.engine == "local"
     count = count_local(context.config, place) if is_local else 0
     if place == "here" or (place == "model" and count == 1):
-        yield from map(load(reference)(context), batches)
+        yield from map(resolve_name(reference)(context), batches)
         return
     if is_local:
         processes = [_PoolProcess(reference, context, place) for _ in range(count)]
@@ -210,7 +209,7 @@ def _serve(pipe: Connection, reference: str, context: Context) -> None:
         while True:
             batch = pipe.recv()
             try:
-                worker = worker or load(reference)(context)
+                worker = worker or resolve_name(reference)(context)
                 pipe.send(worker(batch) if batch else ())
             except Exception as error:
                 pipe.send(error)

@@ -4,17 +4,16 @@
 `ray.util.ActorPool` does not report which batch failed.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import signal
 import socket
 from collections.abc import Sequence
+from pkgutil import resolve_name
 from typing import Any
 
 from tempo.config import Config, RunConfig
-from tempo.engine.types import Batch, Context, ProcessDied, Result, Worker, count_workers, load
+from tempo.engine.types import Batch, Context, ProcessDied, Result, Worker, count_workers
 
 
 def connect(run: RunConfig) -> None:
@@ -122,5 +121,5 @@ class _Actor:
                 )
             os.environ.pop("OMP_NUM_THREADS", None)
             os.environ.update({"OMP_NUM_THREADS": self._threads} if self._threads else {})
-            self._worker = load(self._reference)(self._context)
+            self._worker = resolve_name(self._reference)(self._context)
         return self._worker(batch) if batch else ()

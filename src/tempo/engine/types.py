@@ -1,11 +1,8 @@
 """Types shared by stages and engines: the context of a stage, workers and their results."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -43,12 +40,6 @@ class ProcessDied(Exception):
 def flatten(result: Result) -> list[Record]:
     """All records of a result, in order."""
     return [row for found in result for row in ([found] if isinstance(found, Record) else found)]
-
-
-def load(reference: str) -> Callable[..., Any]:
-    """Imports and returns the function `module:name`."""
-    module, _, name = reference.partition(":")
-    return getattr(import_module(module), name)  # type: ignore[no-any-return]
 
 
 def count_workers(asked: int) -> int:

@@ -6,8 +6,6 @@ store, and go through the model's own processor. Memory comes from `tempo.traini
 CAPTION_TOKENS or ANSWER_TOKENS tokens.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import math
@@ -100,12 +98,11 @@ class Plan:
         videos: Sequence[Video],
         device: torch.device,
         device_bytes: int,
-        rates: Rates | None = None,
         problems: Sequence[str] = (),
     ) -> None:
         self.config, self.videos, self.problems = config, videos, problems
         self.device, self.device_bytes = device, device_bytes
-        self.rates = rates = rates or assumed_rates(config, device)
+        self.rates = rates = assumed_rates(config, device)
         path, trust = config.model.path, config.model.trust_remote_code
         self._lm = VideoLM(None, load_processor(path, trust_remote_code=trust))
         self._simulator = Simulator(
@@ -157,15 +154,13 @@ class Plan:
         if share := config.evaluation.held_out_share:
             num_videos = min(config.evaluation.max_held_out, math.ceil(share * self.num_kept))
             num_models = 1 + bool(config.training.phases) + len(config.training.baselines)
-            yield self._scoring(
-                "evaluation", [self.longest, self.median], 1, NUM_SHOWN * num_videos * num_models
-            )
+            count = NUM_SHOWN * num_videos * num_models
+            yield self._scoring("evaluation", [self.longest, self.median], 1, count)
 
     def _generation(self, stage: str, num_answers: float) -> Step:
         settings, inputs, advice = getattr(self.config, stage), self._inputs(stage), ""
-        cost = smaller = self._simulator.generate(
-            inputs, batch_size=(size := settings.batch_size), max_new_tokens=(most := settings.max_new_tokens)
-        )
+        size, most = settings.batch_size, settings.max_new_tokens
+        cost = smaller = self._simulator.generate(inputs, batch_size=size, max_new_tokens=most)
         while smaller.peak_bytes > self.device_bytes and size > 1:
             size //= 2
             smaller = self._simulator.generate(inputs, batch_size=size, max_new_tokens=most)
@@ -175,9 +170,8 @@ class Plan:
         # Each new token reads all weights and the cache.
         num_tokens = min(most, CAPTION_TOKENS if stage == "captions" else ANSWER_TOKENS)
         reading = num_tokens * (cost.weights_bytes + cost.cache_bytes) / self.rates.memory_bytes_per_second
-        seconds = math.ceil(num_answers / settings.batch_size) * (
-            cost.flops / self.rates.flops_per_second + reading
-        )
+        batch_seconds = cost.flops / self.rates.flops_per_second + reading
+        seconds = math.ceil(num_answers / settings.batch_size) * batch_seconds
         return Step(stage, inputs["input_ids"].shape[1], cost, seconds, advice)
 
     def _scoring(self, name: str, prompts: Sequence[Group], num_answers: int, count: int) -> Step:
@@ -208,7 +202,8 @@ class Plan:
 
     def _training(self, phase: PhaseConfig, old_rank: int) -> Step:
         (num_examples, answers), row = self._examples(phase), self._row(phase)
-        cost, num_tokens, advice = self._cost(phase), sum(map(_size, row)), ""
+        same = _without_rates(phase)
+        cost, num_tokens, advice = self._cost(same), sum(map(_size, row)), ""
         old = cost.adapters_bytes * old_rank // max(phase.lora_rank, 1)
         cost = replace(cost, adapters_bytes=cost.adapters_bytes + old)
         num_steps = phase.epochs * math.ceil(num_examples / phase.batch_size)
@@ -216,7 +211,7 @@ class Plan:
         usual = self.median.lengths[0] + sum(min(ANSWER_TOKENS, len(a.token_ids)) for a in answers)
         share = min(1.0, phase.batch_size * usual / (num_tokens * math.ceil(phase.batch_size / len(row))))
         if cost.peak_bytes > self.device_bytes:
-            advice = self._fitting(_without_rates(phase))
+            advice = self._fitting(same)
         if num_tokens > self.config.training.max_tokens:
             advice = f"training.max_tokens = {num_tokens}, or a smaller frames.max_total_pixels"
         seconds = num_steps * cost.flops * share / self.rates.flops_per_second
@@ -227,12 +222,9 @@ class Plan:
             seconds = seconds * phase.num_updates + num_steps * num_batches * reading
         return Step(phase.name, num_tokens, cost, seconds, advice)
 
-    def _cost(self, phase: PhaseConfig) -> Cost:
-        """The cost of the longest step of a phase."""
-        return self._simulated(_without_rates(phase))
-
     @cache  # noqa: B019 - there is one plan in a process
-    def _simulated(self, phase: PhaseConfig) -> Cost:
+    def _cost(self, phase: PhaseConfig) -> Cost:
+        """The cost of the longest step of a phase, which is `_without_rates`."""
         row = self._row(phase)
         return self._simulator.train(row, phase, num_rows=math.ceil(phase.batch_size / len(row)))
 
@@ -293,7 +285,7 @@ class Plan:
             changed = part.model_copy(update={key: value})
             if section:
                 config = config.model_copy(update={section: changed})
-                plan = Plan(config, self.videos, self.device, self.device_bytes, self.rates)
+                plan = Plan(config, self.videos, self.device, self.device_bytes)
             else:
                 phase = changed
             found[f"{section}.{key}".lstrip(".")] = value
@@ -338,7 +330,7 @@ def make_plan(config: Config, *, device_bytes: int = 0) -> Plan:
     is_remote = bool(device_bytes) and config.model.device == "auto"
     device = torch.device("cuda") if is_remote else pick_device(config.model.device)
     problems = (*unreadable, *find_missing(config))
-    return Plan(config, videos, device, device_bytes or memory_bytes(device), problems=problems)
+    return Plan(config, videos, device, device_bytes or memory_bytes(device), problems)
 
 
 def read_videos(config: Config) -> tuple[list[Video], list[str]]:
@@ -371,15 +363,12 @@ def memory_bytes(device: torch.device) -> int:
 
 def find_missing(config: Config) -> list[str]:
     """What this machine lacks: packages, files, a GPU."""
-
-    def check_quantization() -> None:
-        if config.model.quantization == "4bit" and importlib.util.find_spec("bitsandbytes") is None:
-            raise ValueError("model.quantization '4bit' needs bitsandbytes. Run: pip install bitsandbytes")
-
-    checks: list[Callable[[], object]] = [check_quantization, partial(check_engine, config.run)]
+    found = []
+    if config.model.quantization == "4bit" and importlib.util.find_spec("bitsandbytes") is None:
+        found.append("model.quantization '4bit' needs bitsandbytes. Run: pip install bitsandbytes")
+    checks: list[Callable[[], object]] = [partial(check_engine, config.run)]
     checks += [partial(check_device, config.model.device)]
     checks += [partial(stage.check, config) for stage in STAGES if not stage.idle(config)]
-    found = []
     for check in checks:
         try:
             check()

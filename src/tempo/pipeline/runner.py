@@ -1,7 +1,5 @@
 """Runs stages: keeps finished ones, and refuses or discards rows of another configuration."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -13,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from rich.console import Console
@@ -30,9 +29,6 @@ from tempo.pipeline.stages import STAGES, Stage, fingerprints, select_stages, ve
 
 #: Videos per call of a worker outside a pool, so that a model can generate their answers in batches.
 BATCH_VIDEOS = 8
-
-#: Packages that affect results, for environment.json.
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "av", "scenedetect-headless", "numpy")
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,8 @@ def run_stages(
     if source:
         check_run_directory(source)
     engine.check_engine(config.run)
-    steps.check_trackers(config)
+    if config.run.trackers:
+        resolve_name("tempo.training.trackers:check_trackers")(config.run.trackers)
     steps.check_paths(config, [key for stage in STAGES for key in stage.input_files])
     done = {name for name in wanted if store.is_done(name) and store.fingerprint(name) == wanted[name]}
     left = [stage for stage in selected if stage.name not in done]
@@ -125,9 +122,7 @@ def _run_stage(stage: Stage, context: Context, console: Console, *, fingerprint:
     store = RunStore(context.directory)
     for before in STAGES[: STAGES.index(stage)]:
         if not (before.is_auxiliary or before.idle(context.config) or store.is_done(before.name)):
-            raise ValueError(
-                f"stage {stage.name!r} needs {before.name!r} first. Use `tempo run`, which runs all in order"
-            )
+            raise ValueError(f"stage {stage.name!r} needs {before.name!r} first. `tempo run` runs all stages")
     stage.check_before(context)
     store.begin(stage.name, fingerprint, versions())
     (stage.function or partial(map_stage, stage))(context, console)
@@ -151,9 +146,8 @@ def map_stage(stage: Stage, context: Context, console: Console) -> None:
     batches = [names[i : i + size] for i in range(0, len(names), size)]
     unfinished = [batch for batch in batches if not handled.issuperset(batch)]
     left = ([rows[name] for name in batch] for batch in unfinished)
-    with Counter(
-        console, stage.name, len(rows), done=len(rows) - sum(map(len, unfinished))
-    ).live() as counter:
+    done = len(rows) - sum(map(len, unfinished))
+    with Counter(console, stage.name, len(rows), done=done).live() as counter:
         for result in engine.map_batches(stage.worker, context, left, place=place, stage=stage.name):
             made = flatten(result)
             store.append(stage.name, (row for row in made if row.id not in handled))
@@ -199,11 +193,12 @@ def _changed_keys(context: Context) -> list[str]:
 
 def _write_environment(path: Path) -> None:
     """Writes the environment in which the run was started; later, other ones are added under `resumed`."""
+    packages = ("torch", "transformers", "peft", "accelerate", "av", "scenedetect-headless", "numpy")
     now: dict[str, Any] = {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "num_cores": count_workers(0),
-        "versions": versions() | {name: version(name) for name in PACKAGES},
+        "versions": versions() | {name: version(name) for name in packages},
     }
     first = json.loads(path.read_text(encoding="utf-8")) if path.exists() else now
     resumed = first.pop("resumed", [])
@@ -261,10 +256,8 @@ def _copy_stage(stage: Stage, old: RunStore, new: RunStore) -> None:
         target = new.directory / path.name
         if path.is_dir():
             shutil.copytree(path, target, copy_function=_link, dirs_exist_ok=True)
-        elif path.suffix == ".jsonl" and path.exists():
-            write_text(target, path.read_text(encoding="utf-8").replace(before, after))
         elif path.exists():
-            _link(path, target)
+            write_text(target, path.read_text(encoding="utf-8").replace(before, after))
     skipped = (row.model_dump_json() for row in old.read(SKIPPED, Skipped) if row.stage == name)
     append_jsonl(new.path(SKIPPED), (line.replace(before, after) for line in skipped))
     new.finish(name, fingerprint, old.versions(name))

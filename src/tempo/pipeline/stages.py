@@ -6,13 +6,12 @@ subcommand, resuming, fingerprints, `tempo status` and `--from` then work withou
 heavy packages are given by name, so that `tempo --help` does not import these packages.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from rich.console import Console
@@ -24,7 +23,7 @@ from tempo.core.hashing import hash_checkpoint, hash_file, hash_text
 from tempo.core.records import Captions, Clips, Pair, Perturbations, Record, Responses, Shots, Video
 from tempo.core.store import RunStore
 from tempo.engine.pool import Place
-from tempo.engine.types import Context, load
+from tempo.engine.types import Context
 from tempo.model.loading import EMBEDDED, embedded_path
 
 
@@ -65,13 +64,13 @@ def _answering_place(config: Config) -> Place:
 
 def _check_server(config: Config) -> None:
     if config.endpoint:
-        load("tempo.model.endpoint:read_api_key")(config.endpoint)
+        resolve_name("tempo.model.endpoint:read_api_key")(config.endpoint)
 
 
 def _check_file(key: str, function: str) -> Callable[[Config], None]:
     def check(config: Config) -> None:
         if path := look_up(config, key):
-            load(function)(Path(path), max_bad_share=config.run.max_bad_share)
+            resolve_name(function)(Path(path), max_bad_share=config.run.max_bad_share)
 
     return check
 
@@ -119,7 +118,7 @@ STAGES: tuple[Stage, ...] = (
         worker="tempo.video.shots:make_worker",
         place=lambda config: "pool",
         keys=("shots", "frames"),
-        check=lambda config: load("tempo.video.detectors:check_detector")(config.shots),
+        check=lambda config: resolve_name("tempo.video.detectors:check_detector")(config.shots),
         files=("frames",),
     ),
     Stage(
@@ -134,7 +133,7 @@ STAGES: tuple[Stage, ...] = (
         # Without the weights.
         check=lambda config: (
             config.clips.features == EMBEDDED
-            or load("tempo.video.clips:load_pretrained")(config.clips.features, "AutoImageProcessor")
+            or resolve_name("tempo.video.clips:load_pretrained")(config.clips.features, "AutoImageProcessor")
         ),
         idle=_imported,
     ),
@@ -225,7 +224,7 @@ STAGES: tuple[Stage, ...] = (
         needs_model=_compares_models,
         keys=("evaluation",),
         input_files=("evaluation.benchmark",),
-        check=lambda config: load("tempo.evaluation.lengths:check_benchmarks")(config),
+        check=lambda config: resolve_name("tempo.evaluation.run:check_benchmarks")(config),
         is_shared=False,
         files=("evaluation", "evaluation.json"),
     ),

@@ -1,9 +1,7 @@
-"""Functions for the table of stages: those that run a whole stage, and checks before any work.
+"""Functions that run a whole stage, each described in `stages.py`, and checks before any work.
 
 Each imports its package only when it is called.
 """
-
-from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -25,7 +23,6 @@ from tempo.model.loading import check_model_path
 
 
 def run_synthetic(context: Context, console: Console) -> None:
-    """Renders the embedded world into `synthetic/`."""
     from tempo.synthetic.dataset import make_dataset
 
     settings = context.config.synthetic
@@ -42,7 +39,7 @@ def run_synthetic(context: Context, console: Console) -> None:
 
 def run_videos(context: Context, console: Console) -> None:
     """Identifies every file by its content. Of files with the same content, only the first is kept."""
-    from tempo.video.find import VideoFile
+    from tempo.video.find import VideoFile, count_other_files
 
     store = RunStore(context.directory)
     batches = [[VideoFile(id=path)] for path in new_files(context)]
@@ -51,7 +48,11 @@ def run_videos(context: Context, console: Console) -> None:
         for result in engine.map_batches(worker, context, batches, place="pool", stage="videos"):
             store.append("videos", flatten(result))
             counter.advance()
-    _print_other_files(context, console)
+    videos = context.config.videos
+    if counts := count_other_files(videos.paths, videos.extensions):
+        named = ", ".join(f"{suffix or 'none'} {count}" for suffix, count in counts.most_common(5))
+        text = f"{counts.total()} files with other extensions ({named}) were ignored"
+        console.print(f"videos: {text}. Add an extension to videos.extensions to use them")
     first: dict[str, Video] = {}
     skipped, known = list[Skipped](), store.handled_ids("videos")
     for video in sorted(store.read("videos", Video), key=lambda video: video.path):
@@ -61,16 +62,6 @@ def run_videos(context: Context, console: Console) -> None:
     store.append(SKIPPED, skipped)
     write_lines(store.path("videos"), (video.model_dump_json() for video in first.values()))
     check_trainable(context)
-
-
-def _print_other_files(context: Context, console: Console) -> None:
-    from tempo.video.find import count_other_files
-
-    videos = context.config.videos
-    if counts := count_other_files(videos.paths, videos.extensions):
-        named = ", ".join(f"{suffix or 'none'} {count}" for suffix, count in counts.most_common(5))
-        text = f"{counts.total()} files with other extensions ({named}) were ignored"
-        console.print(f"videos: {text}. Add an extension to videos.extensions to use them")
 
 
 def new_files(context: Context) -> list[str]:
@@ -105,7 +96,6 @@ def run_pairs(context: Context, console: Console) -> None:
 
 
 def run_audit(context: Context, console: Console) -> None:
-    """Measures how well chosen answers can be picked without the video; writes `audit.json`."""
     from tempo.preference.audit import audit_run
 
     with counters(console) as show:
@@ -128,12 +118,11 @@ def run_training(context: Context, console: Console) -> None:
     call_to_training(context.config.model.device, is_needed=True)
     names = {"loss": "loss", "reward": "reward"}
     names |= {"rewards/accuracies": "accuracy", "rewards/margins": "margin"}
-    with counters(console) as show, tracked(context) as send, engine.all_cores(config):
+    with counters(console) as show, tracked(context), engine.all_cores(config):
 
         def show_step(directory: Path, step: int, num_steps: int, row: dict[str, float]) -> None:
             figures = (f"{short} {row[name]:.3f}" for name, short in names.items() if name in row)
             show(str(directory.relative_to(context.directory)), step, num_steps, " ".join(figures))
-            send()
 
         phases.run_training(phases.Session(context, show_step, console.print))
 
@@ -150,7 +139,6 @@ def join_training(context: Context) -> None:
 
 
 def run_evaluation(context: Context, console: Console) -> None:
-    """Compares all models on the held-out videos and the benchmark; writes `evaluation.json`."""
     from tempo.evaluation.figures import read_tables
     from tempo.evaluation.run import run_evaluation as evaluate
     from tempo.training.trackers import tracked
@@ -160,20 +148,11 @@ def run_evaluation(context: Context, console: Console) -> None:
 
 
 def run_report(context: Context, console: Console) -> None:
-    """Writes `report.html` and the model cards."""
     from tempo.report.cards import write_cards
     from tempo.report.report import write_report
 
     write_cards(context)
     write_report(context)
-
-
-def check_trackers(config: Config) -> None:
-    """Raises ValueError if a tracker of the run is missing."""
-    if config.run.trackers:
-        from tempo.training import trackers
-
-        trackers.check_trackers(config.run.trackers)
 
 
 def check_paths(config: Config, file_keys: Iterable[str]) -> None:
@@ -206,16 +185,14 @@ def check_limits(config: Config, console: Console, stages: Sequence[str]) -> Non
 
     Raises ValueError if answers in one of the `stages` may have more tokens than the model has positions.
     """
-    from tempo.model.limits import frame_rate_warning, max_positions
-    from tempo.model.loading import read_config
+    from tempo.model.chat import max_positions
+    from tempo.model.loading import frame_rate_warning, read_config
 
     found = read_config(config.model.path, trust_remote_code=config.model.trust_remote_code)
     for name in ("captions", "responses"):
         count, limit = getattr(config, name).max_new_tokens, max_positions(found)
         if name in stages and count >= limit:
-            detail = (
-                f"the model has positions for only {limit} tokens, prompt included (max_position_embeddings)"
-            )
+            detail = f"the model has {limit} positions, prompt included (max_position_embeddings)"
             raise ValueError(f"{name}.max_new_tokens is {count}, but {detail}. Lower it")
     if warning := frame_rate_warning(found, config.frames.fps):
         console.print(warning)

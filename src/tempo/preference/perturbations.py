@@ -17,9 +17,8 @@ from collections.abc import Callable, Sequence
 from itertools import combinations, count
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from tempo.core.hashing import derive_seed
+from tempo.core.hashing import derive_seed, held_out_draw
 from tempo.core.records import Captions, Clips, Kind, Perturbation, Perturbations, Skipped
-from tempo.core.split import held_out_draw
 from tempo.core.store import RunStore
 
 if TYPE_CHECKING:

@@ -1,7 +1,5 @@
 """The model cards of a run: `README.md` in `model/` and `adapter/`, in the format of the Hugging Face hub."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -18,12 +16,6 @@ from tempo.model.loading import resolve_model_path
 from tempo.preference.exporting import count_pairs, markdown_table
 from tempo.report.report import COUNTED_STAGES
 
-#: Folders with a card, and the library that loads them.
-LIBRARIES = {"model": "transformers", "adapter": "peft"}
-
-#: Fields of the base model's card that state its licence.
-LICENSE = ("license", "license_name", "license_link")
-
 
 def write_cards(context: Context) -> None:
     """Writes the card of `model/` and of `adapter/`. Cards contain no folders and no server address."""
@@ -31,9 +23,10 @@ def write_cards(context: Context) -> None:
 
     config, about = context.config, _about(context)
     base = base_card(config.model.path)
-    license = {name: base[name] for name in LICENSE if base.get(name)}
+    fields = ("license", "license_name", "license_link")
+    license = {name: base[name] for name in fields if base.get(name)}
     hub_name = config.model.path if is_hub_name(config.model.path) else base.get("base_model")
-    for folder, library in LIBRARIES.items():
+    for folder, library in (("model", "transformers"), ("adapter", "peft")):
         if not (context.directory / folder).is_dir():
             continue
         data = ModelCardData(

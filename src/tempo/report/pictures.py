@@ -1,7 +1,5 @@
 """Pictures of the page: clips as images that CSS can play, and training curves."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """One self-contained HTML page: the result, descriptions, pairs, curves, audit, what was skipped, videos."""
 
-from __future__ import annotations
-
 import difflib
 import functools
 import html
@@ -11,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -29,10 +27,6 @@ from tempo.report.pictures import draw_curves, film
 from tempo.report.results import MAIN, headline, main_figures
 from tempo.video.frames import FrameStore
 
-if TYPE_CHECKING:
-    # It loads torch.
-    from tempo.evaluation.held_out import Description
-
 #: Stages whose rows are counted on the page.
 COUNTED_STAGES = ("videos", "shots", "clips", "captions", "responses", "pairs")
 
@@ -41,9 +35,6 @@ NUM_CANDIDATES = 10_000
 
 #: The number of videos whose descriptions are shown.
 NUM_DESCRIBED = 4
-
-#: The metrics whose curves are drawn.
-CURVES = ("loss", "rewards/accuracies")
 
 #: The maximum size of the page in bytes; larger pages get fewer frames per clip.
 MAX_BYTES = 6_000_000
@@ -72,6 +63,9 @@ def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
 
     Parts that the run does not have yet are empty.
     """
+    # It loads torch.
+    from tempo.evaluation.held_out import Description
+
     store, directory, limits = RunStore(context.directory), context.directory, context.config.report
     clips, captions = store.rows("clips", Clips), store.rows("captions", Captions)
     frames, perturbations = FrameStore(directory / "frames"), store.rows("perturbations", Perturbations)
@@ -92,6 +86,8 @@ def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
 
     # Pairs are sorted by video id, a hash, so the first ones are a random sample.
     pairs = choose_pairs([*islice(store.stream("pairs", Pair), NUM_CANDIDATES)], limits.num_pairs)
+    key = attrgetter("video_id")
+    described = sorted(store.stream("evaluation/descriptions", Description), key=key)
     path, evaluation = directory / "audit.json", read_evaluation(directory)
     audit = json.loads(path.read_bytes()) if path.exists() else {}
     main = main_figures(evaluation.figures)
@@ -108,12 +104,12 @@ def report_data(context: Context, *, num_frames: int = 6) -> dict[str, Any]:
                 "clips": strip(video),
                 "texts": [(row, match_sentences(row.text, captions_of(video))) for row in rows],
             }
-            for video, rows in _descriptions(store)
+            for video, rows in islice(groupby(described, key=key), NUM_DESCRIBED)
         ],
         "stages": {name: store.count(name) for name in COUNTED_STAGES},
         "pairs": [(pair, strip(pair.video_id), rejected(pair)) for pair in pairs],
         "phases": phases,
-        "curves": phases and draw_curves(phases, CURVES),
+        "curves": phases and draw_curves(phases, ("loss", "rewards/accuracies")),
         "figures": text_tables(evaluation.figures),
         "notes": evaluation.notes or ["The models have not been compared yet."] * (not evaluation.figures),
         "audit": audit and {"verdict": audit["verdict"], "rows": audit_rows(audit)},
@@ -133,10 +129,9 @@ def choose_pairs(pairs: Sequence[Pair], count: int) -> list[Pair]:
     groups: dict[tuple[int, str], list[Pair]] = {}
     for pair in pairs:
         groups.setdefault((pair.level, pair.kind), []).append(pair)
-    chosen: list[Pair] = []
-    seen: set[str] = set()
-    for key in sorted(groups):
-        fresh = [pair for pair in groups[key] if pair.video_id not in seen] or groups[key]
+    chosen, seen = list[Pair](), set[str]()
+    for _, group in sorted(groups.items()):
+        fresh = [pair for pair in group if pair.video_id not in seen] or group
         chosen.append(min(fresh, key=lambda pair: (pair.num_clips, pair.id)))
         seen.add(chosen[-1].video_id)
     return chosen[:count]
@@ -213,12 +208,3 @@ def _strip(
             "times": f"{clip.start_seconds:.0f}–{clip.end_seconds:.0f} s",
             "caption": captions[i] if captions else "",
         }
-
-
-def _descriptions(store: RunStore) -> Iterator[tuple[str, list[Description]]]:
-    """What each model says about the first held-out videos, by video."""
-    from tempo.evaluation.held_out import Description
-
-    key = attrgetter("video_id")
-    rows = sorted(store.stream("evaluation/descriptions", Description), key=key)
-    return islice(((video, [*own]) for video, own in groupby(rows, key=key)), NUM_DESCRIBED)

@@ -1,7 +1,5 @@
 """The result of a run in one sentence, from the figures in `evaluation.json`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from tempo.evaluation.figures import RESULT, Figure, Value

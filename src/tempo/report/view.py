@@ -1,7 +1,5 @@
 """The videos, pairs and reviews of a run, as `tempo view` lists, filters and shows them."""
 
-from __future__ import annotations
-
 import functools
 import json
 import math
@@ -74,12 +72,9 @@ class RunView:
         self._table.execute("PRAGMA page_size = 32768")
         self._table.execute(TABLE)
         fill("INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", self._pair_rows())
-        videos = (
-            (row.id, row.path)
-            for row in chain[Video | Clips](stream("videos", Video), stream("clips", Clips))
-        )
+        videos = chain[Video | Clips](stream("videos", Video), stream("clips", Clips))
         new = "INSERT OR IGNORE INTO items (id, video_id, kind, searched) VALUES (?1, ?1, 'video', ?2)"
-        fill(new, ((name, f"{name} {path}".lower()) for name, path in videos))
+        fill(new, ((row.id, f"{row.id} {row.path}".lower()) for row in videos))
         texts = ((row.id, " ".join(row.captions).lower()) for row in stream("captions", Captions))
         fill("UPDATE items SET searched = searched || ' ' || ?2 WHERE id = ?1", texts)
         reasons = ((row.id, f"{row.reason}: {row.detail}") for row in stream(SKIPPED, Skipped))

@@ -1,7 +1,5 @@
 """The server of `tempo view`: the page, the rows and the videos of a run. Only this machine can use it."""
 
-from __future__ import annotations
-
 import contextlib
 import secrets
 import socket

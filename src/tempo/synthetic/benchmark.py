@@ -6,8 +6,6 @@ options come from the same set with the same frequency and have the same number 
 alternate, and the two objects of a pair take turns at being named first.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

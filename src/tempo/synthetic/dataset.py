@@ -1,7 +1,5 @@
 """Writes the embedded world to disk: videos with their scripts, instruction data, a benchmark."""
 
-from __future__ import annotations
-
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor

@@ -1,11 +1,8 @@
 """Draws the world: an event at any moment as an image, a story as an H.264 file."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 
-import numpy as np
 from PIL import Image, ImageDraw
 
 from tempo.core.files import replace_file
@@ -65,12 +62,6 @@ def appearance(event: Event, time: float) -> tuple[str, float, float, float]:
         "slows down": diagonal,
     }.get(event.action, (across, 0.5 + 0.1 * math.sin(7 * event.drift)))
     return colour, x, y, radius
-
-
-def event_frames(event: Event, times: tuple[float, ...], *, size: int = SIZE) -> np.ndarray:
-    """Frames uint8 [T, size, size, 3] of an event at these T times."""
-    images = (draw_event(event, time) for time in times)
-    return np.stack([np.asarray(image.resize((size, size), Image.Resampling.BICUBIC)) for image in images])
 
 
 def render_story(story: Story, path: Path) -> None:

@@ -4,8 +4,6 @@ The embedded model was trained on these texts and understands no others, so do n
 `order_fidelity` is the probability that a text about several events has their true order, not a random one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

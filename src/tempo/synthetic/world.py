@@ -4,8 +4,6 @@ A story is a list of events, one per camera shot: a setting, a coloured shape, a
 seed alone, so every video, caption and question can be regenerated from the number of the story.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from tempo.core.records import Frozen, Record
