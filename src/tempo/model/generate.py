@@ -3,8 +3,6 @@
 B: answers of a batch   L: tokens of a prompt   N: new tokens
 """
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Sequence

@@ -4,12 +4,10 @@ B: rows   P: tokens of the prompt   N: most new tokens   L: P + N and room for d
 D: drafts   T: tokens of a step (the last one sampled, and the drafts)
 """
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -86,7 +84,8 @@ def decode(
                 share_right = 0.75 * share_right + 0.25 * float(is_right_B.float().mean())
             guesses_BD = rows.drafts()
             drafts_BD = guesses_BD[:, : _DRAFTS if share_right >= _MIN_RIGHT else 0]
-        if step % _CHECK_STEPS == 0 and rows.is_finished_B.float().mean() >= _MIN_FINISHED:
+        is_due = (draws_BN.shape[1] - step - 1) % _CHECK_STEPS == 0
+        if is_due and rows.is_finished_B.float().mean() >= _MIN_FINISHED:
             answers |= rows.finished()
             if rows.is_finished_B.all():
                 return [answers[row] for row in range(len(answers))]
@@ -122,7 +121,7 @@ class _Rows:
     copied_B: Tensor
 
     @classmethod
-    def start(cls, ids_BP: Tensor, draws_BN: Tensor) -> _Rows:
+    def start(cls, ids_BP: Tensor, draws_BN: Tensor) -> Self:
         """Rows without an answer."""
         room = ids_BP[:, :1].expand(-1, draws_BN.shape[1] + 1 + _DRAFTS)
         index_B = torch.arange(len(ids_BP), device=ids_BP.device)

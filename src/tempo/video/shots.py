@@ -41,7 +41,7 @@ MAX_THUMBNAILS, NUM_RECENT = 2048, 512
 NUM_BUCKETS, BUCKET_FRAMES = 8, 12
 
 #: How many small frames are decoded before they are measured. Decoding and measuring by turns displace each
-#: other's code and data from the processor's caches (docs/log.md, "Where the first pass loses time").
+#: other's code and data from the processor's caches (docs/log.md, "Where the first pass lost time").
 NUM_SMALL_AHEAD = 64
 
 #: Moments are this far apart. Their brightness is compared in 32 x 18 cells: large enough to average noise
