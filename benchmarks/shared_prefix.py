@@ -102,7 +102,7 @@ def grpo_step(policy: Any, group: Any, *, is_packed: bool) -> float:
     for number, part in enumerate([answers] if is_packed else [(answer,) for answer in answers]):
         own = score(policy.model, [Group(group.inputs, part)])[0]
         advantages = [(-1.0) ** (number + index) for index in range(len(part))]
-        summed, _ = grpo_loss(own, [logp.detach() for logp in own], advantages, reduction="sum")
+        summed, _ = grpo_loss(own, [logp.detach() for logp in own], advantages)
         loss = summed / sum(answer.num_scored for answer in answers)
         loss.backward()
         total += float(loss.detach())

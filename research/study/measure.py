@@ -11,8 +11,7 @@ from tempo.core.hashing import held_out_draw
 from tempo.core.records import Clips, Outcome, Pair
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.evaluation.benchmark import SEPARATE_ASPECTS, benchmark_items, read_samples
-from tempo.evaluation.evaluate import ask, by_video, shown
+from tempo.evaluation.evaluate import SEPARATE_ASPECTS, ask, benchmark_items, by_video, read_samples, shown
 from tempo.evaluation.figures import MARGIN
 from tempo.evaluation.probe import KINDS, compare, probe_figures
 from tempo.evaluation.run import benchmark_frames, benchmark_path

@@ -50,7 +50,7 @@ def test_figures_chart_and_descriptions_are_written_and_can_be_scored_again(temp
         (("embedded", "films", "--json", "nowhere/x.json"), "nowhere/x.json cannot be written"),
         (("embedded", "films", "--set", "frames.fps=-1"), "frames.fps"),
         (("embedded", "films", "--set", "model.device=gpu"), "model.device"),
-        (("embedded", "films", "--set", "clips.min_clips=2"), "--set clips: only the sections"),
+        (("embedded", "films", "--set", "clips.min_clips=2"), "--set clips: only [model]"),
         (("embedded", "films", "--text", "absent.jsonl"), "--text absent.jsonl has no descriptions"),
     ],
 )

@@ -88,7 +88,7 @@ def write(tmp_path):
         (phases(DPO, DPO), ["training: phases must have different names", "dpo-16"]),
         (phases(DPO, baselines={"a": ["dpo-3"]}), ["baselines.a", "dpo-3", "dpo-16"]),
         (phases(DPO, baselines={"../a": ["dpo-16"]}), ["baselines.../a"]),
-        (phases(DPO, baselines={"base": ["dpo-16"]}), ["baselines.base", "reserved"]),
+        (phases(DPO, baselines={"base": ["dpo-16"]}), ["baselines.base", "not base or tempo"]),
         ({"model": {"device": "gpu"}}, ["model.device: ", "cuda", "(got 'gpu')"]),
     ],
 )

@@ -190,7 +190,7 @@ def test_second_process_is_refused_until_the_first_ends_however_it_ends(store):
 
 def test_a_run_is_a_directory_with_a_configuration_that_comes_back_as_plain_data(store):
     assert read_config(store.directory) == {}
-    with pytest.raises(ValueError, match=r"is not a run directory: it has no config\.toml"):
+    with pytest.raises(ValueError, match=r"is not a run directory: no config\.toml"):
         check_run_directory(store.directory)
     config = {"run": {"seed": 1}, "videos": {"paths": ["été 映画"]}}
     write_config(store.directory, config)

@@ -9,7 +9,7 @@ import pytest
 from sample_material import SAMPLE
 
 from tempo.core.records import Outcome, Sample
-from tempo.evaluation.benchmark import benchmark_items, read_samples
+from tempo.evaluation.evaluate import benchmark_items, read_samples
 
 LIKELY, UNLIKELY = -1.0, -9.0
 

@@ -10,8 +10,7 @@ import pytest
 
 from tempo.config import FramesConfig
 from tempo.config.data import SyntheticConfig
-from tempo.evaluation.benchmark import read_samples
-from tempo.evaluation.evaluate import ask, evaluate
+from tempo.evaluation.evaluate import ask, evaluate, read_samples
 from tempo.model.loading import load_model
 from tempo.synthetic.dataset import make_dataset
 from tempo.video.frames import sample_video

@@ -11,8 +11,12 @@ from test_families import REJECTED, each_of
 
 from tempo import load_model
 from tempo.config import SamplingConfig
+from tempo.model import sampling
 from tempo.model.answers import Answer, Request, without_reasoning
 from tempo.model.generate import generate
+from tempo.preference.prompts import fusion
+from tempo.synthetic.language import caption
+from tempo.synthetic.world import make_story
 
 
 @pytest.mark.parametrize(
@@ -33,8 +37,8 @@ def test_reasoning_is_not_part_of_an_answer(text, expected):
 
 
 def sample(lm, requests, *, batch_size=4, temperature=0.7, max_new_tokens=20, penalty=1.05):
-    sampling = SamplingConfig(batch_size=batch_size, temperature=temperature, repetition_penalty=penalty)
-    return generate(lm, requests, sampling=sampling, max_new_tokens=max_new_tokens)
+    config = SamplingConfig(batch_size=batch_size, temperature=temperature, repetition_penalty=penalty)
+    return generate(lm, requests, sampling=config, max_new_tokens=max_new_tokens)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
@@ -52,6 +56,40 @@ def test_an_answer_does_not_depend_on_its_batch(family, temperature):
     assert sample(lm, requests, batch_size=20, **options) == alone
     assert sample(lm, requests[::-1], batch_size=3, **options) == alone[::-1]
     assert len({len(answer.text.split()) for answer in alone}) > 2
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+@pytest.mark.parametrize("family", each_of(PROCESSORS.keys() - REJECTED.keys()))
+def test_drafts_change_no_answer(family, temperature, monkeypatch):
+    """Always three drafts, or none; right, wrong and partly right ones, with and without a video."""
+    lm, answers = make_lm(family), {}
+    lm.model.generation_config.eos_token_id = [*range(20, 26)]
+    generator = np.random.default_rng(0)
+    videos = [*(make_frames(family, 3, generator) for _ in range(3)), *[None] * 5]
+    requests = [Request("3 4" + " 5" * index, index, frames) for index, frames in enumerate(videos)]
+    requests += [replace(request, seed=20 + request.seed) for request in requests]
+    for min_right in (0.0, 2.0):
+        monkeypatch.setattr(sampling, "_MIN_RIGHT", min_right)
+        options = {"batch_size": 16, "temperature": temperature, "penalty": 1.1, "max_new_tokens": 50}
+        answers[min_right] = sample(lm, requests, **options)
+    assert answers[0.0] == answers[2.0]
+    assert len({len(answer.text.split()) for answer in answers[0.0]}) > 2
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7])
+def test_text_that_repeats_the_prompt_takes_fewer_steps(lm, temperature, monkeypatch):
+    """The fusion of captions, which copies them."""
+    captions = [caption(event) for event in make_story(0, 0, num_shots=(6, 6)).events]
+    requests = [Request(fusion([*captions[i:], *captions[:i]]), i) for i in range(5)]
+    answers, steps = {}, Counter()
+    for min_right in (0.25, 2.0):
+        monkeypatch.setattr(sampling, "_MIN_RIGHT", min_right)
+        hook = lm.model.register_forward_pre_hook(lambda *_, key=min_right: steps.update([key]))
+        answers[min_right] = sample(lm, requests, batch_size=5, temperature=temperature, max_new_tokens=150)
+        hook.remove()
+    assert answers[0.25] == answers[2.0]
+    assert len(answers[0.25][0].token_ids) > 30
+    assert steps[0.25] < 0.7 * steps[2.0]
 
 
 def test_a_penalty_applies_to_the_tokens_so_far():

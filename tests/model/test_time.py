@@ -9,7 +9,7 @@ from families import make_lm, make_processor
 
 from tempo.config import FramesConfig
 from tempo.model.chat import Prefix, VideoLM
-from tempo.model.limits import frame_rate_warning
+from tempo.model.loading import frame_rate_warning
 from tempo.video.decode import Frame
 from tempo.video.frames import Sampler
 

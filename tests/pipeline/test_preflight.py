@@ -103,7 +103,7 @@ def test_frames_that_are_too_close_for_the_model_are_named_before_any_video_is_r
 def test_answers_for_which_the_model_has_no_positions_are_refused(make, tmp_path, stage):
     context = make(model={"path": short_model(tmp_path, 300)}, **{stage: {"max_new_tokens": 300}})
     finish(context, "captions" if stage == "responses" else "clips")
-    words = rf"{stage}\.max_new_tokens is 300, .* only 300 tokens, .*max_position_embeddings\)\. Lower it"
+    words = rf"{stage}\.max_new_tokens is 300, .* has 300 positions, .*max_position_embeddings\)\. Lower it"
     with pytest.raises(ValueError, match=words):
         run_stages(context, QUIET, until=stage)
 

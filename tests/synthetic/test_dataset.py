@@ -11,7 +11,7 @@ import pytest
 
 from tempo.config import SyntheticConfig
 from tempo.core.records import Instruction
-from tempo.evaluation.benchmark import read_samples
+from tempo.evaluation.evaluate import read_samples
 from tempo.synthetic.dataset import make_dataset
 from tempo.synthetic.world import Story
 

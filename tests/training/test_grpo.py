@@ -13,6 +13,7 @@ from tempo.config import SftPhase
 from tempo.core.records import Captions
 from tempo.core.store import RunStore
 from tempo.model import generate as generate_module
+from tempo.model import sampling as sampling_module
 from tempo.model.answers import Answer
 from tempo.model.loading import load_model
 from tempo.model.prefix import packed_log_probs
@@ -74,25 +75,28 @@ def test_the_loss_by_hand():
     policy = [torch.tensor(row).log() - 1 for row in ratios]
     losses = [[-2 * 1.28, -2.0, -2 * 0.5], [1.5, 0.8]]
     loss, metrics = grpo_loss(policy, old, [2.0, -1.0])
-    assert float(loss) == pytest.approx(sum(map(sum, losses)) / 5)
+    assert float(loss) == pytest.approx(sum(map(sum, losses)))
     assert metrics.means()["clip_ratio"] == pytest.approx(2 / 5)
     loss, _ = grpo_loss(policy, old, [2.0, -1.0], loss_type="grpo")
-    assert float(loss) == pytest.approx((sum(losses[0]) / 3 + sum(losses[1]) / 2) / 2)
-    loss, _ = grpo_loss(policy, old, [2.0, -1.0], epsilon=0.6, epsilon_high=1.0, reduction="sum")
+    assert float(loss) == pytest.approx(sum(losses[0]) / 3 + sum(losses[1]) / 2)
+    loss, _ = grpo_loss(policy, old, [2.0, -1.0], epsilon=0.6, epsilon_high=1.0)
     assert float(loss) == pytest.approx(-2 * 3.0 + 1.5 - 0.5 * -1)
 
 
 @pytest.fixture
 def sampled(frames, tmp_path, monkeypatch):
     """A policy, a batch of its answers to two videos, and the log-probabilities while it was sampling."""
-    drawn, choose, settings = [], generate_module._choose, grpo_phase()
+    drawn, choose, settings = [], sampling_module._choose, grpo_phase()
 
     def record(scores, draws, temperature):
         chosen = choose(scores, draws, temperature)
-        drawn.append((scores / temperature).log_softmax(dim=-1).gather(1, chosen[:, None])[:, 0])
+        logp = (scores / temperature).log_softmax(dim=-1)
+        drawn.append(logp.gather(-1, chosen[..., None])[:, 0, 0])
         return chosen
 
-    monkeypatch.setattr(generate_module, "_choose", record)
+    monkeypatch.setattr(sampling_module, "_choose", record)
+    # One token in each step.
+    monkeypatch.setattr(sampling_module, "_MIN_RIGHT", 2)
     lm, run = load_model("embedded"), context(tmp_path, settings, responses={"max_new_tokens": 4})
     torch.manual_seed(0)
     policy = Policy(lm.model, settings, dtype=torch.float32)

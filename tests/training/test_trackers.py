@@ -19,6 +19,11 @@ from tempo.video.frames import FrameStore
 TABLE = {"held-out videos": [["", "base", "tempo"], ["probe", "50.0", "75.0"]]}
 
 
+@pytest.fixture(autouse=True)
+def _short_interval(monkeypatch):
+    monkeypatch.setattr(trackers, "INTERVAL_SECONDS", 0.1)
+
+
 def run_of(directory, name):
     """A run with the tracker `name` and a pair about a video of four grey clips."""
     store = RunStore(directory)
@@ -42,9 +47,9 @@ def train_with_a_stop(context):
     with tracked(context):
         write_metrics(run, "train/01-dpo", 5)
     write_metrics(run, "train/01-dpo", 3)
-    with tracked(context, lambda: TABLE) as send:
+    with tracked(context, lambda: TABLE):
         write_metrics(run, "train/01-dpo", 6)
-        send()
+        time.sleep(0.3)
         write_metrics(run, "train/02-sft", 2)
         write_metrics(run, "baselines/sft_only/01-sft", 2)
 
@@ -188,8 +193,8 @@ def test_a_tracker_that_fails_or_hangs_gives_one_warning_and_is_complete_later(
     write_metrics(tmp_path / "run", "train/01-dpo", 3)
     with monkeypatch.context() as patch:
         patch.setitem(LOGGER_TYPE_TO_CLASS, "tensorboard", Bad)
-        with pytest.warns(UserWarning, match=fault) as caught, tracked(context) as send:
-            send()
+        with pytest.warns(UserWarning, match=fault) as caught, tracked(context):
+            pass
     assert len(caught) == 1
     with tracked(context):
         write_metrics(tmp_path / "run", "train/01-dpo", 4)

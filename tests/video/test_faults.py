@@ -78,6 +78,9 @@ def test_watched_items_come_until_the_first_error():
         next(items)
     # Time between items does not count.
     assert [time.sleep(0.4) for _ in watched(iter(range(9)), 0.3)] == [None] * 9
+    # The limit is for one item, however many are handed over at a time.
+    slow = (time.sleep(0.2) for _ in range(6))
+    assert list(watched(slow, 1.0, num_ahead=64)) == [None] * 6
 
 
 def test_an_item_that_takes_too_long_is_given_up_and_its_thread_ends():

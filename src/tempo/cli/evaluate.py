@@ -45,8 +45,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model, or all models of a run, on public benchmarks."""
     from tempo.evaluation.figures import Evaluation, figure_tables
-    from tempo.evaluation.lengths import check_task
     from tempo.evaluation.public.tasks import answer_task, load_task, result_notes, task_result
+    from tempo.evaluation.run import check_task
 
     check_output(out)
     folders = [_download(name) for name in benchmark] if download else [str(path) for path in data or ()]
@@ -79,14 +79,12 @@ def _models(
 ) -> tuple[Config, dict[str, Callable[[], VideoLM]]]:
     """The configuration, and functions that load a checkpoint, or each model of a run."""
     from tempo.model.loading import load_model
-    from tempo.training.adapters import TrainedModel
-    from tempo.training.phases import trained_models
+    from tempo.training.phases import run_models
 
     if settings := read_config(Path(model)):
         settings.setdefault("evaluation", {})["benchmarks"] = asked
         config = parse_config(override(settings, overrides))
-        context = Context(config, Path(model))
-        run = {"base": TrainedModel(config.model, Path()), **trained_models(context)}
+        run = run_models(Context(config, Path(model)))
         return config, {name: trained.for_inference for name, trained in run.items()}
     check_model_path(model)
     settings = {"videos": {"paths": [one["data"] for one in asked]}, "evaluation": {"benchmarks": asked}}

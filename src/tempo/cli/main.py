@@ -53,9 +53,7 @@ max_pixels = {HUB_MAX_PIXELS}      # per frame
 max_total_pixels = {HUB_TOTAL_PIXELS:_}  # per video: about 6,000 tokens for Qwen2.5-VL"""
 
 OutOption = Annotated[Path, typer.Option("--out", help="run directory; created if it does not exist")]
-RedoOption = Annotated[
-    bool, typer.Option("--redo", help="discard stages that no longer match the settings, and run them again")
-]
+RedoOption = Annotated[bool, typer.Option("--redo", help="discard and rerun stages with other settings")]
 
 
 @app.callback(invoke_without_command=True)
@@ -84,11 +82,8 @@ def run(
     result = runner.run(settings, out, until=until, from_run=source, redo=redo, console=console())
     if process_rank() == 0:
         _print_evaluation(out)
-        console().print(
-            f"report: {result.report}"
-            if result.report
-            else f"see the state of the run with: tempo status {out}"
-        )
+        state = f"see the state of the run with: tempo status {out}"
+        console().print(f"report: {result.report}" if result.report else state)
 
 
 @app.command(rich_help_panel="Main")

@@ -1,10 +1,8 @@
 """`tempo plan`: the tokens, memory, time and disk space of a run, and problems of this machine."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from pydantic import ByteSize, TypeAdapter
@@ -13,8 +11,8 @@ from rich.table import Table
 from tempo.cli.terminal import ConfigArgument, SetOption, console
 from tempo.config import load_config
 
-if TYPE_CHECKING:
-    from tempo.training.memory import Cost
+#: The parts of the memory of a step.
+PARTS = ("weights", "adapters", "reference", "gradients", "optimizer", "cache", "activations")
 
 
 def plan(
@@ -51,16 +49,19 @@ def plan(
     for heading in ("step", "tokens", "peak", "largest parts", "time"):
         table.add_column(heading, justify="left" if heading in ("step", "largest parts") else "right")
     table.add_row("shots, clips", "", "", "", _duration(found.decoding_seconds))
-    for step in (steps := [*found.steps()]):
+    steps = [*found.steps()]
+    for step in steps:
+        sizes = sorted(((getattr(step.cost, f"{part}_bytes"), part) for part in PARTS), reverse=True)
+        largest = ", ".join(f"{part} {size / 1e9:.2g}" for size, part in sizes[:2])
         peak = f"{step.cost.peak_bytes / 1e9:.3g}"
-        table.add_row(step.name, str(step.num_tokens), peak, _parts(step.cost), _duration(step.seconds))
+        table.add_row(step.name, str(step.num_tokens), peak, largest, _duration(step.seconds))
     show(table)
     needed = found.disk_bytes(steps)
     # The directory need not exist yet.
     folder = next(folder for folder in (out.absolute(), *out.absolute().parents) if folder.exists())
     free = shutil.disk_usage(folder).free
-    sizes = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in needed.items())
-    show(f"disk in GB: {sizes}; free {free / 1e9:.1f}")
+    files = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in needed.items())
+    show(f"disk in GB: {files}; free {free / 1e9:.1f}")
     for step in steps:
         if step.advice:
             show(f"{step.name} does not fit. It fits with: {step.advice}")
@@ -68,13 +69,6 @@ def plan(
         show("problem: the disk has too little free space. Choose another --out")
     for line in found.problems:
         show(f"problem: {line}")
-
-
-def _parts(cost: Cost) -> str:
-    """The two largest parts of the memory in GB."""
-    names = ("weights", "adapters", "reference", "gradients", "optimizer", "cache", "activations")
-    sizes = sorted(((getattr(cost, f"{name}_bytes"), name) for name in names), reverse=True)
-    return ", ".join(f"{name} {size / 1e9:.2g}" for size, name in sizes[:2])
 
 
 def _duration(seconds: float) -> str:

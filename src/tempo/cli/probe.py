@@ -35,8 +35,7 @@ def probe(
 ) -> None:
     """Measure how much a model notices when a video is reversed, shuffled, cut or frozen; needs no labels."""
     from tempo.evaluation import probe as probing
-    from tempo.model.limits import frame_rate_warning
-    from tempo.model.loading import load_model, read_config
+    from tempo.model.loading import frame_rate_warning, load_model, read_config
     from tempo.preference.prompts import DESCRIBE
     from tempo.video.find import find_videos
 
@@ -86,9 +85,7 @@ def inference_config(model: str, settings: dict[str, Any], overrides: Sequence[s
     """
     sections = override({}, overrides)
     if unused := sections.keys() - {"model", "frames"}:
-        raise ValueError(
-            f"--set {min(unused)}: only the sections [model] and [frames] have an effect. Remove the option"
-        )
+        raise ValueError(f"--set {min(unused)}: only [model] and [frames] have an effect. Remove the option")
     hub = {"max_pixels": HUB_MAX_PIXELS, "max_total_pixels": HUB_TOTAL_PIXELS}
     frames = {**({} if model == EMBEDDED else hub), **sections.get("frames", {})}
     return parse_config({**settings, "model": {**sections.get("model", {}), "path": model}, "frames": frames})

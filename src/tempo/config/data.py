@@ -25,12 +25,8 @@ class SyntheticConfig(Section):
     num_held_out: int = Field(60, ge=1, description="number of stories for the evaluation")
     min_shots: int = Field(4, ge=2, description="minimum number of shots in a story")
     max_shots: int = Field(16, le=16, description="maximum number of shots in a story")
-    plain_share: float = Field(
-        0.1, ge=0, le=1, description="share of `num_videos` with only one to three shots"
-    )
-    order_fidelity: float = Field(
-        0.5, ge=0, le=1, description="share of answers about order that are correct"
-    )
+    plain_share: float = Field(0.1, ge=0, le=1, description="share of `num_videos` with one to three shots")
+    order_fidelity: float = Field(0.5, ge=0, le=1, description="share of correct answers about order")
 
 
 class VideosConfig(Section):
@@ -124,16 +120,12 @@ class ClipsConfig(Section):
     similarity: float = Field(0.8, gt=-1, le=1, description="cosine similarity above which shots are grouped")
     min_clips: int = Field(4, ge=2, description="minimum number of clips")
     max_group_clips: int = Field(3, ge=1, description="maximum number of clips in a group")
-    group_divisor: int = Field(
-        3, ge=1, description="a group also has at most `num_clips // group_divisor` clips"
-    )
+    group_divisor: int = Field(3, ge=1, description="a group has at most `num_clips // group_divisor` clips")
 
     @model_validator(mode="after")
     def _check_shots(self) -> Self:
         if self.min_shots > self.max_shots:
-            raise ValueError(
-                f"min_shots {self.min_shots} is larger than max_shots {self.max_shots}. Change one of them"
-            )
+            raise ValueError(f"min_shots {self.min_shots} is above max_shots {self.max_shots}. Change one")
         return self
 
 
@@ -174,16 +166,12 @@ class PerturbationsConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.kinds or len(set(self.kinds)) < len(self.kinds):
-            raise ValueError(f"kinds must list at least one kind, and each only once, got {self.kinds}")
+            raise ValueError(f"kinds: list at least one kind, and each only once, got {self.kinds}")
         unknown = [kind for kind in self.kinds if kind in ("swap", "replace")]
         if self.rule == "paper" and unknown:
-            raise ValueError(
-                f"kinds: rule 'paper' does not define {unknown}. Remove them, or use rule 'distinct'"
-            )
+            raise ValueError(f"kinds: rule 'paper' has no {unknown}. Remove them, or use rule 'distinct'")
         if not self.levels or min(self.levels) < 2 or len(set(self.levels)) < len(self.levels):
-            raise ValueError(
-                f"levels must list at least one level, each at least 2 and only once, got {self.levels}"
-            )
+            raise ValueError(f"levels: list at least one, each at least 2 and only once, got {self.levels}")
         return self
 
 
@@ -229,9 +217,7 @@ class PairsConfig(Section):
 
     import_from: str = Field("", description="file of pairs to use instead of generated ones")
     length: Literal["paper", "any", "fair"] = Field("paper", description="rule for lengths: see above")
-    max_length_ratio: float = Field(
-        1.5, ge=1, description="maximum ratio of word counts, except for drop pairs"
-    )
+    max_length_ratio: float = Field(1.5, ge=1, description="maximum ratio of word counts; not for drop pairs")
     drop_duplicates: bool = Field(True, description="keep only the hardest of pairs with the same texts")
     verify: bool = Field(False, description="keep only pairs that the captions support: see above")
     verify_margin: float = Field(0.0, ge=-1, lt=1, description="required difference in agreement (`verify`)")

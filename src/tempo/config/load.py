@@ -41,9 +41,7 @@ class Config(running.Section):
         if has_sft and not (self.synthetic or self.training.instructions):
             raise ValueError("an SFT phase needs training.instructions, a file with questions and answers")
         if self.training.phases and self.model.dtype == "float16":
-            raise ValueError(
-                "model.dtype 'float16' does not work for training: gradients underflow. Use 'bfloat16'"
-            )
+            raise ValueError("model.dtype 'float16' cannot train: gradients underflow. Use 'bfloat16'")
         for phase in self.training.phases:
             if self.model.quantization != "none" and not phase.lora_rank:
                 raise ValueError(

@@ -21,7 +21,7 @@ Order = Literal["random", "easy_to_hard", "hard_to_easy", "adaptive"]
 Tracker = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 #: How the options of a benchmark question are scored.
 Scoring = Literal["sum", "mean", "letter"]
-#: The public benchmarks, each a module of `tempo.evaluation.public`.
+#: The public benchmarks, each a function in `tempo.evaluation.public.benchmarks`.
 PublicBenchmark = Literal[
     "tempcompass", "vinoground", "tvbench", "tomato", "mvbench", "video_mme", "mlvu", "vitatecs",
     "temporalbench", "aotbench", "next_qa", "timeblind", "mvp", "videohallucer",
@@ -127,9 +127,7 @@ class _Phase(Section):
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are clipped to this norm")
     lora_rank: int = Field(32, ge=0, description="rank of LoRA; 0 trains all weights of the parts in `train`")
     lora_alpha: int = Field(64, ge=1, description="LoRA is scaled by `lora_alpha / lora_rank`")
-    lora_dropout: float = Field(
-        0.0, ge=0, lt=1, description="dropout on the input of LoRA; all other dropout is off"
-    )
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout before LoRA; other dropout is off")
     train: tuple[Part, ...] = Field(
         ("language_model",), min_length=1, description="parts to train; `merger` is the projector"
     )
@@ -165,16 +163,12 @@ class DpoPhase(_Phase):
     ld_alpha: float = Field(0.5, ge=0, le=1, description="weight of tokens beyond the shorter text (`ld`)")
     reference: Literal["reset", "fixed"] = Field("reset", description="see above")
     order: Order = Field("random", description="order of the pairs: see above")
-    mastered_accuracy: float = Field(
-        0.9, gt=0, le=1, description="accuracy at which a level ends (`adaptive`)"
-    )
+    mastered_accuracy: float = Field(0.9, gt=0, le=1, description="accuracy that ends a level (`adaptive`)")
 
     @model_validator(mode="after")
     def _check_order(self) -> Self:
         if self.order != "random" and self.grouping == "video":
-            raise ValueError(
-                f"order {self.order!r} works level by level. Use grouping 'level' or 'pair', not 'video'"
-            )
+            raise ValueError(f"order {self.order!r} needs grouping 'level' or 'pair', not 'video'")
         return self
 
 
@@ -231,9 +225,7 @@ class TrainingConfig(Section):
             raise ValueError(f"phases must have different names, got {names}")
         for baseline, wanted in self.baselines.items():
             if not re.fullmatch(NAME_PATTERN, baseline) or baseline in ("base", "tempo"):
-                raise ValueError(
-                    f"baselines.{baseline}: use letters, digits, _ and -; base and tempo are reserved"
-                )
+                raise ValueError(f"baselines.{baseline}: use letters, digits, _ and -; not base or tempo")
             if unknown := [name for name in wanted if name not in names]:
                 raise ValueError(f"baselines.{baseline} has unknown phases {unknown}. The phases are {names}")
         return self
@@ -265,9 +257,7 @@ class EvaluationConfig(Section):
     question lists the options under letters, and the score is the log-probability of the letter.
     """
 
-    held_out_share: float = Field(
-        0.1, ge=0, lt=1, description="share of videos that are not trained on; 0 trains on all"
-    )
+    held_out_share: float = Field(0.1, ge=0, lt=1, description="share of held-out videos; 0 trains on all")
     max_held_out: int = Field(100, ge=1, description="maximum number of held-out videos to evaluate")
     benchmark: str = Field("", description="JSONL file of questions: see guide.md")
     scoring: Scoring = Field("sum", description="how options are scored: see above")

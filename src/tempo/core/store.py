@@ -133,9 +133,8 @@ class RunStore:
     def finish(self, stage: str, fingerprint: str, versions: Mapping[str, str] | None = None) -> None:
         """Sorts the rows of `stage` and the skipped records, each atomically, and writes the marker last."""
         num_rows = files.sort_lines(self.path(stage), _row_id)
-        files.sort_lines(
-            self.path(SKIPPED), lambda line: itemgetter("stage", "id", "reason")(json.loads(line))
-        )
+        key = itemgetter("stage", "id", "reason")
+        files.sort_lines(self.path(SKIPPED), lambda line: key(json.loads(line)))
         marker = {"fingerprint": fingerprint, "versions": dict(versions or {}), "num_rows": num_rows}
         files.write_json(self._marker(stage), marker)
 
@@ -185,9 +184,7 @@ def _row_id(line: bytes) -> str:
 def check_run_directory(directory: Path) -> None:
     """Raises ValueError if `directory` is not a run directory."""
     if not (directory / "config.toml").exists():
-        raise ValueError(
-            f"{directory} is not a run directory: it has no config.toml. Give the --out of a run"
-        )
+        raise ValueError(f"{directory} is not a run directory: no config.toml. Give the --out of a run")
 
 
 def read_config(directory: Path) -> dict[str, Any]:

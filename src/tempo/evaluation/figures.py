@@ -4,8 +4,6 @@ All models are measured on the same items (questions, pairs, descriptions), so d
 of one video are not independent: intervals come from resampling videos.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -156,10 +154,7 @@ def read_tables(run: Path) -> dict[str, list[list[str]]]:
 
 
 def figure_rows(figures: Sequence[Figure], *, is_short: bool = False) -> list[list[str]]:
-    """Figures of the same models as rows of text, headings first; a cell has a value and its interval.
-
-    Short rows fit into a terminal: only percentages, and intervals only of differences.
-    """
+    """Figures of the same models as rows of text, headings first; short rows are only percentages."""
     models, others = [*figures[0].values], [*figures[0].differences]
     rows = [["", *([] if is_short else ["videos"]), *models, *(f"{RESULT} - {other}" for other in others)]]
     for figure in (figure for figure in figures if figure.unit == "percent" or not is_short):
@@ -172,9 +167,9 @@ def figure_rows(figures: Sequence[Figure], *, is_short: bool = False) -> list[li
 
 
 def text_of(figure: Figure, shown: Value, *, sign: str = "", is_short: bool = False) -> str:
-    """A value, its p value and its interval; `sign` is "+" for differences. Short texts have no p value.
+    """A value, its p value and its interval; `sign` is "+" for differences.
 
-    They have an interval only of differences, without decimals.
+    Short texts have no p value, and an interval only of differences, without decimals.
     """
     scale, digits = (100, 1) if figure.unit == "percent" else (1, 3)
     text = f"{scale * shown.value:{sign}.{digits}f}"

@@ -8,8 +8,6 @@
 4. Descriptions: how well does what a model writes agree with the base model's captions of the clips?
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
@@ -18,8 +16,7 @@ from tempo.config import SamplingConfig
 from tempo.core.records import Captions, Clips, Kind, Outcome, Pair, Record, Sample, file_of
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.evaluation.benchmark import group_items, right_items
-from tempo.evaluation.evaluate import ask
+from tempo.evaluation.evaluate import ask, group_items, right_items
 from tempo.evaluation.figures import MARGIN, MIN_VIDEOS, Item
 from tempo.evaluation.probe import Comparison, compare, comparison_items, segment
 from tempo.model.answers import Request

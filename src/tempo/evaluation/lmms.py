@@ -5,8 +5,6 @@ classes for Qwen do not. The tasks contain the questions of the file in the envi
 TEMPO_BENCHMARK.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence
@@ -22,8 +20,7 @@ from lmms_eval.api.task import ConfigurableTask
 from lmms_eval.models.registry_v2 import ModelManifest
 
 from tempo.config import FramesConfig, SamplingConfig
-from tempo.evaluation.benchmark import SEPARATE_ASPECTS, STATIC_ASPECTS, read_samples
-from tempo.evaluation.evaluate import options_of, shown
+from tempo.evaluation.evaluate import SEPARATE_ASPECTS, STATIC_ASPECTS, options_of, read_samples, shown
 from tempo.model.answers import Request
 from tempo.model.chat import Continuation, Prefix, log_probs
 from tempo.model.generate import generate
@@ -84,7 +81,6 @@ class Tempo(lmms):  # type: ignore[misc]
         return answers
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Not supported."""
         raise NotImplementedError("the model `tempo` does not support multi-round tasks")
 
     def _read(self, doc_to_visual: Any, doc_id: int, task: str, split: str) -> dict[str, Any]:
@@ -117,7 +113,6 @@ class Questions(ConfigurableTask):  # type: ignore[misc]
 
 
 def video_of(row: dict[str, Any]) -> list[str]:
-    """The video of a question."""
     return [row["video"]]
 
 

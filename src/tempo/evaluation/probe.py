@@ -5,8 +5,6 @@ model that uses the order of time finds it more likely with the clean video; a m
 its order finds it equally likely. A probe measures how much a model notices, not whether it is right.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -219,7 +217,6 @@ def probe_figures(comparisons: Sequence[Comparison], *, seed: int) -> tuple[Figu
 
 
 def comparison_items(comparisons: Iterable[Comparison], key: Literal["win", "margin"]) -> list[Item]:
-    """The value of each comparison."""
     names = [(f"{row.video}/{row.kind}-{row.level:02d}", file_of(row.video)) for row in comparisons]
     return [Item(*name, getattr(row, key)) for name, row in zip(names, comparisons, strict=True)]
 

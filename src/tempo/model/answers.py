@@ -1,7 +1,5 @@
 """Requests to a model and its answers, whether the model runs in this process or on a server."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

@@ -4,9 +4,8 @@
 tokens. It tokenizes the whole conversation and finds the answer in it.
 """
 
-from __future__ import annotations
-
 import inspect
+import sys
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from itertools import takewhile
@@ -17,7 +16,6 @@ import torch
 from torch import Tensor
 
 from tempo.model.answers import Request
-from tempo.model.limits import check_positions, max_positions
 from tempo.model.prefix import (
     MAX_TOKENS,
     ContinuationTokens,
@@ -73,12 +71,10 @@ class VideoLM:
 
     @property
     def tokenizer(self) -> Any:
-        """The processor's tokenizer."""
         return self.processor.tokenizer
 
     @property
     def template(self) -> Template:
-        """The chat template."""
         return template_of(self.processor)
 
     def end_ids(self, *, with_video: bool) -> set[int]:
@@ -105,20 +101,18 @@ class VideoLM:
         if len(texts) > 1:
             arguments |= {"padding": True, "padding_side": "left"}
         least = getattr(processor.video_processor, "temporal_patch_size", None) or 1
-        clips = [_extended(video, least) for video in videos if video.frames is not None]
+        clips = [_clip(video, least) for video in videos if video.frames is not None]
         if clips:
             # Some processors need the returned metadata to write time stamps.
             arguments |= {"do_sample_frames": False, "return_metadata": True}
-            arguments["videos"] = [
-                torch.from_numpy(frames.copy()).permute(0, 3, 1, 2) for frames, _, _ in clips
-            ]
-            arguments["video_metadata"] = [_metadata(*clip) for clip in clips]
+            arguments["videos"] = [frames for frames, _ in clips]
+            arguments["video_metadata"] = [metadata for _, metadata in clips]
         batch = dict(processor(**arguments))
         batch.pop("video_metadata", None)
         if "video_second_per_grid" in batch:
             # Qwen Omni's processor assumes a fixed rate.
             steps = processor.video_processor.temporal_patch_size
-            batch["video_second_per_grid"] = [steps / fps for _, fps, _ in clips]
+            batch["video_second_per_grid"] = [steps / metadata.fps for _, metadata in clips]
         # Some processors return lists instead of tensors, and settings that are not inputs of the model.
         return {
             name: torch.as_tensor(value) for name, value in batch.items() if isinstance(value, (Tensor, list))
@@ -180,24 +174,20 @@ class VideoLM:
         return _Conversation(text, ids, first, scored)
 
 
-def _extended(video: Prefix | Request, least: int) -> tuple[np.ndarray, float, Sequence[float]]:
-    """Frames, rate and times of a video; its last frame is repeated if it has fewer than `least` frames."""
-    assert video.frames is not None
-    frames, missing = video.frames, least - len(video.frames)
-    if missing <= 0:
-        return frames, video.fps, video.seconds
-    seconds = video.seconds[: len(frames)] or [(index + 0.5) / video.fps for index in range(len(frames))]
-    repeated = np.concatenate([frames, frames[-1:].repeat(missing, axis=0)])
-    return repeated, video.fps, [*seconds, *[seconds[-1]] * missing]
-
-
-def _metadata(frames: np.ndarray, fps: float, seconds: Sequence[float]) -> Any:
-    """The rate and times of frames, as processors take them: they divide indices by the rate."""
+def _clip(video: Prefix | Request, least: int) -> tuple[Tensor, Any]:
+    """Frames [T, 3, H, W] and their metadata; the last frame is repeated if there are fewer than `least`."""
     from transformers.video_utils import VideoMetadata
 
-    count = len(frames)
-    indices = [second * fps for second in seconds[:count]] or [index + 0.5 for index in range(count)]
-    return VideoMetadata(total_num_frames=count, fps=fps, duration=count / fps, frames_indices=indices)
+    assert video.frames is not None
+    count, fps = len(video.frames), video.fps
+    missing = max(0, least - count)
+    frames = np.pad(video.frames, ((0, missing), (0, 0), (0, 0), (0, 0)), mode="edge")
+    # Processors divide the indices by the rate.
+    indices = [second * fps for second in video.seconds[:count]] or [index + 0.5 for index in range(count)]
+    indices += indices[-1:] * missing
+    count += missing
+    metadata = VideoMetadata(total_num_frames=count, fps=fps, duration=count / fps, frames_indices=indices)
+    return torch.from_numpy(frames).permute(0, 3, 1, 2), metadata
 
 
 def log_probs(
@@ -229,9 +219,31 @@ def log_probs(
     return [logp.sum() if reduction == "sum" else logp.mean() for logp in logps]
 
 
+def max_positions(config: Any) -> int:
+    """The largest number of tokens, prompt and answer together, that a model supports."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or sys.maxsize
+
+
 def check_length(model: VideoLM, group: Group, name: str, **limits: Any) -> None:
     """Raises ValueError for `name` if prefix and longest continuation exceed a limit of `check_positions`."""
     num_prefix, *sizes = group.lengths
     num_video = int(torch.isin(group.inputs["input_ids"], torch.tensor([*model.template.media_ids])).sum())
     num_text = num_prefix - num_video + max(sizes)
     check_positions(name, num_video=num_video, num_text=num_text, **limits)
+
+
+def check_positions(
+    name: str, *, num_video: int, num_text: int, limit: int, rate: str = "frames.fps, frames.max_frames"
+) -> None:
+    """Raises ValueError for `name` if its video and text together have more than `limit` tokens.
+
+    `rate` are the options that set the number of frames.
+    """
+    if num_video + num_text > limit:
+        keys = f"{rate}, frames.max_pixels or frames.max_total_pixels"
+        advice = f"Lower {keys}" if num_text < min(limit, num_video) else "Shorten its texts, or leave it out"
+        raise ValueError(
+            f"{name}: prompt and answer have {num_video + num_text} tokens, {num_video} from frames and "
+            f"{num_text} from text. The model supports at most {limit} (its max_position_embeddings). "
+            f"{advice}"
+        )

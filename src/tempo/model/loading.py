@@ -6,6 +6,7 @@ Heavy libraries are imported only when they are needed, so a wrong path fails wi
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from tempo.engine.ranks import pick_device
 if TYPE_CHECKING:
     import torch
 
+    from tempo.config import ModelConfig
     from tempo.model.chat import VideoLM
 
 EMBEDDED = "embedded"
@@ -131,6 +133,32 @@ def read_config(path: str | Path, *, trust_remote_code: bool = False) -> Any:
     with _named_errors(path):
         config = AutoConfig.from_pretrained(resolve_model_path(path), trust_remote_code=trust_remote_code)
     return getattr(config, "thinker_config", config)
+
+
+def load_without_weights(model: ModelConfig) -> tuple[VideoLM, int]:
+    """A processor without a model, and the largest number of tokens that the model supports."""
+    from tempo.model.chat import VideoLM, max_positions
+
+    lm = VideoLM(None, load_processor(model.path, trust_remote_code=model.trust_remote_code))
+    return lm, max_positions(read_config(model.path, trust_remote_code=model.trust_remote_code))
+
+
+def frame_rate_warning(config: Any, fps: float) -> str:
+    """A warning if several time steps of a video share a position at this rate; empty otherwise.
+
+    Qwen2.5-VL rounds times to 1 / `tokens_per_second` (`get_rope_index`); a time step spans several frames.
+    """
+    vision = getattr(config, "vision_config", None)
+    limit = getattr(vision, "temporal_patch_size", 1) * (
+        getattr(vision, "tokens_per_second", None) or math.inf
+    )
+    if fps <= limit:
+        return ""
+    return (
+        f"warning: frames.fps is {fps:g}, but {config.model_type} has separate positions for at most "
+        f"{limit:g} frames per second: {1 - limit / fps:.0%} of the time steps share the position of the "
+        f"previous one. Set frames.fps to {limit:g} or less"
+    )
 
 
 @contextmanager

@@ -6,10 +6,8 @@ two passes: the prefix, then all its continuations as one batch that starts from
 happens inside the mixer's own forward pass, so that gradient checkpointing and adapters still work.
 """
 
-from __future__ import annotations
-
 import inspect
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -30,10 +28,10 @@ class _State:
     def __init__(self, conv: dict[int, Tensor], recurrent: dict[int, Tensor]) -> None:
         self.conv, self.recurrent = conv, recurrent
 
-    def repeat(self, times: int) -> _State:
+    def repeat(self, times: int) -> Self:
         """A state for a batch of `times` rows that all start from this state."""
         states = (self.conv, self.recurrent)
-        return _State(*({i: s.expand(times, *s.shape[1:]) for i, s in state.items()} for state in states))
+        return type(self)(*({i: s.expand(times, *s.shape[1:]) for i, s in state.items()} for state in states))
 
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
         return self.conv.get(state_idx)

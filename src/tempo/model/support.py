@@ -4,8 +4,6 @@ The self-check compares it with the duplicated form, one full sequence and one v
 which is computed before the model is changed.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Sequence
 from typing import Any
@@ -44,7 +42,7 @@ def use_shared_prefix(model: Any) -> None:
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
-    _refuse(model, _structure(model) or _text_settings(model))
+    _refuse(model, _unsupported(model))
     AttentionInterface.register(NAME, shared_prefix_attention)
     AttentionMaskInterface.register(NAME, shared_prefix_mask)
     text_config = model.config.get_text_config()
@@ -70,7 +68,8 @@ def _refuse(part: Any, reason: str | None, cause: Exception | None = None) -> No
         ) from cause
 
 
-def _structure(model: Any) -> str | None:
+def _unsupported(model: Any) -> str | None:
+    """The reason why packed rows do not support a model; None if they do."""
     if model.config.is_encoder_decoder:
         return "it is an encoder-decoder, and the shared prefix needs one causal sequence"
     if not hasattr(model, "model") or language_model(model) is inner_model(model):
@@ -83,10 +82,6 @@ def _structure(model: Any) -> str | None:
     text = type(language_model(model))
     if not (text._supports_sdpa and text._can_set_attn_implementation()):
         return f"the attention of its language model ({text.__name__}) cannot be replaced by SDPA"
-    return None
-
-
-def _text_settings(model: Any) -> str | None:
     config = model.config.get_text_config()
     kinds = {*(getattr(config, "layer_types", None) or [])} - _SUPPORTED
     if any("index" in kind or "sparse" in kind for kind in kinds):
@@ -134,7 +129,7 @@ def prepare(lm: VideoLM) -> None:
 
     Raises ValueError that names the model's class and the reason, also if the model fails on a packed row.
     """
-    _refuse(lm.model, _structure(lm.model) or _text_settings(lm.model))
+    _refuse(lm.model, _unsupported(lm.model))
     try:
         groups = _example_groups(lm)
         with torch.no_grad():

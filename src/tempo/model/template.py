@@ -3,8 +3,6 @@
 Text is escaped first, so that no word in it becomes a special token.
 """
 
-from __future__ import annotations
-
 import copy
 import functools
 import re
@@ -134,5 +132,4 @@ class Template:
 
 @functools.lru_cache(maxsize=4)
 def template_of(processor: Any) -> Template:
-    """The template of a processor, read once."""
     return Template(processor)

@@ -154,15 +154,13 @@ class Plan:
         if share := config.evaluation.held_out_share:
             num_videos = min(config.evaluation.max_held_out, math.ceil(share * self.num_kept))
             num_models = 1 + bool(config.training.phases) + len(config.training.baselines)
-            yield self._scoring(
-                "evaluation", [self.longest, self.median], 1, NUM_SHOWN * num_videos * num_models
-            )
+            count = NUM_SHOWN * num_videos * num_models
+            yield self._scoring("evaluation", [self.longest, self.median], 1, count)
 
     def _generation(self, stage: str, num_answers: float) -> Step:
         settings, inputs, advice = getattr(self.config, stage), self._inputs(stage), ""
-        cost = smaller = self._simulator.generate(
-            inputs, batch_size=(size := settings.batch_size), max_new_tokens=(most := settings.max_new_tokens)
-        )
+        size, most = settings.batch_size, settings.max_new_tokens
+        cost = smaller = self._simulator.generate(inputs, batch_size=size, max_new_tokens=most)
         while smaller.peak_bytes > self.device_bytes and size > 1:
             size //= 2
             smaller = self._simulator.generate(inputs, batch_size=size, max_new_tokens=most)
@@ -172,9 +170,8 @@ class Plan:
         # Each new token reads all weights and the cache.
         num_tokens = min(most, CAPTION_TOKENS if stage == "captions" else ANSWER_TOKENS)
         reading = num_tokens * (cost.weights_bytes + cost.cache_bytes) / self.rates.memory_bytes_per_second
-        seconds = math.ceil(num_answers / settings.batch_size) * (
-            cost.flops / self.rates.flops_per_second + reading
-        )
+        batch_seconds = cost.flops / self.rates.flops_per_second + reading
+        seconds = math.ceil(num_answers / settings.batch_size) * batch_seconds
         return Step(stage, inputs["input_ids"].shape[1], cost, seconds, advice)
 
     def _scoring(self, name: str, prompts: Sequence[Group], num_answers: int, count: int) -> Step:

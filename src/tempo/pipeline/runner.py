@@ -30,9 +30,6 @@ from tempo.pipeline.stages import STAGES, Stage, fingerprints, select_stages, ve
 #: Videos per call of a worker outside a pool, so that a model can generate their answers in batches.
 BATCH_VIDEOS = 8
 
-#: Packages that affect results, for environment.json.
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "av", "scenedetect-headless", "numpy")
-
 
 @dataclass(frozen=True)
 class RunResult:
@@ -125,9 +122,7 @@ def _run_stage(stage: Stage, context: Context, console: Console, *, fingerprint:
     store = RunStore(context.directory)
     for before in STAGES[: STAGES.index(stage)]:
         if not (before.is_auxiliary or before.idle(context.config) or store.is_done(before.name)):
-            raise ValueError(
-                f"stage {stage.name!r} needs {before.name!r} first. Use `tempo run`, which runs all in order"
-            )
+            raise ValueError(f"stage {stage.name!r} needs {before.name!r} first. `tempo run` runs all stages")
     stage.check_before(context)
     store.begin(stage.name, fingerprint, versions())
     (stage.function or partial(map_stage, stage))(context, console)
@@ -151,9 +146,8 @@ def map_stage(stage: Stage, context: Context, console: Console) -> None:
     batches = [names[i : i + size] for i in range(0, len(names), size)]
     unfinished = [batch for batch in batches if not handled.issuperset(batch)]
     left = ([rows[name] for name in batch] for batch in unfinished)
-    with Counter(
-        console, stage.name, len(rows), done=len(rows) - sum(map(len, unfinished))
-    ).live() as counter:
+    done = len(rows) - sum(map(len, unfinished))
+    with Counter(console, stage.name, len(rows), done=done).live() as counter:
         for result in engine.map_batches(stage.worker, context, left, place=place, stage=stage.name):
             made = flatten(result)
             store.append(stage.name, (row for row in made if row.id not in handled))
@@ -199,11 +193,12 @@ def _changed_keys(context: Context) -> list[str]:
 
 def _write_environment(path: Path) -> None:
     """Writes the environment in which the run was started; later, other ones are added under `resumed`."""
+    packages = ("torch", "transformers", "peft", "accelerate", "av", "scenedetect-headless", "numpy")
     now: dict[str, Any] = {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "num_cores": count_workers(0),
-        "versions": versions() | {name: version(name) for name in PACKAGES},
+        "versions": versions() | {name: version(name) for name in packages},
     }
     first = json.loads(path.read_text(encoding="utf-8")) if path.exists() else now
     resumed = first.pop("resumed", [])

@@ -224,7 +224,7 @@ STAGES: tuple[Stage, ...] = (
         needs_model=_compares_models,
         keys=("evaluation",),
         input_files=("evaluation.benchmark",),
-        check=lambda config: resolve_name("tempo.evaluation.lengths:check_benchmarks")(config),
+        check=lambda config: resolve_name("tempo.evaluation.run:check_benchmarks")(config),
         is_shared=False,
         files=("evaluation", "evaluation.json"),
     ),

@@ -118,12 +118,11 @@ def run_training(context: Context, console: Console) -> None:
     call_to_training(context.config.model.device, is_needed=True)
     names = {"loss": "loss", "reward": "reward"}
     names |= {"rewards/accuracies": "accuracy", "rewards/margins": "margin"}
-    with counters(console) as show, tracked(context) as send, engine.all_cores(config):
+    with counters(console) as show, tracked(context), engine.all_cores(config):
 
         def show_step(directory: Path, step: int, num_steps: int, row: dict[str, float]) -> None:
             figures = (f"{short} {row[name]:.3f}" for name, short in names.items() if name in row)
             show(str(directory.relative_to(context.directory)), step, num_steps, " ".join(figures))
-            send()
 
         phases.run_training(phases.Session(context, show_step, console.print))
 
@@ -186,16 +185,14 @@ def check_limits(config: Config, console: Console, stages: Sequence[str]) -> Non
 
     Raises ValueError if answers in one of the `stages` may have more tokens than the model has positions.
     """
-    from tempo.model.limits import frame_rate_warning, max_positions
-    from tempo.model.loading import read_config
+    from tempo.model.chat import max_positions
+    from tempo.model.loading import frame_rate_warning, read_config
 
     found = read_config(config.model.path, trust_remote_code=config.model.trust_remote_code)
     for name in ("captions", "responses"):
         count, limit = getattr(config, name).max_new_tokens, max_positions(found)
         if name in stages and count >= limit:
-            detail = (
-                f"the model has positions for only {limit} tokens, prompt included (max_position_embeddings)"
-            )
+            detail = f"the model has {limit} positions, prompt included (max_position_embeddings)"
             raise ValueError(f"{name}.max_new_tokens is {count}, but {detail}. Lower it")
     if warning := frame_rate_warning(found, config.frames.fps):
         console.print(warning)

@@ -131,31 +131,27 @@ def audit_run(context: Context, *, progress: Progress) -> AuditReport:
 
     Writes `audit.json`, and the scores of the single pairs to `audit_pairs.json`.
     """
-    config, pairs = context.config, RunStore(context.directory).read("pairs", Pair)
-    model = None
+    config, store = context.config, RunStore(context.directory)
+    pairs, captions = store.read("pairs", Pair), store.rows("captions", Captions)
+    seed, model = config.run.seed, None
     if pairs and config.audit.max_model_pairs:
         from tempo.model.loading import load_model
 
         model = load_model(**config.model.model_dump())
     limits = config.audit.model_dump()
-    report = audit(pairs, with_model=model, seed=config.run.seed, progress=progress, **limits)
-    if verified := _verify(context, pairs):
+    report = audit(pairs, with_model=model, seed=seed, progress=progress, **limits)
+    # A mirrored pair is about the perturbed video.
+    known = [pair for pair in pairs if pair.video_id in captions and not pair.frames]
+    if known := _draw_videos(known, config.audit.max_pairs, seed):
+        texts = ((pair, captions[pair.video_id].captions) for pair in known)
+        gains = [agreement_gain(pair.chosen, pair.rejected, own) for pair, own in texts]
+        verified = _summarize(np.array(gains), known, seed)
         text = f"{report.verdict} The chosen text agrees better with the captions of the clips in "
         text += f"{100 * verified.accuracy:.0f} % of the pairs (pairs.verify keeps only these)."
         report = report.model_copy(update={"verified": verified, "verdict": text})
     write_json(context.directory / PAIR_SCORES, report.pair_scores)
     write_json(context.directory / "audit.json", report.model_dump(mode="json", exclude={"pair_scores"}))
     return report
-
-
-def _verify(context: Context, pairs: Sequence[Pair]) -> BaselineAccuracy | None:
-    config, captions = context.config, RunStore(context.directory).rows("captions", Captions)
-    # A mirrored pair is about the perturbed video.
-    known = [pair for pair in pairs if pair.video_id in captions and not pair.frames]
-    if not (known := _draw_videos(known, config.audit.max_pairs, config.run.seed)):
-        return None
-    gains = [agreement_gain(pair.chosen, pair.rejected, captions[pair.video_id].captions) for pair in known]
-    return _summarize(np.array(gains), known, config.run.seed)
 
 
 def _as_pair(pair: Pair | Mapping[str, Any] | Sequence[str], number: int) -> Pair:

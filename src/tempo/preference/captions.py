@@ -4,8 +4,6 @@ Captioning is differential: the first clip is shown alone, every other clip toge
 The caption is the part of the answer after a mark, without Markdown and enclosing quotation marks.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import replace

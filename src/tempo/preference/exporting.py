@@ -4,8 +4,6 @@ Rows are sorted from easy to hard: their order is the only curriculum that other
 `tempo`, which the three trainers ignore, has the values that their formats have no column for.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import tempfile

@@ -3,8 +3,6 @@
 A column `tempo` holds the values for which the other three formats have no column.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import re

@@ -5,8 +5,6 @@ pair that is left out becomes a Skipped record with the reason. Random choices d
 and the id of the pair or video.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections import defaultdict
@@ -57,6 +55,8 @@ def make_pairs(context: Context) -> Selection:
     pairs: list[Pair] = []
     skipped: list[Skipped] = []
     for row in store.rows("responses", Responses).values():
+        video = videos[row.id]
+        is_segment = file_of(row.id) != row.id
         for missing in row.unanswered:
             pair_id = f"{row.id}/{missing.kind}-{missing.level:02d}"
             skipped.append(skip(pair_id, "no rejected answer", missing.reason))
@@ -66,8 +66,10 @@ def make_pairs(context: Context) -> Selection:
                 **made.model_dump(exclude={"kept_share", "kendall_distance", "replaced"}),
                 id=f"{row.id}/{made.kind}-{made.level:02d}",
                 video_id=row.id,
-                video=videos[row.id].path,
-                span=_span(videos[row.id]),
+                video=video.path,
+                span=(video.start_seconds, video.start_seconds + video.duration_seconds)
+                if is_segment
+                else (),
                 prompt=describe_prompt(row.id, context.config.responses.prompts, seed=seed),
                 chosen=row.chosen,
                 rejected=response.text,
@@ -83,12 +85,6 @@ def make_pairs(context: Context) -> Selection:
         frames = FrameStore(context.directory / "frames")
         kept, held_out = (add_mirrors(part, videos, frames) for part in (kept, held_out))
     return Selection(kept, held_out, skipped + selected.skipped, selected.rejected)
-
-
-def _span(video: Clips) -> tuple[float, ...]:
-    """Start and end in seconds of a segment; empty for a whole video."""
-    is_segment = file_of(video.id) != video.id
-    return (video.start_seconds, video.start_seconds + video.duration_seconds) if is_segment else ()
 
 
 def pair_fault(pair: Pair, settings: PairsConfig, captions: Sequence[str] = ()) -> tuple[str, str] | None:

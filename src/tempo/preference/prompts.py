@@ -1,7 +1,5 @@
 """The prompts for captions, responses and training."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from tempo.config.data import ResponsesConfig

@@ -4,13 +4,11 @@ Depending on `responses.input_form`, the model fuses the captions of the clips i
 their key frames, or describes the stored frames of the whole video. T: number of frames.
 """
 
-from __future__ import annotations
-
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -22,14 +20,10 @@ from tempo.core.store import RunStore
 from tempo.engine.types import Context, SkipRecord, Worker
 from tempo.model.answers import Answer, Generate, Request, skip_if_failed
 from tempo.model.endpoint import answer_source
-from tempo.model.limits import max_positions
-from tempo.model.loading import load_processor, read_config
+from tempo.model.loading import load_without_weights
 from tempo.preference.prompts import describe_prompt, fusion
 from tempo.video.faults import attempt
 from tempo.video.frames import FrameStore
-
-if TYPE_CHECKING:
-    from tempo.model.chat import VideoLM
 
 STAGE = "responses"
 
@@ -92,22 +86,19 @@ def _input_reader(context: Context) -> Callable[[str], MakeRequest]:
     form, prompts = context.config.responses.input_form, context.config.responses.prompts
     if form == "captions":
         texts = store.rows("captions", Captions)
-        check: Callable[[str], str] = str
         # A server itself rejects prompts that are too long, and its model need not be on this machine.
-        if not context.config.endpoint:
-            # Here, because it loads torch, which those who only look at pairs do not need.
-            from tempo.model.chat import VideoLM
+        lm, limit = load_without_weights(context.config.model) if not context.config.endpoint else (None, 0)
 
-            path, remote = context.config.model.path, context.config.model.trust_remote_code
-            lm = VideoLM(None, load_processor(path, trust_remote_code=remote))
-            limit = max_positions(read_config(path, trust_remote_code=remote))
-            check = functools.partial(_checked, lm=lm, limit=limit)
+        def fuse(name: str, order: Sequence[int], replaced: Replaced, seed: int) -> Request:
+            prompt = fusion(captions_shown(texts, name, order, replaced))
+            if lm:
+                text = lm.template.render(prompt, with_video=False)
+                if (size := len(lm.template.tokenize(text)["input_ids"])) > limit:
+                    tokens = f"{size} tokens, max_position_embeddings is {limit}"
+                    raise SkipRecord("prompt too long", f"{tokens}; lower captions.max_new_tokens")
+            return Request(prompt, seed)
 
-        return lambda name: (
-            lambda order, replaced, seed: Request(
-                check(fusion(captions_shown(texts, name, order, replaced))), seed
-            )
-        )
+        return lambda name: functools.partial(fuse, name)
     clips = store.rows("clips", Clips)
     read = key_frames_by_clip if form == "clips" else frames_by_clip
     choose = functools.partial(describe_prompt, prompts=prompts, seed=context.config.run.seed)
@@ -126,15 +117,6 @@ def captions_shown(
     shown = {clip: own[clip] for clip in order}
     shown |= {place: captions[other].captions[clip] for place, other, clip in replaced}
     return [shown[place] for place in (sorted(shown) if replaced else order)]
-
-
-def _checked(prompt: str, lm: VideoLM, limit: int) -> str:
-    """The prompt itself; raises SkipRecord if it has more tokens than `limit`, the model's positions."""
-    size = len(lm.template.tokenize(lm.template.render(prompt, with_video=False))["input_ids"])
-    if size > limit:
-        detail = f"{size} tokens, max_position_embeddings is {limit}; lower captions.max_new_tokens"
-        raise SkipRecord("prompt too long", detail)
-    return prompt
 
 
 def frame_requests(

@@ -5,8 +5,6 @@ reader, each sentence is matched to the clip that it is about, because several m
 S: sentences of a description   C: captions of a video
 """
 
-from __future__ import annotations
-
 import functools
 import re
 from collections.abc import Sequence

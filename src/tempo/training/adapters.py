@@ -5,8 +5,6 @@ adapter, NEWEST, on top of it. After the phase NEWEST is appended to STACK: thei
 the stack is a PEFT adapter. It is merged once, in float32, when a plain model is needed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import warnings

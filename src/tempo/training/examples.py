@@ -1,7 +1,5 @@
 """Training examples from pairs and questions, packed into rows of at most `training.max_tokens` tokens."""
 
-from __future__ import annotations
-
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,9 +12,8 @@ from tempo.config import DpoPhase, SftPhase
 from tempo.core.records import Clips, Pair, PairKind, Video, file_of
 from tempo.core.store import RunStore
 from tempo.engine.types import Context
-from tempo.model.chat import Continuation, Prefix, VideoLM
-from tempo.model.limits import check_positions, max_positions
-from tempo.model.loading import load_processor, read_config
+from tempo.model.chat import Continuation, Prefix, VideoLM, check_positions, max_positions
+from tempo.model.loading import load_without_weights
 from tempo.model.prefix import Group
 from tempo.training.instructions import Question
 from tempo.video.frames import FrameStore
@@ -166,7 +163,7 @@ def check_longest(context: Context, questions: Sequence[Question]) -> None:
 
     Loads no weights, so it can run before captioning.
     """
-    config, training, model = context.config, context.config.training, context.config.model
+    config, training = context.config, context.config.training
     examples = [
         Example(
             f"{training.instructions} {row.place}",
@@ -180,8 +177,7 @@ def check_longest(context: Context, questions: Sequence[Question]) -> None:
         examples += _largest_videos(context)
     if not examples:
         return
-    lm = VideoLM(None, load_processor(model.path, trust_remote_code=model.trust_remote_code))
-    limit = max_positions(read_config(model.path, trust_remote_code=model.trust_remote_code))
+    lm, limit = load_without_weights(config.model)
     frames = FrameStore(context.directory / "frames")
     max_tokens = training.max_tokens if training.phases else sys.maxsize
     # Before videos are decoded, only the text counts.

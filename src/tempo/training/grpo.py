@@ -3,14 +3,12 @@
 K: answers to one video   N: tokens of an answer
 """
 
-from __future__ import annotations
-
 import functools
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -51,32 +49,16 @@ def grpo_examples(context: Context) -> list[Example]:
     return [Example(f"{name}/grpo", name, describe_prompt(name, prompts, seed=seed), ("",)) for name in names]
 
 
-@dataclass(frozen=True)
 class Sampler:
     """Samples K answers to each example of a batch from the current policy, with their advantages."""
 
-    context: Context
-    phase: GrpoPhase
-    lm: VideoLM
-    policy: Policy
-    #: `generate` changes the tokenizer's padding, and `load` runs in the thread that loads the next batch.
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @functools.cached_property
-    def _captions(self) -> Mapping[str, Captions]:
-        return RunStore(self.context.directory).rows("captions", Captions)
-
-    @functools.cached_property
-    def _shown(self) -> Callable[[str], tuple[Any, ...]]:
-        """Reads frames, rate and times of a video; `load` and the sampling of a batch read the same ones."""
-        store = FrameStore(self.context.directory / "frames")
-
-        @functools.lru_cache(2 * self.phase.batch_size)
-        def read(video_id: str) -> tuple[Any, ...]:
-            stored = store.read(video_id)
-            return stored.images, stored.fps, stored.seconds.tolist()
-
-        return read
+    def __init__(self, context: Context, phase: GrpoPhase, lm: VideoLM, policy: Policy) -> None:
+        self.context, self.phase, self.lm, self.policy = context, phase, lm, policy
+        #: `generate` changes the tokenizer's padding, and `load` runs in another thread.
+        self.lock = threading.Lock()
+        self._captions = RunStore(context.directory).rows("captions", Captions)
+        # The frames of a video are read once for `load` and for its answers, which then share an encoding.
+        self._read = functools.lru_cache(2 * phase.batch_size)(FrameStore(context.directory / "frames").read)
 
     def load(self, example: Example) -> Group:
         """The tokens and pixels of a prompt, as in generation; it has no answers yet."""
@@ -87,8 +69,7 @@ class Sampler:
     def __call__(self, batch: Batch, step: int) -> Batch:
         """The batch with the sampled tokens as answers, and metrics of their rewards.
 
-        The answers depend on the weights, the seed of the run, the step and the video. The answers to a video
-        are divided into several rows if they exceed `training.max_tokens`.
+        The answers to a video are divided into several rows if they exceed `training.max_tokens`.
         """
         start, config, count = time.perf_counter(), self.context.config, self.phase.num_answers
         # The distribution whose log-probabilities the loss uses.
@@ -113,8 +94,10 @@ class Sampler:
 
     def _requests(self, example: Example, step: int) -> list[Request]:
         seed = derive_seed(self.context.config.run.seed, self.phase.name, step, example.video_id)
+        stored = self._read(example.video_id)
+        shown = stored.images, stored.fps, stored.seconds.tolist()
         seeds = (derive_seed(seed, number) for number in range(self.phase.num_answers))
-        return [Request(example.prompt, one, *self._shown(example.video_id)) for one in seeds]
+        return [Request(example.prompt, one, *shown) for one in seeds]
 
 
 def score_answers(
@@ -154,7 +137,6 @@ def grpo_loss(
     loss_type: Literal["dapo", "grpo"] = "dapo",
     epsilon: float = 0.2,
     epsilon_high: float = 0.28,
-    reduction: Literal["mean", "sum"] = "mean",
 ) -> tuple[Tensor, Metrics]:
     """The clipped loss of K answers, `-min(r * A, clip(r, 1 - epsilon, 1 + epsilon_high) * A)` of each token.
 
@@ -162,11 +144,10 @@ def grpo_loss(
         policy: token log-probabilities of each answer, each [N]; gradients flow into these.
         old: the same under the model that wrote the answers; r is the ratio of the probabilities.
         advantages: A of each answer.
-        loss_type: as in TRL. `dapo` is over the tokens of all answers (arXiv 2503.14476), `grpo` over the
-            means of the answers.
-        reduction: over tokens (`dapo`) or answers (`grpo`).
+        loss_type: as in TRL. `dapo` is the sum over the tokens of all answers (arXiv 2503.14476), `grpo` the
+            sum of the means of the answers.
 
-    Returns the loss, a scalar, and the metric `clip_ratio`, the share of tokens with a clipped loss.
+    Returns this sum, a scalar, and the metric `clip_ratio`, the share of tokens with a clipped loss.
     """
     lengths = torch.tensor([len(answer) for answer in policy], device=policy[0].device)
     own, before = torch.cat([*policy]), torch.cat([*old])
@@ -177,5 +158,4 @@ def grpo_loss(
     if loss_type == "grpo":
         losses = losses / lengths.repeat_interleave(lengths)
     metrics = Metrics({"clip_ratio": (float((clipped < plain).sum()), len(losses))})
-    count = 1 if reduction == "sum" else len(losses) if loss_type == "dapo" else len(policy)
-    return losses.sum() / count, metrics
+    return losses.sum(), metrics

@@ -5,8 +5,6 @@ LLaMA-Factory write it. Its turns become separate questions, which do not attend
 system prompt.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from pathlib import Path

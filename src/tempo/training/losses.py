@@ -1,7 +1,5 @@
 """The losses: pure functions of token log-probabilities. K is the number of rejected answers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal, get_args
 

@@ -6,8 +6,6 @@ storage are counted from its allocation until it is freed. The workspace of a ke
 memory that an allocator keeps in reserve, are not counted.
 """
 
-from __future__ import annotations
-
 import inspect
 import weakref
 from collections.abc import Mapping, Sequence
@@ -53,7 +51,6 @@ class Cost:
 
     @property
     def peak_bytes(self) -> int:
-        """Everything in memory at the peak."""
         static = self.weights_bytes + self.adapters_bytes + self.reference_bytes + self.cache_bytes
         return static + self.gradients_bytes + self.optimizer_bytes + self.activations_bytes
 

@@ -1,11 +1,10 @@
 """Metrics of training steps: sums over pairs, `metrics.jsonl`, and a warning about falling rewards."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from tempo.config import DpoPhase, PhaseConfig
 from tempo.core.files import append_jsonl, read_jsonl, write_lines
@@ -37,7 +36,7 @@ class Metrics:
         known, before = self.sums.get(name, (0.0, 0))
         self.sums[name] = (known + total, before + number)
 
-    def add(self, other: Metrics) -> None:
+    def add(self, other: Self) -> None:
         """Adds the sums of `other`, which may have different metrics."""
         for name, (total, number) in other.sums.items():
             self.count(name, total, number)

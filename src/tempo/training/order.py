@@ -1,7 +1,5 @@
 """The order of a phase's examples, and the batches of one process, loaded in advance."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,13 +22,11 @@ NUM_RECENT = 4
 def plan_batches(
     examples: Sequence[Example], phase: PhaseConfig, rows: Sequence[Mapping[str, float]], *, seed: int
 ) -> Iterator[list[Example]]:
-    """The batches of a phase, each example once per epoch.
+    """The batches of a phase, each example once per epoch, in the order of `phase.order` (see `DpoPhase`).
 
-    `order = "random"` is a seeded permutation per epoch. `"easy_to_hard"` takes one level after the other in
-    that permutation, the largest number (the easiest level) first, `"hard_to_easy"` the smallest first.
-    `"adaptive"` goes from easy to hard too, but leaves a level as soon as its accuracy over recent batches
-    reaches `mastered_accuracy`; examples that remain follow, hardest level first. Batches are filled across
-    levels, so their number is always the same.
+    Examples of a level, or all for `random`, are in a seeded permutation per epoch; the easiest level has the
+    largest number. `adaptive` takes the examples that it left at the end, hardest level first. Batches are
+    filled across levels, so their number is always the same.
 
     `rows` are the metrics of the steps taken; the caller appends to them during training. A batch is chosen
     during the step of the previous batch, so it depends only on the metrics of batches before that.

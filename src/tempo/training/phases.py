@@ -1,12 +1,10 @@
 """Runs phases in order: each continues from the model of the previous one, which stays loaded."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,66 +64,59 @@ def run_training(session: Session) -> None:
             "there are no pairs to train on. `tempo status` shows why videos were skipped; add videos, or "
             "loosen the rules in [clips] and [pairs]"
         )
-    for name, (phases, folder, adapter) in _sequences(context).items():
+    for name, (adapter, phases) in _sequences(context).items():
         trained = TrainedModel(context.config.model, adapter)
-        run_phases(session, phases, folder, trained)
+        for target, phase in phases.items():
+            _run_phase(session, phase, pairs, trained, target)
         if name == "tempo" and process_rank() == 0 and not (context.directory / "model").exists():
             _write_result(session, trained, [e for phase in dpo_phases for e in dpo_examples(pairs, phase)])
 
 
-def _sequences(context: Context) -> dict[str, tuple[list[PhaseConfig], Path, Path]]:
-    """Maps the name of each model that a run trains to its phases, their folder, and its adapter."""
-    training, run = context.config.training, context.directory
-    by_name = {phase.name: phase for phase in training.phases}
-    sequences = {"tempo": ([*training.phases], run / "train", run / "adapter")}
-    for name, wanted in training.baselines.items():
+def _sequences(context: Context) -> dict[str, tuple[Path, dict[Path, PhaseConfig]]]:
+    """Maps the name of each model that a run trains to its adapter, and to its phases by their folders."""
+    by_name = {phase.name: phase for phase in context.config.training.phases}
+
+    def phases_in(folder: Path, names: Iterable[str]) -> dict[Path, PhaseConfig]:
+        return {folder / f"{number:02d}-{name}": by_name[name] for number, name in enumerate(names, 1)}
+
+    run = context.directory
+    sequences = {"tempo": (run / "adapter", phases_in(run / "train", by_name))}
+    for name, wanted in context.config.training.baselines.items():
         folder = run / "baselines" / name
-        sequences[name] = ([by_name[phase] for phase in wanted], folder, folder / "adapter")
+        sequences[name] = (folder / "adapter", phases_in(folder, wanted))
     return sequences
 
 
-def run_phases(
-    session: Session, phases: Sequence[PhaseConfig], directory: Path, trained: TrainedModel
+def _run_phase(
+    session: Session, phase: PhaseConfig, pairs: Sequence[Pair], trained: TrainedModel, target: Path
 ) -> None:
-    """Trains the unfinished phases; `trained` becomes the model after the last one.
+    """Trains a phase unless it is finished; `trained` becomes the model after it.
 
     A DPO phase without pairs is skipped with a message.
     """
-    context = session.context
-    pairs = RunStore(context.directory).read("pairs", Pair)
-    for number, phase in enumerate(phases, 1):
-        if isinstance(phase, DpoPhase):
-            examples = dpo_examples(pairs, phase)
-        elif isinstance(phase, GrpoPhase):
-            examples = grpo_examples(context)
-        else:
-            examples = sft_examples(usable_questions(context)[0], phase)
-        if not examples:
-            session.log(f"training: phase {phase.name!r} is skipped: no pair has its levels and kinds")
-            continue
-        target = directory / f"{number:02d}-{phase.name}"
-        if not (target / "done.json").exists():
-            _run_phase(session, phase, examples, trained, target)
-        trained.finish_phase(phase, target)
-
-
-def _run_phase(
-    session: Session, phase: PhaseConfig, examples: Sequence[Example], trained: TrainedModel, target: Path
-) -> None:
-    frames = FrameStore(session.context.directory / "frames")
-    limit = session.context.config.training.max_tokens
-    known = session.video_lengths
-    examples = fit_examples(examples, trained.lm, frames, max_tokens=limit, video_lengths=known)
-    weights = train_phase(trained, phase, examples, session, target)
-    if process_rank() == 0:
-        trained.save_phase(phase, weights, target)
-        write_json(
-            target / "done.json", {"phase": phase.model_dump(mode="json"), "num_examples": len(examples)}
-        )
-        # A killed process may also have left a temporary file.
-        for file in target.glob("*state.safetensors*"):
-            file.unlink()
-    wait_for_all()
+    context, known = session.context, session.video_lengths
+    if isinstance(phase, DpoPhase):
+        examples = dpo_examples(pairs, phase)
+    elif isinstance(phase, GrpoPhase):
+        examples = grpo_examples(context)
+    else:
+        examples = sft_examples(usable_questions(context)[0], phase)
+    if not examples:
+        session.log(f"training: phase {phase.name!r} is skipped: no pair has its levels and kinds")
+        return
+    if not (target / "done.json").exists():
+        frames, limit = FrameStore(context.directory / "frames"), context.config.training.max_tokens
+        examples = fit_examples(examples, trained.lm, frames, max_tokens=limit, video_lengths=known)
+        weights = train_phase(trained, phase, examples, session, target)
+        if process_rank() == 0:
+            trained.save_phase(phase, weights, target)
+            settings = phase.model_dump(mode="json")
+            write_json(target / "done.json", {"phase": settings, "num_examples": len(examples)})
+            # A killed process may also have left a temporary file.
+            for file in target.glob("*state.safetensors*"):
+                file.unlink()
+        wait_for_all()
+    trained.finish_phase(phase, target)
 
 
 def train_phase(
@@ -228,13 +219,12 @@ def _margins(model: Any, groups: Sequence[Group]) -> Tensor:
     return torch.stack([chosen - rejected for chosen, *others in rows for rejected in others]).cpu()
 
 
-def trained_models(context: Context) -> dict[str, TrainedModel]:
-    """Maps names to all models that a run trained: the baselines, then `tempo`, the method."""
-    models = {}
-    for name, (phases, folder, adapter) in _sequences(context).items():
+def run_models(context: Context) -> dict[str, TrainedModel]:
+    """Maps names to the models of a run: `base`, the trained baselines, then `tempo`, the method."""
+    models = {"base": TrainedModel(context.config.model, Path())}
+    for name, (adapter, phases) in _sequences(context).items():
         trained = TrainedModel(context.config.model, adapter)
-        for number, phase in enumerate(phases, 1):
-            target = folder / f"{number:02d}-{phase.name}"
+        for target, phase in phases.items():
             if (target / "done.json").exists():
                 trained.finish_phase(phase, target)
         if trained.rank or trained.base != context.config.model.path:

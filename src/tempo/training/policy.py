@@ -1,7 +1,5 @@
 """The policy that a phase trains (LoRA or full weights), its reference, and a forward pass of both."""
 
-from __future__ import annotations
-
 import contextlib
 import copy
 import re
@@ -142,6 +140,9 @@ def unfreeze(model: Any, phase: PhaseConfig) -> None:
 
 def _add_lora(model: Any, phase: PhaseConfig) -> None:
     """LoRA on the linear layers of the parts that a phase trains, but not on the head."""
+    from peft import LoraConfig
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
     chosen, head = _chosen(model, phase), model.get_output_embeddings()
     names = [
         name.removesuffix(".base_layer")
@@ -149,21 +150,12 @@ def _add_lora(model: Any, phase: PhaseConfig) -> None:
         if isinstance(module, nn.Linear) and ".lora_" not in name and module is not head
         if f"{name}.weight" in chosen
     ]
-    options = {"r": phase.lora_rank, "lora_alpha": phase.lora_alpha, "lora_dropout": phase.lora_dropout}
-    add_adapter(model, NEWEST, **options, target_modules=_kept_by_peft(model, names))
-
-
-def _kept_by_peft(model: Any, names: Sequence[str]) -> list[str]:
-    """The layers that PEFT does not take for parts of experts, as it does with names of transformers 4.
-
-    In GLM-4.5V these are the dense and shared layers `gate_proj`, `up_proj` and `down_proj`.
-    """
-    from peft import LoraConfig
-    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
-
-    config = LoraConfig(target_modules=list(names))
+    # PEFT removes layers whose names it takes for parts of experts, such as `gate_proj` in GLM-4.5V.
+    config = LoraConfig(target_modules=names)
     convert_peft_config_for_transformers(config, model, None)
-    return sorted({*names} & {*(config.target_modules or ())})
+    kept = sorted({*names} & {*(config.target_modules or ())})
+    options = {"r": phase.lora_rank, "lora_alpha": phase.lora_alpha, "lora_dropout": phase.lora_dropout}
+    add_adapter(model, NEWEST, **options, target_modules=kept)
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> Any:

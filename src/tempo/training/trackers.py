@@ -1,24 +1,20 @@
 """Experiment trackers: TensorBoard, Weights & Biases, Trackio and MLflow show the metrics of a run.
 
 What a tracker does not have yet is read from the files of the run, so a resumed run sends no step twice. A
-tracker that fails, or hangs for `LIMIT_SECONDS`, does not stop the training.
+tracker that fails or hangs does not stop the training.
 """
-
-from __future__ import annotations
 
 import contextlib
 import importlib
 import importlib.util
 import json
-import math
 import os
 import re
 import secrets
-import time
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -41,7 +37,7 @@ METRICS = ("train/*/metrics.jsonl", "baselines/*/*/metrics.jsonl")
 
 #: Time between two reads of the files of the run.
 INTERVAL_SECONDS = 2.0
-#: A tracker that takes longer for one call, such as one whose server does not answer, is not used any more.
+#: How long the end of training or evaluation waits for a tracker, whose server may not answer.
 LIMIT_SECONDS = 120.0
 #: Approximate height of each row of a film strip, in pixels.
 STRIP_HEIGHT = 96
@@ -66,51 +62,43 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def tracked(context: Context, tables: Callable[[], Tables] = dict) -> Iterator[Callable[[], None]]:
-    """Yields a function that sends new metrics to the trackers in `run.trackers`, at most every two seconds.
+def tracked(context: Context, tables: Callable[[], Tables] = dict) -> Iterator[None]:
+    """During the block, sends new metrics to the trackers in `run.trackers`; at its end, also `tables()`.
 
-    The end of the block sends the rest, and `tables()`. A tracker that fails or hangs gives one warning and
-    is not used any more; the next call of `tracked` sends what is missing. Only process 0 may call it.
+    A tracker that fails or hangs gives one warning and is not used any more; the next call of `tracked` sends
+    what is missing. Only process 0 may call it.
     """
-    names, runs, sent_at = [*context.config.run.trackers], dict[str, _TrackerRun](), -math.inf
-    # Python does not wait for these threads when it exits. One each: the run of MLflow is that of a thread.
-    threads = {name: ThreadPool(1) for name in names}
+
+    def warn(name: str, problem: str) -> None:
+        advice = "The run continues; missing steps are sent when training or evaluation starts again"
+        warnings.warn(f"run.trackers: {name} stopped: {problem}. {advice}", stacklevel=2)
+
+    def follow(name: str) -> None:
+        try:
+            run = _TrackerRun(name, context)
+            while not is_over.wait(INTERVAL_SECONDS):
+                run.send_metrics()
+            run.finish(tables())
+        # Trackers raise errors of their own.
+        except Exception as error:
+            warn(name, f"{type(error).__name__}: {error}")
+
+    names, is_over = context.config.run.trackers, threading.Event()
     if names:
         # The trackers of accelerate need its state.
         make_accelerator(context.config.model.device)
-
-    def call(name: str, act: Callable[[_TrackerRun], None]) -> None:
-        if name not in runs:
-            runs[name] = _TrackerRun(name, context)
-        act(runs[name])
-
-    def for_each(act: Callable[[_TrackerRun], None]) -> None:
-        for name in tuple(names):
-            try:
-                sent = threads[name].apply_async(call, (name, act))
-                sent.wait(LIMIT_SECONDS)
-                if not sent.ready():
-                    raise TimeoutError(f"it did not answer within {LIMIT_SECONDS:g} s")
-                sent.get()
-            # Trackers raise errors of their own.
-            except Exception as error:
-                names.remove(name)
-                advice = "The run continues; missing steps are sent when training or evaluation starts again"
-                problem = f"{name} stopped: {type(error).__name__}: {error}"
-                warnings.warn(f"run.trackers: {problem}. {advice}", stacklevel=2)
-
-    def send() -> None:
-        nonlocal sent_at
-        if time.monotonic() - sent_at >= INTERVAL_SECONDS:
-            for_each(_TrackerRun.send_metrics)
-            sent_at = time.monotonic()
-
+    # Python does not wait for daemon threads when it exits. One each: the run of MLflow is that of a thread.
+    threads = {name: threading.Thread(target=follow, args=(name,), daemon=True) for name in names}
+    for thread in threads.values():
+        thread.start()
     try:
-        yield send
+        yield
     finally:
-        for_each(lambda run: run.finish(tables()))
-        for thread in threads.values():
-            thread.terminate()
+        is_over.set()
+        for name, thread in threads.items():
+            thread.join(LIMIT_SECONDS)
+            if thread.is_alive():
+                warn(name, f"it did not answer within {LIMIT_SECONDS:g} s")
 
 
 class _TrackerRun:
@@ -134,7 +122,6 @@ class _TrackerRun:
             self._send_start(context, settings)
 
     def _options(self, folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of the tracker's class."""
         name, num_steps = self._state["id"], sum(self._num_sent.values())
         if self._name == "tensorboard":
             # Hides steps that a killed run had sent but not recorded.
@@ -214,19 +201,18 @@ def film_strips(context: Context) -> Iterator[tuple[str, np.ndarray, str]]:
     The image is uint8 [H, W, 3]; replaced clips are black. Pairs without known clips are left out.
     """
     store, frames = RunStore(context.directory), FrameStore(context.directory / "frames")
-    clips = {row.id: row.clips for row in store.read("clips", Clips)}
+    clips = store.rows("clips", Clips)
     known = [pair for pair in store.read("pairs", Pair) if pair.video_id in clips and pair.order]
     for pair in {pair.kind: pair for pair in reversed(known)}.values():
-        counts = [len(clip.key_frames) for clip in clips[pair.video_id]]
-        first = frames.read_key_frames(pair.video_id)[np.cumsum([0, *counts[:-1]])]
+        # The first of the two key frames of each clip.
+        first = frames.read_key_frames(pair.video_id)[::2]
         step = max(1, first.shape[1] // STRIP_HEIGHT)
         small = first[:, ::step, ::step]
         picked = small[[*pair.order]]
         if pair.kind == "replace":
             picked = small * np.isin(range(len(small)), pair.order)[:, None, None, None]
-        filmed, shown = np.hstack(small), np.hstack(picked)
-        image = np.zeros((2, *filmed.shape), np.uint8)
-        image[0], image[1, :, : shown.shape[1]] = filmed, shown
-        image = image.reshape(-1, *filmed.shape[1:])
+        filmed, shown = np.hstack([*small]), np.hstack([*picked])
+        missing = filmed.shape[1] - shown.shape[1]
+        image = np.vstack([filmed, np.pad(shown, ((0, 0), (0, missing), (0, 0)))])
         text = f"{pair.kind}, level {pair.level}\n\nchosen: {pair.chosen}\n\nrejected: {pair.rejected}"
         yield f"pairs/{pair.kind}", image, text

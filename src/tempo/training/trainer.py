@@ -1,7 +1,5 @@
 """Optimizer steps of a phase in all processes, which hold copies (DDP) or shards (FSDP2) of the weights."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math
@@ -193,7 +191,7 @@ def phase_loss(
     if isinstance(phase, GrpoPhase):
         advantages = [value for example in examples for value in example.advantages]
         options = phase.model_dump(include={"loss_type", "epsilon", "epsilon_high"})
-        return grpo_loss(own, other, advantages, **options, reduction="sum")
+        return grpo_loss(own, other, advantages, **options)
     names = {"beta", "loss", "label_smoothing", "logp_reduction", "ld_alpha", "nll_weight"}
     options = phase.model_dump(include=names) | {"reduction": "sum"}
     total, metrics = policy[0][0].new_zeros(()), Metrics()

@@ -11,6 +11,7 @@ import itertools
 import queue
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,8 +30,9 @@ FILE_ERRORS = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ELOOP, errno.ENAME
 #: Messages of torch and OpenCV when the GPU or an allocator fails; few of these errors have their own class.
 MACHINE_ERRORS = re.compile("CUDA|CUBLAS|cuDNN|HIP error|out of memory|CPUAllocator|Insufficient memory")
 
-#: Frames that are handed over at a time: a switch between threads costs up to 36 microseconds.
-NUM_AHEAD = 4
+#: How many items are handed over at a time: a switch between threads costs up to 36 microseconds. Only a few,
+#: because they may be frames at full size. Slow items are handed over earlier.
+NUM_AHEAD, MAX_WAIT_SECONDS = 4, 0.1
 
 
 def per_record(stage: str, function: Callable[[Any], Record | Sequence[Record]]) -> Worker:
@@ -86,15 +88,21 @@ def check_file(path: str | Path) -> None:
         raise SkipRecord("cannot be opened", str(error)) from None
 
 
-def watched(items: Iterator[T], timeout_seconds: float) -> Iterator[T]:
-    """The items of an iterator; raises SkipRecord("decoder hangs") if the next NUM_AHEAD take too long."""
+def watched(items: Iterator[T], timeout_seconds: float, *, num_ahead: int = NUM_AHEAD) -> Iterator[T]:
+    """The items of an iterator, which runs in a thread, at most `num_ahead` items ahead.
+
+    Raises SkipRecord("decoder hangs") if the next item takes too long.
+    """
     asked, answers = queue.SimpleQueue[bool](), queue.SimpleQueue[Any]()
 
     def run() -> None:
         while asked.get():
-            found, failure = list[T](), None
+            found, failure, start = list[T](), None, time.monotonic()
             try:
-                found += itertools.islice(items, NUM_AHEAD)
+                for item in itertools.islice(items, num_ahead):
+                    found.append(item)
+                    if time.monotonic() - start > MAX_WAIT_SECONDS:
+                        break
             except BaseException as error:
                 failure = error
             answers.put((found, failure))

@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -38,6 +39,10 @@ MAX_THUMBNAILS, NUM_RECENT = 2048, 512
 
 #: A shot has one candidate in each eighth, or in every 12 frames if it is short, and in each of its moments.
 NUM_BUCKETS, BUCKET_FRAMES = 8, 12
+
+#: How many small frames are decoded before they are measured. Decoding and measuring by turns displace each
+#: other's code and data from the processor's caches (docs/log.md, "Where the first pass lost time").
+NUM_SMALL_AHEAD = 64
 
 #: Moments are this far apart. Their brightness is compared in 32 x 18 cells: large enough to average noise
 #: away, small enough to see one person.
@@ -87,10 +92,28 @@ def _analyse(
     path: str | Path, shots: ShotsConfig, frames: FramesConfig, timeout_seconds: float
 ) -> tuple[ShotCutter, Frames]:
     cutter, sampler = ShotCutter(make_detector(shots), shots), Sampler(frames)
-    for frame in watched(decode(path), timeout_seconds):
-        sampler.add(frame)
-        cutter.add(frame)
+
+    def small_frames() -> Iterator[SmallFrame]:
+        # In the thread of the decoder, so that no frames at full size wait to be handed over.
+        for frame in decode(path):
+            sampler.add(frame)
+            yield cutter.shrink(frame)
+
+    for small in watched(small_frames(), timeout_seconds, num_ahead=NUM_SMALL_AHEAD):
+        cutter.add(small)
     return cutter, sampler.finish()
+
+
+@dataclass(frozen=True)
+class SmallFrame:
+    """A frame scaled down to `image`; `pts` is its timestamp in the file, if it has one."""
+
+    index: int
+    start_seconds: float
+    end_seconds: float
+    pts: int | None
+    is_key: bool
+    image: Image
 
 
 class ShotCutter:
@@ -112,35 +135,41 @@ class ShotCutter:
         self.num_frames = 0
         self.end_seconds = 0.0
 
-    def add(self, frame: Frame) -> None:
-        """Adds the next frame."""
+    def shrink(self, frame: Frame) -> SmallFrame:
+        """The next frame as `add` takes it; may run ahead of `add` in another thread."""
         if self._size is None:
             scale = min(1.0, ANALYSIS_PIXELS / max(frame.size))
             self._size = max(1, round(frame.size[0] * scale)), max(1, round(frame.size[1] * scale))
-        image = self._scaler.scale(frame.decoded, self._size)
-        pts = math.nan if frame.decoded.pts is None else float(frame.decoded.pts)
+        image, decoded = self._scaler.scale(frame.decoded, self._size), frame.decoded
+        times = frame.start_seconds, frame.end_seconds
+        return SmallFrame(frame.index, *times, decoded.pts, decoded.key_frame, image)
+
+    def add(self, frame: SmallFrame) -> None:
+        """Adds the next frame."""
+        pts = math.nan if frame.pts is None else float(frame.pts)
         # A timestamp that repeats cannot identify a frame.
         pts = pts if pts > self._last_pts else math.nan
         self._last_pts = max(self._last_pts, pts)
-        self._key_pts = pts if frame.decoded.key_frame else self._key_pts
+        self._key_pts = pts if frame.is_key else self._key_pts
         # Rounded as in the record, so that the choice of frames can be reproduced from it.
-        sharpness = round(measure_sharpness(image), 4)
+        sharpness = round(measure_sharpness(frame.image), 4)
         self._facts.extend((frame.start_seconds, sharpness, pts, self._key_pts))
         # At half the size, because noise would widen the grey range of a larger image.
-        half = max(1, self._size[0] // 2), max(1, self._size[1] // 2)
-        self._thumbnails.append((frame.index, _shrink(image, half)))
+        height, width = frame.image.shape[:2]
+        thumbnail = _shrink(frame.image, (max(1, width // 2), max(1, height // 2)))
+        self._thumbnails.append((frame.index, thumbnail))
         if len(self._thumbnails) > MAX_THUMBNAILS:
             del self._thumbnails[:-NUM_RECENT:2]
         if frame.start_seconds >= self._next_seconds:
-            self._add_moment(frame, image)
+            self._add_moment(frame)
         self.num_frames, self.end_seconds = frame.index + 1, frame.end_seconds
-        for cut in self._detector.add(image, frame.start_seconds):
+        for cut in self._detector.add(frame.image, frame.start_seconds):
             self._close(cut)
 
-    def _add_moment(self, frame: Frame, image: Image) -> None:
+    def _add_moment(self, frame: SmallFrame) -> None:
         # A fixed grid, because cuts become known late.
         self._next_seconds = (frame.start_seconds // MOMENT_SECONDS + 1) * MOMENT_SECONDS
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+        grey = cv2.cvtColor(frame.image, cv2.COLOR_RGB2GRAY).astype(np.float32)
         self._cells = [*self._cells[-2:], _shrink(grey, CELLS)]
         if self._moments:
             # After a jump, both differences are large; the second one also finds slow changes.

@@ -1,1 +1,1 @@
-"""Public benchmarks, one module each; `data`, `questions` and `tasks` are shared."""
+"""Public benchmarks: `benchmarks` has one function for each; `data`, `questions` and `tasks` are shared."""

@@ -1,7 +1,5 @@
 """The questions of public benchmarks: reading them, prompts that list options, and written answers."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -49,7 +47,6 @@ class Question(Sample):
         )
 
     def written(self, text: str) -> Outcome:
-        """The outcome of a written answer."""
         choice, about = self.read_reply(text), self.model_dump(include={*Outcome.model_fields})
         scores = tuple(-float(index != choice) for index in range(len(self.options)))
         return Outcome(**about, log_likelihoods=scores, text=text)
@@ -79,11 +76,6 @@ class Question(Sample):
 Questions: TypeAlias = Iterator[Question]
 
 
-def list_rows(content: Any) -> Iterable[Any]:
-    """The rows of a table that is a list of rows, or an object of rows by their names."""
-    return content.values() if isinstance(content, dict) else content
-
-
 @dataclass(frozen=True)
 class Benchmark:
     """How a benchmark is published and scored.
@@ -97,7 +89,8 @@ class Benchmark:
     read: Callable[[Row], Questions]
     num_frames: int | None = 16  #: Evenly spaced frames; None samples at the rate frames.fps.
     mean: Literal["questions", "tasks", "none"] = "questions"
-    rows: Callable[[Any], Iterable[Any]] = list_rows  #: The rows in the content of a table.
+    #: The rows in the content of a table, which is a list of rows or an object of rows by their names.
+    rows: Callable[[Any], Iterable[Any]] = lambda data: data.values() if isinstance(data, dict) else data
     group: Callable[[list[Question]], list[Question]] = list
     needs_whole_units: bool = False  #: Whether a unit with a missing video is wrong instead of left out.
 
@@ -166,7 +159,6 @@ def options_in(text: str, end: str = "") -> dict[str, Any]:
 
 
 def yes_or_no(question: str, prompt: str, replies: Sequence[str] = ("yes", "no")) -> dict[str, Any]:
-    """The fields of a Question with the answers yes and no."""
     return {"question": question, "options": replies, "prompt": prompt, "replies": replies}
 
 

@@ -1,13 +1,10 @@
 """Public benchmarks: asking models with the prompts and frames of their authors, and the figures."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib import import_module
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
@@ -22,9 +19,9 @@ from tempo.core.hashing import hash_text
 from tempo.core.records import Frozen, Outcome, Skipped
 from tempo.core.store import RunStore
 from tempo.engine.types import SkipRecord
-from tempo.evaluation.benchmark import link_clusters
-from tempo.evaluation.evaluate import answer_parts, ask, shown
+from tempo.evaluation.evaluate import answer_parts, ask, link_clusters, shown
 from tempo.evaluation.figures import Figure, Item, make_figures, percent
+from tempo.evaluation.public import benchmarks
 from tempo.evaluation.public.data import Data
 from tempo.evaluation.public.questions import Benchmark, Question
 from tempo.model.answers import Request
@@ -55,7 +52,6 @@ class Task:
 
     @property
     def prompts_hash(self) -> str:
-        """A hash of all prompts, in order."""
         return hash_text("\n".join(f"{question.id} {question.prompt}" for question in self.questions))
 
     def asked(self) -> list[list[Question]]:
@@ -83,7 +79,7 @@ def find_benchmark(name: str) -> Benchmark:
     """The benchmark with this name; raises ValueError for an unknown one."""
     if name not in (names := get_args(PublicBenchmark)):
         raise ValueError(f"unknown benchmark {name!r}. The benchmarks are {', '.join(names)}")
-    return getattr(import_module(f"tempo.evaluation.public.{name}"), name)  # type: ignore[no-any-return]
+    return getattr(benchmarks, name)  # type: ignore[no-any-return]
 
 
 def load_task(settings: PublicBenchmarkConfig) -> Task:
@@ -112,10 +108,8 @@ def answer_task(
 ) -> None:
     """Adds the replies of a model to the task, and blind ones if the settings ask for them.
 
-    Frames are sampled as the section [frames] says, except for their number if the benchmark states one. `lm`
-    loads the model; it is called only if a reply is missing. With a store, replies are stored and reused.
-    `progress` gets the numbers of parts of videos done and in total. Raises ValueError if no question can be
-    asked.
+    `lm` loads the model, and is called only if a reply is missing. With a store, replies are stored and
+    reused. Raises ValueError if no question can be asked.
     """
     # One file per set of questions and settings.
     name, key = task.settings.name, hash_text(task.settings.model_dump_json() + task.prompts_hash)[:8]
@@ -208,22 +202,9 @@ def task_result(task: Task, config: Config) -> PublicResult:
             for model, rows in kept.items()
         }
         figures += make_figures(source, items, seed=config.run.seed)
-    return PublicResult(
-        benchmark=task.settings.name,
-        protocol=_protocol(task, config),
-        num_questions=len(task.questions) + len(task.bad_rows),
-        num_asked=len(asked),
-        left_out=(*task.bad_rows, *task.unreadable.values()),
-        num_unclear=num_unclear,
-        chance={key: round(fmean(row.value for row in rows), 4) for key, rows in chance.items()},
-        figures=tuple(figures),
-    )
-
-
-def _protocol(task: Task, config: Config) -> dict[str, Any]:
     frames = config.frames
     rate = f"{frames.fps:g} per second, at most {frames.max_frames}"
-    return {
+    protocol = {
         **task.settings.model_dump(mode="json", exclude={"name", "num_frames", "blind"}),
         "revision": task.data.revision,
         "files": task.data.hashes,
@@ -233,6 +214,16 @@ def _protocol(task: Task, config: Config) -> dict[str, Any]:
         "tempo": __version__,
         **{name: version(name) for name in ("transformers", "torch")},
     }
+    return PublicResult(
+        benchmark=task.settings.name,
+        protocol=protocol,
+        num_questions=len(task.questions) + len(task.bad_rows),
+        num_asked=len(asked),
+        left_out=(*task.bad_rows, *task.unreadable.values()),
+        num_unclear=num_unclear,
+        chance={key: round(fmean(row.value for row in rows), 4) for key, rows in chance.items()},
+        figures=tuple(figures),
+    )
 
 
 def result_notes(result: PublicResult) -> list[str]:
