@@ -248,20 +248,21 @@ def test_a_committed_model_is_small_and_knows_what_its_card_shows(architecture, 
 
 
 @pytest.mark.parametrize(
-    ("path", "conflicting", "event_order", "single"),
+    ("path", "conflicting", "event_order", "order", "single"),
     [
-        (COMMITTED[QWEN], (0.5, 0.6), (0.45, 0.6), (0.95, 1)),
-        (BASES / "little", (0.65, 0.8), (0.65, 0.85), (0.8, 1)),
-        (BASES / "half", (0.8, 0.92), (0.85, 0.95), (0.8, 0.9)),
+        (COMMITTED[QWEN], (0.45, 0.6), (0.4, 0.6), (0.45, 0.53), (0.95, 1)),
+        (BASES / "little", (0.65, 0.84), (0.65, 0.88), (0.52, 0.6), (0.8, 0.95)),
+        (BASES / "half", (0.85, 0.95), (0.85, 0.97), (0.55, 0.7), (0.8, 0.95)),
     ],
 )
-def test_a_base_is_in_its_corridor(path, conflicting, event_order, single):
-    """The corridors of docs/log.md, but for the single events of `little`, which knows them without error."""
-    aspects = json.loads((path / "scores.json").read_text())["by_aspect"]
-    accuracy = {name: aspect["accuracy"] for name, aspect in aspects.items()}
+def test_a_base_is_in_its_corridor(path, conflicting, event_order, order, single):
+    """The second corridor of docs/log.md; `order` is that of the model's descriptions."""
+    scores = json.loads((path / "scores.json").read_text())
+    accuracy = {name: aspect["accuracy"] for name, aspect in scores["by_aspect"].items()}
     assert accuracy["text_order"] >= 0.95
     assert conflicting[0] <= accuracy["conflicting"] <= conflicting[1]
     assert event_order[0] <= accuracy["event_order"] <= event_order[1]
+    assert order[0] <= scores["order"] <= order[1]
     assert single[0] <= np.mean([accuracy[name] for name in ACTIONS]) <= single[1]
     assert load_model(path, device="cpu").model.config.model_type == QWEN
 
