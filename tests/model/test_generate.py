@@ -138,6 +138,7 @@ def test_generation_settings_of_a_checkpoint_are_honoured_or_refused_by_name():
         ("num_beams", 4, 1),
         ("guidance_scale", 2.0, 1),
         ("token_healing", True, False),
+        ("max_time", 0.5, None),
     ):
         setattr(settings, name, value)
         with pytest.raises(

@@ -200,3 +200,26 @@ def test_a_tracker_that_fails_or_hangs_gives_one_warning_and_is_complete_later(
         write_metrics(tmp_path / "run", "train/01-dpo", 4)
     found = read_tensorboard(tmp_path / "run" / "trackers" / "tensorboard")
     assert [event.step for event in found.Scalars("01-dpo/loss")] == [1, 2, 3, 4]
+
+
+def test_a_tracker_that_answers_after_it_was_given_up_sends_nothing_more(tmp_path, monkeypatch):
+    sent, answer = [], threading.Event()
+
+    class Slow(TensorBoardTracker):
+        def log(self, values, step=None, **options):
+            if step:
+                sent.append((self, step))
+                answer.wait()
+
+    monkeypatch.setattr(trackers, "LIMIT_SECONDS", 1)
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "tensorboard", Slow)
+    context = run_of(tmp_path / "run", "tensorboard")
+    write_metrics(tmp_path / "run", "train/01-dpo", 3)
+    with pytest.warns(UserWarning, match="did not answer within 1 s"), tracked(context):
+        pass
+    answer.set()
+    with tracked(context):
+        time.sleep(0.5)
+    first = sent[0][0]
+    assert [step for tracker, step in sent if tracker is first] == [1]
+    assert [step for tracker, step in sent if tracker is not first] == [1, 2, 3]

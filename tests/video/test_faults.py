@@ -81,6 +81,8 @@ def test_watched_items_come_until_the_first_error():
     # The limit is for one item, however many are handed over at a time.
     slow = (time.sleep(0.2) for _ in range(6))
     assert list(watched(slow, 1.0, num_ahead=64)) == [None] * 6
+    slow = (time.sleep(0.01) for _ in range(30))
+    assert list(watched(slow, 0.1, num_ahead=64)) == [None] * 30
 
 
 def test_an_item_that_takes_too_long_is_given_up_and_its_thread_ends():

@@ -17,7 +17,13 @@ from tempo.model.chat import VideoLM
 from tempo.model.sampling import decode, make_cache
 
 #: Generation settings of a checkpoint, with the only value that works with one seed per answer.
-_GENERATION = {"num_beams": 1, "num_return_sequences": 1, "guidance_scale": 1, "token_healing": False}
+_GENERATION = {
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "guidance_scale": 1,
+    "token_healing": False,
+    "max_time": None,
+}
 
 
 def generate(

@@ -55,9 +55,9 @@ def decode(
     others are removed again. The answers are the same as without drafts, within rounding.
     """
     answers, num_prompt = dict[int, list[int]](), ids_BP.shape[1]
-    can_draft, share_right = stop_rule is None and _can_draft(logits_processor, inputs), 0.0
-    drafts_BD = guesses_BD = ids_BP[sources_B, :0]
     model_inputs = model.prepare_inputs_for_generation(ids_BP, is_first_iteration=True, **inputs)
+    can_draft, share_right = stop_rule is None and _can_draft(logits_processor, model_inputs), 0.0
+    drafts_BD = guesses_BD = ids_BP[sources_B, :0]
     num_cached = num_prompt
     for step in itertools.count():
         width = 1 + drafts_BD.shape[1]
@@ -74,13 +74,14 @@ def decode(
         scores_BTV = _penalized(logits_BTV.float(), rows.ids_BL, drafts_BD, sampling.repetition_penalty)
         processed = logits_processor(rows.ids_BL[:, : num_prompt + step], scores_BTV.flatten(0, 1))
         new_BT = _choose(processed.view_as(scores_BTV), rows.draws(width), sampling.temperature)
+        was_finished_B = rows.is_finished_B
         rows.add(new_BT, drafts_BD, ends)
         if stop_rule:
             rows.is_finished_B |= stop_rule(rows.ids_BL[:, : num_prompt + step + 1], None)
         if can_draft:
             if step > 0:
                 num_cached = _remove_wrong(inputs, rows, width, num_cached)
-                is_right_B = new_BT[:, 0] == guesses_BD[:, 0]
+                is_right_B = (new_BT[:, 0] == guesses_BD[:, 0])[~was_finished_B]
                 share_right = 0.75 * share_right + 0.25 * float(is_right_B.float().mean())
             guesses_BD = rows.drafts()
             drafts_BD = guesses_BD[:, : _DRAFTS if share_right >= _MIN_RIGHT else 0]
@@ -188,7 +189,10 @@ class _Rows:
 
 
 def _can_draft(logits_processor: LogitsProcessorList, inputs: dict[str, Any]) -> bool:
-    """Whether tokens can be removed from the cache, and no rule depends on how many there are."""
+    """Whether tokens can be removed from the cache, and no rule depends on how many there are.
+
+    A model that is not given the positions counts the cache, which holds tokens of other rows too.
+    """
     return (
         all(isinstance(rule, SuppressTokensLogitsProcessor) for rule in logits_processor)
         and all(isinstance(layer, _BufferedLayer) for layer in inputs["past_key_values"].layers)

@@ -69,19 +69,24 @@ def tracked(context: Context, tables: Callable[[], Tables] = dict) -> Iterator[N
     what is missing. Only process 0 may call it.
     """
 
-    def warn(name: str, problem: str) -> None:
+    given_up = set[str]()
+
+    def give_up(name: str, problem: str) -> None:
+        if name in given_up:
+            return
+        given_up.add(name)
         advice = "The run continues; missing steps are sent when training or evaluation starts again"
         warnings.warn(f"run.trackers: {name} stopped: {problem}. {advice}", stacklevel=2)
 
     def follow(name: str) -> None:
         try:
-            run = _TrackerRun(name, context)
+            run = _TrackerRun(name, context, lambda: name in given_up)
             while not is_over.wait(INTERVAL_SECONDS):
                 run.send_metrics()
             run.finish(tables())
         # Trackers raise errors of their own.
         except Exception as error:
-            warn(name, f"{type(error).__name__}: {error}")
+            give_up(name, f"{type(error).__name__}: {error}")
 
     names, is_over = context.config.run.trackers, threading.Event()
     if names:
@@ -98,13 +103,17 @@ def tracked(context: Context, tables: Callable[[], Tables] = dict) -> Iterator[N
         for name, thread in threads.items():
             thread.join(LIMIT_SECONDS)
             if thread.is_alive():
-                warn(name, f"it did not answer within {LIMIT_SECONDS:g} s")
+                give_up(name, f"it did not answer within {LIMIT_SECONDS:g} s")
 
 
 class _TrackerRun:
-    """The run of one tracker. A file holds its id and the number of steps that were sent of each phase."""
+    """The run of one tracker. A file holds its id and the number of steps that were sent of each phase.
 
-    def __init__(self, name: str, context: Context) -> None:
+    If it `is_given_up` when a call of the tracker returns, it sends nothing more: another one has taken over.
+    """
+
+    def __init__(self, name: str, context: Context, is_given_up: Callable[[], bool]) -> None:
+        self._is_given_up = is_given_up
         self._name, self._run, folder = name, context.directory, context.directory / "trackers"
         self._path = folder / f"{name}.json"
         label = re.sub(r"[^A-Za-z0-9_-]+", "-", self._run.absolute().name)
@@ -118,6 +127,7 @@ class _TrackerRun:
         options = self._options(folder, settings)
         self.tracker = LOGGER_TYPE_TO_CLASS[name](**options)
         self.tracker.start()
+        self._stop_if_given_up()
         if self._state["is_new"]:
             self._send_start(context, settings)
 
@@ -169,6 +179,7 @@ class _TrackerRun:
                 step = int(row.pop("step"))
                 values = {f"{phase}/{name}": value for name, value in row.items()}
                 self.tracker.log(values, step=before + step)
+                self._stop_if_given_up()
                 self._num_sent[phase] = step
                 write_json(self._path, self._state)
 
@@ -183,6 +194,10 @@ class _TrackerRun:
             else:
                 self._send_text(name, markdown_table([headings, *rows]), step=step)
         self.tracker.finish()
+
+    def _stop_if_given_up(self) -> None:
+        if self._is_given_up():
+            raise TimeoutError
 
     def _send_text(self, name: str, text: str, *, step: int) -> None:
         if self._name == "tensorboard":

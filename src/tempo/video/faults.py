@@ -97,11 +97,12 @@ def watched(items: Iterator[T], timeout_seconds: float, *, num_ahead: int = NUM_
 
     def run() -> None:
         while asked.get():
-            found, failure, start = list[T](), None, time.monotonic()
+            found, failure = list[T](), None
+            end = time.monotonic() + min(MAX_WAIT_SECONDS, timeout_seconds / 4)
             try:
                 for item in itertools.islice(items, num_ahead):
                     found.append(item)
-                    if time.monotonic() - start > MAX_WAIT_SECONDS:
+                    if time.monotonic() > end:
                         break
             except BaseException as error:
                 failure = error
