@@ -191,7 +191,7 @@ class _Rows:
 def _can_draft(logits_processor: LogitsProcessorList, inputs: dict[str, Any]) -> bool:
     """Whether tokens can be removed from the cache, and no rule depends on how many there are.
 
-    A model that is not given the positions counts the cache, which holds tokens of other rows too.
+    A model that is given no positions counts the tokens of the cache, of which some rows use only a part.
     """
     return (
         all(isinstance(rule, SuppressTokensLogitsProcessor) for rule in logits_processor)
